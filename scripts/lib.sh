@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0 OR MIT
+# shellcheck shell=bash
+# Sourced by every script in this folder: where things are kept, which versions are wanted,
+# how progress is shown, and how two runs are kept from each other's way.
+set -euo pipefail
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+scripts=$top/scripts
+
+# Everything downloaded or built lives outside the checkout, so that `git clean` costs nothing and
+# several checkouts share one kernel.
+cache=${PEERFS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/peerfs}
+logs=$cache/logs
+tools=$cache/tools
+mkdir -p "$logs" "$cache/locks"
+
+llvm_version=19
+bindgen_version=0.72.1
+capnpc_version=0.27.0
+
+export PATH=/usr/lib/llvm-$llvm_version/bin:$tools/bin:$PATH:/usr/sbin:/sbin
+export LIBCLANG_PATH=/usr/lib/llvm-$llvm_version/lib
+export CARGO_TARGET_DIR=$cache/target
+# What the toolchain script found out: RUSTC and RUST_LIB_SRC for the kernel, cargo's compiler.
+# shellcheck source=/dev/null
+[[ ! -f $cache/toolchain.env ]] || source "$cache/toolchain.env"
+
+jobs=${PEERFS_JOBS:-$(nproc)}
+
+# Messages go to standard error: standard output belongs to a script's answer.
+say() { printf '%s\n' "$*" >&2; }
+die() { say "${0##*/}: $*"; exit 1; }
+
+elapsed() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
+
+# lock NAME: held until this script ends; whoever comes second waits and is told so.
+lock() {
+    local descriptor
+    exec {descriptor}>"$cache/locks/$1"
+    if ! flock --nonblock "$descriptor"; then
+        say "    waiting for another run that holds $cache/locks/$1"
+        flock "$descriptor"
+    fi
+}
+
+# How far a step is, by the lines in its log: redrawn on a terminal, a line a minute elsewhere.
+# Ends by itself when the script that started it is gone.
+watch_step() {
+    local what=$1 log=$2 expected=$3 script=$$ began=$SECONDS lines progress
+    while sleep 1 && kill -0 "$script" 2>/dev/null; do
+        [[ -t 2 ]] || (((SECONDS - began) % 60 == 0)) || continue
+        lines=$(wc -l 2>/dev/null <"$log" || echo 0)
+        progress=
+        ((expected == 0)) || progress=" $((lines < expected ? lines * 100 / expected : 99))%"
+        if [[ -t 2 ]]; then
+            printf '\r\e[K    %s: %s%s' "$what" "$(elapsed $((SECONDS - began)))" "$progress" >&2
+        elif ((SECONDS > began)); then
+            say "    $what: $(elapsed $((SECONDS - began)))$progress"
+        fi
+    done
+}
+
+# step LOG EXPECTED_LINES WHAT COMMAND...: run one long command with its output in the log,
+# one line for the reader, and the log's end if it fails. EXPECTED_LINES 0: unknown.
+step() {
+    local log=$logs/$1.log expected=$2 what=$3 began=$SECONDS watcher status=0
+    shift 3
+    : >"$log"
+    watch_step "$what" "$log" "$expected" &
+    watcher=$!
+    set +e
+    (set -e; "$@") >"$log" 2>&1
+    status=$?
+    kill "$watcher" 2>/dev/null
+    wait "$watcher" 2>/dev/null
+    set -e
+    [[ ! -t 2 ]] || printf '\r\e[K' >&2
+    if ((status != 0)); then
+        say "--- last lines of $log"
+        tail -n 25 "$log" >&2
+        say "---"
+        say "FAILED after $(elapsed $((SECONDS - began))): $what (all of it: $log)"
+        exit "$status"
+    fi
+    say "ok  $what ($(elapsed $((SECONDS - began))))"
+}
+
+# write_if_changed FILE: standard input becomes FILE, whose time stamp stays when nothing changed.
+write_if_changed() {
+    local new
+    mkdir -p "$(dirname "$1")"
+    new=$(mktemp "$1.XXXXXX")
+    cat >"$new"
+    if cmp --silent "$new" "$1"; then rm "$new"; else chmod 644 "$new"; mv "$new" "$1"; fi
+}
+
+# digest_of FILE...: one short name for what is in the files.
+digest_of() { cat "$@" | sha256sum | cut -c 1-16; }
