@@ -2,6 +2,7 @@
 # shellcheck shell=bash
 # Sourced by every script in this folder: where things are kept, which versions are wanted,
 # how progress is shown, and how two runs are kept from each other's way.
+# shellcheck disable=SC2034  # used by those who source this
 set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -92,6 +93,13 @@ write_if_changed() {
     new=$(mktemp "$1.XXXXXX")
     cat >"$new"
     if cmp --silent "$new" "$1"; then rm "$new"; else chmod 644 "$new"; mv "$new" "$1"; fi
+}
+
+# The mirror that this machine's own apt takes Debian from, and the release: "URI CODENAME".
+# shellcheck disable=SC2016  # apt expands the format
+debian_source() {
+    apt-get indextargets --format '$(LABEL)|$(REPO_URI)|$(CODENAME)' 'Created-By: Packages' |
+        awk -F '|' '$1 == "Debian" && !found++ { print $2, $3 }'
 }
 
 # digest_of FILE...: one short name for what is in the files.
