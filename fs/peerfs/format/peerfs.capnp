@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0 OR MIT
+#
+# The metadata blobs of a peerfs image. One schema for the kernel and for userspace; the field
+# numbers are the format and never change their meaning.
+#
+# The arrays that a read or a lookup searches are fixed-width little-endian tables in a Data field
+# (record layouts: record.rs); everything that may grow new fields is Cap'n Proto.
+
+@0x90d7bc0470a511b3;
+
+struct Manifest {
+  # The root of an image: its SHA-256 is what a mount is given.
+  formatVersion @0 :UInt32;
+  incompatibleFeatures @1 :UInt64;
+  # A reader refuses the image if a bit is set here that it does not know.
+  compatibleFeatures @2 :UInt64;
+  # A reader may ignore bits here that it does not know.
+  inodeCount @3 :UInt64;
+  contentBytes @4 :UInt64;
+  # Sum of the bytes that regular files hold (holes not counted), for statfs.
+  storedBytes @5 :UInt64;
+  # Sum of the packs' stored lengths, each shared pack counted once.
+  packs @6 :Data;
+  # Table of PackRecord.
+  shards @7 :Data;
+  # Table of ShardRecord, ascending by first inode; the first one starts at inode 1.
+}
+
+struct PackIndex {
+  # What is in a pack.
+  chunks @0 :Data;
+  # Table of ChunkRecord, ascending by logical and by stored offset, without gaps.
+  contentDigests @1 :Data;
+  # SHA-256 of each chunk's uncompressed bytes, in the order of chunks: for the builder only.
+}
+
+struct InodeShard {
+  # A run of inodes, and a run of directory entries.
+  firstInode @0 :UInt64;
+  inodes @1 :Data;
+  # Table of InodeRecord: firstInode, firstInode + 1, ...
+  extents @2 :Data;
+  # Table of ExtentRecord: the regular files' data.
+  spans @3 :Data;
+  # Table of SpanRecord: where the directories' entries are.
+  entries @4 :Data;
+  # Table of EntryRecord.
+  xattrSets @5 :Data;
+  # Table of XattrSetRecord.
+  xattrs @6 :Data;
+  # Table of XattrRecord.
+  digests @7 :Data;
+  # Table of SHA-256 of regular files' content.
+  heap @8 :Data;
+  # The bytes of names, symbolic link targets and xattr values.
+}

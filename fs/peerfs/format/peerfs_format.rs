@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The peerfs image format and the upcall messages.
+//!
+//! Readers that check everything, allocate nothing and do no I/O, so that the kernel and userspace
+//! share them. They assume that the blob's digest was verified, and nothing about who made it: a
+//! reader returns an error or an empty answer on any input, and never panics.
+//!
+//! All of an image is one Merkle tree:
+//! manifest digest -> pack index and inode shard digests -> stored chunk digests -> bytes.
+
+#![cfg_attr(not(CONFIG_RUST), no_std)]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+#[cfg(test)]
+extern crate std;
+
+mod digest;
+mod error;
+mod limits;
+mod manifest;
+mod pack_index;
+mod presence;
+mod record;
+mod shard;
+mod table;
+pub mod upcall;
+
+/// Readers and builders generated from `peerfs.capnp`.
+#[allow(
+    missing_docs,
+    clippy::all,
+    unreachable_pub,
+    dead_code,
+    unused_qualifications
+)]
+pub mod peerfs_capnp {
+    #[cfg(not(CONFIG_RUST))]
+    include!(concat!(env!("OUT_DIR"), "/peerfs_capnp.rs"));
+    #[cfg(CONFIG_RUST)]
+    include!("peerfs_capnp.rs");
+}
+
+pub use digest::Digest;
+pub use error::{Error, Result};
+pub use limits::*;
+pub use manifest::{Manifest, ManifestLayout};
+pub use pack_index::{PackIndex, PackIndexLayout};
+pub use presence::{PresenceHeader, PRESENCE_HEADER_SIZE};
+pub use record::{
+    ChunkRecord, Codec, EntryRecord, ExtentRecord, FileType, InodeRecord, PackRecord, ShardRecord,
+    SpanRecord, XattrRecord, XattrSetRecord, NO_XATTRS,
+};
+pub use shard::{Shard, ShardLayout};
+pub use table::{Record, Table};

@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The messages on `/dev/peerfs`. See `Documentation/upcall.md`.
+//!
+//! The kernel writes requests, the daemon answers each one once. A message is a header and a
+//! payload, all integers little-endian. `read` returns as many whole requests as fit; `write`
+//! takes one whole reply.
+
+use crate::table::{FieldReader, FieldWriter, Record};
+use crate::{Digest, Error, Result, Table};
+
+/// "PRFS" in the order of the bytes.
+pub const MAGIC: u32 = u32::from_le_bytes(*b"PRFS");
+/// The version of the protocol.
+pub const VERSION: u16 = 1;
+/// Bytes of a header.
+pub const HEADER_SIZE: usize = Header::SIZE;
+/// The longest request with its header; a daemon's buffer must have at least this size.
+pub const REQUEST_MAX: usize = 4096;
+/// The longest reply with its header: the largest metadata blob.
+pub const REPLY_MAX: usize = HEADER_SIZE + crate::METADATA_MAX as usize;
+/// The most chunks that one request asks for.
+pub const FETCH_CHUNKS_MAX: u32 = 64;
+
+/// `ioctl` type of the device.
+pub const IOCTL_TYPE: u8 = b'P';
+/// `_IOW('P', 1, u32)`: attaches the store whose directory is open as this descriptor.
+pub const IOCTL_ATTACH: u8 = 1;
+/// `_IOW('P', 2, FileReply)`: answers a request with an opened file; see [`FileReply`].
+pub const IOCTL_REPLY_FILE: u8 = 2;
+
+/// What a message is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u16)]
+pub enum Operation {
+    /// Kernel: get this metadata blob ([`FetchBlob`]).
+    FetchBlob = 1,
+    /// Kernel: get these chunks ([`FetchChunks`]).
+    FetchChunks = 2,
+    /// Kernel: nobody waits for the request with this id any more; it takes no reply (no payload).
+    Cancel = 3,
+    /// Daemon: what was asked for is in the store (no payload).
+    Filled = 16,
+    /// Daemon: here are the bytes. For a blob all of them; for chunks, for each one its number and
+    /// stored length (two 32-bit integers) and its stored bytes.
+    Data = 17,
+    /// Daemon: it can't be had ([`Failure`]).
+    Failed = 18,
+}
+
+impl Operation {
+    fn from_number(number: u16) -> Option<Self> {
+        Some(match number {
+            1 => Operation::FetchBlob,
+            2 => Operation::FetchChunks,
+            3 => Operation::Cancel,
+            16 => Operation::Filled,
+            17 => Operation::Data,
+            18 => Operation::Failed,
+            _ => return None,
+        })
+    }
+}
+
+/// How urgent a request is.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[repr(u32)]
+pub enum Priority {
+    /// A reader waits.
+    Demand = 0,
+    /// Readahead: a reader may come soon.
+    Readahead = 1,
+}
+
+impl Priority {
+    /// The priority with this number; unknown ones count as the least urgent.
+    pub fn from_number(number: u32) -> Self {
+        match number {
+            0 => Priority::Demand,
+            _ => Priority::Readahead,
+        }
+    }
+}
+
+/// What a metadata blob is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum BlobKind {
+    /// The image's manifest; its length is not known.
+    Manifest = 0,
+    /// A pack's index.
+    PackIndex = 1,
+    /// An inode shard.
+    InodeShard = 2,
+}
+
+impl BlobKind {
+    fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            0 => BlobKind::Manifest,
+            1 => BlobKind::PackIndex,
+            2 => BlobKind::InodeShard,
+            _ => return None,
+        })
+    }
+}
+
+/// Begins every message.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Header {
+    /// What the message is.
+    pub operation: Operation,
+    /// The request's id: unique on this kernel; a reply repeats it.
+    pub id: u64,
+    /// Bytes of the message, this header included.
+    pub length: u32,
+}
+
+impl Header {
+    const SIZE: usize = 24;
+
+    /// Reads and checks a header: magic, version, operation, and that `length` is that of `message`
+    /// or, with `more` allowed, not greater.
+    pub fn parse(message: &[u8]) -> Result<(Header, &[u8])> {
+        const WHAT: Error = Error::Malformed("upcall header");
+        let table: Table<'_, RawHeader> =
+            Table::new(message.get(..Self::SIZE).ok_or(WHAT)?, "upcall header")?;
+        let raw = table.get(0).ok_or(WHAT)?;
+        if raw.magic != MAGIC {
+            return Err(WHAT);
+        }
+        if raw.version != VERSION {
+            return Err(Error::UnsupportedVersion(u32::from(raw.version)));
+        }
+        let operation = Operation::from_number(raw.operation).ok_or(WHAT)?;
+        let payload = message.get(Self::SIZE..raw.length as usize).ok_or(WHAT)?;
+        Ok((
+            Header {
+                operation,
+                id: raw.id,
+                length: raw.length,
+            },
+            payload,
+        ))
+    }
+}
+
+struct RawHeader {
+    magic: u32,
+    version: u16,
+    operation: u16,
+    id: u64,
+    length: u32,
+}
+
+impl Record for RawHeader {
+    const SIZE: usize = Header::SIZE;
+
+    fn decode(fields: &mut FieldReader<'_>) -> Self {
+        let raw = RawHeader {
+            magic: fields.u32(),
+            version: fields.u16(),
+            operation: fields.u16(),
+            id: fields.u64(),
+            length: fields.u32(),
+        };
+        let _reserved = fields.u32();
+        raw
+    }
+
+    fn encode(&self, fields: &mut FieldWriter<'_>) {
+        fields.u32(self.magic);
+        fields.u16(self.version);
+        fields.u16(self.operation);
+        fields.u64(self.id);
+        fields.u32(self.length);
+        fields.u32(0);
+    }
+}
+
+/// Writes a message: calls `append` with pieces of it. The payload must be shorter than 4 GiB.
+pub fn write_message(operation: Operation, id: u64, payload: &[u8], mut append: impl FnMut(&[u8])) {
+    let raw = RawHeader {
+        magic: MAGIC,
+        version: VERSION,
+        operation: operation as u16,
+        id,
+        length: (HEADER_SIZE + payload.len()) as u32,
+    };
+    raw.write_to(&mut append);
+    append(payload);
+}
+
+fn payload_record<R: Record>(payload: &[u8], what: &'static str) -> Result<R> {
+    let table: Table<'_, R> = Table::new(payload, what)?;
+    match table.get(0) {
+        Some(record) if table.len() == 1 => Ok(record),
+        _ => Err(Error::Malformed(what)),
+    }
+}
+
+/// The payload of [`Operation::FetchBlob`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FetchBlob {
+    /// The blob.
+    pub digest: Digest,
+    /// The image that it belongs to, by its manifest.
+    pub manifest: Digest,
+    /// Bytes of the blob; 0 if not known.
+    pub length: u64,
+    /// A [`BlobKind`].
+    pub kind: u32,
+    /// A [`Priority`].
+    pub priority: u32,
+}
+
+impl FetchBlob {
+    /// Reads a payload.
+    pub fn parse(payload: &[u8]) -> Result<Self> {
+        payload_record(payload, "FetchBlob request")
+    }
+
+    /// What the blob is, if this reader knows it.
+    pub fn kind(&self) -> Option<BlobKind> {
+        BlobKind::from_number(self.kind)
+    }
+}
+
+impl Record for FetchBlob {
+    const SIZE: usize = 80;
+
+    fn decode(fields: &mut FieldReader<'_>) -> Self {
+        FetchBlob {
+            digest: Digest(fields.bytes()),
+            manifest: Digest(fields.bytes()),
+            length: fields.u64(),
+            kind: fields.u32(),
+            priority: fields.u32(),
+        }
+    }
+
+    fn encode(&self, fields: &mut FieldWriter<'_>) {
+        fields.bytes(&self.digest.0);
+        fields.bytes(&self.manifest.0);
+        fields.u64(self.length);
+        fields.u32(self.kind);
+        fields.u32(self.priority);
+    }
+}
+
+/// The payload of [`Operation::FetchChunks`]: a run of chunks of one pack.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FetchChunks {
+    /// The pack.
+    pub pack: Digest,
+    /// Its index.
+    pub index: Digest,
+    /// The image that it belongs to, by its manifest.
+    pub manifest: Digest,
+    /// Bytes of the pack.
+    pub pack_length: u64,
+    /// Bytes of the index.
+    pub index_length: u32,
+    /// The first chunk.
+    pub first_chunk: u32,
+    /// The chunks: 1 to [`FETCH_CHUNKS_MAX`].
+    pub chunk_count: u32,
+    /// A [`Priority`].
+    pub priority: u32,
+    /// [`FETCH_AGAIN`], or 0.
+    pub flags: u32,
+}
+
+/// In [`FetchChunks::flags`]: what the store has was read and is wrong; it must be fetched anew.
+pub const FETCH_AGAIN: u32 = 1;
+
+impl FetchChunks {
+    /// Reads a payload.
+    pub fn parse(payload: &[u8]) -> Result<Self> {
+        payload_record(payload, "FetchChunks request")
+    }
+}
+
+impl Record for FetchChunks {
+    const SIZE: usize = 128;
+
+    fn decode(fields: &mut FieldReader<'_>) -> Self {
+        let record = FetchChunks {
+            pack: Digest(fields.bytes()),
+            index: Digest(fields.bytes()),
+            manifest: Digest(fields.bytes()),
+            pack_length: fields.u64(),
+            index_length: fields.u32(),
+            first_chunk: fields.u32(),
+            chunk_count: fields.u32(),
+            priority: fields.u32(),
+            flags: fields.u32(),
+        };
+        let _reserved = fields.u32();
+        record
+    }
+
+    fn encode(&self, fields: &mut FieldWriter<'_>) {
+        fields.bytes(&self.pack.0);
+        fields.bytes(&self.index.0);
+        fields.bytes(&self.manifest.0);
+        fields.u64(self.pack_length);
+        fields.u32(self.index_length);
+        fields.u32(self.first_chunk);
+        fields.u32(self.chunk_count);
+        fields.u32(self.priority);
+        fields.u32(self.flags);
+        fields.u32(0);
+    }
+}
+
+/// The payload of [`Operation::Failed`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// A positive errno. The kernel passes on EIO, ENODATA, EHOSTUNREACH, ETIMEDOUT, ENOSPC,
+    /// EACCES and ENOMEM, and makes EIO of any other.
+    pub errno: u32,
+}
+
+impl Failure {
+    /// Reads a payload.
+    pub fn parse(payload: &[u8]) -> Result<Self> {
+        payload_record(payload, "Failed reply")
+    }
+}
+
+impl Record for Failure {
+    const SIZE: usize = 4;
+
+    fn decode(fields: &mut FieldReader<'_>) -> Self {
+        Failure {
+            errno: fields.u32(),
+        }
+    }
+
+    fn encode(&self, fields: &mut FieldWriter<'_>) {
+        fields.u32(self.errno);
+    }
+}
+
+/// The argument of [`IOCTL_REPLY_FILE`]: like [`Operation::Filled`], with the file in which what
+/// was asked for now is, so that the kernel opens nothing by path while somebody reads. For chunks
+/// it is the pack, partial or whole; for a blob, the blob. The descriptor must be open for reading;
+/// the kernel keeps the file and the daemon may close the descriptor.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FileReply {
+    /// The request.
+    pub id: u64,
+    /// The open descriptor.
+    pub descriptor: u32,
+}
+
+impl FileReply {
+    /// Reads the argument.
+    pub fn parse(argument: &[u8]) -> Result<Self> {
+        payload_record(argument, "file reply")
+    }
+}
+
+impl Record for FileReply {
+    const SIZE: usize = 16;
+
+    fn decode(fields: &mut FieldReader<'_>) -> Self {
+        let reply = FileReply {
+            id: fields.u64(),
+            descriptor: fields.u32(),
+        };
+        let _reserved = fields.u32();
+        reply
+    }
+
+    fn encode(&self, fields: &mut FieldWriter<'_>) {
+        fields.u64(self.id);
+        fields.u32(self.descriptor);
+        fields.u32(0);
+    }
+}

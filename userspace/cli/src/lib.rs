@@ -1,0 +1,1 @@
+//! peerfs: the command.

@@ -1,0 +1,1 @@
+//! peerfsd: serves `/dev/peerfs` for a store and fetches what is missing.

@@ -1,0 +1,1 @@
+//! The store: `root_dir`, an OCI image layout plus the partial packs.

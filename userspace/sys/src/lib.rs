@@ -1,0 +1,1 @@
+//! The one place with unsafe code in userspace: what no library wraps.
