@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Functions for what C has only as inline functions or macros: name and arguments are the original's,
+ * with peerfs_ before it.
+ */
+#include "bindings_helper.h"
+
+struct inode *peerfs_alloc_inode_sb(struct super_block *sb, struct kmem_cache *cache, gfp_t gfp)
+{
+	return alloc_inode_sb(sb, cache, gfp);
+}
+
+bool peerfs_inode_is_new(struct inode *inode)
+{
+	return inode_state_read_once(inode) & I_NEW;
+}
+
+void peerfs_i_uid_write(struct inode *inode, uid_t uid)
+{
+	i_uid_write(inode, uid);
+}
+
+void peerfs_i_gid_write(struct inode *inode, gid_t gid)
+{
+	i_gid_write(inode, gid);
+}
+
+bool peerfs_inode_owner_valid(struct inode *inode)
+{
+	return uid_valid(inode->i_uid) && gid_valid(inode->i_gid);
+}
+
+void peerfs_inode_set_mtime(struct inode *inode, time64_t seconds, long nanoseconds)
+{
+	inode_set_mtime(inode, seconds, nanoseconds);
+	inode_set_ctime(inode, seconds, nanoseconds);
+	inode_set_atime(inode, seconds, nanoseconds);
+}
+
+dev_t peerfs_new_decode_dev(u32 dev)
+{
+	return new_decode_dev(dev);
+}
+
+void peerfs_mapping_set_large_folios(struct address_space *mapping)
+{
+	mapping_set_large_folios(mapping);
+}
+
+struct folio *peerfs_readahead_folio(struct readahead_control *rac)
+{
+	return readahead_folio(rac);
+}
+
+loff_t peerfs_folio_pos(const struct folio *folio)
+{
+	return folio_pos(folio);
+}
+
+size_t peerfs_folio_size(const struct folio *folio)
+{
+	return folio_size(folio);
+}
+
+void peerfs_memcpy_to_folio(struct folio *folio, size_t offset, const char *from, size_t len)
+{
+	memcpy_to_folio(folio, offset, from, len);
+}
+
+void peerfs_folio_zero_range(struct folio *folio, size_t start, size_t length)
+{
+	folio_zero_range(folio, start, length);
+}
+
+const struct cred *peerfs_get_current_cred(void)
+{
+	return get_current_cred();
+}
+
+void peerfs_put_cred(const struct cred *cred)
+{
+	put_cred(cred);
+}
+
+const struct cred *peerfs_override_creds(const struct cred *cred)
+{
+	return override_creds(cred);
+}
+
+void peerfs_revert_creds(const struct cred *cred)
+{
+	revert_creds(cred);
+}
+
+loff_t peerfs_i_size_read(const struct inode *inode)
+{
+	return i_size_read(inode);
+}
+
+void peerfs_seq_show_option(struct seq_file *m, const char *name, const char *value)
+{
+	seq_show_option(m, name, value);
+}
+
+unsigned long peerfs_secs_to_jiffies(unsigned int seconds)
+{
+	return secs_to_jiffies(seconds);
+}

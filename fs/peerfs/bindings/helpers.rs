@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The shims in `helpers.c`: each is the inline function of the kernel whose name follows `peerfs_`.
+
+use kernel::bindings::*;
+use kernel::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
+
+extern "C" {
+    pub(crate) fn peerfs_alloc_inode_sb(
+        sb: *mut super_block,
+        cache: *mut kmem_cache,
+        gfp: gfp_t,
+    ) -> *mut inode;
+    pub(crate) fn peerfs_inode_is_new(inode: *mut inode) -> bool;
+    pub(crate) fn peerfs_i_uid_write(inode: *mut inode, uid: uid_t);
+    pub(crate) fn peerfs_i_gid_write(inode: *mut inode, gid: gid_t);
+    pub(crate) fn peerfs_inode_owner_valid(inode: *mut inode) -> bool;
+    pub(crate) fn peerfs_inode_set_mtime(inode: *mut inode, seconds: time64_t, nanoseconds: c_long);
+    pub(crate) fn peerfs_new_decode_dev(dev: u32) -> dev_t;
+    pub(crate) fn peerfs_mapping_set_large_folios(mapping: *mut address_space);
+    pub(crate) fn peerfs_readahead_folio(rac: *mut readahead_control) -> *mut folio;
+    pub(crate) fn peerfs_folio_pos(folio: *const folio) -> loff_t;
+    pub(crate) fn peerfs_folio_size(folio: *const folio) -> usize;
+    pub(crate) fn peerfs_memcpy_to_folio(
+        folio: *mut folio,
+        offset: usize,
+        from: *const c_char,
+        len: usize,
+    );
+    pub(crate) fn peerfs_folio_zero_range(folio: *mut folio, start: usize, length: usize);
+    pub(crate) fn peerfs_get_current_cred() -> *const cred;
+    pub(crate) fn peerfs_put_cred(cred: *const cred);
+    pub(crate) fn peerfs_override_creds(cred: *const cred) -> *const cred;
+    pub(crate) fn peerfs_revert_creds(cred: *const cred);
+    pub(crate) fn peerfs_i_size_read(inode: *const inode) -> loff_t;
+    pub(crate) fn peerfs_seq_show_option(m: *mut seq_file, name: *const c_char, value: *const c_char);
+    pub(crate) fn peerfs_secs_to_jiffies(seconds: c_uint) -> c_ulong;
+}
