@@ -83,8 +83,31 @@ step() {
         say "FAILED after $(elapsed $((SECONDS - began))): $what (all of it: $log)"
         exit "$status"
     fi
-    say "ok  $what ($(elapsed $((SECONDS - began))))"
+    say "    $what: done in $(elapsed $((SECONDS - began)))"
 }
+
+# attempt NAME COMMAND...: one test, reported by one line on standard output: "ok" or "FAILED",
+# its name, its time. What it printed is shown only when it failed. scripts/test counts the lines.
+attempt() {
+    local name=$1 began=$SECONDS log status
+    log=$logs/test-${name//[^[:alnum:].-]/-}.log
+    shift
+    set +e
+    (set -e; "$@") >"$log" 2>&1
+    status=$?
+    set -e
+    if ((status == 0)); then
+        echo "ok      $name ($(elapsed $((SECONDS - began))))"
+    else
+        { tail -n 40 "$log"; say "--- all of it: $log"; } >&2
+        echo "FAILED  $name (status $status, $(elapsed $((SECONDS - began))))"
+        failed_attempts=$((failed_attempts + 1))
+    fi
+}
+failed_attempts=0
+
+# as_root COMMAND...: for the few things that need it on a machine where we are not.
+as_root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
 
 # write_if_changed FILE: standard input becomes FILE, whose time stamp stays when nothing changed.
 write_if_changed() {

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The front door. Each target is a script of the same name in scripts/, which does its own set-up;
+# everything built lies in a folder outside the checkout (PEERFS_CACHE, by default ~/.cache/peerfs).
+
+MAKEFLAGS += --no-print-directory
+prefix ?= /usr/local
+
+.PHONY: help demo test check bench userspace modules kernel graft rust-project install clean distclean
+
+help:
+	@echo 'peerfs: mount an image that this machine does not have yet'
+	@echo
+	@echo '  make demo           two machines in QEMU: one mounts what only the other has'
+	@echo '  make test           every test; under an hour from nothing, minutes after that'
+	@echo '  make check          format, lints, documentation and licences only'
+	@echo '  make bench          measurements against EROFS, in one QEMU guest'
+	@echo
+	@echo '  make userspace      peerfs, peerfsd and mount.peerfs'
+	@echo '  make modules        the kernel module, for the kernel built in KDIR='
+	@echo '                      (without KDIR: for the demo'\''s kernel)'
+	@echo '  make kernel         the demo'\''s kernel (NAME=uml|qemu|lockdep for another)'
+	@echo '  make graft          copy the module into the kernel source tree at TREE='
+	@echo '  make rust-project   rust-project.json for rust-analyzer (KDIR= as above)'
+	@echo '  make install        programs below prefix=$(prefix), and the module of KDIR='
+	@echo '  make clean          remove what was built from this checkout'
+	@echo '  make distclean      remove the whole cache folder: kernels, tools, downloads'
+
+demo test check bench:
+	@scripts/setup-packages
+	@scripts/$@
+
+userspace:
+	@scripts/setup-packages
+	@scripts/build-userspace
+
+modules:
+	@scripts/setup-packages
+	@scripts/build-module $(or $(KDIR),qemu)
+
+kernel:
+	@scripts/setup-packages
+	@scripts/build-kernel $(or $(NAME),qemu)
+
+graft:
+	@scripts/graft $(or $(TREE),$(error which kernel source tree? make graft TREE=path))
+
+rust-project:
+	@scripts/setup-packages
+	@scripts/rust-project $(or $(KDIR),qemu)
+
+install:
+	@scripts/install '$(DESTDIR)' '$(prefix)' $(KDIR)
+
+clean distclean:
+	@scripts/clean $@
