@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Which source is asked for which parts.
+
+use std::collections::BTreeMap;
+use std::hash::Hash;
+use std::time::Instant;
+
+use peerfs_format::Digest;
+
+use super::content::Rank;
+use super::transfer::Transfer;
+use super::{Action, Part, Priority, Scheduler, TransferId};
+
+impl<Source, Subject> Scheduler<Source, Subject>
+where
+    Source: Copy + Hash + Ord,
+    Subject: Clone,
+{
+    /// Starts transfers until no source can take one.
+    pub(super) fn assign(&mut self, now: Instant) {
+        loop {
+            let mut started = false;
+            for source in self.free_sources(now) {
+                if self.transfers.len() >= self.limits.transfers {
+                    return;
+                }
+                if let Some((content, parts)) = self.choose(source, now) {
+                    self.start(source, content, parts, now);
+                    started = true;
+                }
+            }
+            if !started {
+                return;
+            }
+        }
+    }
+
+    /// Asks a second source for what a reader waits for when the first one makes no progress.
+    pub(super) fn hedge(&mut self, now: Instant) {
+        let slow: Vec<TransferId> = self
+            .transfers
+            .iter()
+            .filter(|(_, transfer)| transfer.last_progress + self.limits.hedge_after <= now)
+            .map(|(&id, _)| id)
+            .collect();
+        for id in slow {
+            for (source, (content, parts)) in self.second_sources(id, now) {
+                if self.transfers.len() >= self.limits.transfers {
+                    return;
+                }
+                self.start(source, content, parts, now);
+            }
+        }
+    }
+
+    /// Asks for sources of contents of which the most urgent part has none.
+    pub(super) fn seek(&mut self, now: Instant) {
+        let sources = &self.sources;
+        for (&digest, content) in &mut self.contents {
+            let Some(&(_, _, part)) = content.pending.first() else {
+                continue;
+            };
+            if content.seeking {
+                continue;
+            }
+            let offered = content.offers.iter().any(|(source, offer)| {
+                offer.has(part)
+                    && sources
+                        .get(source)
+                        .is_some_and(|source| source.is_usable(now))
+            });
+            let interval = if offered {
+                self.limits.seek_again_after
+            } else {
+                self.limits.seek_interval
+            };
+            if content.sought.is_none_or(|sought| sought + interval <= now) {
+                content.seeking = true;
+                self.actions.push(Action::Seek {
+                    content: digest,
+                    subject: content.subject.clone(),
+                });
+            }
+        }
+    }
+
+    /// The sources that can take a transfer, the quickest first.
+    fn free_sources(&self, now: Instant) -> Vec<Source> {
+        let mut free: Vec<(f64, Source)> = self
+            .sources
+            .iter()
+            .filter(|(_, state)| {
+                state.is_usable(now) && state.transfers < self.limits.transfers_per_source
+            })
+            .map(|(&source, state)| (state.speed(), source))
+            .collect();
+        free.sort_by(|a, b| b.0.total_cmp(&a.0));
+        free.into_iter().map(|(_, source)| source).collect()
+    }
+
+    /// The most urgent content that the source has something of, and its share of it.
+    fn choose(&self, source: Source, now: Instant) -> Option<(Digest, Vec<Part>)> {
+        let last_slot = self
+            .sources
+            .get(&source)
+            .is_some_and(|state| state.transfers + 1 >= self.limits.transfers_per_source);
+        let fits = |rank: &Rank| !last_slot || rank.0 == Priority::Demand;
+        let (_, digest) = self
+            .contents
+            .iter()
+            .filter_map(|(&digest, content)| {
+                let offer = content.offers.get(&source)?;
+                let first = content
+                    .pending
+                    .iter()
+                    .take_while(|rank| fits(rank))
+                    .find(|rank| offer.has(rank.2))?;
+                Some((*first, digest))
+            })
+            .min()?;
+        let content = self.contents.get(&digest)?;
+        let share = self.share(source, digest, now);
+        let parts = content
+            .pending
+            .iter()
+            .take_while(|rank| fits(rank))
+            .map(|&(_, _, part)| part)
+            .filter(|&part| content.has(source, part))
+            .take(share)
+            .collect();
+        Some((digest, parts))
+    }
+
+    /// How many of a content's pending parts the source is asked for at once: in proportion to its
+    /// speed among the sources that could be asked.
+    fn share(&self, source: Source, content: Digest, now: Instant) -> usize {
+        let speed = |source: &Source| {
+            self.sources
+                .get(source)
+                .filter(|state| state.is_usable(now))
+                .map_or(0.0, |state| state.speed())
+        };
+        let Some(content) = self.contents.get(&content) else {
+            return 0;
+        };
+        let all: f64 = content.offers.keys().map(speed).sum();
+        let part = content.pending.len() as f64 * speed(&source) / all;
+        // Any number makes a valid share after the clamp, even that of a division by zero.
+        (part.ceil() as usize).clamp(1, self.limits.parts_per_transfer)
+    }
+
+    /// For the parts of a slow transfer that a reader waits for: other sources to ask.
+    fn second_sources(
+        &self,
+        id: TransferId,
+        now: Instant,
+    ) -> BTreeMap<Source, (Digest, Vec<Part>)> {
+        let mut chosen = BTreeMap::new();
+        let Some(slow) = self.transfers.get(&id) else {
+            return chosen;
+        };
+        let Some(content) = self.contents.get(&slow.content) else {
+            return chosen;
+        };
+        let free = self.free_sources(now);
+        for &part in &slow.parts {
+            let waits = content
+                .wants
+                .get(&part)
+                .is_some_and(|want| want.priority == Priority::Demand && want.transfers.len() == 1);
+            let second = free
+                .iter()
+                .find(|&&source| source != slow.source && content.has(source, part));
+            if let (true, Some(&source)) = (waits, second) {
+                let (_, parts) = chosen
+                    .entry(source)
+                    .or_insert_with(|| (slow.content, Vec::new()));
+                if parts.len() < self.limits.parts_per_transfer {
+                    parts.push(part);
+                }
+            }
+        }
+        chosen
+    }
+
+    fn start(&mut self, source: Source, digest: Digest, parts: Vec<Part>, now: Instant) {
+        let transfer = TransferId(self.next());
+        let Some(content) = self.contents.get_mut(&digest) else {
+            return;
+        };
+        for &part in &parts {
+            content.assigned(part, transfer);
+        }
+        self.sources.entry(source).or_default().transfers += 1;
+        self.transfers.insert(
+            transfer,
+            Transfer {
+                source,
+                content: digest,
+                parts: parts.clone(),
+                last_progress: now,
+            },
+        );
+        self.actions.push(Action::Start {
+            transfer,
+            source,
+            content: digest,
+            parts,
+            subject: content.subject.clone(),
+        });
+    }
+}

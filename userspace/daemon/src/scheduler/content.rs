@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What is wanted of one blob or pack, and who offers it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Priority, Ticket, TransferId};
+
+/// A part of a content: the unit that is fetched and verified.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Part {
+    /// All of a metadata blob.
+    Whole,
+    /// A chunk of a pack, by its number.
+    Chunk(u32),
+}
+
+/// What a source says that it has of a content.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Holding {
+    /// All of it, or it is not known and worth asking.
+    All,
+    /// Some chunks of a pack: chunk `n` is bit `n % 8` of byte `n / 8`.
+    Chunks(Arc<[u8]>),
+}
+
+impl Holding {
+    fn has(&self, part: Part) -> bool {
+        match (self, part) {
+            (Holding::All, _) => true,
+            (Holding::Chunks(_), Part::Whole) => false,
+            (Holding::Chunks(bits), Part::Chunk(number)) => bits
+                .get(number as usize / 8)
+                .is_some_and(|byte| byte >> (number % 8) & 1 == 1),
+        }
+    }
+}
+
+/// A source's holding, and what it turned out not to have.
+pub(super) struct Offer {
+    holding: Holding,
+    lacking: BTreeSet<Part>,
+}
+
+impl Offer {
+    pub(super) fn has(&self, part: Part) -> bool {
+        self.holding.has(part) && !self.lacking.contains(&part)
+    }
+}
+
+/// A part that is wanted. Pending as long as no transfer is to bring it.
+pub(super) struct Want {
+    pub(super) priority: Priority,
+    pub(super) sequence: u64,
+    pub(super) tickets: Vec<Ticket>,
+    pub(super) transfers: Vec<TransferId>,
+}
+
+/// Sorts pending parts: the most urgent first, then the oldest.
+pub(super) type Rank = (Priority, u64, Part);
+
+pub(super) struct Content<Source, Subject> {
+    pub(super) subject: Subject,
+    pub(super) wants: BTreeMap<Part, Want>,
+    pub(super) pending: BTreeSet<Rank>,
+    pub(super) offers: BTreeMap<Source, Offer>,
+    pub(super) seeking: bool,
+    pub(super) sought: Option<Instant>,
+    /// The sequence number of the last order.
+    pub(super) used: u64,
+}
+
+impl<Source: Copy + Ord, Subject> Content<Source, Subject> {
+    pub(super) fn new(subject: Subject) -> Self {
+        Content {
+            subject,
+            wants: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            offers: BTreeMap::new(),
+            seeking: false,
+            sought: None,
+            used: 0,
+        }
+    }
+
+    pub(super) fn want(&mut self, part: Part, priority: Priority, sequence: u64, ticket: Ticket) {
+        match self.wants.get_mut(&part) {
+            Some(want) => {
+                want.tickets.push(ticket);
+                if priority < want.priority {
+                    let before = (want.priority, want.sequence, part);
+                    want.priority = priority;
+                    if self.pending.remove(&before) {
+                        self.pending.insert((priority, want.sequence, part));
+                    }
+                }
+            }
+            None => {
+                self.pending.insert((priority, sequence, part));
+                self.wants.insert(
+                    part,
+                    Want {
+                        priority,
+                        sequence,
+                        tickets: vec![ticket],
+                        transfers: Vec::new(),
+                    },
+                );
+            }
+        }
+    }
+
+    /// A ticket does not want the part any more; returns the want if no other does.
+    pub(super) fn unwant(&mut self, part: Part, ticket: Ticket) -> Option<Want> {
+        let want = self.wants.get_mut(&part)?;
+        want.tickets.retain(|&other| other != ticket);
+        if want.tickets.is_empty() {
+            self.take(part)
+        } else {
+            None
+        }
+    }
+
+    /// Removes a want.
+    pub(super) fn take(&mut self, part: Part) -> Option<Want> {
+        let want = self.wants.remove(&part)?;
+        self.pending.remove(&(want.priority, want.sequence, part));
+        Some(want)
+    }
+
+    /// A transfer is to bring the part.
+    pub(super) fn assigned(&mut self, part: Part, transfer: TransferId) {
+        if let Some(want) = self.wants.get_mut(&part) {
+            self.pending.remove(&(want.priority, want.sequence, part));
+            want.transfers.push(transfer);
+        }
+    }
+
+    /// A transfer does not bring the part after all.
+    pub(super) fn give_back(&mut self, part: Part, transfer: TransferId) {
+        if let Some(want) = self.wants.get_mut(&part) {
+            want.transfers.retain(|&other| other != transfer);
+            if want.transfers.is_empty() {
+                self.pending.insert((want.priority, want.sequence, part));
+            }
+        }
+    }
+
+    pub(super) fn offer(&mut self, source: Source, holding: Holding) {
+        self.offers.insert(
+            source,
+            Offer {
+                holding,
+                lacking: BTreeSet::new(),
+            },
+        );
+    }
+
+    /// A source turned out not to have the part. An offer of nothing is no offer.
+    pub(super) fn lacks(&mut self, source: Source, part: Part) {
+        if part == Part::Whole {
+            self.offers.remove(&source);
+        } else if let Some(offer) = self.offers.get_mut(&source) {
+            offer.lacking.insert(part);
+        }
+    }
+
+    pub(super) fn has(&self, source: Source, part: Part) -> bool {
+        self.offers
+            .get(&source)
+            .is_some_and(|offer| offer.has(part))
+    }
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The numbers that bound the scheduler.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+/// What a scheduler may hold and how long it waits.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Orders that may wait.
+    pub orders: usize,
+    /// Contents whose sources are remembered when nothing of them is wanted.
+    pub contents: usize,
+    /// Sources that are remembered to have lied.
+    pub banned: NonZeroUsize,
+    /// Transfers at a time, over all sources.
+    pub transfers: usize,
+    /// Transfers at a time from one source; one of them is kept for demand.
+    pub transfers_per_source: usize,
+    /// Parts that one transfer asks for.
+    pub parts_per_transfer: usize,
+    /// A part that a reader waits for is asked of a second source when its transfer has made no
+    /// progress for so long.
+    pub hedge_after: Duration,
+    /// A transfer is broken off when it has made no progress for so long.
+    pub stall_after: Duration,
+    /// For how long a source is left alone after its first failure; doubled with each further one.
+    pub backoff_first: Duration,
+    /// The longest that a source is left alone after a failure.
+    pub backoff_longest: Duration,
+    /// Between two searches for sources of a content that nobody known has.
+    pub seek_interval: Duration,
+    /// When sources of a wanted content are looked for again although some are known.
+    pub seek_again_after: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            orders: 1024,
+            contents: 1024,
+            banned: NonZeroUsize::new(4096).expect("4096 is not 0"),
+            transfers: 128,
+            transfers_per_source: 4,
+            parts_per_transfer: 16,
+            hedge_after: Duration::from_millis(750),
+            stall_after: Duration::from_secs(5),
+            backoff_first: Duration::from_millis(250),
+            backoff_longest: Duration::from_secs(8),
+            seek_interval: Duration::from_secs(1),
+            seek_again_after: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,493 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Decides which source is asked for what, and when.
+//!
+//! A plain type: no I/O, no clock, no tasks. Whoever owns it tells it what happened and what time
+//! it is, and carries out the [`Action`]s that [`Scheduler::poll`] returns. Its rules:
+//!
+//! - Demand goes before readahead, readahead before background; within one priority, the oldest
+//!   first. A source always has one transfer to spare for demand.
+//! - Equal wants are fetched once, however many orders wait for them.
+//! - The parts of one content are spread over all sources that have it, the quicker ones getting
+//!   more.
+//! - A part that a reader waits for and that makes no progress is asked of a second source too.
+//! - A source that fails is left alone for a while, doubled each time; one that lied, for good.
+//! - An order ends when all its parts are here, when its deadline passes, or when it is cancelled.
+
+mod assign;
+mod content;
+mod limits;
+mod source;
+mod transfer;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
+use std::time::Instant;
+
+use lru::LruCache;
+use peerfs_format::Digest;
+
+use content::{Content, Want};
+pub use content::{Holding, Part};
+pub use limits::Limits;
+use source::SourceState;
+use transfer::Transfer;
+
+/// How urgent an order is; the smaller, the more urgent.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Priority {
+    /// A reader waits.
+    Demand,
+    /// A reader may come soon.
+    Readahead,
+    /// Nobody waits: an image is being mirrored.
+    Background,
+}
+
+/// Names an accepted order.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Ticket(u64);
+
+/// Names a transfer: one batch of parts asked of one source.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct TransferId(u64);
+
+/// Parts of one content that somebody wants.
+#[derive(Clone, Debug)]
+pub struct Order<Subject> {
+    /// The blob or pack.
+    pub content: Digest,
+    /// What of it is wanted; at least one part.
+    pub parts: Vec<Part>,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// When the order fails if it is not complete.
+    pub deadline: Instant,
+    /// What the owner needs to know of the content; handed back with every action on it.
+    pub subject: Subject,
+}
+
+/// How an order ended.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Outcome {
+    /// All parts are in the store.
+    Complete,
+    /// The deadline has passed, and no source that answers has all of it.
+    Unreachable,
+    /// The deadline has passed while sources that have all of it were being asked.
+    TimedOut,
+    /// It was received and could not be stored: the errno of the store.
+    Unstorable(i32),
+}
+
+/// How a transfer ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// The source has answered. What it did not send, it does not have.
+    Answered,
+    /// The source could not be asked, or broke off.
+    Failed,
+}
+
+/// What the owner of a scheduler is to do.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Action<Source, Subject> {
+    /// Look for sources of the content: report each by [`Scheduler::offer`], and the end of the
+    /// search by [`Scheduler::sought`].
+    Seek {
+        /// The blob or pack.
+        content: Digest,
+        /// What the order said of it.
+        subject: Subject,
+    },
+    /// Ask the source for these parts: report each by [`Scheduler::received`], and the end by
+    /// [`Scheduler::ended`].
+    Start {
+        /// The transfer's name.
+        transfer: TransferId,
+        /// Whom to ask.
+        source: Source,
+        /// The blob or pack.
+        content: Digest,
+        /// What of it, the most urgent first.
+        parts: Vec<Part>,
+        /// What the order said of it.
+        subject: Subject,
+    },
+    /// Break the transfer off: nothing of it is needed any more, or it makes no progress.
+    Stop {
+        /// The transfer's name.
+        transfer: TransferId,
+    },
+    /// Tell whoever ordered.
+    Finish {
+        /// The order.
+        ticket: Ticket,
+        /// How it ended.
+        outcome: Outcome,
+    },
+}
+
+/// There are as many orders as the limit allows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("too many requests wait already (limits.requests)")]
+pub struct Full;
+
+struct OrderState {
+    content: Digest,
+    missing: BTreeSet<Part>,
+    deadline: Instant,
+}
+
+/// The fetch scheduler. See the module's documentation.
+pub struct Scheduler<Source, Subject> {
+    limits: Limits,
+    contents: BTreeMap<Digest, Content<Source, Subject>>,
+    orders: BTreeMap<Ticket, OrderState>,
+    deadlines: BTreeSet<(Instant, Ticket)>,
+    sources: BTreeMap<Source, SourceState>,
+    transfers: BTreeMap<TransferId, Transfer<Source>>,
+    banned: LruCache<Source, ()>,
+    actions: Vec<Action<Source, Subject>>,
+    sequence: u64,
+}
+
+impl<Source, Subject> Scheduler<Source, Subject>
+where
+    Source: Copy + Hash + Ord,
+    Subject: Clone,
+{
+    /// A scheduler without orders and sources.
+    pub fn new(limits: Limits) -> Self {
+        Scheduler {
+            banned: LruCache::new(limits.banned),
+            limits,
+            contents: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            sources: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            actions: Vec::new(),
+            sequence: 0,
+        }
+    }
+
+    /// Accepts an order, unless there are too many; half of the room is kept for demand.
+    pub fn order(&mut self, order: Order<Subject>) -> Result<Ticket, Full> {
+        let room = match order.priority {
+            Priority::Demand => self.limits.orders,
+            Priority::Readahead | Priority::Background => self.limits.orders / 2,
+        };
+        if self.orders.len() >= room {
+            return Err(Full);
+        }
+        let ticket = Ticket(self.next());
+        let missing: BTreeSet<Part> = order.parts.into_iter().collect();
+        if missing.is_empty() {
+            self.finish(ticket, Outcome::Complete);
+            return Ok(ticket);
+        }
+        let sequence = self.sequence;
+        let content = self
+            .contents
+            .entry(order.content)
+            .or_insert_with(|| Content::new(order.subject.clone()));
+        content.subject = order.subject;
+        content.used = sequence;
+        for &part in &missing {
+            content.want(part, order.priority, sequence, ticket);
+        }
+        self.deadlines.insert((order.deadline, ticket));
+        self.orders.insert(
+            ticket,
+            OrderState {
+                content: order.content,
+                missing,
+                deadline: order.deadline,
+            },
+        );
+        Ok(ticket)
+    }
+
+    /// Forgets an order that nobody waits for any more, and stops what was fetched only for it.
+    pub fn cancel(&mut self, ticket: Ticket) {
+        self.remove_order(ticket);
+    }
+
+    /// A source says what it has of a content; replaces what it said before.
+    pub fn offer(&mut self, content: Digest, source: Source, holding: Holding) {
+        if self.banned.contains(&source) {
+            return;
+        }
+        if let Some(content) = self.contents.get_mut(&content) {
+            self.sources.entry(source).or_default();
+            content.offer(source, holding);
+        }
+    }
+
+    /// The search for sources that [`Action::Seek`] asked for is over.
+    pub fn sought(&mut self, content: Digest, now: Instant) {
+        if let Some(content) = self.contents.get_mut(&content) {
+            content.seeking = false;
+            content.sought = Some(now);
+        }
+    }
+
+    /// A part was received, verified and stored.
+    pub fn received(&mut self, transfer: TransferId, content: Digest, part: Part, now: Instant) {
+        if let Some(transfer) = self.transfers.get_mut(&transfer) {
+            let pace = transfer.progress(now);
+            if let Some(source) = self.sources.get_mut(&transfer.source) {
+                source.succeeded(pace);
+            }
+        }
+        if let Some(want) = self.take_want(content, part) {
+            self.release(&want, part, Some(transfer));
+            for ticket in want.tickets {
+                self.part_complete(ticket, part);
+            }
+        }
+    }
+
+    /// A part was received and verified, and the store could not take it.
+    pub fn unstorable(&mut self, content: Digest, part: Part, errno: i32) {
+        if let Some(want) = self.take_want(content, part) {
+            self.release(&want, part, None);
+            for ticket in want.tickets {
+                if self.remove_order(ticket) {
+                    self.finish(ticket, Outcome::Unstorable(errno));
+                }
+            }
+        }
+    }
+
+    /// A transfer is over.
+    pub fn ended(&mut self, transfer: TransferId, end: End, now: Instant) {
+        let Some(ended) = self.transfers.remove(&transfer) else {
+            return;
+        };
+        if let Some(source) = self.sources.get_mut(&ended.source) {
+            source.transfers -= 1;
+            match end {
+                End::Answered => source.failures = 0,
+                End::Failed => source.failed(now, &self.limits),
+            }
+        }
+        if let Some(content) = self.contents.get_mut(&ended.content) {
+            for &part in &ended.parts {
+                content.give_back(part, transfer);
+                if end == End::Answered {
+                    content.lacks(ended.source, part);
+                }
+            }
+        }
+    }
+
+    /// A source sent wrong bytes: it is never asked again.
+    pub fn ban(&mut self, source: Source) {
+        self.banned.put(source, ());
+        let transfers: Vec<TransferId> = self
+            .transfers
+            .iter()
+            .filter(|(_, transfer)| transfer.source == source)
+            .map(|(&id, _)| id)
+            .collect();
+        for transfer in transfers {
+            self.stop(transfer);
+        }
+        for content in self.contents.values_mut() {
+            content.offers.remove(&source);
+        }
+        self.sources.remove(&source);
+    }
+
+    /// Decides: what is to be done now, in this order.
+    pub fn poll(&mut self, now: Instant) -> Vec<Action<Source, Subject>> {
+        self.expire(now);
+        self.stop_stalled(now);
+        self.assign(now);
+        self.hedge(now);
+        self.seek(now);
+        self.forget();
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When to poll next if nothing happens before; `None` if nothing is wanted.
+    pub fn next_wakeup(&self, now: Instant) -> Option<Instant> {
+        let deadline = self.deadlines.first().map(|&(deadline, _)| deadline);
+        let transfers = self.transfers.values().flat_map(|transfer| {
+            [
+                transfer.last_progress + self.limits.hedge_after,
+                transfer.last_progress + self.limits.stall_after,
+            ]
+        });
+        let sources = self.sources.values().filter_map(|source| source.idle_until);
+        let searches = self
+            .contents
+            .values()
+            .filter(|content| !content.pending.is_empty() && !content.seeking)
+            .filter_map(|content| content.sought)
+            .map(|sought| sought + self.limits.seek_interval);
+        deadline
+            .into_iter()
+            .chain(
+                transfers
+                    .chain(sources)
+                    .chain(searches)
+                    .filter(|&time| time > now),
+            )
+            .min()
+    }
+
+    /// The orders that wait.
+    pub fn order_count(&self) -> usize {
+        self.orders.len()
+    }
+
+    fn next(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    fn finish(&mut self, ticket: Ticket, outcome: Outcome) {
+        self.actions.push(Action::Finish { ticket, outcome });
+    }
+
+    fn take_want(&mut self, content: Digest, part: Part) -> Option<Want> {
+        self.contents.get_mut(&content)?.take(part)
+    }
+
+    /// Takes a part off the transfers that were to bring it; stops those that have nothing else
+    /// to bring, except for `bringer`, which ends by itself.
+    fn release(&mut self, want: &Want, part: Part, bringer: Option<TransferId>) {
+        for &id in &want.transfers {
+            if let Some(transfer) = self.transfers.get_mut(&id) {
+                transfer.parts.retain(|&other| other != part);
+                if transfer.parts.is_empty() && bringer != Some(id) {
+                    self.stop(id);
+                }
+            }
+        }
+    }
+
+    /// Breaks a transfer off; what it was to bring is asked elsewhere.
+    fn stop(&mut self, id: TransferId) {
+        let Some(transfer) = self.transfers.remove(&id) else {
+            return;
+        };
+        if let Some(source) = self.sources.get_mut(&transfer.source) {
+            source.transfers -= 1;
+        }
+        if let Some(content) = self.contents.get_mut(&transfer.content) {
+            for part in transfer.parts {
+                content.give_back(part, id);
+            }
+        }
+        self.actions.push(Action::Stop { transfer: id });
+    }
+
+    fn part_complete(&mut self, ticket: Ticket, part: Part) {
+        let Some(order) = self.orders.get_mut(&ticket) else {
+            return;
+        };
+        order.missing.remove(&part);
+        if order.missing.is_empty() {
+            self.remove_order(ticket);
+            self.finish(ticket, Outcome::Complete);
+        }
+    }
+
+    /// Whether there was such an order.
+    fn remove_order(&mut self, ticket: Ticket) -> bool {
+        let Some(order) = self.orders.remove(&ticket) else {
+            return false;
+        };
+        self.deadlines.remove(&(order.deadline, ticket));
+        for part in order.missing {
+            let unwanted = self
+                .contents
+                .get_mut(&order.content)
+                .and_then(|content| content.unwant(part, ticket));
+            if let Some(want) = unwanted {
+                self.release(&want, part, None);
+            }
+        }
+        true
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some(&(deadline, ticket)) = self.deadlines.first() {
+            if deadline > now {
+                break;
+            }
+            let offered = self
+                .orders
+                .get(&ticket)
+                .is_some_and(|order| self.is_within_reach(order));
+            let outcome = if offered {
+                Outcome::TimedOut
+            } else {
+                Outcome::Unreachable
+            };
+            self.remove_order(ticket);
+            self.finish(ticket, outcome);
+        }
+    }
+
+    /// Whether each part is offered by a source that did not fail last.
+    fn is_within_reach(&self, order: &OrderState) -> bool {
+        let Some(content) = self.contents.get(&order.content) else {
+            return false;
+        };
+        order.missing.iter().all(|&part| {
+            content.offers.iter().any(|(source, offer)| {
+                let answers = self.sources.get(source).is_some_and(|s| s.failures == 0);
+                answers && offer.has(part)
+            })
+        })
+    }
+
+    fn stop_stalled(&mut self, now: Instant) {
+        let stalled: Vec<(TransferId, Source)> = self
+            .transfers
+            .iter()
+            .filter(|(_, transfer)| transfer.last_progress + self.limits.stall_after <= now)
+            .map(|(&id, transfer)| (id, transfer.source))
+            .collect();
+        for (id, source) in stalled {
+            self.stop(id);
+            if let Some(source) = self.sources.get_mut(&source) {
+                source.failed(now, &self.limits);
+            }
+        }
+    }
+
+    /// Forgets the contents that were used longest ago, and sources that offer nothing.
+    fn forget(&mut self) {
+        if self.contents.len() <= self.limits.contents {
+            return;
+        }
+        let mut idle: Vec<(u64, Digest)> = self
+            .contents
+            .iter()
+            .filter(|(_, content)| content.wants.is_empty() && !content.seeking)
+            .map(|(&digest, content)| (content.used, digest))
+            .collect();
+        idle.sort_unstable();
+        // Down to half, so that this is not done for every order.
+        let excess = self.contents.len() - self.limits.contents / 2;
+        for (_, digest) in idle.into_iter().take(excess) {
+            self.contents.remove(&digest);
+        }
+        let contents = &self.contents;
+        self.sources.retain(|source, state| {
+            state.transfers > 0
+                || contents
+                    .values()
+                    .any(|content| content.offers.contains_key(source))
+        });
+    }
+}

@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+use std::time::{Duration, Instant};
+
+use super::*;
+
+const PACK: Digest = Digest([1; 32]);
+const OTHER_PACK: Digest = Digest([2; 32]);
+const BLOB: Digest = Digest([3; 32]);
+
+/// A scheduler, a clock that only the test moves, and what was decided so far.
+struct Bench {
+    scheduler: Scheduler<&'static str, ()>,
+    now: Instant,
+    running: Vec<(TransferId, &'static str, Digest, Vec<Part>)>,
+    stopped: Vec<TransferId>,
+    sought: Vec<Digest>,
+    finished: Vec<(Ticket, Outcome)>,
+}
+
+impl Bench {
+    fn new(limits: Limits) -> Self {
+        Bench {
+            scheduler: Scheduler::new(limits),
+            now: Instant::now(),
+            running: Vec::new(),
+            stopped: Vec::new(),
+            sought: Vec::new(),
+            finished: Vec::new(),
+        }
+    }
+
+    fn order(&mut self, content: Digest, parts: Vec<Part>, priority: Priority) -> Ticket {
+        self.scheduler
+            .order(Order {
+                content,
+                parts,
+                priority,
+                deadline: self.now + Duration::from_secs(25),
+                subject: (),
+            })
+            .unwrap()
+    }
+
+    fn chunks(&mut self, pack: Digest, chunks: std::ops::Range<u32>, priority: Priority) -> Ticket {
+        self.order(pack, chunks.map(Part::Chunk).collect(), priority)
+    }
+
+    fn wait(&mut self, duration: Duration) {
+        self.now += duration;
+        self.poll();
+    }
+
+    fn poll(&mut self) {
+        for action in self.scheduler.poll(self.now) {
+            match action {
+                Action::Seek { content, .. } => self.sought.push(content),
+                Action::Start {
+                    transfer,
+                    source,
+                    content,
+                    parts,
+                    ..
+                } => self.running.push((transfer, source, content, parts)),
+                Action::Stop { transfer } => {
+                    self.running.retain(|(id, ..)| *id != transfer);
+                    self.stopped.push(transfer);
+                }
+                Action::Finish { ticket, outcome } => self.finished.push((ticket, outcome)),
+            }
+        }
+    }
+
+    /// The parts that a source is asked for at this time.
+    fn asked(&self, source: &str) -> Vec<Part> {
+        self.running
+            .iter()
+            .filter(|(_, name, ..)| *name == source)
+            .flat_map(|(_, _, _, parts)| parts.clone())
+            .collect()
+    }
+
+    /// The source brings all that it is asked for, and so on until it is asked for no more.
+    fn deliver(&mut self, source: &str) {
+        self.poll();
+        while let Some(place) = self
+            .running
+            .iter()
+            .position(|(_, name, ..)| *name == source)
+        {
+            let (transfer, _, content, parts) = self.running.remove(place);
+            for part in parts {
+                self.scheduler.received(transfer, content, part, self.now);
+            }
+            self.scheduler.ended(transfer, End::Answered, self.now);
+            self.poll();
+        }
+    }
+
+    fn fail(&mut self, source: &str, end: End) {
+        let place = self
+            .running
+            .iter()
+            .position(|(_, name, ..)| *name == source)
+            .unwrap();
+        let (transfer, ..) = self.running.remove(place);
+        self.scheduler.ended(transfer, end, self.now);
+        self.poll();
+    }
+}
+
+fn one_slot() -> Limits {
+    Limits {
+        transfers: 1,
+        parts_per_transfer: 1,
+        ..Limits::default()
+    }
+}
+
+#[test]
+fn demand_goes_before_readahead_before_background() {
+    let mut bench = Bench::new(one_slot());
+    bench.chunks(PACK, 0..1, Priority::Background);
+    bench.chunks(PACK, 1..2, Priority::Readahead);
+    bench.chunks(OTHER_PACK, 2..3, Priority::Demand);
+    bench.scheduler.offer(PACK, "a", Holding::All);
+    bench.scheduler.offer(OTHER_PACK, "a", Holding::All);
+    let mut order = Vec::new();
+    bench.poll();
+    while let Some((transfer, _, content, parts)) = bench.running.pop() {
+        order.extend(parts.iter().copied());
+        bench
+            .scheduler
+            .received(transfer, content, parts[0], bench.now);
+        bench.scheduler.ended(transfer, End::Answered, bench.now);
+        bench.poll();
+    }
+    assert_eq!(order, [Part::Chunk(2), Part::Chunk(1), Part::Chunk(0)]);
+}
+
+#[test]
+fn a_source_keeps_one_transfer_for_demand() {
+    let mut bench = Bench::new(Limits {
+        transfers_per_source: 2,
+        parts_per_transfer: 1,
+        ..Limits::default()
+    });
+    bench.chunks(PACK, 0..8, Priority::Readahead);
+    bench.scheduler.offer(PACK, "a", Holding::All);
+    bench.poll();
+    assert_eq!(bench.asked("a"), [Part::Chunk(0)]);
+    bench.chunks(PACK, 6..7, Priority::Demand);
+    bench.poll();
+    assert_eq!(bench.asked("a"), [Part::Chunk(0), Part::Chunk(6)]);
+}
+
+#[test]
+fn equal_wants_are_fetched_once() {
+    let mut bench = Bench::new(Limits::default());
+    let first = bench.chunks(PACK, 0..4, Priority::Readahead);
+    let second = bench.chunks(PACK, 2..6, Priority::Demand);
+    bench.scheduler.offer(PACK, "a", Holding::All);
+    bench.poll();
+    let mut asked = bench.asked("a");
+    asked.sort();
+    assert_eq!(asked, (0..6).map(Part::Chunk).collect::<Vec<_>>());
+    bench.deliver("a");
+    bench.finished.sort();
+    assert_eq!(
+        bench.finished,
+        [(first, Outcome::Complete), (second, Outcome::Complete)]
+    );
+    assert_eq!(bench.scheduler.order_count(), 0);
+}
+
+#[test]
+fn several_sources_share_one_pack() {
+    let mut bench = Bench::new(Limits::default());
+    bench.chunks(PACK, 0..16, Priority::Demand);
+    bench.scheduler.offer(PACK, "a", Holding::All);
+    bench.scheduler.offer(PACK, "b", Holding::All);
+    bench
+        .scheduler
+        .offer(PACK, "c", Holding::Chunks([0x01, 0x80].into()));
+    bench.poll();
+    let (a, b, c) = (bench.asked("a"), bench.asked("b"), bench.asked("c"));
+    assert!(!a.is_empty() && !b.is_empty(), "{a:?} {b:?}");
+    assert!(
+        c.iter()
+            .all(|part| matches!(part, Part::Chunk(0) | Part::Chunk(15))),
+        "{c:?}"
+    );
+    assert_eq!(a.len() + b.len() + c.len(), 16);
+}
+
+#[test]
+fn a_quick_source_gets_more_than_a_slow_one() {
+    let mut bench = Bench::new(Limits {
+        transfers_per_source: 1,
+        ..Limits::default()
+    });
+    for source in ["quick", "slow"] {
+        bench.chunks(PACK, 0..1, Priority::Demand);
+        bench.scheduler.offer(PACK, source, Holding::All);
+        bench.poll();
+        bench.now += Duration::from_millis(if source == "slow" { 100 } else { 10 });
+        bench.deliver(source);
+        bench.scheduler.contents.clear();
+    }
+    bench.chunks(PACK, 0..16, Priority::Demand);
+    bench.scheduler.offer(PACK, "quick", Holding::All);
+    bench.scheduler.offer(PACK, "slow", Holding::All);
+    bench.poll();
+    assert!(bench.asked("quick").len() > 4 * bench.asked("slow").len());
+    assert!(!bench.asked("slow").is_empty());
+}
+
+#[test]
+fn a_lying_source_is_dropped_and_never_asked_again() {
+    let mut bench = Bench::new(Limits::default());
+    let ticket = bench.chunks(PACK, 0..4, Priority::Demand);
+    bench.scheduler.offer(PACK, "liar", Holding::All);
+    bench.poll();
+    assert_eq!(bench.asked("liar").len(), 4);
+    bench.scheduler.ban("liar");
+    bench.scheduler.offer(PACK, "liar", Holding::All);
+    bench.poll();
+    assert_eq!(bench.stopped.len(), 1);
+    assert_eq!(bench.asked("liar"), []);
+    bench.scheduler.offer(PACK, "honest", Holding::All);
+    bench.deliver("honest");
+    assert_eq!(bench.finished, [(ticket, Outcome::Complete)]);
+}
+
+#[test]
+fn a_reader_does_not_wait_for_a_stalled_source() {
+    let mut bench = Bench::new(Limits::default());
+    let ticket = bench.chunks(PACK, 0..4, Priority::Demand);
+    bench.scheduler.offer(PACK, "stalled", Holding::All);
+    bench.poll();
+    bench.scheduler.offer(PACK, "other", Holding::All);
+    bench.wait(Duration::from_millis(700));
+    assert_eq!(bench.asked("other"), []);
+    let wakeup = bench.scheduler.next_wakeup(bench.now).unwrap();
+    assert!(wakeup <= bench.now + Duration::from_millis(50));
+    bench.wait(Duration::from_millis(50));
+    assert_eq!(bench.asked("other").len(), 4, "asked a second time");
+    bench.deliver("other");
+    assert_eq!(bench.finished, [(ticket, Outcome::Complete)]);
+    assert_eq!(bench.stopped.len(), 1, "the stalled transfer is stopped");
+}
+
+#[test]
+fn a_stalled_transfer_is_broken_off_and_its_source_left_alone() {
+    let mut bench = Bench::new(Limits::default());
+    bench.chunks(PACK, 0..4, Priority::Readahead);
+    bench.scheduler.offer(PACK, "stalled", Holding::All);
+    bench.poll();
+    bench.wait(Duration::from_secs(5));
+    assert_eq!(bench.stopped.len(), 1);
+    assert_eq!(bench.asked("stalled"), []);
+    bench.wait(Duration::from_millis(250));
+    assert_eq!(bench.asked("stalled").len(), 4, "asked again after a while");
+}
+
+#[test]
+fn a_source_that_fails_is_left_alone_longer_each_time() {
+    let mut bench = Bench::new(Limits::default());
+    bench.chunks(PACK, 0..1, Priority::Demand);
+    bench.scheduler.offer(PACK, "a", Holding::All);
+    bench.poll();
+    for pause in [250, 500, 1000] {
+        bench.fail("a", End::Failed);
+        bench.wait(Duration::from_millis(pause - 1));
+        assert_eq!(bench.asked("a"), []);
+        bench.wait(Duration::from_millis(1));
+        assert_eq!(bench.asked("a"), [Part::Chunk(0)]);
+    }
+}
+
+#[test]
+fn what_a_source_does_not_have_is_asked_of_another() {
+    let mut bench = Bench::new(Limits::default());
+    let ticket = bench.order(BLOB, vec![Part::Whole], Priority::Demand);
+    bench.scheduler.offer(BLOB, "without", Holding::All);
+    bench.poll();
+    bench.fail("without", End::Answered);
+    assert_eq!(bench.asked("without"), []);
+    bench.scheduler.offer(BLOB, "with", Holding::All);
+    bench.deliver("with");
+    assert_eq!(bench.finished, [(ticket, Outcome::Complete)]);
+}
+
+#[test]
+fn demand_waits_for_a_source_that_appears_late() {
+    let mut bench = Bench::new(Limits::default());
+    let ticket = bench.chunks(PACK, 0..2, Priority::Demand);
+    bench.poll();
+    assert_eq!(bench.sought, [PACK]);
+    bench.wait(Duration::from_secs(5));
+    assert_eq!(bench.sought.len(), 1, "one search at a time");
+    for searches in 2..6 {
+        bench.scheduler.sought(PACK, bench.now);
+        bench.wait(Duration::from_secs(1));
+        assert_eq!(bench.sought.len(), searches);
+    }
+    bench.scheduler.offer(PACK, "late", Holding::All);
+    bench.deliver("late");
+    assert_eq!(bench.finished, [(ticket, Outcome::Complete)]);
+}
+
+#[test]
+fn an_order_fails_at_its_deadline() {
+    let mut bench = Bench::new(Limits::default());
+    let nowhere = bench.chunks(PACK, 0..1, Priority::Demand);
+    let stalled = bench.chunks(OTHER_PACK, 0..1, Priority::Demand);
+    bench.poll();
+    bench.wait(Duration::from_secs(24));
+    bench.scheduler.offer(OTHER_PACK, "slow", Holding::All);
+    bench.poll();
+    assert_eq!(
+        bench.scheduler.next_wakeup(bench.now).unwrap(),
+        bench.now + Duration::from_millis(750)
+    );
+    bench.wait(Duration::from_secs(1));
+    assert_eq!(
+        bench.finished,
+        [
+            (nowhere, Outcome::Unreachable),
+            (stalled, Outcome::TimedOut)
+        ]
+    );
+    assert_eq!(bench.stopped.len(), 1);
+    assert_eq!(bench.scheduler.next_wakeup(bench.now), None);
+}
+
+#[test]
+fn sources_that_only_fail_count_as_out_of_reach() {
+    let mut bench = Bench::new(Limits::default());
+    let ticket = bench.chunks(PACK, 0..1, Priority::Demand);
+    bench.scheduler.offer(PACK, "off", Holding::All);
+    bench.poll();
+    bench.fail("off", End::Failed);
+    bench.now += Duration::from_secs(25);
+    bench.poll();
+    assert_eq!(bench.finished, [(ticket, Outcome::Unreachable)]);
+}
+
+#[test]
+fn what_nobody_wants_any_more_is_stopped() {
+    let mut bench = Bench::new(Limits::default());
+    let first = bench.chunks(PACK, 0..2, Priority::Readahead);
+    let second = bench.chunks(PACK, 1..3, Priority::Readahead);
+    bench.scheduler.offer(PACK, "a", Holding::All);
+    bench.poll();
+    bench.scheduler.cancel(first);
+    bench.poll();
+    assert_eq!(bench.stopped, []);
+    bench.scheduler.cancel(second);
+    bench.poll();
+    assert_eq!(bench.running, []);
+    bench.scheduler.cancel(second);
+    bench.poll();
+    assert_eq!(bench.finished, []);
+}
+
+#[test]
+fn what_cannot_be_stored_fails_at_once() {
+    let mut bench = Bench::new(Limits::default());
+    let ticket = bench.chunks(PACK, 0..3, Priority::Demand);
+    bench.scheduler.offer(PACK, "a", Holding::All);
+    bench.poll();
+    bench.scheduler.unstorable(PACK, Part::Chunk(1), 28);
+    bench.poll();
+    assert_eq!(bench.finished, [(ticket, Outcome::Unstorable(28))]);
+    assert_eq!(bench.running, []);
+}
+
+#[test]
+fn orders_are_bounded_and_half_of_them_kept_for_demand() {
+    let mut bench = Bench::new(Limits {
+        orders: 4,
+        ..Limits::default()
+    });
+    let mut order = |priority| {
+        bench.scheduler.order(Order {
+            content: PACK,
+            parts: vec![Part::Chunk(0)],
+            priority,
+            deadline: bench.now,
+            subject: (),
+        })
+    };
+    order(Priority::Readahead).unwrap();
+    order(Priority::Background).unwrap();
+    assert_eq!(order(Priority::Readahead), Err(Full));
+    order(Priority::Demand).unwrap();
+    order(Priority::Demand).unwrap();
+    assert_eq!(order(Priority::Demand), Err(Full));
+}
+
+#[test]
+fn contents_that_are_not_wanted_are_forgotten() {
+    let mut bench = Bench::new(Limits {
+        contents: 8,
+        ..Limits::default()
+    });
+    for number in 0..100 {
+        let pack = Digest([number; 32]);
+        bench.chunks(pack, 0..1, Priority::Demand);
+        bench.scheduler.offer(pack, "a", Holding::All);
+        bench.deliver("a");
+    }
+    assert!(bench.scheduler.contents.len() <= 8);
+    assert_eq!(bench.finished.len(), 100);
+    assert!(bench.sought.is_empty(), "an offer makes a search needless");
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! A batch of parts of one content that one source was asked for.
+
+use std::time::{Duration, Instant};
+
+use peerfs_format::Digest;
+
+use super::Part;
+
+pub(super) struct Transfer<Source> {
+    pub(super) source: Source,
+    pub(super) content: Digest,
+    /// What it is still to bring.
+    pub(super) parts: Vec<Part>,
+    /// When it was started or brought the last part.
+    pub(super) last_progress: Instant,
+}
+
+impl<Source> Transfer<Source> {
+    /// Notes that a part came; returns how long it took.
+    pub(super) fn progress(&mut self, now: Instant) -> Duration {
+        let took = now.saturating_duration_since(self.last_progress);
+        self.last_progress = now;
+        took
+    }
+}
