@@ -1,0 +1,60 @@
+//! How a node is set up.
+
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use libp2p::multiaddr::Protocol;
+use libp2p::Multiaddr;
+
+use crate::Identity;
+
+/// The settings of a node. [`NodeConfig::new`] gives those that need no network administrator.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Who the node is.
+    pub identity: Identity,
+    /// Where it listens. Addresses that can't be listened on (IPv6 on a machine without it) are
+    /// logged and passed over, unless there is no other.
+    pub listen: Vec<Multiaddr>,
+    /// Whether peers on the same link are found by multicast DNS.
+    pub mdns: bool,
+    /// Peers to stay connected to, each with or without `/p2p/<peer id>` at its end.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Where banned peers are remembered; without it they are forgotten when the process ends.
+    pub ban_list: Option<PathBuf>,
+    /// Bytes of data per second that are sent to all peers together; without it there is no limit.
+    pub upload_limit: Option<NonZeroU64>,
+    /// After this long without a frame, a peer with requests outstanding counts as stalled.
+    pub stall_timeout: Duration,
+    /// How long connecting to a peer and opening a stream may take.
+    pub connect_timeout: Duration,
+    /// The most connections, inbound and outbound together.
+    pub connections_max: u32,
+    /// How long a provider record lives in the DHT after its last announcement; it is announced
+    /// again three times as often.
+    pub provider_record_lifetime: Duration,
+}
+
+impl NodeConfig {
+    /// Listens on any free port by QUIC and TCP, IPv4 and IPv6, with mDNS on and no bootstrap
+    /// peers.
+    pub fn new(identity: Identity) -> Self {
+        let quic = |ip: Multiaddr| ip.with(Protocol::Udp(0)).with(Protocol::QuicV1);
+        let tcp = |ip: Multiaddr| ip.with(Protocol::Tcp(0));
+        let ip4 = || Multiaddr::from(std::net::Ipv4Addr::UNSPECIFIED);
+        let ip6 = || Multiaddr::from(std::net::Ipv6Addr::UNSPECIFIED);
+        NodeConfig {
+            identity,
+            listen: vec![quic(ip4()), tcp(ip4()), quic(ip6()), tcp(ip6())],
+            mdns: true,
+            bootstrap: Vec::new(),
+            ban_list: None,
+            upload_limit: None,
+            stall_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
+            connections_max: 512,
+            provider_record_lifetime: Duration::from_secs(6 * 60 * 60),
+        }
+    }
+}

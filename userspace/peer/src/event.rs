@@ -1,0 +1,12 @@
+//! What a node tells its owner unasked.
+
+use libp2p::PeerId;
+
+/// A change among the connected peers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// The first connection to this peer is there: what waits for a source may try again.
+    PeerConnected(PeerId),
+    /// The last connection to this peer has ended.
+    PeerDisconnected(PeerId),
+}

@@ -1,0 +1,129 @@
+//! Who a node is: its key.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use libp2p::identity::Keypair;
+use libp2p::PeerId;
+
+use crate::Error;
+
+/// A node's ed25519 key. Its peer id is the hash of the public part.
+#[derive(Clone)]
+pub struct Identity {
+    keypair: Keypair,
+}
+
+impl Identity {
+    /// A new identity that is kept nowhere.
+    pub fn generate() -> Self {
+        Identity {
+            keypair: Keypair::generate_ed25519(),
+        }
+    }
+
+    /// The identity in this file, which is created with a new one if it does not exist: with mode
+    /// 0600, whole or not at all, and never over another file.
+    pub fn load_or_generate(path: &Path) -> Result<Self, Error> {
+        let file_error = |source| Error::KeyFile {
+            path: path.to_owned(),
+            source,
+        };
+        match fs::read(path) {
+            Ok(bytes) => return Self::decode(path, &bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(file_error(error)),
+        }
+        let identity = Self::generate();
+        match identity.save(path) {
+            Ok(()) => Ok(identity),
+            // Another process was first: its key is the node's.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Self::decode(path, &fs::read(path).map_err(file_error)?)
+            }
+            Err(error) => Err(file_error(error)),
+        }
+    }
+
+    /// The id that peers know the node by.
+    pub fn peer_id(&self) -> PeerId {
+        self.keypair.public().to_peer_id()
+    }
+
+    pub(crate) fn keypair(&self) -> &Keypair {
+        &self.keypair
+    }
+
+    fn decode(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        let keypair =
+            Keypair::from_protobuf_encoding(bytes).map_err(|source| Error::KeyEncoding {
+                path: path.to_owned(),
+                source,
+            })?;
+        Ok(Identity { keypair })
+    }
+
+    fn save(&self, path: &Path) -> io::Result<()> {
+        let bytes = self
+            .keypair
+            .to_protobuf_encoding()
+            .map_err(io::Error::other)?;
+        let folder = match path.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        // Temporary files have mode 0600.
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(&bytes)?;
+        file.as_file().sync_all()?;
+        file.persist_noclobber(path).map_err(|error| error.error)?;
+        fs::File::open(folder)?.sync_all()
+    }
+}
+
+impl std::fmt::Debug for Identity {
+    // The private key must not get into a log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Identity").field(&self.peer_id()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_generated_once_and_is_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let first = Identity::load_or_generate(&path).unwrap();
+        let again = Identity::load_or_generate(&path).unwrap();
+        assert_eq!(first.peer_id(), again.peer_id());
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn another_file_is_refused_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        fs::write(&path, b"not a key").unwrap();
+        let error = Identity::load_or_generate(&path).unwrap_err();
+        assert!(matches!(error, Error::KeyEncoding { .. }));
+        assert_eq!(fs::read(&path).unwrap(), b"not a key");
+    }
+
+    #[test]
+    fn a_key_does_not_replace_a_file_that_appeared_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        fs::write(&path, b"first").unwrap();
+        let error = Identity::generate().save(&path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+    }
+}

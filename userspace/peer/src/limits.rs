@@ -1,0 +1,38 @@
+//! The numbers that the protocol fixes. Sizes are in bytes.
+
+use std::time::Duration;
+
+/// The longest frame, its length field included.
+pub const FRAME_MAX: usize = 512 * 1024;
+/// The most bytes of a blob or a chunk in one frame: the longest chunk fits.
+pub const DATA_MAX: u32 = peerfs_format::CHUNK_MAX;
+/// The most chunks that one `WantChunks` frame asks for.
+pub const CHUNKS_PER_REQUEST: usize = 256;
+/// The most requests that may be outstanding on a stream; a server is `Busy` for more.
+pub const REQUESTS_PER_STREAM: usize = 256;
+/// The most chunks that may be outstanding on a stream; a server is `Busy` for more.
+pub const CHUNKS_PER_STREAM: usize = 4096;
+/// The most credit that a server may hold on a stream; more is a violation.
+pub const CREDIT_MAX: u32 = 32 * 1024 * 1024;
+/// The most exchange streams that a node may open to one peer.
+pub const STREAMS_PER_PEER: usize = 4;
+
+/// How long a server waits for the peer to take one frame.
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The credit that a client gives on a stream: what may be on the way or waiting for its taker.
+/// Fills 1 Gbit/s at 60 ms.
+pub(crate) const WINDOW: u32 = 8 * 1024 * 1024;
+/// Taken bytes are given back as credit when they have become this many, to save frames. Small
+/// enough that a server with nothing on the way always has credit for a longest chunk.
+pub(crate) const CREDIT_STEP: u32 = 256 * 1024;
+/// The requests that a client has outstanding on a stream. With as many chunks in each it stays
+/// under [`CHUNKS_PER_STREAM`].
+pub(crate) const CLIENT_REQUESTS: usize = 64;
+/// The chunks in one request of a client.
+pub(crate) const CLIENT_CHUNKS: usize = CHUNKS_PER_STREAM / CLIENT_REQUESTS;
+/// The reads that a server does ahead of what it is writing to a stream.
+pub(crate) const READS_AHEAD: usize = 4;
+/// The reads of all streams together.
+pub(crate) const READS_MAX: usize = 64;
+/// The streams that a node serves.
+pub(crate) const STREAMS_MAX: usize = 1024;

@@ -1,0 +1,23 @@
+//! The order in which requests are answered.
+
+/// How urgent a request is. A server answers more urgent requests of a stream first.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum Priority {
+    /// Somebody waits.
+    #[default]
+    Demand = 0,
+    /// Somebody may come for it soon.
+    Readahead = 1,
+    /// Nobody is in a hurry.
+    Background = 2,
+}
+
+impl Priority {
+    /// All of them, the most urgent first.
+    pub const ALL: [Priority; 3] = [Priority::Demand, Priority::Readahead, Priority::Background];
+
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+}

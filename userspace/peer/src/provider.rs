@@ -1,0 +1,50 @@
+//! What a node serves: the side of the exchange that the owner of the store implements.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use peerfs_format::Digest;
+
+use crate::ChunkMap;
+
+/// How much of a blob or a pack a node has.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Have {
+    /// Nothing of it.
+    Absent,
+    /// All of it.
+    Complete,
+    /// These chunks of a pack.
+    Partial(ChunkMap),
+}
+
+impl Have {
+    /// Whether this chunk of the pack is there.
+    pub fn chunk(&self, number: u32) -> bool {
+        match self {
+            Have::Absent => false,
+            Have::Complete => true,
+            Have::Partial(map) => map.contains(number),
+        }
+    }
+}
+
+/// The store behind a node. Peers call this for anything they like to ask, so an implementation
+/// must treat every argument as untrusted; it need not limit concurrency, the node does.
+///
+/// An I/O error is answered with `None`: to a peer it is the same as not having the bytes.
+#[async_trait]
+pub trait Provider: Send + Sync + 'static {
+    /// The length of a blob in bytes, if all of it is there.
+    async fn blob_length(&self, blob: &Digest) -> Option<u64>;
+
+    /// Exactly `length` bytes of a complete blob from `offset` on; `None` if they are not there.
+    /// `length` is at most [`DATA_MAX`](crate::limits::DATA_MAX).
+    async fn read_blob(&self, blob: &Digest, offset: u64, length: u32) -> Option<Bytes>;
+
+    /// How much of a blob or a pack is there.
+    async fn have(&self, digest: &Digest) -> Have;
+
+    /// The stored bytes of a chunk of `pack`, which the pack index `index` describes: at most
+    /// [`DATA_MAX`](crate::limits::DATA_MAX) of them, longer ones count as missing.
+    async fn read_chunk(&self, pack: &Digest, index: &Digest, number: u32) -> Option<Bytes>;
+}
