@@ -18,6 +18,7 @@ extern crate std;
 
 mod digest;
 mod error;
+mod extents;
 mod limits;
 mod manifest;
 mod pack_index;
@@ -44,6 +45,7 @@ pub mod peerfs_capnp {
 
 pub use digest::Digest;
 pub use error::{Error, Result};
+pub use extents::{first_data, first_hole, pieces, Piece, Pieces, Source};
 pub use limits::*;
 pub use manifest::{Manifest, ManifestLayout};
 pub use pack_index::{PackIndex, PackIndexLayout};
