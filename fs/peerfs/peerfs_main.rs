@@ -8,6 +8,8 @@
 use kernel::prelude::*;
 
 mod bindings;
+mod store;
+mod vfs;
 
 module! {
     type: Peerfs,

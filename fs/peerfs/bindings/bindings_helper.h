@@ -6,6 +6,7 @@
 #include <linux/cred.h>
 #include <linux/exportfs.h>
 #include <linux/file.h>
+#include <linux/filelock.h>
 #include <linux/fs.h>
 #include <linux/fs_context.h>
 #include <linux/miscdevice.h>
@@ -15,8 +16,17 @@
 #include <linux/poll.h>
 #include <linux/posix_acl.h>
 #include <linux/posix_acl_xattr.h>
+#include <linux/ratelimit.h>
 #include <linux/seq_file.h>
 #include <linux/statfs.h>
 #include <linux/xattr.h>
 #include <linux/zstd.h>
 #include <crypto/sha2.h>
+
+/* Macros that bindgen does not recognise as constants. */
+static const unsigned long PEERFS_SB_RDONLY __maybe_unused = SB_RDONLY;
+static const unsigned long PEERFS_SB_POSIXACL __maybe_unused = SB_POSIXACL;
+static const unsigned int PEERFS_LOOKUP_DIRECTORY __maybe_unused = LOOKUP_FOLLOW | LOOKUP_DIRECTORY;
+static const int PEERFS_O_RDONLY __maybe_unused = O_RDONLY | O_LARGEFILE;
+static const fmode_t PEERFS_FMODE_READ __maybe_unused = FMODE_READ;
+static const int PEERFS_ACL_TYPE_ACCESS __maybe_unused = ACL_TYPE_ACCESS;

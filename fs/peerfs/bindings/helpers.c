@@ -106,3 +106,63 @@ unsigned long peerfs_secs_to_jiffies(unsigned int seconds)
 {
 	return secs_to_jiffies(seconds);
 }
+
+static void peerfs_inode_constructor(void *inode)
+{
+	/* The caller lays out its objects with the inode at the start. */
+	inode_init_once(inode);
+}
+
+struct kmem_cache *peerfs_inode_cache_create(const char *name, unsigned int size, unsigned int align)
+{
+	return kmem_cache_create(name, size, align, SLAB_RECLAIM_ACCOUNT | SLAB_ACCOUNT,
+				 peerfs_inode_constructor);
+}
+
+void peerfs_cache_no_acl(struct inode *inode)
+{
+	cache_no_acl(inode);
+}
+
+bool peerfs_dir_emit(struct dir_context *context, const char *name, int length, u64 inode,
+		     unsigned int type)
+{
+	return dir_emit(context, name, length, inode, type);
+}
+
+bool peerfs_dir_emit_dots(struct file *file, struct dir_context *context)
+{
+	return dir_emit_dots(file, context);
+}
+
+struct inode *peerfs_file_inode(const struct file *file)
+{
+	return file_inode(file);
+}
+
+struct inode *peerfs_d_inode(const struct dentry *dentry)
+{
+	return d_inode(dentry);
+}
+
+struct user_namespace *peerfs_i_user_ns(const struct inode *inode)
+{
+	return i_user_ns(inode);
+}
+
+bool peerfs_may_list_trusted(void)
+{
+	return capable(CAP_SYS_ADMIN);
+}
+
+void peerfs_set_link(struct inode *inode, char *target)
+{
+	inode_set_cached_link(inode, target, strlen(target));
+}
+
+bool peerfs_ratelimit(void)
+{
+	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(&state);
+}

@@ -35,4 +35,24 @@ extern "C" {
     pub(crate) fn peerfs_i_size_read(inode: *const inode) -> loff_t;
     pub(crate) fn peerfs_seq_show_option(m: *mut seq_file, name: *const c_char, value: *const c_char);
     pub(crate) fn peerfs_secs_to_jiffies(seconds: c_uint) -> c_ulong;
+    pub(crate) fn peerfs_inode_cache_create(
+        name: *const c_char,
+        size: c_uint,
+        align: c_uint,
+    ) -> *mut kmem_cache;
+    pub(crate) fn peerfs_cache_no_acl(inode: *mut inode);
+    pub(crate) fn peerfs_dir_emit(
+        context: *mut dir_context,
+        name: *const c_char,
+        length: c_int,
+        inode: u64,
+        r#type: c_uint,
+    ) -> bool;
+    pub(crate) fn peerfs_dir_emit_dots(file: *mut file, context: *mut dir_context) -> bool;
+    pub(crate) fn peerfs_file_inode(file: *const file) -> *mut inode;
+    pub(crate) fn peerfs_d_inode(dentry: *const dentry) -> *mut inode;
+    pub(crate) fn peerfs_i_user_ns(inode: *const inode) -> *mut user_namespace;
+    pub(crate) fn peerfs_may_list_trusted() -> bool;
+    pub(crate) fn peerfs_set_link(inode: *mut inode, target: *mut c_char);
+    pub(crate) fn peerfs_ratelimit() -> bool;
 }

@@ -24,4 +24,3 @@ mod helpers;
 
 pub(crate) use generated::*;
 pub(crate) use helpers::*;
-pub(crate) use kernel::bindings::*;

@@ -380,3 +380,30 @@ impl Record for FileReply {
         fields.u32(0);
     }
 }
+
+/// Bytes before each chunk of a [`Operation::Data`] reply: its number and its stored length.
+pub const CHUNK_DATA_HEADER_SIZE: usize = 8;
+
+/// The chunks of a [`Operation::Data`] reply to [`FetchChunks`]; ends where the payload is malformed.
+pub struct ChunkData<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> ChunkData<'a> {
+    /// The chunks of a payload.
+    pub fn new(payload: &'a [u8]) -> Self {
+        ChunkData { rest: payload }
+    }
+}
+
+impl<'a> Iterator for ChunkData<'a> {
+    type Item = (u32, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (number, rest) = self.rest.split_first_chunk::<4>()?;
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        let (bytes, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        self.rest = rest;
+        Some((u32::from_le_bytes(*number), bytes))
+    }
+}

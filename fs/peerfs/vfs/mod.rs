@@ -2,4 +2,38 @@
 
 //! Safe wrappers over the kernel's objects, named after them. Besides `bindings` the only place with
 //! unsafe code; knows nothing of peerfs.
+//!
+//! A filesystem implements [`FileSystem`] and registers it with a [`Registration`]. The callbacks of
+//! the C interfaces are thin: each one borrows the objects that it was given as the types of this
+//! module, calls the trait's method and turns its `Result` into an errno.
 
+mod address_space;
+mod credential;
+mod dentry;
+mod dir;
+mod file;
+mod file_system;
+mod fs_context;
+mod inode;
+mod inode_cache;
+mod opened_file;
+mod path;
+mod report;
+mod sha256;
+mod super_block;
+mod xattr;
+mod zstd;
+
+pub(crate) use address_space::{LockedFolio, Readahead};
+pub(crate) use credential::{current_credential, override_credential};
+pub(crate) use dir::DirEmitter;
+pub(crate) use file_system::{FileSystem, Registration};
+pub(crate) use fs_context::{FsContext, Parameter};
+pub(crate) use inode::{Attributes, Inode, InodeKind, NewInode};
+pub(crate) use opened_file::OpenedFile;
+pub(crate) use path::{Directory, DirectoryId};
+pub(crate) use report::report;
+pub(crate) use sha256::sha256;
+pub(crate) use super_block::{OptionsWriter, StatFs, SuperBlock};
+pub(crate) use xattr::XattrLister;
+pub(crate) use zstd::ZstdDecoder;

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The store's origin: the daemons behind the upcall.
+#![forbid(unsafe_code)]
+
+use kernel::ffi::c_ulong;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use peerfs_format::upcall::{FetchBlob, FetchChunks, Priority, FETCH_AGAIN};
+
+use crate::store::{BlobRequest, ChunksRequest, Fetched, Origin};
+use crate::upcall::{Outcome, Upcall};
+use crate::vfs::{DirectoryId, OpenedFile};
+
+/// The daemons that serve a store.
+pub(crate) struct Daemon {
+    upcall: Arc<Upcall>,
+    store: DirectoryId,
+    /// Jiffies that a reader waits.
+    timeout: c_ulong,
+}
+
+impl Daemon {
+    /// The daemons that serve the store with this directory, for readers who wait this many seconds.
+    pub(super) fn new(upcall: Arc<Upcall>, store: DirectoryId, timeout: u32) -> Self {
+        Daemon {
+            upcall,
+            store,
+            timeout: crate::vfs::seconds_to_jiffies(timeout),
+        }
+    }
+}
+
+impl Origin for Daemon {
+    fn fetch_blob(&self, request: &BlobRequest) -> Result<Fetched> {
+        let request = FetchBlob {
+            digest: request.digest,
+            manifest: request.manifest,
+            length: request.length,
+            kind: request.kind as u32,
+            priority: Priority::Demand as u32,
+        };
+        fetched(self.upcall.fetch_blob(self.store, request, self.timeout)?)
+    }
+
+    fn fetch_chunks(&self, request: &ChunksRequest<'_>) -> Result<Fetched> {
+        if request.again && !self.upcall.is_attached(self.store) {
+            // The bytes are wrong and there is nobody to mend them: no reason to wait.
+            return Err(EIO);
+        }
+        let request = message(request, Priority::Demand);
+        fetched(self.upcall.fetch_chunks(self.store, request, self.timeout)?)
+    }
+
+    fn prefetch_chunks(&self, request: &ChunksRequest<'_>) {
+        self.upcall
+            .prefetch_chunks(self.store, message(request, Priority::Readahead));
+    }
+}
+
+fn message(request: &ChunksRequest<'_>, priority: Priority) -> FetchChunks {
+    FetchChunks {
+        pack: request.pack.digest,
+        index: request.pack.index_digest,
+        manifest: request.manifest,
+        pack_length: request.pack.stored_length,
+        index_length: request.pack.index_length,
+        first_chunk: request.first,
+        chunk_count: request.count,
+        priority: priority as u32,
+        flags: if request.again { FETCH_AGAIN } else { 0 },
+    }
+}
+
+fn fetched(outcome: Outcome) -> Result<Fetched> {
+    Ok(match outcome {
+        Outcome::Filled(file) => Fetched::Filled(file.map(OpenedFile::new).transpose()?),
+        Outcome::Data(data) => Fetched::Data(data),
+    })
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Directories: looking names up, and listing them. Entries are in the shards of the entries' own
+//! inodes; a directory's spans, in its own shard, say where.
+#![forbid(unsafe_code)]
+
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+use peerfs_format::{FileType, NAME_MAX};
+
+use super::{inode, Inode};
+use crate::vfs::DirEmitter;
+
+/// The inode that a name in a directory stands for.
+pub(super) fn lookup(directory: &Inode, name: &[u8]) -> Result<Option<ARef<Inode>>> {
+    if name.len() > NAME_MAX {
+        return Err(ENAMETOOLONG);
+    }
+    match find(directory, name)? {
+        Some(number) => inode::get(directory.super_block(), number).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn find(directory: &Inode, name: &[u8]) -> Result<Option<u64>> {
+    let own = inode::shard_of(directory.super_block(), directory.number())?;
+    let own = own.view()?;
+    let spans = own.spans(&directory.data().record).map_err(|_| EIO)?;
+    // The last span that does not begin behind the name.
+    let after = spans.partition_point(|span| {
+        own.span_name(span).is_ok_and(|first| first <= name)
+    });
+    let Some(span) = after.checked_sub(1).and_then(|index| spans.get(index)) else {
+        return Ok(None);
+    };
+    let shard = directory.super_block().data().store.shard(span.shard)?;
+    let shard = shard.view()?;
+    let entries = shard.entries(&span).map_err(|_| EIO)?;
+    let place = entries.partition_point(|entry| {
+        shard.entry_name(entry).is_ok_and(|found| found < name)
+    });
+    let Some(entry) = entries.get(place) else {
+        return Ok(None);
+    };
+    let found = shard.entry_name(&entry).map_err(|_| EIO)?;
+    Ok((found == name).then_some(entry.inode))
+}
+
+/// Emits the entries from the emitter's position on.
+pub(super) fn read(directory: &Inode, emitter: &mut DirEmitter<'_>) -> Result {
+    let own = inode::shard_of(directory.super_block(), directory.number())?;
+    let own = own.view()?;
+    let spans = own.spans(&directory.data().record).map_err(|_| EIO)?;
+    let position = emitter.position();
+    let first = spans
+        .partition_point(|span| span.entries_before <= position)
+        .saturating_sub(1);
+    for index in first..spans.len() {
+        let span = spans.get(index).ok_or(EIO)?;
+        let skipped = emitter.position().saturating_sub(span.entries_before);
+        if skipped >= span.entry_count.into() {
+            continue;
+        }
+        let shard = directory.super_block().data().store.shard(span.shard)?;
+        let shard = shard.view()?;
+        let entries = shard.entries(&span).map_err(|_| EIO)?;
+        for place in skipped as usize..entries.len() {
+            let entry = entries.get(place).ok_or(EIO)?;
+            let name = shard.entry_name(&entry).map_err(|_| EIO)?;
+            FileType::from_d_type(entry.file_type).ok_or(EIO)?;
+            if !emitter.emit(name, entry.inode, entry.file_type) {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Inodes from their shards.
+#![forbid(unsafe_code)]
+
+use kernel::prelude::*;
+use kernel::str::CString;
+use kernel::sync::aref::ARef;
+use kernel::sync::Arc;
+use peerfs_format::{ExtentRecord, FileType, InodeRecord, Shard, NO_XATTRS};
+
+use super::{Inode, SuperBlock};
+use crate::vfs::{Attributes, InodeKind};
+
+/// What an inode keeps of its shard.
+pub(crate) struct InodeData {
+    /// The inode's record.
+    pub(super) record: InodeRecord,
+    /// A regular file's extents.
+    pub(super) extents: KVVec<ExtentRecord>,
+}
+
+/// The inode of this number.
+pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> {
+    let new = match super_block.get_or_create_inode(number)? {
+        Ok(inode) => return Ok(inode),
+        Err(new) => new,
+    };
+    let shard = shard_of(super_block, number)?;
+    let shard = shard.view()?;
+    let record = shard.inode(number).map_err(|_| EIO)?;
+    let mut extents = KVVec::new();
+    let mut blocks = 0;
+    let kind = match record.file_type().ok_or(EIO)? {
+        FileType::Directory => InodeKind::Directory,
+        FileType::Regular => {
+            let table = shard.extents(&record).map_err(|_| EIO)?;
+            extents.reserve(table.len(), GFP_KERNEL)?;
+            for extent in table.iter() {
+                extents.push(extent, GFP_KERNEL)?;
+            }
+            blocks = record.allocated.div_ceil(512);
+            InodeKind::Regular
+        }
+        FileType::SymbolicLink => InodeKind::SymbolicLink(link_target(&shard, &record)?),
+        FileType::Fifo
+        | FileType::Socket
+        | FileType::CharacterDevice
+        | FileType::BlockDevice => InodeKind::Special(record.payload_first),
+    };
+    let attributes = Attributes {
+        mode: record.mode,
+        uid: record.uid,
+        gid: record.gid,
+        nlink: record.nlink,
+        size: record.size,
+        blocks,
+        mtime_seconds: record.mtime_seconds,
+        mtime_nanoseconds: record.mtime_nanoseconds,
+        may_have_acl: record.xattrs != NO_XATTRS,
+    };
+    new.init(&attributes, kind, InodeData { record, extents })
+}
+
+/// The shard that holds an inode.
+pub(super) fn shard_of(
+    super_block: &SuperBlock,
+    number: u64,
+) -> Result<Arc<crate::store::ShardBlob>> {
+    let store = &super_block.data().store;
+    let shard = store.manifest()?.shard_of(number).ok_or(EIO)?;
+    store.shard(shard)
+}
+
+fn link_target(shard: &Shard<'_>, record: &InodeRecord) -> Result<CString> {
+    let target = shard.symlink_target(record).map_err(|_| EIO)?;
+    let target = kernel::str::BStr::from_bytes(target);
+    crate::vfs::c_string(target)
+}

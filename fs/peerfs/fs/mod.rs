@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The filesystem: the traits of `vfs` implemented over `store`, with `upcall` for what is missing.
+#![forbid(unsafe_code)]
+
+mod daemon;
+mod dir;
+mod file;
+mod inode;
+mod options;
+mod super_block;
+mod xattr;
+
+use kernel::prelude::*;
+use kernel::str::CStr;
+use kernel::sync::aref::ARef;
+
+use crate::vfs;
+
+/// The filesystem type.
+pub(crate) struct PeerFs;
+
+type SuperBlock = vfs::SuperBlock<PeerFs>;
+type Inode = vfs::Inode<PeerFs>;
+
+impl vfs::FileSystem for PeerFs {
+    const NAME: &'static CStr = c"peerfs";
+    /// "PRFS".
+    const MAGIC: u32 = 0x5052_4653;
+
+    type Options = options::Options;
+    type SuperData = super_block::SuperData;
+    type InodeData = inode::InodeData;
+
+    fn parse_parameter(
+        context: &vfs::FsContext<'_>,
+        options: &mut Self::Options,
+        parameter: &vfs::Parameter<'_>,
+    ) -> Result<bool> {
+        options.parse(context, parameter)
+    }
+
+    fn new_super(
+        context: &vfs::FsContext<'_>,
+        options: &Self::Options,
+    ) -> Result<Self::SuperData> {
+        super_block::SuperData::new(context, options)
+    }
+
+    fn reconfigure(
+        context: &vfs::FsContext<'_>,
+        data: &Self::SuperData,
+        options: &Self::Options,
+    ) -> Result {
+        data.check_same(context, options)
+    }
+
+    fn root(super_block: &SuperBlock) -> Result<ARef<Inode>> {
+        inode::get(super_block, peerfs_format::ROOT_INODE)
+    }
+
+    fn statfs(super_block: &SuperBlock) -> vfs::StatFs {
+        super_block.data().statfs()
+    }
+
+    fn show_options(data: &Self::SuperData, writer: &vfs::OptionsWriter<'_>) {
+        data.show_options(writer);
+    }
+
+    fn lookup(directory: &Inode, name: &[u8]) -> Result<Option<ARef<Inode>>> {
+        dir::lookup(directory, name)
+    }
+
+    fn read_directory(directory: &Inode, emitter: &mut vfs::DirEmitter<'_>) -> Result {
+        dir::read(directory, emitter)
+    }
+
+    fn open(inode: &Inode) -> Result {
+        file::open(inode)
+    }
+
+    fn read_folio(inode: &Inode, folio: vfs::LockedFolio<'_>) -> Result {
+        file::read_folio(inode, folio)
+    }
+
+    fn readahead(inode: &Inode, readahead: &mut vfs::Readahead<'_>) {
+        file::readahead(inode, readahead);
+    }
+
+    fn seek_data(inode: &Inode, offset: u64) -> Result<Option<u64>> {
+        file::seek_data(inode, offset)
+    }
+
+    fn seek_hole(inode: &Inode, offset: u64) -> Result<u64> {
+        file::seek_hole(inode, offset)
+    }
+
+    fn get_xattr(inode: &Inode, prefix: &[u8], name: &[u8]) -> Result<KVVec<u8>> {
+        xattr::get(inode, prefix, name)
+    }
+
+    fn list_xattrs(inode: &Inode, lister: &mut vfs::XattrLister<'_>) -> Result {
+        xattr::list(inode, lister)
+    }
+}

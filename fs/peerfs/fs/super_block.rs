@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What belongs to a mount.
+#![forbid(unsafe_code)]
+
+use kernel::prelude::*;
+use kernel::str::CString;
+use kernel::sync::Arc;
+use peerfs_format::NAME_MAX;
+
+use super::daemon::Daemon;
+use super::options::Options;
+use crate::store::{Hex, Store};
+use crate::vfs::{current_credential, error_name, Directory, FsContext, OptionsWriter, StatFs};
+
+/// Bytes of the blocks that statfs counts in.
+const BLOCK_SIZE: u32 = 4096;
+
+/// What belongs to a mount.
+pub(crate) struct SuperData {
+    pub(super) store: Arc<Store<Daemon>>,
+    timeout: u32,
+}
+
+impl SuperData {
+    /// Opens the store and the image.
+    pub(super) fn new(context: &FsContext<'_>, options: &Options) -> Result<Self> {
+        let Some(root_dir) = &options.root_dir else {
+            context.error(format_args!("root_dir= is missing: the folder of the store"));
+            return Err(EINVAL);
+        };
+        let Some(digest) = options.manifest else {
+            context.error(format_args!(
+                "manifest= is missing: the digest of the image's manifest, as `peerfs build` prints"
+            ));
+            return Err(EINVAL);
+        };
+        let name = CString::try_from_fmt(fmt!("{}", root_dir.to_str().unwrap_or("store")))?;
+        let path = root_dir.to_str().unwrap_or("root_dir");
+        let directory = Directory::open(root_dir).inspect_err(|error| {
+            context.error(format_args!(
+                "root_dir {path}: {}: not a folder that can be opened",
+                error_name(*error)
+            ));
+        })?;
+        let upcall = crate::upcall().ok_or(ENODEV)?;
+        let daemon = Daemon::new(upcall, directory.id(), options.timeout());
+        let store = Store::open(name, directory, current_credential(), digest, daemon).map_err(
+            |error| {
+                context.error(format_args!("manifest {digest} in {path}: {error}"));
+                Error::from(error)
+            },
+        )?;
+        Ok(SuperData {
+            store,
+            timeout: options.timeout(),
+        })
+    }
+
+    /// A remount changes nothing: refuses options that differ.
+    pub(super) fn check_same(&self, context: &FsContext<'_>, options: &Options) -> Result {
+        let differs = options
+            .root_dir
+            .as_ref()
+            .is_some_and(|path| path.to_bytes() != self.store.name().to_bytes())
+            || options
+                .manifest
+                .is_some_and(|digest| digest != *self.store.manifest_digest())
+            || options.has_timeout() && options.timeout() != self.timeout;
+        if differs {
+            context.error(format_args!(
+                "a remount cannot change options: unmount, then mount anew"
+            ));
+            return Err(EINVAL);
+        }
+        Ok(())
+    }
+
+    pub(super) fn statfs(&self) -> StatFs {
+        let (content, files) = match self.store.manifest() {
+            Ok(manifest) => (manifest.content_bytes, manifest.inode_count),
+            Err(_) => (0, 0),
+        };
+        let digest = self.store.manifest_digest().0;
+        StatFs {
+            block_size: BLOCK_SIZE,
+            blocks: content.div_ceil(BLOCK_SIZE.into()),
+            files,
+            name_length: NAME_MAX as u32,
+            id: digest
+                .first_chunk()
+                .map_or(0, |bytes| u64::from_le_bytes(*bytes)),
+        }
+    }
+
+    pub(super) fn show_options(&self, writer: &OptionsWriter<'_>) {
+        writer.option(c"root_dir", self.store.name());
+        if let Ok(digest) = CString::try_from_fmt(fmt!("{}", Hex(self.store.manifest_digest()))) {
+            writer.option(c"manifest", &digest);
+        }
+        writer.number(c"timeout", self.timeout.into());
+    }
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Extended attributes from the inode's shard.
+#![forbid(unsafe_code)]
+
+use kernel::prelude::*;
+use peerfs_format::NO_XATTRS;
+
+use super::{inode, Inode};
+use crate::vfs::XattrLister;
+
+/// The value of the xattr whose name is `prefix` and `name` joined.
+pub(super) fn get(inode: &Inode, prefix: &[u8], name: &[u8]) -> Result<KVVec<u8>> {
+    if inode.data().record.xattrs == NO_XATTRS {
+        return Err(ENODATA);
+    }
+    let shard = inode::shard_of(inode.super_block(), inode.number())?;
+    let shard = shard.view()?;
+    for xattr in shard.xattrs(&inode.data().record).map_err(|_| EIO)?.iter() {
+        let (full, value) = shard.xattr(&xattr).map_err(|_| EIO)?;
+        if full.strip_prefix(prefix) == Some(name) {
+            let mut copy = KVVec::with_capacity(value.len(), GFP_KERNEL)?;
+            copy.extend_from_slice(value, GFP_KERNEL)?;
+            return Ok(copy);
+        }
+    }
+    Err(ENODATA)
+}
+
+/// Lists the names.
+pub(super) fn list(inode: &Inode, lister: &mut XattrLister<'_>) -> Result {
+    if inode.data().record.xattrs == NO_XATTRS {
+        return Ok(());
+    }
+    let shard = inode::shard_of(inode.super_block(), inode.number())?;
+    let shard = shard.view()?;
+    for xattr in shard.xattrs(&inode.data().record).map_err(|_| EIO)?.iter() {
+        let (full, _value) = shard.xattr(&xattr).map_err(|_| EIO)?;
+        lister.add(full)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Metadata blobs in memory: read whole, verified, parsed once.
+#![forbid(unsafe_code)]
+
+use core::fmt;
+
+use kernel::alloc::AllocError;
+use kernel::prelude::*;
+use kernel::str::CString;
+use kernel::sync::Arc;
+use peerfs_format::{
+    Digest, Manifest, ManifestLayout, PackIndex, PackIndexLayout, Shard, ShardLayout, METADATA_MAX,
+};
+
+use super::{Fetched, Hex};
+use crate::vfs::{report, sha256, OpenedFile};
+
+/// Why a blob cannot be used.
+pub(crate) enum OpenError {
+    /// It is not in the store, and nobody gave it: why.
+    Missing(Error),
+    /// It is in the store, but cannot be read.
+    Read(Error),
+    /// Its bytes are not those that the digest names.
+    Digest,
+    /// Its bytes are what they should be, but no reader understands them.
+    Format(peerfs_format::Error),
+}
+
+impl From<OpenError> for Error {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Missing(error) | OpenError::Read(error) => error,
+            OpenError::Digest => EIO,
+            OpenError::Format(
+                peerfs_format::Error::UnsupportedVersion(_)
+                | peerfs_format::Error::UnsupportedFeatures(_),
+            ) => EOPNOTSUPP,
+            OpenError::Format(_) => EIO,
+        }
+    }
+}
+
+impl From<AllocError> for OpenError {
+    fn from(_: AllocError) -> Self {
+        OpenError::Read(ENOMEM)
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::Missing(error) if *error == ETIMEDOUT => f.write_str(
+                "not in the store, and no peerfsd answered in time: start peerfsd for this root_dir",
+            ),
+            OpenError::Missing(error) if *error == ENODATA => f.write_str(
+                "not in the store, and the module was loaded with upcall=0: fetch the image first",
+            ),
+            OpenError::Missing(error) if *error == EHOSTUNREACH => {
+                f.write_str("not in the store, and no peer has it: check the digest and the peers")
+            }
+            OpenError::Missing(error) => {
+                write!(f, "not in the store and not to be had (errno {})", -error.to_errno())
+            }
+            OpenError::Read(error) => write!(f, "cannot be read (errno {})", -error.to_errno()),
+            OpenError::Digest => {
+                f.write_str("damaged, its digest differs: run `peerfs verify` on the store")
+            }
+            OpenError::Format(error) => write!(f, "{error}: a newer peerfs may be needed"),
+        }
+    }
+}
+
+/// How a kind of blob is parsed.
+pub(crate) trait Layout: Sized {
+    /// Checks the blob.
+    fn parse(bytes: &[u8]) -> peerfs_format::Result<Self>;
+}
+
+impl Layout for ManifestLayout {
+    fn parse(bytes: &[u8]) -> peerfs_format::Result<Self> {
+        ManifestLayout::parse(bytes)
+    }
+}
+
+impl Layout for PackIndexLayout {
+    fn parse(bytes: &[u8]) -> peerfs_format::Result<Self> {
+        PackIndexLayout::parse(bytes)
+    }
+}
+
+impl Layout for ShardLayout {
+    fn parse(bytes: &[u8]) -> peerfs_format::Result<Self> {
+        ShardLayout::parse(bytes)
+    }
+}
+
+/// A verified and parsed blob.
+pub(crate) struct Blob<L> {
+    bytes: KVVec<u8>,
+    layout: L,
+}
+
+impl<L: Layout> Blob<L> {
+    /// Reads a blob from the file that `open` gives or, if that says ENOENT, from what `fetch` gives.
+    /// With a `length`, any other one is refused.
+    pub(super) fn open(
+        store: &CString,
+        digest: &Digest,
+        length: Option<u32>,
+        open: impl Fn() -> Result<OpenedFile>,
+        fetch: impl FnOnce() -> Result<Fetched>,
+    ) -> core::result::Result<Self, OpenError> {
+        let bytes = match open() {
+            Ok(file) => read(&file, length)?,
+            Err(error) if error == ENOENT => match fetch().map_err(OpenError::Missing)? {
+                Fetched::Filled(Some(file)) => read(&file, length)?,
+                Fetched::Filled(None) => read(&open().map_err(OpenError::Missing)?, length)?,
+                Fetched::Data(data) => copy(&data)?,
+            },
+            Err(error) => return Err(OpenError::Read(error)),
+        };
+        if sha256(&bytes) != digest.0 {
+            report(fmt!(
+                "{}: blob {}: damaged: {} bytes whose digest differs\n",
+                store.to_str().unwrap_or("store"),
+                Hex(digest),
+                bytes.len()
+            ));
+            return Err(OpenError::Digest);
+        }
+        let layout = L::parse(&bytes).map_err(OpenError::Format)?;
+        Ok(Blob { bytes, layout })
+    }
+}
+
+fn read(
+    file: &OpenedFile,
+    length: Option<u32>,
+) -> core::result::Result<KVVec<u8>, OpenError> {
+    let size = file.size();
+    if size > METADATA_MAX || length.is_some_and(|length| u64::from(length) != size) {
+        return Err(OpenError::Digest);
+    }
+    let mut bytes = KVVec::from_elem(0, size as usize, GFP_KERNEL)?;
+    file.read_exact_at(&mut bytes, 0).map_err(OpenError::Read)?;
+    Ok(bytes)
+}
+
+fn copy(data: &Arc<KVVec<u8>>) -> core::result::Result<KVVec<u8>, OpenError> {
+    let mut bytes = KVVec::with_capacity(data.len(), GFP_KERNEL)?;
+    bytes.extend_from_slice(data, GFP_KERNEL)?;
+    Ok(bytes)
+}
+
+impl Blob<ManifestLayout> {
+    /// The manifest.
+    pub(super) fn view(&self) -> Result<Manifest<'_>> {
+        self.layout.view(&self.bytes).map_err(|_| EIO)
+    }
+}
+
+impl Blob<PackIndexLayout> {
+    /// The pack index.
+    pub(super) fn view(&self) -> Result<PackIndex<'_>> {
+        self.layout.view(&self.bytes).map_err(|_| EIO)
+    }
+}
+
+impl Blob<ShardLayout> {
+    /// The shard.
+    pub(crate) fn view(&self) -> Result<Shard<'_>> {
+        self.layout.view(&self.bytes).map_err(|_| EIO)
+    }
+}

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The store: opened packs and blobs, verification, decoding. Knows no inodes; what is not in the
+//! store it asks its [`Origin`] for.
+//!
+//! Nothing that is read here is trusted: metadata is checked against the digest that leads to it,
+//! a chunk's stored bytes against the digest in its pack's index, before they are looked at.
+#![forbid(unsafe_code)]
+
+mod blob;
+mod cache;
+mod chunk;
+mod decoder;
+mod origin;
+mod pack;
+mod presence;
+
+use kernel::cred::Credential;
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::rbtree::RBTree;
+use kernel::str::CString;
+use kernel::sync::aref::ARef;
+use kernel::sync::{Arc, Mutex};
+use peerfs_format::upcall::BlobKind;
+use peerfs_format::{Digest, ManifestLayout, PackIndexLayout, PackRecord, ShardLayout};
+
+use crate::vfs::{override_credential, Directory, OpenedFile};
+use blob::Blob;
+use cache::Cache;
+use decoder::Decoders;
+use pack::Pack;
+
+pub(crate) use blob::OpenError;
+pub(crate) use chunk::{Chunk, Wait};
+pub(crate) use origin::{BlobRequest, ChunksRequest, Fetched, Origin};
+
+/// Shards that are kept: some 16 MiB.
+const SHARDS_KEPT: usize = 64;
+/// Pack indexes that are kept: some 8 MiB.
+const INDEXES_KEPT: usize = 64;
+/// Decoded chunks that are kept, since small files share them: 2 MiB, at the most 8.
+const CHUNKS_KEPT: usize = 32;
+
+/// The store of a mount, read for one image.
+#[pin_data]
+pub(crate) struct Store<O> {
+    /// The path that it was mounted with, for messages.
+    name: CString,
+    directory: Directory,
+    /// The mounter's, with which everything in the store is opened.
+    credential: ARef<Credential>,
+    origin: O,
+    manifest_digest: Digest,
+    manifest: Blob<ManifestLayout>,
+    #[pin]
+    packs: Mutex<RBTree<u32, Arc<Pack>>>,
+    #[pin]
+    shards: Cache<u32, Arc<Blob<ShardLayout>>>,
+    #[pin]
+    indexes: Cache<u32, Arc<Blob<PackIndexLayout>>>,
+    #[pin]
+    chunks: Cache<(u32, u32), Arc<Chunk>>,
+    #[pin]
+    decoders: Decoders,
+}
+
+impl<O: Origin> Store<O> {
+    /// Opens the store for the image with this manifest, which it reads.
+    pub(crate) fn open(
+        name: CString,
+        directory: Directory,
+        credential: ARef<Credential>,
+        manifest_digest: Digest,
+        origin: O,
+    ) -> core::result::Result<Arc<Self>, OpenError> {
+        let manifest = Blob::<ManifestLayout>::open(
+            &name,
+            &manifest_digest,
+            None,
+            || open_blob(&directory, &credential, &manifest_digest),
+            || {
+                origin.fetch_blob(&BlobRequest {
+                    digest: manifest_digest,
+                    manifest: manifest_digest,
+                    kind: BlobKind::Manifest,
+                    length: 0,
+                })
+            },
+        )?;
+        Ok(Arc::pin_init(
+            pin_init!(Store {
+                name,
+                directory,
+                credential,
+                origin,
+                manifest_digest,
+                manifest,
+                packs <- new_mutex!(RBTree::new(), "peerfs packs"),
+                shards <- Cache::new(SHARDS_KEPT),
+                indexes <- Cache::new(INDEXES_KEPT),
+                chunks <- Cache::new(CHUNKS_KEPT),
+                decoders <- Decoders::new(),
+            }),
+            GFP_KERNEL,
+        )?)
+    }
+
+    /// The path that the store was mounted with.
+    pub(crate) fn name(&self) -> &CString {
+        &self.name
+    }
+
+    /// What messages to the origin are about.
+    pub(crate) fn origin(&self) -> &O {
+        &self.origin
+    }
+
+    /// The digest of the image's manifest.
+    pub(crate) fn manifest_digest(&self) -> &Digest {
+        &self.manifest_digest
+    }
+
+    /// The image's manifest.
+    pub(crate) fn manifest(&self) -> Result<peerfs_format::Manifest<'_>> {
+        self.manifest.view()
+    }
+
+    /// An inode shard, by its index in the manifest. May open it by path.
+    pub(crate) fn shard(&self, number: u32) -> Result<Arc<Blob<ShardLayout>>> {
+        if let Some(shard) = self.shards.get(&number) {
+            return Ok(shard);
+        }
+        let record = self.manifest()?.shard(number).map_err(|_| EIO)?;
+        let shard = Blob::open(
+            &self.name,
+            &record.digest,
+            Some(record.length),
+            || open_blob(&self.directory, &self.credential, &record.digest),
+            || {
+                self.origin.fetch_blob(&BlobRequest {
+                    digest: record.digest,
+                    manifest: self.manifest_digest,
+                    kind: BlobKind::InodeShard,
+                    length: record.length.into(),
+                })
+            },
+        )?;
+        let shard = Arc::new(shard, GFP_KERNEL)?;
+        self.shards.insert(number, shard.clone());
+        Ok(shard)
+    }
+
+    /// Opens a pack and its index by path, as far as the store has them: to be called where a path
+    /// may be walked, so that reading never has to.
+    pub(crate) fn open_pack(&self, number: u32) -> Result {
+        let pack = self.pack(number)?;
+        override_credential(&self.credential, || pack.open(&self.directory))
+    }
+
+    /// The pack of this index in the manifest.
+    fn pack(&self, number: u32) -> Result<Arc<Pack>> {
+        let mut packs = self.packs.lock();
+        if let Some(pack) = packs.get(&number) {
+            return Ok(pack.clone());
+        }
+        let record = self.manifest()?.pack(number).map_err(|_| EIO)?;
+        let pack = Pack::new(number, record)?;
+        packs.try_create_and_insert(number, pack.clone(), GFP_KERNEL)?;
+        Ok(pack)
+    }
+
+    /// The index of a pack; never opened by path here.
+    fn index(&self, pack: &Pack) -> Result<Arc<Blob<PackIndexLayout>>> {
+        if let Some(index) = self.indexes.get(&pack.number) {
+            return Ok(index);
+        }
+        let record: &PackRecord = &pack.record;
+        let index = Blob::open(
+            &self.name,
+            &record.index_digest,
+            Some(record.index_length),
+            || pack.index_file().ok_or(ENOENT),
+            || {
+                let fetched = self.origin.fetch_blob(&BlobRequest {
+                    digest: record.index_digest,
+                    manifest: self.manifest_digest,
+                    kind: BlobKind::PackIndex,
+                    length: record.index_length.into(),
+                })?;
+                if let Fetched::Filled(Some(file)) = &fetched {
+                    pack.set_index_file(file.clone());
+                }
+                Ok(fetched)
+            },
+        )?;
+        let index = Arc::new(index, GFP_KERNEL)?;
+        self.indexes.insert(pack.number, index.clone());
+        Ok(index)
+    }
+}
+
+/// Opens a complete blob by path.
+fn open_blob(
+    directory: &Directory,
+    credential: &Credential,
+    digest: &Digest,
+) -> Result<OpenedFile> {
+    let path = CString::try_from_fmt(fmt!("blobs/sha256/{}", Hex(digest)))?;
+    override_credential(credential, || directory.open_file(&path))
+}
+
+/// A digest for the kernel's formatting.
+pub(crate) struct Hex<'a>(pub(crate) &'a Digest);
+
+impl kernel::fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        f.write_str(core::str::from_utf8(&self.0.to_hex()).unwrap_or_default())
+    }
+}

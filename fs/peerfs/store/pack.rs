@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A pack of the image: its file and index file once they are open, and what is there of it.
+//!
+//! Locking: `state` is a leaf, never held while anything is read or waited for, but for the opening
+//! of the pack.
+#![forbid(unsafe_code)]
+
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::str::CString;
+use kernel::sync::{Arc, Mutex};
+use peerfs_format::PackRecord;
+
+use super::presence::Presence;
+use super::Hex;
+use crate::vfs::{Directory, OpenedFile};
+
+/// A pack of the image.
+#[pin_data]
+pub(super) struct Pack {
+    /// Its index in the manifest.
+    pub(super) number: u32,
+    /// What the manifest says of it.
+    pub(super) record: PackRecord,
+    #[pin]
+    state: Mutex<State>,
+}
+
+struct State {
+    file: Option<OpenedFile>,
+    presence: Presence,
+    index_file: Option<OpenedFile>,
+}
+
+/// Where a chunk is.
+pub(super) enum Place {
+    /// In this file, of a pack that is complete (`true`) or partial.
+    Present(OpenedFile, bool),
+    /// Not here.
+    Missing,
+}
+
+impl Pack {
+    pub(super) fn new(number: u32, record: PackRecord) -> Result<Arc<Self>> {
+        let state = State {
+            file: None,
+            presence: Presence::nothing(&record)?,
+            index_file: None,
+        };
+        Arc::pin_init(
+            pin_init!(Pack {
+                number,
+                record,
+                state <- new_mutex!(state, "peerfs pack"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Opens by path what the store has of the pack and is not open yet. What it lacks is no error.
+    pub(super) fn open(&self, directory: &Directory) -> Result {
+        let mut state = self.state.lock();
+        if state.index_file.is_none() {
+            let path = CString::try_from_fmt(fmt!("blobs/sha256/{}", Hex(&self.record.index_digest)))?;
+            state.index_file = if_exists(directory.open_file(&path))?;
+        }
+        if state.file.is_some() {
+            return Ok(());
+        }
+        let digest = Hex(&self.record.digest);
+        let path = CString::try_from_fmt(fmt!("blobs/sha256/{digest}"))?;
+        if let Some(file) = if_exists(directory.open_file(&path))? {
+            state.file = Some(file);
+            state.presence = Presence::Whole;
+            return Ok(());
+        }
+        let path = CString::try_from_fmt(fmt!("partial/{digest}"))?;
+        if let Some(file) = if_exists(directory.open_file(&path))? {
+            let path = CString::try_from_fmt(fmt!("partial/{digest}.map"))?;
+            if let Some(map) = if_exists(directory.open_file(&path))? {
+                state.presence = Presence::read(&self.record, &map)?;
+            }
+            state.file = Some(file);
+        }
+        Ok(())
+    }
+
+    pub(super) fn index_file(&self) -> Option<OpenedFile> {
+        self.state.lock().index_file.clone()
+    }
+
+    pub(super) fn set_index_file(&self, file: OpenedFile) {
+        self.state.lock().index_file = Some(file);
+    }
+
+    /// Where a chunk is.
+    pub(super) fn place(&self, chunk: u32) -> Place {
+        let state = self.state.lock();
+        match &state.file {
+            Some(file) if state.presence.has(chunk) => Place::Present(
+                file.clone(),
+                matches!(state.presence, Presence::Whole),
+            ),
+            _ => Place::Missing,
+        }
+    }
+
+    /// The length of the run of missing chunks from `first` on, `most` at the longest.
+    pub(super) fn missing_run(&self, first: u32, most: u32) -> u32 {
+        let state = self.state.lock();
+        let end = first.saturating_add(most).min(self.record.chunk_count);
+        let missing = |chunk: &u32| state.file.is_none() || !state.presence.has(*chunk);
+        (first..end).take_while(missing).count() as u32
+    }
+
+    /// Notes that these chunks are in the store now, in `file` if it is given.
+    pub(super) fn filled(&self, file: Option<OpenedFile>, first: u32, count: u32) -> Result {
+        let mut state = self.state.lock();
+        if let Some(file) = file {
+            let same = state
+                .file
+                .as_ref()
+                .is_some_and(|known| known.is_same_file(&file));
+            if !same {
+                state.presence = Presence::nothing(&self.record)?;
+                state.file = Some(file);
+            }
+        }
+        if state.file.is_none() {
+            // Nothing may be opened by path here.
+            return Err(EIO);
+        }
+        for chunk in first..first.saturating_add(count) {
+            state.presence.set(chunk, true);
+        }
+        Ok(())
+    }
+
+    /// Notes that a chunk of a partial pack is not what the map said.
+    pub(super) fn lost(&self, chunk: u32) {
+        self.state.lock().presence.set(chunk, false);
+    }
+}
+
+/// `None` for a file that does not exist.
+fn if_exists(file: Result<OpenedFile>) -> Result<Option<OpenedFile>> {
+    match file {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error == ENOENT => Ok(None),
+        Err(error) => Err(error),
+    }
+}

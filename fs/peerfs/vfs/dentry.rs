@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `struct dentry` and the inode operations, whose entry it is.
+
+use core::marker::PhantomData;
+use core::ptr;
+
+use kernel::ffi::c_uint;
+
+use kernel::sync::aref::ARef;
+
+use super::{xattr, FileSystem, Inode};
+use crate::bindings;
+
+/// The superblock of a dentry.
+///
+/// # Safety
+///
+/// `dentry` must be valid.
+pub(super) unsafe fn super_block(dentry: *mut bindings::dentry) -> *mut bindings::super_block {
+    // SAFETY: by the requirements; the field never changes.
+    unsafe { (*dentry).d_sb }
+}
+
+/// The inode operations of directories.
+pub(super) fn directory_operations<T: FileSystem>() -> &'static bindings::inode_operations {
+    &Operations::<T>::DIRECTORY
+}
+
+/// The inode operations of symbolic links.
+pub(super) fn link_operations<T: FileSystem>() -> &'static bindings::inode_operations {
+    &Operations::<T>::LINK
+}
+
+/// The inode operations of everything else.
+pub(super) fn plain_operations<T: FileSystem>() -> &'static bindings::inode_operations {
+    &Operations::<T>::PLAIN
+}
+
+struct Operations<T>(PhantomData<T>);
+
+impl<T: FileSystem> Operations<T> {
+    const PLAIN: bindings::inode_operations = bindings::inode_operations {
+        listxattr: Some(xattr::list::<T>),
+        get_inode_acl: Some(xattr::get_inode_acl::<T>),
+        ..pin_init::zeroed()
+    };
+
+    const DIRECTORY: bindings::inode_operations = bindings::inode_operations {
+        lookup: Some(Self::lookup),
+        listxattr: Some(xattr::list::<T>),
+        get_inode_acl: Some(xattr::get_inode_acl::<T>),
+        ..pin_init::zeroed()
+    };
+
+    const LINK: bindings::inode_operations = bindings::inode_operations {
+        get_link: Some(bindings::simple_get_link),
+        listxattr: Some(xattr::list::<T>),
+        ..pin_init::zeroed()
+    };
+
+    unsafe extern "C" fn lookup(
+        directory: *mut bindings::inode,
+        dentry: *mut bindings::dentry,
+        _flags: c_uint,
+    ) -> *mut bindings::dentry {
+        // SAFETY: the VFS gives an initialised directory of `T`, locked at least shared.
+        let directory = unsafe { Inode::<T>::from_raw(directory) };
+        // SAFETY: the name of a dentry that is being looked up does not change.
+        let name = unsafe {
+            let name = &(*dentry).__bindgen_anon_1.d_name;
+            core::slice::from_raw_parts(name.name, name.__bindgen_anon_1.__bindgen_anon_1.len as usize)
+        };
+        match T::lookup(directory, name) {
+            Ok(inode) => {
+                let inode = inode.map_or(ptr::null_mut(), |inode| {
+                    ARef::into_raw(inode).as_ptr().cast()
+                });
+                // SAFETY: this hands the reference to the inode over.
+                unsafe { bindings::d_splice_alias(inode, dentry) }
+            }
+            Err(error) => error.to_ptr(),
+        }
+    }
+}

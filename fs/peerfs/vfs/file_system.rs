@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a filesystem implements, and its registration.
+
+use core::marker::PhantomData;
+
+use kernel::error::to_result;
+use kernel::prelude::*;
+use kernel::str::CStr;
+use kernel::sync::aref::ARef;
+use kernel::types::Opaque;
+
+use super::inode_cache::InodeCache;
+use super::*;
+use crate::bindings;
+
+/// A read-only filesystem. All methods may sleep, and may be called by many tasks at once.
+pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
+    /// The name that mount(2) knows.
+    const NAME: &'static CStr;
+    /// `f_type` of statfs(2).
+    const MAGIC: u32;
+
+    /// What is collected from the mount options.
+    type Options: Default + Send;
+    /// What belongs to a superblock; dropped after all of its inodes.
+    type SuperData: Send + Sync;
+    /// What belongs to an inode; dropped when the inode is evicted, in a context that may sleep.
+    type InodeData: Send + Sync;
+
+    /// Takes one mount option. `Ok(false)`: there is no option of this name.
+    fn parse_parameter(
+        context: &FsContext<'_>,
+        options: &mut Self::Options,
+        parameter: &Parameter<'_>,
+    ) -> Result<bool>;
+
+    /// Makes the superblock's data for a new mount.
+    fn new_super(context: &FsContext<'_>, options: &Self::Options) -> Result<Self::SuperData>;
+
+    /// Called for a remount; whatever is not the same is refused here.
+    fn reconfigure(
+        context: &FsContext<'_>,
+        data: &Self::SuperData,
+        options: &Self::Options,
+    ) -> Result;
+
+    /// The root directory.
+    fn root(super_block: &SuperBlock<Self>) -> Result<ARef<Inode<Self>>>;
+
+    /// statfs(2). Must not wait for anything slow.
+    fn statfs(super_block: &SuperBlock<Self>) -> StatFs;
+
+    /// The options for /proc/mounts.
+    fn show_options(data: &Self::SuperData, writer: &OptionsWriter<'_>);
+
+    /// Looks up a name in a directory.
+    fn lookup(directory: &Inode<Self>, name: &[u8]) -> Result<Option<ARef<Inode<Self>>>>;
+
+    /// Emits the entries of a directory from the emitter's position on, until it is full.
+    fn read_directory(directory: &Inode<Self>, emitter: &mut DirEmitter<'_>) -> Result;
+
+    /// A regular file is being opened.
+    fn open(inode: &Inode<Self>) -> Result;
+
+    /// Fills a folio of a regular file.
+    fn read_folio(inode: &Inode<Self>, folio: LockedFolio<'_>) -> Result;
+
+    /// Fills what it can of the folios of a readahead without waiting for anything slow; the others
+    /// are read by [`FileSystem::read_folio`] when somebody needs them.
+    fn readahead(inode: &Inode<Self>, readahead: &mut Readahead<'_>);
+
+    /// The first offset at or after `offset`, which is below the file's size, that is data
+    /// (lseek(2) with SEEK_DATA), or `None` if there is only a hole up to the end.
+    fn seek_data(inode: &Inode<Self>, offset: u64) -> Result<Option<u64>>;
+
+    /// The first offset at or after `offset`, which is below the file's size, that is a hole
+    /// (SEEK_HOLE); the end of the file counts as one.
+    fn seek_hole(inode: &Inode<Self>, offset: u64) -> Result<u64>;
+
+    /// The value of the xattr whose name is `prefix` and `name` joined, or ENODATA.
+    fn get_xattr(inode: &Inode<Self>, prefix: &[u8], name: &[u8]) -> Result<KVVec<u8>>;
+
+    /// Lists the full names of all xattrs.
+    fn list_xattrs(inode: &Inode<Self>, lister: &mut XattrLister<'_>) -> Result;
+}
+
+/// A registered filesystem.
+///
+/// # Invariants
+///
+/// `fs_type` is registered, and `cache` is that of its inodes.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Registration<T: FileSystem> {
+    #[pin]
+    fs_type: Opaque<bindings::file_system_type>,
+    // Destroyed after the filesystem is unregistered, hence after the last inode.
+    cache: InodeCache<T>,
+    _filesystem: PhantomData<T>,
+}
+
+// SAFETY: unregistering may be done by any task.
+unsafe impl<T: FileSystem> Send for Registration<T> {}
+// SAFETY: there is nothing to do with a shared registration.
+unsafe impl<T: FileSystem> Sync for Registration<T> {}
+
+impl<T: FileSystem> Registration<T> {
+    /// Registers the filesystem.
+    pub(crate) fn new(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            cache: InodeCache::new()?,
+            fs_type <- Opaque::try_ffi_init(|slot: *mut bindings::file_system_type| {
+                // SAFETY: `slot` is valid for writes, and all zeros is a valid value.
+                unsafe { slot.write_bytes(0, 1) };
+                // SAFETY: `slot` was just initialised, and nobody else has it yet.
+                let fs_type = unsafe { &mut *slot };
+                fs_type.name = kernel::str::CStrExt::as_char_ptr(T::NAME);
+                fs_type.owner = module.as_ptr();
+                fs_type.init_fs_context = Some(fs_context::init_fs_context::<T>);
+                fs_type.kill_sb = Some(super_block::kill_sb::<T>);
+                // SAFETY: `slot` is pinned until it is unregistered in `drop`.
+                to_result(unsafe { bindings::register_filesystem(slot) })
+            }),
+            _filesystem: PhantomData,
+        })
+    }
+}
+
+#[pinned_drop]
+impl<T: FileSystem> PinnedDrop for Registration<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: by the invariant it is registered. The module's reference count is zero, so there
+        // is no superblock any more.
+        unsafe { bindings::unregister_filesystem(self.fs_type.get()) };
+    }
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `struct fs_context`: a mount that is being set up.
+//!
+//! Locking: the VFS calls every operation with `fc->uapi_mutex` held, or before anybody else can
+//! reach the context.
+
+use core::marker::PhantomData;
+
+use kernel::error::from_result;
+use kernel::ffi::c_int;
+use kernel::prelude::*;
+use kernel::str::{CStr, CString};
+
+use super::{super_block, FileSystem};
+use crate::bindings;
+
+/// A mount that is being set up: where messages for whoever mounts go.
+pub(crate) struct FsContext<'a> {
+    context: *mut bindings::fs_context,
+    _borrow: PhantomData<&'a ()>,
+}
+
+impl FsContext<'_> {
+    /// Tells the one who mounts why it fails: read from the context's file descriptor, and in the
+    /// kernel log for mount(2).
+    pub(crate) fn error(&self, message: core::fmt::Arguments<'_>) {
+        let Ok(text) = CString::try_from_fmt(kernel::prelude::fmt!("{}", Text(message))) else {
+            return;
+        };
+        // SAFETY: `self.context` is valid by its lifetime; the format takes one string.
+        unsafe {
+            bindings::logfc(
+                (*self.context).log.log,
+                (*self.context).log.prefix,
+                b'e' as _,
+                c"%s".as_ptr().cast(),
+                text.as_ptr(),
+            )
+        };
+    }
+}
+
+/// Lets the kernel's formatting print the core library's.
+struct Text<'a>(core::fmt::Arguments<'a>);
+
+impl kernel::fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        f.write_fmt(self.0)
+    }
+}
+
+/// A mount option.
+pub(crate) struct Parameter<'a> {
+    /// Its name.
+    pub(crate) key: &'a [u8],
+    /// Its value; `None` for an option without one (or with one that is no string).
+    pub(crate) value: Option<&'a [u8]>,
+}
+
+/// The operations of the contexts of `T`.
+struct Operations<T>(PhantomData<T>);
+
+impl<T: FileSystem> Operations<T> {
+    const TABLE: bindings::fs_context_operations = bindings::fs_context_operations {
+        free: Some(Self::free),
+        dup: None,
+        parse_param: Some(Self::parse_param),
+        parse_monolithic: None,
+        get_tree: Some(Self::get_tree),
+        reconfigure: Some(Self::reconfigure),
+    };
+
+    /// # Safety
+    ///
+    /// `context` must be valid and prepared by [`init_fs_context`] for `T`.
+    unsafe fn options<'a>(context: *mut bindings::fs_context) -> &'a mut T::Options {
+        // SAFETY: `init_fs_context` put a boxed `T::Options` there, which lives until `free`; the
+        // callers of the operations exclude each other (see the head of this file).
+        unsafe { &mut *(*context).fs_private.cast() }
+    }
+
+    unsafe extern "C" fn free(context: *mut bindings::fs_context) {
+        // SAFETY: `context` is valid, as the VFS calls.
+        let options: *mut T::Options = unsafe { (*context).fs_private.cast() };
+        if !options.is_null() {
+            // SAFETY: `init_fs_context` made it from a `KBox`, and this is called once.
+            drop(unsafe { KBox::from_raw(options) });
+        }
+    }
+
+    unsafe extern "C" fn parse_param(
+        context: *mut bindings::fs_context,
+        parameter: *mut bindings::fs_parameter,
+    ) -> c_int {
+        // SAFETY: both are valid, as the VFS calls.
+        let source = unsafe { bindings::vfs_parse_fs_param_source(context, parameter) };
+        if source != -(bindings::ENOPARAM as c_int) {
+            return source;
+        }
+        from_result(|| {
+            // SAFETY: as above; the key is a string that lives as long as the parameter.
+            let key = unsafe { CStr::from_ptr((*parameter).key.cast()) };
+            // SAFETY: as above.
+            let value = match unsafe { (*parameter).type_() } {
+                bindings::fs_value_type_fs_value_is_string => {
+                    // SAFETY: the type says that the union holds a string.
+                    let value = unsafe { (*parameter).__bindgen_anon_1.string };
+                    // SAFETY: it is valid for as long as the parameter.
+                    (!value.is_null()).then(|| unsafe { CStr::from_ptr(value.cast()) })
+                }
+                _ => None,
+            };
+            let context_view = FsContext {
+                context,
+                _borrow: PhantomData,
+            };
+            let parameter = Parameter {
+                key: key.to_bytes(),
+                value: value.map(CStr::to_bytes),
+            };
+            // SAFETY: the context was prepared for `T`.
+            let options = unsafe { Self::options(context) };
+            if T::parse_parameter(&context_view, options, &parameter)? {
+                Ok(0)
+            } else {
+                // The VFS knows best how to say that there is no such option.
+                Ok(-(bindings::ENOPARAM as i16) as c_int)
+            }
+        })
+    }
+
+    unsafe extern "C" fn get_tree(context: *mut bindings::fs_context) -> c_int {
+        // SAFETY: `context` is valid, as the VFS calls.
+        unsafe { bindings::get_tree_nodev(context.cast(), Some(Self::fill_super)) }
+    }
+
+    unsafe extern "C" fn fill_super(
+        super_block: *mut bindings::super_block,
+        context: *mut bindings::fs_context,
+    ) -> c_int {
+        from_result(|| {
+            let view = FsContext {
+                context,
+                _borrow: PhantomData,
+            };
+            // SAFETY: the context was prepared for `T`.
+            let options = unsafe { Self::options(context) };
+            let data = T::new_super(&view, options)?;
+            // SAFETY: `super_block` is new and ours to fill.
+            unsafe { super_block::fill::<T>(super_block, data) }.inspect_err(|error| {
+                view.error(core::format_args!(
+                    "cannot read the root directory: {}",
+                    super::fs_context::name_of(*error)
+                ));
+            })?;
+            Ok(0)
+        })
+    }
+
+    unsafe extern "C" fn reconfigure(context: *mut bindings::fs_context) -> c_int {
+        from_result(|| {
+            let view = FsContext {
+                context,
+                _borrow: PhantomData,
+            };
+            // SAFETY: for a reconfiguration the VFS has set the root, whose superblock is one of `T`.
+            let super_block = unsafe { super_block::SuperBlock::<T>::from_raw((*(*context).root).d_sb) };
+            // SAFETY: the context is valid.
+            let (flags, mask) = unsafe { ((*context).sb_flags, (*context).sb_flags_mask) };
+            let read_only = bindings::PEERFS_SB_RDONLY as u32;
+            if mask & read_only != 0 && flags & read_only == 0 {
+                view.error(core::format_args!("this filesystem is read-only"));
+                return Err(EROFS);
+            }
+            // SAFETY: the context was prepared for `T`.
+            let options = unsafe { Self::options(context) };
+            T::reconfigure(&view, super_block.data(), options)?;
+            // SAFETY: the context is valid and ours.
+            unsafe { (*context).sb_flags |= read_only };
+            Ok(0)
+        })
+    }
+}
+
+/// An error's name, for messages.
+pub(crate) fn name_of(error: Error) -> &'static str {
+    error
+        .name()
+        .and_then(|name| core::str::from_utf8(name.to_bytes()).ok())
+        .unwrap_or("unknown error")
+}
+
+/// Prepares a context for `T`.
+pub(super) unsafe extern "C" fn init_fs_context<T: FileSystem>(
+    context: *mut kernel::bindings::fs_context,
+) -> c_int {
+    from_result(|| {
+        let options = KBox::new(T::Options::default(), GFP_KERNEL)?;
+        // The kernel crate knows the structure only by its name.
+        let context: *mut bindings::fs_context = context.cast();
+        // SAFETY: the VFS gives a new context to fill in.
+        unsafe {
+            (*context).fs_private = KBox::into_raw(options).cast();
+            (*context).ops = &Operations::<T>::TABLE;
+        }
+        Ok(0)
+    })
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `struct path`: a directory that is kept open, over a private clone of its mount.
+
+use core::ptr::NonNull;
+
+use kernel::bindings::dentry;
+use kernel::error::{from_err_ptr, to_result};
+use kernel::fs::File;
+use kernel::prelude::*;
+use kernel::str::{CStr, CStrExt};
+use kernel::sync::aref::ARef;
+
+use super::OpenedFile;
+use crate::bindings;
+
+/// Which directory it is, for comparison. Only means something while the directory is kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct DirectoryId {
+    /// The inode's address, which is the directory's for as long as somebody keeps it.
+    inode: usize,
+}
+
+impl DirectoryId {
+    /// The directory that is open as `file`; ENOTDIR if it is none.
+    pub(crate) fn of_file(file: &File) -> Result<Self> {
+        // SAFETY: the file is valid, and its inode never changes.
+        let inode = unsafe { bindings::peerfs_file_inode(file.as_ptr()) };
+        // SAFETY: as above.
+        if u32::from(unsafe { (*inode).i_mode }) & bindings::S_IFMT != bindings::S_IFDIR {
+            return Err(ENOTDIR);
+        }
+        Ok(DirectoryId {
+            inode: inode as usize,
+        })
+    }
+}
+
+/// A directory over a private clone of its mount: what is mounted or unmounted there later does not
+/// change what it shows.
+///
+/// # Invariants
+///
+/// `mount` is a private mount that is ours, and its root is the directory.
+pub(crate) struct Directory {
+    mount: NonNull<bindings::vfsmount>,
+}
+
+// SAFETY: a mount may be used and given up by any task.
+unsafe impl Send for Directory {}
+// SAFETY: as above.
+unsafe impl Sync for Directory {}
+
+impl Directory {
+    /// The directory at `path`, looked up by the current task.
+    pub(crate) fn open(path: &CStr) -> Result<Self> {
+        let mut found = bindings::path::default();
+        // SAFETY: the string and the place for the result are valid.
+        to_result(unsafe {
+            bindings::kern_path(
+                path.as_char_ptr(),
+                bindings::PEERFS_LOOKUP_DIRECTORY,
+                &mut found,
+            )
+        })?;
+        // SAFETY: `found` was filled by the lookup.
+        let mount = from_err_ptr(unsafe { bindings::clone_private_mount(&found) });
+        // SAFETY: the lookup took the references that this gives up.
+        unsafe { bindings::path_put(&found) };
+        Ok(Directory {
+            mount: NonNull::new(mount?).ok_or(ENOENT)?,
+        })
+    }
+
+    /// Which directory this is.
+    pub(crate) fn id(&self) -> DirectoryId {
+        // SAFETY: by the invariant; a mount's root is positive and stays.
+        let inode = unsafe { bindings::peerfs_d_inode(self.root()) };
+        DirectoryId {
+            inode: inode as usize,
+        }
+    }
+
+    /// Opens a file below the directory for reading, with the current credentials.
+    pub(crate) fn open_file(&self, name: &CStr) -> Result<OpenedFile> {
+        let path = bindings::path {
+            mnt: self.mount.as_ptr(),
+            dentry: self.root(),
+        };
+        // SAFETY: the path and the name are valid during the call.
+        let file = from_err_ptr(unsafe {
+            bindings::file_open_root(&path, name.as_char_ptr(), bindings::PEERFS_O_RDONLY, 0)
+        })?;
+        // SAFETY: the file was just opened and the reference is ours. It is in no descriptor table.
+        let file: ARef<File> =
+            unsafe { ARef::from_raw(NonNull::new(file).ok_or(ENOENT)?.cast()) };
+        OpenedFile::new(file)
+    }
+
+    fn root(&self) -> *mut dentry {
+        // SAFETY: by the invariant.
+        unsafe { self.mount.as_ref().mnt_root }
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // SAFETY: by the invariant this is the reference to give up.
+        unsafe { bindings::kern_unmount(self.mount.as_ptr()) };
+    }
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `struct super_block`.
+
+use core::marker::PhantomData;
+
+use kernel::error::{from_result, to_result};
+use kernel::ffi::{c_int, c_ulong};
+use kernel::prelude::*;
+use kernel::str::{CStr, CString};
+use kernel::sync::aref::ARef;
+use kernel::types::Opaque;
+
+use super::inode_cache::InodeCache;
+use super::{dentry, xattr, FileSystem, Inode};
+use crate::bindings;
+
+/// A superblock of `T`.
+///
+/// # Invariants
+///
+/// `s_fs_info` points to a `T::SuperData`.
+#[repr(transparent)]
+pub(crate) struct SuperBlock<T> {
+    inner: Opaque<bindings::super_block>,
+    _filesystem: PhantomData<T>,
+}
+
+impl<T: FileSystem> SuperBlock<T> {
+    /// # Safety
+    ///
+    /// `super_block` must be one of `T` that [`fill`] has filled, valid for `'a`.
+    pub(super) unsafe fn from_raw<'a>(super_block: *mut bindings::super_block) -> &'a Self {
+        // SAFETY: by the requirements and the transparent representation.
+        unsafe { &*super_block.cast() }
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut bindings::super_block {
+        self.inner.get()
+    }
+
+    /// The filesystem's data.
+    pub(crate) fn data(&self) -> &T::SuperData {
+        // SAFETY: by the invariant; it lives until `kill_sb`, after which there is no reference.
+        unsafe { &*(*self.inner.get()).s_fs_info.cast() }
+    }
+}
+
+/// The answer of statfs(2).
+pub(crate) struct StatFs {
+    /// Bytes of a block.
+    pub(crate) block_size: u32,
+    /// Blocks in use.
+    pub(crate) blocks: u64,
+    /// Inodes.
+    pub(crate) files: u64,
+    /// The longest name, in bytes.
+    pub(crate) name_length: u32,
+    /// The filesystem's id.
+    pub(crate) id: u64,
+}
+
+/// Where the options for /proc/mounts go.
+pub(crate) struct OptionsWriter<'a> {
+    seq: *mut bindings::seq_file,
+    _borrow: PhantomData<&'a ()>,
+}
+
+impl OptionsWriter<'_> {
+    /// Writes `,name=value`, with what would confuse a reader escaped.
+    pub(crate) fn option(&self, name: &CStr, value: &CStr) {
+        use kernel::str::CStrExt;
+        // SAFETY: the file is valid by the lifetime, and so are both strings.
+        unsafe {
+            bindings::peerfs_seq_show_option(self.seq, name.as_char_ptr(), value.as_char_ptr())
+        };
+    }
+
+    /// Writes `,name=number`.
+    pub(crate) fn number(&self, name: &CStr, value: u64) {
+        if let Ok(text) = CString::try_from_fmt(fmt!("{value}")) {
+            self.option(name, &text);
+        }
+    }
+}
+
+/// Fills a new superblock.
+///
+/// # Safety
+///
+/// `super_block` must be new, and be of a filesystem type that was registered for `T`.
+pub(super) unsafe fn fill<T: FileSystem>(
+    super_block: *mut bindings::super_block,
+    data: T::SuperData,
+) -> Result {
+    let data = KBox::new(data, GFP_KERNEL)?;
+    // SAFETY: it is valid and nobody else has it yet.
+    unsafe {
+        let fields = &mut *super_block;
+        fields.s_fs_info = KBox::into_raw(data).cast();
+        fields.s_flags |= bindings::PEERFS_SB_RDONLY | bindings::PEERFS_SB_POSIXACL;
+        fields.s_magic = T::MAGIC as c_ulong;
+        fields.s_maxbytes = i64::MAX;
+        fields.s_blocksize = kernel::page::PAGE_SIZE;
+        fields.s_blocksize_bits = kernel::page::PAGE_SHIFT as u8;
+        fields.s_time_gran = 1;
+        fields.s_op = &Operations::<T>::TABLE;
+        fields.s_xattr = xattr::handlers::<T>();
+    }
+    // A backing_dev_info of our own: the default one has no readahead.
+    // SAFETY: the superblock is valid.
+    to_result(unsafe { bindings::super_setup_bdi(super_block) })?;
+    // SAFETY: `s_fs_info` was set above.
+    let root = T::root(unsafe { SuperBlock::<T>::from_raw(super_block) })?;
+    // SAFETY: this hands the reference over, also if it fails.
+    let root = unsafe { bindings::d_make_root(ARef::into_raw(root).as_ptr().cast()) };
+    if root.is_null() {
+        return Err(ENOMEM);
+    }
+    // SAFETY: as above.
+    unsafe { (*super_block).s_root = root };
+    Ok(())
+}
+
+/// The end of a superblock, filled or not.
+pub(super) unsafe extern "C" fn kill_sb<T: FileSystem>(super_block: *mut bindings::super_block) {
+    // SAFETY: it is valid and was made by `get_tree_nodev`.
+    let data: *mut T::SuperData = unsafe { (*super_block).s_fs_info.cast() };
+    // SAFETY: as above. This evicts all inodes.
+    unsafe { bindings::kill_anon_super(super_block) };
+    if !data.is_null() {
+        // SAFETY: `fill` made it from a `KBox`, and nothing refers to it any more.
+        drop(unsafe { KBox::from_raw(data) });
+    }
+}
+
+struct Operations<T>(PhantomData<T>);
+
+impl<T: FileSystem> Operations<T> {
+    const TABLE: bindings::super_operations = bindings::super_operations {
+        alloc_inode: Some(InodeCache::<T>::alloc_inode),
+        destroy_inode: Some(InodeCache::<T>::destroy_inode),
+        free_inode: Some(InodeCache::<T>::free_inode),
+        statfs: Some(Self::statfs),
+        show_options: Some(Self::show_options),
+        ..pin_init::zeroed()
+    };
+
+    unsafe extern "C" fn statfs(
+        dentry: *mut bindings::dentry,
+        buffer: *mut kernel::bindings::kstatfs,
+    ) -> c_int {
+        // SAFETY: the VFS gives a valid dentry of a superblock of `T`.
+        let super_block = unsafe { SuperBlock::<T>::from_raw(dentry::super_block(dentry)) };
+        let answer = T::statfs(super_block);
+        // SAFETY: the VFS gives a zeroed buffer to fill in; the kernel crate knows only its name.
+        let buffer = unsafe { &mut *buffer.cast::<bindings::kstatfs>() };
+        buffer.f_type = T::MAGIC as _;
+        buffer.f_bsize = answer.block_size as _;
+        buffer.f_blocks = answer.blocks;
+        buffer.f_files = answer.files;
+        buffer.f_namelen = answer.name_length as _;
+        buffer.f_fsid.val = [answer.id as u32 as c_int, (answer.id >> 32) as u32 as c_int];
+        0
+    }
+
+    unsafe extern "C" fn show_options(
+        seq: *mut bindings::seq_file,
+        dentry: *mut bindings::dentry,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: the VFS gives a valid dentry of a superblock of `T`.
+            let super_block = unsafe { SuperBlock::<T>::from_raw(dentry::super_block(dentry)) };
+            let writer = OptionsWriter {
+                seq,
+                _borrow: PhantomData,
+            };
+            T::show_options(super_block.data(), &writer);
+            Ok(0)
+        })
+    }
+}
+
+/// The superblock of an inode.
+impl<T: FileSystem> Inode<T> {
+    /// The superblock that the inode belongs to.
+    pub(crate) fn super_block(&self) -> &SuperBlock<T> {
+        // SAFETY: an inode outlives no superblock, and both are of `T`.
+        unsafe { SuperBlock::from_raw((*self.as_ptr()).i_sb) }
+    }
+}
