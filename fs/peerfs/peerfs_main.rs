@@ -5,9 +5,15 @@
 
 #![crate_name = "peerfs"]
 
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::Arc};
+use upcall::{Device, Upcall};
+use vfs::misc_device::Registration;
 
 mod bindings;
+// Until fs uses all of it.
+#[allow(dead_code)]
+mod upcall;
+mod vfs;
 
 module! {
     type: Peerfs,
@@ -16,14 +22,32 @@ module! {
     description: "Content-addressed images, verified by the kernel and fetched on demand",
     license: "GPL",
     alias: ["fs-peerfs"],
+    params: {
+        upcall: u8 {
+            default: 1,
+            description: "0: what the store lacks is an error at once, and there is no /dev/peerfs",
+        },
+    },
 }
 
-struct Peerfs;
+struct Peerfs {
+    _device: Option<Pin<KBox<Registration<Device>>>>,
+    _upcall: Arc<Upcall>,
+}
 
 impl kernel::Module for Peerfs {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let d: Result<peerfs_format::Digest, _> = "ab".parse();
-        pr_info!("hello {}\n", d.is_ok());
-        Ok(Peerfs)
+        let enabled = module_parameters::upcall.value() != 0;
+        let upcall = Arc::pin_init(Upcall::new(enabled), GFP_KERNEL)?;
+        let device = if enabled {
+            let device = Registration::new(upcall.clone());
+            Some(KBox::pin_init(device, GFP_KERNEL)?)
+        } else {
+            None
+        };
+        Ok(Peerfs {
+            _device: device,
+            _upcall: upcall,
+        })
     }
 }
