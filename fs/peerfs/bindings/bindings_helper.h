@@ -28,5 +28,4 @@ static const unsigned long PEERFS_SB_RDONLY __maybe_unused = SB_RDONLY;
 static const unsigned long PEERFS_SB_POSIXACL __maybe_unused = SB_POSIXACL;
 static const unsigned int PEERFS_LOOKUP_DIRECTORY __maybe_unused = LOOKUP_FOLLOW | LOOKUP_DIRECTORY;
 static const int PEERFS_O_RDONLY __maybe_unused = O_RDONLY | O_LARGEFILE;
-static const fmode_t PEERFS_FMODE_READ __maybe_unused = FMODE_READ;
 static const int PEERFS_ACL_TYPE_ACCESS __maybe_unused = ACL_TYPE_ACCESS;

@@ -17,10 +17,13 @@ pub const VERSION: u16 = 1;
 pub const HEADER_SIZE: usize = Header::SIZE;
 /// The longest request with its header; a daemon's buffer must have at least this size.
 pub const REQUEST_MAX: usize = 4096;
-/// The longest reply with its header: the largest metadata blob.
-pub const REPLY_MAX: usize = HEADER_SIZE + crate::METADATA_MAX as usize;
 /// The most chunks that one request asks for.
 pub const FETCH_CHUNKS_MAX: u32 = 64;
+/// The longest reply with its header: as many chunks, each of the longest kind, with their headers,
+/// which is a little more than the largest metadata blob.
+pub const REPLY_MAX: usize =
+    HEADER_SIZE + FETCH_CHUNKS_MAX as usize * (CHUNK_HEADER_SIZE + crate::CHUNK_MAX as usize);
+const _: () = assert!(REPLY_MAX >= HEADER_SIZE + crate::METADATA_MAX as usize);
 
 /// `ioctl` type of the device.
 pub const IOCTL_TYPE: u8 = b'P';
@@ -41,8 +44,9 @@ pub enum Operation {
     Cancel = 3,
     /// Daemon: what was asked for is in the store (no payload).
     Filled = 16,
-    /// Daemon: here are the bytes. For a blob all of them; for chunks, for each one its number and
-    /// stored length (two 32-bit integers) and its stored bytes.
+    /// Daemon: here are the bytes. For a blob all of them; for chunks, for each one that was asked
+    /// for, in their order, its number and stored length (two 32-bit integers) and its stored bytes
+    /// ([`ChunkData`]).
     Data = 17,
     /// Daemon: it can't be had ([`Failure`]).
     Failed = 18,
@@ -119,13 +123,20 @@ pub struct Header {
 impl Header {
     const SIZE: usize = 24;
 
-    /// Reads and checks a header: magic, version, operation, and that `length` is that of `message`
-    /// or, with `more` allowed, not greater.
+    /// Reads the header of a message and returns it with the payload; there may be more behind.
     pub fn parse(message: &[u8]) -> Result<(Header, &[u8])> {
         const WHAT: Error = Error::Malformed("upcall header");
-        let table: Table<'_, RawHeader> =
-            Table::new(message.get(..Self::SIZE).ok_or(WHAT)?, "upcall header")?;
-        let raw = table.get(0).ok_or(WHAT)?;
+        let header = Self::decode(message.get(..Self::SIZE).ok_or(WHAT)?)?;
+        let payload = message
+            .get(Self::SIZE..header.length as usize)
+            .ok_or(WHAT)?;
+        Ok((header, payload))
+    }
+
+    /// Reads a header alone, of exactly [`HEADER_SIZE`] bytes; checks magic, version and operation.
+    pub fn decode(bytes: &[u8]) -> Result<Header> {
+        const WHAT: Error = Error::Malformed("upcall header");
+        let raw: RawHeader = payload_record(bytes, "upcall header")?;
         if raw.magic != MAGIC {
             return Err(WHAT);
         }
@@ -133,15 +144,11 @@ impl Header {
             return Err(Error::UnsupportedVersion(u32::from(raw.version)));
         }
         let operation = Operation::from_number(raw.operation).ok_or(WHAT)?;
-        let payload = message.get(Self::SIZE..raw.length as usize).ok_or(WHAT)?;
-        Ok((
-            Header {
-                operation,
-                id: raw.id,
-                length: raw.length,
-            },
-            payload,
-        ))
+        Ok(Header {
+            operation,
+            id: raw.id,
+            length: raw.length,
+        })
     }
 }
 
@@ -314,6 +321,50 @@ impl Record for FetchChunks {
     }
 }
 
+/// Bytes before each chunk in the payload of [`Operation::Data`].
+pub const CHUNK_HEADER_SIZE: usize = 8;
+
+/// The chunks in the payload of [`Operation::Data`]: of each its number and its stored bytes, 1 to
+/// `CHUNK_MAX`. An error is the last item.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkData<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> ChunkData<'a> {
+    /// The chunks in `payload`.
+    pub fn new(payload: &'a [u8]) -> Self {
+        ChunkData { rest: payload }
+    }
+
+    fn split(&self) -> Option<(u32, &'a [u8], &'a [u8])> {
+        let (number, rest) = self.rest.split_first_chunk()?;
+        let (length, rest) = rest.split_first_chunk()?;
+        let length = u32::from_le_bytes(*length);
+        if length == 0 || length > crate::CHUNK_MAX {
+            return None;
+        }
+        let (stored, rest) = rest.split_at_checked(length as usize)?;
+        Some((u32::from_le_bytes(*number), stored, rest))
+    }
+}
+
+impl<'a> Iterator for ChunkData<'a> {
+    type Item = Result<(u32, &'a [u8])>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let Some((number, stored, rest)) = self.split() else {
+            self.rest = &[];
+            return Some(Err(Error::Malformed("chunk data")));
+        };
+        self.rest = rest;
+        Some(Ok((number, stored)))
+    }
+}
+
 /// The payload of [`Operation::Failed`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Failure {
@@ -378,32 +429,5 @@ impl Record for FileReply {
         fields.u64(self.id);
         fields.u32(self.descriptor);
         fields.u32(0);
-    }
-}
-
-/// Bytes before each chunk of a [`Operation::Data`] reply: its number and its stored length.
-pub const CHUNK_DATA_HEADER_SIZE: usize = 8;
-
-/// The chunks of a [`Operation::Data`] reply to [`FetchChunks`]; ends where the payload is malformed.
-pub struct ChunkData<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> ChunkData<'a> {
-    /// The chunks of a payload.
-    pub fn new(payload: &'a [u8]) -> Self {
-        ChunkData { rest: payload }
-    }
-}
-
-impl<'a> Iterator for ChunkData<'a> {
-    type Item = (u32, &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (number, rest) = self.rest.split_first_chunk::<4>()?;
-        let (length, rest) = rest.split_first_chunk::<4>()?;
-        let (bytes, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-        self.rest = rest;
-        Some((u32::from_le_bytes(*number), bytes))
     }
 }

@@ -10,7 +10,8 @@ use peerfs_format::upcall::{FetchBlob, FetchChunks, Priority, FETCH_AGAIN};
 
 use crate::store::{BlobRequest, ChunksRequest, Fetched, Origin};
 use crate::upcall::{Outcome, Upcall};
-use crate::vfs::{DirectoryId, OpenedFile};
+use crate::vfs::descriptor::DirectoryId;
+use crate::vfs::OpenedFile;
 
 /// The daemons that serve a store.
 pub(crate) struct Daemon {

@@ -10,7 +10,7 @@ use kernel::sync::Arc;
 use peerfs_format::{ExtentRecord, FileType, InodeRecord, Shard, NO_XATTRS};
 
 use super::{Inode, SuperBlock};
-use crate::vfs::{Attributes, InodeKind};
+use crate::vfs::{c_string, Attributes, InodeKind};
 
 /// What an inode keeps of its shard.
 pub(crate) struct InodeData {
@@ -74,6 +74,5 @@ pub(super) fn shard_of(
 
 fn link_target(shard: &Shard<'_>, record: &InodeRecord) -> Result<CString> {
     let target = shard.symlink_target(record).map_err(|_| EIO)?;
-    let target = kernel::str::BStr::from_bytes(target);
-    crate::vfs::c_string(target)
+    c_string(target)
 }

@@ -14,7 +14,9 @@ mod xattr;
 use kernel::prelude::*;
 use kernel::str::CStr;
 use kernel::sync::aref::ARef;
+use kernel::sync::Arc;
 
+use crate::upcall::Upcall;
 use crate::vfs;
 
 /// The filesystem type.
@@ -28,6 +30,7 @@ impl vfs::FileSystem for PeerFs {
     /// "PRFS".
     const MAGIC: u32 = 0x5052_4653;
 
+    type Shared = Arc<Upcall>;
     type Options = options::Options;
     type SuperData = super_block::SuperData;
     type InodeData = inode::InodeData;
@@ -42,9 +45,10 @@ impl vfs::FileSystem for PeerFs {
 
     fn new_super(
         context: &vfs::FsContext<'_>,
+        upcall: &Self::Shared,
         options: &Self::Options,
     ) -> Result<Self::SuperData> {
-        super_block::SuperData::new(context, options)
+        super_block::SuperData::new(context, upcall.clone(), options)
     }
 
     fn reconfigure(

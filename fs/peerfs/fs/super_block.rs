@@ -11,6 +11,7 @@ use peerfs_format::NAME_MAX;
 use super::daemon::Daemon;
 use super::options::Options;
 use crate::store::{Hex, Store};
+use crate::upcall::Upcall;
 use crate::vfs::{current_credential, error_name, Directory, FsContext, OptionsWriter, StatFs};
 
 /// Bytes of the blocks that statfs counts in.
@@ -24,7 +25,11 @@ pub(crate) struct SuperData {
 
 impl SuperData {
     /// Opens the store and the image.
-    pub(super) fn new(context: &FsContext<'_>, options: &Options) -> Result<Self> {
+    pub(super) fn new(
+        context: &FsContext<'_>,
+        upcall: Arc<Upcall>,
+        options: &Options,
+    ) -> Result<Self> {
         let Some(root_dir) = &options.root_dir else {
             context.error(format_args!("root_dir= is missing: the folder of the store"));
             return Err(EINVAL);
@@ -43,7 +48,6 @@ impl SuperData {
                 error_name(*error)
             ));
         })?;
-        let upcall = crate::upcall().ok_or(ENODEV)?;
         let daemon = Daemon::new(upcall, directory.id(), options.timeout());
         let store = Store::open(name, directory, current_credential(), digest, daemon).map_err(
             |error| {

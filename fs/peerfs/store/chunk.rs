@@ -115,7 +115,8 @@ impl<O: Origin> Store<O> {
         data: &[u8],
     ) -> Result<Arc<Chunk>> {
         let mut wanted = None;
-        for (number, bytes) in ChunkData::new(data) {
+        for chunk in ChunkData::new(data) {
+            let (number, bytes) = chunk.map_err(|_| EIO)?;
             if number < first || number - first >= count {
                 continue;
             }

@@ -32,6 +32,9 @@ use decoder::Decoders;
 use pack::Pack;
 
 pub(crate) use blob::OpenError;
+
+/// An inode shard in memory.
+pub(crate) type ShardBlob = Blob<ShardLayout>;
 pub(crate) use chunk::{Chunk, Wait};
 pub(crate) use origin::{BlobRequest, ChunksRequest, Fetched, Origin};
 
@@ -88,7 +91,7 @@ impl<O: Origin> Store<O> {
                 })
             },
         )?;
-        Ok(Arc::pin_init(
+        Arc::pin_init(
             pin_init!(Store {
                 name,
                 directory,
@@ -103,17 +106,13 @@ impl<O: Origin> Store<O> {
                 decoders <- Decoders::new(),
             }),
             GFP_KERNEL,
-        )?)
+        )
+        .map_err(OpenError::Read)
     }
 
     /// The path that the store was mounted with.
     pub(crate) fn name(&self) -> &CString {
         &self.name
-    }
-
-    /// What messages to the origin are about.
-    pub(crate) fn origin(&self) -> &O {
-        &self.origin
     }
 
     /// The digest of the image's manifest.

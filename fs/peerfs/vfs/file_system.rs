@@ -2,8 +2,6 @@
 
 //! What a filesystem implements, and its registration.
 
-use core::marker::PhantomData;
-
 use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::str::CStr;
@@ -21,6 +19,8 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// `f_type` of statfs(2).
     const MAGIC: u32;
 
+    /// What all mounts share.
+    type Shared: Send + Sync;
     /// What is collected from the mount options.
     type Options: Default + Send;
     /// What belongs to a superblock; dropped after all of its inodes.
@@ -36,7 +36,11 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     ) -> Result<bool>;
 
     /// Makes the superblock's data for a new mount.
-    fn new_super(context: &FsContext<'_>, options: &Self::Options) -> Result<Self::SuperData>;
+    fn new_super(
+        context: &FsContext<'_>,
+        shared: &Self::Shared,
+        options: &Self::Options,
+    ) -> Result<Self::SuperData>;
 
     /// Called for a remount; whatever is not the same is refused here.
     fn reconfigure(
@@ -96,7 +100,7 @@ pub(crate) struct Registration<T: FileSystem> {
     fs_type: Opaque<bindings::file_system_type>,
     // Destroyed after the filesystem is unregistered, hence after the last inode.
     cache: InodeCache<T>,
-    _filesystem: PhantomData<T>,
+    shared: T::Shared,
 }
 
 // SAFETY: unregistering may be done by any task.
@@ -106,7 +110,10 @@ unsafe impl<T: FileSystem> Sync for Registration<T> {}
 
 impl<T: FileSystem> Registration<T> {
     /// Registers the filesystem.
-    pub(crate) fn new(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+    pub(crate) fn new(
+        module: &'static ThisModule,
+        shared: T::Shared,
+    ) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             cache: InodeCache::new()?,
             fs_type <- Opaque::try_ffi_init(|slot: *mut bindings::file_system_type| {
@@ -121,8 +128,21 @@ impl<T: FileSystem> Registration<T> {
                 // SAFETY: `slot` is pinned until it is unregistered in `drop`.
                 to_result(unsafe { bindings::register_filesystem(slot) })
             }),
-            _filesystem: PhantomData,
+            shared,
         })
+    }
+
+    /// What all mounts of a filesystem type share.
+    ///
+    /// # Safety
+    ///
+    /// `fs_type` must be the one of a registration of `T`, which stays registered for `'a`.
+    pub(super) unsafe fn shared<'a>(fs_type: *mut bindings::file_system_type) -> &'a T::Shared {
+        let registration: *const Self =
+            // SAFETY: by the requirements it lies in a registration.
+            unsafe { kernel::container_of!(Opaque::cast_from(fs_type), Self, fs_type) };
+        // SAFETY: as above.
+        unsafe { &(*registration).shared }
     }
 }
 

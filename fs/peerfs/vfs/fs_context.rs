@@ -12,7 +12,8 @@ use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::str::{CStr, CString};
 
-use super::{super_block, FileSystem};
+use super::text::Text;
+use super::{super_block, FileSystem, Registration};
 use crate::bindings;
 
 /// A mount that is being set up: where messages for whoever mounts go.
@@ -38,15 +39,6 @@ impl FsContext<'_> {
                 text.as_ptr(),
             )
         };
-    }
-}
-
-/// Lets the kernel's formatting print the core library's.
-struct Text<'a>(core::fmt::Arguments<'a>);
-
-impl kernel::fmt::Display for Text<'_> {
-    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
-        f.write_fmt(self.0)
     }
 }
 
@@ -146,12 +138,14 @@ impl<T: FileSystem> Operations<T> {
             };
             // SAFETY: the context was prepared for `T`.
             let options = unsafe { Self::options(context) };
-            let data = T::new_super(&view, options)?;
+            // SAFETY: the context is one of a mount of `T`, which keeps the module loaded.
+            let shared = unsafe { Registration::<T>::shared((*context).fs_type) };
+            let data = T::new_super(&view, shared, options)?;
             // SAFETY: `super_block` is new and ours to fill.
             unsafe { super_block::fill::<T>(super_block, data) }.inspect_err(|error| {
                 view.error(core::format_args!(
                     "cannot read the root directory: {}",
-                    super::fs_context::name_of(*error)
+                    error_name(*error)
                 ));
             })?;
             Ok(0)
@@ -184,7 +178,7 @@ impl<T: FileSystem> Operations<T> {
 }
 
 /// An error's name, for messages.
-pub(crate) fn name_of(error: Error) -> &'static str {
+pub(crate) fn error_name(error: Error) -> &'static str {
     error
         .name()
         .and_then(|name| core::str::from_utf8(name.to_bytes()).ok())

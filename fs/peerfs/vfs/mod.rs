@@ -8,19 +8,24 @@
 //! module, calls the trait's method and turns its `Result` into an errno.
 
 mod address_space;
+pub(crate) mod completion;
 mod credential;
 mod dentry;
+pub(crate) mod descriptor;
 mod dir;
 mod file;
 mod file_system;
 mod fs_context;
 mod inode;
 mod inode_cache;
+pub(crate) mod misc_device;
 mod opened_file;
 mod path;
 mod report;
 mod sha256;
 mod super_block;
+mod text;
+mod time;
 mod xattr;
 mod zstd;
 
@@ -28,12 +33,14 @@ pub(crate) use address_space::{LockedFolio, Readahead};
 pub(crate) use credential::{current_credential, override_credential};
 pub(crate) use dir::DirEmitter;
 pub(crate) use file_system::{FileSystem, Registration};
-pub(crate) use fs_context::{FsContext, Parameter};
-pub(crate) use inode::{Attributes, Inode, InodeKind, NewInode};
+pub(crate) use fs_context::{error_name, FsContext, Parameter};
+pub(crate) use inode::{Attributes, Inode, InodeKind};
 pub(crate) use opened_file::OpenedFile;
-pub(crate) use path::{Directory, DirectoryId};
+pub(crate) use path::Directory;
 pub(crate) use report::report;
 pub(crate) use sha256::sha256;
 pub(crate) use super_block::{OptionsWriter, StatFs, SuperBlock};
+pub(crate) use text::c_string;
+pub(crate) use time::seconds_to_jiffies;
 pub(crate) use xattr::XattrLister;
 pub(crate) use zstd::ZstdDecoder;

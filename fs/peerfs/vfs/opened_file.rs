@@ -6,6 +6,7 @@ use kernel::fs::File;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 
+use super::descriptor::check_readable;
 use crate::bindings;
 
 /// A regular file that is open for reading.
@@ -18,17 +19,7 @@ impl OpenedFile {
     /// Takes a file that somebody has opened; EINVAL if it is no regular file, EBADF if it is not
     /// open for reading.
     pub(crate) fn new(file: ARef<File>) -> Result<Self> {
-        // SAFETY: the file is valid; its inode and mode do not change.
-        let (mode, inode_mode) = unsafe {
-            let inode = bindings::peerfs_file_inode(file.as_ptr());
-            ((*file.as_ptr()).f_mode, (*inode).i_mode)
-        };
-        if u32::from(inode_mode) & bindings::S_IFMT != bindings::S_IFREG {
-            return Err(EINVAL);
-        }
-        if mode & bindings::PEERFS_FMODE_READ == 0 {
-            return Err(EBADF);
-        }
+        check_readable(&file)?;
         Ok(OpenedFile { file })
     }
 

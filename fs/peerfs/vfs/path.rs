@@ -11,30 +11,9 @@ use kernel::prelude::*;
 use kernel::str::{CStr, CStrExt};
 use kernel::sync::aref::ARef;
 
+use super::descriptor::DirectoryId;
 use super::OpenedFile;
 use crate::bindings;
-
-/// Which directory it is, for comparison. Only means something while the directory is kept.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct DirectoryId {
-    /// The inode's address, which is the directory's for as long as somebody keeps it.
-    inode: usize,
-}
-
-impl DirectoryId {
-    /// The directory that is open as `file`; ENOTDIR if it is none.
-    pub(crate) fn of_file(file: &File) -> Result<Self> {
-        // SAFETY: the file is valid, and its inode never changes.
-        let inode = unsafe { bindings::peerfs_file_inode(file.as_ptr()) };
-        // SAFETY: as above.
-        if u32::from(unsafe { (*inode).i_mode }) & bindings::S_IFMT != bindings::S_IFDIR {
-            return Err(ENOTDIR);
-        }
-        Ok(DirectoryId {
-            inode: inode as usize,
-        })
-    }
-}
 
 /// A directory over a private clone of its mount: what is mounted or unmounted there later does not
 /// change what it shows.
@@ -76,9 +55,7 @@ impl Directory {
     pub(crate) fn id(&self) -> DirectoryId {
         // SAFETY: by the invariant; a mount's root is positive and stays.
         let inode = unsafe { bindings::peerfs_d_inode(self.root()) };
-        DirectoryId {
-            inode: inode as usize,
-        }
+        DirectoryId(inode as usize)
     }
 
     /// Opens a file below the directory for reading, with the current credentials.

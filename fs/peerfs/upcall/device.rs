@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An open file of `/dev/peerfs`: what a daemon reads, writes and passes.
+
+#![forbid(unsafe_code)]
+
+use super::{message::MESSAGE_MAX, queue::FileId, request::Wanted, Outcome, Upcall};
+use crate::vfs::{
+    descriptor::{check_readable, same_filesystem, DirectoryId},
+    misc_device::{Ioctl, MiscDevice, POLL_READABLE, POLL_WRITABLE},
+};
+use kernel::{
+    fs::File,
+    ioctl::_IOW,
+    iov::{IovIterDest, IovIterSource},
+    prelude::*,
+    sync::{aref::ARef, poll::PollTable, Arc, SetOnce},
+};
+use peerfs_format::{
+    upcall::{
+        Failure, FileReply, Header, Operation, HEADER_SIZE, IOCTL_ATTACH, IOCTL_REPLY_FILE,
+        IOCTL_TYPE, REPLY_MAX, REQUEST_MAX,
+    },
+    Record,
+};
+
+const ATTACH: u32 = _IOW::<u32>(IOCTL_TYPE as u32, IOCTL_ATTACH as u32);
+const REPLY_FILE: u32 = _IOW::<[u8; FileReply::SIZE]>(IOCTL_TYPE as u32, IOCTL_REPLY_FILE as u32);
+
+/// An open file of the device. It serves at most one store, from ATTACH until it is closed.
+pub(crate) struct Device {
+    upcall: Arc<Upcall>,
+    attachment: SetOnce<Attachment>,
+}
+
+struct Attachment {
+    /// The file's name in the queue.
+    id: FileId,
+    /// Keeps the directory, and so its [`DirectoryId`], from being reused.
+    directory: ARef<File>,
+}
+
+impl MiscDevice for Device {
+    type Shared = Arc<Upcall>;
+
+    const NAME: &'static CStr = c"peerfs";
+    const MODE: u16 = 0o600;
+
+    fn open(upcall: &Arc<Upcall>) -> Result<KBox<Self>> {
+        let device = Device {
+            upcall: upcall.clone(),
+            attachment: SetOnce::new(),
+        };
+        Ok(KBox::new(device, GFP_KERNEL)?)
+    }
+
+    /// As many whole messages as fit; waits only for the first one.
+    fn read(&self, nonblock: bool, to: &mut IovIterDest<'_>) -> Result<usize> {
+        let file = self.attachment()?.id;
+        if to.len() < REQUEST_MAX {
+            return Err(EINVAL);
+        }
+        let mut message = match self.upcall.next(file) {
+            Some(message) => message,
+            None if nonblock => return Err(EAGAIN),
+            None => self.upcall.wait_next(file)?,
+        };
+        let mut count: usize = 0;
+        loop {
+            let bytes = message.as_slice();
+            if to.copy_to_iter(bytes) < bytes.len() {
+                self.upcall.put_back(file, &message);
+                return if count == 0 { Err(EFAULT) } else { Ok(count) };
+            }
+            count = count.saturating_add(bytes.len());
+            if to.len() < MESSAGE_MAX {
+                return Ok(count);
+            }
+            match self.upcall.next(file) {
+                Some(next) => message = next,
+                None => return Ok(count),
+            }
+        }
+    }
+
+    /// Exactly one reply.
+    fn write(&self, from: &mut IovIterSource<'_>) -> Result<usize> {
+        let file = self.attachment()?.id;
+        let length = from.len();
+        if !(HEADER_SIZE..=REPLY_MAX).contains(&length) {
+            return Err(EINVAL);
+        }
+        let mut header = [0; HEADER_SIZE];
+        if from.copy_from_iter(&mut header) < HEADER_SIZE {
+            return Err(EFAULT);
+        }
+        let header = Header::decode(&header).map_err(|_| EINVAL)?;
+        if header.length as usize != length {
+            return Err(EINVAL);
+        }
+        // Before the payload is copied, so that nobody makes the kernel copy what it won't take.
+        let request = self.upcall.find(file, header.id)?;
+        let outcome = read_outcome(header.operation, &request.wanted, from)?;
+        self.upcall.answer(file, header.id, outcome)?;
+        Ok(length)
+    }
+
+    fn poll(&self, file: &File, table: PollTable<'_>) -> u32 {
+        let attached = self.attachment.as_ref().map(|attachment| attachment.id);
+        if self.upcall.poll(attached, file, table) {
+            POLL_READABLE | POLL_WRITABLE
+        } else {
+            POLL_WRITABLE
+        }
+    }
+
+    fn ioctl(&self, ioctl: Ioctl<'_>) -> Result {
+        match ioctl.command {
+            ATTACH => {
+                let descriptor = u32::from_ne_bytes(ioctl.read()?);
+                self.attach(ioctl.fget(descriptor)?)
+            }
+            REPLY_FILE => {
+                let argument = ioctl.read::<{ FileReply::SIZE }>()?;
+                let reply = FileReply::parse(&argument).map_err(|_| EINVAL)?;
+                self.reply_file(reply.id, ioctl.fget(reply.descriptor)?)
+            }
+            _ => Err(ENOTTY),
+        }
+    }
+}
+
+impl Device {
+    fn attachment(&self) -> Result<&Attachment> {
+        self.attachment.as_ref().ok_or(ENOTCONN)
+    }
+
+    fn attach(&self, directory: ARef<File>) -> Result {
+        let id = self.upcall.attach(DirectoryId::of(&directory)?)?;
+        if !self.attachment.populate(Attachment { id, directory }) {
+            self.upcall.detach(id);
+            return Err(EBUSY);
+        }
+        Ok(())
+    }
+
+    fn reply_file(&self, id: u64, file: ARef<File>) -> Result {
+        let attachment = self.attachment()?;
+        check_readable(&file)?;
+        // A file of a mount that needs this very answer would wait for itself.
+        if !same_filesystem(&file, &attachment.directory) {
+            return Err(EXDEV);
+        }
+        let outcome = Outcome::Filled(Some(file));
+        self.upcall.answer(attachment.id, id, Ok(outcome))
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Some(attachment) = self.attachment.as_ref() {
+            self.upcall.detach(attachment.id);
+        }
+    }
+}
+
+/// Reads the payload of a reply. The outer error is the writer's, and changes nothing.
+fn read_outcome(
+    operation: Operation,
+    wanted: &Wanted,
+    from: &mut IovIterSource<'_>,
+) -> Result<Result<Outcome>> {
+    let length = from.len();
+    match operation {
+        Operation::Filled if length == 0 => Ok(Ok(Outcome::Filled(None))),
+        Operation::Data if length <= wanted.data_max() => {
+            let mut data = KVVec::new();
+            if from.copy_from_iter_vec(&mut data, GFP_KERNEL)? < length {
+                return Err(EFAULT);
+            }
+            wanted.check_data(&data)?;
+            Ok(Ok(Outcome::Data(Arc::new(data, GFP_KERNEL)?)))
+        }
+        Operation::Failed if length == Failure::SIZE => {
+            let mut payload = [0; Failure::SIZE];
+            if from.copy_from_iter(&mut payload) < payload.len() {
+                return Err(EFAULT);
+            }
+            let failure = Failure::parse(&payload).map_err(|_| EINVAL)?;
+            Ok(Err(reader_error(failure.errno)))
+        }
+        _ => Err(EINVAL),
+    }
+}
+
+/// What a reader gets when the daemon failed with `errno`.
+fn reader_error(errno: u32) -> Error {
+    const PASSED_ON: [Error; 6] = [ENODATA, EHOSTUNREACH, ETIMEDOUT, ENOSPC, EACCES, ENOMEM];
+    PASSED_ON
+        .into_iter()
+        .find(|error| error.to_errno().unsigned_abs() == errno)
+        .unwrap_or(EIO)
+}

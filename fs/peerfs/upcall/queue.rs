@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which requests are pending, who waits for them and who is to answer them: the decisions, without
+//! device, waiting or waking.
+//!
+//! A request is queued, then handed to one open file, then answered, and so gone. It keeps its id,
+//! which says how old it is, when it goes back to the queue. All operations take time linear in the
+//! number of pending requests, which is bounded.
+
+#![forbid(unsafe_code)]
+
+use super::{
+    message::Message,
+    request::{Request, Wanted},
+    Statistics,
+};
+use crate::vfs::descriptor::DirectoryId;
+use kernel::{
+    prelude::*,
+    sync::Arc,
+    time::{Delta, Instant, Monotonic},
+};
+use peerfs_format::upcall::Priority;
+
+/// The most demands that are pending.
+pub(super) const DEMAND_MAX: usize = 4096;
+/// The most readahead requests that are pending.
+pub(super) const READAHEAD_MAX: usize = 256;
+/// The most cancellations that an open file has not read yet; more are not told.
+pub(super) const CANCEL_MAX: usize = 64;
+/// For how long a readahead request stays where it is, queued or handed out.
+pub(super) const READAHEAD_LIFETIME: Delta = Delta::from_secs(60);
+
+/// An open file that has attached a store.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct FileId(u64);
+
+struct AttachedFile {
+    id: FileId,
+    store: DirectoryId,
+    /// The requests that it was handed and that nobody waits for any more.
+    cancelled: KVec<u64>,
+}
+
+struct Pending {
+    request: Arc<Request>,
+    priority: Priority,
+    /// How many tasks wait; a demand has at least one.
+    waiters: u32,
+    /// Who is to answer it; none while it is queued.
+    holder: Option<FileId>,
+    /// When it was made.
+    made: Instant<Monotonic>,
+    /// When it was queued or handed out.
+    since: Instant<Monotonic>,
+}
+
+/// The pending requests and the attached files.
+pub(super) struct Queue {
+    /// Ascending by id.
+    pending: KVVec<Pending>,
+    files: KVec<AttachedFile>,
+    last_request: u64,
+    last_file: u64,
+    statistics: Statistics,
+}
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Queue {
+            pending: KVVec::new(),
+            files: KVec::new(),
+            last_request: 0,
+            last_file: 0,
+            statistics: Statistics::default(),
+        }
+    }
+
+    /// A new file serves `store`.
+    pub(super) fn attach(&mut self, store: DirectoryId, now: Instant<Monotonic>) -> Result<FileId> {
+        self.expire(now);
+        let id = FileId(self.last_file.wrapping_add(1));
+        let file = AttachedFile {
+            id,
+            store,
+            cancelled: KVec::new(),
+        };
+        self.files.push(file, GFP_KERNEL)?;
+        self.last_file = id.0;
+        Ok(id)
+    }
+
+    /// Whether a file serves `store`.
+    pub(super) fn is_attached(&self, store: DirectoryId) -> bool {
+        self.files.iter().any(|file| file.store == store)
+    }
+
+    /// The file is gone; what it was to answer is queued again, before what is younger.
+    pub(super) fn detach(&mut self, file: FileId, now: Instant<Monotonic>) {
+        self.files.retain(|attached| attached.id != file);
+        for pending in self.pending.iter_mut() {
+            if pending.holder == Some(file) {
+                pending.holder = None;
+                pending.since = now;
+            }
+        }
+    }
+
+    /// Somebody waits for `wanted`: a request for it. The caller must `leave` it when it goes
+    /// before the answer came.
+    ///
+    /// It may be one that is pending, but no readahead that was handed out: the daemon would go on
+    /// treating it as such. It learns instead that part of it is urgent.
+    pub(super) fn demand(
+        &mut self,
+        store: DirectoryId,
+        wanted: Wanted,
+        now: Instant<Monotonic>,
+    ) -> Result<Arc<Request>> {
+        wanted.check()?;
+        count(&mut self.statistics.made);
+        if let Some(pending) = self.pending.iter_mut().find(|pending| {
+            pending.answers(store, &wanted)
+                && (pending.priority == Priority::Demand || pending.holder.is_none())
+        }) {
+            count(&mut self.statistics.coalesced);
+            pending.priority = Priority::Demand;
+            pending.waiters = pending.waiters.saturating_add(1);
+            return Ok(pending.request.clone());
+        }
+        if self.pending_with(Priority::Demand) >= DEMAND_MAX {
+            return Err(EBUSY);
+        }
+        self.insert(store, wanted, Priority::Demand, now)
+    }
+
+    /// Somebody may soon want `wanted`. Dropped when that is already requested, when there are too
+    /// many such requests, when no daemon is there, or when memory is short.
+    pub(super) fn prefetch(&mut self, store: DirectoryId, wanted: Wanted, now: Instant<Monotonic>) {
+        count(&mut self.statistics.made);
+        self.expire(now);
+        if self
+            .pending
+            .iter()
+            .any(|pending| pending.answers(store, &wanted))
+        {
+            count(&mut self.statistics.coalesced);
+        } else if wanted.check().is_err()
+            || !self.files.iter().any(|file| file.store == store)
+            || self.pending_with(Priority::Readahead) >= READAHEAD_MAX
+            || self
+                .insert(store, wanted, Priority::Readahead, now)
+                .is_err()
+        {
+            count(&mut self.statistics.dropped);
+        }
+    }
+
+    /// Somebody stops waiting for a request. False if it has been answered in the meantime.
+    pub(super) fn leave(&mut self, request: &Request, timed_out: bool) -> bool {
+        let Some(index) = self.position(request.id) else {
+            return false;
+        };
+        if timed_out {
+            count(&mut self.statistics.timed_out);
+        }
+        let Some(pending) = self.pending.get_mut(index) else {
+            return false;
+        };
+        pending.waiters = pending.waiters.saturating_sub(1);
+        if pending.waiters == 0 {
+            cancel(&mut self.files, pending);
+            self.remove(index);
+        }
+        true
+    }
+
+    /// The next message for the file: a cancellation, else the oldest demand for its store, else
+    /// the oldest readahead. It is the file's to answer from now on.
+    pub(super) fn next(&mut self, file: FileId, now: Instant<Monotonic>) -> Option<Message> {
+        let attached = self.files.iter_mut().find(|attached| attached.id == file)?;
+        if let Ok(id) = attached.cancelled.remove(0) {
+            return Some(Message::cancel(id));
+        }
+        let store = attached.store;
+        let pending = self
+            .pending
+            .iter_mut()
+            .filter(|pending| pending.is_queued(store))
+            .min_by_key(|pending| pending.priority)?;
+        pending.holder = Some(file);
+        pending.since = now;
+        count(&mut self.statistics.handed_out);
+        Some(Message::request(
+            pending.request.id,
+            &pending.request.wanted,
+            pending.priority,
+        ))
+    }
+
+    /// Whether there is a next message for the file.
+    pub(super) fn has_next(&self, file: FileId) -> bool {
+        let Some(attached) = self.files.iter().find(|attached| attached.id == file) else {
+            return false;
+        };
+        !attached.cancelled.is_empty()
+            || self
+                .pending
+                .iter()
+                .any(|pending| pending.is_queued(attached.store))
+    }
+
+    /// A message from `next` could not be handed over: a request is queued again. A cancellation is
+    /// lost, as it may be.
+    pub(super) fn put_back(&mut self, file: FileId, message: &Message, now: Instant<Monotonic>) {
+        let index = message.request_id().and_then(|id| self.position(id));
+        if let Some(pending) = index.and_then(|index| self.pending.get_mut(index)) {
+            if pending.holder == Some(file) {
+                pending.holder = None;
+                pending.since = now;
+            }
+        }
+    }
+
+    /// The request that the file is to answer under this id.
+    pub(super) fn find(&self, file: FileId, id: u64) -> Result<Arc<Request>> {
+        let pending = self.pending.get(self.position(id).ok_or(ENOENT)?);
+        match pending {
+            Some(pending) if pending.holder == Some(file) => Ok(pending.request.clone()),
+            _ => Err(ENOENT),
+        }
+    }
+
+    /// The same, and it is answered: the caller completes it before it lets go of the lock.
+    pub(super) fn take(&mut self, file: FileId, id: u64, failed: bool) -> Result<Arc<Request>> {
+        let request = self.find(file, id)?;
+        if let Some(index) = self.position(id) {
+            self.remove(index);
+        }
+        count(&mut self.statistics.answered);
+        if failed {
+            count(&mut self.statistics.failed);
+        }
+        Ok(request)
+    }
+
+    pub(super) fn statistics(&self, now: Instant<Monotonic>) -> Statistics {
+        Statistics {
+            pending: self.pending.len(),
+            oldest: self.pending.first().map(|oldest| now - oldest.made),
+            ..self.statistics
+        }
+    }
+
+    fn insert(
+        &mut self,
+        store: DirectoryId,
+        wanted: Wanted,
+        priority: Priority,
+        now: Instant<Monotonic>,
+    ) -> Result<Arc<Request>> {
+        let id = self.last_request.wrapping_add(1);
+        let request = Request::new(id, store, wanted)?;
+        let pending = Pending {
+            request: request.clone(),
+            priority,
+            waiters: u32::from(priority == Priority::Demand),
+            holder: None,
+            made: now,
+            since: now,
+        };
+        self.pending.push(pending, GFP_KERNEL)?;
+        self.last_request = id;
+        Ok(request)
+    }
+
+    /// Drops the readahead that has been queued or handed out for too long: a daemon that is stuck
+    /// must not keep others from asking.
+    fn expire(&mut self, now: Instant<Monotonic>) {
+        let Queue {
+            pending,
+            files,
+            statistics,
+            ..
+        } = self;
+        pending.retain(|pending| {
+            let expired =
+                pending.priority == Priority::Readahead && now - pending.since > READAHEAD_LIFETIME;
+            if expired {
+                cancel(files, pending);
+                count(&mut statistics.dropped);
+            }
+            !expired
+        });
+    }
+
+    fn pending_with(&self, priority: Priority) -> usize {
+        let same = |pending: &&Pending| pending.priority == priority;
+        self.pending.iter().filter(same).count()
+    }
+
+    fn position(&self, id: u64) -> Option<usize> {
+        self.pending
+            .binary_search_by_key(&id, |pending| pending.request.id)
+            .ok()
+    }
+
+    fn remove(&mut self, index: usize) {
+        // Fails only for an index that `position` didn't return.
+        let _ = self.pending.remove(index);
+    }
+}
+
+impl Pending {
+    fn answers(&self, store: DirectoryId, wanted: &Wanted) -> bool {
+        self.request.store == store && self.request.wanted.covers(wanted)
+    }
+
+    fn is_queued(&self, store: DirectoryId) -> bool {
+        self.holder.is_none() && self.request.store == store
+    }
+}
+
+/// Tells the file that was handed a request, if any, that nobody waits for it.
+fn cancel(files: &mut KVec<AttachedFile>, pending: &Pending) {
+    let holder = files
+        .iter_mut()
+        .find(|file| pending.holder == Some(file.id));
+    if let Some(file) = holder {
+        if file.cancelled.len() < CANCEL_MAX {
+            // Without memory it isn't told, and its answer will be refused.
+            let _ = file.cancelled.push(pending.request.id, GFP_KERNEL);
+        }
+    }
+}
+
+fn count(counter: &mut u64) {
+    *counter = counter.wrapping_add(1);
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `struct completion` with a wait that ends: kernel::sync::Completion has neither timeout nor kill.
+
+use crate::bindings;
+use kernel::{ffi::c_ulong, prelude::*, types::Opaque};
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Wait {
+    /// The completion is complete.
+    Done,
+    /// The time is over.
+    TimedOut,
+    /// The waiting task got a fatal signal.
+    Killed,
+}
+
+/// Something that happens once, and that tasks can wait for.
+#[pin_data]
+pub(crate) struct Completion {
+    #[pin]
+    inner: Opaque<bindings::completion>,
+}
+
+// SAFETY: A `struct completion` may be used from any task; it isn't tied to the one that made it.
+unsafe impl Send for Completion {}
+
+// SAFETY: The functions called here synchronise by the lock inside `struct completion`.
+unsafe impl Sync for Completion {}
+
+impl Completion {
+    /// A completion that isn't complete.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            inner <- Opaque::ffi_init(|slot: *mut bindings::completion| {
+                // SAFETY: `slot` is valid for writes, and pinned from here on.
+                unsafe { bindings::init_completion(slot) };
+            }),
+        })
+    }
+
+    /// Completes it for good: whoever waits or will wait goes on. Never sleeps.
+    pub(crate) fn complete_all(&self) {
+        // SAFETY: `inner` was initialised in `new` and lives as long as `self`.
+        unsafe { bindings::complete_all(self.inner.get()) };
+    }
+
+    /// Waits at most `timeout` jiffies; only a fatal signal ends the wait early. Sleeps.
+    pub(crate) fn wait_killable_timeout(&self, timeout: c_ulong) -> Wait {
+        // LONG_MAX, which is MAX_SCHEDULE_TIMEOUT, would mean for ever.
+        const LONGEST: c_ulong = (isize::MAX - 1) as c_ulong;
+        // SAFETY: `inner` was initialised in `new` and lives as long as `self`, hence as the wait.
+        let left = unsafe {
+            bindings::wait_for_completion_killable_timeout(self.inner.get(), timeout.min(LONGEST))
+        };
+        match left {
+            0 => Wait::TimedOut,
+            1.. => Wait::Done,
+            _ => Wait::Killed,
+        }
+    }
+}
