@@ -1,1 +1,46 @@
-//! The store: `root_dir`, an OCI image layout plus the partial packs.
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The store: `root_dir`, an OCI image layout plus the packs that are being filled.
+//!
+//! ```text
+//! root_dir/oci-layout, index.json            the images by tag
+//! root_dir/blobs/sha256/<hex>                complete blobs
+//! root_dir/partial/<pack hex>                a pack being filled: sparse, in the final pack's layout
+//! root_dir/partial/<pack hex>.map            which of its chunks are there
+//! root_dir/tmp/                              being written; fsync and rename into place
+//! root_dir/lock                              held by the one process that fills packs
+//! ```
+//!
+//! A file in `blobs/` is whole: it got its name after its digest was checked and it was on disk.
+//! Nobody trusts that it stayed so: everything that is read is verified again.
+
+#![forbid(unsafe_code)]
+
+mod blob_writer;
+mod chunk;
+mod digest;
+mod error;
+mod image;
+mod inode;
+mod layout;
+mod oci;
+mod pack;
+mod presence_map;
+mod store;
+mod tags;
+mod verify;
+
+pub use blob_writer::BlobWriter;
+pub use chunk::decode_chunk;
+pub use digest::{sha256, Sha256Writer};
+pub use error::{Error, Result};
+pub use image::{Entry, Image};
+pub use inode::Inode;
+pub use oci::{media_type, write_image, ImageBlobs};
+pub use pack::Pack;
+pub use store::{Store, Usage};
+pub use tags::TaggedImage;
+pub use verify::{verify, Damage, VerifyProgress, VerifyReport};
+
+/// Where the store is unless the user says otherwise.
+pub const DEFAULT_ROOT_DIR: &str = "/var/lib/peerfs";

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What can go wrong with a store.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use peerfs_format::Digest;
+
+/// The result of an operation on a store.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong with a store, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused something.
+    #[error("can't {action} {}{}", path.display(), hint(source))]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// There is no store where one should be.
+    #[error(
+        "{} is not a peerfs store; name one with --root-dir, or make one with `peerfs build`",
+        .0.display()
+    )]
+    NotAStore(PathBuf),
+    /// The directory to make a store in holds something else.
+    #[error("{} is not empty and not a peerfs store; name another directory", .0.display())]
+    NotEmpty(PathBuf),
+    /// Another process fills packs of this store.
+    #[error(
+        "another process (peerfsd?) already fills the store {}; stop it or use another store",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    /// A file of the layout is not what OCI says it should be.
+    #[error("{} is not valid: {reason}", path.display())]
+    Layout {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Neither a tag of the store nor a digest.
+    #[error("no image is called {name:?} here; {}", list(known))]
+    UnknownImage {
+        /// What was asked for.
+        name: String,
+        /// The tags that there are.
+        known: Vec<String>,
+    },
+    /// A blob is not in the store.
+    #[error("blob {0} is not in the store; mount the image with peerfsd running to fetch it")]
+    BlobMissing(Digest),
+    /// A blob's bytes are not those of its name.
+    #[error(
+        "blob {0} is damaged: its content does not have this digest; `peerfs verify` says more"
+    )]
+    BlobDamaged(Digest),
+    /// Bytes that should have had this digest do not.
+    #[error("the content for {expected} has the digest {actual}")]
+    Mismatch {
+        /// What was expected.
+        expected: Digest,
+        /// What was found.
+        actual: Digest,
+    },
+    /// A blob is larger than its kind may be.
+    #[error("blob {digest} has {length} bytes, more than the {limit} that are allowed")]
+    BlobTooLarge {
+        /// The blob.
+        digest: Digest,
+        /// Its bytes.
+        length: u64,
+        /// The most bytes allowed.
+        limit: u64,
+    },
+    /// A chunk is not in the store.
+    #[error("chunk {chunk} of pack {pack} is not in the store; mount the image with peerfsd running to fetch it")]
+    ChunkMissing {
+        /// The pack.
+        pack: Digest,
+        /// The chunk's number in it.
+        chunk: u32,
+    },
+    /// A chunk's bytes are not those that the pack's index promises.
+    #[error("chunk {chunk} of pack {pack} is damaged; `peerfs verify` says more")]
+    ChunkDamaged {
+        /// The pack.
+        pack: Digest,
+        /// The chunk's number in it.
+        chunk: u32,
+    },
+    /// A blob has the right digest but can't be understood.
+    #[error("blob {digest} can't be read")]
+    Format {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        source: peerfs_format::Error,
+    },
+    /// No such file in the image.
+    #[error("{}: no such file in the image", String::from_utf8_lossy(.0))]
+    NoSuchFile(Vec<u8>),
+    /// A path goes through, or a directory operation is on, something that is no directory.
+    #[error("{}: not a directory", String::from_utf8_lossy(.0))]
+    NotADirectory(Vec<u8>),
+    /// A path has too many symbolic links.
+    #[error("{}: too many levels of symbolic links", String::from_utf8_lossy(.0))]
+    TooManyLinks(Vec<u8>),
+    /// A file operation on something that is no regular file.
+    #[error("{}: not a regular file", String::from_utf8_lossy(.0))]
+    NotAFile(Vec<u8>),
+}
+
+impl Error {
+    /// For `map_err`: what was tried with which file.
+    pub(crate) fn io<'a>(
+        action: &'static str,
+        path: &'a Path,
+    ) -> impl FnOnce(io::Error) -> Error + 'a {
+        move |source| Error::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// For `map_err`: which blob could not be understood.
+    pub(crate) fn format(digest: Digest) -> impl FnOnce(peerfs_format::Error) -> Error {
+        move |source| Error::Format { digest, source }
+    }
+
+    /// Whether what is wrong is that the disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Error::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => " (try as root, or name another --root-dir)",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => " (make room and try again)",
+        _ => "",
+    }
+}
+
+fn list(tags: &[String]) -> String {
+    if tags.is_empty() {
+        "the store has no tagged images".to_owned()
+    } else {
+        format!("there are: {}", tags.join(", "))
+    }
+}

@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Reading an image: paths, directories and files' content, as the kernel does.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lru::LruCache;
+use peerfs_format::{
+    Digest, Error as FormatError, FileType, Manifest, ManifestLayout, ShardLayout, METADATA_MAX,
+    ROOT_INODE,
+};
+
+use crate::inode::ShardBlob;
+use crate::{decode_chunk, Error, Inode, Pack, Result, Store};
+
+/// Shards kept in memory, of a few hundred KiB each.
+const SHARDS_KEPT: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+/// Packs kept open.
+const PACKS_KEPT: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+/// Decoded chunks kept in memory: small files share them.
+const CHUNKS_KEPT: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+/// The most symbolic links that one path may lead through, as in Linux.
+const LINKS_MAX: u32 = 40;
+
+/// An image of a store, to read what of it is there. All methods block on the disk, may be called
+/// from many threads, and verify everything that they return.
+pub struct Image {
+    store: Arc<Store>,
+    digest: Digest,
+    bytes: Vec<u8>,
+    layout: ManifestLayout,
+    shards: Mutex<LruCache<u32, Arc<ShardBlob>>>,
+    packs: Mutex<LruCache<u32, Arc<Pack>>>,
+    chunks: Mutex<ChunkCache>,
+}
+
+/// Decoded chunks by pack and number.
+type ChunkCache = LruCache<(u32, u32), Arc<Vec<u8>>>;
+
+/// An entry of a directory.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Entry {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// The inode that it names.
+    pub inode: u64,
+    /// What that is.
+    pub file_type: FileType,
+}
+
+impl Image {
+    /// Opens the image with this manifest.
+    ///
+    /// # Errors
+    /// [`Error::BlobMissing`], [`Error::BlobDamaged`], [`Error::Format`] or [`Error::Io`].
+    pub fn open(store: Arc<Store>, manifest: &Digest) -> Result<Self> {
+        let bytes = store.read_metadata(manifest, METADATA_MAX)?;
+        let layout = ManifestLayout::parse(&bytes).map_err(Error::format(*manifest))?;
+        Ok(Image {
+            store,
+            digest: *manifest,
+            bytes,
+            layout,
+            shards: Mutex::new(LruCache::new(SHARDS_KEPT)),
+            packs: Mutex::new(LruCache::new(PACKS_KEPT)),
+            chunks: Mutex::new(LruCache::new(CHUNKS_KEPT)),
+        })
+    }
+
+    /// The manifest's digest.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// The manifest.
+    ///
+    /// # Errors
+    /// Never in fact: it was checked when the image was opened.
+    pub fn manifest(&self) -> Result<Manifest<'_>> {
+        self.layout
+            .view(&self.bytes)
+            .map_err(Error::format(self.digest))
+    }
+
+    /// An inode by its number.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if there is no such inode, and those of reading its shard.
+    pub fn inode(&self, number: u64) -> Result<Inode> {
+        let shard = self
+            .manifest()?
+            .shard_of(number)
+            .ok_or(FormatError::Malformed("inode number"))
+            .map_err(Error::format(self.digest))?;
+        let shard = self.shard(shard)?;
+        let record = shard
+            .view()?
+            .inode(number)
+            .map_err(Error::format(shard.digest))?;
+        let file_type = record
+            .file_type()
+            .ok_or(FormatError::Malformed("inode record"))
+            .map_err(Error::format(shard.digest))?;
+        Ok(Inode {
+            number,
+            record,
+            file_type,
+            shard,
+        })
+    }
+
+    /// The root directory.
+    ///
+    /// # Errors
+    /// As for [`Image::inode`].
+    pub fn root(&self) -> Result<Inode> {
+        self.inode(ROOT_INODE)
+    }
+
+    /// The inode at `path`, from the root whether or not it begins with a slash. Symbolic links are
+    /// followed within the image; the last one only if `follow`.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchFile`], [`Error::NotADirectory`] or [`Error::TooManyLinks`], and those of
+    /// reading metadata.
+    pub fn lookup(&self, path: &[u8], follow: bool) -> Result<Inode> {
+        let mut inode = self.root()?;
+        // The components still to go, the next one last.
+        let mut rest: Vec<Vec<u8>> = components(path);
+        let mut links = 0;
+        while let Some(name) = rest.pop() {
+            if inode.file_type != FileType::Directory {
+                return Err(Error::NotADirectory(path.to_vec()));
+            }
+            if name == b".." {
+                inode = self.inode(inode.record.link)?;
+                continue;
+            }
+            let child = self
+                .child(&inode, &name)?
+                .ok_or_else(|| Error::NoSuchFile(path.to_vec()))?;
+            let child = self.inode(child.inode)?;
+            if child.file_type == FileType::SymbolicLink && (follow || !rest.is_empty()) {
+                links += 1;
+                if links > LINKS_MAX {
+                    return Err(Error::TooManyLinks(path.to_vec()));
+                }
+                let target = child.symlink_target()?;
+                if target.starts_with(b"/") {
+                    inode = self.root()?;
+                }
+                rest.extend(components(&target));
+                continue;
+            }
+            inode = child;
+        }
+        Ok(inode)
+    }
+
+    /// The entry of a directory with this name.
+    ///
+    /// # Errors
+    /// Those of reading metadata.
+    pub fn child(&self, directory: &Inode, name: &[u8]) -> Result<Option<Entry>> {
+        let mut found = None;
+        for span in directory.spans()? {
+            if directory.span_name(&span)?.as_slice() > name {
+                break;
+            }
+            found = Some(span);
+        }
+        let Some(span) = found else {
+            return Ok(None);
+        };
+        let shard = self.shard(span.shard)?;
+        let view = shard.view()?;
+        let entries = view.entries(&span).map_err(Error::format(shard.digest))?;
+        let place =
+            entries.partition_point(|entry| view.entry_name(entry).is_ok_and(|other| other < name));
+        let Some(entry) = entries.get(place) else {
+            return Ok(None);
+        };
+        let entry = read_entry(&shard, &view, &entry)?;
+        Ok((entry.name == name).then_some(entry))
+    }
+
+    /// Calls `each` with the entries of a directory, in the order of their names and without `.` and
+    /// `..`, until it fails.
+    ///
+    /// # Errors
+    /// [`Error::NotADirectory`], that of `each`, and those of reading metadata.
+    pub fn for_each_entry(
+        &self,
+        directory: &Inode,
+        mut each: impl FnMut(Entry) -> Result<()>,
+    ) -> Result<()> {
+        if directory.file_type != FileType::Directory {
+            return Err(Error::NotADirectory(Vec::new()));
+        }
+        for span in directory.spans()? {
+            let shard = self.shard(span.shard)?;
+            let view = shard.view()?;
+            for entry in view
+                .entries(&span)
+                .map_err(Error::format(shard.digest))?
+                .iter()
+            {
+                each(read_entry(&shard, &view, &entry)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with a regular file's content from `offset` on, at most `length` bytes, piece by
+    /// piece; holes come as zeros.
+    ///
+    /// # Errors
+    /// [`Error::NotAFile`]; [`Error::ChunkMissing`] or [`Error::BlobMissing`] if it is not all
+    /// there; that of `each`; and those of reading.
+    pub fn read(
+        &self,
+        file: &Inode,
+        offset: u64,
+        length: u64,
+        mut each: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        if file.file_type != FileType::Regular {
+            return Err(Error::NotAFile(Vec::new()));
+        }
+        let end = offset.saturating_add(length).min(file.record.size);
+        let mut at = offset;
+        for extent in file.extents()? {
+            let extent_end = extent.file_offset.saturating_add(u64::from(extent.length));
+            if at >= end || extent_end <= at {
+                continue;
+            }
+            write_zeros(extent.file_offset.min(end).saturating_sub(at), &mut each)?;
+            at = at.max(extent.file_offset);
+            while at < extent_end.min(end) {
+                // Both differences fit: the extent's length is 32 bits wide.
+                let within = (at - extent.file_offset) as u32;
+                let wanted = (extent_end.min(end) - at) as usize;
+                let place = extent
+                    .pack_offset
+                    .checked_add(within)
+                    .ok_or(FormatError::Malformed("extent"))
+                    .map_err(Error::format(file.shard.digest))?;
+                let (content, skip) = self.content_at(extent.pack, place)?;
+                let piece = content.get(skip..).unwrap_or_default();
+                let piece = piece.get(..wanted).unwrap_or(piece);
+                each(piece)?;
+                at += piece.len() as u64;
+            }
+        }
+        write_zeros(end.saturating_sub(at), &mut each)
+    }
+
+    /// The decoded chunk that covers an offset of a pack's uncompressed address space, and where in
+    /// it the offset is (less than its length).
+    fn content_at(&self, pack_number: u32, offset: u32) -> Result<(Arc<Vec<u8>>, usize)> {
+        let pack = self.pack(pack_number)?;
+        let (chunk, record) = pack.chunk_at(offset)?;
+        let skip = (offset - record.logical_offset) as usize;
+        let key = (pack_number, chunk);
+        if let Some(content) = lock(&self.chunks).get(&key) {
+            return Ok((content.clone(), skip));
+        }
+        let stored = pack.read_chunk(chunk)?.ok_or(Error::ChunkMissing {
+            pack: *pack.digest(),
+            chunk,
+        })?;
+        let content = Arc::new(decode_chunk(pack.digest(), chunk, &record, stored)?);
+        lock(&self.chunks).put(key, content.clone());
+        Ok((content, skip))
+    }
+
+    /// A pack by its number in the manifest, as far as it is there.
+    ///
+    /// # Errors
+    /// [`Error::BlobMissing`] if nothing of it is there, and those of reading its index.
+    pub fn pack(&self, number: u32) -> Result<Arc<Pack>> {
+        if let Some(pack) = lock(&self.packs).get(&number) {
+            return Ok(pack.clone());
+        }
+        let record = self
+            .manifest()?
+            .pack(number)
+            .map_err(Error::format(self.digest))?;
+        let index = self
+            .store
+            .read_metadata(&record.index_digest, u64::from(record.index_length))?;
+        let pack = self
+            .store
+            .find_pack(&record, index)?
+            .ok_or(Error::BlobMissing(record.digest))?;
+        let pack = Arc::new(pack);
+        lock(&self.packs).put(number, pack.clone());
+        Ok(pack)
+    }
+
+    /// A shard by its number in the manifest.
+    pub(crate) fn shard(&self, number: u32) -> Result<Arc<ShardBlob>> {
+        if let Some(shard) = lock(&self.shards).get(&number) {
+            return Ok(shard.clone());
+        }
+        let record = self
+            .manifest()?
+            .shard(number)
+            .map_err(Error::format(self.digest))?;
+        let bytes = self
+            .store
+            .read_metadata(&record.digest, u64::from(record.length))?;
+        let layout = ShardLayout::parse(&bytes).map_err(Error::format(record.digest))?;
+        let shard = Arc::new(ShardBlob {
+            digest: record.digest,
+            bytes,
+            layout,
+        });
+        lock(&self.shards).put(number, shard.clone());
+        Ok(shard)
+    }
+}
+
+fn read_entry(
+    shard: &ShardBlob,
+    view: &peerfs_format::Shard<'_>,
+    entry: &peerfs_format::EntryRecord,
+) -> Result<Entry> {
+    let name = view
+        .entry_name(entry)
+        .map_err(Error::format(shard.digest))?;
+    let file_type = FileType::from_d_type(entry.file_type)
+        .ok_or(FormatError::Malformed("entry type"))
+        .map_err(Error::format(shard.digest))?;
+    Ok(Entry {
+        name: name.to_vec(),
+        inode: entry.inode,
+        file_type,
+    })
+}
+
+/// The components of a path, the last one first.
+fn components(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|&byte| byte == b'/')
+        .rev()
+        .filter(|name| !name.is_empty() && *name != b".")
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+fn write_zeros(mut length: u64, each: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    while length > 0 {
+        let count = length.min(ZEROS.len() as u64);
+        each(ZEROS.get(..count as usize).unwrap_or_default())?;
+        length -= count;
+    }
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // The caches are valid at each step, so a panic elsewhere spoils nothing.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `index.json`: which images are in the store, and what they are called.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
+use peerfs_format::{Digest, METADATA_MAX};
+use rustix::fs::{flock, FlockOperation};
+
+use crate::layout::Layout;
+use crate::oci::{descriptor, media_type, new_index};
+use crate::{Error, Result, Store};
+
+/// OCI's annotation for the name of an image in a layout.
+const TAG_ANNOTATION: &str = "org.opencontainers.image.ref.name";
+
+/// An image of the store.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TaggedImage {
+    /// The digest of its peerfs manifest, which is what a mount is given.
+    pub manifest: Digest,
+    /// The digest of its OCI image manifest, unless it was fetched by the digest of its manifest.
+    pub oci_manifest: Option<Digest>,
+    /// What it is called; sorted.
+    pub tags: Vec<String>,
+}
+
+/// The content of `index.json`.
+pub(crate) struct TagIndex {
+    index: ImageIndex,
+}
+
+impl TagIndex {
+    /// Writes an empty index, unless there is one.
+    pub(crate) fn create(layout: &Layout) -> Result<()> {
+        if layout.index().exists() {
+            return Ok(());
+        }
+        TagIndex { index: new_index() }.write(layout)
+    }
+
+    pub(crate) fn read(layout: &Layout) -> Result<Self> {
+        let path = layout.index();
+        let text = fs::read(&path).map_err(Error::io("read", &path))?;
+        let index = serde_json::from_slice(&text).map_err(|error| Error::Layout {
+            path,
+            reason: error.to_string(),
+        })?;
+        Ok(TagIndex { index })
+    }
+
+    /// Changes the index; other processes that do so wait.
+    pub(crate) fn change(layout: &Layout, change: impl FnOnce(&mut Self)) -> Result<()> {
+        let path = layout.oci_layout();
+        let guard = File::open(&path).map_err(Error::io("open", &path))?;
+        flock(&guard, FlockOperation::LockExclusive)
+            .map_err(|errno| Error::io("lock", &path)(errno.into()))?;
+        let mut tags = Self::read(layout)?;
+        change(&mut tags);
+        tags.write(layout)
+    }
+
+    fn write(&self, layout: &Layout) -> Result<()> {
+        let path = layout.index();
+        let write = || -> std::io::Result<()> {
+            // The blobs' names must be on the disk before what refers to them.
+            File::open(layout.blobs())?.sync_all()?;
+            let mut file = tempfile::Builder::new()
+                .permissions(fs::Permissions::from_mode(0o644))
+                .tempfile_in(layout.tmp())?;
+            serde_json::to_writer_pretty(&mut file, &self.index)?;
+            file.write_all(b"\n")?;
+            file.as_file().sync_data()?;
+            file.persist(&path)?;
+            File::open(layout.root_dir())?.sync_all()
+        };
+        write().map_err(Error::io("write", &path))
+    }
+
+    /// Gives an OCI image manifest a tag, which another image loses if it had it.
+    pub(crate) fn tag(&mut self, mut manifest: Descriptor, tag: &str) {
+        let mut manifests = self.index.manifests().clone();
+        manifests.retain(|entry| tag_of(entry) != Some(tag));
+        manifest.set_annotations(Some(HashMap::from([(
+            TAG_ANNOTATION.to_owned(),
+            tag.to_owned(),
+        )])));
+        manifests.push(manifest);
+        self.index.set_manifests(manifests);
+    }
+
+    /// Adds an image by its peerfs manifest.
+    pub(crate) fn add_manifest(&mut self, manifest: &Digest, length: u64) {
+        let mut manifests = self.index.manifests().clone();
+        manifests.push(descriptor(media_type::MANIFEST, manifest, length));
+        self.index.set_manifests(manifests);
+    }
+
+    pub(crate) fn resolve(&self, store: &Store, name: &str) -> Result<Digest> {
+        for entry in self.index.manifests() {
+            if tag_of(entry) == Some(name) {
+                if let Some((manifest, _)) = manifest_of(store, entry)? {
+                    return Ok(manifest);
+                }
+            }
+        }
+        let Ok(digest) = name.parse::<Digest>() else {
+            let tags = self.index.manifests().iter().filter_map(tag_of);
+            return Err(Error::UnknownImage {
+                name: name.to_owned(),
+                known: tags.map(str::to_owned).collect(),
+            });
+        };
+        // The digest of an OCI image manifest names its image too.
+        for entry in self.index.manifests() {
+            if digest_of(entry) == Some(digest) {
+                if let Some((manifest, _)) = manifest_of(store, entry)? {
+                    return Ok(manifest);
+                }
+            }
+        }
+        Ok(digest)
+    }
+
+    pub(crate) fn images(&self, store: &Store) -> Result<Vec<TaggedImage>> {
+        let mut images: Vec<TaggedImage> = Vec::new();
+        for entry in self.index.manifests() {
+            // An image whose OCI manifest is missing or damaged can't be named by it; `verify` finds
+            // the blob.
+            let Ok(Some((manifest, oci_manifest))) = manifest_of(store, entry) else {
+                tracing::warn!(
+                    "index.json names {}, which is no peerfs image or damaged",
+                    entry.digest()
+                );
+                continue;
+            };
+            let tag = tag_of(entry).map(str::to_owned);
+            match images.iter_mut().find(|image| image.manifest == manifest) {
+                Some(image) => {
+                    image.tags.extend(tag);
+                    image.oci_manifest = image.oci_manifest.or(oci_manifest);
+                }
+                None => images.push(TaggedImage {
+                    manifest,
+                    oci_manifest,
+                    tags: tag.into_iter().collect(),
+                }),
+            }
+        }
+        for image in &mut images {
+            image.tags.sort();
+        }
+        Ok(images)
+    }
+
+    /// The OCI image manifests that the index names, with their tags.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (Digest, Option<&str>)> {
+        self.index
+            .manifests()
+            .iter()
+            .filter_map(|entry| Some((digest_of(entry)?, tag_of(entry))))
+    }
+}
+
+fn tag_of(entry: &Descriptor) -> Option<&str> {
+    let annotations = entry.annotations().as_ref()?;
+    annotations.get(TAG_ANNOTATION).map(String::as_str)
+}
+
+/// The digest that a descriptor names, if it is a SHA-256.
+pub(crate) fn digest_of(entry: &Descriptor) -> Option<Digest> {
+    entry.as_digest_sha256()?.parse().ok()
+}
+
+/// The peerfs manifest and, unless it is named directly, the OCI manifest that an entry stands for;
+/// None if it is something else.
+fn manifest_of(store: &Store, entry: &Descriptor) -> Result<Option<(Digest, Option<Digest>)>> {
+    let Some(digest) = digest_of(entry) else {
+        return Ok(None);
+    };
+    if entry.media_type().as_ref() == media_type::MANIFEST {
+        return Ok(Some((digest, None)));
+    }
+    if *entry.media_type() != MediaType::ImageManifest {
+        return Ok(None);
+    }
+    let text = store.read_metadata(&digest, METADATA_MAX)?;
+    let manifest: ImageManifest = serde_json::from_slice(&text).map_err(|error| Error::Layout {
+        path: store.blob_path(&digest),
+        reason: error.to_string(),
+    })?;
+    let layers = manifest.layers().iter();
+    let found = layers
+        .filter(|layer| layer.media_type().as_ref() == media_type::MANIFEST)
+        .find_map(digest_of);
+    Ok(found.map(|manifest| (manifest, Some(digest))))
+}
