@@ -6,6 +6,7 @@
 #![crate_name = "peerfs"]
 
 use fs::PeerFs;
+use kernel::debugfs::{Dir, File};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use upcall::{Device, Upcall};
@@ -32,7 +33,10 @@ module! {
     },
 }
 
+/// What is registered; in the order in which it is taken back.
 struct Peerfs {
+    _statistics: Pin<KBox<File<Arc<Upcall>>>>,
+    _debugfs: Dir,
     _filesystem: Pin<KBox<vfs::Registration<PeerFs>>>,
     _device: Option<Pin<KBox<misc_device::Registration<Device>>>>,
 }
@@ -47,8 +51,16 @@ impl kernel::Module for Peerfs {
         } else {
             None
         };
+        let debugfs = Dir::new(c"peerfs");
+        let statistics =
+            debugfs.read_callback_file(c"upcall", upcall.clone(), &|upcall: &Arc<Upcall>, f| {
+                upcall.statistics().show(f)
+            });
+        let statistics = KBox::pin_init(statistics, GFP_KERNEL)?;
         let filesystem = vfs::Registration::new(module, upcall);
         Ok(Peerfs {
+            _statistics: statistics,
+            _debugfs: debugfs,
             _filesystem: KBox::pin_init(filesystem, GFP_KERNEL)?,
             _device: device,
         })

@@ -33,7 +33,11 @@ extern "C" {
     pub(crate) fn peerfs_override_creds(cred: *const cred) -> *const cred;
     pub(crate) fn peerfs_revert_creds(cred: *const cred);
     pub(crate) fn peerfs_i_size_read(inode: *const inode) -> loff_t;
-    pub(crate) fn peerfs_seq_show_option(m: *mut seq_file, name: *const c_char, value: *const c_char);
+    pub(crate) fn peerfs_seq_show_option(
+        m: *mut seq_file,
+        name: *const c_char,
+        value: *const c_char,
+    );
     pub(crate) fn peerfs_secs_to_jiffies(seconds: c_uint) -> c_ulong;
     pub(crate) fn peerfs_inode_cache_create(
         name: *const c_char,

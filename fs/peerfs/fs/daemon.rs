@@ -50,7 +50,10 @@ impl Origin for Daemon {
             return Err(EIO);
         }
         let request = message(request, Priority::Demand);
-        fetched(self.upcall.fetch_chunks(self.store, request, self.timeout)?)
+        fetched(
+            self.upcall
+                .fetch_chunks(self.store, request, self.timeout)?,
+        )
     }
 
     fn prefetch_chunks(&self, request: &ChunksRequest<'_>) {

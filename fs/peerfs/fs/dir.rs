@@ -27,18 +27,15 @@ fn find(directory: &Inode, name: &[u8]) -> Result<Option<u64>> {
     let own = own.view()?;
     let spans = own.spans(&directory.data().record).map_err(|_| EIO)?;
     // The last span that does not begin behind the name.
-    let after = spans.partition_point(|span| {
-        own.span_name(span).is_ok_and(|first| first <= name)
-    });
+    let after = spans.partition_point(|span| own.span_name(span).is_ok_and(|first| first <= name));
     let Some(span) = after.checked_sub(1).and_then(|index| spans.get(index)) else {
         return Ok(None);
     };
     let shard = directory.super_block().data().store.shard(span.shard)?;
     let shard = shard.view()?;
     let entries = shard.entries(&span).map_err(|_| EIO)?;
-    let place = entries.partition_point(|entry| {
-        shard.entry_name(entry).is_ok_and(|found| found < name)
-    });
+    let place =
+        entries.partition_point(|entry| shard.entry_name(entry).is_ok_and(|found| found < name));
     let Some(entry) = entries.get(place) else {
         return Ok(None);
     };

@@ -43,10 +43,9 @@ pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> 
             InodeKind::Regular
         }
         FileType::SymbolicLink => InodeKind::SymbolicLink(link_target(&shard, &record)?),
-        FileType::Fifo
-        | FileType::Socket
-        | FileType::CharacterDevice
-        | FileType::BlockDevice => InodeKind::Special(record.payload_first),
+        FileType::Fifo | FileType::Socket | FileType::CharacterDevice | FileType::BlockDevice => {
+            InodeKind::Special(record.payload_first)
+        }
     };
     let attributes = Attributes {
         mode: record.mode,

@@ -31,7 +31,9 @@ impl SuperData {
         options: &Options,
     ) -> Result<Self> {
         let Some(root_dir) = &options.root_dir else {
-            context.error(format_args!("root_dir= is missing: the folder of the store"));
+            context.error(format_args!(
+                "root_dir= is missing: the folder of the store"
+            ));
             return Err(EINVAL);
         };
         let Some(digest) = options.manifest else {

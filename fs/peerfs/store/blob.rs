@@ -67,7 +67,13 @@ impl fmt::Display for OpenError {
             OpenError::Digest => {
                 f.write_str("damaged, its digest differs: run `peerfs verify` on the store")
             }
-            OpenError::Format(error) => write!(f, "{error}: a newer peerfs may be needed"),
+            OpenError::Format(
+                error @ (peerfs_format::Error::UnsupportedVersion(_)
+                | peerfs_format::Error::UnsupportedFeatures(_)),
+            ) => write!(f, "{error}: a newer peerfs is needed"),
+            OpenError::Format(error) => {
+                write!(f, "{error}: is this the digest of an image's manifest?")
+            }
         }
     }
 }
@@ -135,10 +141,7 @@ impl<L: Layout> Blob<L> {
     }
 }
 
-fn read(
-    file: &OpenedFile,
-    length: Option<u32>,
-) -> core::result::Result<KVVec<u8>, OpenError> {
+fn read(file: &OpenedFile, length: Option<u32>) -> core::result::Result<KVVec<u8>, OpenError> {
     let size = file.size();
     if size > METADATA_MAX || length.is_some_and(|length| u64::from(length) != size) {
         return Err(OpenError::Digest);

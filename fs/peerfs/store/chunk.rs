@@ -53,12 +53,10 @@ impl<O: Origin> Store<O> {
             },
         };
         let index = index.view()?;
-        let (first, record) = index
-            .chunk_at(&pack.record, offset)
-            .map_err(|_| {
-                self.report_index(&pack);
-                EIO
-            })?;
+        let (first, record) = index.chunk_at(&pack.record, offset).map_err(|_| {
+            self.report_index(&pack);
+            EIO
+        })?;
         if let Some(chunk) = self.chunks.get(&(number, first)) {
             return Ok(chunk);
         }
@@ -99,7 +97,9 @@ impl<O: Origin> Store<O> {
             }
             match self.origin.fetch_chunks(&request)? {
                 Fetched::Filled(file) => pack.filled(file, first, request.count)?,
-                Fetched::Data(data) => return self.take(&pack, &index, first, request.count, &data),
+                Fetched::Data(data) => {
+                    return self.take(&pack, &index, first, request.count, &data)
+                }
             }
         }
         Err(EIO)
@@ -122,7 +122,11 @@ impl<O: Origin> Store<O> {
             }
             let record = index.chunk(&pack.record, number).map_err(|_| EIO)?;
             if bytes.len() != record.stored_length as usize || sha256(bytes) != record.digest.0 {
-                self.report_chunk(&pack.record.digest, number, "peerfsd answered with other bytes");
+                self.report_chunk(
+                    &pack.record.digest,
+                    number,
+                    "peerfsd answered with other bytes",
+                );
                 return Err(EIO);
             }
             let mut stored = KVVec::with_capacity(bytes.len(), GFP_KERNEL)?;

@@ -62,7 +62,8 @@ impl Pack {
     pub(super) fn open(&self, directory: &Directory) -> Result {
         let mut state = self.state.lock();
         if state.index_file.is_none() {
-            let path = CString::try_from_fmt(fmt!("blobs/sha256/{}", Hex(&self.record.index_digest)))?;
+            let path =
+                CString::try_from_fmt(fmt!("blobs/sha256/{}", Hex(&self.record.index_digest)))?;
             state.index_file = if_exists(directory.open_file(&path))?;
         }
         if state.file.is_some() {
@@ -98,10 +99,9 @@ impl Pack {
     pub(super) fn place(&self, chunk: u32) -> Place {
         let state = self.state.lock();
         match &state.file {
-            Some(file) if state.presence.has(chunk) => Place::Present(
-                file.clone(),
-                matches!(state.presence, Presence::Whole),
-            ),
+            Some(file) if state.presence.has(chunk) => {
+                Place::Present(file.clone(), matches!(state.presence, Presence::Whole))
+            }
             _ => Place::Missing,
         }
     }

@@ -20,6 +20,7 @@ mod device;
 mod message;
 mod queue;
 mod request;
+mod statistics;
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
 
@@ -36,35 +37,13 @@ use kernel::{
         poll::{PollCondVar, PollTable},
         Arc, Mutex,
     },
-    time::{Delta, Instant},
+    time::Instant,
 };
 use message::Message;
 use peerfs_format::upcall::{FetchBlob, FetchChunks};
 use queue::{FileId, Queue};
 use request::{Request, Wanted};
-
-/// What was counted since the module was loaded, and how it stands.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Statistics {
-    /// Demands and prefetches made.
-    pub(crate) made: u64,
-    /// Those that found what they want already requested.
-    pub(crate) coalesced: u64,
-    /// Prefetches dropped because there was no daemon or too much to do, or after a long time.
-    pub(crate) dropped: u64,
-    /// Requests handed to a daemon; one that was handed out twice counts twice.
-    pub(crate) handed_out: u64,
-    /// Requests answered, failures included.
-    pub(crate) answered: u64,
-    /// Requests answered with a failure.
-    pub(crate) failed: u64,
-    /// Demands that waited in vain.
-    pub(crate) timed_out: u64,
-    /// Requests that are pending.
-    pub(crate) pending: usize,
-    /// For how long the oldest of them is.
-    pub(crate) oldest: Option<Delta>,
-}
+use statistics::Statistics;
 
 /// The requests of all mounts and the daemons of all stores. One for the module.
 #[pin_data]

@@ -41,12 +41,7 @@ impl LockedFolio<'_> {
         // SAFETY: the range was checked, and the folio is locked and not yet up to date, so that
         // nobody else reads or writes it.
         unsafe {
-            bindings::peerfs_memcpy_to_folio(
-                self.folio,
-                offset,
-                bytes.as_ptr().cast(),
-                bytes.len(),
-            )
+            bindings::peerfs_memcpy_to_folio(self.folio, offset, bytes.as_ptr().cast(), bytes.len())
         };
         Ok(())
     }
@@ -140,8 +135,12 @@ impl<T: FileSystem> Operations<T> {
 
     unsafe extern "C" fn readahead(control: *mut bindings::readahead_control) {
         // SAFETY: the VFS gives a valid control for an inode of `T`.
-        let (inode, control) =
-            unsafe { (Inode::<T>::from_raw((*(*control).mapping).host), &mut *control) };
+        let (inode, control) = unsafe {
+            (
+                Inode::<T>::from_raw((*(*control).mapping).host),
+                &mut *control,
+            )
+        };
         T::readahead(inode, &mut Readahead { control });
     }
 }

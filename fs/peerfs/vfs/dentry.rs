@@ -69,7 +69,10 @@ impl<T: FileSystem> Operations<T> {
         // SAFETY: the name of a dentry that is being looked up does not change.
         let name = unsafe {
             let name = &(*dentry).__bindgen_anon_1.d_name;
-            core::slice::from_raw_parts(name.name, name.__bindgen_anon_1.__bindgen_anon_1.len as usize)
+            core::slice::from_raw_parts(
+                name.name,
+                name.__bindgen_anon_1.__bindgen_anon_1.len as usize,
+            )
         };
         match T::lookup(directory, name) {
             Ok(inode) => {

@@ -7,7 +7,6 @@ use core::marker::PhantomData;
 use kernel::error::from_result;
 use kernel::ffi::{c_int, c_uint};
 
-
 use super::{FileSystem, Inode};
 use crate::bindings;
 

@@ -110,10 +110,7 @@ unsafe impl<T: FileSystem> Sync for Registration<T> {}
 
 impl<T: FileSystem> Registration<T> {
     /// Registers the filesystem.
-    pub(crate) fn new(
-        module: &'static ThisModule,
-        shared: T::Shared,
-    ) -> impl PinInit<Self, Error> {
+    pub(crate) fn new(module: &'static ThisModule, shared: T::Shared) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             cache: InodeCache::new()?,
             fs_type <- Opaque::try_ffi_init(|slot: *mut bindings::file_system_type| {

@@ -159,7 +159,8 @@ impl<T: FileSystem> Operations<T> {
                 _borrow: PhantomData,
             };
             // SAFETY: for a reconfiguration the VFS has set the root, whose superblock is one of `T`.
-            let super_block = unsafe { super_block::SuperBlock::<T>::from_raw((*(*context).root).d_sb) };
+            let super_block =
+                unsafe { super_block::SuperBlock::<T>::from_raw((*(*context).root).d_sb) };
             // SAFETY: the context is valid.
             let (flags, mask) = unsafe { ((*context).sb_flags, (*context).sb_flags_mask) };
             let read_only = bindings::PEERFS_SB_RDONLY as u32;

@@ -47,7 +47,12 @@ impl<T: FileSystem> InodeCache<T> {
             return Err(ENOMEM);
         }
         if CACHE
-            .compare_exchange(core::ptr::null_mut(), cache, Ordering::Release, Ordering::Relaxed)
+            .compare_exchange(
+                core::ptr::null_mut(),
+                cache,
+                Ordering::Release,
+                Ordering::Relaxed,
+            )
             .is_err()
         {
             // SAFETY: it was just made and nothing was allocated from it.
@@ -65,9 +70,8 @@ impl<T: FileSystem> InodeCache<T> {
     ) -> *mut bindings::inode {
         let cache = CACHE.load(Ordering::Acquire);
         // SAFETY: both are valid while there is a superblock.
-        let inode = unsafe {
-            bindings::peerfs_alloc_inode_sb(super_block, cache, bindings::GFP_KERNEL)
-        };
+        let inode =
+            unsafe { bindings::peerfs_alloc_inode_sb(super_block, cache, bindings::GFP_KERNEL) };
         if inode.is_null() {
             return inode;
         }

@@ -35,8 +35,9 @@ impl OpenedFile {
     /// The file's size in bytes now.
     pub(crate) fn size(&self) -> u64 {
         // SAFETY: the file is valid.
-        let size =
-            unsafe { bindings::peerfs_i_size_read(bindings::peerfs_file_inode(self.file.as_ptr())) };
+        let size = unsafe {
+            bindings::peerfs_i_size_read(bindings::peerfs_file_inode(self.file.as_ptr()))
+        };
         u64::try_from(size).unwrap_or(0)
     }
 

@@ -69,8 +69,7 @@ impl Directory {
             bindings::file_open_root(&path, name.as_char_ptr(), bindings::PEERFS_O_RDONLY, 0)
         })?;
         // SAFETY: the file was just opened and the reference is ours. It is in no descriptor table.
-        let file: ARef<File> =
-            unsafe { ARef::from_raw(NonNull::new(file).ok_or(ENOENT)?.cast()) };
+        let file: ARef<File> = unsafe { ARef::from_raw(NonNull::new(file).ok_or(ENOENT)?.cast()) };
         OpenedFile::new(file)
     }
 

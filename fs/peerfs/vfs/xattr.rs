@@ -121,12 +121,8 @@ impl<T: FileSystem> Handlers<T> {
     const USER: bindings::xattr_handler = Self::handler(c"user.");
     const TRUSTED: bindings::xattr_handler = Self::handler(c"trusted.");
     const SECURITY: bindings::xattr_handler = Self::handler(c"security.");
-    const TABLE: &'static Table<4> = &Table([
-        &Self::USER,
-        &Self::TRUSTED,
-        &Self::SECURITY,
-        ptr::null(),
-    ]);
+    const TABLE: &'static Table<4> =
+        &Table([&Self::USER, &Self::TRUSTED, &Self::SECURITY, ptr::null()]);
 
     const fn handler(prefix: &'static CStr) -> bindings::xattr_handler {
         bindings::xattr_handler {

@@ -28,8 +28,7 @@ impl ZstdDecoder {
         // SAFETY: the workspace has this size and is exclusively ours; the context lies inside it and
         // is not used after this call. Input and output have their lengths.
         let result = unsafe {
-            let context =
-                bindings::zstd_init_dctx(self.workspace.as_mut_ptr().cast(), size);
+            let context = bindings::zstd_init_dctx(self.workspace.as_mut_ptr().cast(), size);
             if context.is_null() {
                 return Err(ENOMEM);
             }
