@@ -111,6 +111,9 @@ pub enum Violation {
     /// More credit than a server may hold.
     #[error("more credit than {} bytes", crate::limits::CREDIT_MAX)]
     CreditOverflow,
+    /// Ever more requests although all are refused.
+    #[error("requests went on although the answer was Busy")]
+    BusyIgnored,
     /// More data than there was credit for.
     #[error("data without credit")]
     CreditExceeded,

@@ -4,24 +4,41 @@
 //! what it fetches goes to whoever asked, who verifies it. The protocol is described in
 //! `Documentation/peer-protocol.md`.
 //!
-//! | module | noun |
-//! |---|---|
-//! | [`frame`] | the frames of an exchange stream as bytes |
+//! Decisions are apart from effects. These modules decide, and are tested without a network:
+//! `frame`, `requester`, `responder`, `dialer`, `announcer`, `token_bucket`. These act:
+//! `lane` and `client` ask, `server` answers, `driver` owns the swarm, `lookup` finds, and `node`
+//! is the handle of it all.
 
 #![forbid(unsafe_code)]
 
+mod announcer;
+mod ban_list;
+mod behaviour;
 mod chunk_map;
 mod chunk_stream;
+mod client;
+mod codec;
 mod config;
+mod delivered;
+mod dialer;
+mod driver;
 mod error;
 mod event;
 pub mod frame;
 mod identity;
+mod lane;
 pub mod limits;
+mod lookup;
 mod node;
 mod peer_info;
+mod peer_table;
 mod priority;
 mod provider;
+mod requester;
+mod responder;
+mod server;
+mod token_bucket;
+mod want;
 
 pub use chunk_map::ChunkMap;
 pub use chunk_stream::ChunkStream;

@@ -19,6 +19,8 @@ pub const STREAMS_PER_PEER: usize = 4;
 
 /// How long a server waits for the peer to take one frame.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a server waits for its own store.
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// The credit that a client gives on a stream: what may be on the way or waiting for its taker.
 /// Fills 1 Gbit/s at 60 ms.
 pub(crate) const WINDOW: u32 = 8 * 1024 * 1024;

@@ -1,16 +1,36 @@
 //! The handle of a running node.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use libp2p::{Multiaddr, PeerId};
+use libp2p::{Multiaddr, PeerId, Swarm};
 use peerfs_format::Digest;
-use tokio::sync::broadcast;
-use tokio::time::Instant;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::{timeout, Instant};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::ban_list::BanList;
+use crate::behaviour::{self, Behaviour};
+use crate::client::{Client, EXCHANGE_PROTOCOL};
+use crate::driver::{Command, Driver};
+use crate::lookup::{Finder, Lookup};
+use crate::peer_table::PeerTable;
+use crate::server::Server;
 use crate::{
     ChunkStream, Error, Event, Have, NodeConfig, PeerInfo, Priority, Provider, RequestError,
 };
+
+/// The commands that may wait for the driver.
+const COMMANDS_MAX: usize = 64;
+/// The events that a subscriber may be behind.
+const EVENTS_MAX: usize = 256;
+/// How long to wait for the first listen address. Where the network comes up later, the addresses
+/// do too.
+const LISTEN_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a shutdown may take.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A running node: finds peers, asks them, and serves what its [`Provider`] has. Clones are handles
 /// of the same node, which runs until [`Node::shutdown`] or until the last handle is dropped.
@@ -20,59 +40,138 @@ use crate::{
 /// dropping its future.
 #[derive(Clone)]
 pub struct Node {
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    peer_id: PeerId,
+    peers: Arc<PeerTable>,
+    bans: Arc<BanList>,
+    client: Arc<Client>,
+    lookup: Lookup,
+    commands: mpsc::Sender<Command>,
+    events: broadcast::Sender<Event>,
+    listen_addresses: watch::Receiver<Vec<Multiaddr>>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
 }
 
 impl Node {
     /// Starts a node: listens, looks for peers, and serves `provider`. Must be called within a
     /// tokio runtime.
     pub async fn start(config: NodeConfig, provider: Arc<dyn Provider>) -> Result<Node, Error> {
-        unimplemented!("{config:?} {}", Arc::strong_count(&provider))
+        let bans = Arc::new(BanList::load(config.ban_list.clone())?);
+        let peers = Arc::new(PeerTable::default());
+        let tasks = TaskTracker::new();
+        let shutdown = CancellationToken::new();
+        let mut swarm = behaviour::swarm(&config, &bans)?;
+        listen(&mut swarm, &config.listen)?;
+
+        let mut control = swarm.behaviour().streams.new_control();
+        let incoming = control
+            .accept(EXCHANGE_PROTOCOL)
+            .map_err(|error| Error::Transport(Box::new(error)))?;
+        let client = Arc::new(Client::new(
+            control,
+            &config,
+            peers.clone(),
+            bans.clone(),
+            tasks.clone(),
+            shutdown.clone(),
+        ));
+        let server = Arc::new(Server::new(&config, provider, peers.clone()));
+        tasks.spawn(server.run(incoming, tasks.clone(), shutdown.clone()));
+
+        let (commands, commands_receiver) = mpsc::channel(COMMANDS_MAX);
+        let (events, _) = broadcast::channel(EVENTS_MAX);
+        let (listen_sender, mut listen_addresses) = watch::channel(Vec::new());
+        let driver = Driver::new(
+            &config,
+            swarm,
+            commands_receiver,
+            peers.clone(),
+            client.clone(),
+            events.clone(),
+            listen_sender,
+        );
+        tasks.spawn(driver.run(shutdown.clone()));
+        let first_address = listen_addresses.wait_for(|addresses| !addresses.is_empty());
+        // Without a network it takes longer, and the node does without.
+        let _ = timeout(LISTEN_TIMEOUT, first_address).await;
+
+        let finder = Finder {
+            client: client.clone(),
+            peers: peers.clone(),
+            bans: bans.clone(),
+            commands: commands.clone(),
+            events: events.clone(),
+        };
+        Ok(Node {
+            inner: Arc::new(Inner {
+                peer_id: config.identity.peer_id(),
+                peers,
+                bans,
+                client,
+                lookup: Lookup::new(finder, tasks.clone()),
+                commands,
+                events,
+                listen_addresses,
+                tasks,
+                shutdown,
+            }),
+        })
     }
 
     /// The node's id.
     pub fn peer_id(&self) -> PeerId {
-        unimplemented!()
+        self.inner.peer_id
     }
 
-    /// The addresses that the node listens on, without its id.
+    /// The addresses that the node listens on now, without its id.
     pub fn listen_addresses(&self) -> Vec<Multiaddr> {
-        unimplemented!()
+        self.inner.listen_addresses.borrow().clone()
     }
 
-    /// The peers that are connected now.
+    /// The peers that are connected now, the nearest first.
     pub fn peers(&self) -> Vec<PeerInfo> {
-        unimplemented!()
+        self.inner.peers.infos()
     }
 
     /// Changes among the connected peers from now on. A receiver that lags behind loses the oldest
     /// ones.
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
-        unimplemented!()
+        self.inner.events.subscribe()
     }
 
     /// Connects to a peer at this address, with or without `/p2p/<peer id>` at its end, once and
     /// in the background; [`Event::PeerConnected`] tells when it worked.
     pub async fn connect(&self, address: Multiaddr) {
-        unimplemented!("{address}")
+        self.command(Command::Connect(address)).await;
     }
 
-    /// The peers that have all or a part of a blob or pack, the nearest first: connected ones that
-    /// say so, and those that the DHT names if they can be reached. Takes as long as the first
-    /// answers take, and 3 seconds at most; the answer is remembered for a short time.
+    /// The peers that have all or a part of a blob or pack, those that answered first at the front:
+    /// connected ones that say so, those that connect meanwhile, and those that the DHT names if
+    /// they can be reached and say so. Takes as long as the first answers take, and 3 seconds at
+    /// most; providers are remembered for a short time.
     pub async fn find_providers(&self, digest: Digest) -> Vec<PeerId> {
-        unimplemented!("{digest}")
+        self.inner.lookup.find_providers(digest).await
     }
 
     /// Announces in the DHT that this node has a manifest or a pack (at least some chunks), now and
     /// regularly until [`Node::stop_providing`].
     pub async fn provide(&self, digest: Digest) {
-        unimplemented!("{digest}")
+        self.command(Command::Provide(digest)).await;
     }
 
     /// Stops announcing; the records at other nodes expire.
     pub async fn stop_providing(&self, digest: Digest) {
-        unimplemented!("{digest}")
+        self.command(Command::StopProviding(digest)).await;
     }
 
     /// Asks a peer how much it has of a blob or pack.
@@ -82,7 +181,7 @@ impl Node {
         digest: Digest,
         deadline: Instant,
     ) -> Result<Have, RequestError> {
-        unimplemented!("{peer} {digest} {deadline:?}")
+        self.inner.client.have(peer, digest, deadline).await
     }
 
     /// Fetches a whole blob of at most `maximum` bytes.
@@ -94,12 +193,16 @@ impl Node {
         priority: Priority,
         deadline: Instant,
     ) -> Result<Bytes, RequestError> {
-        unimplemented!("{peer} {digest} {maximum} {priority:?} {deadline:?}")
+        let client = &self.inner.client;
+        client
+            .fetch_blob(peer, digest, maximum, priority, deadline)
+            .await
     }
 
     /// Fetches chunks of `pack`, which the pack index `index` describes. They are delivered as they
     /// arrive, in any order. Bytes that arrived and were not taken hold up other transfers from the
     /// peer with the same urgency, so take them promptly. Dropping the stream cancels the rest.
+    /// Must be called within a tokio runtime.
     pub fn fetch_chunks(
         &self,
         peer: PeerId,
@@ -108,18 +211,61 @@ impl Node {
         chunks: &[u32],
         priority: Priority,
     ) -> ChunkStream {
-        unimplemented!("{peer} {pack} {index} {chunks:?} {priority:?}")
+        let client = &self.inner.client;
+        client.fetch_chunks(peer, pack, index, chunks, priority)
     }
 
     /// Disconnects a peer and has nothing to do with it any more: it is neither asked nor served.
     /// Remembered for the life of the process, and beyond if the node has a ban list.
     pub async fn ban(&self, peer: PeerId, reason: &str) {
-        unimplemented!("{peer} {reason}")
+        tracing::warn!(%peer, reason, "peer banned");
+        self.inner.bans.add(peer, reason);
+        self.command(Command::Ban(peer)).await;
+        let bans = self.inner.bans.clone();
+        let saved = self.inner.tasks.spawn_blocking(move || bans.save());
+        if let Ok(Err(error)) = saved.await {
+            tracing::warn!(%error, "cannot write the list of banned peers");
+        }
     }
 
     /// Ends all connections and tasks, and waits for that, 3 seconds at most. Outstanding requests
     /// fail with [`RequestError::ShuttingDown`] or [`RequestError::Disconnected`].
     pub async fn shutdown(&self) {
-        unimplemented!()
+        self.inner.shutdown.cancel();
+        self.inner.tasks.close();
+        if timeout(SHUTDOWN_TIMEOUT, self.inner.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some tasks of the node did not end in time");
+        }
+    }
+
+    async fn command(&self, command: Command) {
+        if self.inner.commands.send(command).await.is_err() {
+            tracing::debug!("the node is shutting down");
+        }
+    }
+}
+
+/// Listens on all addresses that can be listened on; at least one, if there are any.
+fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<(), Error> {
+    let mut failed = None;
+    let mut listening = addresses.is_empty();
+    for address in addresses {
+        match swarm.listen_on(address.clone()) {
+            Ok(_) => listening = true,
+            Err(error) => {
+                tracing::warn!(%address, %error, "cannot listen");
+                failed = Some(Error::Listen {
+                    address: address.clone(),
+                    source: Box::new(error),
+                });
+            }
+        }
+    }
+    match failed {
+        Some(error) if !listening => Err(error),
+        _ => Ok(()),
     }
 }

@@ -1,0 +1,236 @@
+//! Asks peers.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use libp2p::{PeerId, StreamProtocol};
+use libp2p_stream::Control;
+use peerfs_format::Digest;
+use tokio::sync::mpsc;
+use tokio::time::{timeout, timeout_at, Instant};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::ban_list::BanList;
+use crate::lane::{self, Lane};
+use crate::limits::CLIENT_CHUNKS;
+use crate::peer_table::PeerTable;
+use crate::want::{ChunkAnswer, Want};
+use crate::{ChunkStream, Have, NodeConfig, Priority, RequestError};
+
+/// The exchange protocol.
+pub(crate) const EXCHANGE_PROTOCOL: StreamProtocol = StreamProtocol::new("/peerfs/exchange/1");
+
+/// Opens streams to peers and sends requests on them.
+pub(crate) struct Client {
+    control: Control,
+    peers: Arc<PeerTable>,
+    bans: Arc<BanList>,
+    lanes: Mutex<HashMap<(PeerId, LaneKind), Arc<LaneSlot>>>,
+    stall_timeout: Duration,
+    connect_timeout: Duration,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// What somebody waits for does not wait behind what nobody does, so there are two streams.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum LaneKind {
+    Demand,
+    Ahead,
+}
+
+impl From<Priority> for LaneKind {
+    fn from(priority: Priority) -> Self {
+        match priority {
+            Priority::Demand => LaneKind::Demand,
+            Priority::Readahead | Priority::Background => LaneKind::Ahead,
+        }
+    }
+}
+
+/// A lane, once it was opened. Locked while it is being opened.
+type LaneSlot = tokio::sync::Mutex<Option<Lane>>;
+
+impl Client {
+    pub(crate) fn new(
+        control: Control,
+        config: &NodeConfig,
+        peers: Arc<PeerTable>,
+        bans: Arc<BanList>,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Client {
+            control,
+            peers,
+            bans,
+            lanes: Mutex::default(),
+            stall_timeout: config.stall_timeout,
+            connect_timeout: config.connect_timeout,
+            tasks,
+            shutdown,
+        }
+    }
+
+    pub(crate) async fn have(
+        &self,
+        peer: PeerId,
+        digest: Digest,
+        deadline: Instant,
+    ) -> Result<Have, RequestError> {
+        let (answer, answered) = mpsc::channel(1);
+        let want = Want::Have { digest, answer };
+        let priority = Priority::Demand;
+        self.ask(peer, priority, want, answered, deadline).await
+    }
+
+    pub(crate) async fn fetch_blob(
+        &self,
+        peer: PeerId,
+        digest: Digest,
+        maximum: u64,
+        priority: Priority,
+        deadline: Instant,
+    ) -> Result<Bytes, RequestError> {
+        let (answer, answered) = mpsc::channel(1);
+        let want = Want::Blob {
+            priority,
+            digest,
+            maximum,
+            answer,
+        };
+        self.ask(peer, priority, want, answered, deadline).await
+    }
+
+    /// Sends a request that has one answer, and waits for it.
+    async fn ask<T>(
+        &self,
+        peer: PeerId,
+        priority: Priority,
+        want: Want,
+        mut answered: mpsc::Receiver<Result<T, RequestError>>,
+        deadline: Instant,
+    ) -> Result<T, RequestError> {
+        let ask = async {
+            self.lane(peer, priority.into()).await?.request(want).await;
+            answered
+                .recv()
+                .await
+                .unwrap_or(Err(RequestError::Disconnected))
+        };
+        timeout_at(deadline, ask)
+            .await
+            .unwrap_or(Err(RequestError::DeadlineExceeded))
+    }
+
+    pub(crate) fn fetch_chunks(
+        self: &Arc<Self>,
+        peer: PeerId,
+        pack: Digest,
+        index: Digest,
+        chunks: &[u32],
+        priority: Priority,
+    ) -> ChunkStream {
+        let mut seen = HashSet::new();
+        let chunks: Vec<u32> = chunks
+            .iter()
+            .copied()
+            .filter(|number| seen.insert(*number))
+            .collect();
+        // Room for each chunk and for an error of each request.
+        let requests = chunks.len().div_ceil(CLIENT_CHUNKS);
+        let (answer, answers) = mpsc::channel(chunks.len() + requests + 1);
+        let client = self.clone();
+        self.tasks.spawn(async move {
+            let request = client.request_chunks(peer, pack, index, &chunks, priority, &answer);
+            tokio::select! {
+                result = request => if let Err(error) = result {
+                    // That nobody listens any more is no error.
+                    let _ = answer.try_send(Err(error));
+                },
+                () = answer.closed() => {}
+            }
+        });
+        ChunkStream::new(answers)
+    }
+
+    async fn request_chunks(
+        &self,
+        peer: PeerId,
+        pack: Digest,
+        index: Digest,
+        chunks: &[u32],
+        priority: Priority,
+        answer: &mpsc::Sender<ChunkAnswer>,
+    ) -> Result<(), RequestError> {
+        let lane = self.lane(peer, priority.into()).await?;
+        for chunks in chunks.chunks(CLIENT_CHUNKS) {
+            let want = Want::Chunks {
+                priority,
+                pack,
+                index,
+                chunks: chunks.to_vec(),
+                answer: answer.clone(),
+            };
+            lane.request(want).await;
+        }
+        Ok(())
+    }
+
+    /// The lane to a peer, opened if need be.
+    async fn lane(&self, peer: PeerId, kind: LaneKind) -> Result<Lane, RequestError> {
+        if self.bans.contains(peer) {
+            return Err(RequestError::Banned(peer));
+        }
+        if self.shutdown.is_cancelled() {
+            return Err(RequestError::ShuttingDown);
+        }
+        let slot = self.slots().entry((peer, kind)).or_default().clone();
+        // Those who wait for another one's attempt wait no longer than it.
+        let lane = timeout(self.connect_timeout, self.open(peer, &slot))
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {:?}", self.connect_timeout)));
+        lane.map_err(|reason| {
+            self.forget_unless_connected(peer);
+            RequestError::Unreachable { peer, reason }
+        })
+    }
+
+    async fn open(&self, peer: PeerId, slot: &LaneSlot) -> Result<Lane, String> {
+        let mut opened = slot.lock().await;
+        if let Some(lane) = opened.as_ref().filter(|lane| !lane.is_closed()) {
+            return Ok(lane.clone());
+        }
+        let mut control = self.control.clone();
+        let stream = control
+            .open_stream(peer, EXCHANGE_PROTOCOL)
+            .await
+            .map_err(|error| error.to_string())?;
+        let (lane, wants) = Lane::new();
+        self.tasks.spawn(lane::run(
+            peer,
+            stream,
+            wants,
+            self.peers.clone(),
+            self.stall_timeout,
+            self.shutdown.clone(),
+        ));
+        *opened = Some(lane.clone());
+        Ok(lane)
+    }
+
+    /// Drops the lanes of a peer that is gone; what is outstanding on them fails by itself.
+    pub(crate) fn forget_unless_connected(&self, peer: PeerId) {
+        if !self.peers.is_connected(peer) {
+            self.slots().retain(|(other, _), _| *other != peer);
+        }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<(PeerId, LaneKind), Arc<LaneSlot>>> {
+        // Nothing that is done under the lock leaves the map half changed.
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

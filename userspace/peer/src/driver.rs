@@ -1,0 +1,326 @@
+//! The task that owns the swarm.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use libp2p::kad::{self, GetProvidersOk, QueryId, QueryResult};
+use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
+use libp2p::{identify, mdns, ping, Multiaddr, PeerId, Swarm};
+use peerfs_format::Digest;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::{interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::announcer::Announcer;
+use crate::behaviour::{Behaviour, BehaviourEvent, KADEMLIA_PROTOCOL};
+use crate::client::Client;
+use crate::dialer::{peer_of, Dialer, Target};
+use crate::peer_table::PeerTable;
+use crate::{Event, NodeConfig};
+
+/// How often it is looked whether something is to be dialled or announced.
+const TICK: Duration = Duration::from_millis(250);
+/// The addresses that are taken of one peer.
+const ADDRESSES_PER_PEER: usize = 16;
+/// The lookups under way at a time; more are answered with nothing.
+const LOOKUPS_MAX: usize = 256;
+
+/// What the other parts of a node want of the swarm.
+pub(crate) enum Command {
+    Connect(Multiaddr),
+    Provide(Digest),
+    StopProviding(Digest),
+    /// The providers that the DHT names go to `found`, which is closed when there are no more.
+    FindProviders {
+        digest: Digest,
+        found: mpsc::Sender<PeerId>,
+    },
+    Ban(PeerId),
+}
+
+/// Owns the swarm.
+pub(crate) struct Driver {
+    pub(crate) swarm: Swarm<Behaviour>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) peers: Arc<PeerTable>,
+    pub(crate) client: Arc<Client>,
+    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) listen_addresses: watch::Sender<Vec<Multiaddr>>,
+    dialer: Dialer,
+    dialer_max: usize,
+    announcer: Announcer,
+    lookups: HashMap<QueryId, mpsc::Sender<PeerId>>,
+}
+
+/// The key of a manifest or pack in the DHT.
+pub(crate) fn provider_key(digest: &Digest) -> kad::RecordKey {
+    kad::RecordKey::new(&digest.0)
+}
+
+impl Driver {
+    pub(crate) fn new(
+        config: &NodeConfig,
+        swarm: Swarm<Behaviour>,
+        commands: mpsc::Receiver<Command>,
+        peers: Arc<PeerTable>,
+        client: Arc<Client>,
+        events: broadcast::Sender<Event>,
+        listen_addresses: watch::Sender<Vec<Multiaddr>>,
+    ) -> Self {
+        let mut dialer = Dialer::default();
+        for address in &config.bootstrap {
+            dialer.add(Target::Address(address.clone()), false, Instant::now());
+        }
+        Driver {
+            swarm,
+            commands,
+            peers,
+            client,
+            events,
+            listen_addresses,
+            dialer_max: config.bootstrap.len() + config.connections_max as usize,
+            dialer,
+            announcer: Announcer::new(config.provider_record_lifetime / 3),
+            lookups: HashMap::new(),
+        }
+    }
+
+    /// Drives the swarm until `shutdown`. Dropping it then ends all connections.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                event = self.swarm.select_next_some() => self.on_event(event),
+                Some(command) = self.commands.recv() => self.on_command(command),
+                _ = tick.tick() => {}
+            }
+            self.dial_due();
+            self.announce_due();
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Connect(address) => {
+                // Tried once: dialling again is for those who are always to be connected.
+                if let Err(error) = self.swarm.dial(dial_options(&Target::Address(address))) {
+                    log_dial(&error);
+                }
+            }
+            Command::Provide(digest) => self.announcer.add(digest, Instant::now()),
+            Command::StopProviding(digest) => {
+                self.announcer.remove(&digest);
+                let key = provider_key(&digest);
+                self.swarm.behaviour_mut().kademlia.stop_providing(&key);
+            }
+            Command::FindProviders { digest, found } => {
+                if self.lookups.len() < LOOKUPS_MAX {
+                    let key = provider_key(&digest);
+                    let query = self.swarm.behaviour_mut().kademlia.get_providers(key);
+                    self.lookups.insert(query, found);
+                }
+            }
+            Command::Ban(peer) => {
+                self.dialer.remove_peer(peer);
+                let behaviour = self.swarm.behaviour_mut();
+                behaviour.bans.block_peer(peer);
+                behaviour.kademlia.remove_peer(&peer);
+            }
+        }
+    }
+
+    fn dial_due(&mut self) {
+        while let Some(target) = self.dialer.due(Instant::now()) {
+            let options = dial_options(&target);
+            let connection = options.connection_id();
+            self.dialer.dialing(&target, connection);
+            if let Err(error) = self.swarm.dial(options) {
+                self.dial_failed(connection, &error);
+            }
+        }
+    }
+
+    fn dial_failed(&mut self, connection: ConnectionId, error: &DialError) {
+        log_dial(error);
+        match error {
+            DialError::LocalPeerId { .. } => self.dialer.hopeless(connection),
+            _ => self.dialer.failed(connection, Instant::now()),
+        }
+    }
+
+    fn announce_due(&mut self) {
+        while let Some(digest) = self.announcer.next(Instant::now()) {
+            let key = provider_key(&digest);
+            let started = self.swarm.behaviour_mut().kademlia.start_providing(key);
+            if let Err(error) = started {
+                tracing::debug!(%digest, %error, "not announced");
+                self.announcer.finished();
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            } => {
+                self.dialer.connected(connection_id, peer_id);
+                let address = endpoint.get_remote_address().clone();
+                if self.peers.connected(peer_id, address.clone()) {
+                    tracing::info!(peer = %peer_id, %address, "peer connected");
+                    // Nobody may be listening, which is no error.
+                    let _ = self.events.send(Event::PeerConnected(peer_id));
+                }
+            }
+            SwarmEvent::ConnectionClosed { peer_id, cause, .. } => {
+                if self.peers.disconnected(peer_id) {
+                    self.dialer.disconnected(peer_id, Instant::now());
+                    self.client.forget_unless_connected(peer_id);
+                    let cause = cause.as_ref().map(tracing::field::display);
+                    tracing::info!(peer = %peer_id, cause, "peer disconnected");
+                    let _ = self.events.send(Event::PeerDisconnected(peer_id));
+                }
+            }
+            SwarmEvent::OutgoingConnectionError {
+                connection_id,
+                error,
+                ..
+            } => self.dial_failed(connection_id, &error),
+            SwarmEvent::NewListenAddr { address, .. } => {
+                tracing::info!(%address, "listening");
+                // Told to the DHT with the node's provider records. Whoever can't reach it from
+                // where it is has other addresses to try.
+                self.swarm.add_external_address(address.clone());
+                self.listen_addresses
+                    .send_modify(|addresses| addresses.push(address));
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.swarm.remove_external_address(&address);
+                self.listen_addresses
+                    .send_modify(|addresses| addresses.retain(|other| *other != address));
+            }
+            SwarmEvent::ListenerError { error, .. } => {
+                tracing::warn!(%error, "a listener failed");
+            }
+            _ => {}
+        }
+    }
+
+    fn on_behaviour_event(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
+                for (peer, _) in found {
+                    if self.dialer.len() < self.dialer_max {
+                        let connected = self.peers.is_connected(peer);
+                        let target = Target::Peer(peer);
+                        self.dialer.add(target, connected, Instant::now());
+                    }
+                }
+            }
+            BehaviourEvent::Mdns(mdns::Event::Expired(gone)) => {
+                for (peer, _) in gone {
+                    let mdns = self.swarm.behaviour().mdns.as_ref();
+                    let mut left = mdns.into_iter().flat_map(|mdns| mdns.discovered_nodes());
+                    if !left.any(|other| *other == peer) {
+                        self.dialer.remove(&Target::Peer(peer));
+                    }
+                }
+            }
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.on_identified(peer_id, info);
+            }
+            BehaviourEvent::Ping(ping::Event {
+                peer,
+                connection,
+                result,
+            }) => match result {
+                Ok(rtt) => self.peers.measured(peer, rtt),
+                Err(error) => {
+                    tracing::debug!(%peer, %error, "no answer to a ping");
+                    self.swarm.close_connection(connection);
+                }
+            },
+            BehaviourEvent::Kademlia(event) => self.on_kademlia_event(event),
+            _ => {}
+        }
+    }
+
+    /// A peer said who it is: its addresses go to the DHT's routing table.
+    fn on_identified(&mut self, peer: PeerId, info: identify::Info) {
+        if !info.protocols.contains(&KADEMLIA_PROTOCOL) {
+            return;
+        }
+        let kademlia = &mut self.swarm.behaviour_mut().kademlia;
+        for address in info.listen_addrs.into_iter().take(ADDRESSES_PER_PEER) {
+            kademlia.add_address(&peer, address);
+        }
+    }
+
+    fn on_kademlia_event(&mut self, event: kad::Event) {
+        match event {
+            kad::Event::OutboundQueryProgressed {
+                id, result, step, ..
+            } => {
+                match result {
+                    QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders {
+                        providers,
+                        ..
+                    })) => self.on_providers(id, providers),
+                    QueryResult::StartProviding(_) => self.announcer.finished(),
+                    _ => {}
+                }
+                if step.last {
+                    self.lookups.remove(&id);
+                }
+            }
+            kad::Event::RoutingUpdated {
+                is_new_peer: true, ..
+            } => self.announcer.hurry(Instant::now()),
+            _ => {}
+        }
+    }
+
+    fn on_providers(&mut self, query: QueryId, providers: impl IntoIterator<Item = PeerId>) {
+        let own_id = *self.swarm.local_peer_id();
+        for peer in providers {
+            if peer == own_id {
+                continue;
+            }
+            // Now, because the addresses are only known while the query lasts.
+            if !self.swarm.is_connected(&peer) {
+                if let Err(error) = self.swarm.dial(DialOpts::peer_id(peer).build()) {
+                    log_dial(&error);
+                }
+            }
+            if let Some(found) = self.lookups.get(&query) {
+                // Full when there are more than the one who asks wants to know.
+                let _ = found.try_send(peer);
+            }
+        }
+    }
+}
+
+fn dial_options(target: &Target) -> DialOpts {
+    match target {
+        Target::Peer(peer) => DialOpts::peer_id(*peer).build(),
+        Target::Address(address) => match peer_of(address) {
+            Some(peer) => DialOpts::peer_id(peer)
+                .addresses(vec![address.clone()])
+                .build(),
+            None => DialOpts::unknown_peer_id().address(address.clone()).build(),
+        },
+    }
+}
+
+fn log_dial(error: &DialError) {
+    tracing::debug!(%error, "dialling failed");
+}

@@ -1,0 +1,183 @@
+//! An exchange stream that this node opened.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{SinkExt, StreamExt};
+use libp2p::{PeerId, Stream};
+use tokio::sync::{mpsc, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::codec::{self, FrameReader, FrameWriter, ReadError};
+use crate::frame::{Reply, Request};
+use crate::limits::CLIENT_REQUESTS;
+use crate::peer_table::PeerTable;
+use crate::requester::Requester;
+use crate::want::Want;
+use crate::{RequestError, Violation};
+
+/// The handle of a stream: what is wanted goes in here.
+#[derive(Clone)]
+pub(crate) struct Lane {
+    wants: mpsc::Sender<(Want, OwnedSemaphorePermit)>,
+    permits: Arc<Semaphore>,
+}
+
+impl Lane {
+    /// A lane, and what [`run`] needs to serve it.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<(Want, OwnedSemaphorePermit)>) {
+        // As many as there are permits, so that there is always room.
+        let (wants, receiver) = mpsc::channel(CLIENT_REQUESTS);
+        let permits = Arc::new(Semaphore::new(CLIENT_REQUESTS));
+        (Lane { wants, permits }, receiver)
+    }
+
+    /// Whether the stream has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.wants.is_closed()
+    }
+
+    /// Sends a request, as soon as there are not too many outstanding.
+    pub(crate) async fn request(&self, want: Want) {
+        let permit = tokio::select! {
+            permit = self.permits.clone().acquire_owned() => permit.ok(),
+            () = self.wants.closed() => None,
+        };
+        let Some(permit) = permit else {
+            return want.fail(RequestError::Disconnected);
+        };
+        if let Err(error) = self.wants.send((want, permit)).await {
+            let (want, _) = error.0;
+            want.fail(RequestError::Disconnected);
+        }
+    }
+}
+
+/// Serves a lane until its stream ends, and then fails what is outstanding.
+pub(crate) async fn run(
+    peer: PeerId,
+    stream: Stream,
+    mut wants: mpsc::Receiver<(Want, OwnedSemaphorePermit)>,
+    peers: Arc<PeerTable>,
+    stall_timeout: Duration,
+    shutdown: CancellationToken,
+) {
+    let (reader, writer) = codec::opened(stream);
+    let (requester, hello) = Requester::new();
+    let mut exchange = Exchange {
+        peer,
+        peers,
+        requester,
+        reader,
+        writer,
+        stall_timeout,
+    };
+    let served = shutdown.run_until_cancelled(exchange.serve(hello, &mut wants));
+    let error = served.await.unwrap_or(RequestError::ShuttingDown);
+    tracing::debug!(%peer, error = &error as &dyn std::error::Error, "stream ended");
+    exchange.requester.fail(&error);
+    wants.close();
+    while let Ok((want, _)) = wants.try_recv() {
+        want.fail(error.clone());
+    }
+}
+
+struct Exchange {
+    peer: PeerId,
+    peers: Arc<PeerTable>,
+    requester: Requester,
+    reader: FrameReader<Reply>,
+    writer: FrameWriter<Request>,
+    stall_timeout: Duration,
+}
+
+impl Exchange {
+    /// Returns why the stream ended.
+    async fn serve(
+        &mut self,
+        hello: Request,
+        wants: &mut mpsc::Receiver<(Want, OwnedSemaphorePermit)>,
+    ) -> RequestError {
+        let result = async {
+            self.send([hello]).await?;
+            loop {
+                self.step(wants).await?;
+            }
+        };
+        let result: Result<std::convert::Infallible, RequestError> = result.await;
+        match result {
+            Err(error) => error,
+        }
+    }
+
+    /// Waits for the next thing to do, and does it.
+    async fn step(
+        &mut self,
+        wants: &mut mpsc::Receiver<(Want, OwnedSemaphorePermit)>,
+    ) -> Result<(), RequestError> {
+        let taken = self.requester.taken();
+        let stalled_at = self.requester.stalled_at(self.stall_timeout);
+        tokio::select! {
+            reply = self.reader.next() => self.receive(reply)?,
+            want = wants.recv() => {
+                // None when nobody holds the lane any more; what is outstanding is abandoned then.
+                let (want, permit) = want.ok_or(RequestError::Disconnected)?;
+                let frame = self.requester.start(want, permit, Instant::now());
+                self.send([frame]).await?;
+            }
+            () = taken.enough() => {
+                let grant = self.requester.grant(Instant::now());
+                self.send(grant).await?;
+            }
+            () = stall(stalled_at) => {
+                let cancelled = self.requester.cancel_abandoned();
+                if cancelled.is_empty() {
+                    return Err(RequestError::Stalled(self.stall_timeout));
+                }
+                return self.send(cancelled).await;
+            }
+        }
+        let cancelled = self.requester.cancel_abandoned();
+        self.send(cancelled).await
+    }
+
+    fn receive(&mut self, reply: Option<Result<Reply, ReadError>>) -> Result<(), RequestError> {
+        match reply {
+            Some(Ok(reply)) => {
+                self.peers.received(self.peer, reply.data_length());
+                Ok(self.requester.receive(reply, Instant::now())?)
+            }
+            Some(Err(ReadError::Frame(error))) => Err(Violation::from(error).into()),
+            Some(Err(ReadError::Io(_))) | None => Err(RequestError::Disconnected),
+        }
+    }
+
+    async fn send(
+        &mut self,
+        frames: impl IntoIterator<Item = Request>,
+    ) -> Result<(), RequestError> {
+        let mut frames = frames.into_iter().peekable();
+        if frames.peek().is_none() {
+            return Ok(());
+        }
+        let write = async {
+            for frame in frames {
+                self.writer.feed(frame).await?;
+            }
+            self.writer.flush().await
+        };
+        match timeout(self.stall_timeout, write).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(RequestError::Disconnected),
+            Err(_) => Err(RequestError::Stalled(self.stall_timeout)),
+        }
+    }
+}
+
+async fn stall(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,262 @@
+//! Two nodes exchange blobs and chunks.
+
+mod support;
+
+use std::collections::HashMap;
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use peerfs_peer::{Event, Have, Priority, RequestError};
+use support::*;
+use tokio::time::Instant;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_of_many_pieces_arrives_whole() {
+    let blob = chunk(0x01020304, 3 * 1024 * 1024 + 17);
+    let store = Store {
+        blobs: HashMap::from([(digest(1), blob.clone()), (digest(2), Default::default())]),
+        ..Store::default()
+    };
+    let (server, client) = pair(store).await;
+    let fetch = |byte, maximum| {
+        let (client, peer) = (client.clone(), server.peer_id());
+        async move {
+            client
+                .fetch_blob(peer, digest(byte), maximum, Priority::Demand, soon())
+                .await
+        }
+    };
+    assert_eq!(fetch(1, blob.len() as u64).await.unwrap(), blob);
+    assert!(fetch(2, 0).await.unwrap().is_empty());
+    assert!(matches!(
+        fetch(1, 1000).await,
+        Err(RequestError::TooLarge { length, maximum: 1000 }) if length == blob.len() as u64
+    ));
+    assert!(matches!(fetch(3, 1000).await, Err(RequestError::NotFound)));
+    let received = client.peers().first().map(|info| info.bytes_received);
+    assert_eq!(received, Some(blob.len() as u64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_chunks_arrive_in_any_order() {
+    const COUNT: u32 = 1000;
+    let (server, client) = pair(store_with_pack(COUNT, 50_000)).await;
+    let wanted: Vec<u32> = (0..COUNT).rev().chain([5, 5]).collect();
+    let mut chunks =
+        client.fetch_chunks(server.peer_id(), PACK, INDEX, &wanted, Priority::Readahead);
+    let mut received = HashMap::new();
+    while let Some(answer) = chunks.next().await {
+        let (number, data) = answer.unwrap();
+        assert!(received.insert(number, data.unwrap()).is_none());
+    }
+    assert_eq!(received.len(), COUNT as usize);
+    for (number, data) in received {
+        assert_eq!(data, chunk(number, 50_000));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_partly_there_is_said_and_the_rest_not_found() {
+    let mut store = store_with_pack(20, 100);
+    store
+        .packs
+        .get_mut(&PACK)
+        .unwrap()
+        .1
+        .retain(|number, _| number % 3 == 0);
+    let (server, client) = pair(store).await;
+    let peer = server.peer_id();
+    let have = client.have(peer, PACK, soon()).await.unwrap();
+    assert!(matches!(&have, Have::Partial(map) if map.present() == 7 && map.chunk_count() == 20));
+    assert_eq!(
+        client.have(peer, digest(9), soon()).await.unwrap(),
+        Have::Absent
+    );
+
+    let numbers: Vec<u32> = (0..25).collect();
+    let mut chunks = client.fetch_chunks(peer, PACK, INDEX, &numbers, Priority::Demand);
+    let mut answered = 0;
+    while let Some(answer) = chunks.next().await {
+        let (number, data) = answer.unwrap();
+        assert_eq!(data.is_some(), have.chunk(number), "chunk {number}");
+        answered += 1;
+    }
+    assert_eq!(answered, 25);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_the_server_does_not_have_gives_nothing() {
+    let (server, client) = pair(store_with_pack(3, 100)).await;
+    let mut chunks = client.fetch_chunks(server.peer_id(), PACK, digest(1), &[1], Priority::Demand);
+    assert!(matches!(chunks.next().await, Some(Ok((1, None)))));
+    assert!(chunks.next().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn untaken_bytes_hold_up_the_peer_but_not_more_urgent_requests() {
+    // Twice the window, so that the server must wait.
+    let (server, client) = pair(store_with_pack(64, 256 * 1024)).await;
+    let peer = server.peer_id();
+    let numbers: Vec<u32> = (0..64).collect();
+    let mut untaken = client.fetch_chunks(peer, PACK, INDEX, &numbers, Priority::Readahead);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let received = client.peers().first().unwrap().bytes_received;
+    assert!((1..=8 * 1024 * 1024).contains(&received), "{received}");
+
+    let mut urgent = client.fetch_chunks(peer, PACK, INDEX, &[1], Priority::Demand);
+    assert!(matches!(urgent.next().await, Some(Ok((1, Some(_))))));
+    let mut taken = 0;
+    while let Some(answer) = untaken.next().await {
+        answer.unwrap();
+        taken += 1;
+    }
+    assert_eq!(taken, 64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_a_stream_cancels_what_was_not_begun() {
+    let store = Store {
+        delay: Duration::from_millis(20),
+        ..store_with_pack(2000, 1000)
+    };
+    let store = std::sync::Arc::new(store);
+    let server = peerfs_peer::Node::start(config(), store.clone())
+        .await
+        .unwrap();
+    let client = start(config_with_bootstrap(&server), Store::default()).await;
+    connected(&client, server.peer_id()).await;
+    let numbers: Vec<u32> = (0..2000).collect();
+    let mut chunks = client.fetch_chunks(
+        server.peer_id(),
+        PACK,
+        INDEX,
+        &numbers,
+        Priority::Background,
+    );
+    chunks.next().await.unwrap().unwrap();
+    drop(chunks);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let read = || store.chunks_read.load(std::sync::atomic::Ordering::Relaxed);
+    let after = read();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(read(), after);
+    assert!(after < 1000, "{after}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_peer_fails_its_requests_at_once() {
+    let store = Store {
+        delay: Duration::from_secs(60),
+        ..store_with_pack(10, 1000)
+    };
+    let (server, client) = pair(store).await;
+    let mut events = client.subscribe();
+    let mut chunks = client.fetch_chunks(server.peer_id(), PACK, INDEX, &[1], Priority::Demand);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let start = Instant::now();
+    server.shutdown().await;
+    assert!(matches!(
+        chunks.next().await,
+        Some(Err(RequestError::Disconnected))
+    ));
+    assert!(chunks.next().await.is_none());
+    assert!(start.elapsed() < Duration::from_secs(3));
+    let event = events.recv().await.unwrap();
+    assert_eq!(event, Event::PeerDisconnected(server.peer_id()));
+    let have = client.have(server.peer_id(), PACK, soon()).await;
+    assert!(
+        matches!(have, Err(RequestError::Unreachable { .. })),
+        "{have:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_stalls_fails_its_requests_soon() {
+    let store = Store {
+        delay: Duration::from_secs(8),
+        ..store_with_pack(10, 1000)
+    };
+    let server = start(config(), store).await;
+    let mut settings = config_with_bootstrap(&server);
+    settings.stall_timeout = Duration::from_millis(700);
+    let client = start(settings, Store::default()).await;
+    connected(&client, server.peer_id()).await;
+    let begun = Instant::now();
+    let mut chunks = client.fetch_chunks(server.peer_id(), PACK, INDEX, &[1], Priority::Demand);
+    assert!(matches!(
+        chunks.next().await,
+        Some(Err(RequestError::Stalled(_)))
+    ));
+    let elapsed = begun.elapsed();
+    assert!(elapsed >= Duration::from_millis(700) && elapsed < Duration::from_secs(3));
+    // The connection is still good for something else.
+    assert!(client.have(server.peer_id(), PACK, soon()).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_is_kept() {
+    let store = Store {
+        blobs: HashMap::from([(digest(1), chunk(1, 1_000_000))]),
+        ..Store::default()
+    };
+    let mut settings = config();
+    settings.upload_limit = NonZeroU64::new(100_000);
+    let server = start(settings, store).await;
+    let client = start(config_with_bootstrap(&server), Store::default()).await;
+    connected(&client, server.peer_id()).await;
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let fetched = client
+        .fetch_blob(
+            server.peer_id(),
+            digest(1),
+            1_000_000,
+            Priority::Demand,
+            deadline,
+        )
+        .await;
+    assert!(
+        matches!(fetched, Err(RequestError::DeadlineExceeded)),
+        "{fetched:?}"
+    );
+    assert!(Instant::now() < deadline + Duration::from_millis(500));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ban_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(config(), store_with_pack(10, 1000)).await;
+    let mut settings = config_with_bootstrap(&server);
+    settings.ban_list = Some(folder.path().join("banned"));
+    let client = start(settings.clone(), Store::default()).await;
+    connected(&client, server.peer_id()).await;
+    let peer = server.peer_id();
+    client.ban(peer, "wrong bytes").await;
+    disconnected(&client, peer).await;
+    let have = client.have(peer, PACK, soon()).await;
+    assert!(matches!(have, Err(RequestError::Banned(banned)) if banned == peer));
+    assert!(client.find_providers(PACK).await.is_empty());
+
+    // In neither direction, and not after a restart either.
+    let address = client.listen_addresses().swap_remove(0);
+    server.connect(address).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(client.peers().is_empty());
+    client.shutdown().await;
+    let client = start(settings, Store::default()).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(client.peers().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bootstrap_peer_is_dialled_again() {
+    let mut settings = config();
+    let first = start(settings.clone(), Store::default()).await;
+    settings.listen = first.listen_addresses();
+    let client = start(config_with_bootstrap(&first), Store::default()).await;
+    connected(&client, first.peer_id()).await;
+    first.shutdown().await;
+    disconnected(&client, first.peer_id()).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let again = start(settings, Store::default()).await;
+    connected(&client, again.peer_id()).await;
+}

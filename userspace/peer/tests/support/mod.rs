@@ -1,0 +1,156 @@
+//! Nodes on the loopback interface, and stores in memory behind them.
+
+#![allow(dead_code)] // Each test file uses a part of it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use peerfs_format::Digest;
+use peerfs_peer::{ChunkMap, Event, Have, Identity, Node, NodeConfig, PeerId, Provider};
+use tokio::time::{timeout, Instant};
+
+/// A store in memory.
+#[derive(Default)]
+pub struct Store {
+    pub blobs: HashMap<Digest, Bytes>,
+    /// Packs: how many chunks they have, and those that are there.
+    pub packs: HashMap<Digest, (u32, HashMap<u32, Bytes>)>,
+    /// How long reading a chunk takes.
+    pub delay: Duration,
+    /// Chunks that were read.
+    pub chunks_read: AtomicUsize,
+}
+
+#[async_trait]
+impl Provider for Store {
+    async fn blob_length(&self, blob: &Digest) -> Option<u64> {
+        self.blobs.get(blob).map(|blob| blob.len() as u64)
+    }
+
+    async fn read_blob(&self, blob: &Digest, offset: u64, length: u32) -> Option<Bytes> {
+        let blob = self.blobs.get(blob)?;
+        let start = usize::try_from(offset).ok()?;
+        let end = start.checked_add(length as usize)?;
+        (end <= blob.len()).then(|| blob.slice(start..end))
+    }
+
+    async fn have(&self, digest: &Digest) -> Have {
+        match self.packs.get(digest) {
+            Some((count, chunks)) if chunks.len() == *count as usize => Have::Complete,
+            Some((count, chunks)) => {
+                let mut bits = vec![0u8; count.div_ceil(8) as usize];
+                for number in chunks.keys() {
+                    bits[*number as usize / 8] |= 1 << (number % 8);
+                }
+                Have::Partial(ChunkMap::new(*count, bits.into()).unwrap())
+            }
+            None if self.blobs.contains_key(digest) => Have::Complete,
+            None => Have::Absent,
+        }
+    }
+
+    async fn read_chunk(&self, pack: &Digest, index: &Digest, number: u32) -> Option<Bytes> {
+        if !self.delay.is_zero() {
+            tokio::time::sleep(self.delay).await;
+        }
+        self.chunks_read.fetch_add(1, Ordering::Relaxed);
+        let (_, chunks) = self.packs.get(pack)?;
+        (*index == INDEX).then(|| chunks.get(&number).cloned())?
+    }
+}
+
+/// The index of every pack.
+pub const INDEX: Digest = Digest([0xee; 32]);
+/// A pack.
+pub const PACK: Digest = Digest([0xaa; 32]);
+
+/// A digest with this byte in all places.
+pub fn digest(byte: u8) -> Digest {
+    Digest([byte; 32])
+}
+
+/// The bytes of a chunk: its number, again and again.
+pub fn chunk(number: u32, length: usize) -> Bytes {
+    number
+        .to_le_bytes()
+        .iter()
+        .copied()
+        .cycle()
+        .take(length)
+        .collect()
+}
+
+/// A store with a pack of `count` chunks of `length` bytes, all of them there.
+pub fn store_with_pack(count: u32, length: usize) -> Store {
+    let chunks = (0..count).map(|number| (number, chunk(number, length)));
+    Store {
+        packs: HashMap::from([(PACK, (count, chunks.collect()))]),
+        ..Store::default()
+    }
+}
+
+/// The settings of a node on the loopback interface, by QUIC and TCP.
+pub fn config() -> NodeConfig {
+    let mut config = NodeConfig::new(Identity::generate());
+    config.listen = vec![
+        "/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap(),
+        "/ip4/127.0.0.1/tcp/0".parse().unwrap(),
+    ];
+    config.mdns = false;
+    config
+}
+
+/// The settings of a node on the loopback interface that stays connected to another one.
+pub fn config_with_bootstrap(bootstrap: &Node) -> NodeConfig {
+    let mut config = config();
+    config.bootstrap = bootstrap.listen_addresses();
+    config
+}
+
+/// Starts a node.
+pub async fn start(config: NodeConfig, store: Store) -> Node {
+    Node::start(config, Arc::new(store)).await.unwrap()
+}
+
+/// Waits until a node is connected to a peer, 10 seconds at most.
+pub async fn connected(node: &Node, peer: PeerId) {
+    let mut events = node.subscribe();
+    let wait = async {
+        while !node.peers().iter().any(|info| info.id == peer) {
+            let _ = events.recv().await;
+        }
+    };
+    timeout(Duration::from_secs(10), wait)
+        .await
+        .expect("no connection");
+}
+
+/// Waits until a node is not connected to a peer, 10 seconds at most.
+pub async fn disconnected(node: &Node, peer: PeerId) {
+    let mut events = node.subscribe();
+    let wait = async {
+        while node.peers().iter().any(|info| info.id == peer) {
+            assert_ne!(events.recv().await, Ok(Event::PeerConnected(peer)));
+        }
+    };
+    timeout(Duration::from_secs(10), wait)
+        .await
+        .expect("still connected");
+}
+
+/// A server with this store and a client that is connected to it.
+pub async fn pair(store: Store) -> (Node, Node) {
+    let server = start(config(), store).await;
+    let client = start(config_with_bootstrap(&server), Store::default()).await;
+    connected(&client, server.peer_id()).await;
+    (server, client)
+}
+
+/// Ten seconds from now.
+pub fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
