@@ -113,6 +113,9 @@ impl<T: FileSystem> Operations<T> {
         ..pin_init::zeroed()
     };
 
+    /// # Safety
+    ///
+    /// Only for the VFS, by its rules for `read_folio`.
     unsafe extern "C" fn read_folio(
         _file: *mut bindings::file,
         folio: *mut bindings::folio,
@@ -133,6 +136,9 @@ impl<T: FileSystem> Operations<T> {
         })
     }
 
+    /// # Safety
+    ///
+    /// Only for the VFS, by its rules for `readahead`.
     unsafe extern "C" fn readahead(control: *mut bindings::readahead_control) {
         // SAFETY: the VFS gives a valid control for an inode of `T`.
         let (inode, control) = unsafe {

@@ -59,6 +59,9 @@ impl<T: FileSystem> Operations<T> {
         ..pin_init::zeroed()
     };
 
+    /// # Safety
+    ///
+    /// Only for the VFS, by its rules for `lookup`.
     unsafe extern "C" fn lookup(
         directory: *mut bindings::inode,
         dentry: *mut bindings::dentry,

@@ -61,6 +61,9 @@ impl<T: FileSystem> Operations<T> {
         ..pin_init::zeroed()
     };
 
+    /// # Safety
+    ///
+    /// Only for the VFS, by its rules for `iterate_shared`.
     unsafe extern "C" fn iterate_shared(
         file: *mut bindings::file,
         context: *mut bindings::dir_context,

@@ -34,9 +34,9 @@ impl FsContext<'_> {
             bindings::logfc(
                 (*self.context).log.log,
                 (*self.context).log.prefix,
-                b'e' as _,
-                c"%s".as_ptr().cast(),
-                text.as_ptr(),
+                b'e',
+                c"%s".as_char_ptr(),
+                text.as_char_ptr(),
             )
         };
     }
@@ -72,6 +72,9 @@ impl<T: FileSystem> Operations<T> {
         unsafe { &mut *(*context).fs_private.cast() }
     }
 
+    /// # Safety
+    ///
+    /// Only for the VFS, by its rules for `free`.
     unsafe extern "C" fn free(context: *mut bindings::fs_context) {
         // SAFETY: `context` is valid, as the VFS calls.
         let options: *mut T::Options = unsafe { (*context).fs_private.cast() };
@@ -81,6 +84,9 @@ impl<T: FileSystem> Operations<T> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Only for the VFS, by its rules for `parse_param`.
     unsafe extern "C" fn parse_param(
         context: *mut bindings::fs_context,
         parameter: *mut bindings::fs_parameter,
@@ -92,14 +98,14 @@ impl<T: FileSystem> Operations<T> {
         }
         from_result(|| {
             // SAFETY: as above; the key is a string that lives as long as the parameter.
-            let key = unsafe { CStr::from_ptr((*parameter).key.cast()) };
+            let key = unsafe { CStr::from_char_ptr((*parameter).key) };
             // SAFETY: as above.
             let value = match unsafe { (*parameter).type_() } {
                 bindings::fs_value_type_fs_value_is_string => {
                     // SAFETY: the type says that the union holds a string.
                     let value = unsafe { (*parameter).__bindgen_anon_1.string };
                     // SAFETY: it is valid for as long as the parameter.
-                    (!value.is_null()).then(|| unsafe { CStr::from_ptr(value.cast()) })
+                    (!value.is_null()).then(|| unsafe { CStr::from_char_ptr(value) })
                 }
                 _ => None,
             };
@@ -117,16 +123,22 @@ impl<T: FileSystem> Operations<T> {
                 Ok(0)
             } else {
                 // The VFS knows best how to say that there is no such option.
-                Ok(-(bindings::ENOPARAM as i16) as c_int)
+                Ok(-(bindings::ENOPARAM as c_int))
             }
         })
     }
 
+    /// # Safety
+    ///
+    /// Only for the VFS, by its rules for `get_tree`.
     unsafe extern "C" fn get_tree(context: *mut bindings::fs_context) -> c_int {
         // SAFETY: `context` is valid, as the VFS calls.
         unsafe { bindings::get_tree_nodev(context.cast(), Some(Self::fill_super)) }
     }
 
+    /// # Safety
+    ///
+    /// Only for the VFS, by its rules for `fill_super`.
     unsafe extern "C" fn fill_super(
         super_block: *mut bindings::super_block,
         context: *mut bindings::fs_context,
@@ -152,6 +164,9 @@ impl<T: FileSystem> Operations<T> {
         })
     }
 
+    /// # Safety
+    ///
+    /// Only for the VFS, by its rules for `reconfigure`.
     unsafe extern "C" fn reconfigure(context: *mut bindings::fs_context) -> c_int {
         from_result(|| {
             let view = FsContext {
@@ -187,6 +202,10 @@ pub(crate) fn error_name(error: Error) -> &'static str {
 }
 
 /// Prepares a context for `T`.
+///
+/// # Safety
+///
+/// Only for the VFS, by its rules for `init_fs_context`.
 pub(super) unsafe extern "C" fn init_fs_context<T: FileSystem>(
     context: *mut kernel::bindings::fs_context,
 ) -> c_int {

@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 
 use kernel::ffi::{c_long, c_uint};
 use kernel::prelude::*;
-use kernel::str::CString;
+use kernel::str::{CStrExt, CString};
 use kernel::sync::aref::{ARef, AlwaysRefCounted};
 use kernel::types::Opaque;
 
@@ -188,7 +188,7 @@ impl<T: FileSystem> NewInode<T> {
                 InodeKind::SymbolicLink(target) => {
                     (*raw).i_op = dentry::link_operations::<T>();
                     let target = (*whole).link.insert(target);
-                    bindings::peerfs_set_link(raw, target.as_ptr().cast_mut().cast());
+                    bindings::peerfs_set_link(raw, target.as_char_ptr().cast_mut());
                 }
                 InodeKind::Special(device) => {
                     (*raw).i_op = dentry::plain_operations::<T>();

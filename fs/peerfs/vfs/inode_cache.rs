@@ -65,6 +65,9 @@ impl<T: FileSystem> InodeCache<T> {
         })
     }
 
+    /// # Safety
+    ///
+    /// Only for the VFS, by its rules for `alloc_inode`.
     pub(super) unsafe extern "C" fn alloc_inode(
         super_block: *mut bindings::super_block,
     ) -> *mut bindings::inode {
@@ -85,12 +88,18 @@ impl<T: FileSystem> InodeCache<T> {
         inode
     }
 
+    /// # Safety
+    ///
+    /// Only for the VFS, by its rules for `destroy_inode`.
     pub(super) unsafe extern "C" fn destroy_inode(inode: *mut bindings::inode) {
         let whole: *mut InodeAndData<T::InodeData> = inode.cast();
         // SAFETY: `alloc_inode` made it, and nobody has a reference any more.
         unsafe { (*whole).data = None };
     }
 
+    /// # Safety
+    ///
+    /// Only for the VFS, by its rules for `free_inode`.
     pub(super) unsafe extern "C" fn free_inode(inode: *mut bindings::inode) {
         let whole: *mut InodeAndData<T::InodeData> = inode.cast();
         // SAFETY: `alloc_inode` made it, and a grace period has passed.

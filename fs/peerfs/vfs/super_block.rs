@@ -5,7 +5,7 @@
 use core::marker::PhantomData;
 
 use kernel::error::{from_result, to_result};
-use kernel::ffi::{c_int, c_ulong};
+use kernel::ffi::{c_int, c_long, c_ulong};
 use kernel::prelude::*;
 use kernel::str::{CStr, CString};
 use kernel::sync::aref::ARef;
@@ -123,6 +123,10 @@ pub(super) unsafe fn fill<T: FileSystem>(
 }
 
 /// The end of a superblock, filled or not.
+///
+/// # Safety
+///
+/// Only for the VFS, by its rules for `kill_sb`.
 pub(super) unsafe extern "C" fn kill_sb<T: FileSystem>(super_block: *mut bindings::super_block) {
     // SAFETY: it is valid and was made by `get_tree_nodev`.
     let data: *mut T::SuperData = unsafe { (*super_block).s_fs_info.cast() };
@@ -146,6 +150,9 @@ impl<T: FileSystem> Operations<T> {
         ..pin_init::zeroed()
     };
 
+    /// # Safety
+    ///
+    /// Only for the VFS, by its rules for `statfs`.
     unsafe extern "C" fn statfs(
         dentry: *mut bindings::dentry,
         buffer: *mut kernel::bindings::kstatfs,
@@ -155,15 +162,18 @@ impl<T: FileSystem> Operations<T> {
         let answer = T::statfs(super_block);
         // SAFETY: the VFS gives a zeroed buffer to fill in; the kernel crate knows only its name.
         let buffer = unsafe { &mut *buffer.cast::<bindings::kstatfs>() };
-        buffer.f_type = T::MAGIC as _;
-        buffer.f_bsize = answer.block_size as _;
+        buffer.f_type = T::MAGIC as c_long;
+        buffer.f_bsize = answer.block_size as c_long;
         buffer.f_blocks = answer.blocks;
         buffer.f_files = answer.files;
-        buffer.f_namelen = answer.name_length as _;
+        buffer.f_namelen = answer.name_length as c_long;
         buffer.f_fsid.val = [answer.id as u32 as c_int, (answer.id >> 32) as u32 as c_int];
         0
     }
 
+    /// # Safety
+    ///
+    /// Only for the VFS, by its rules for `show_options`.
     unsafe extern "C" fn show_options(
         seq: *mut bindings::seq_file,
         dentry: *mut bindings::dentry,

@@ -45,6 +45,10 @@ impl XattrLister<'_> {
 }
 
 /// listxattr(2).
+///
+/// # Safety
+///
+/// Only for the VFS, by its rules for `list`.
 pub(super) unsafe extern "C" fn list<T: FileSystem>(
     dentry: *mut bindings::dentry,
     buffer: *mut c_char,
@@ -73,6 +77,10 @@ pub(super) unsafe extern "C" fn list<T: FileSystem>(
 }
 
 /// The ACL of an inode, from the xattr that holds it.
+///
+/// # Safety
+///
+/// Only for the VFS, by its rules for `get_inode_acl`.
 pub(super) unsafe extern "C" fn get_inode_acl<T: FileSystem>(
     inode: *mut bindings::inode,
     kind: c_int,
@@ -132,6 +140,9 @@ impl<T: FileSystem> Handlers<T> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Only for the VFS, by its rules for `get`.
     unsafe extern "C" fn get(
         handler: *const bindings::xattr_handler,
         _dentry: *mut bindings::dentry,
@@ -145,8 +156,8 @@ impl<T: FileSystem> Handlers<T> {
             // with its prefix.
             let (prefix, name) = unsafe {
                 (
-                    CStr::from_ptr((*handler).prefix.cast()),
-                    CStr::from_ptr(name.cast()),
+                    CStr::from_char_ptr((*handler).prefix),
+                    CStr::from_char_ptr(name),
                 )
             };
             // SAFETY: the VFS gives an initialised inode of `T`.
