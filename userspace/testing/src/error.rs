@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What can go wrong.
+
+use std::io;
+use std::path::Path;
+
+/// Why a subcommand failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The test's own work failed: not a finding, but no success either.
+    #[error("can't {action} {path}: {source}")]
+    Io {
+        action: &'static str,
+        path: String,
+        source: io::Error,
+    },
+    /// What the store holds is no image.
+    #[error("{path}: {source}")]
+    Format {
+        path: String,
+        source: peerfs_format::Error,
+    },
+    /// What is tested does not behave.
+    #[error("{0}")]
+    Finding(String),
+}
+
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// For `map_err`.
+    pub(crate) fn io<E: Into<io::Error>>(
+        action: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(E) -> Self {
+        let path = path.display().to_string();
+        move |source| Error::Io {
+            action,
+            path,
+            source: source.into(),
+        }
+    }
+
+    /// For `map_err`.
+    pub(crate) fn format(path: &Path) -> impl FnOnce(peerfs_format::Error) -> Self {
+        let path = path.display().to_string();
+        move |source| Error::Format { path, source }
+    }
+}
+
+/// Fails with a finding unless `good`.
+pub(crate) fn ensure(good: bool, finding: impl FnOnce() -> String) -> Result<()> {
+    if good {
+        Ok(())
+    } else {
+        Err(Error::Finding(finding()))
+    }
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The complete store that the answers come from.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use peerfs_format::upcall::FetchChunks;
+use peerfs_format::{Digest, PackIndex, PackRecord, PACK_MAX};
+
+use crate::{Error, Result};
+
+/// A chunk as it is stored, and where.
+pub(super) struct StoredChunk {
+    pub(super) number: u32,
+    pub(super) offset: u64,
+    pub(super) bytes: Vec<u8>,
+}
+
+pub(super) struct Source {
+    store: PathBuf,
+    /// The packs that were asked for, with their indexes.
+    packs: HashMap<Digest, (File, Vec<u8>)>,
+}
+
+impl Source {
+    pub(super) fn new(store: PathBuf) -> Self {
+        Source {
+            store,
+            packs: HashMap::new(),
+        }
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.store.join("blobs/sha256").join(digest.to_string())
+    }
+
+    pub(super) fn blob(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let path = self.path(digest);
+        fs::read(&path).map_err(Error::io("read", &path))
+    }
+
+    /// The chunks of a request, and how many its pack has.
+    pub(super) fn chunks(&mut self, request: &FetchChunks) -> Result<(Vec<StoredChunk>, u32)> {
+        let path = self.path(&request.pack);
+        if !self.packs.contains_key(&request.pack) {
+            let file = File::open(&path).map_err(Error::io("open", &path))?;
+            let pack = (file, self.blob(&request.index)?);
+            self.packs.insert(request.pack, pack);
+        }
+        let (file, index) = &self.packs[&request.pack];
+        let index = PackIndex::parse(index).map_err(Error::format(&path))?;
+        // The request says all of the pack but what only the manifest knows.
+        let record = PackRecord {
+            digest: request.pack,
+            index_digest: request.index,
+            stored_length: request.pack_length,
+            logical_length: PACK_MAX,
+            index_length: request.index_length,
+            chunk_count: index.chunks.len() as u32,
+        };
+        let mut chunks = Vec::new();
+        for number in request.first_chunk..request.first_chunk + request.chunk_count {
+            let chunk = index.chunk(&record, number).map_err(Error::format(&path))?;
+            let offset = u64::from(chunk.stored_offset);
+            let mut bytes = vec![0; chunk.stored_length as usize];
+            file.read_exact_at(&mut bytes, offset)
+                .map_err(Error::io("read", &path))?;
+            chunks.push(StoredChunk {
+                number,
+                offset,
+                bytes,
+            });
+        }
+        Ok((chunks, record.chunk_count))
+    }
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What the kernel tests need and no ordinary program offers: trees of edge cases, comparisons of a
+//! mount with its source, damage to a store, and daemons that misbehave.
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`edge_cases`] | a tree with everything that a tree can hold |
+//! | [`entry`] | a path's line in a manifest of a tree |
+//! | [`survey`] | reading all of a damaged mount |
+//! | [`compare`] | the same reads of a tree and of its mount |
+//! | [`read_only`] | attempts to change a mount |
+//! | [`damage`] | damaged stores and images |
+//! | [`fake_daemon`] | a daemon on `/dev/peerfs` that does as it is told |
+
+#![forbid(unsafe_code)]
+
+mod compare;
+mod damage;
+mod edge_cases;
+mod entry;
+mod error;
+mod fake_daemon;
+mod read_only;
+mod survey;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use peerfs_format::Digest;
+
+use error::{ensure, Error, Result};
+
+/// Tools for the tests of peerfs.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes a tree with everything that a tree can hold.
+    MakeTree {
+        directory: PathBuf,
+        /// A tree of a few megabytes that is read quickly, with a bit of everything.
+        #[arg(long)]
+        small: bool,
+    },
+    /// Makes a directory with many entries.
+    MakeCrowd { directory: PathBuf, entries: u32 },
+    /// Prints a line for each path of a tree; two trees are the same if these are.
+    Manifest { directory: PathBuf },
+    /// Reads all that a manifest names, right or with an error, and prints how many were which.
+    Survey { manifest: PathBuf, mount: PathBuf },
+    /// Reads two trees at random places and in all the ways there are.
+    Compare {
+        source: PathBuf,
+        mount: PathBuf,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Reads at random places.
+        #[arg(long, default_value_t = 1000)]
+        count: u32,
+    },
+    /// Attempts to change a mount in every way: each must fail with EROFS.
+    ReadOnly { mount: PathBuf },
+    /// Damages something that an image of the store consists of, and prints what.
+    Damage {
+        store: PathBuf,
+        manifest: Digest,
+        kind: damage::Kind,
+        #[arg(long)]
+        seed: u64,
+    },
+    /// Puts a manifest into the store that no reader can use, and prints its digest.
+    Forge {
+        store: PathBuf,
+        manifest: Digest,
+        kind: damage::Forgery,
+    },
+    /// Serves a store from another, complete one.
+    Daemon(fake_daemon::Settings),
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::MakeTree { directory, small } => edge_cases::make_tree(&directory, small),
+        Command::MakeCrowd { directory, entries } => edge_cases::make_crowd(&directory, entries),
+        Command::Manifest { directory } => entry::print_manifest(&directory),
+        Command::Survey { manifest, mount } => {
+            let lines = fs::read_to_string(&manifest).map_err(Error::io("read", &manifest))?;
+            let found = survey::survey(&lines, &mount)?;
+            println!("{} {}", found.right, found.errors);
+            Ok(())
+        }
+        Command::Compare {
+            source,
+            mount,
+            seed,
+            count,
+        } => compare::compare(&source, &mount, seed, count),
+        Command::ReadOnly { mount } => read_only::check(&mount),
+        Command::Damage {
+            store,
+            manifest,
+            kind,
+            seed,
+        } => damage::damage(&store, &manifest, kind, seed),
+        Command::Forge {
+            store,
+            manifest,
+            kind,
+        } => damage::forge(&store, &manifest, kind),
+        Command::Daemon(settings) => fake_daemon::run(settings),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("peerfs-testing: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
