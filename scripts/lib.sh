@@ -18,6 +18,7 @@ mkdir -p "$logs" "$cache/locks"
 llvm_version=19
 bindgen_version=0.72.1
 capnpc_version=0.27.0
+cargo_fuzz_version=0.13.2
 
 export PATH=/usr/lib/llvm-$llvm_version/bin:$tools/bin:$PATH:/usr/sbin:/sbin
 export LIBCLANG_PATH=/usr/lib/llvm-$llvm_version/lib
