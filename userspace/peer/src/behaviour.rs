@@ -132,7 +132,6 @@ pub(crate) fn swarm(config: &NodeConfig, bans: &BanList) -> Result<Swarm<Behavio
             yamux::Config::default,
         )
         .map_err(|error| Error::Transport(Box::new(error)))?
-        .with_quic()
         .with_behaviour(|_| behaviour)
         .unwrap_or_else(|never| match never {})
         .with_swarm_config(|settings| settings.with_idle_connection_timeout(IDLE_TIMEOUT))

@@ -1,5 +1,6 @@
 //! How a node is set up.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,16 +38,15 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    /// Listens on any free port by QUIC and TCP, IPv4 and IPv6, with mDNS on and no bootstrap
-    /// peers.
+    /// Listens on any free TCP port, IPv4 and IPv6, with mDNS on and no bootstrap peers.
     pub fn new(identity: Identity) -> Self {
-        let quic = |ip: Multiaddr| ip.with(Protocol::Udp(0)).with(Protocol::QuicV1);
-        let tcp = |ip: Multiaddr| ip.with(Protocol::Tcp(0));
-        let ip4 = || Multiaddr::from(std::net::Ipv4Addr::UNSPECIFIED);
-        let ip6 = || Multiaddr::from(std::net::Ipv6Addr::UNSPECIFIED);
+        let ips = [
+            Multiaddr::from(Ipv4Addr::UNSPECIFIED),
+            Multiaddr::from(Ipv6Addr::UNSPECIFIED),
+        ];
         NodeConfig {
             identity,
-            listen: vec![quic(ip4()), tcp(ip4()), quic(ip6()), tcp(ip6())],
+            listen: ips.map(|ip| ip.with(Protocol::Tcp(0))).to_vec(),
             mdns: true,
             bootstrap: Vec::new(),
             ban_list: None,

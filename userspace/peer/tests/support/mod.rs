@@ -93,13 +93,10 @@ pub fn store_with_pack(count: u32, length: usize) -> Store {
     }
 }
 
-/// The settings of a node on the loopback interface, by QUIC and TCP.
+/// The settings of a node on the loopback interface.
 pub fn config() -> NodeConfig {
     let mut config = NodeConfig::new(Identity::generate());
-    config.listen = vec![
-        "/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap(),
-        "/ip4/127.0.0.1/tcp/0".parse().unwrap(),
-    ];
+    config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
     config.mdns = false;
     config
 }

@@ -1,0 +1,62 @@
+//! How fast chunks come from a peer, over the loopback interface and over a line with a delay. The
+//! delay is made by a relay, so that it needs no privileges.
+
+#[path = "../tests/support/relay.rs"]
+mod relay;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use libp2p::multiaddr::Protocol;
+use libp2p::Multiaddr;
+use peerfs_peer::Priority;
+use support::*;
+
+const CHUNKS: u32 = 2000;
+const CHUNK: usize = 64 * 1024;
+const DELAY: Duration = Duration::from_millis(10);
+
+#[tokio::main]
+async fn main() {
+    for delay in [Duration::ZERO, DELAY] {
+        let rate = measure(delay).await;
+        println!("{:?} round trip: {rate:.0} MB/s", 2 * delay);
+    }
+}
+
+/// Megabytes per second.
+async fn measure(delay: Duration) -> f64 {
+    let server = start(config(), store_with_pack(CHUNKS, CHUNK)).await;
+    let mut address = server.listen_addresses().swap_remove(0);
+    if !delay.is_zero() {
+        address = relayed(&address, delay);
+    }
+    let mut settings = config();
+    settings.bootstrap = vec![address];
+    let client = start(settings, Store::default()).await;
+    connected(&client, server.peer_id()).await;
+
+    let numbers: Vec<u32> = (0..CHUNKS).collect();
+    let begun = Instant::now();
+    let mut chunks = client.fetch_chunks(server.peer_id(), PACK, INDEX, &numbers, Priority::Demand);
+    let mut bytes = 0;
+    while let Some(answer) = chunks.next().await {
+        bytes += answer.unwrap().1.unwrap().len();
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    client.shutdown().await;
+    server.shutdown().await;
+    bytes as f64 / 1e6 / seconds
+}
+
+/// The address of a relay before this one.
+fn relayed(address: &Multiaddr, delay: Duration) -> Multiaddr {
+    address
+        .iter()
+        .map(|part| match part {
+            Protocol::Tcp(port) => Protocol::Tcp(relay::tcp(port, delay)),
+            other => other,
+        })
+        .collect()
+}
