@@ -1,1 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! Builds an image from a directory tree.
+//!
+//! The stages run at the same time, with bounded queues in between; what they make depends on the
+//! tree alone and not on their timing:
+//!
+//! ```text
+//! walk      one thread    names and inodes, in order            -> files to read
+//! read      all CPUs      content, its digest, big files' chunks -> in the order of the files
+//! sequence  one thread    small files' chunks, deduplication    -> chunks with a place
+//! compress  all CPUs      stored bytes and their digest          -> in the order of the places
+//! pack      one thread    packs and their indexes
+//! ```
+//!
+//! After them come the inode shards and the manifest.
+
+#![forbid(unsafe_code)]
+
+mod build;
+mod chunker;
+mod compress;
+mod content;
+mod error;
+mod expected;
+mod file_reader;
+mod manifest;
+mod message;
+mod metadata_blob;
+mod options;
+mod pack_writer;
+mod progress;
+mod sequence;
+mod shard_plan;
+mod shard_writer;
+mod sparse_chunker;
+mod tree;
+mod walk;
+mod xattrs;
+
+pub use build::{build, BuiltImage};
+pub use error::{Error, Result};
+pub use options::{Compression, Options};
+pub use progress::Progress;

@@ -1,1 +1,24 @@
-//! peerfs: the command.
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `peerfs`, the command.
+//!
+//! Each subcommand is a module with a function that takes its arguments. Called as `mount.peerfs`
+//! the same program is the helper of mount(8).
+
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod build;
+mod cat;
+mod documentation;
+mod error;
+mod list;
+mod mount;
+mod mount_helper;
+mod mount_options;
+mod output;
+mod run;
+mod status;
+mod verify;
+
+pub use run::run;

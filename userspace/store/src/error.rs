@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use peerfs_format::Digest;
 
 /// The result of an operation on a store.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong with a store, and what to do about it.
 #[derive(Debug, thiserror::Error)]

@@ -190,13 +190,13 @@ impl Image {
     ///
     /// # Errors
     /// [`Error::NotADirectory`], that of `each`, and those of reading metadata.
-    pub fn for_each_entry(
+    pub fn for_each_entry<E: From<Error>>(
         &self,
         directory: &Inode,
-        mut each: impl FnMut(Entry) -> Result<()>,
-    ) -> Result<()> {
+        mut each: impl FnMut(Entry) -> Result<(), E>,
+    ) -> Result<(), E> {
         if directory.file_type != FileType::Directory {
-            return Err(Error::NotADirectory(Vec::new()));
+            return Err(Error::NotADirectory(directory.describe()).into());
         }
         for span in directory.spans()? {
             let shard = self.shard(span.shard)?;
@@ -218,15 +218,15 @@ impl Image {
     /// # Errors
     /// [`Error::NotAFile`]; [`Error::ChunkMissing`] or [`Error::BlobMissing`] if it is not all
     /// there; that of `each`; and those of reading.
-    pub fn read(
+    pub fn read<E: From<Error>>(
         &self,
         file: &Inode,
         offset: u64,
         length: u64,
-        mut each: impl FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         if file.file_type != FileType::Regular {
-            return Err(Error::NotAFile(Vec::new()));
+            return Err(Error::NotAFile(file.describe()).into());
         }
         let end = offset.saturating_add(length).min(file.record.size);
         let mut at = offset;
@@ -349,7 +349,7 @@ fn components(path: &[u8]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn write_zeros(mut length: u64, each: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+fn write_zeros<E>(mut length: u64, each: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
     static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
     while length > 0 {
         let count = length.min(ZEROS.len() as u64);

@@ -53,6 +53,11 @@ impl Inode {
         self.record.mode
     }
 
+    /// What to call it where its path is not known.
+    pub(crate) fn describe(&self) -> Vec<u8> {
+        format!("inode {}", self.number).into_bytes()
+    }
+
     /// A device's major and minor numbers; None for anything else.
     pub fn device(&self) -> Option<(u32, u32)> {
         if !matches!(

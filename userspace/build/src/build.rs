@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! A build as a whole.
+
+use std::path::Path;
+use std::thread::{self, ScopedJoinHandle};
+
+use crossbeam_channel::bounded;
+use peerfs_format::{Digest, PackRecord, ShardRecord, METADATA_MAX};
+use peerfs_store::{write_image, ImageBlobs, Store};
+
+use crate::content::{Contents, PackPlaces};
+use crate::manifest::{self, Totals};
+use crate::sequence::ChunkQueue;
+use crate::shard_plan::{self, ShardSource};
+use crate::tree::{Kind, Tree};
+use crate::walk::ReadQueue;
+use crate::xattrs::XattrSets;
+use crate::{
+    compress, file_reader, pack_writer, sequence, shard_writer, walk, Error, Options, Progress,
+    Result,
+};
+
+/// Jobs that wait for a reading thread, and as many for the sequencer.
+const READS_WAITING: usize = 16;
+/// Chunks that wait for a compressing thread.
+const CHUNKS_WAITING: usize = 64;
+/// Compressed chunks, and those being compressed, that wait for the packer.
+const STORED_WAITING: usize = 256;
+
+/// An image that was built: all of it is in the store.
+#[derive(Clone, Debug)]
+pub struct BuiltImage {
+    /// The manifest's digest, which is what a mount is given.
+    pub manifest: Digest,
+    /// The manifest's bytes.
+    pub manifest_length: u64,
+    /// Inodes of the image.
+    pub inode_count: u64,
+    /// Bytes that regular files hold, holes not counted.
+    pub content_bytes: u64,
+    /// Bytes of the packs.
+    pub stored_bytes: u64,
+    /// The packs.
+    pub packs: Vec<PackRecord>,
+    /// The inode shards.
+    pub shards: Vec<ShardRecord>,
+}
+
+impl BuiltImage {
+    /// Makes the image known in the store under a tag, and returns the digest of its OCI image
+    /// manifest.
+    ///
+    /// # Errors
+    /// A full or failing disk, or an `index.json` that is not valid; the tag is as before then.
+    pub fn tag(&self, store: &Store, tag: &str) -> Result<Digest> {
+        let blobs = ImageBlobs {
+            manifest: self.manifest,
+            manifest_length: self.manifest_length,
+            shards: &self.shards,
+            packs: &self.packs,
+        };
+        Ok(write_image(store, &blobs, tag)?)
+    }
+}
+
+/// Builds an image from the directory tree at `root`, and writes its blobs to the store. The same
+/// tree makes the same image, whatever the machine and the number of threads.
+///
+/// # Errors
+/// See [`Error`]. Blobs that were complete by then stay in the store, which a later build of the
+/// same tree makes use of; nothing else does.
+pub fn build(
+    root: &Path,
+    store: &Store,
+    options: &Options,
+    progress: &Progress,
+) -> Result<BuiltImage> {
+    let xattrs = XattrSets::default();
+    let (tree, contents, packs) = read_tree(root, store, options, progress, &xattrs)?;
+    let places = PackPlaces::new(&packs);
+    let source = ShardSource {
+        tree: &tree,
+        contents: &contents,
+        packs: &places,
+        xattrs: &xattrs,
+    };
+    let planned = shard_plan::plan(&source);
+    let shards = shard_writer::write_all(&source, &planned, store, options.threads, root)?;
+    let totals = Totals {
+        inode_count: tree.nodes.len() as u64,
+        content_bytes: content_bytes(&tree, &contents),
+        stored_bytes: packs.iter().map(|pack| pack.stored_length).sum(),
+    };
+    let manifest = manifest::encode(&totals, &packs, &shards);
+    if manifest.len() as u64 > METADATA_MAX {
+        return Err(Error::TooLarge {
+            what: "the packs",
+            path: root.to_owned(),
+        });
+    }
+    Ok(BuiltImage {
+        manifest: store.add_blob(&manifest)?,
+        manifest_length: manifest.len() as u64,
+        inode_count: totals.inode_count,
+        content_bytes: totals.content_bytes,
+        stored_bytes: totals.stored_bytes,
+        packs,
+        shards,
+    })
+}
+
+/// Runs the stages from the walk to the packs.
+fn read_tree(
+    root: &Path,
+    store: &Store,
+    options: &Options,
+    progress: &Progress,
+    xattrs: &XattrSets,
+) -> Result<(Tree, Contents, Vec<PackRecord>)> {
+    let (read_requests, to_read) = bounded(READS_WAITING);
+    let (read_results, to_sequence) = bounded(READS_WAITING);
+    let (compress_requests, to_compress) = bounded(CHUNKS_WAITING);
+    let (stored_results, to_pack) = bounded(STORED_WAITING);
+    thread::scope(|scope| {
+        let read_queue = ReadQueue {
+            requests: read_requests,
+            results: read_results,
+        };
+        let walker =
+            scope.spawn(move || walk::walk(root, store.root_dir(), read_queue, xattrs, progress));
+        for _ in 0..options.threads.get() {
+            let to_read = to_read.clone();
+            scope.spawn(move || file_reader::run(&to_read, xattrs, progress));
+        }
+        drop(to_read);
+        let chunk_queue = ChunkQueue {
+            requests: compress_requests,
+            results: stored_results,
+        };
+        let sequencer = scope.spawn(move || sequence::run(&to_sequence, chunk_queue));
+        let compressors: Vec<_> = (0..options.threads.get())
+            .map(|_| {
+                let to_compress = to_compress.clone();
+                scope.spawn(move || compress::run(&to_compress, options.compression))
+            })
+            .collect();
+        drop(to_compress);
+        let packs = pack_writer::run(to_pack, store);
+        // A stage that stops early makes those before it stop without an error of their own, so
+        // the error is that of the last stage that has one.
+        let contents = join(sequencer);
+        let tree = join(walker);
+        let compressed = compressors.into_iter().try_for_each(join);
+        let packs = packs?;
+        compressed?;
+        let contents = contents?;
+        let tree = tree?;
+        match (tree, contents) {
+            (Some(tree), Some(contents)) => Ok((tree, contents, packs)),
+            _ => unreachable!("a stage stops early only because a later one fails"),
+        }
+    })
+}
+
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Bytes that regular files hold, holes not counted; each inode once.
+fn content_bytes(tree: &Tree, contents: &Contents) -> u64 {
+    let files = tree.nodes.iter().filter_map(|node| match node.kind {
+        Kind::Regular(file) => contents.file(file),
+        _ => None,
+    });
+    files.map(|file| file.allocated).sum()
+}

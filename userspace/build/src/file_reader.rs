@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The reading stage: regular files' content, once.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use crossbeam_channel::{Receiver, Sender};
+use peerfs_store::{sha256, Sha256Writer};
+use rustix::fs::{fstat, openat, seek, Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use crate::message::{FileJob, ReadJob, ReadPiece, ReadRequest, SmallFile, WholeFile};
+use crate::sparse_chunker::SparseChunker;
+use crate::xattrs::{self, XattrSets};
+use crate::{Error, Progress, Result};
+
+/// Bytes read at once from a large file.
+const READ_SIZE: usize = 256 * 1024;
+
+/// Reads files until there are no more, or nobody wants them.
+pub(crate) fn run(requests: &Receiver<ReadRequest>, xattrs: &XattrSets, progress: &Progress) {
+    for request in requests {
+        let pieces = &request.pieces;
+        let outcome = match request.job {
+            ReadJob::Small(files) => {
+                read_small(files, xattrs, progress).map(|piece| pieces.send(Ok(piece)).is_ok())
+            }
+            ReadJob::Large(file) => {
+                LargeReader::new(file, pieces, progress).and_then(|reader| reader.read(xattrs))
+            }
+        };
+        let is_wanted = match outcome {
+            Ok(is_wanted) => is_wanted,
+            Err(error) => pieces.send(Err(error)).is_ok(),
+        };
+        if !is_wanted {
+            return;
+        }
+    }
+}
+
+impl FileJob {
+    fn path(&self) -> PathBuf {
+        self.directory.path.join(OsStr::from_bytes(&self.name))
+    }
+
+    fn open(&self) -> Result<File> {
+        // Should it be a FIFO by now, opening must not wait.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        openat(
+            &self.directory.descriptor,
+            self.name.as_slice(),
+            flags,
+            Mode::empty(),
+        )
+        .map(File::from)
+        .map_err(|errno| Error::tree("open", &self.path())(errno))
+    }
+
+    /// Fails if the file is not as the walk found it.
+    fn check(&self, file: &File) -> Result<()> {
+        let stat = fstat(file).map_err(|errno| Error::tree("read", &self.path())(errno))?;
+        if self.expected.matches(&stat) {
+            Ok(())
+        } else {
+            Err(Error::Changed(self.path()))
+        }
+    }
+}
+
+fn read_small(files: Vec<FileJob>, xattrs: &XattrSets, progress: &Progress) -> Result<ReadPiece> {
+    let total: u64 = files.iter().map(|file| file.expected.size).sum();
+    let mut content = Vec::with_capacity(total as usize + 1);
+    let mut read = Vec::with_capacity(files.len());
+    for job in files {
+        let file = job.open()?;
+        let start = content.len();
+        // One byte more shows whether it has grown.
+        let mut limited = (&file).take(job.expected.size + 1);
+        let length = limited
+            .read_to_end(&mut content)
+            .map_err(|error| Error::io("read", &job.path())(error))?;
+        if length as u64 != job.expected.size {
+            return Err(Error::Changed(job.path()));
+        }
+        let set = xattrs::of_descriptor(file.as_fd(), &job.path())?;
+        job.check(&file)?;
+        read.push(SmallFile {
+            length,
+            whole: WholeFile {
+                digest: sha256(content.get(start..).unwrap_or_default()),
+                xattrs: xattrs.add(set),
+            },
+        });
+    }
+    progress.add_done(read.len() as u64, total);
+    Ok(ReadPiece::Small {
+        files: read,
+        content,
+    })
+}
+
+/// Reads a large file.
+struct LargeReader<'a> {
+    job: FileJob,
+    file: File,
+    pieces: &'a Sender<Result<ReadPiece>>,
+    progress: &'a Progress,
+    digest: Sha256Writer,
+    chunker: SparseChunker,
+}
+
+impl<'a> LargeReader<'a> {
+    fn new(
+        job: FileJob,
+        pieces: &'a Sender<Result<ReadPiece>>,
+        progress: &'a Progress,
+    ) -> Result<Self> {
+        let file = job.open()?;
+        job.check(&file)?;
+        Ok(LargeReader {
+            job,
+            file,
+            pieces,
+            progress,
+            digest: Sha256Writer::default(),
+            chunker: SparseChunker::new(),
+        })
+    }
+
+    /// Reads the file; false if nobody wants it any more.
+    fn read(mut self, xattrs: &XattrSets) -> Result<bool> {
+        let mut buffer = vec![0; READ_SIZE];
+        let size = self.job.expected.size;
+        let mut offset = 0;
+        while offset < size {
+            let (data, data_end) = self.next_data(offset)?;
+            self.skip_hole(data - offset);
+            offset = data;
+            while offset < data_end {
+                let length = (data_end - offset).min(READ_SIZE as u64) as usize;
+                let part = buffer.get_mut(..length).unwrap_or_default();
+                self.read_exact(part, offset)?;
+                self.digest.update(part);
+                self.chunker.push(part);
+                offset += length as u64;
+                self.progress.add_done(0, length as u64);
+                let chunks = self.chunker.chunks();
+                if !chunks.is_empty() && self.pieces.send(Ok(ReadPiece::Chunks(chunks))).is_err() {
+                    return Ok(false);
+                }
+            }
+        }
+        let set = xattrs::of_descriptor(self.file.as_fd(), &self.job.path())?;
+        self.job.check(&self.file)?;
+        self.progress.add_done(1, 0);
+        let chunks = self.chunker.finish();
+        let end = WholeFile {
+            digest: self.digest.finish(),
+            xattrs: xattrs.add(set),
+        };
+        Ok(self.pieces.send(Ok(ReadPiece::Chunks(chunks))).is_ok()
+            && self.pieces.send(Ok(ReadPiece::End(end))).is_ok())
+    }
+
+    /// The file's next run of data as the file system knows it, at or behind `offset`.
+    fn next_data(&self, offset: u64) -> Result<(u64, u64)> {
+        let size = self.job.expected.size;
+        if !self.job.expected.is_sparse {
+            return Ok((offset, size));
+        }
+        let data = match seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(data) => data.clamp(offset, size),
+            // Nothing but a hole up to the end.
+            Err(Errno::NXIO) => return Ok((size, size)),
+            // The file system does not know.
+            Err(Errno::INVAL) => offset,
+            Err(errno) => return Err(Error::tree("read", &self.job.path())(errno)),
+        };
+        let end = match seek(&self.file, SeekFrom::Hole(data)) {
+            Ok(end) => end.clamp(data, size),
+            Err(Errno::NXIO | Errno::INVAL) => size,
+            Err(errno) => return Err(Error::tree("read", &self.job.path())(errno)),
+        };
+        Ok((data, end))
+    }
+
+    fn read_exact(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.file
+            .read_exact_at(buffer, offset)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => Error::Changed(self.job.path()),
+                _ => Error::io("read", &self.job.path())(error),
+            })
+    }
+
+    /// Goes over a hole of the file system: zeros that need not be read.
+    fn skip_hole(&mut self, length: u64) {
+        static ZEROS: [u8; READ_SIZE] = [0; READ_SIZE];
+        let mut rest = length;
+        while rest > 0 {
+            let count = rest.min(READ_SIZE as u64);
+            self.digest
+                .update(ZEROS.get(..count as usize).unwrap_or_default());
+            self.progress.add_done(0, count);
+            rest -= count;
+        }
+        self.chunker.push_hole(length);
+    }
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! How to build.
+
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+use std::thread;
+
+/// How to build an image.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Threads that read, and as many that compress. What is built does not depend on it.
+    pub threads: NonZeroUsize,
+    /// How chunks are compressed.
+    pub compression: Compression,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            compression: Compression::default(),
+        }
+    }
+}
+
+/// How chunks are compressed; those that do not become smaller are stored as they are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// With zstd at this level, 1 to 22.
+    Zstd(i32),
+}
+
+impl Compression {
+    /// The level that is a good trade for most trees.
+    const DEFAULT_LEVEL: i32 = 3;
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Compression::Zstd(Self::DEFAULT_LEVEL)
+    }
+}
+
+impl FromStr for Compression {
+    type Err = String;
+
+    /// Reads `none`, `zstd` or `zstd:LEVEL`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "none" => Ok(Compression::None),
+            None if text == "zstd" => Ok(Compression::default()),
+            Some(("zstd", level)) => match level.parse() {
+                Ok(level @ 1..=22) => Ok(Compression::Zstd(level)),
+                _ => Err(format!("zstd has levels from 1 to 22, not {level:?}")),
+            },
+            _ => Err("one of none, zstd and zstd:LEVEL is expected".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The packing stage: packs and their indexes.
+
+use std::thread;
+
+use crossbeam_channel::{bounded, Receiver};
+use peerfs_format::{peerfs_capnp, ChunkRecord, PackRecord, Record, PACK_MAX, PACK_TARGET};
+use peerfs_store::{BlobWriter, Store};
+
+use crate::message::StoredChunk;
+use crate::metadata_blob::MetadataBlob;
+use crate::Result;
+
+/// The most chunks of a pack, so that its index stays well below METADATA_MAX: each takes a chunk
+/// record and a digest.
+const CHUNKS_MAX: u32 = 128 * 1024;
+
+/// Writes the chunks into packs, in their order, and returns the packs.
+///
+/// # Errors
+/// A full or failing disk. The packs that were finished by then stay.
+pub(crate) fn run(
+    chunks: Receiver<Receiver<StoredChunk>>,
+    store: &Store,
+) -> Result<Vec<PackRecord>> {
+    thread::scope(|scope| {
+        // Bringing a pack to the disk takes time in which the next one can be written.
+        let (sender, finished) = bounded::<OpenPack>(1);
+        let finisher = scope.spawn(move || {
+            let packs = finished.into_iter();
+            packs.map(|pack| pack.finish(store)).collect()
+        });
+        let written = write(chunks, store, |pack| sender.send(pack).is_ok());
+        drop(sender);
+        let packs = finisher
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.and(packs)
+    })
+}
+
+fn write(
+    chunks: Receiver<Receiver<StoredChunk>>,
+    store: &Store,
+    mut finish: impl FnMut(OpenPack) -> bool,
+) -> Result<()> {
+    let mut open: Option<OpenPack> = None;
+    // Ends early if a compressor failed or the packs can't be finished: they tell the reason.
+    for chunk in chunks.iter().map_while(|chunk| chunk.recv().ok()) {
+        if let Some(pack) = open.take_if(|pack| !pack.has_room(&chunk)) {
+            if !finish(pack) {
+                return Ok(());
+            }
+        }
+        let pack = match &mut open {
+            Some(pack) => pack,
+            None => open.insert(OpenPack::new(store)?),
+        };
+        pack.append(&chunk)?;
+    }
+    if let Some(pack) = open {
+        finish(pack);
+    }
+    Ok(())
+}
+
+/// A pack being written.
+struct OpenPack {
+    writer: BlobWriter,
+    logical_length: u64,
+    chunk_count: u32,
+    /// The tables of the index.
+    chunks: Vec<u8>,
+    content_digests: Vec<u8>,
+}
+
+impl OpenPack {
+    fn new(store: &Store) -> Result<Self> {
+        Ok(OpenPack {
+            writer: store.blob_writer()?,
+            logical_length: 0,
+            chunk_count: 0,
+            chunks: Vec::new(),
+            content_digests: Vec::new(),
+        })
+    }
+
+    fn has_room(&self, chunk: &StoredChunk) -> bool {
+        self.writer.length() + chunk.stored.len() as u64 <= PACK_TARGET
+            && self.logical_length + u64::from(chunk.logical_length) <= PACK_MAX
+            && self.chunk_count < CHUNKS_MAX
+    }
+
+    fn append(&mut self, chunk: &StoredChunk) -> Result<()> {
+        let record = ChunkRecord {
+            digest: chunk.digest,
+            // All are below PACK_MAX.
+            logical_offset: self.logical_length as u32,
+            stored_offset: self.writer.length() as u32,
+            logical_length: chunk.logical_length,
+            stored_length: chunk.stored.len() as u32,
+            codec: chunk.codec as u8,
+        };
+        self.writer.append(&chunk.stored)?;
+        record.write_to(|bytes| self.chunks.extend_from_slice(bytes));
+        self.content_digests
+            .extend_from_slice(&chunk.content_digest.0);
+        self.logical_length += u64::from(chunk.logical_length);
+        self.chunk_count += 1;
+        Ok(())
+    }
+
+    /// Finishes the pack and writes its index.
+    fn finish(self, store: &Store) -> Result<PackRecord> {
+        let stored_length = self.writer.length();
+        let digest = self.writer.finish()?;
+        let mut index = MetadataBlob::new(self.chunks.len() + self.content_digests.len());
+        let mut root = index.root::<peerfs_capnp::pack_index::Owned>();
+        root.set_chunks(&self.chunks);
+        root.set_content_digests(&self.content_digests);
+        let index = index.into_bytes();
+        Ok(PackRecord {
+            digest,
+            index_digest: store.add_blob(&index)?,
+            stored_length,
+            logical_length: self.logical_length,
+            // Within METADATA_MAX: has_room() sees to that.
+            index_length: index.len() as u32,
+            chunk_count: self.chunk_count,
+        })
+    }
+}

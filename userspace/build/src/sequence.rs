@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The sequencing stage: gives every different chunk a place, in an order that depends on the tree
+//! alone.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use crossbeam_channel::{bounded, Receiver, Sender};
+use peerfs_format::Digest;
+use peerfs_store::sha256;
+
+use crate::chunker::Chunker;
+use crate::content::Contents;
+use crate::message::{CompressRequest, ReadPiece, ReadPieces, SmallFile, StoredChunk};
+use crate::Result;
+
+/// Where chunks go: to the compressors, and in the same order to the packer.
+pub(crate) struct ChunkQueue {
+    pub(crate) requests: Sender<CompressRequest>,
+    pub(crate) results: Sender<Receiver<StoredChunk>>,
+}
+
+/// Sequences what was read. Returns None if the packer stopped listening because it failed.
+///
+/// # Errors
+/// The first error of a reader.
+pub(crate) fn run(files: &Receiver<ReadPieces>, queue: ChunkQueue) -> Result<Option<Contents>> {
+    let mut sequencer = Sequencer {
+        contents: Contents::default(),
+        places: HashMap::new(),
+        next_place: 0,
+        small_chunker: Chunker::new(),
+        small_cut: 0,
+        small_offset: 0,
+        small_places: HashMap::new(),
+        queue,
+    };
+    for pieces in files {
+        let first = sequencer.contents.run_count();
+        for piece in pieces {
+            let is_wanted = match piece? {
+                ReadPiece::Small { files, content } => sequencer.add_small(files, &content),
+                ReadPiece::Chunks(chunks) => chunks.into_iter().all(|chunk| {
+                    let length = chunk.content.len() as u64;
+                    let Some(place) = sequencer.place(chunk.digest, chunk.content) else {
+                        return false;
+                    };
+                    let contents = &mut sequencer.contents;
+                    contents.add_run(first, chunk.file_offset, place, length);
+                    true
+                }),
+                ReadPiece::End(whole) => {
+                    sequencer.contents.add_large(whole, first);
+                    true
+                }
+            };
+            if !is_wanted {
+                return Ok(None);
+            }
+        }
+    }
+    Ok(sequencer.finish())
+}
+
+struct Sequencer {
+    contents: Contents,
+    /// Where the chunks are, by the digest of their content.
+    places: HashMap<Digest, u64>,
+    next_place: u64,
+    /// The small files, one after another.
+    small_chunker: Chunker,
+    /// Where in their stream the next chunk begins.
+    small_cut: u64,
+    /// Where in their stream the next file begins.
+    small_offset: u64,
+    /// Where in their stream the files are, by the digest of their content.
+    small_places: HashMap<Digest, u64>,
+    queue: ChunkQueue,
+}
+
+impl Sequencer {
+    /// Adds small files; false if nobody wants them.
+    fn add_small(&mut self, files: Vec<SmallFile>, content: &[u8]) -> bool {
+        let mut rest = content;
+        for file in files {
+            let (bytes, others) = rest.split_at(file.length.min(rest.len()));
+            rest = others;
+            let length = bytes.len() as u64;
+            let known = self.small_places.get(&file.whole.digest).copied();
+            let offset = known.unwrap_or(self.small_offset);
+            if known.is_none() {
+                self.small_places.insert(file.whole.digest, offset);
+                self.small_chunker.push(bytes);
+                self.small_offset += length;
+            }
+            self.contents.add_small(file.whole, offset, length);
+        }
+        while let Some(chunk) = self.small_chunker.next() {
+            if !self.add_small_chunk(chunk) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn add_small_chunk(&mut self, content: Bytes) -> bool {
+        let length = content.len() as u64;
+        let Some(place) = self.place(sha256(&content), content) else {
+            return false;
+        };
+        self.contents.add_small_run(self.small_cut, place, length);
+        self.small_cut += length;
+        true
+    }
+
+    /// Where a chunk is; a new one is compressed and packed. None if nobody wants it.
+    fn place(&mut self, digest: Digest, content: Bytes) -> Option<u64> {
+        if let Some(place) = self.places.get(&digest) {
+            return Some(*place);
+        }
+        let place = self.next_place;
+        self.next_place += content.len() as u64;
+        self.places.insert(digest, place);
+        let (sender, receiver) = bounded(1);
+        let request = CompressRequest {
+            digest,
+            content,
+            stored: sender,
+        };
+        self.queue.results.send(receiver).ok()?;
+        self.queue.requests.send(request).ok()?;
+        Some(place)
+    }
+
+    fn finish(mut self) -> Option<Contents> {
+        while let Some(chunk) = self.small_chunker.next_at_end() {
+            if !self.add_small_chunk(chunk) {
+                return None;
+            }
+        }
+        Some(self.contents)
+    }
+}

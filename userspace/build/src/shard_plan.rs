@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Which entries and inodes go into which shard.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use peerfs_format::{
+    Digest, EntryRecord, ExtentRecord, InodeRecord, Record, SpanRecord, XattrRecord,
+    XattrSetRecord, ROOT_INODE, SHARD_TARGET,
+};
+
+use crate::content::{Contents, PackPlaces};
+use crate::tree::{Kind, Node, Tree};
+use crate::xattrs::{XattrSetId, XattrSets};
+
+/// All that a shard is made from.
+pub(crate) struct ShardSource<'a> {
+    pub(crate) tree: &'a Tree,
+    pub(crate) contents: &'a Contents,
+    pub(crate) packs: &'a PackPlaces,
+    pub(crate) xattrs: &'a XattrSets,
+}
+
+/// A shard that is to be written.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct PlannedShard {
+    /// Its entries, in `Tree::entries`.
+    pub(crate) entries: Range<usize>,
+    /// Its inodes: those that its entries introduce, in the first shard also the root.
+    pub(crate) inodes: Range<u32>,
+}
+
+/// Cuts the entries into shards: between directories, and inside one only if it does not fit into
+/// one shard.
+pub(crate) fn plan(source: &ShardSource<'_>) -> Vec<PlannedShard> {
+    let mut planner = Planner {
+        source,
+        shards: Vec::new(),
+        current: PlannedShard {
+            entries: 0..0,
+            inodes: ROOT_INODE as u32..ROOT_INODE as u32,
+        },
+        size: 0,
+        xattr_sets: HashSet::new(),
+    };
+    planner.add_inode(ROOT_INODE as u32);
+    for directory in &source.tree.directories {
+        planner.add_directory(directory.entries.clone());
+    }
+    planner.close();
+    planner.shards
+}
+
+struct Planner<'a> {
+    source: &'a ShardSource<'a>,
+    shards: Vec<PlannedShard>,
+    current: PlannedShard,
+    /// Bytes of the current shard's tables and heap.
+    size: usize,
+    /// The xattr sets of the current shard.
+    xattr_sets: HashSet<XattrSetId>,
+}
+
+impl Planner<'_> {
+    fn add_directory(&mut self, entries: Range<usize>) {
+        // What the directory takes in a shard of its own; counting may stop when it is too much.
+        let mut alone = 0;
+        let mut next_inode = self.current.inodes.end;
+        for entry in self
+            .source
+            .tree
+            .entries
+            .get(entries.clone())
+            .unwrap_or_default()
+        {
+            alone += self.entry_size(entry.name);
+            if entry.inode == next_inode {
+                next_inode += 1;
+                alone += self.inode_size(entry.inode, &HashSet::new());
+            }
+            if alone > SHARD_TARGET {
+                break;
+            }
+        }
+        if self.size + alone > SHARD_TARGET && !self.current.entries.is_empty() {
+            self.close();
+        }
+        let may_cut = alone > SHARD_TARGET;
+        for index in entries {
+            let Some(entry) = self.source.tree.entries.get(index) else {
+                return;
+            };
+            let is_new = entry.inode == self.current.inodes.end;
+            let mut size = self.entry_size(entry.name);
+            if is_new {
+                size += self.inode_size(entry.inode, &self.xattr_sets);
+            }
+            if may_cut && self.size + size > SHARD_TARGET && !self.current.entries.is_empty() {
+                self.close();
+            }
+            self.size += self.entry_size(entry.name);
+            self.current.entries.end = index + 1;
+            if is_new {
+                self.add_inode(entry.inode);
+            }
+        }
+    }
+
+    fn add_inode(&mut self, inode: u32) {
+        self.size += self.inode_size(inode, &self.xattr_sets);
+        self.xattr_sets.extend(self.source.xattrs_of(inode));
+        self.current.inodes.end = inode + 1;
+    }
+
+    fn close(&mut self) {
+        let next = PlannedShard {
+            entries: self.current.entries.end..self.current.entries.end,
+            inodes: self.current.inodes.end..self.current.inodes.end,
+        };
+        self.shards.push(std::mem::replace(&mut self.current, next));
+        self.size = 0;
+        self.xattr_sets.clear();
+    }
+
+    fn entry_size(&self, name: crate::tree::ByteRange) -> usize {
+        EntryRecord::SIZE + self.source.tree.bytes(name).len()
+    }
+
+    /// The bytes that an inode adds to a shard that has these xattr sets. Of a directory that will
+    /// have several spans, one is counted: the others are few.
+    fn inode_size(&self, inode: u32, xattr_sets: &HashSet<XattrSetId>) -> usize {
+        let source = self.source;
+        let Some(node) = source.tree.node(inode) else {
+            return 0;
+        };
+        let payload = match node.kind {
+            Kind::Regular(file) => source.contents.file(file).map_or(0, |file| {
+                let extents = source.contents.extents(file, source.packs);
+                Digest::SIZE + extents.len() * ExtentRecord::SIZE
+            }),
+            Kind::Directory { index, .. } => {
+                let first = source.tree.entries.get(source.tree.entries_of(index).start);
+                let name = first.map_or(0, |entry| source.tree.bytes(entry.name).len());
+                SpanRecord::SIZE + name
+            }
+            Kind::SymbolicLink(target) => source.tree.bytes(target).len(),
+            Kind::Device(_) | Kind::Other => 0,
+        };
+        let set = source.xattrs_of(inode);
+        let xattrs = set
+            .filter(|set| !xattr_sets.contains(set))
+            .map_or(0, |set| {
+                let attributes = source.xattrs.get(set);
+                let bytes = attributes
+                    .iter()
+                    .map(|(name, value)| XattrRecord::SIZE + name.len() + value.len());
+                XattrSetRecord::SIZE + bytes.sum::<usize>()
+            });
+        InodeRecord::SIZE + payload + xattrs
+    }
+}
+
+impl ShardSource<'_> {
+    /// An inode's xattr set.
+    pub(crate) fn xattrs_of(&self, inode: u32) -> Option<XattrSetId> {
+        let node: &Node = self.tree.node(inode)?;
+        match node.kind {
+            Kind::Regular(file) => self.contents.file(file)?.xattrs,
+            _ => node.xattrs,
+        }
+    }
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The command line.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use peerfs_build::Compression;
+
+/// Mount filesystem images that this machine does not have yet.
+///
+/// An image is built from a directory tree into a store, and mounted by the digest of its manifest.
+/// What is read and not in the store is fetched from peers by peerfsd; every byte is verified by the
+/// kernel.
+#[derive(Parser)]
+#[command(name = "peerfs", version, after_help = AFTER_HELP)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit status: 0 if all went well, 1 if not, 2 if the command line is wrong.
+
+Example:
+  peerfs build ./tree --root-dir /var/lib/peerfs --tag mine
+  peerfs mount mine /mnt";
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Build(BuildArguments),
+    Mount(MountArguments),
+    Umount(UmountArguments),
+    Ls(ListArguments),
+    Cat(CatArguments),
+    Verify(VerifyArguments),
+    Status(StatusArguments),
+    /// Print completions for a shell.
+    #[command(hide = true)]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages to a directory.
+    #[command(hide = true)]
+    Man {
+        /// The directory.
+        #[arg(value_hint = ValueHint::DirPath)]
+        directory: PathBuf,
+    },
+}
+
+/// Where the store is.
+#[derive(Args)]
+pub(crate) struct StoreArguments {
+    /// The store: a directory that holds images.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "PEERFS_ROOT_DIR",
+        default_value = peerfs_store::DEFAULT_ROOT_DIR,
+        value_hint = ValueHint::DirPath
+    )]
+    pub(crate) root_dir: PathBuf,
+}
+
+/// Build an image from a directory tree.
+///
+/// Prints the digest to mount. The same tree makes the same digest on every machine.
+#[derive(Args)]
+pub(crate) struct BuildArguments {
+    /// The directory tree; read as it is, other file systems mounted in it included.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) tree: PathBuf,
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+    /// What to call the image; an image that is called so already loses the name.
+    #[arg(long, value_name = "NAME", value_parser = parse_tag)]
+    pub(crate) tag: String,
+    /// How to compress: none, zstd or zstd:LEVEL (1 to 22).
+    #[arg(long, value_name = "METHOD", default_value = "zstd:3")]
+    pub(crate) compression: Compression,
+    /// Threads to use; by default one for each processor.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Print a summary as JSON in place of the digest.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Mount an image.
+#[derive(Args)]
+pub(crate) struct MountArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+    /// How long a reader waits for content that is not here, before it gets an error.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u32>,
+    /// Mount options as for mount(8), separated by commas.
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub(crate) options: Vec<OsString>,
+    /// The image: a tag of the store, or the digest of a manifest.
+    #[arg(value_name = "TAG|DIGEST")]
+    pub(crate) image: String,
+    /// The directory to mount it on.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) mountpoint: PathBuf,
+}
+
+/// Unmount an image.
+#[derive(Args)]
+pub(crate) struct UmountArguments {
+    /// Detach it now, and let go of it when nobody uses it any more.
+    #[arg(short, long)]
+    pub(crate) lazy: bool,
+    /// Where it is mounted.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) mountpoint: PathBuf,
+}
+
+/// List files of an image, from the store alone.
+#[derive(Args)]
+pub(crate) struct ListArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+    /// Show modes, owners, sizes and times (UTC).
+    #[arg(short)]
+    pub(crate) long: bool,
+    /// Go into subdirectories.
+    #[arg(short = 'R', long)]
+    pub(crate) recursive: bool,
+    /// Print all that is known of each file, as a line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The image: a tag of the store, or the digest of a manifest.
+    #[arg(value_name = "TAG|DIGEST")]
+    pub(crate) image: String,
+    /// What to list; by default the root.
+    #[arg(default_value = "/")]
+    pub(crate) path: OsString,
+}
+
+/// Print files of an image, from the store alone.
+#[derive(Args)]
+pub(crate) struct CatArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+    /// The image: a tag of the store, or the digest of a manifest.
+    #[arg(value_name = "TAG|DIGEST")]
+    pub(crate) image: String,
+    /// The files; symbolic links are followed within the image.
+    #[arg(required = true)]
+    pub(crate) paths: Vec<OsString>,
+}
+
+/// Check a whole store.
+///
+/// Reads every blob and every chunk, and walks every image. The exit status is 1 if anything is
+/// damaged.
+#[derive(Args)]
+pub(crate) struct VerifyArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+    /// Count images that are not all there as damaged.
+    #[arg(long)]
+    pub(crate) complete: bool,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show how a running peerfsd is doing.
+#[derive(Args)]
+pub(crate) struct StatusArguments {
+    /// The daemon's control socket.
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = peerfs_control::DEFAULT_SOCKET,
+        value_hint = ValueHint::FilePath
+    )]
+    pub(crate) socket: PathBuf,
+    /// Print it as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What OCI allows in the name of an image in a layout, so that other tools can name it too.
+fn parse_tag(text: &str) -> Result<String, String> {
+    let is_valid = !text.is_empty()
+        && text.len() <= 255
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text
+            .chars()
+            .all(|letter| letter.is_ascii_alphanumeric() || "-._:@/+".contains(letter));
+    if is_valid {
+        Ok(text.to_owned())
+    } else {
+        Err("letters, digits and -._:@/+ are allowed, with a letter or digit first".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn tags_are_what_oci_allows() {
+        assert!(parse_tag("debian:12-slim").is_ok());
+        for tag in ["", "-x", "a b", "ä"] {
+            assert!(parse_tag(tag).is_err(), "{tag:?}");
+        }
+    }
+}

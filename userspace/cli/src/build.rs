@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `peerfs build`.
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use peerfs_build::{BuiltImage, Options, Progress};
+use peerfs_store::Store;
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+use serde::Serialize;
+
+use crate::arguments::BuildArguments;
+use crate::error::Result;
+use crate::output::{size, Output};
+
+/// How often the progress is shown.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Summary {
+    manifest: String,
+    tag: String,
+    oci_manifest: String,
+    inodes: u64,
+    files: u64,
+    content_bytes: u64,
+    stored_bytes: u64,
+    packs: usize,
+    shards: usize,
+    seconds: f64,
+}
+
+/// Builds an image and tags it.
+pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
+    raise_descriptor_limit();
+    let start = Instant::now();
+    let store = Store::create(&arguments.store.root_dir)?;
+    let mut options = Options {
+        compression: arguments.compression,
+        ..Options::default()
+    };
+    if let Some(threads) = arguments.threads {
+        options.threads = threads;
+    }
+    let progress = Progress::default();
+    let image = show_while(&progress, || {
+        peerfs_build::build(&arguments.tree, &store, &options, &progress)
+    })?;
+    let oci_manifest = image.tag(&store, &arguments.tag)?;
+    let (files, _) = progress.done();
+    let seconds = start.elapsed().as_secs_f64();
+    let mut output = Output::new();
+    if arguments.json {
+        output.json(&Summary {
+            manifest: image.manifest.to_string(),
+            tag: arguments.tag.clone(),
+            oci_manifest: oci_manifest.to_string(),
+            inodes: image.inode_count,
+            files,
+            content_bytes: image.content_bytes,
+            stored_bytes: image.stored_bytes,
+            packs: image.packs.len(),
+            shards: image.shards.len(),
+            seconds,
+        })?;
+    } else {
+        describe(&image, seconds);
+        output.line(&image.manifest.to_string())?;
+    }
+    output.finish()
+}
+
+/// Tells a person what was built.
+fn describe(image: &BuiltImage, seconds: f64) {
+    eprintln!(
+        "{} inodes, {} of content, {} stored, in {seconds:.1} s",
+        image.inode_count,
+        size(image.content_bytes),
+        size(image.stored_bytes),
+    );
+}
+
+/// Runs `work` and meanwhile shows its progress, if there is a terminal.
+fn show_while<T>(progress: &Progress, work: impl FnOnce() -> T) -> T {
+    let bar = ProgressBar::new(0).with_style(
+        ProgressStyle::with_template(
+            "{bar:30} {binary_bytes}/{binary_total_bytes} ({binary_bytes_per_sec}) {msg}",
+        )
+        .expect("the template is valid"),
+    );
+    if bar.is_hidden() {
+        return work();
+    }
+    thread::scope(|scope| {
+        let (done, is_done) = mpsc::channel::<()>();
+        let shown = bar.clone();
+        scope.spawn(move || {
+            while is_done.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                let (found_files, found_bytes) = progress.found();
+                let (files, bytes) = progress.done();
+                let more = if progress.is_walk_done() { "" } else { "+" };
+                shown.set_length(found_bytes);
+                shown.set_position(bytes);
+                shown.set_message(format!("{files}/{found_files}{more} files"));
+            }
+        });
+        let outcome = work();
+        drop(done);
+        bar.finish_and_clear();
+        outcome
+    })
+}
+
+/// A deep tree keeps as many directories open as it has levels.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // If it can't be raised, most trees can be built all the same.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What can go wrong with a command.
+
+use std::io;
+use std::path::PathBuf;
+
+/// The result of a command.
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong with a command.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Store(#[from] peerfs_store::Error),
+    #[error(transparent)]
+    Build(#[from] peerfs_build::Error),
+    #[error(transparent)]
+    Control(#[from] peerfs_control::Error),
+    /// The daemon refused a request.
+    #[error("peerfsd says: {0}")]
+    Refused(String),
+    /// The output can't be written.
+    #[error("can't write the output")]
+    Output(#[source] io::Error),
+    #[error("can't write {}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    /// A mount failed; the kernel's messages are in `log`, or a hint.
+    #[error("can't mount {image} on {}: {log}", mountpoint.display())]
+    Mount {
+        image: String,
+        mountpoint: PathBuf,
+        log: String,
+        source: io::Error,
+    },
+    #[error("can't unmount {}{hint}", mountpoint.display())]
+    Unmount {
+        mountpoint: PathBuf,
+        hint: &'static str,
+        source: io::Error,
+    },
+    /// A mount option is not what it should be.
+    #[error("{0}")]
+    MountOption(String),
+    /// `peerfs verify` found something; it was printed.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+}
+
+impl Error {
+    /// Whether nobody reads the output any more, which is no reason for a message.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `peerfs ls`.
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use peerfs_format::FileType;
+use peerfs_store::{Image, Inode, Store};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use crate::arguments::ListArguments;
+use crate::error::Result;
+use crate::output::Output;
+
+/// What `--json` prints of a file.
+#[derive(Serialize)]
+struct FileInfo {
+    /// From the root of the image; bytes that are not UTF-8 are replaced.
+    path: String,
+    /// The path in hexadecimal, if it is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_hex: Option<String>,
+    inode: u64,
+    r#type: &'static str,
+    /// As in `st_mode`, in octal.
+    mode: String,
+    uid: u32,
+    gid: u32,
+    nlink: u32,
+    size: u64,
+    /// Bytes that are not in holes.
+    allocated: u64,
+    mtime_seconds: i64,
+    mtime_nanoseconds: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<(u32, u32)>,
+    /// In hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target_hex: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    /// Values in hexadecimal.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    xattrs: BTreeMap<String, String>,
+}
+
+/// Lists files of an image.
+pub(crate) fn run(arguments: &ListArguments) -> Result<()> {
+    let store = Arc::new(Store::open(&arguments.store.root_dir)?);
+    let manifest = store.resolve(&arguments.image)?;
+    let image = Image::open(store, &manifest)?;
+    let path = arguments.path.as_bytes();
+    let inode = image.lookup(path, true)?;
+    let mut listing = Listing {
+        image,
+        arguments,
+        output: Output::new(),
+    };
+    if inode.file_type() == FileType::Directory {
+        listing.directories(&inode, path)?;
+    } else {
+        listing.file(&inode, path)?;
+    }
+    listing.output.finish()
+}
+
+struct Listing<'a> {
+    image: Image,
+    arguments: &'a ListArguments,
+    output: Output,
+}
+
+impl Listing<'_> {
+    /// Lists a directory and, if that was asked for, what is below it; paths begin with `prefix`.
+    fn directories(&mut self, top: &Inode, prefix: &[u8]) -> Result<()> {
+        let prefix = match prefix {
+            b"/" | b"" => Vec::new(),
+            other => other.strip_suffix(b"/").unwrap_or(other).to_vec(),
+        };
+        // A path from the top, and its inode; the next one last.
+        let mut waiting = vec![(Vec::new(), top.number())];
+        while let Some((path, number)) = waiting.pop() {
+            let directory = self.image.inode(number)?;
+            let mut entries = Vec::new();
+            self.image.for_each_entry(&directory, |entry| {
+                entries.push(entry);
+                Ok::<_, peerfs_store::Error>(())
+            })?;
+            let mut subdirectories = Vec::new();
+            for entry in entries {
+                let mut shown = path.clone();
+                if !shown.is_empty() {
+                    shown.push(b'/');
+                }
+                shown.extend_from_slice(&entry.name);
+                if self.arguments.long || self.arguments.json {
+                    let inode = self.image.inode(entry.inode)?;
+                    let full = [prefix.as_slice(), b"/", &shown].concat();
+                    self.file(&inode, if self.arguments.json { &full } else { &shown })?;
+                } else {
+                    self.output.name(&shown)?;
+                    self.output.bytes(b"\n")?;
+                }
+                if self.arguments.recursive && entry.file_type == FileType::Directory {
+                    subdirectories.push((shown, entry.inode));
+                }
+            }
+            waiting.extend(subdirectories.into_iter().rev());
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, inode: &Inode, path: &[u8]) -> Result<()> {
+        if self.arguments.json {
+            let info = file_info(inode, path)?;
+            return self.output.json(&info);
+        }
+        if self.arguments.long {
+            let record = inode.record();
+            let size = match inode.device() {
+                Some((major, minor)) => format!("{major}, {minor}"),
+                None => record.size.to_string(),
+            };
+            self.output.bytes(
+                format!(
+                    "{} {:>3} {:>5} {:>5} {size:>10} {} ",
+                    mode_text(inode),
+                    record.nlink,
+                    record.uid,
+                    record.gid,
+                    time_text(record.mtime_seconds),
+                )
+                .as_bytes(),
+            )?;
+        }
+        self.output.name(path)?;
+        if self.arguments.long && inode.file_type() == FileType::SymbolicLink {
+            self.output.bytes(b" -> ")?;
+            self.output.name(&inode.symlink_target()?)?;
+        }
+        self.output.bytes(b"\n")
+    }
+}
+
+fn file_info(inode: &Inode, path: &[u8]) -> Result<FileInfo> {
+    let record = inode.record();
+    let is_regular = inode.file_type() == FileType::Regular;
+    let is_link = inode.file_type() == FileType::SymbolicLink;
+    let xattrs = inode.xattrs()?;
+    Ok(FileInfo {
+        path: String::from_utf8_lossy(path).into_owned(),
+        path_hex: std::str::from_utf8(path).is_err().then(|| hex(path)),
+        inode: inode.number(),
+        r#type: type_name(inode.file_type()),
+        mode: format!("{:o}", record.mode),
+        uid: record.uid,
+        gid: record.gid,
+        nlink: record.nlink,
+        size: record.size,
+        allocated: record.allocated,
+        mtime_seconds: record.mtime_seconds,
+        mtime_nanoseconds: record.mtime_nanoseconds,
+        device: inode.device(),
+        target_hex: is_link
+            .then(|| inode.symlink_target())
+            .transpose()?
+            .map(|target| hex(&target)),
+        sha256: is_regular
+            .then(|| inode.content_digest())
+            .transpose()?
+            .map(|digest| digest.to_string()),
+        xattrs: xattrs
+            .iter()
+            .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), hex(value)))
+            .collect(),
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn type_name(file_type: FileType) -> &'static str {
+    match file_type {
+        FileType::Fifo => "fifo",
+        FileType::CharacterDevice => "character_device",
+        FileType::Directory => "directory",
+        FileType::BlockDevice => "block_device",
+        FileType::Regular => "file",
+        FileType::SymbolicLink => "symlink",
+        FileType::Socket => "socket",
+    }
+}
+
+/// `drwxr-xr-x`, as ls(1) writes it.
+fn mode_text(inode: &Inode) -> String {
+    let mode = inode.mode();
+    let mut text = String::from(match inode.file_type() {
+        FileType::Fifo => "p",
+        FileType::CharacterDevice => "c",
+        FileType::Directory => "d",
+        FileType::BlockDevice => "b",
+        FileType::Regular => "-",
+        FileType::SymbolicLink => "l",
+        FileType::Socket => "s",
+    });
+    let classes = [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')];
+    for (shift, special, letter) in classes {
+        let bits = mode >> shift;
+        text.push(if bits & 4 != 0 { 'r' } else { '-' });
+        text.push(if bits & 2 != 0 { 'w' } else { '-' });
+        text.push(match (mode & special != 0, bits & 1 != 0) {
+            (true, true) => letter,
+            (true, false) => letter.to_ascii_uppercase(),
+            (false, true) => 'x',
+            (false, false) => '-',
+        });
+    }
+    text
+}
+
+/// `2026-11-22 10:30`, in UTC; seconds since 1970 if the year has more than four digits.
+fn time_text(seconds: i64) -> String {
+    match OffsetDateTime::from_unix_timestamp(seconds) {
+        Ok(time) => format!(
+            "{:04}-{:02}-{:02} {:02}:{:02}",
+            time.year(),
+            u8::from(time.month()),
+            time.day(),
+            time.hour(),
+            time.minute()
+        ),
+        Err(_) => seconds.to_string(),
+    }
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `peerfs mount` and `peerfs umount`.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use peerfs_format::Digest;
+use peerfs_store::Store;
+use rustix::io::Errno;
+use rustix::mount::{
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    unmount as unmount_at, FsMountFlags, FsOpenFlags, MoveMountFlags, UnmountFlags,
+};
+
+use crate::arguments::{MountArguments, UmountArguments};
+use crate::error::{Error, Result};
+use crate::mount_options::MountOptions;
+
+/// The most bytes of the kernel's log of a mount that are read.
+const LOG_MAX: usize = 16 * 1024;
+
+/// Mounts an image.
+pub(crate) fn run(arguments: &MountArguments) -> Result<()> {
+    let mut options = MountOptions::default();
+    for list in &arguments.options {
+        options.add(list)?;
+    }
+    if let Some(timeout) = arguments.timeout {
+        let timeout = Some(timeout.to_string());
+        options.others.push(("timeout".to_owned(), timeout));
+    }
+    let request = MountRequest {
+        source: arguments.image.clone(),
+        root_dir: options
+            .root_dir
+            .take()
+            .unwrap_or_else(|| arguments.store.root_dir.clone()),
+        mountpoint: arguments.mountpoint.clone(),
+        options,
+    };
+    request.mount()
+}
+
+/// Unmounts an image.
+pub(crate) fn unmount(arguments: &UmountArguments) -> Result<()> {
+    let mut flags = UnmountFlags::NOFOLLOW;
+    if arguments.lazy {
+        flags |= UnmountFlags::DETACH;
+    }
+    unmount_at(&arguments.mountpoint, flags).map_err(|errno| Error::Unmount {
+        mountpoint: arguments.mountpoint.clone(),
+        hint: match errno {
+            Errno::BUSY => " while it is in use (--lazy detaches it all the same)",
+            Errno::INVAL => ", because nothing is mounted there",
+            Errno::PERM => " (try as root)",
+            _ => "",
+        },
+        source: errno.into(),
+    })
+}
+
+/// A mount to be made.
+pub(crate) struct MountRequest {
+    /// A tag, a digest, or what is shown as the source if the options name the manifest.
+    pub(crate) source: String,
+    pub(crate) root_dir: PathBuf,
+    pub(crate) mountpoint: PathBuf,
+    pub(crate) options: MountOptions,
+}
+
+impl MountRequest {
+    /// The digest of the manifest to mount.
+    ///
+    /// # Errors
+    /// Neither the options nor the source name an image.
+    pub(crate) fn manifest(&self) -> Result<Digest> {
+        let name = self.options.manifest.as_ref().unwrap_or(&self.source);
+        let digest = name.parse::<Digest>();
+        match Store::open(&self.root_dir).and_then(|store| store.resolve(name)) {
+            Ok(manifest) => Ok(manifest),
+            // With a digest the kernel needs no index; it will tell what is wrong with the store.
+            Err(error) => digest.map_err(|_| error.into()),
+        }
+    }
+
+    /// Mounts the image.
+    pub(crate) fn mount(&self) -> Result<()> {
+        let manifest = self.manifest()?;
+        let failed = |log: String, errno: Errno| Error::Mount {
+            image: self.source.clone(),
+            mountpoint: self.mountpoint.clone(),
+            log,
+            source: errno.into(),
+        };
+        let context = fsopen("peerfs", FsOpenFlags::FSOPEN_CLOEXEC)
+            .map_err(|errno| failed(open_hint(errno).to_owned(), errno))?;
+        let configure = || -> rustix::io::Result<()> {
+            fsconfig_set_string(&context, "source", self.source.as_str())?;
+            fsconfig_set_string(&context, "root_dir", self.root_dir.as_path())?;
+            fsconfig_set_string(&context, "manifest", manifest.to_string())?;
+            for (name, value) in &self.options.others {
+                match value {
+                    Some(value) => fsconfig_set_string(&context, name, value)?,
+                    None => fsconfig_set_flag(&context, name)?,
+                }
+            }
+            fsconfig_create(&context)
+        };
+        configure().map_err(|errno| {
+            use std::os::fd::AsFd;
+            failed(kernel_log(context.as_fd()), errno)
+        })?;
+        let attributes = self.options.attributes.0;
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+            .and_then(|mount| {
+                move_mount(
+                    &mount,
+                    "",
+                    rustix::fs::CWD,
+                    &self.mountpoint,
+                    MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+                )
+            })
+            .map_err(|errno| failed(attach_hint(errno, &self.mountpoint), errno))
+    }
+}
+
+fn open_hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::NODEV => "this kernel has no peerfs; is the module built for it and installed?",
+        Errno::PERM => "only root may mount",
+        Errno::NOSYS => "this kernel is too old for peerfs",
+        _ => "the kernel refused to begin",
+    }
+}
+
+fn attach_hint(errno: Errno, mountpoint: &Path) -> String {
+    let mountpoint = mountpoint.display();
+    match errno {
+        Errno::NOENT => format!("make the directory {mountpoint} first"),
+        Errno::NOTDIR => format!("{mountpoint} is not a directory"),
+        _ => "the image is fine, but it can't be attached there".to_owned(),
+    }
+}
+
+/// The kernel's messages about a mount that failed.
+fn kernel_log(context: BorrowedFd<'_>) -> String {
+    let mut log = Vec::new();
+    let mut message = [0; 1024];
+    // Each read returns one message; ENODATA after the last one.
+    while log.len() < LOG_MAX {
+        match rustix::io::read(context, &mut message) {
+            Ok(length) if length > 0 => {
+                let text = message.get(..length).unwrap_or_default();
+                // "e " error, "w " warning, "i " information.
+                let text = text.get(2..).unwrap_or_default().trim_ascii_end();
+                if !log.is_empty() {
+                    log.extend_from_slice(b"; ");
+                }
+                log.extend_from_slice(text);
+            }
+            _ => break,
+        }
+    }
+    if log.is_empty() {
+        return "the kernel gives no reason; its log (dmesg) may".to_owned();
+    }
+    String::from_utf8_lossy(&log).into_owned()
+}
+
+/// Whether a path is one that a mount can be put on, for a dry run.
+pub(crate) fn check_mountpoint(mountpoint: &Path) -> io::Result<()> {
+    if std::fs::metadata(mountpoint)?.is_dir() {
+        return Ok(());
+    }
+    let name = mountpoint.as_os_str().as_bytes();
+    let message = format!("{} is not a directory", String::from_utf8_lossy(name));
+    Err(io::Error::new(io::ErrorKind::NotADirectory, message))
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `mount.peerfs`: the helper that mount(8) calls for `-t peerfs` and for fstab.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::error::{Error, Result};
+use crate::mount::{check_mountpoint, MountRequest};
+use crate::mount_options::MountOptions;
+use crate::run::report;
+
+/// The exit statuses that mount(8) defines.
+const USAGE: u8 = 1;
+const MOUNT_FAILURE: u8 = 32;
+
+/// Mount a peerfs image, for mount(8).
+///
+/// In /etc/fstab:
+///
+///   TAG  /mnt  peerfs  root_dir=/var/lib/peerfs,timeout=30  0  0
+#[derive(Parser)]
+#[command(name = "mount.peerfs", version)]
+struct HelperArguments {
+    /// A tag of the store, the digest of a manifest, or anything (such as "none") if the options
+    /// have manifest=.
+    source: String,
+    /// The directory to mount it on.
+    mountpoint: PathBuf,
+    /// Mount options, separated by commas; root_dir= and manifest= among them.
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<OsString>,
+    /// Ignore options that are not known.
+    #[arg(short = 's')]
+    sloppy: bool,
+    /// Do everything but mount.
+    #[arg(short = 'f')]
+    fake: bool,
+    /// For mount(8); there is nothing to leave out.
+    #[arg(short = 'n')]
+    no_mtab: bool,
+    /// Say what is mounted.
+    #[arg(short = 'v')]
+    verbose: bool,
+    /// The type, for mount(8).
+    #[arg(short = 't', value_name = "TYPE")]
+    r#type: Option<String>,
+}
+
+/// Runs the helper.
+pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
+    let arguments = match HelperArguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // If even this can't be printed, the status tells.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    match mount(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report("mount.peerfs", &error);
+            ExitCode::from(MOUNT_FAILURE)
+        }
+    }
+}
+
+fn mount(arguments: &HelperArguments) -> Result<()> {
+    let mut options = MountOptions::default();
+    for list in &arguments.options {
+        options.add(list)?;
+    }
+    if arguments.sloppy {
+        options.others.retain(|(name, _)| name == "timeout");
+    }
+    let request = MountRequest {
+        source: arguments.source.clone(),
+        root_dir: options
+            .root_dir
+            .take()
+            .unwrap_or_else(|| PathBuf::from(peerfs_store::DEFAULT_ROOT_DIR)),
+        mountpoint: arguments.mountpoint.clone(),
+        options,
+    };
+    let manifest = request.manifest()?;
+    if arguments.verbose {
+        println!("{manifest} on {}", request.mountpoint.display());
+    }
+    if arguments.fake {
+        return check_mountpoint(&request.mountpoint).map_err(|source| Error::Mount {
+            image: request.source.clone(),
+            mountpoint: request.mountpoint.clone(),
+            log: "the mount point is not usable".to_owned(),
+            source,
+        });
+    }
+    request.mount()
+}

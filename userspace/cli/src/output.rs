@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Writing for people and for programs.
+
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// The buffered standard output.
+pub(crate) struct Output {
+    writer: BufWriter<StdoutLock<'static>>,
+    is_terminal: bool,
+}
+
+impl Output {
+    pub(crate) fn new() -> Self {
+        let stdout = io::stdout().lock();
+        Output {
+            is_terminal: stdout.is_terminal(),
+            writer: BufWriter::with_capacity(256 * 1024, stdout),
+        }
+    }
+
+    /// Writes bytes as they are.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        self.writer.write_all(bytes).map_err(Error::Output)
+    }
+
+    /// Writes a line.
+    pub(crate) fn line(&mut self, text: &str) -> Result<()> {
+        self.bytes(text.as_bytes())?;
+        self.bytes(b"\n")
+    }
+
+    /// Writes a name: as it is to a program, so that a person's terminal is safe from it otherwise.
+    pub(crate) fn name(&mut self, name: &[u8]) -> Result<()> {
+        if !self.is_terminal {
+            return self.bytes(name);
+        }
+        for piece in name.utf8_chunks() {
+            for letter in piece.valid().chars() {
+                if letter.is_control() || letter == '\\' {
+                    self.bytes(letter.escape_default().to_string().as_bytes())?;
+                } else {
+                    self.bytes(letter.encode_utf8(&mut [0; 4]).as_bytes())?;
+                }
+            }
+            for byte in piece.invalid() {
+                self.bytes(format!("\\x{byte:02x}").as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a value as a line of JSON.
+    pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<()> {
+        serde_json::to_writer(&mut self.writer, value)
+            .map_err(|error| Error::Output(error.into()))?;
+        self.bytes(b"\n")
+    }
+
+    /// Brings everything out.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.writer.flush().map_err(Error::Output)
+    }
+}
+
+/// Bytes for people: `12.3 MiB`.
+pub(crate) fn size(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}

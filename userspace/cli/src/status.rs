@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `peerfs status`.
+
+use std::time::Duration;
+
+use peerfs_control::{ask, Reply, Request, Status};
+
+use crate::arguments::StatusArguments;
+use crate::error::{Error, Result};
+use crate::output::{size, Output};
+
+/// How long the daemon may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Shows how a daemon is doing.
+pub(crate) fn run(arguments: &StatusArguments) -> Result<()> {
+    let status = match ask(&arguments.socket, Request::Status, TIMEOUT)? {
+        Reply::Status(status) => status,
+        Reply::Error(message) => return Err(Error::Refused(message)),
+    };
+    let mut output = Output::new();
+    if arguments.json {
+        output.json(&status)?;
+    } else {
+        print(&status, &mut output)?;
+    }
+    output.finish()
+}
+
+fn print(status: &Status, output: &mut Output) -> Result<()> {
+    output.line(&format!("peerfsd {}", status.version))?;
+    output.line(&format!("node {}", status.node_id))?;
+    for address in &status.listen_addresses {
+        output.line(&format!("  listens on {address}"))?;
+    }
+    output.line(&format!(
+        "requests in flight: {}",
+        status.requests_in_flight
+    ))?;
+    output.line(&format!("peers: {}", status.peers.len()))?;
+    for peer in &status.peers {
+        let time = match peer.rtt_ms {
+            Some(time) => format!("{time:.1} ms"),
+            None => "not measured".to_owned(),
+        };
+        output.line(&format!(
+            "  {} at {}, round trip {time}, {} received",
+            peer.id,
+            peer.address,
+            size(peer.bytes_received)
+        ))?;
+    }
+    output.line(&format!("images: {}", status.images.len()))?;
+    for image in &status.images {
+        output.line(&format!(
+            "  {} {}: {} of {} here",
+            image.manifest,
+            image.tags.join(" "),
+            size(image.present_bytes),
+            size(image.total_bytes)
+        ))?;
+    }
+    output.line("fetched since it started:")?;
+    for (source, bytes) in &status.bytes_by_source {
+        output.line(&format!("  {source}: {}", size(*bytes)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `peerfs verify`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use peerfs_store::{verify, Damage, Store, VerifyProgress, VerifyReport};
+use serde::Serialize;
+
+use crate::arguments::VerifyArguments;
+use crate::error::{Error, Result};
+use crate::output::{size, Output};
+
+/// How often the progress is shown.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Findings<'a> {
+    blobs: u64,
+    bytes: u64,
+    partial_chunks: u64,
+    damages: Vec<DamageInfo<'a>>,
+    /// Images that are not all there, and how many blobs and chunks they miss.
+    incomplete: &'a BTreeMap<String, u64>,
+}
+
+#[derive(Serialize)]
+struct DamageInfo<'a> {
+    blob: String,
+    problem: &'a str,
+    images: Vec<&'a str>,
+    advice: &'a str,
+}
+
+/// Checks a store.
+pub(crate) fn run(arguments: &VerifyArguments) -> Result<()> {
+    let store = Arc::new(Store::open(&arguments.store.root_dir)?);
+    let progress = VerifyProgress::default();
+    let report = show_while(&progress, || verify(&store, &progress))?;
+    let mut output = Output::new();
+    if arguments.json {
+        output.json(&Findings {
+            blobs: report.blobs,
+            bytes: report.bytes,
+            partial_chunks: report.partial_chunks,
+            damages: report.damages.iter().map(DamageInfo::from).collect(),
+            incomplete: &report.incomplete,
+        })?;
+    } else {
+        print(&report, &mut output)?;
+    }
+    output.finish()?;
+    let is_incomplete = arguments.complete && !report.incomplete.is_empty();
+    if report.damages.is_empty() && !is_incomplete {
+        return Ok(());
+    }
+    Err(Error::Damaged(match report.damages.len() {
+        0 => "images are not all there".to_owned(),
+        1 => "1 blob; see what to do about it above".to_owned(),
+        count => format!("{count} blobs; see what to do about them above"),
+    }))
+}
+
+impl<'a> From<&'a Damage> for DamageInfo<'a> {
+    fn from(damage: &'a Damage) -> Self {
+        DamageInfo {
+            blob: damage.blob.to_string(),
+            problem: &damage.problem,
+            images: damage.images.iter().map(String::as_str).collect(),
+            advice: &damage.advice,
+        }
+    }
+}
+
+fn print(report: &VerifyReport, output: &mut Output) -> Result<()> {
+    for damage in &report.damages {
+        output.line(&format!("damaged: blob {}", damage.blob))?;
+        output.line(&format!("  problem: {}", damage.problem))?;
+        let images: Vec<&str> = damage.images.iter().map(String::as_str).collect();
+        output.line(&match images.as_slice() {
+            [] => "  no image of the store needs it".to_owned(),
+            images => format!("  images: {}", images.join(", ")),
+        })?;
+        output.line(&format!("  what to do: {}", damage.advice))?;
+    }
+    for (image, missing) in &report.incomplete {
+        output.line(&format!(
+            "not all here: image {image} misses {missing} blobs and chunks; peerfsd fetches them \
+             when they are read"
+        ))?;
+    }
+    output.line(&format!(
+        "checked {} blobs, {}, and {} chunks of partial packs: {}",
+        report.blobs,
+        size(report.bytes),
+        report.partial_chunks,
+        match report.damages.len() {
+            0 => "no damage".to_owned(),
+            count => format!("{count} damaged"),
+        }
+    ))
+}
+
+/// Runs `work` and meanwhile shows its progress, if there is a terminal.
+fn show_while<T>(progress: &VerifyProgress, work: impl FnOnce() -> T) -> T {
+    let bar = ProgressBar::new(0).with_style(
+        ProgressStyle::with_template(
+            "{bar:30} {binary_bytes}/{binary_total_bytes} ({binary_bytes_per_sec})",
+        )
+        .expect("the template is valid"),
+    );
+    if bar.is_hidden() {
+        return work();
+    }
+    thread::scope(|scope| {
+        let (done, is_done) = mpsc::channel::<()>();
+        let shown = bar.clone();
+        scope.spawn(move || {
+            while is_done.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                shown.set_length(progress.total_bytes.load(Ordering::Relaxed));
+                shown.set_position(progress.read_bytes.load(Ordering::Relaxed));
+            }
+        });
+        let outcome = work();
+        drop(done);
+        bar.finish_and_clear();
+        outcome
+    })
+}
