@@ -86,7 +86,7 @@ impl Readahead<'_> {
     pub(crate) fn next_folio(&mut self) -> Option<LockedFolio<'_>> {
         // SAFETY: the control is valid.
         let folio = unsafe { bindings::peerfs_readahead_folio(self.control) };
-        (!folio.is_null()).then_some(LockedFolio {
+        (!folio.is_null()).then(|| LockedFolio {
             folio,
             _borrow: PhantomData,
         })
