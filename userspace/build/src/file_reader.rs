@@ -11,16 +11,16 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use crossbeam_channel::{Receiver, Sender};
-use peerfs_store::{sha256, Sha256Writer};
+use peerfs_store::sha256;
 use rustix::fs::{fstat, openat, seek, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::message::{FileJob, ReadJob, ReadPiece, ReadRequest, SmallFile, WholeFile};
-use crate::sparse_chunker::SparseChunker;
+use crate::sparse_chunker::{SparseChunker, BLOCK_SIZE};
 use crate::xattrs::{self, XattrSets};
 use crate::{Error, Progress, Result};
 
-/// Bytes read at once from a large file.
+/// Bytes read at once from a large file: a multiple of BLOCK_SIZE.
 const READ_SIZE: usize = 256 * 1024;
 
 /// Reads files until there are no more, or nobody wants them.
@@ -112,7 +112,6 @@ struct LargeReader<'a> {
     file: File,
     pieces: &'a Sender<Result<ReadPiece>>,
     progress: &'a Progress,
-    digest: Sha256Writer,
     chunker: SparseChunker,
 }
 
@@ -129,7 +128,6 @@ impl<'a> LargeReader<'a> {
             file,
             pieces,
             progress,
-            digest: Sha256Writer::default(),
             chunker: SparseChunker::new(),
         })
     }
@@ -141,13 +139,13 @@ impl<'a> LargeReader<'a> {
         let mut offset = 0;
         while offset < size {
             let (data, data_end) = self.next_data(offset)?;
-            self.skip_hole(data - offset);
+            self.chunker.push_hole(data - offset);
+            self.progress.add_done(0, data - offset);
             offset = data;
             while offset < data_end {
                 let length = (data_end - offset).min(READ_SIZE as u64) as usize;
                 let part = buffer.get_mut(..length).unwrap_or_default();
                 self.read_exact(part, offset)?;
-                self.digest.update(part);
                 self.chunker.push(part);
                 offset += length as u64;
                 self.progress.add_done(0, length as u64);
@@ -160,16 +158,17 @@ impl<'a> LargeReader<'a> {
         let set = xattrs::of_descriptor(self.file.as_fd(), &self.job.path())?;
         self.job.check(&self.file)?;
         self.progress.add_done(1, 0);
-        let chunks = self.chunker.finish();
+        let (chunks, digest) = self.chunker.finish();
         let end = WholeFile {
-            digest: self.digest.finish(),
+            digest,
             xattrs: xattrs.add(set),
         };
         Ok(self.pieces.send(Ok(ReadPiece::Chunks(chunks))).is_ok()
             && self.pieces.send(Ok(ReadPiece::End(end))).is_ok())
     }
 
-    /// The file's next run of data as the file system knows it, at or behind `offset`.
+    /// The file's next run of data as the file system knows it, at or behind `offset`: whole blocks,
+    /// but at the end of the file.
     fn next_data(&self, offset: u64) -> Result<(u64, u64)> {
         let size = self.job.expected.size;
         if !self.job.expected.is_sparse {
@@ -184,11 +183,13 @@ impl<'a> LargeReader<'a> {
             Err(errno) => return Err(Error::tree("read", &self.job.path())(errno)),
         };
         let end = match seek(&self.file, SeekFrom::Hole(data)) {
-            Ok(end) => end.clamp(data, size),
+            // At least some progress, should the file change meanwhile.
+            Ok(end) => end.clamp(data.saturating_add(1).min(size), size),
             Err(Errno::NXIO | Errno::INVAL) => size,
             Err(errno) => return Err(Error::tree("read", &self.job.path())(errno)),
         };
-        Ok((data, end))
+        let start = data - data % BLOCK_SIZE as u64;
+        Ok((start, end.next_multiple_of(BLOCK_SIZE as u64).min(size)))
     }
 
     fn read_exact(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
@@ -198,19 +199,5 @@ impl<'a> LargeReader<'a> {
                 io::ErrorKind::UnexpectedEof => Error::Changed(self.job.path()),
                 _ => Error::io("read", &self.job.path())(error),
             })
-    }
-
-    /// Goes over a hole of the file system: zeros that need not be read.
-    fn skip_hole(&mut self, length: u64) {
-        static ZEROS: [u8; READ_SIZE] = [0; READ_SIZE];
-        let mut rest = length;
-        while rest > 0 {
-            let count = rest.min(READ_SIZE as u64);
-            self.digest
-                .update(ZEROS.get(..count as usize).unwrap_or_default());
-            self.progress.add_done(0, count);
-            rest -= count;
-        }
-        self.chunker.push_hole(length);
     }
 }

@@ -2,8 +2,8 @@
 
 //! Cutting a large file with holes into chunks.
 
-use peerfs_format::CHUNK_AVERAGE;
-use peerfs_store::sha256;
+use peerfs_format::{Digest, CHUNK_AVERAGE};
+use peerfs_store::{sha256, Sha256Writer};
 
 use crate::chunker::Chunker;
 use crate::message::FileChunk;
@@ -11,15 +11,25 @@ use crate::message::FileChunk;
 /// The shortest run of zeros that becomes a hole, wherever it comes from: what is built must not
 /// depend on how a file system stores holes.
 const HOLE_MIN: u64 = CHUNK_AVERAGE as u64;
-/// Holes begin and end at multiples of this many bytes.
-const BLOCK_SIZE: usize = 4096;
+/// Holes begin and end at multiples of this many bytes, or with the file.
+pub(crate) const BLOCK_SIZE: usize = 4096;
 
 static ZEROS: [u8; HOLE_MIN as usize] = [0; HOLE_MIN as usize];
 
 /// Finds the holes of a file, which comes in pieces, and cuts what is between them into chunks. Each
 /// run between two holes is a stream of its own for the chunker.
+///
+/// The content digest of a file without holes is the SHA-256 of its bytes. Of a file with holes it is
+/// that of, for each run between them, its bytes, its offset and its length, and at the end the
+/// file's size (integers of 64 bits, little-endian): a hole of terabytes costs nothing.
 pub(crate) struct SparseChunker {
     chunker: Chunker,
+    digest: Sha256Writer,
+    /// Where in the file the current run begins.
+    run_offset: u64,
+    /// Bytes of the current run so far.
+    run_length: u64,
+    has_holes: bool,
     /// Where in the file the chunker's next chunk begins.
     chunk_offset: u64,
     /// Where in the file the next piece begins.
@@ -33,6 +43,10 @@ impl SparseChunker {
     pub(crate) fn new() -> Self {
         SparseChunker {
             chunker: Chunker::new(),
+            digest: Sha256Writer::default(),
+            run_offset: 0,
+            run_length: 0,
+            has_holes: false,
             chunk_offset: 0,
             offset: 0,
             zeros: 0,
@@ -40,19 +54,19 @@ impl SparseChunker {
         }
     }
 
-    /// Appends zeros.
+    /// Appends zeros: whole blocks, but at the end of the file.
     pub(crate) fn push_hole(&mut self, length: u64) {
         self.zeros += length;
         self.offset += length;
     }
 
-    /// Appends bytes, which may be zeros too.
+    /// Appends bytes, which may be zeros too: whole blocks, but at the end of the file.
     pub(crate) fn push(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
             // Up to the first block of zeros, then up to the first block of anything else.
-            let (run, rest) = self.split(data, false);
+            let (run, rest) = split(data, false);
             self.push_run(run);
-            let (zeros, rest) = self.split(rest, true);
+            let (zeros, rest) = split(rest, true);
             self.push_hole(zeros.len() as u64);
             data = rest;
         }
@@ -64,28 +78,19 @@ impl SparseChunker {
         std::mem::take(&mut self.chunks)
     }
 
-    /// The last chunks.
-    pub(crate) fn finish(mut self) -> Vec<FileChunk> {
+    /// The last chunks, and the digest of the content.
+    pub(crate) fn finish(mut self) -> (Vec<FileChunk>, Digest) {
         if self.zeros < HOLE_MIN {
             self.push_zeros();
+        } else {
+            self.has_holes = true;
         }
         self.take(true);
-        self.chunks
-    }
-
-    /// Splits off the blocks at the beginning of `data` that are zero, or are not. Blocks begin at
-    /// multiples of their size in the file, so the first one may be shorter.
-    fn split<'a>(&self, data: &'a [u8], zero: bool) -> (&'a [u8], &'a [u8]) {
-        let mut end = 0;
-        while let Some(rest) = data.get(end..).filter(|rest| !rest.is_empty()) {
-            let misaligned = (self.offset + end as u64) % BLOCK_SIZE as u64;
-            let length = (BLOCK_SIZE - misaligned as usize).min(rest.len());
-            if (rest.get(..length) == ZEROS.get(..length)) != zero {
-                break;
-            }
-            end += length;
+        if self.has_holes {
+            self.end_run();
+            self.digest.update(&self.offset.to_le_bytes());
         }
-        data.split_at(end)
+        (self.chunks, self.digest.finish())
     }
 
     fn push_run(&mut self, run: &[u8]) {
@@ -94,19 +99,36 @@ impl SparseChunker {
         }
         if self.zeros >= HOLE_MIN {
             self.take(true);
+            self.end_run();
+            self.has_holes = true;
+            self.run_offset = self.offset;
             self.chunk_offset = self.offset;
             self.zeros = 0;
         }
         self.push_zeros();
-        self.chunker.push(run);
+        self.push_bytes(run);
         self.offset += run.len() as u64;
+    }
+
+    fn push_bytes(&mut self, bytes: &[u8]) {
+        self.chunker.push(bytes);
+        self.digest.update(bytes);
+        self.run_length += bytes.len() as u64;
+    }
+
+    /// Closes the current run, if there is one, for the digest.
+    fn end_run(&mut self) {
+        if self.run_length > 0 {
+            self.digest.update(&self.run_offset.to_le_bytes());
+            self.digest.update(&self.run_length.to_le_bytes());
+            self.run_length = 0;
+        }
     }
 
     /// Gives the chunker the zeros, which are too few for a hole.
     fn push_zeros(&mut self) {
-        self.chunker
-            .push(ZEROS.get(..self.zeros as usize).unwrap_or_default());
-        self.zeros = 0;
+        let zeros = std::mem::take(&mut self.zeros) as usize;
+        self.push_bytes(ZEROS.get(..zeros).unwrap_or_default());
     }
 
     fn take(&mut self, at_end: bool) {
@@ -126,6 +148,15 @@ impl SparseChunker {
             self.chunk_offset += length;
         }
     }
+}
+
+/// Splits off the blocks at the beginning of `data` that are zero, or are not.
+fn split(data: &[u8], zero: bool) -> (&[u8], &[u8]) {
+    let blocks = data.chunks(BLOCK_SIZE);
+    let count = blocks
+        .take_while(|block| (Some(*block) == ZEROS.get(..block.len())) == zero)
+        .count();
+    data.split_at((count * BLOCK_SIZE).min(data.len()))
 }
 
 #[cfg(test)]
@@ -161,22 +192,32 @@ mod tests {
                 }
                 chunks.extend(chunker.chunks());
             }
-            chunks.extend(chunker.finish());
+            let (last, digest) = chunker.finish();
+            chunks.extend(last);
             let places: Vec<_> = chunks
                 .iter()
                 .map(|chunk| (chunk.file_offset, chunk.content.len()))
                 .collect();
-            (places, assemble(&chunks, file.len()))
+            (places, digest, assemble(&chunks, file.len()))
         };
-        let (places, (covered, content)) = by_piece(file.len(), false);
-        assert_eq!(content, file);
+        let (places, digest, (covered, content)) = by_piece(file.len(), false);
+        assert!(content == file);
         // Rounded to blocks: 8192 bytes at 0, and 299,008 to 401,408.
         assert_eq!(covered, 8192 + 401_408 - 299_008);
         assert_eq!(places.first().map(|place| place.0), Some(0));
         assert_eq!(places.get(1).map(|place| place.0), Some(299_008));
-        for piece in [1000, 4096, 65_536, 262_144] {
-            assert_eq!(by_piece(piece, false), by_piece(file.len(), false));
-            assert_eq!(by_piece(piece, true), by_piece(file.len(), false));
+        let mut runs = file[..8192].to_vec();
+        for number in [0, 8192_u64] {
+            runs.extend(number.to_le_bytes());
+        }
+        runs.extend(&file[299_008..401_408]);
+        for number in [299_008, 401_408 - 299_008, 1_000_000_u64] {
+            runs.extend(number.to_le_bytes());
+        }
+        assert_eq!(digest, sha256(&runs));
+        for piece in [4096, 65_536, 262_144] {
+            assert!(by_piece(piece, false) == by_piece(file.len(), false));
+            assert!(by_piece(piece, true) == by_piece(file.len(), false));
         }
     }
 }

@@ -131,6 +131,9 @@ pub(crate) struct ListArguments {
     /// Go into subdirectories.
     #[arg(short = 'R', long)]
     pub(crate) recursive: bool,
+    /// Show a directory itself, not what is in it.
+    #[arg(short, long, conflicts_with = "recursive")]
+    pub(crate) directory: bool,
     /// Print all that is known of each file, as a line of JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -40,6 +40,7 @@ struct FileInfo {
     /// In hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     target_hex: Option<String>,
+    /// Of the content; left out for a file with holes, whose content digest is another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
     /// Values in hexadecimal.
@@ -59,7 +60,7 @@ pub(crate) fn run(arguments: &ListArguments) -> Result<()> {
         arguments,
         output: Output::new(),
     };
-    if inode.file_type() == FileType::Directory {
+    if inode.file_type() == FileType::Directory && !arguments.directory {
         listing.directories(&inode, path)?;
     } else {
         listing.file(&inode, path)?;
@@ -168,7 +169,7 @@ fn file_info(inode: &Inode, path: &[u8]) -> Result<FileInfo> {
             .then(|| inode.symlink_target())
             .transpose()?
             .map(|target| hex(&target)),
-        sha256: is_regular
+        sha256: (is_regular && record.allocated == record.size)
             .then(|| inode.content_digest())
             .transpose()?
             .map(|digest| digest.to_string()),

@@ -15,11 +15,6 @@ use crate::{build, cat, documentation, list, mount, mount_helper, status, verify
 
 /// Runs the command that `arguments` (the program's name first) ask for.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_target(false)
-        .init();
     let name = arguments.first().map(Path::new).and_then(Path::file_name);
     if name.is_some_and(|name| name == "mount.peerfs") {
         return mount_helper::run(arguments);

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 use peerfs_format::{
-    Digest, Error as FormatError, FileType, Manifest, ManifestLayout, ShardLayout, METADATA_MAX,
-    ROOT_INODE,
+    pieces, Digest, Error as FormatError, FileType, Manifest, ManifestLayout, ShardLayout, Source,
+    METADATA_MAX, ROOT_INODE,
 };
 
 use crate::inode::ShardBlob;
@@ -229,31 +229,36 @@ impl Image {
             return Err(Error::NotAFile(file.describe()).into());
         }
         let end = offset.saturating_add(length).min(file.record.size);
-        let mut at = offset;
-        for extent in file.extents()? {
-            let extent_end = extent.file_offset.saturating_add(u64::from(extent.length));
-            if at >= end || extent_end <= at {
-                continue;
-            }
-            write_zeros(extent.file_offset.min(end).saturating_sub(at), &mut each)?;
-            at = at.max(extent.file_offset);
-            while at < extent_end.min(end) {
-                // Both differences fit: the extent's length is 32 bits wide.
-                let within = (at - extent.file_offset) as u32;
-                let wanted = (extent_end.min(end) - at) as usize;
-                let place = extent
-                    .pack_offset
-                    .checked_add(within)
-                    .ok_or(FormatError::Malformed("extent"))
-                    .map_err(Error::format(file.shard.digest))?;
-                let (content, skip) = self.content_at(extent.pack, place)?;
-                let piece = content.get(skip..).unwrap_or_default();
-                let piece = piece.get(..wanted).unwrap_or(piece);
-                each(piece)?;
-                at += piece.len() as u64;
+        for piece in pieces(&file.extents()?, offset..end) {
+            match piece.source {
+                Source::Hole => write_zeros(piece.length, &mut each)?,
+                Source::Pack { pack, offset } => {
+                    self.read_pack(pack, offset, piece.length, &mut each)?;
+                }
             }
         }
-        write_zeros(end.saturating_sub(at), &mut each)
+        Ok(())
+    }
+
+    /// Calls `each` with bytes of a pack's uncompressed address space.
+    fn read_pack<E: From<Error>>(
+        &self,
+        pack: u32,
+        offset: u32,
+        length: u64,
+        each: &mut impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (mut offset, mut rest) = (offset, length);
+        while rest > 0 {
+            let (content, skip) = self.content_at(pack, offset)?;
+            let part = content.get(skip..).unwrap_or_default();
+            let part = part.get(..rest as usize).unwrap_or(part);
+            each(part)?;
+            rest -= part.len() as u64;
+            // Beyond any pack at the end of the address space: content_at() refuses it.
+            offset = offset.saturating_add(part.len() as u32);
+        }
+        Ok(())
     }
 
     /// The decoded chunk that covers an offset of a pack's uncompressed address space, and where in

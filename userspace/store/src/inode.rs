@@ -80,7 +80,7 @@ impl Inode {
         self.with_shard(|shard| shard.symlink_target(&self.record).map(<[u8]>::to_vec))
     }
 
-    /// A regular file's content digest.
+    /// A regular file's content digest: the SHA-256 of its bytes if it has no holes.
     ///
     /// # Errors
     /// [`Error::Format`] if it has none.

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Damaged and incomplete stores, through the command line.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{build, peerfs, succeed};
+use peerfs_format::{Digest, PackRecord, METADATA_MAX};
+use peerfs_store::{Image, Store};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A store with an image of one file, whose content does not compress.
+struct Fixture {
+    folder: TempDir,
+    manifest: Digest,
+    content: Vec<u8>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        let mut state = 42_u64;
+        let content: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .take(1_000_000)
+        .collect();
+        fs::write(tree.join("file"), &content).unwrap();
+        let manifest = build(&tree, &folder.path().join("store"), "image", &[]);
+        Fixture {
+            folder,
+            manifest: manifest.parse().unwrap(),
+            content,
+        }
+    }
+
+    fn store(&self) -> PathBuf {
+        self.folder.path().join("store")
+    }
+
+    fn blobs(&self) -> Vec<Digest> {
+        Store::open(&self.store()).unwrap().blobs().unwrap()
+    }
+
+    fn blob(&self, digest: &Digest) -> PathBuf {
+        self.store().join(format!("blobs/sha256/{digest}"))
+    }
+
+    fn pack(&self) -> (PackRecord, Vec<u8>) {
+        let store = Store::open(&self.store()).unwrap();
+        let image = Image::open(store.into(), &self.manifest).unwrap();
+        let record = image.manifest().unwrap().pack(0).unwrap();
+        let index = Store::open(&self.store())
+            .and_then(|store| store.read_metadata(&record.index_digest, METADATA_MAX))
+            .unwrap();
+        (record, index)
+    }
+
+    /// Reads the file through the command line; what is printed must be right as far as it goes.
+    fn cat_fails(&self) -> String {
+        let (content, message) = fail(peerfs(&self.store(), "cat").args(["image", "/file"]));
+        assert!(self.content.starts_with(&content));
+        assert!(content.len() < self.content.len());
+        message
+    }
+
+    fn verify_fails(&self) -> Value {
+        let (findings, _) = fail(peerfs(&self.store(), "verify").arg("--json"));
+        serde_json::from_slice(&findings).unwrap()
+    }
+}
+
+/// Runs a command that must fail with status 1 and one line on stderr that begins with `peerfs: `;
+/// returns its standard output and that line.
+fn fail(process: &mut Command) -> (Vec<u8>, String) {
+    let output = process.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{process:?}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.starts_with("peerfs: "), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+    (output.stdout, message)
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let before = fs::read(path).unwrap();
+    let mut after = before.clone();
+    change(&mut after);
+    fs::write(path, after).unwrap();
+    before
+}
+
+#[test]
+fn every_damaged_blob_is_found() {
+    let fixture = Fixture::new();
+    succeed(peerfs(&fixture.store(), "verify").arg("--complete"));
+    let blobs = fixture.blobs();
+    // Manifest, shard, index, pack; OCI manifest and config.
+    assert_eq!(blobs.len(), 6);
+    for digest in blobs {
+        let path = fixture.blob(&digest);
+        let flip = |bytes: &mut Vec<u8>| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        };
+        for damage in [
+            Box::new(flip) as Box<dyn FnOnce(&mut Vec<u8>)>,
+            Box::new(|bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - 1)),
+            Box::new(|bytes: &mut Vec<u8>| bytes.fill(0)),
+            Box::new(Vec::clear),
+        ] {
+            let before = change(&path, damage);
+            let findings = fixture.verify_fails();
+            let damages = findings["damages"].as_array().unwrap();
+            assert_eq!(damages.len(), 1, "{damages:?}");
+            assert_eq!(damages[0]["blob"], digest.to_string());
+            let images = damages[0]["images"].as_array().unwrap();
+            // Nothing names the configuration but the OCI manifest.
+            assert!(images.len() <= 1);
+            assert!(images.iter().all(|image| image == "image"));
+            fs::write(&path, before).unwrap();
+        }
+    }
+    succeed(peerfs(&fixture.store(), "verify").arg("--complete"));
+}
+
+#[test]
+fn a_damaged_pack_is_not_read_and_mended_by_building_again() {
+    let fixture = Fixture::new();
+    let (pack, _) = fixture.pack();
+    change(&fixture.blob(&pack.digest), |bytes| bytes[500_000] ^= 1);
+    assert!(fixture.cat_fails().contains("damaged"));
+    let tree = fixture.folder.path().join("tree");
+    build(&tree, &fixture.store(), "image", &[]);
+    let content = succeed(peerfs(&fixture.store(), "cat").args(["image", "file"]));
+    assert!(content == fixture.content);
+}
+
+#[test]
+fn what_is_missing_is_no_damage() {
+    let fixture = Fixture::new();
+    let (pack, _) = fixture.pack();
+    fs::remove_file(fixture.blob(&pack.digest)).unwrap();
+    let output = succeed(peerfs(&fixture.store(), "verify").arg("--json"));
+    let findings: Value = serde_json::from_slice(&output).unwrap();
+    assert_eq!(findings["incomplete"]["image"], 1);
+    fail(peerfs(&fixture.store(), "verify").arg("--complete"));
+    assert!(fixture.cat_fails().contains("not in the store"));
+    // The metadata is there.
+    let names = succeed(peerfs(&fixture.store(), "ls").arg("image"));
+    assert_eq!(names, b"file\n");
+}
+
+#[test]
+fn a_partial_pack_is_checked_chunk_by_chunk() {
+    let fixture = Fixture::new();
+    let (record, index) = fixture.pack();
+    let store = Store::create(&fixture.store()).unwrap();
+    let pack = store.pack(&record, index).unwrap();
+    assert!(pack.is_whole());
+    pack.discard(2).unwrap();
+    assert!(!pack.is_whole());
+    assert!(!fixture.blob(&record.digest).exists());
+    succeed(peerfs(&fixture.store(), "verify").arg("--json"));
+    let (content, _) = fail(peerfs(&fixture.store(), "cat").args(["image", "/file"]));
+    let chunk = pack.chunk(2).unwrap();
+    assert!(content == fixture.content[..chunk.logical_offset as usize]);
+
+    let other = pack.chunk(5).unwrap();
+    let path = fixture.store().join(format!("partial/{}", record.digest));
+    change(&path, |bytes| bytes[other.stored_offset as usize] ^= 1);
+    let findings = fixture.verify_fails();
+    let damages = findings["damages"].as_array().unwrap();
+    assert_eq!(damages.len(), 1, "{damages:?}");
+    assert_eq!(damages[0]["blob"], record.digest.to_string());
+    assert_eq!(findings["incomplete"]["image"], 1);
+}
+
+#[test]
+fn messages_say_what_to_do() {
+    let fixture = Fixture::new();
+    let (_, message) = fail(peerfs(&fixture.store(), "ls").arg("other"));
+    assert!(message.contains("there are: image"), "{message}");
+    let (_, message) = fail(peerfs(&fixture.store(), "ls").args(["image", "/nowhere"]));
+    assert!(message.contains("/nowhere: no such file"), "{message}");
+    let tree = fixture.folder.path().join("tree");
+    let (_, message) = fail(peerfs(&tree, "ls").arg("image"));
+    assert!(message.contains("--root-dir"), "{message}");
+    let (_, message) = fail(peerfs(&tree, "build").arg(&tree).args(["--tag", "x"]));
+    assert!(message.contains("not empty"), "{message}");
+    let inside = tree.join("store");
+    let (_, message) = fail(peerfs(&inside, "build").arg(&tree).args(["--tag", "x"]));
+    assert!(message.contains("inside the tree"), "{message}");
+    let usage = peerfs(&fixture.store(), "ls").output().unwrap();
+    assert_eq!(usage.status.code(), Some(2));
+}
