@@ -70,7 +70,9 @@ impl Behaviour {
             false => None,
         };
         let identify = identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), keypair.public())
-            .with_agent_version(concat!("peerfs/", env!("CARGO_PKG_VERSION")).to_owned());
+            .with_agent_version(concat!("peerfs/", env!("CARGO_PKG_VERSION")).to_owned())
+            // Those that are of use to others are the external addresses.
+            .with_hide_listen_addrs(true);
         let ping = ping::Config::new()
             .with_interval(PING_INTERVAL)
             .with_timeout(PING_TIMEOUT);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use libp2p::kad::{self, GetProvidersOk, QueryId, QueryResult};
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{identify, mdns, ping, Multiaddr, PeerId, Swarm};
@@ -49,6 +50,8 @@ pub(crate) struct Driver {
     pub(crate) client: Arc<Client>,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) listen_addresses: watch::Sender<Vec<Multiaddr>>,
+    /// Whether the node listens on the loopback interface and nowhere else.
+    loopback_only: bool,
     dialer: Dialer,
     dialer_max: usize,
     announcer: Announcer,
@@ -81,6 +84,7 @@ impl Driver {
             client,
             events,
             listen_addresses,
+            loopback_only: config.listen.iter().all(is_only_local),
             dialer_max: config.bootstrap.len() + config.connections_max as usize,
             dialer,
             announcer: Announcer::new(config.provider_record_lifetime / 3),
@@ -197,9 +201,10 @@ impl Driver {
             } => self.dial_failed(connection_id, &error),
             SwarmEvent::NewListenAddr { address, .. } => {
                 tracing::info!(%address, "listening");
-                // Told to the DHT with the node's provider records. Whoever can't reach it from
-                // where it is has other addresses to try.
-                self.swarm.add_external_address(address.clone());
+                // No relay or observer is needed to know one's address on a LAN.
+                if self.loopback_only || !is_only_local(&address) {
+                    self.swarm.add_external_address(address.clone());
+                }
                 self.listen_addresses
                     .send_modify(|addresses| addresses.push(address));
             }
@@ -244,6 +249,7 @@ impl Driver {
                 result,
             }) => match result {
                 Ok(rtt) => self.peers.measured(peer, rtt),
+                Err(ping::Failure::Unsupported) => {}
                 Err(error) => {
                     tracing::debug!(%peer, %error, "no answer to a ping");
                     self.swarm.close_connection(connection);
@@ -309,6 +315,15 @@ impl Driver {
     }
 }
 
+/// Whether an address means something else, or nothing, on another machine.
+fn is_only_local(address: &Multiaddr) -> bool {
+    match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
+        Some(Protocol::Ip6(ip)) => ip.is_loopback() || ip.is_unicast_link_local(),
+        _ => false,
+    }
+}
+
 fn dial_options(target: &Target) -> DialOpts {
     match target {
         Target::Peer(peer) => DialOpts::peer_id(*peer).build(),
@@ -323,4 +338,23 @@ fn dial_options(target: &Target) -> DialOpts {
 
 fn log_dial(error: &DialError) {
     tracing::debug!(%error, "dialling failed");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_addresses_are_not_told_to_others() {
+        for local in [
+            "/ip4/127.0.0.1/tcp/1",
+            "/ip6/::1/tcp/1",
+            "/ip6/fe80::1/tcp/1",
+        ] {
+            assert!(is_only_local(&local.parse().unwrap()), "{local}");
+        }
+        for other in ["/ip4/10.0.0.1/tcp/1", "/ip6/fd00::1/tcp/1"] {
+            assert!(!is_only_local(&other.parse().unwrap()), "{other}");
+        }
+    }
 }

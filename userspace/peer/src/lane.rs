@@ -76,8 +76,9 @@ pub(crate) async fn run(
     let served = shutdown.run_until_cancelled(exchange.serve(hello, &mut wants));
     let error = served.await.unwrap_or(RequestError::ShuttingDown);
     tracing::debug!(%peer, error = &error as &dyn std::error::Error, "stream ended");
-    exchange.requester.fail(&error);
+    // Closed first, so that who is told asks again on a new stream.
     wants.close();
+    exchange.requester.fail(&error);
     while let Ok((want, _)) = wants.try_recv() {
         want.fail(error.clone());
     }

@@ -272,3 +272,7 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "requester_tests.rs"]
+mod tests;

@@ -173,12 +173,6 @@ impl Responder {
         Some(reply)
     }
 
-    /// Whether there is nothing to do, and nothing under way.
-    #[cfg(test)]
-    pub(crate) fn is_idle(&self) -> bool {
-        self.live.is_empty()
-    }
-
     fn answered(&mut self, request: u32) {
         if let Some(answers) = self.live.get_mut(&request) {
             *answers -= 1;
@@ -247,3 +241,7 @@ fn next_of(queue: &mut VecDeque<Work>) -> Option<Step> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "responder_tests.rs"]
+mod tests;

@@ -190,7 +190,8 @@ async fn a_peer_that_stalls_fails_its_requests_soon() {
     let elapsed = begun.elapsed();
     assert!(elapsed >= Duration::from_millis(700) && elapsed < Duration::from_secs(3));
     // The connection is still good for something else.
-    assert!(client.have(server.peer_id(), PACK, soon()).await.is_ok());
+    let have = client.have(server.peer_id(), PACK, soon()).await;
+    assert!(have.is_ok(), "{have:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

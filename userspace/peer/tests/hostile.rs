@@ -1,0 +1,208 @@
+//! Peers that break the protocol.
+
+mod support;
+
+use std::time::Duration;
+
+use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
+use libp2p::{noise, tcp, yamux, Multiaddr, PeerId, Stream, StreamProtocol, Swarm, SwarmBuilder};
+use peerfs_peer::frame::{FrameError, HEADER_SIZE};
+use peerfs_peer::limits::{FRAME_MAX, STREAMS_PER_PEER};
+use peerfs_peer::{Node, Priority, RequestError, Violation};
+use support::*;
+use tokio::time::timeout;
+
+const PROTOCOL: StreamProtocol = StreamProtocol::new("/peerfs/exchange/1");
+
+/// A peer that has the transport of a node and nothing else.
+fn raw_peer() -> (Swarm<libp2p_stream::Behaviour>, libp2p_stream::Control) {
+    let swarm = SwarmBuilder::with_new_identity()
+        .with_tokio()
+        .with_tcp(
+            tcp::Config::default(),
+            noise::Config::new,
+            yamux::Config::default,
+        )
+        .unwrap()
+        .with_behaviour(|_| libp2p_stream::Behaviour::new())
+        .unwrap()
+        .with_swarm_config(|settings| {
+            settings.with_idle_connection_timeout(Duration::from_secs(60))
+        })
+        .build();
+    let control = swarm.behaviour().new_control();
+    (swarm, control)
+}
+
+fn drive(mut swarm: Swarm<libp2p_stream::Behaviour>) {
+    tokio::spawn(async move {
+        loop {
+            swarm.select_next_some().await;
+        }
+    });
+}
+
+/// A client that is connected to a peer which does this with each stream that is opened to it.
+async fn client_of<F>(behave: impl Fn(Stream) -> F + Send + 'static) -> (Node, PeerId)
+where
+    F: std::future::Future<Output = ()> + Send + 'static,
+{
+    let (mut swarm, mut control) = raw_peer();
+    let peer = *swarm.local_peer_id();
+    swarm
+        .listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap())
+        .unwrap();
+    let address: Multiaddr = loop {
+        if let libp2p::swarm::SwarmEvent::NewListenAddr { address, .. } =
+            swarm.select_next_some().await
+        {
+            break address;
+        }
+    };
+    let mut incoming = control.accept(PROTOCOL).unwrap();
+    drive(swarm);
+    tokio::spawn(async move {
+        while let Some((_, stream)) = incoming.next().await {
+            tokio::spawn(behave(stream));
+        }
+    });
+    let mut settings = config();
+    settings.bootstrap = vec![address];
+    settings.stall_timeout = Duration::from_secs(1);
+    let client = start(settings, Store::default()).await;
+    connected(&client, peer).await;
+    (client, peer)
+}
+
+/// Waits for the first frames of a client, and then sends these bytes.
+async fn answer_with(mut stream: Stream, bytes: Vec<u8>) {
+    let mut first = [0; 64];
+    let _ = stream.read(&mut first).await;
+    let _ = stream.write_all(&bytes).await;
+    let _ = stream.flush().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+}
+
+fn frame(kind: u8, request: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (HEADER_SIZE - 4 + payload.len()) as u32;
+    let mut frame = length.to_le_bytes().to_vec();
+    frame.extend_from_slice(&[kind, 0, 0, 0]);
+    frame.extend_from_slice(&request.to_le_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// What a client says when it asks for chunk 1 and gets these bytes.
+async fn answered_with(bytes: Vec<u8>) -> RequestError {
+    let (client, peer) = client_of(move |stream| answer_with(stream, bytes.clone())).await;
+    let mut chunks = client.fetch_chunks(peer, PACK, INDEX, &[1], Priority::Demand);
+    let answer = timeout(Duration::from_secs(5), chunks.next()).await;
+    answer.expect("no answer").unwrap().unwrap_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_oversized_frame_from_a_server_is_refused() {
+    let length = FRAME_MAX as u32 - 3;
+    let error = answered_with(length.to_le_bytes().to_vec()).await;
+    assert!(matches!(
+        error,
+        RequestError::Violation(Violation::Frame(FrameError::Length(refused))) if refused == length
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_and_answers_that_do_not_fit_are_refused() {
+    let unknown = answered_with(frame(99, 0, &[])).await;
+    assert!(matches!(
+        unknown,
+        RequestError::Violation(Violation::Frame(FrameError::Type(99)))
+    ));
+    let other_chunk = answered_with(frame(18, 0, &[2, 0, 0, 0, 0xff])).await;
+    assert!(matches!(
+        other_chunk,
+        RequestError::Violation(Violation::UnexpectedReply(0))
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_says_nothing_or_hangs_up_is_not_waited_for() {
+    let (client, peer) = client_of(|stream| answer_with(stream, Vec::new())).await;
+    let have = timeout(Duration::from_secs(5), client.have(peer, PACK, soon())).await;
+    assert!(
+        matches!(have, Ok(Err(RequestError::Stalled(_)))),
+        "{have:?}"
+    );
+
+    let (client, peer) = client_of(|stream| async { drop(stream) }).await;
+    let have = timeout(Duration::from_secs(5), client.have(peer, PACK, soon())).await;
+    assert!(
+        matches!(have, Ok(Err(RequestError::Disconnected))),
+        "{have:?}"
+    );
+}
+
+/// A server, and a peer that is connected to it.
+async fn server_and_raw_peer() -> (Node, libp2p_stream::Control) {
+    let server = start(config(), store_with_pack(10, 100)).await;
+    let (mut swarm, control) = raw_peer();
+    let peer = *swarm.local_peer_id();
+    let address = server.listen_addresses().swap_remove(0);
+    swarm.dial(address).unwrap();
+    drive(swarm);
+    connected(&server, peer).await;
+    (server, control)
+}
+
+/// Sends these bytes to a server; whether it ends the stream.
+async fn is_cut_off(bytes: &[u8]) -> bool {
+    let (server, mut control) = server_and_raw_peer().await;
+    let mut stream = control
+        .open_stream(server.peer_id(), PROTOCOL)
+        .await
+        .unwrap();
+    stream.write_all(bytes).await.unwrap();
+    stream.flush().await.unwrap();
+    let mut answer = [0; 16];
+    match timeout(Duration::from_secs(2), stream.read(&mut answer)).await {
+        Ok(Ok(0) | Err(_)) => true,
+        Ok(Ok(_)) | Err(_) => false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_breaks_the_protocol_is_cut_off() {
+    assert!(
+        is_cut_off(&(FRAME_MAX as u32).to_le_bytes()).await,
+        "too long"
+    );
+    assert!(is_cut_off(&frame(16, 0, &[0; 8])).await, "a server's frame");
+    assert!(
+        is_cut_off(&frame(1, 0, &[0xff; 4])).await,
+        "too much credit"
+    );
+    assert!(is_cut_off(&frame(4, 0, &[0; 65])).await, "half a number");
+    assert!(!is_cut_off(&frame(2, 0, &[0; 32])).await, "a good question");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_gets_only_so_many_streams() {
+    let (server, mut control) = server_and_raw_peer().await;
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS_PER_PEER + 1 {
+        let mut stream = control
+            .open_stream(server.peer_id(), PROTOCOL)
+            .await
+            .unwrap();
+        stream.write_all(&frame(2, 0, &[0; 32])).await.unwrap();
+        stream.flush().await.unwrap();
+        streams.push(stream);
+    }
+    let mut answered = 0;
+    for stream in &mut streams {
+        let mut answer = [0; 16];
+        if let Ok(Ok(1..)) = timeout(Duration::from_secs(2), stream.read(&mut answer)).await {
+            answered += 1;
+        }
+    }
+    assert_eq!(answered, STREAMS_PER_PEER);
+}

@@ -1,0 +1,100 @@
+//! Nodes on one link find each other with no configuration: two network namespaces with a pair of
+//! virtual interfaces between them, and a process in each. Needs root and `ip`.
+
+mod support;
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use peerfs_peer::{Identity, NodeConfig};
+use support::*;
+use tokio::time::timeout;
+
+/// The network namespaces of this test; they are gone with it.
+struct Link {
+    names: [String; 2],
+}
+
+impl Link {
+    /// `None` where it is not permitted.
+    fn new() -> Option<Self> {
+        let id = std::process::id();
+        let link = Link {
+            names: ["a", "b"].map(|side| format!("peerfs-{id}-{side}")),
+        };
+        let [a, b] = &link.names;
+        let made = ip(&["netns", "add", a])
+            && ip(&["netns", "add", b])
+            && ip(&[
+                "-n", a, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", b,
+            ]);
+        let up = |name, address| {
+            ip(&["-n", name, "addr", "add", address, "dev", "eth0"])
+                && ip(&["-n", name, "link", "set", "lo", "up"])
+                && ip(&["-n", name, "link", "set", "eth0", "up"])
+        };
+        (made && up(a, "10.77.0.1/24") && up(b, "10.77.0.2/24")).then_some(link)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        for name in &self.names {
+            ip(&["netns", "del", name]);
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) -> bool {
+    Command::new("ip")
+        .args(arguments)
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// This program again, as a node in a namespace.
+fn node_in(namespace: &str) -> Child {
+    Command::new("ip")
+        .args(["netns", "exec", namespace])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "node_in_a_namespace", "--ignored", "--nocapture"])
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn nodes_on_a_link_find_each_other() {
+    let Some(link) = Link::new() else {
+        eprintln!("skipped: network namespaces need root and `ip`");
+        return;
+    };
+    let begun = Instant::now();
+    let nodes = link.names.each_ref().map(|name| node_in(name));
+    for mut node in nodes {
+        assert!(node.wait().unwrap().success());
+    }
+    println!("both nodes were done after {:?}", begun.elapsed());
+}
+
+/// Not a test by itself: one of the nodes.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by nodes_on_a_link_find_each_other"]
+async fn node_in_a_namespace() {
+    let node = start(
+        NodeConfig::new(Identity::generate()),
+        store_with_pack(10, 100),
+    )
+    .await;
+    let begun = Instant::now();
+    let mut events = node.subscribe();
+    if node.peers().is_empty() {
+        let found = timeout(Duration::from_secs(15), events.recv()).await;
+        found.expect("no peer was found").unwrap();
+    }
+    println!("found a peer after {:?}", begun.elapsed());
+    let peer = node.peers().swap_remove(0).id;
+    assert_eq!(node.find_providers(PACK).await, [peer]);
+    // The other one may still be looking.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+}
