@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0 OR MIT
+# shellcheck shell=bash
+# Sourced by the tests in this folder. Each runs as root in a kernel of its own (see scripts/uml-run),
+# with the module loaded; each says what it checks and ends at the first failure. What the kernel
+# complains about and memory that leaks fail it too: that is the runner's part.
+set -euo pipefail
+cd /tmp
+# Where complaints go whatever a command was redirected to.
+exec 3>&2
+
+# check WHAT...: what follows.
+check() { printf -- '-- %s (%d s)\n' "$*" "$SECONDS"; }
+fail() {
+    printf 'FAILED: %s\n' "$*" >&3
+    dmesg | tail -n 15 >&3
+    exit 1
+}
+trap 'fail "${BASH_SOURCE[0]##*/} line $LINENO: $BASH_COMMAND"' ERR
+set -o errtrace
+
+# expect EXPECTED FOUND WHAT
+expect() { [[ $1 == "$2" ]] || fail "$3: expected $1, found $2"; }
+
+# must_fail COMMAND...
+must_fail() { if "$@"; then fail "this should have failed: $*"; fi; }
+
+# build TREE STORE: prints the digest to mount.
+build() { peerfs build "$1" --root-dir "$2" --tag test 2>build.log || fail "$(<build.log)"; }
+
+# empty_store STORE: what a machine has that has nothing.
+empty_store() {
+    mkdir -p "$1"/{blobs/sha256,partial,tmp}
+    echo '{"imageLayoutVersion":"1.0.0"}' >"$1/oci-layout"
+    echo '{"schemaVersion":2,"manifests":[]}' >"$1/index.json"
+}
+
+# remove_packs STORE: leaves only the metadata of a tree of peerfs-testing.
+remove_packs() {
+    local packs
+    packs=$(find "$1/blobs/sha256" -type f -size +1M -print -delete)
+    [[ -n $packs ]] || fail "$1 has no pack"
+}
+
+# mount_image STORE DIGEST MOUNTPOINT [,OPTION=VALUE...]
+mount_image() {
+    mkdir -p "$3"
+    mount -t peerfs -o "root_dir=$1,manifest=$2${4:-}" none "$3"
+}
+
+# same_tree TREE MOUNT: every path's type, mode, owners, size, time, links, device, xattrs, content.
+same_tree() {
+    peerfs-testing manifest "$1" >expected
+    peerfs-testing manifest "$2" >found
+    diff expected found | cut -c 1-300 | head -n 20 >differences || true
+    [[ ! -s differences ]] || fail "$2 is not $1: $(<differences)"
+    echo "   $(wc -l <expected) paths are the same"
+}
+
+# start_daemon STORE SOURCE BEHAVIOUR [OPTIONS]: a daemon of peerfs-testing, its requests in the file
+# `requests`, its process in $daemon.
+start_daemon() {
+    rm -f ready
+    peerfs-testing daemon --root-dir "$1" --source "$2" --behaviour "${@:3}" --ready /tmp/ready \
+        >requests 2>daemon.log &
+    daemon=$!
+    until [[ -e ready ]]; do
+        kill -0 "$daemon" 2>/dev/null || fail "the daemon ended: $(<daemon.log)"
+        sleep 0.05
+    done
+}
+
+# stop_daemon: a daemon that ended by itself has found something.
+stop_daemon() {
+    kill "$daemon" 2>/dev/null || fail "the daemon ended: $(<daemon.log)"
+    wait "$daemon" || true
+}
+
+# A reading of the upcall's counters.
+counter() { awk -v name="$1" '$1 == name { print $2 }' /sys/kernel/debug/peerfs/upcall; }
+
+# wait_until SECONDS COMMAND...
+wait_until() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        ((SECONDS < deadline)) || fail "in vain waited until: $*"
+        sleep 0.1
+    done
+}

@@ -1,0 +1,63 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0 OR MIT
+# A mount is its source: everything that a tree can hold, read in every way that there is.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
+
+check "an image of a tree of edge cases is built and mounted"
+peerfs-testing make-tree tree
+image=$(build tree store)
+mount_image /tmp/store "$image" mnt
+
+check "every path is the same"
+same_tree tree mnt
+
+check "reads at random places, in all ways; holes; directories from the middle; statfs"
+peerfs-testing compare tree mnt --seed "$RANDOM" --count 1500
+
+check "with nothing in the page cache, the same again"
+echo 3 >/proc/sys/vm/drop_caches
+peerfs-testing compare tree mnt --seed "$RANDOM" --count 300
+
+check "nothing can be changed"
+peerfs-testing read-only mnt
+
+check "the mount shows its options"
+grep -q " /tmp/mnt peerfs ro,.*root_dir=/tmp/store,manifest=$image,timeout=30" /proc/mounts
+
+check "a remount to read-write is refused"
+must_fail mount -o remount,rw mnt 2>remount.log
+grep -q ' /tmp/mnt peerfs ro,' /proc/mounts
+
+check "ACLs and modes are enforced"
+as_user() { setpriv --reuid "$1" --regid "$1" --clear-groups "${@:2}"; }
+expect "for user 1234 and group 5678" "$(as_user 1234 cat mnt/xattrs/acl-file)" "the ACL's user"
+expect "for user 1234 and group 5678" "$(as_user 5678 cat mnt/xattrs/acl-file)" "the ACL's group"
+must_fail as_user 4321 cat mnt/xattrs/acl-file 2>denied
+must_fail as_user 4321 ls mnt/modes/dir-0 2>denied
+
+check "two mounts of one image, and a mount of it by another path"
+mount_image /tmp/store "$image" second ,timeout=7
+ln -s store also-store
+mount_image /tmp/also-store "$image" third
+cmp tree/content/large-text second/content/large-text
+cmp tree/content/large-random third/content/large-random
+
+check "it is a lower layer of overlayfs"
+mkdir upper work merged
+mount -t overlay -o lowerdir=mnt,upperdir=upper,workdir=work overlay merged
+cmp tree/content/large-random merged/content/large-random
+echo changed >>merged/content/large-text
+rm merged/content/one-byte
+mkdir merged/new && mv merged/content/text-4096 merged/new/
+cmp tree/content/large-text mnt/content/large-text
+[[ ! -e merged/content/one-byte && -e mnt/content/one-byte ]]
+cmp tree/content/text-4096 merged/new/text-4096
+umount merged
+
+check "it is unmounted, and while in use lazily"
+umount second third
+exec {held}<mnt/content/large-random
+must_fail umount mnt 2>busy
+umount --lazy mnt
+cmp tree/content/large-random - <&"$held"
+exec {held}<&-

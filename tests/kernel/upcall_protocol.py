@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0 OR MIT
+"""The messages on /dev/peerfs and its ioctls, for the tests that play the daemon."""
+
+import errno
+import fcntl
+import os
+import struct
+import tempfile
+import unittest
+
+DEVICE = "/dev/peerfs"
+ATTACH = 0x40045001  # _IOW('P', 1, u32)
+REPLY_FILE = 0x40105002  # _IOW('P', 2, struct { u64 id; u32 descriptor; u32 reserved; })
+MAGIC = struct.unpack("<I", b"PRFS")[0]
+HEADER_SIZE = 24
+REQUEST_MAX = 4096
+REPLY_MAX = HEADER_SIZE + 64 * (8 + 256 * 1024)
+FETCH_BLOB, FETCH_CHUNKS, CANCEL, FILLED, DATA, FAILED = 1, 2, 3, 16, 17, 18
+
+
+def message(operation, id=1, payload=b"", magic=MAGIC, version=1, length=None):
+    length = HEADER_SIZE + len(payload) if length is None else length
+    return struct.pack("<IHHQII", magic, version, operation, id, length, 0) + payload
+
+
+def failure(id, number):
+    return message(FAILED, id, struct.pack("<I", number))
+
+
+class Case(unittest.TestCase):
+    """A test with a folder for a store, open as `directory`."""
+
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(dir="/tmp")
+        self.directory = self.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+
+    def open(self, path, flags):
+        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        self.addCleanup(self.close, descriptor)
+        return descriptor
+
+    @staticmethod
+    def close(descriptor):
+        try:
+            os.close(descriptor)
+        except OSError:
+            pass  # the test closed it
+
+    def assertErrno(self, expected, call, *arguments):
+        with self.assertRaises(OSError) as raised:
+            call(*arguments)
+        self.assertEqual(
+            errno.errorcode[expected], errno.errorcode[raised.exception.errno]
+        )
+
+    def attach(self, device, directory=None):
+        directory = self.directory if directory is None else directory
+        fcntl.ioctl(device, ATTACH, struct.pack("=I", directory & 0xFFFFFFFF))
+
+    @staticmethod
+    def reply_file(device, id, descriptor):
+        argument = struct.pack("<QII", id, descriptor & 0xFFFFFFFF, 0)
+        fcntl.ioctl(device, REPLY_FILE, argument)
