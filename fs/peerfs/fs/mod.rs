@@ -11,6 +11,7 @@ mod options;
 mod super_block;
 mod xattr;
 
+use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::str::CStr;
 use kernel::sync::aref::ARef;
@@ -49,6 +50,10 @@ impl vfs::FileSystem for PeerFs {
         options: &Self::Options,
     ) -> Result<Self::SuperData> {
         super_block::SuperData::new(context, upcall.clone(), options)
+    }
+
+    fn stack_depth(data: &Self::SuperData) -> c_int {
+        data.store.stack_depth()
     }
 
     fn reconfigure(

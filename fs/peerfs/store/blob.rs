@@ -55,7 +55,7 @@ impl fmt::Display for OpenError {
                 "not in the store, and no peerfsd answered in time: start peerfsd for this root_dir",
             ),
             OpenError::Missing(error) if *error == ENODATA => f.write_str(
-                "not in the store, and the module was loaded with upcall=0: fetch the image first",
+                "not in the store, and there is nobody to ask (upcall=0, or no source has it)",
             ),
             OpenError::Missing(error) if *error == EHOSTUNREACH => {
                 f.write_str("not in the store, and no peer has it: check the digest and the peers")

@@ -16,6 +16,7 @@ mod pack;
 mod presence;
 
 use kernel::cred::Credential;
+use kernel::ffi::c_int;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::rbtree::RBTree;
@@ -113,6 +114,11 @@ impl<O: Origin> Store<O> {
     /// The path that the store was mounted with.
     pub(crate) fn name(&self) -> &CString {
         &self.name
+    }
+
+    /// How many filesystems are stacked on each other below a filesystem over this store.
+    pub(crate) fn stack_depth(&self) -> c_int {
+        self.directory.stack_depth().saturating_add(1)
     }
 
     /// The digest of the image's manifest.

@@ -5,7 +5,7 @@
 //!
 //! A request is queued, then handed to one open file, then answered, and so gone. It keeps its id,
 //! which says how old it is, when it goes back to the queue. All operations take time linear in the
-//! number of pending requests, which is bounded.
+//! number of pending requests, which is bounded for each store.
 
 #![forbid(unsafe_code)]
 
@@ -22,9 +22,9 @@ use kernel::{
 };
 use peerfs_format::upcall::Priority;
 
-/// The most demands that are pending.
+/// The most demands that are pending for a store: one without a daemon must not hold up others.
 pub(super) const DEMAND_MAX: usize = 4096;
-/// The most readahead requests that are pending.
+/// The most readahead requests that are pending for a store.
 pub(super) const READAHEAD_MAX: usize = 256;
 /// The most cancellations that an open file has not read yet; more are not told.
 pub(super) const CANCEL_MAX: usize = 64;
@@ -128,7 +128,7 @@ impl Queue {
             pending.waiters = pending.waiters.saturating_add(1);
             return Ok(pending.request.clone());
         }
-        if self.pending_with(Priority::Demand) >= DEMAND_MAX {
+        if self.pending_with(store, Priority::Demand) >= DEMAND_MAX {
             return Err(EBUSY);
         }
         self.insert(store, wanted, Priority::Demand, now)
@@ -147,7 +147,7 @@ impl Queue {
             count(&mut self.statistics.coalesced);
         } else if wanted.check().is_err()
             || !self.files.iter().any(|file| file.store == store)
-            || self.pending_with(Priority::Readahead) >= READAHEAD_MAX
+            || self.pending_with(store, Priority::Readahead) >= READAHEAD_MAX
             || self
                 .insert(store, wanted, Priority::Readahead, now)
                 .is_err()
@@ -294,8 +294,9 @@ impl Queue {
         });
     }
 
-    fn pending_with(&self, priority: Priority) -> usize {
-        let same = |pending: &&Pending| pending.priority == priority;
+    fn pending_with(&self, store: DirectoryId, priority: Priority) -> usize {
+        let same =
+            |pending: &&Pending| pending.request.store == store && pending.priority == priority;
         self.pending.iter().filter(same).count()
     }
 

@@ -61,15 +61,17 @@ impl Wanted {
                     ..*a
                 }
             }
+            // The run first: it rules out most, and cheaply.
             (Wanted::Chunks(a), Wanted::Chunks(b)) => {
-                let same = *b
-                    == FetchChunks {
-                        first_chunk: b.first_chunk,
-                        chunk_count: b.chunk_count,
-                        priority: b.priority,
-                        ..*a
-                    };
-                same && a.first_chunk <= b.first_chunk && end(b) <= end(a)
+                a.first_chunk <= b.first_chunk
+                    && end(b) <= end(a)
+                    && *b
+                        == FetchChunks {
+                            first_chunk: b.first_chunk,
+                            chunk_count: b.chunk_count,
+                            priority: b.priority,
+                            ..*a
+                        }
             }
             _ => false,
         }

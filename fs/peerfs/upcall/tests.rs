@@ -1,1 +1,505 @@
+// SPDX-License-Identifier: GPL-2.0
 
+//! KUnit tests of the queue, and of waiting for an answer. They run when the module is loaded.
+
+#![forbid(unsafe_code)]
+
+use super::{
+    message::Message,
+    queue::{FileId, Queue, CANCEL_MAX, DEMAND_MAX, READAHEAD_LIFETIME, READAHEAD_MAX},
+    request::Wanted,
+    Outcome, Upcall,
+};
+use crate::vfs::descriptor::DirectoryId;
+use kernel::{
+    prelude::*,
+    sync::Arc,
+    time::{Delta, Instant, Monotonic},
+};
+use peerfs_format::{
+    upcall::{
+        FetchBlob, FetchChunks, Header, Operation, Priority, FETCH_AGAIN, FETCH_CHUNKS_MAX,
+        REPLY_MAX,
+    },
+    Digest, CHUNK_MAX, METADATA_MAX,
+};
+
+const STORE: DirectoryId = DirectoryId(1);
+const OTHER_STORE: DirectoryId = DirectoryId(2);
+
+fn chunks(first_chunk: u32, chunk_count: u32) -> FetchChunks {
+    FetchChunks {
+        pack: Digest([1; Digest::SIZE]),
+        index: Digest([2; Digest::SIZE]),
+        manifest: Digest([3; Digest::SIZE]),
+        pack_length: 1 << 26,
+        index_length: 4096,
+        first_chunk,
+        chunk_count,
+        priority: 0,
+        flags: 0,
+    }
+}
+
+fn run(first_chunk: u32, chunk_count: u32) -> Wanted {
+    Wanted::Chunks(chunks(first_chunk, chunk_count))
+}
+
+fn blob(length: u64) -> FetchBlob {
+    FetchBlob {
+        digest: Digest([4; Digest::SIZE]),
+        manifest: Digest([4; Digest::SIZE]),
+        length,
+        kind: 0,
+        priority: 0,
+    }
+}
+
+fn now() -> Instant<Monotonic> {
+    Instant::now()
+}
+
+/// A queue, and a file that has attached `STORE`.
+fn queue_and_file() -> Result<(Queue, FileId)> {
+    let mut queue = Queue::new();
+    let file = queue.attach(STORE, now())?;
+    Ok((queue, file))
+}
+
+fn operation(message: &Message) -> Result<Operation> {
+    let (header, _) = Header::parse(message.as_slice()).map_err(|_| EINVAL)?;
+    Ok(header.operation)
+}
+
+/// Reads a message that must be a request for chunks.
+fn fetch_chunks(message: Option<Message>) -> Result<(u64, FetchChunks)> {
+    let message = message.ok_or(ENOENT)?;
+    let (header, payload) = Header::parse(message.as_slice()).map_err(|_| EINVAL)?;
+    if header.operation != Operation::FetchChunks {
+        return Err(EINVAL);
+    }
+    let chunks = FetchChunks::parse(payload).map_err(|_| EINVAL)?;
+    Ok((header.id, chunks))
+}
+
+/// Reads a message that must be a cancellation.
+fn cancelled(message: Option<Message>) -> Result<u64> {
+    let message = message.ok_or(ENOENT)?;
+    let (header, payload) = Header::parse(message.as_slice()).map_err(|_| EINVAL)?;
+    match header.operation {
+        Operation::Cancel if payload.is_empty() => Ok(header.id),
+        _ => Err(EINVAL),
+    }
+}
+
+/// A Data payload with these chunks, of so many bytes each.
+fn chunk_data(numbers: &[u32], length: u32) -> Result<KVVec<u8>> {
+    let mut data = KVVec::new();
+    for number in numbers {
+        data.extend_from_slice(&number.to_le_bytes(), GFP_KERNEL)?;
+        data.extend_from_slice(&length.to_le_bytes(), GFP_KERNEL)?;
+        data.extend_with(length as usize, 0, GFP_KERNEL)?;
+    }
+    Ok(data)
+}
+
+#[kunit_tests(peerfs_upcall_queue)]
+mod queue_tests {
+    use super::*;
+
+    #[test]
+    fn demand_is_handed_out_before_readahead() -> Result {
+        let (mut queue, file) = queue_and_file()?;
+        queue.prefetch(STORE, run(0, 8), now());
+        queue.prefetch(STORE, run(8, 8), now());
+        let demand = queue.demand(STORE, run(100, 2), now())?;
+        assert!(queue.has_next(file));
+
+        let (id, request) = fetch_chunks(queue.next(file, now()))?;
+        assert_eq!(id, demand.id);
+        assert_eq!(
+            request,
+            FetchChunks {
+                priority: Priority::Demand as u32,
+                ..chunks(100, 2)
+            }
+        );
+        for first in [0, 8] {
+            let (_, request) = fetch_chunks(queue.next(file, now()))?;
+            assert_eq!(request.first_chunk, first);
+            assert_eq!(request.priority, Priority::Readahead as u32);
+        }
+        assert!(!queue.has_next(file));
+        assert!(queue.next(file, now()).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn blob_request_is_encoded() -> Result {
+        let (mut queue, file) = queue_and_file()?;
+        queue.demand(STORE, Wanted::Blob(blob(77)), now())?;
+        let message = queue.next(file, now()).ok_or(ENOENT)?;
+        let (header, payload) = Header::parse(message.as_slice()).map_err(|_| EINVAL)?;
+        assert_eq!(header.operation, Operation::FetchBlob);
+        assert_eq!(header.length as usize, message.as_slice().len());
+        assert_eq!(FetchBlob::parse(payload), Ok(blob(77)));
+        Ok(())
+    }
+
+    #[test]
+    fn demands_coalesce() -> Result {
+        let mut queue = Queue::new();
+        let first = queue.demand(STORE, run(10, 10), now())?;
+        // The same, its ends, its middle.
+        for (start, count) in [(10, 10), (10, 1), (19, 1), (12, 5)] {
+            assert_eq!(queue.demand(STORE, run(start, count), now())?.id, first.id);
+        }
+        // Not wholly in it.
+        for (start, count) in [(9, 1), (20, 1), (9, 11), (19, 2)] {
+            assert!(queue.demand(STORE, run(start, count), now())?.id != first.id);
+        }
+        let again = FetchChunks {
+            flags: FETCH_AGAIN,
+            ..chunks(10, 10)
+        };
+        let other_pack = FetchChunks {
+            pack: Digest([9; Digest::SIZE]),
+            ..chunks(10, 10)
+        };
+        for wanted in [
+            Wanted::Chunks(again),
+            Wanted::Chunks(other_pack),
+            Wanted::Blob(blob(1)),
+        ] {
+            assert!(queue.demand(STORE, wanted, now())?.id != first.id);
+        }
+        assert!(queue.demand(OTHER_STORE, run(10, 10), now())?.id != first.id);
+
+        let blob_request = queue.demand(STORE, Wanted::Blob(blob(2)), now())?;
+        let same = queue.demand(STORE, Wanted::Blob(blob(2)), now())?;
+        assert_eq!(same.id, blob_request.id);
+        let other = queue.demand(STORE, Wanted::Blob(blob(3)), now())?;
+        assert!(other.id != blob_request.id);
+        assert_eq!(queue.statistics(now()).coalesced, 5);
+        Ok(())
+    }
+
+    #[test]
+    fn demand_raises_queued_readahead() -> Result {
+        let (mut queue, file) = queue_and_file()?;
+        queue.prefetch(STORE, run(0, 8), now());
+        queue.prefetch(STORE, run(8, 8), now());
+        let demand = queue.demand(STORE, run(9, 1), now())?;
+        let (id, request) = fetch_chunks(queue.next(file, now()))?;
+        assert_eq!(id, demand.id);
+        assert_eq!((request.first_chunk, request.chunk_count), (8, 8));
+        assert_eq!(request.priority, Priority::Demand as u32);
+        // It is handed out as a demand: the next one joins.
+        assert_eq!(queue.demand(STORE, run(10, 1), now())?.id, demand.id);
+        Ok(())
+    }
+
+    #[test]
+    fn demand_does_not_wait_for_readahead_that_was_handed_out() -> Result {
+        let (mut queue, file) = queue_and_file()?;
+        queue.prefetch(STORE, run(0, 8), now());
+        let (readahead, _) = fetch_chunks(queue.next(file, now()))?;
+        let demand = queue.demand(STORE, run(0, 1), now())?;
+        assert!(demand.id != readahead);
+        let (id, request) = fetch_chunks(queue.next(file, now()))?;
+        assert_eq!(id, demand.id);
+        assert_eq!(request.priority, Priority::Demand as u32);
+        // But readahead of what is on its way is not asked for twice.
+        queue.prefetch(STORE, run(2, 2), now());
+        assert!(!queue.has_next(file));
+        Ok(())
+    }
+
+    #[test]
+    fn files_get_the_requests_of_their_store() -> Result {
+        let (mut queue, file) = queue_and_file()?;
+        let second = queue.attach(STORE, now())?;
+        let other = queue.attach(OTHER_STORE, now())?;
+        queue.demand(STORE, run(0, 1), now())?;
+        assert!(queue.has_next(file) && queue.has_next(second) && !queue.has_next(other));
+        assert!(queue.next(other, now()).is_none());
+        assert!(queue.next(second, now()).is_some());
+        assert!(queue.next(file, now()).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn only_the_holder_answers_and_once() -> Result {
+        let (mut queue, file) = queue_and_file()?;
+        let second = queue.attach(STORE, now())?;
+        let id = queue.demand(STORE, run(0, 1), now())?.id;
+        assert_eq!(queue.take(file, id, false).err(), Some(ENOENT));
+        fetch_chunks(queue.next(file, now()))?;
+        assert_eq!(queue.find(second, id).err(), Some(ENOENT));
+        assert_eq!(queue.take(second, id, false).err(), Some(ENOENT));
+        assert_eq!(queue.take(file, id + 1, false).err(), Some(ENOENT));
+        assert_eq!(queue.take(file, 0, false).err(), Some(ENOENT));
+        assert_eq!(queue.find(file, id)?.id, id);
+        assert_eq!(queue.take(file, id, true)?.id, id);
+        assert_eq!(queue.take(file, id, true).err(), Some(ENOENT));
+        let statistics = queue.statistics(now());
+        assert_eq!((statistics.answered, statistics.failed), (1, 1));
+        assert_eq!(statistics.pending, 0);
+        assert!(statistics.oldest.is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_dead_daemon_held_is_queued_again_in_order() -> Result {
+        let (mut queue, file) = queue_and_file()?;
+        let mut ids = [0; 4];
+        for (id, first) in ids.iter_mut().zip(0..) {
+            *id = queue.demand(STORE, run(first, 1), now())?.id;
+        }
+        for _ in 0..3 {
+            fetch_chunks(queue.next(file, now()))?;
+        }
+        queue.detach(file, now());
+        assert!(!queue.has_next(file));
+        assert!(queue.next(file, now()).is_none());
+        assert_eq!(queue.take(file, 1, false).err(), Some(ENOENT));
+
+        let successor = queue.attach(STORE, now())?;
+        for id in ids {
+            assert_eq!(fetch_chunks(queue.next(successor, now()))?.0, id);
+        }
+        assert!(queue.next(successor, now()).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn requests_end_with_their_last_waiter() -> Result {
+        let (mut queue, file) = queue_and_file()?;
+        // Queued: nobody learns of it.
+        let request = queue.demand(STORE, run(0, 1), now())?;
+        queue.demand(STORE, run(0, 1), now())?;
+        assert!(queue.leave(&request, true));
+        assert!(queue.has_next(file));
+        assert!(queue.leave(&request, false));
+        assert!(!queue.has_next(file));
+        assert!(!queue.leave(&request, true));
+
+        // Handed out: the holder is told.
+        let request = queue.demand(STORE, run(1, 1), now())?;
+        fetch_chunks(queue.next(file, now()))?;
+        assert!(queue.leave(&request, true));
+        assert!(queue.has_next(file));
+        assert_eq!(cancelled(queue.next(file, now()))?, request.id);
+        assert_eq!(queue.take(file, request.id, false).err(), Some(ENOENT));
+
+        let statistics = queue.statistics(now());
+        assert_eq!((statistics.timed_out, statistics.pending), (2, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn cancellations_are_bounded_and_come_first() -> Result {
+        let (mut queue, file) = queue_and_file()?;
+        let mut requests = KVec::new();
+        for first in 0..=CANCEL_MAX as u32 {
+            requests.push(queue.demand(STORE, run(first, 1), now())?, GFP_KERNEL)?;
+            fetch_chunks(queue.next(file, now()))?;
+        }
+        for request in &requests {
+            queue.leave(request, false);
+        }
+        queue.demand(STORE, run(0, 1), now())?;
+        for _ in 0..CANCEL_MAX {
+            cancelled(queue.next(file, now()))?;
+        }
+        fetch_chunks(queue.next(file, now()))?;
+        Ok(())
+    }
+
+    #[test]
+    fn messages_that_were_not_read_go_back() -> Result {
+        let (mut queue, file) = queue_and_file()?;
+        let second = queue.attach(STORE, now())?;
+        queue.demand(STORE, run(0, 1), now())?;
+        queue.demand(STORE, run(5, 1), now())?;
+        let message = queue.next(file, now()).ok_or(ENOENT)?;
+        assert_eq!(operation(&message)?, Operation::FetchChunks);
+        // Only by the one who has it.
+        queue.put_back(second, &message, now());
+        assert_eq!(fetch_chunks(queue.next(second, now()))?.1.first_chunk, 5);
+        queue.put_back(file, &message, now());
+        assert_eq!(fetch_chunks(queue.next(second, now()))?.1.first_chunk, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn demands_are_bounded() -> Result {
+        let mut queue = Queue::new();
+        for first in 0..DEMAND_MAX as u32 {
+            queue.demand(STORE, run(first, 1), now())?;
+        }
+        let refused = queue.demand(STORE, run(DEMAND_MAX as u32, 1), now());
+        assert_eq!(refused.err(), Some(EBUSY));
+        // Who joins costs nothing, and other stores have their own.
+        queue.demand(STORE, run(7, 1), now())?;
+        queue.demand(OTHER_STORE, run(DEMAND_MAX as u32, 1), now())?;
+        Ok(())
+    }
+
+    #[test]
+    fn readahead_is_bounded_and_needs_a_daemon() -> Result {
+        let (mut queue, file) = queue_and_file()?;
+        queue.prefetch(OTHER_STORE, run(0, 1), now());
+        for first in 0..=READAHEAD_MAX as u32 {
+            queue.prefetch(STORE, run(first, 1), now());
+        }
+        let statistics = queue.statistics(now());
+        assert_eq!((statistics.pending, statistics.dropped), (READAHEAD_MAX, 2));
+        for _ in 0..READAHEAD_MAX {
+            fetch_chunks(queue.next(file, now()))?;
+        }
+        // Demand is not held up by it.
+        queue.demand(STORE, run(1000, 1), now())?;
+        Ok(())
+    }
+
+    #[test]
+    fn readahead_expires() -> Result {
+        let (mut queue, file) = queue_and_file()?;
+        let start = now();
+        queue.prefetch(STORE, run(0, 1), start);
+        queue.prefetch(STORE, run(1, 1), start);
+        let (id, _) = fetch_chunks(queue.next(file, start))?;
+        queue.demand(STORE, run(2, 1), start)?;
+
+        let later = start + READAHEAD_LIFETIME + Delta::from_secs(1);
+        queue.prefetch(STORE, run(0, 1), later);
+        assert_eq!(cancelled(queue.next(file, later))?, id);
+        assert_eq!(fetch_chunks(queue.next(file, later))?.1.first_chunk, 2);
+        let (renewed, request) = fetch_chunks(queue.next(file, later))?;
+        assert_eq!(request.first_chunk, 0);
+        assert!(renewed != id);
+        assert!(queue.next(file, later).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn requests_must_be_valid() -> Result {
+        let mut queue = Queue::new();
+        for wanted in [
+            run(0, 0),
+            run(0, FETCH_CHUNKS_MAX + 1),
+            run(u32::MAX, 1),
+            Wanted::Blob(blob(METADATA_MAX + 1)),
+        ] {
+            assert_eq!(queue.demand(STORE, wanted, now()).err(), Some(EINVAL));
+        }
+        queue.demand(STORE, run(u32::MAX - 1, 1), now())?;
+        Ok(())
+    }
+
+    #[test]
+    fn data_must_have_the_form_of_an_answer() -> Result {
+        let wanted = run(3, 2);
+        assert_eq!(wanted.check_data(&chunk_data(&[3, 4], 1)?), Ok(()));
+        assert_eq!(wanted.check_data(&chunk_data(&[3, 4], CHUNK_MAX)?), Ok(()));
+        for numbers in [&[][..], &[3], &[4], &[4, 3], &[3, 3], &[2, 3], &[3, 4, 5]] {
+            let data = chunk_data(numbers, 1)?;
+            assert_eq!(wanted.check_data(&data), Err(EINVAL));
+        }
+        for length in [0, CHUNK_MAX + 1] {
+            let data = chunk_data(&[3, 4], length)?;
+            assert_eq!(wanted.check_data(&data), Err(EINVAL));
+        }
+        let whole = chunk_data(&[3, 4], 100)?;
+        for length in 0..whole.len() {
+            let cut = whole.get(..length).ok_or(EINVAL)?;
+            assert_eq!(wanted.check_data(cut), Err(EINVAL));
+        }
+
+        let known = Wanted::Blob(blob(5));
+        assert_eq!(known.check_data(&[0; 5]), Ok(()));
+        assert_eq!(known.check_data(&[0; 4]), Err(EINVAL));
+        let unknown = Wanted::Blob(blob(0));
+        assert_eq!(unknown.check_data(&[0; 4]), Ok(()));
+        assert_eq!(unknown.check_data(&[]), Err(EINVAL));
+
+        let longest = run(0, FETCH_CHUNKS_MAX).data_max();
+        assert!(longest <= REPLY_MAX && known.data_max() <= REPLY_MAX);
+        Ok(())
+    }
+}
+
+#[kunit_tests(peerfs_upcall)]
+mod upcall_tests {
+    use super::*;
+    use kernel::{time::msecs_to_jiffies, workqueue};
+
+    fn upcall() -> Result<Arc<Upcall>> {
+        Arc::pin_init(Upcall::new(true), GFP_KERNEL)
+    }
+
+    /// Another task attaches, takes one request and answers it.
+    fn daemon(upcall: &Arc<Upcall>, answer: fn() -> Result<Outcome>) -> Result {
+        let upcall = upcall.clone();
+        workqueue::system_unbound().try_spawn(GFP_KERNEL, move || {
+            let serve = || {
+                let file = upcall.attach(STORE)?;
+                let id = upcall.wait_next(file)?.request_id().ok_or(EINVAL)?;
+                upcall.answer(file, id, answer())?;
+                upcall.detach(file);
+                Ok::<(), Error>(())
+            };
+            if serve().is_err() {
+                pr_err!("peerfs_upcall: the daemon of the test failed\n");
+            }
+        })?;
+        Ok(())
+    }
+
+    #[test]
+    fn without_upcalls_there_is_no_data() -> Result {
+        let upcall = Arc::pin_init(Upcall::new(false), GFP_KERNEL)?;
+        let outcome = upcall.fetch_chunks(STORE, chunks(0, 1), 1000);
+        assert_eq!(outcome.err(), Some(ENODATA));
+        upcall.prefetch_chunks(STORE, chunks(0, 1));
+        assert_eq!(upcall.statistics().made, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn without_a_daemon_time_runs_out() -> Result {
+        let upcall = upcall()?;
+        let outcome = upcall.fetch_chunks(STORE, chunks(0, 1), msecs_to_jiffies(20));
+        assert_eq!(outcome.err(), Some(ETIMEDOUT));
+        let outcome = upcall.fetch_blob(STORE, blob(1), 0);
+        assert_eq!(outcome.err(), Some(ETIMEDOUT));
+        let statistics = upcall.statistics();
+        assert_eq!((statistics.timed_out, statistics.pending), (2, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn answers_reach_who_waits() -> Result {
+        let upcall = upcall()?;
+        let timeout = msecs_to_jiffies(20_000);
+
+        daemon(&upcall, || Ok(Outcome::Filled(None)))?;
+        let outcome = upcall.fetch_chunks(STORE, chunks(0, 1), timeout)?;
+        assert!(matches!(outcome, Outcome::Filled(None)));
+
+        daemon(&upcall, || {
+            Ok(Outcome::Data(Arc::new(chunk_data(&[7], 3)?, GFP_KERNEL)?))
+        })?;
+        let outcome = upcall.fetch_chunks(STORE, chunks(7, 1), timeout)?;
+        assert!(matches!(outcome, Outcome::Data(data) if data.len() == 11));
+
+        daemon(&upcall, || Err(EHOSTUNREACH))?;
+        let outcome = upcall.fetch_blob(STORE, blob(0), timeout);
+        assert_eq!(outcome.err(), Some(EHOSTUNREACH));
+
+        let statistics = upcall.statistics();
+        assert_eq!((statistics.answered, statistics.failed), (3, 1));
+        Ok(())
+    }
+}

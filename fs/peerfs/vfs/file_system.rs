@@ -3,6 +3,7 @@
 //! What a filesystem implements, and its registration.
 
 use kernel::error::to_result;
+use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::str::CStr;
 use kernel::sync::aref::ARef;
@@ -41,6 +42,10 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
         shared: &Self::Shared,
         options: &Self::Options,
     ) -> Result<Self::SuperData>;
+
+    /// How many filesystems are stacked on each other below this one: that of what it reads from,
+    /// and one more. The VFS limits it, so that the stack does.
+    fn stack_depth(data: &Self::SuperData) -> c_int;
 
     /// Called for a remount; whatever is not the same is refused here.
     fn reconfigure(

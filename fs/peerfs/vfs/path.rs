@@ -6,6 +6,7 @@ use core::ptr::NonNull;
 
 use kernel::bindings::dentry;
 use kernel::error::{from_err_ptr, to_result};
+use kernel::ffi::c_int;
 use kernel::fs::File;
 use kernel::prelude::*;
 use kernel::str::{CStr, CStrExt};
@@ -56,6 +57,12 @@ impl Directory {
         // SAFETY: by the invariant; a mount's root is positive and stays.
         let inode = unsafe { bindings::peerfs_d_inode(self.root()) };
         DirectoryId(inode as usize)
+    }
+
+    /// How many filesystems are stacked on each other down from this one.
+    pub(crate) fn stack_depth(&self) -> c_int {
+        // SAFETY: by the invariant; the depth never changes.
+        unsafe { (*self.mount.as_ref().mnt_sb).s_stack_depth }
     }
 
     /// Opens a file below the directory for reading, with the current credentials.

@@ -93,6 +93,7 @@ pub(super) unsafe fn fill<T: FileSystem>(
     super_block: *mut bindings::super_block,
     data: T::SuperData,
 ) -> Result {
+    let stack_depth = T::stack_depth(&data);
     let data = KBox::new(data, GFP_KERNEL)?;
     // SAFETY: it is valid and nobody else has it yet.
     unsafe {
@@ -107,6 +108,11 @@ pub(super) unsafe fn fill<T: FileSystem>(
         fields.s_op = &Operations::<T>::TABLE;
         fields.s_xattr = xattr::handlers::<T>();
     }
+    if stack_depth > bindings::FILESYSTEM_MAX_STACK_DEPTH as c_int {
+        return Err(ELOOP);
+    }
+    // SAFETY: as above.
+    unsafe { (*super_block).s_stack_depth = stack_depth };
     // A backing_dev_info of our own: the default one has no readahead.
     // SAFETY: the superblock is valid.
     to_result(unsafe { bindings::super_setup_bdi(super_block) })?;

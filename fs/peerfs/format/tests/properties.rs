@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Properties of the readers: what a builder wrote comes back, and nothing panics whatever is read.
+
+#![forbid(unsafe_code)]
+
+mod walk;
+
+use capnp::message::Builder;
+use capnp::serialize::write_message_to_words;
+use peerfs_format::upcall::{
+    write_message, ChunkData, Failure, FetchBlob, FetchChunks, FileReply, Header, Operation,
+};
+use peerfs_format::{
+    peerfs_capnp, ChunkRecord, Digest, EntryRecord, ExtentRecord, InodeRecord, Manifest, PackIndex,
+    PackRecord, PresenceHeader, Record, Shard, ShardRecord, SpanRecord, Table, XattrRecord,
+    XattrSetRecord, FORMAT_VERSION, NO_XATTRS,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+fn encode<R: Record>(records: &[R]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for record in records {
+        record.write_to(|part| bytes.extend_from_slice(part));
+    }
+    assert_eq!(bytes.len(), records.len() * R::SIZE);
+    bytes
+}
+
+/// Asserts that any bytes are a record that is written as it was read, but for reserved fields.
+fn check_record<R: Record + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
+    let records: Vec<R> = Table::new(&bytes[..R::SIZE], "record")
+        .unwrap()
+        .iter()
+        .collect();
+    let encoded = encode(&records);
+    let again: Vec<R> = Table::new(&encoded, "record").unwrap().iter().collect();
+    assert_eq!(again, records);
+}
+
+fn manifest(packs: &[u8], shards: &[u8], inode_count: u64) -> Vec<u8> {
+    let mut message = Builder::new_default();
+    let mut root = message.init_root::<peerfs_capnp::manifest::Builder<'_>>();
+    root.set_format_version(FORMAT_VERSION);
+    root.set_inode_count(inode_count);
+    root.set_packs(packs);
+    root.set_shards(shards);
+    write_message_to_words(&message)
+}
+
+fn pack_index(chunks: &[u8], digests: &[u8]) -> Vec<u8> {
+    let mut message = Builder::new_default();
+    let mut root = message.init_root::<peerfs_capnp::pack_index::Builder<'_>>();
+    root.set_chunks(chunks);
+    root.set_content_digests(digests);
+    write_message_to_words(&message)
+}
+
+/// A shard from tables of any bytes, cut to whole records.
+fn shard(first_inode: u64, tables: &[Vec<u8>; 8]) -> Vec<u8> {
+    let [inodes, extents, spans, entries, sets, xattrs, digests, heap] = tables;
+    fn whole<R: Record>(bytes: &[u8]) -> &[u8] {
+        &bytes[..bytes.len() - bytes.len() % R::SIZE]
+    }
+    let mut message = Builder::new_default();
+    let mut root = message.init_root::<peerfs_capnp::inode_shard::Builder<'_>>();
+    root.set_first_inode(first_inode);
+    root.set_inodes(whole::<InodeRecord>(inodes));
+    root.set_extents(whole::<ExtentRecord>(extents));
+    root.set_spans(whole::<SpanRecord>(spans));
+    root.set_entries(whole::<EntryRecord>(entries));
+    root.set_xattr_sets(whole::<XattrSetRecord>(sets));
+    root.set_xattrs(whole::<XattrRecord>(xattrs));
+    root.set_digests(whole::<Digest>(digests));
+    root.set_heap(heap);
+    write_message_to_words(&message)
+}
+
+/// Inodes that the reader accepts, with references that are right or a little wrong.
+fn inodes() -> impl Strategy<Value = Vec<u8>> {
+    let types = prop::sample::select(vec![1_u32, 2, 4, 6, 8, 10, 12]);
+    let inode = (
+        types,
+        0..0o10000_u32,
+        0..100_u64,
+        0..20_u32,
+        0..20_u32,
+        0..8_u64,
+    );
+    let inode = inode.prop_map(|(kind, bits, size, first, count, link)| InodeRecord {
+        mode: kind << 12 | bits,
+        uid: 0,
+        gid: 0,
+        nlink: 1,
+        size,
+        allocated: size / 2,
+        mtime_seconds: -1,
+        mtime_nanoseconds: 999_999_999,
+        payload_first: first,
+        payload_count: count,
+        xattrs: if link == 0 { NO_XATTRS } else { link as u32 },
+        link,
+    });
+    vec(inode, 0..8).prop_map(|inodes| encode(&inodes))
+}
+
+/// Bytes that, read as integers, are mostly small.
+fn small_numbers(length: usize) -> impl Strategy<Value = Vec<u8>> {
+    let word = prop_oneof![4 => 0..40_u32, 1 => any::<u32>()];
+    vec(word, 0..length / 4)
+        .prop_map(|words| words.iter().flat_map(|word| word.to_le_bytes()).collect())
+}
+
+fn digest() -> impl Strategy<Value = Digest> {
+    any::<[u8; 32]>().prop_map(Digest)
+}
+
+fn walk_everything(bytes: &[u8]) {
+    walk::manifest(bytes);
+    walk::pack_index(bytes);
+    walk::shard(bytes);
+    walk::upcall(bytes);
+    walk::presence(bytes);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_without_panic(bytes in vec(any::<u8>(), 0..600)) {
+        walk_everything(&bytes);
+    }
+
+    #[test]
+    fn damaged_blobs_are_read_without_panic(
+        tables in prop::array::uniform8(small_numbers(600)),
+        inodes in inodes(),
+        damage in vec((any::<Index>(), any::<u8>()), 0..4),
+        end in any::<Index>(),
+        is_cut in any::<bool>(),
+    ) {
+        let mut tables = tables;
+        tables[0] = inodes;
+        let packs = &tables[1][..tables[1].len() / PackRecord::SIZE * PackRecord::SIZE];
+        let shards = &tables[2][..tables[2].len() / ShardRecord::SIZE * ShardRecord::SIZE];
+        let chunks = &tables[3][..tables[3].len() / ChunkRecord::SIZE * ChunkRecord::SIZE];
+        for mut blob in [
+            shard(5, &tables),
+            manifest(packs, shards, 7),
+            pack_index(chunks, &[]),
+        ] {
+            walk_everything(&blob);
+            for (place, value) in &damage {
+                let place = place.index(blob.len());
+                blob[place] = *value;
+            }
+            if is_cut {
+                blob.truncate(end.index(blob.len()));
+            }
+            walk_everything(&blob);
+        }
+    }
+
+    #[test]
+    fn records_come_back(bytes in any::<[u8; 96]>()) {
+        check_record::<PackRecord>(&bytes);
+        check_record::<ShardRecord>(&bytes);
+        check_record::<ChunkRecord>(&bytes);
+        check_record::<InodeRecord>(&bytes);
+        check_record::<ExtentRecord>(&bytes);
+        check_record::<SpanRecord>(&bytes);
+        check_record::<EntryRecord>(&bytes);
+        check_record::<XattrSetRecord>(&bytes);
+        check_record::<XattrRecord>(&bytes);
+        check_record::<Digest>(&bytes);
+    }
+
+    #[test]
+    fn a_manifest_comes_back(counts in vec(0..5_u32, 1..20), digest in digest(), total: u64) {
+        let mut next = 1;
+        let mut shards = Vec::new();
+        for (number, &count) in counts.iter().enumerate() {
+            // The first shard has the root.
+            let inode_count = count + u32::from(number == 0);
+            shards.push(ShardRecord { digest, first_inode: next, inode_count, length: 8 });
+            next += u64::from(inode_count);
+        }
+        let blob = manifest(&[], &encode(&shards), total);
+        let read = Manifest::parse(&blob).unwrap();
+        prop_assert_eq!(read.inode_count, total);
+        prop_assert_eq!(read.shards.iter().collect::<Vec<_>>(), shards.clone());
+        for inode in 1..next {
+            let shard = shards[read.shard_of(inode).unwrap() as usize];
+            let end = shard.first_inode + u64::from(shard.inode_count);
+            prop_assert!((shard.first_inode..end).contains(&inode));
+        }
+        prop_assert_eq!(read.shard_of(0), None);
+        prop_assert_eq!(read.shard_of(next), None);
+    }
+
+    #[test]
+    fn every_offset_of_a_pack_has_its_chunk(lengths in vec(1..50_u32, 1..30), digest in digest()) {
+        let mut chunks = Vec::new();
+        let mut end = 0;
+        for &length in &lengths {
+            chunks.push(ChunkRecord {
+                digest,
+                logical_offset: end,
+                stored_offset: end,
+                logical_length: length,
+                stored_length: length,
+                codec: 0,
+            });
+            end += length;
+        }
+        let blob = pack_index(&encode(&chunks), &encode(&vec![digest; chunks.len()]));
+        let index = PackIndex::parse(&blob).unwrap();
+        let pack = PackRecord {
+            digest,
+            index_digest: digest,
+            stored_length: end.into(),
+            logical_length: end.into(),
+            index_length: blob.len() as u32,
+            chunk_count: chunks.len() as u32,
+        };
+        for offset in 0..end {
+            let (number, chunk) = index.chunk_at(&pack, offset).unwrap();
+            prop_assert_eq!(chunk, chunks[number as usize]);
+            let place = offset.checked_sub(chunk.logical_offset);
+            prop_assert!(place.is_some_and(|place| place < chunk.logical_length));
+        }
+        prop_assert!(index.chunk_at(&pack, end).is_err());
+    }
+
+    #[test]
+    fn messages_come_back(
+        digests in any::<[[u8; 32]; 3]>(),
+        numbers in any::<[u32; 5]>(),
+        length: u64,
+        chunks in vec((any::<u32>(), vec(any::<u8>(), 0..50)), 0..5),
+    ) {
+        let [first, second, third] = digests.map(Digest);
+        let blob = FetchBlob {
+            digest: first,
+            manifest: second,
+            length,
+            kind: numbers[0],
+            priority: numbers[1],
+        };
+        let [index_length, first_chunk, chunk_count, priority, flags] = numbers;
+        let fetch = FetchChunks {
+            pack: first,
+            index: second,
+            manifest: third,
+            pack_length: length,
+            index_length,
+            first_chunk,
+            chunk_count,
+            priority,
+            flags,
+        };
+        let reply = FileReply { id: length, descriptor: flags };
+        prop_assert_eq!(FetchBlob::parse(&encode(&[blob])), Ok(blob));
+        prop_assert_eq!(FetchChunks::parse(&encode(&[fetch])), Ok(fetch));
+        prop_assert_eq!(Failure::parse(&encode(&[Failure { errno: flags }])).unwrap().errno, flags);
+        prop_assert_eq!(FileReply::parse(&encode(&[reply])), Ok(reply));
+
+        let mut payload = Vec::new();
+        for (number, stored) in &chunks {
+            payload.extend(number.to_le_bytes());
+            payload.extend((stored.len() as u32).to_le_bytes());
+            payload.extend(stored);
+        }
+        let mut message = Vec::new();
+        write_message(Operation::Data, length, &payload, |part| message.extend(part));
+        let (header, read) = Header::parse(&message).unwrap();
+        prop_assert_eq!((header.operation, header.id), (Operation::Data, length));
+        prop_assert_eq!(header.length as usize, message.len());
+        let read: Vec<_> = ChunkData::new(read).map(|chunk| chunk.unwrap()).collect();
+        let wanted: Vec<_> = chunks.iter().map(|(number, stored)| (*number, &stored[..])).collect();
+        prop_assert_eq!(read, wanted);
+    }
+
+    #[test]
+    fn digests_and_maps_come_back(digest in digest(), chunk_count: u32) {
+        let text = digest.to_string();
+        prop_assert_eq!(text.as_bytes(), digest.to_hex());
+        prop_assert_eq!(text.parse(), Ok(digest));
+        prop_assert_eq!(format!("sha256:{text}").parse(), Ok(digest));
+        prop_assert!(text[1..].parse::<Digest>().is_err());
+        let header = PresenceHeader { chunk_count, pack: digest };
+        prop_assert_eq!(PresenceHeader::parse(&header.to_bytes()), Ok(header));
+    }
+}
+
+#[test]
+fn a_shard_from_a_builder_is_read() {
+    let entry = EntryRecord {
+        inode: 2,
+        name_offset: 0,
+        name_length: 4,
+        file_type: 10,
+    };
+    let span = SpanRecord {
+        entries_before: 0,
+        shard: 0,
+        first_entry: 0,
+        entry_count: 1,
+        name_offset: 0,
+        name_length: 4,
+    };
+    let inode = |mode, payload_first, payload_count| InodeRecord {
+        mode,
+        uid: 1,
+        gid: 2,
+        nlink: 1,
+        size: 6,
+        allocated: 0,
+        mtime_seconds: i64::MIN,
+        mtime_nanoseconds: 0,
+        payload_first,
+        payload_count,
+        xattrs: NO_XATTRS,
+        link: 1,
+    };
+    let tables = [
+        encode(&[inode(0o40755, 0, 1), inode(0o120777, 4, 6)]),
+        Vec::new(),
+        encode(&[span]),
+        encode(&[entry]),
+        Vec::new(),
+        Vec::new(),
+        Vec::new(),
+        b"linktarget".to_vec(),
+    ];
+    let blob = shard(1, &tables);
+    let shard = Shard::parse(&blob).unwrap();
+    let root = shard.inode(1).unwrap();
+    let span = shard.spans(&root).unwrap().get(0).unwrap();
+    assert_eq!(shard.span_name(&span), Ok(b"link".as_slice()));
+    let entry = shard.entries(&span).unwrap().get(0).unwrap();
+    assert_eq!(shard.entry_name(&entry), Ok(b"link".as_slice()));
+    let link = shard.inode(entry.inode).unwrap();
+    assert_eq!(shard.symlink_target(&link), Ok(b"target".as_slice()));
+    assert_eq!(link.mtime_seconds, i64::MIN);
+    assert!(shard.inode(3).is_err());
+}
