@@ -44,6 +44,8 @@ pub struct Status {
     pub requests_in_flight: u64,
     /// Bytes fetched since the daemon started, by the name of the source.
     pub bytes_by_source: BTreeMap<String, u64>,
+    /// Sources that sent wrong bytes since the daemon started, and are not asked any more.
+    pub lying_sources: u64,
 }
 
 /// A node that the daemon is connected to.

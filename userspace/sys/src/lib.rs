@@ -1,1 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! The one place with unsafe code in userspace: what no library wraps.
+
+pub mod ioctl;
+pub mod mapping;
+#[cfg(feature = "tokio")]
+pub mod readiness;

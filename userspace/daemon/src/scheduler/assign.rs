@@ -7,10 +7,10 @@ use std::hash::Hash;
 use std::time::Instant;
 
 use peerfs_format::Digest;
+use peerfs_peer::Priority;
 
-use super::content::Rank;
 use super::transfer::Transfer;
-use super::{Action, Part, Priority, Scheduler, TransferId};
+use super::{Action, Part, Scheduler, TransferId};
 
 impl<Source, Subject> Scheduler<Source, Subject>
 where
@@ -25,8 +25,8 @@ where
                 if self.transfers.len() >= self.limits.transfers {
                     return;
                 }
-                if let Some((content, parts)) = self.choose(source, now) {
-                    self.start(source, content, parts, now);
+                if let Some((content, priority, parts)) = self.choose(source, now) {
+                    self.start(source, content, priority, parts, now);
                     started = true;
                 }
             }
@@ -49,7 +49,7 @@ where
                 if self.transfers.len() >= self.limits.transfers {
                     return;
                 }
-                self.start(source, content, parts, now);
+                self.start(source, content, Priority::Demand, parts, now);
             }
         }
     }
@@ -99,37 +99,36 @@ where
         free.into_iter().map(|(_, source)| source).collect()
     }
 
-    /// The most urgent content that the source has something of, and its share of it.
-    fn choose(&self, source: Source, now: Instant) -> Option<(Digest, Vec<Part>)> {
+    /// The most urgent content that the source has something of, and its share of the parts that
+    /// are as urgent.
+    fn choose(&self, source: Source, now: Instant) -> Option<(Digest, Priority, Vec<Part>)> {
         let last_slot = self
             .sources
             .get(&source)
             .is_some_and(|state| state.transfers + 1 >= self.limits.transfers_per_source);
-        let fits = |rank: &Rank| !last_slot || rank.0 == Priority::Demand;
-        let (_, digest) = self
+        let (first, digest) = self
             .contents
             .iter()
             .filter_map(|(&digest, content)| {
                 let offer = content.offers.get(&source)?;
-                let first = content
-                    .pending
-                    .iter()
-                    .take_while(|rank| fits(rank))
-                    .find(|rank| offer.has(rank.2))?;
+                let first = content.pending.iter().find(|rank| offer.has(rank.2))?;
                 Some((*first, digest))
             })
             .min()?;
+        let (priority, ..) = first;
+        if last_slot && priority != Priority::Demand {
+            return None;
+        }
         let content = self.contents.get(&digest)?;
-        let share = self.share(source, digest, now);
         let parts = content
             .pending
-            .iter()
-            .take_while(|rank| fits(rank))
+            .range(first..)
+            .take_while(|rank| rank.0 == priority)
             .map(|&(_, _, part)| part)
             .filter(|&part| content.has(source, part))
-            .take(share)
+            .take(self.share(source, digest, now))
             .collect();
-        Some((digest, parts))
+        Some((digest, priority, parts))
     }
 
     /// How many of a content's pending parts the source is asked for at once: in proportion to its
@@ -184,7 +183,14 @@ where
         chosen
     }
 
-    fn start(&mut self, source: Source, digest: Digest, parts: Vec<Part>, now: Instant) {
+    fn start(
+        &mut self,
+        source: Source,
+        digest: Digest,
+        priority: Priority,
+        parts: Vec<Part>,
+        now: Instant,
+    ) {
         let transfer = TransferId(self.next());
         let Some(content) = self.contents.get_mut(&digest) else {
             return;
@@ -207,6 +213,7 @@ where
             source,
             content: digest,
             parts,
+            priority,
             subject: content.subject.clone(),
         });
     }

@@ -3,10 +3,11 @@
 //! What is wanted of one blob or pack, and who offers it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Priority, Ticket, TransferId};
+use peerfs_peer::{Have, Priority};
+
+use super::{Ticket, TransferId};
 
 /// A part of a content: the unit that is fetched and verified.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -17,36 +18,19 @@ pub enum Part {
     Chunk(u32),
 }
 
-/// What a source says that it has of a content.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Holding {
-    /// All of it, or it is not known and worth asking.
-    All,
-    /// Some chunks of a pack: chunk `n` is bit `n % 8` of byte `n / 8`.
-    Chunks(Arc<[u8]>),
-}
-
-impl Holding {
-    fn has(&self, part: Part) -> bool {
-        match (self, part) {
-            (Holding::All, _) => true,
-            (Holding::Chunks(_), Part::Whole) => false,
-            (Holding::Chunks(bits), Part::Chunk(number)) => bits
-                .get(number as usize / 8)
-                .is_some_and(|byte| byte >> (number % 8) & 1 == 1),
-        }
-    }
-}
-
-/// A source's holding, and what it turned out not to have.
+/// What a source says that it has of a content, and what it turned out not to have.
 pub(super) struct Offer {
-    holding: Holding,
+    have: Have,
     lacking: BTreeSet<Part>,
 }
 
 impl Offer {
     pub(super) fn has(&self, part: Part) -> bool {
-        self.holding.has(part) && !self.lacking.contains(&part)
+        let has = match part {
+            Part::Whole => self.have == Have::Complete,
+            Part::Chunk(number) => self.have.chunk(number),
+        };
+        has && !self.lacking.contains(&part)
     }
 }
 
@@ -148,14 +132,12 @@ impl<Source: Copy + Ord, Subject> Content<Source, Subject> {
         }
     }
 
-    pub(super) fn offer(&mut self, source: Source, holding: Holding) {
-        self.offers.insert(
-            source,
-            Offer {
-                holding,
-                lacking: BTreeSet::new(),
-            },
-        );
+    pub(super) fn offer(&mut self, source: Source, have: Have) {
+        let lacking = BTreeSet::new();
+        match have {
+            Have::Absent => self.offers.remove(&source),
+            have => self.offers.insert(source, Offer { have, lacking }),
+        };
     }
 
     /// A source turned out not to have the part. An offer of nothing is no offer.

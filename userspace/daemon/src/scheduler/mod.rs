@@ -28,24 +28,15 @@ use std::hash::Hash;
 use std::time::Instant;
 
 use lru::LruCache;
+use nix::errno::Errno;
 use peerfs_format::Digest;
+use peerfs_peer::{Have, Priority};
 
+pub use content::Part;
 use content::{Content, Want};
-pub use content::{Holding, Part};
 pub use limits::Limits;
 use source::SourceState;
 use transfer::Transfer;
-
-/// How urgent an order is; the smaller, the more urgent.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Priority {
-    /// A reader waits.
-    Demand,
-    /// A reader may come soon.
-    Readahead,
-    /// Nobody waits: an image is being mirrored.
-    Background,
-}
 
 /// Names an accepted order.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -71,7 +62,7 @@ pub struct Order<Subject> {
 }
 
 /// How an order ended.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Outcome {
     /// All parts are in the store.
     Complete,
@@ -80,7 +71,7 @@ pub enum Outcome {
     /// The deadline has passed while sources that have all of it were being asked.
     TimedOut,
     /// It was received and could not be stored: the errno of the store.
-    Unstorable(i32),
+    Unstorable(Errno),
 }
 
 /// How a transfer ended.
@@ -112,8 +103,10 @@ pub enum Action<Source, Subject> {
         source: Source,
         /// The blob or pack.
         content: Digest,
-        /// What of it, the most urgent first.
+        /// What of it, the oldest order first.
         parts: Vec<Part>,
+        /// How urgent these parts are.
+        priority: Priority,
         /// What the order said of it.
         subject: Subject,
     },
@@ -218,13 +211,13 @@ where
     }
 
     /// A source says what it has of a content; replaces what it said before.
-    pub fn offer(&mut self, content: Digest, source: Source, holding: Holding) {
+    pub fn offer(&mut self, content: Digest, source: Source, have: Have) {
         if self.banned.contains(&source) {
             return;
         }
         if let Some(content) = self.contents.get_mut(&content) {
             self.sources.entry(source).or_default();
-            content.offer(source, holding);
+            content.offer(source, have);
         }
     }
 
@@ -253,7 +246,7 @@ where
     }
 
     /// A part was received and verified, and the store could not take it.
-    pub fn unstorable(&mut self, content: Digest, part: Part, errno: i32) {
+    pub fn unstorable(&mut self, content: Digest, part: Part, errno: Errno) {
         if let Some(want) = self.take_want(content, part) {
             self.release(&want, part, None);
             for ticket in want.tickets {
@@ -302,6 +295,13 @@ where
             content.offers.remove(&source);
         }
         self.sources.remove(&source);
+    }
+
+    /// There may be sources that were not there before: whatever has none is looked for again.
+    pub fn seek_anew(&mut self) {
+        for content in self.contents.values_mut() {
+            content.sought = None;
+        }
     }
 
     /// Decides: what is to be done now, in this order.

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use peerfs_peer::ChunkMap;
+
 use super::*;
 
 const PACK: Digest = Digest([1; 32]);
@@ -123,8 +125,8 @@ fn demand_goes_before_readahead_before_background() {
     bench.chunks(PACK, 0..1, Priority::Background);
     bench.chunks(PACK, 1..2, Priority::Readahead);
     bench.chunks(OTHER_PACK, 2..3, Priority::Demand);
-    bench.scheduler.offer(PACK, "a", Holding::All);
-    bench.scheduler.offer(OTHER_PACK, "a", Holding::All);
+    bench.scheduler.offer(PACK, "a", Have::Complete);
+    bench.scheduler.offer(OTHER_PACK, "a", Have::Complete);
     let mut order = Vec::new();
     bench.poll();
     while let Some((transfer, _, content, parts)) = bench.running.pop() {
@@ -146,7 +148,7 @@ fn a_source_keeps_one_transfer_for_demand() {
         ..Limits::default()
     });
     bench.chunks(PACK, 0..8, Priority::Readahead);
-    bench.scheduler.offer(PACK, "a", Holding::All);
+    bench.scheduler.offer(PACK, "a", Have::Complete);
     bench.poll();
     assert_eq!(bench.asked("a"), [Part::Chunk(0)]);
     bench.chunks(PACK, 6..7, Priority::Demand);
@@ -159,13 +161,13 @@ fn equal_wants_are_fetched_once() {
     let mut bench = Bench::new(Limits::default());
     let first = bench.chunks(PACK, 0..4, Priority::Readahead);
     let second = bench.chunks(PACK, 2..6, Priority::Demand);
-    bench.scheduler.offer(PACK, "a", Holding::All);
+    bench.scheduler.offer(PACK, "a", Have::Complete);
     bench.poll();
     let mut asked = bench.asked("a");
     asked.sort();
     assert_eq!(asked, (0..6).map(Part::Chunk).collect::<Vec<_>>());
     bench.deliver("a");
-    bench.finished.sort();
+    bench.finished.sort_by_key(|(ticket, _)| *ticket);
     assert_eq!(
         bench.finished,
         [(first, Outcome::Complete), (second, Outcome::Complete)]
@@ -177,11 +179,10 @@ fn equal_wants_are_fetched_once() {
 fn several_sources_share_one_pack() {
     let mut bench = Bench::new(Limits::default());
     bench.chunks(PACK, 0..16, Priority::Demand);
-    bench.scheduler.offer(PACK, "a", Holding::All);
-    bench.scheduler.offer(PACK, "b", Holding::All);
-    bench
-        .scheduler
-        .offer(PACK, "c", Holding::Chunks([0x01, 0x80].into()));
+    bench.scheduler.offer(PACK, "a", Have::Complete);
+    bench.scheduler.offer(PACK, "b", Have::Complete);
+    let map = ChunkMap::new(16, vec![0x01, 0x80].into()).unwrap();
+    bench.scheduler.offer(PACK, "c", Have::Partial(map));
     bench.poll();
     let (a, b, c) = (bench.asked("a"), bench.asked("b"), bench.asked("c"));
     assert!(!a.is_empty() && !b.is_empty(), "{a:?} {b:?}");
@@ -201,15 +202,15 @@ fn a_quick_source_gets_more_than_a_slow_one() {
     });
     for source in ["quick", "slow"] {
         bench.chunks(PACK, 0..1, Priority::Demand);
-        bench.scheduler.offer(PACK, source, Holding::All);
+        bench.scheduler.offer(PACK, source, Have::Complete);
         bench.poll();
         bench.now += Duration::from_millis(if source == "slow" { 100 } else { 10 });
         bench.deliver(source);
         bench.scheduler.contents.clear();
     }
     bench.chunks(PACK, 0..16, Priority::Demand);
-    bench.scheduler.offer(PACK, "quick", Holding::All);
-    bench.scheduler.offer(PACK, "slow", Holding::All);
+    bench.scheduler.offer(PACK, "quick", Have::Complete);
+    bench.scheduler.offer(PACK, "slow", Have::Complete);
     bench.poll();
     assert!(bench.asked("quick").len() > 4 * bench.asked("slow").len());
     assert!(!bench.asked("slow").is_empty());
@@ -219,15 +220,15 @@ fn a_quick_source_gets_more_than_a_slow_one() {
 fn a_lying_source_is_dropped_and_never_asked_again() {
     let mut bench = Bench::new(Limits::default());
     let ticket = bench.chunks(PACK, 0..4, Priority::Demand);
-    bench.scheduler.offer(PACK, "liar", Holding::All);
+    bench.scheduler.offer(PACK, "liar", Have::Complete);
     bench.poll();
     assert_eq!(bench.asked("liar").len(), 4);
     bench.scheduler.ban("liar");
-    bench.scheduler.offer(PACK, "liar", Holding::All);
+    bench.scheduler.offer(PACK, "liar", Have::Complete);
     bench.poll();
     assert_eq!(bench.stopped.len(), 1);
     assert_eq!(bench.asked("liar"), []);
-    bench.scheduler.offer(PACK, "honest", Holding::All);
+    bench.scheduler.offer(PACK, "honest", Have::Complete);
     bench.deliver("honest");
     assert_eq!(bench.finished, [(ticket, Outcome::Complete)]);
 }
@@ -236,9 +237,9 @@ fn a_lying_source_is_dropped_and_never_asked_again() {
 fn a_reader_does_not_wait_for_a_stalled_source() {
     let mut bench = Bench::new(Limits::default());
     let ticket = bench.chunks(PACK, 0..4, Priority::Demand);
-    bench.scheduler.offer(PACK, "stalled", Holding::All);
+    bench.scheduler.offer(PACK, "stalled", Have::Complete);
     bench.poll();
-    bench.scheduler.offer(PACK, "other", Holding::All);
+    bench.scheduler.offer(PACK, "other", Have::Complete);
     bench.wait(Duration::from_millis(700));
     assert_eq!(bench.asked("other"), []);
     let wakeup = bench.scheduler.next_wakeup(bench.now).unwrap();
@@ -254,7 +255,7 @@ fn a_reader_does_not_wait_for_a_stalled_source() {
 fn a_stalled_transfer_is_broken_off_and_its_source_left_alone() {
     let mut bench = Bench::new(Limits::default());
     bench.chunks(PACK, 0..4, Priority::Readahead);
-    bench.scheduler.offer(PACK, "stalled", Holding::All);
+    bench.scheduler.offer(PACK, "stalled", Have::Complete);
     bench.poll();
     bench.wait(Duration::from_secs(5));
     assert_eq!(bench.stopped.len(), 1);
@@ -267,7 +268,7 @@ fn a_stalled_transfer_is_broken_off_and_its_source_left_alone() {
 fn a_source_that_fails_is_left_alone_longer_each_time() {
     let mut bench = Bench::new(Limits::default());
     bench.chunks(PACK, 0..1, Priority::Demand);
-    bench.scheduler.offer(PACK, "a", Holding::All);
+    bench.scheduler.offer(PACK, "a", Have::Complete);
     bench.poll();
     for pause in [250, 500, 1000] {
         bench.fail("a", End::Failed);
@@ -282,11 +283,11 @@ fn a_source_that_fails_is_left_alone_longer_each_time() {
 fn what_a_source_does_not_have_is_asked_of_another() {
     let mut bench = Bench::new(Limits::default());
     let ticket = bench.order(BLOB, vec![Part::Whole], Priority::Demand);
-    bench.scheduler.offer(BLOB, "without", Holding::All);
+    bench.scheduler.offer(BLOB, "without", Have::Complete);
     bench.poll();
     bench.fail("without", End::Answered);
     assert_eq!(bench.asked("without"), []);
-    bench.scheduler.offer(BLOB, "with", Holding::All);
+    bench.scheduler.offer(BLOB, "with", Have::Complete);
     bench.deliver("with");
     assert_eq!(bench.finished, [(ticket, Outcome::Complete)]);
 }
@@ -304,7 +305,7 @@ fn demand_waits_for_a_source_that_appears_late() {
         bench.wait(Duration::from_secs(1));
         assert_eq!(bench.sought.len(), searches);
     }
-    bench.scheduler.offer(PACK, "late", Holding::All);
+    bench.scheduler.offer(PACK, "late", Have::Complete);
     bench.deliver("late");
     assert_eq!(bench.finished, [(ticket, Outcome::Complete)]);
 }
@@ -316,7 +317,7 @@ fn an_order_fails_at_its_deadline() {
     let stalled = bench.chunks(OTHER_PACK, 0..1, Priority::Demand);
     bench.poll();
     bench.wait(Duration::from_secs(24));
-    bench.scheduler.offer(OTHER_PACK, "slow", Holding::All);
+    bench.scheduler.offer(OTHER_PACK, "slow", Have::Complete);
     bench.poll();
     assert_eq!(
         bench.scheduler.next_wakeup(bench.now).unwrap(),
@@ -338,7 +339,7 @@ fn an_order_fails_at_its_deadline() {
 fn sources_that_only_fail_count_as_out_of_reach() {
     let mut bench = Bench::new(Limits::default());
     let ticket = bench.chunks(PACK, 0..1, Priority::Demand);
-    bench.scheduler.offer(PACK, "off", Holding::All);
+    bench.scheduler.offer(PACK, "off", Have::Complete);
     bench.poll();
     bench.fail("off", End::Failed);
     bench.now += Duration::from_secs(25);
@@ -351,7 +352,7 @@ fn what_nobody_wants_any_more_is_stopped() {
     let mut bench = Bench::new(Limits::default());
     let first = bench.chunks(PACK, 0..2, Priority::Readahead);
     let second = bench.chunks(PACK, 1..3, Priority::Readahead);
-    bench.scheduler.offer(PACK, "a", Holding::All);
+    bench.scheduler.offer(PACK, "a", Have::Complete);
     bench.poll();
     bench.scheduler.cancel(first);
     bench.poll();
@@ -368,11 +369,16 @@ fn what_nobody_wants_any_more_is_stopped() {
 fn what_cannot_be_stored_fails_at_once() {
     let mut bench = Bench::new(Limits::default());
     let ticket = bench.chunks(PACK, 0..3, Priority::Demand);
-    bench.scheduler.offer(PACK, "a", Holding::All);
+    bench.scheduler.offer(PACK, "a", Have::Complete);
     bench.poll();
-    bench.scheduler.unstorable(PACK, Part::Chunk(1), 28);
+    bench
+        .scheduler
+        .unstorable(PACK, Part::Chunk(1), Errno::ENOSPC);
     bench.poll();
-    assert_eq!(bench.finished, [(ticket, Outcome::Unstorable(28))]);
+    assert_eq!(
+        bench.finished,
+        [(ticket, Outcome::Unstorable(Errno::ENOSPC))]
+    );
     assert_eq!(bench.running, []);
 }
 
@@ -408,7 +414,7 @@ fn contents_that_are_not_wanted_are_forgotten() {
     for number in 0..100 {
         let pack = Digest([number; 32]);
         bench.chunks(pack, 0..1, Priority::Demand);
-        bench.scheduler.offer(pack, "a", Holding::All);
+        bench.scheduler.offer(pack, "a", Have::Complete);
         bench.deliver("a");
     }
     assert!(bench.scheduler.contents.len() <= 8);

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The command line of `peerfsd`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+
+use crate::config::{Config, ConfigError, DeviceChoice, LogFormat};
+
+/// Serves /dev/peerfs for a store: fetches what is read and missing from peers, verifies it, and
+/// serves other peers.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "peerfsd", version)]
+pub struct Arguments {
+    /// The configuration file [default: /etc/peerfs/peerfsd.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// The store, made if it does not exist; overrides the configuration
+    #[arg(long, value_name = "DIR")]
+    pub root_dir: Option<PathBuf>,
+
+    /// The kernel's device, or `none` to serve peers only; overrides the configuration
+    #[arg(long, value_name = "PATH")]
+    pub device: Option<PathBuf>,
+
+    /// Where to listen for `peerfs status`; overrides the configuration
+    #[arg(long, value_name = "PATH")]
+    pub control_socket: Option<PathBuf>,
+
+    /// How the log on standard error is written; overrides the configuration
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+
+    /// Check the configuration, say whether it is valid, and end
+    #[arg(long)]
+    pub check: bool,
+}
+
+impl Arguments {
+    /// The configuration that the file and the command line make together.
+    ///
+    /// # Errors
+    /// If the file can't be read, or if what it and the command line say is not valid.
+    pub fn to_config(&self) -> Result<Config, ConfigError> {
+        let mut config = match &self.config {
+            Some(path) => Config::read(path)?,
+            None => Config::read_default()?,
+        };
+        if let Some(root_dir) = &self.root_dir {
+            config.root_dir = absolute("root_dir", root_dir)?;
+        }
+        if let Some(device) = &self.device {
+            config.device = DeviceChoice::from(device.clone());
+        }
+        if let Some(control_socket) = &self.control_socket {
+            config.control_socket = absolute("control_socket", control_socket)?;
+        }
+        if let Some(format) = self.log_format {
+            config.log.format = format;
+        }
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// A path on the command line is relative to the working directory.
+fn absolute(key: &'static str, path: &Path) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(path).map_err(|error| ConfigError::Value {
+        key,
+        problem: format!("can't be made absolute: {error}"),
+    })
+}

@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The configuration file. `peerfsd.toml` beside this crate has every key with its default.
+
+use std::fmt::Display;
+use std::io;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use peerfs_format::Digest;
+use peerfs_peer::Multiaddr;
+use serde::{Deserialize, Deserializer};
+use tracing::Level;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+/// Where the configuration is read from if no file is named. It need not exist.
+pub const DEFAULT_PATH: &str = "/etc/peerfs/peerfsd.toml";
+
+/// The most requests, transfers and the like that may be configured: a typing error should not
+/// become an out-of-memory error.
+const COUNT_MAX: usize = 65536;
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not TOML, or a key is unknown or has a wrong value; the cause shows the place.
+    #[error("the configuration {} is not valid", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: toml::de::Error,
+    },
+    /// A value is of the right type but makes no sense.
+    #[error("the configuration key {key} {problem}")]
+    Value {
+        /// The key, with its table.
+        key: &'static str,
+        /// What is wrong with it and what to write in its place.
+        problem: String,
+    },
+}
+
+/// All settings of the daemon.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The store.
+    pub root_dir: PathBuf,
+    /// The kernel's device, or `none` for a daemon that only serves peers.
+    pub device: DeviceChoice,
+    /// Where the daemon listens for `peerfs status`.
+    pub control_socket: PathBuf,
+    /// How long a request of the kernel may take before it is answered with an error. Below the
+    /// mounts' `timeout=`, so that the reader gets the reason.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// What is logged, and how.
+    pub log: LogConfig,
+    /// The peer node.
+    pub peer: PeerConfig,
+    /// What bounds the daemon.
+    pub limits: LimitsConfig,
+    /// Other places to fetch from, asked before the peers.
+    pub source: Vec<SourceConfig>,
+    /// Images that are kept complete without being asked for.
+    pub mirror: Vec<MirrorConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            root_dir: peerfs_store::DEFAULT_ROOT_DIR.into(),
+            device: DeviceChoice::default(),
+            control_socket: peerfs_control::DEFAULT_SOCKET.into(),
+            request_timeout: Duration::from_secs(25),
+            log: LogConfig::default(),
+            peer: PeerConfig::default(),
+            limits: LimitsConfig::default(),
+            source: Vec::new(),
+            mirror: Vec::new(),
+        }
+    }
+}
+
+/// Which device the kernel's requests come from.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(from = "PathBuf")]
+pub enum DeviceChoice {
+    /// `none`: there is no kernel to serve.
+    None,
+    /// This device.
+    Path(PathBuf),
+}
+
+impl Default for DeviceChoice {
+    fn default() -> Self {
+        DeviceChoice::Path("/dev/peerfs".into())
+    }
+}
+
+impl From<PathBuf> for DeviceChoice {
+    fn from(path: PathBuf) -> Self {
+        if path.as_os_str() == "none" {
+            DeviceChoice::None
+        } else {
+            DeviceChoice::Path(path)
+        }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// `error`, `warn`, `info`, `debug` or `trace`, also per module: `info,peerfs_peer=debug`.
+    #[serde(deserialize_with = "log_level")]
+    pub level: Targets,
+    /// How a line is written.
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig {
+            level: Targets::new()
+                .with_default(Level::INFO)
+                .with_target("libp2p", Level::WARN),
+            format: LogFormat::default(),
+        }
+    }
+}
+
+/// How a line of the log is written.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// An object of JSON a line, for programs.
+    Json,
+}
+
+/// The peer node.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PeerConfig {
+    /// The node's key; made on the first start. By default `peer.key` in the store.
+    pub key_file: Option<PathBuf>,
+    /// The addresses to listen on, as multiaddresses; by default any free TCP port.
+    #[serde(deserialize_with = "some_from_texts")]
+    pub listen: Option<Vec<Multiaddr>>,
+    /// Whether peers on the local network are found by multicast DNS.
+    pub mdns: bool,
+    /// Peers to stay connected to, as multiaddresses.
+    #[serde(deserialize_with = "from_texts")]
+    pub bootstrap: Vec<Multiaddr>,
+    /// The most connections.
+    pub connections_max: NonZeroU32,
+    /// Bytes a second that are sent to all peers together; by default there is no limit.
+    pub upload_bytes_per_second: Option<NonZeroU64>,
+}
+
+impl Default for PeerConfig {
+    fn default() -> Self {
+        PeerConfig {
+            key_file: None,
+            listen: None,
+            mdns: true,
+            bootstrap: Vec::new(),
+            connections_max: NonZeroU32::new(512).expect("512 is not 0"),
+            upload_bytes_per_second: None,
+        }
+    }
+}
+
+/// What bounds the daemon.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Requests of the kernel that are worked on; half of them are kept for readers that wait.
+    pub requests: NonZeroUsize,
+    /// Batches of chunks that are fetched at a time, from all sources together.
+    pub transfers: NonZeroUsize,
+    /// Batches that are fetched at a time from one source.
+    pub transfers_per_source: NonZeroUsize,
+    /// Reads and writes of the store that run at a time.
+    pub store_operations: NonZeroUsize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        let count = |count| NonZeroUsize::new(count).expect("the defaults are not 0");
+        LimitsConfig {
+            requests: count(8192),
+            transfers: count(128),
+            transfers_per_source: count(4),
+            store_operations: count(16),
+        }
+    }
+}
+
+/// Another place to fetch from.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    /// The root directory of another store, on a network mount for example.
+    pub directory: PathBuf,
+}
+
+/// An image that is kept complete.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MirrorConfig {
+    /// The digest of its manifest.
+    #[serde(deserialize_with = "from_text")]
+    pub manifest: Digest,
+}
+
+impl Config {
+    /// Reads a configuration file.
+    pub fn read(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// Reads the file at [`DEFAULT_PATH`]; without one, everything has its default.
+    pub fn read_default() -> Result<Config, ConfigError> {
+        match Config::read(Path::new(DEFAULT_PATH)) {
+            Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(Config::default())
+            }
+            read => read,
+        }
+    }
+
+    /// The file of the node's key.
+    pub fn key_file(&self) -> PathBuf {
+        match &self.peer.key_file {
+            Some(path) => path.clone(),
+            None => self.root_dir.join("peer.key"),
+        }
+    }
+
+    /// Checks what the types do not.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let require = |holds: bool, key, problem: &str| {
+            if holds {
+                Ok(())
+            } else {
+                Err(ConfigError::Value {
+                    key,
+                    problem: problem.to_owned(),
+                })
+            }
+        };
+        let absolute = "must be an absolute path: the daemon may be started in any directory";
+        require(self.root_dir.is_absolute(), "root_dir", absolute)?;
+        require(
+            self.control_socket.is_absolute(),
+            "control_socket",
+            absolute,
+        )?;
+        require(self.key_file().is_absolute(), "peer.key_file", absolute)?;
+        if let DeviceChoice::Path(path) = &self.device {
+            let problem = "must be an absolute path, or \"none\" for a daemon without a kernel";
+            require(path.is_absolute(), "device", problem)?;
+        }
+        require(
+            (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.request_timeout),
+            "request_timeout",
+            "must be between \"1s\" and \"1h\"",
+        )?;
+        require(
+            self.peer
+                .listen
+                .as_ref()
+                .is_none_or(|listen| !listen.is_empty()),
+            "peer.listen",
+            "must have at least one address, such as \"/ip4/0.0.0.0/tcp/4001\"",
+        )?;
+        for (key, count) in [
+            ("limits.requests", self.limits.requests),
+            ("limits.transfers", self.limits.transfers),
+            (
+                "limits.transfers_per_source",
+                self.limits.transfers_per_source,
+            ),
+            ("limits.store_operations", self.limits.store_operations),
+        ] {
+            require(
+                count.get() <= COUNT_MAX,
+                key,
+                &format!("must be at most {COUNT_MAX}"),
+            )?;
+        }
+        for source in &self.source {
+            require(source.directory.is_absolute(), "source.directory", absolute)?;
+            require(
+                source.directory != self.root_dir,
+                "source.directory",
+                "must be another store than root_dir",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    parse(&text)
+}
+
+fn from_texts<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: Display>,
+{
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| parse(text)).collect()
+}
+
+fn some_from_texts<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: Display>,
+{
+    from_texts(deserializer).map(Some)
+}
+
+/// [`Targets`] takes a word that is no level for the name of a module, of which all is logged.
+fn log_level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Targets, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    for directive in text.split(',') {
+        if !directive.contains('=') {
+            parse::<LevelFilter, D::Error>(directive)?;
+        }
+    }
+    parse(&text)
+}
+
+fn parse<T: FromStr<Err: Display>, E: serde::de::Error>(text: &str) -> Result<T, E> {
+    text.parse()
+        .map_err(|error| E::custom(format_args!("{text:?}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let config = Config::read(file.path())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The whole chain of causes, as the program prints it.
+    fn refusal(text: &str) -> String {
+        use std::error::Error;
+        let error = read(text).unwrap_err();
+        format!(
+            "{error}: {}",
+            error.source().map(ToString::to_string).unwrap_or_default()
+        )
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        let config = read("").unwrap();
+        assert_eq!(config.root_dir, Path::new("/var/lib/peerfs"));
+        assert_eq!(config.key_file(), Path::new("/var/lib/peerfs/peer.key"));
+        assert_eq!(config.device, DeviceChoice::Path("/dev/peerfs".into()));
+        assert_eq!(config.request_timeout, Duration::from_secs(25));
+    }
+
+    #[test]
+    fn the_example_is_the_default_too() {
+        let example = include_str!("../peerfsd.toml");
+        let example = read(example).unwrap();
+        assert_eq!(format!("{example:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn the_keys_that_the_example_leaves_out_are_valid() {
+        // `# key = value` is a setting, `## text` is text.
+        let example = include_str!("../peerfsd.toml");
+        let settings: Vec<&str> = example
+            .lines()
+            .map(|line| line.strip_prefix("# ").unwrap_or(line))
+            .collect();
+        let config = read(&settings.join("\n")).unwrap();
+        assert_eq!(config.source.len(), 1);
+        assert_eq!(config.mirror.len(), 1);
+        assert!(config.peer.upload_bytes_per_second.is_some());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, named) in [
+            ("root_dri = '/x'", "root_dri"),
+            ("root_dir = 'x'", "root_dir must be an absolute path"),
+            ("request_timeout = '5 parsecs'", "request_timeout"),
+            ("request_timeout = '0s'", "request_timeout must be between"),
+            ("[peer]\nlisten = ['4001']", "4001"),
+            ("[peer]\nlisten = []", "peer.listen must have"),
+            (
+                "[peer]\nupload_bytes_per_second = 0",
+                "upload_bytes_per_second",
+            ),
+            ("[limits]\nrequests = 0", "requests"),
+            (
+                "[limits]\nrequests = 10000000",
+                "limits.requests must be at most",
+            ),
+            ("[log]\nlevel = 'loud'", "loud"),
+            ("[log]\nformat = 'xml'", "xml"),
+            (
+                "[[source]]\ndirectory = '/var/lib/peerfs'",
+                "source.directory must be another",
+            ),
+            ("[[mirror]]\nmanifest = 'latest'", "latest"),
+            ("device = 'peerfs'", "device must be an absolute path"),
+            ("root_dir = ", "line 1"),
+        ] {
+            let refusal = refusal(text);
+            assert!(refusal.contains(named), "{text:?} gives {refusal:?}");
+        }
+    }
+}

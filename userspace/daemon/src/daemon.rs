@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Puts the parts together, runs them, and ends them.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerfs_peer::{Identity, Node, NodeConfig};
+use peerfs_store::Store;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::announcer::Announcer;
+use crate::attachment;
+use crate::config::{Config, DeviceChoice};
+use crate::control::ControlSocket;
+use crate::disk::Disk;
+use crate::fetcher::{Fetcher, Sources};
+use crate::library::Library;
+use crate::mirror::mirror;
+use crate::packs::Packs;
+use crate::provider::StoreProvider;
+use crate::requests::LibraryHandler;
+use crate::scheduler::Limits;
+use crate::source::DirectorySource;
+use crate::status::StatusReader;
+use crate::traffic::Traffic;
+use crate::upcall::RequestHandler;
+
+/// How long the parts may take to end.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store can't be used.
+    #[error("cannot use the store")]
+    Store(#[from] peerfs_store::Error),
+    /// The node can't be started.
+    #[error("cannot start the peer node")]
+    Node(#[from] peerfs_peer::Error),
+    /// The control socket can't be made.
+    #[error("cannot listen at {} (control_socket)", path.display())]
+    ControlSocket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A running daemon.
+pub struct Daemon {
+    node: Node,
+    disk: Disk,
+    traffic: Arc<Traffic>,
+    handler: Arc<dyn RequestHandler>,
+    tasks: JoinSet<()>,
+    shutdown: CancellationToken,
+}
+
+impl Daemon {
+    /// Starts a daemon. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If the store is damaged or in use, if no address can be listened on, if the control socket
+    /// can't be made.
+    pub async fn start(config: &Config) -> Result<Daemon, StartError> {
+        let store = Store::create(&config.root_dir)?;
+        store.lock_for_filling()?;
+        let disk = Disk::new(Arc::new(store), config.limits.store_operations.get());
+        let control = ControlSocket::listen(&config.control_socket).map_err(|source| {
+            StartError::ControlSocket {
+                path: config.control_socket.clone(),
+                source,
+            }
+        })?;
+        let packs = Arc::new(Packs::default());
+        let provider = Arc::new(StoreProvider::new(disk.clone(), Arc::clone(&packs)));
+        let node = Node::start(node_config(config)?, provider).await?;
+        let traffic = Arc::new(Traffic::default());
+        let fetcher = Fetcher::new(
+            scheduler_limits(config),
+            Sources {
+                directories: directories(config)?,
+                node: node.clone(),
+            },
+            disk.clone(),
+            Arc::clone(&traffic),
+        );
+        let announcer = Announcer::new(node.clone());
+        let library = Arc::new(Library::new(
+            disk.clone(),
+            Arc::clone(&packs),
+            fetcher.clone(),
+            announcer.clone(),
+        ));
+        let handler: Arc<dyn RequestHandler> = Arc::new(LibraryHandler::new(
+            Arc::clone(&library),
+            Arc::clone(&traffic),
+            config.request_timeout,
+        ));
+        let status = StatusReader {
+            disk: disk.clone(),
+            packs: Arc::clone(&packs),
+            node: node.clone(),
+            traffic: Arc::clone(&traffic),
+            directories: config
+                .source
+                .iter()
+                .map(|source| source.directory.clone())
+                .collect(),
+        };
+
+        let shutdown = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn({
+            let shutdown = shutdown.clone();
+            async move { fetcher.run(shutdown).await }
+        });
+        tasks.spawn({
+            let (disk, shutdown) = (disk.clone(), shutdown.clone());
+            async move { announcer.run(disk, packs, shutdown).await }
+        });
+        tasks.spawn(control.serve(status, shutdown.clone()));
+        for image in &config.mirror {
+            tasks.spawn(mirror(
+                Arc::clone(&library),
+                image.manifest,
+                shutdown.clone(),
+            ));
+        }
+        let mut daemon = Daemon {
+            node,
+            disk,
+            traffic,
+            handler,
+            tasks,
+            shutdown,
+        };
+        daemon.attach(config);
+        info!(
+            node = %daemon.node.peer_id(),
+            store = %config.root_dir.display(),
+            listen = ?daemon.node.listen_addresses(),
+            "started"
+        );
+        Ok(daemon)
+    }
+
+    /// The peer node.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The store.
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// What was fetched.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// What answers the kernel's requests, for a kernel that is reached otherwise than by the
+    /// configured device.
+    pub fn handler(&self) -> Arc<dyn RequestHandler> {
+        Arc::clone(&self.handler)
+    }
+
+    /// Ends the daemon within a few seconds. The kernel gives requests that are not answered to
+    /// the next daemon.
+    pub async fn shut_down(mut self) {
+        self.shutdown.cancel();
+        let end = async {
+            while self.tasks.join_next().await.is_some() {}
+            self.node.shutdown().await;
+        };
+        if timeout(SHUTDOWN_TIMEOUT, end).await.is_err() {
+            warn!("not everything ended in time");
+        }
+        info!("ended");
+    }
+
+    fn attach(&mut self, config: &Config) {
+        let DeviceChoice::Path(device) = config.device.clone() else {
+            return;
+        };
+        let (root_dir, limit) = (config.root_dir.clone(), config.limits.requests.get());
+        let (handler, shutdown) = (self.handler(), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            attachment::attach(&device, &root_dir, handler, limit, shutdown).await;
+        });
+    }
+}
+
+fn node_config(config: &Config) -> Result<NodeConfig, StartError> {
+    let identity = Identity::load_or_generate(&config.key_file())?;
+    let mut node = NodeConfig::new(identity);
+    if let Some(listen) = &config.peer.listen {
+        node.listen.clone_from(listen);
+    }
+    node.mdns = config.peer.mdns;
+    node.bootstrap.clone_from(&config.peer.bootstrap);
+    node.ban_list = Some(config.root_dir.join("banned-peers"));
+    node.upload_limit = config.peer.upload_bytes_per_second;
+    node.connections_max = config.peer.connections_max.get();
+    Ok(node)
+}
+
+fn scheduler_limits(config: &Config) -> Limits {
+    Limits {
+        orders: config.limits.requests.get(),
+        transfers: config.limits.transfers.get(),
+        transfers_per_source: config.limits.transfers_per_source.get(),
+        ..Limits::default()
+    }
+}
+
+fn directories(config: &Config) -> peerfs_store::Result<Vec<Arc<DirectorySource>>> {
+    config
+        .source
+        .iter()
+        .map(|source| DirectorySource::new(&source.directory).map(Arc::new))
+        .collect()
+}

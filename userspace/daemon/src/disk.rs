@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The store, used from asynchronous code.
+
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use peerfs_store::Store;
+use tokio::sync::Semaphore;
+
+/// Runs operations on the store on threads that may block, a bounded number of them at a time: a
+/// slow disk slows down those who wait for it, and nobody else.
+#[derive(Clone)]
+pub struct Disk {
+    store: Arc<Store>,
+    permits: Arc<Semaphore>,
+}
+
+/// Why an operation on the store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The store says why.
+    #[error(transparent)]
+    Store(#[from] peerfs_store::Error),
+    /// The daemon is shutting down.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
+}
+
+impl DiskError {
+    /// What the kernel is told.
+    pub fn errno(&self) -> Errno {
+        match self {
+            DiskError::Store(error) if error.is_disk_full() => Errno::ENOSPC,
+            DiskError::Store(peerfs_store::Error::Io { source, .. }) => match source.kind() {
+                std::io::ErrorKind::PermissionDenied => Errno::EACCES,
+                std::io::ErrorKind::OutOfMemory => Errno::ENOMEM,
+                _ => Errno::EIO,
+            },
+            DiskError::Store(_) | DiskError::ShuttingDown => Errno::EIO,
+        }
+    }
+}
+
+impl Disk {
+    /// Over this store, with at most so many operations at a time.
+    pub fn new(store: Arc<Store>, operations: usize) -> Self {
+        Disk {
+            store,
+            permits: Arc::new(Semaphore::new(operations)),
+        }
+    }
+
+    /// Runs an operation. It runs to its end even if nobody waits for it any more.
+    pub async fn run<T, F>(&self, operation: F) -> Result<T, DiskError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Store) -> peerfs_store::Result<T> + Send + 'static,
+    {
+        let permit = Arc::clone(&self.permits)
+            .acquire_owned()
+            .await
+            .map_err(|_| DiskError::ShuttingDown)?;
+        let store = Arc::clone(&self.store);
+        let result = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            operation(&store)
+        });
+        Ok(result.await.map_err(|_| DiskError::ShuttingDown)??)
+    }
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! One transfer: asks a source, verifies what comes, stores it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use peerfs_format::Digest;
+use peerfs_peer::Priority;
+use peerfs_store::{Error as StoreError, Pack};
+use tracing::{debug, warn};
+
+use super::Shared;
+use crate::disk::DiskError;
+use crate::scheduler::{End, Part, TransferId};
+use crate::source::{Source, SourceError, SourceId, Subject};
+
+/// What the scheduler said.
+pub(super) struct Transfer {
+    pub(super) id: TransferId,
+    pub(super) source: SourceId,
+    pub(super) content: Digest,
+    pub(super) parts: Vec<Part>,
+    pub(super) priority: Priority,
+    pub(super) subject: Subject,
+}
+
+/// Why a transfer ended before its end.
+enum Stop {
+    /// The source could not be asked or broke off.
+    Source(SourceError),
+    /// The source sent bytes that do not have the promised digest.
+    Lie,
+}
+
+impl From<SourceError> for Stop {
+    fn from(error: SourceError) -> Self {
+        Stop::Source(error)
+    }
+}
+
+impl Shared {
+    pub(super) async fn transfer(self: Arc<Self>, transfer: Transfer) {
+        let end = match self.sources.get(transfer.source) {
+            Some(source) => self.carry_out(&transfer, source.as_ref()).await,
+            None => End::Answered,
+        };
+        let mut state = self.lock();
+        state.transfers.remove(&transfer.id);
+        state.scheduler.ended(transfer.id, end, Instant::now());
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    async fn carry_out(&self, transfer: &Transfer, source: &dyn Source) -> End {
+        let result = match &transfer.subject {
+            Subject::Blob { .. } => self.fetch_blob(transfer, source).await,
+            Subject::Pack { pack, .. } => self.fetch_chunks(transfer, source, pack).await,
+        };
+        match result {
+            Ok(()) | Err(Stop::Source(SourceError::Missing)) => End::Answered,
+            Err(Stop::Source(error)) => {
+                debug!(source = ?transfer.source, content = %transfer.content, %error, "failed");
+                End::Failed
+            }
+            Err(Stop::Lie) => {
+                warn!(
+                    source = ?transfer.source,
+                    content = %transfer.content,
+                    "sent wrong bytes and is not asked again"
+                );
+                self.traffic.lied();
+                self.tell(|scheduler| scheduler.ban(transfer.source));
+                source
+                    .ban(&format!("wrong bytes for {}", transfer.content))
+                    .await;
+                End::Failed
+            }
+        }
+    }
+
+    async fn fetch_blob(&self, transfer: &Transfer, source: &dyn Source) -> Result<(), Stop> {
+        let digest = transfer.content;
+        let bytes = source.fetch_blob(digest, transfer.priority).await?;
+        self.traffic.received(transfer.source, bytes.len());
+        let stored = self
+            .disk
+            .run(move |store| store.put_blob(&digest, &bytes))
+            .await;
+        self.conclude(transfer, Part::Whole, stored)
+    }
+
+    async fn fetch_chunks(
+        &self,
+        transfer: &Transfer,
+        source: &dyn Source,
+        pack: &Arc<Pack>,
+    ) -> Result<(), Stop> {
+        let wanted = transfer
+            .parts
+            .iter()
+            .filter_map(|part| match part {
+                Part::Chunk(number) => Some(*number),
+                Part::Whole => None,
+            })
+            .collect();
+        let mut replies = source.fetch_chunks(pack, wanted, transfer.priority);
+        while let Some(reply) = replies.next().await {
+            let (number, bytes) = reply?;
+            if let Some(bytes) = bytes {
+                self.traffic.received(transfer.source, bytes.len());
+                let stored = self.store_chunk(pack, number, bytes).await;
+                self.conclude(transfer, Part::Chunk(number), stored)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Verifies and stores a chunk.
+    async fn store_chunk(
+        &self,
+        pack: &Arc<Pack>,
+        number: u32,
+        bytes: Bytes,
+    ) -> Result<(), DiskError> {
+        let pack = Arc::clone(pack);
+        self.disk
+            .run(move |_| pack.write_chunk(number, &bytes).map(|_| ()))
+            .await
+    }
+
+    /// Reports how verifying and storing a part went.
+    fn conclude(
+        &self,
+        transfer: &Transfer,
+        part: Part,
+        stored: Result<(), DiskError>,
+    ) -> Result<(), Stop> {
+        match stored {
+            Ok(()) => {
+                self.tell(|scheduler| {
+                    scheduler.received(transfer.id, transfer.content, part, Instant::now());
+                });
+                Ok(())
+            }
+            Err(DiskError::Store(
+                StoreError::Mismatch { .. } | StoreError::ChunkDamaged { .. },
+            )) => Err(Stop::Lie),
+            Err(error) => {
+                warn!(content = %transfer.content, %error, "cannot store what was fetched");
+                let errno = error.errno();
+                self.tell(|scheduler| scheduler.unstorable(transfer.content, part, errno));
+                Ok(())
+            }
+        }
+    }
+}

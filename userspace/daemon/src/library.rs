@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What the daemon has or can get: metadata blobs, packs, chunks.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use peerfs_format::{Digest, METADATA_MAX};
+use peerfs_peer::Priority;
+use peerfs_store::{Error as StoreError, Pack};
+
+use crate::announcer::Announcer;
+use crate::disk::{Disk, DiskError};
+use crate::fetcher::Fetcher;
+use crate::packs::Packs;
+use crate::scheduler::{Full, Order, Outcome, Part};
+use crate::source::Subject;
+
+/// Gets what is in the store, and fetches what is not.
+pub struct Library {
+    disk: Disk,
+    packs: Arc<Packs>,
+    fetcher: Fetcher,
+    announcer: Announcer,
+}
+
+/// For whom something is to be got.
+#[derive(Clone, Copy, Debug)]
+pub struct Purpose {
+    /// The image that it belongs to, by its manifest.
+    pub manifest: Digest,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// When to give up.
+    pub deadline: Instant,
+}
+
+/// Why something could not be got.
+#[derive(Debug, thiserror::Error)]
+pub enum GetError {
+    /// Nobody that could be reached has it.
+    #[error("no peer or other source that can be reached has it")]
+    Unreachable,
+    /// It did not come in time.
+    #[error("it did not come in time, although there are sources that have it")]
+    TimedOut,
+    /// Too much is asked for at once.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// It came, and the store could not take it.
+    #[error("the store could not take it")]
+    Unstorable(#[source] Errno),
+    /// The store could not be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+impl GetError {
+    /// What the kernel is told.
+    pub fn errno(&self) -> Errno {
+        match self {
+            GetError::Unreachable => Errno::EHOSTUNREACH,
+            GetError::TimedOut => Errno::ETIMEDOUT,
+            GetError::Full(Full) => Errno::ENOMEM,
+            GetError::Unstorable(errno) => *errno,
+            GetError::Disk(error) => error.errno(),
+        }
+    }
+}
+
+impl Library {
+    /// A library over a store and those who fill it.
+    pub fn new(disk: Disk, packs: Arc<Packs>, fetcher: Fetcher, announcer: Announcer) -> Self {
+        Library {
+            disk,
+            packs,
+            fetcher,
+            announcer,
+        }
+    }
+
+    /// The store.
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// A metadata blob, verified.
+    pub async fn blob(&self, digest: Digest, purpose: Purpose) -> Result<Vec<u8>, GetError> {
+        let read = move |store: &peerfs_store::Store| store.read_metadata(&digest, METADATA_MAX);
+        match self.disk.run(read).await {
+            // A damaged one is replaced.
+            Err(DiskError::Store(StoreError::BlobMissing(_) | StoreError::BlobDamaged(_))) => (),
+            other => return Ok(other?),
+        }
+        let subject = Subject::Blob {
+            manifest: purpose.manifest,
+        };
+        self.fetch(digest, vec![Part::Whole], subject, purpose)
+            .await?;
+        let bytes = self.disk.run(read).await?;
+        if digest == purpose.manifest {
+            self.remember_image(digest, bytes.len() as u64).await?;
+        }
+        Ok(bytes)
+    }
+
+    /// A pack, open, with its index; there may be nothing else of it yet.
+    pub async fn pack(
+        &self,
+        pack: Digest,
+        index: Digest,
+        purpose: Purpose,
+    ) -> Result<Arc<Pack>, GetError> {
+        self.packs.learn(pack, index);
+        let packs = Arc::clone(&self.packs);
+        let open = move |store: &peerfs_store::Store| packs.open(store, pack, index);
+        match self.disk.run(open.clone()).await {
+            Err(DiskError::Store(StoreError::BlobMissing(_) | StoreError::BlobDamaged(_))) => (),
+            other => return Ok(other?),
+        }
+        self.blob(index, purpose).await?;
+        Ok(self.disk.run(open).await?)
+    }
+
+    /// Gets chunks of a pack into the store.
+    pub async fn chunks(
+        &self,
+        pack: &Arc<Pack>,
+        chunks: impl IntoIterator<Item = u32>,
+        purpose: Purpose,
+    ) -> Result<(), GetError> {
+        let missing: Vec<Part> = chunks
+            .into_iter()
+            .filter(|&chunk| !pack.has(chunk))
+            .map(Part::Chunk)
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let subject = Subject::Pack {
+            pack: Arc::clone(pack),
+            manifest: purpose.manifest,
+        };
+        self.fetch(*pack.digest(), missing, subject, purpose)
+            .await?;
+        self.announcer.announce(*pack.digest()).await;
+        Ok(())
+    }
+
+    async fn fetch(
+        &self,
+        content: Digest,
+        parts: Vec<Part>,
+        subject: Subject,
+        purpose: Purpose,
+    ) -> Result<(), GetError> {
+        let order = Order {
+            content,
+            parts,
+            priority: purpose.priority,
+            deadline: purpose.deadline,
+            subject,
+        };
+        match self.fetcher.fetch(order).await? {
+            Outcome::Complete => Ok(()),
+            Outcome::Unreachable => Err(GetError::Unreachable),
+            Outcome::TimedOut => Err(GetError::TimedOut),
+            Outcome::Unstorable(errno) => Err(GetError::Unstorable(errno)),
+        }
+    }
+
+    /// Who has fetched a manifest becomes a provider of the image.
+    async fn remember_image(&self, manifest: Digest, length: u64) -> Result<(), GetError> {
+        self.disk
+            .run(move |store| store.remember_image(&manifest, length))
+            .await?;
+        self.announcer.announce(manifest).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `peerfsd`: see `peerfsd --help`.
+
+#![forbid(unsafe_code)]
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::Parser;
+use peerfs_daemon::arguments::Arguments;
+use peerfs_daemon::config::Config;
+use peerfs_daemon::daemon::Daemon;
+use peerfs_daemon::logging;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{signal, SignalKind};
+
+/// Exit status of a daemon that could not start or run.
+const FAILED: u8 = 1;
+/// Exit status for a wrong configuration; clap uses the same for a wrong command line.
+const MISUSED: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match arguments.to_config() {
+        Ok(config) => config,
+        Err(error) => return fail(&error, MISUSED),
+    };
+    if arguments.check {
+        println!("The configuration is valid.");
+        return ExitCode::SUCCESS;
+    }
+    logging::start(&config.log);
+    match run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error.as_ref(), FAILED),
+    }
+}
+
+fn run(config: &Config) -> Result<(), Box<dyn Error>> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let result = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let daemon = Daemon::start(config).await?;
+        tell_manager(&[
+            NotifyState::Ready,
+            NotifyState::Status("Serving the store and its peers."),
+        ]);
+        tokio::select! {
+            _ = terminate.recv() => (),
+            _ = interrupt.recv() => (),
+        }
+        tell_manager(&[NotifyState::Stopping]);
+        daemon.shut_down().await;
+        Ok(())
+    });
+    // Operations on a disk that does not answer must not keep the process alive.
+    runtime.shutdown_background();
+    result
+}
+
+/// Tells systemd, if it started this process.
+fn tell_manager(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot tell systemd");
+    }
+}
+
+/// Prints an error and its causes on one line.
+fn fail(error: &dyn Error, status: u8) -> ExitCode {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    eprintln!("peerfsd: {}", text.trim_end());
+    ExitCode::from(status)
+}

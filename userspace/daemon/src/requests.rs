@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Gets what the kernel asks for.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use nix::errno::Errno;
+use peerfs_format::upcall::{self, FetchBlob, FetchChunks, FETCH_AGAIN};
+use peerfs_format::Digest;
+use peerfs_peer::Priority;
+use peerfs_store::{Error as StoreError, Pack};
+use tracing::{info, warn};
+
+use crate::library::{GetError, Library, Purpose};
+use crate::traffic::Traffic;
+use crate::upcall::{Request, RequestHandler};
+
+/// Handles the kernel's requests by the library.
+pub struct LibraryHandler {
+    library: Arc<Library>,
+    traffic: Arc<Traffic>,
+    timeout: Duration,
+}
+
+impl LibraryHandler {
+    /// A handler that gives each request so much time.
+    pub fn new(library: Arc<Library>, traffic: Arc<Traffic>, timeout: Duration) -> Self {
+        LibraryHandler {
+            library,
+            traffic,
+            timeout,
+        }
+    }
+
+    fn purpose(&self, manifest: Digest, priority: u32) -> Purpose {
+        Purpose {
+            manifest,
+            priority: match upcall::Priority::from_number(priority) {
+                upcall::Priority::Demand => Priority::Demand,
+                upcall::Priority::Readahead => Priority::Readahead,
+            },
+            deadline: Instant::now() + self.timeout,
+        }
+    }
+
+    async fn blob(&self, request: FetchBlob) -> Result<OwnedFd, GetError> {
+        let digest = request.digest;
+        let purpose = self.purpose(request.manifest, request.priority);
+        self.library.blob(digest, purpose).await?;
+        let open = self.library.disk().run(move |store| {
+            let file = store.open_blob(&digest)?;
+            file.ok_or(StoreError::BlobMissing(digest))
+        });
+        Ok(open.await?.into())
+    }
+
+    async fn chunks(&self, request: FetchChunks) -> Result<OwnedFd, GetError> {
+        let purpose = self.purpose(request.manifest, request.priority);
+        let pack = self
+            .library
+            .pack(request.pack, request.index, purpose)
+            .await?;
+        let chunks = request.first_chunk..request.first_chunk.saturating_add(request.chunk_count);
+        if request.flags & FETCH_AGAIN != 0 {
+            self.discard_damaged(&pack, chunks.clone()).await?;
+        }
+        self.library.chunks(&pack, chunks, purpose).await?;
+        let file = self.library.disk().run(move |_| pack.file()).await?;
+        Ok(file.into())
+    }
+
+    /// What the kernel found to be wrong is read again and forgotten if it is: the kernel may have
+    /// read another file than the one that is there now.
+    async fn discard_damaged(
+        &self,
+        pack: &Arc<Pack>,
+        chunks: std::ops::Range<u32>,
+    ) -> Result<(), GetError> {
+        let pack = Arc::clone(pack);
+        let discard = self.library.disk().run(move |_| {
+            for chunk in chunks {
+                if let Err(error) = pack.read_chunk(chunk) {
+                    warn!(pack = %pack.digest(), chunk, %error, "is fetched anew");
+                    pack.discard(chunk)?;
+                }
+            }
+            Ok(())
+        });
+        Ok(discard.await?)
+    }
+}
+
+#[async_trait]
+impl RequestHandler for LibraryHandler {
+    async fn handle(&self, request: Request) -> Result<OwnedFd, Errno> {
+        let result = match request {
+            Request::Blob(request) => self.blob(request).await,
+            Request::Chunks(request) => self.chunks(request).await,
+            Request::Cancel => Err(GetError::TimedOut),
+        };
+        result.map_err(|error| {
+            let errno = error.errno();
+            info!(?request, %error, %errno, "request failed");
+            errno
+        })
+    }
+
+    fn in_flight(&self, requests: usize) {
+        self.traffic.set_requests(requests);
+    }
+}

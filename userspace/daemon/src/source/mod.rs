@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Where content is fetched from.
+
+mod directory;
+mod peer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use peerfs_format::Digest;
+use peerfs_peer::{Have, PeerId, Priority};
+use peerfs_store::Pack;
+
+pub use directory::DirectorySource;
+pub use peer::PeerSource;
+
+/// How long a source may take to say what it has.
+pub const HAVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Names a source.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum SourceId {
+    /// Another store, by its place in the configuration.
+    Directory(usize),
+    /// A peer.
+    Peer(PeerId),
+}
+
+/// What is known of a content that is to be fetched.
+#[derive(Clone)]
+pub enum Subject {
+    /// A metadata blob.
+    Blob {
+        /// The image that it belongs to, by its manifest.
+        manifest: Digest,
+    },
+    /// A pack, open to be filled.
+    Pack {
+        /// The pack.
+        pack: Arc<Pack>,
+        /// The image that it belongs to, by its manifest.
+        manifest: Digest,
+    },
+}
+
+impl Subject {
+    /// The image that the content belongs to, by its manifest.
+    pub fn manifest(&self) -> Digest {
+        match self {
+            Subject::Blob { manifest } | Subject::Pack { manifest, .. } => *manifest,
+        }
+    }
+}
+
+/// Why a source did not deliver.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// It does not have it.
+    #[error("it does not have it")]
+    Missing,
+    /// The peer could not be asked or broke off.
+    #[error(transparent)]
+    Peer(#[from] peerfs_peer::RequestError),
+    /// The other store could not be read.
+    #[error(transparent)]
+    Directory(#[from] crate::disk::DiskError),
+}
+
+/// The answer for one chunk: its number and its stored bytes, not verified; `None` in their place
+/// if the source does not have it.
+pub type ChunkReply = Result<(u32, Option<Bytes>), SourceError>;
+
+/// A place to fetch from. What it delivers is not trusted: whoever fetches verifies it. Every call
+/// may be cancelled by dropping its future or stream.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// How much it has of a content; takes [`HAVE_TIMEOUT`] at most.
+    async fn have(&self, content: Digest, subject: &Subject) -> Result<Have, SourceError>;
+
+    /// Fetches a whole metadata blob.
+    async fn fetch_blob(&self, blob: Digest, priority: Priority) -> Result<Bytes, SourceError>;
+
+    /// Fetches chunks of a pack; they come in any order.
+    fn fetch_chunks(
+        &self,
+        pack: &Arc<Pack>,
+        chunks: Vec<u32>,
+        priority: Priority,
+    ) -> BoxStream<'static, ChunkReply>;
+
+    /// It sent wrong bytes: it must not be asked or served again.
+    async fn ban(&self, reason: &str);
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Reads how the daemon is doing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use peerfs_control::{ImageStatus, PeerStatus, Status};
+use peerfs_format::{Manifest, METADATA_MAX};
+use peerfs_peer::Node;
+use peerfs_store::{Error as StoreError, Store};
+
+use crate::disk::{Disk, DiskError};
+use crate::packs::Packs;
+use crate::traffic::Traffic;
+
+/// Everything that knows something about the daemon.
+pub struct StatusReader {
+    /// The store.
+    pub disk: Disk,
+    /// Its packs.
+    pub packs: Arc<Packs>,
+    /// The peer node.
+    pub node: Node,
+    /// What was fetched.
+    pub traffic: Arc<Traffic>,
+    /// The other stores, in the order of the configuration.
+    pub directories: Vec<PathBuf>,
+}
+
+impl StatusReader {
+    /// The status now.
+    ///
+    /// # Errors
+    /// If the store can't be read.
+    pub async fn read(&self) -> Result<Status, DiskError> {
+        let packs = Arc::clone(&self.packs);
+        let images = self.disk.run(move |store| images(store, &packs)).await?;
+        let peers = self.node.peers().into_iter().map(|peer| PeerStatus {
+            id: peer.id.to_string(),
+            address: peer.address.to_string(),
+            rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+            bytes_received: peer.bytes_received,
+        });
+        let listen_addresses = self.node.listen_addresses();
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node_id: self.node.peer_id().to_string(),
+            listen_addresses: listen_addresses.iter().map(ToString::to_string).collect(),
+            peers: peers.collect(),
+            images,
+            requests_in_flight: self.traffic.requests() as u64,
+            bytes_by_source: self.bytes_by_source(),
+            lying_sources: self.traffic.lies(),
+        })
+    }
+
+    fn bytes_by_source(&self) -> BTreeMap<String, u64> {
+        let directories = self.directories.iter().enumerate().map(|(place, path)| {
+            (
+                path.display().to_string(),
+                self.traffic.directory_bytes(place),
+            )
+        });
+        [("peers".to_owned(), self.traffic.peer_bytes())]
+            .into_iter()
+            .chain(directories)
+            .collect()
+    }
+}
+
+/// The images of the store. One whose manifest is not there is left out: it has no sizes yet.
+fn images(store: &Store, packs: &Packs) -> peerfs_store::Result<Vec<ImageStatus>> {
+    let mut images = Vec::new();
+    for image in store.images()? {
+        let blob = match store.read_metadata(&image.manifest, METADATA_MAX) {
+            Err(StoreError::BlobMissing(_) | StoreError::BlobDamaged(_)) => continue,
+            read => read?,
+        };
+        let Ok(manifest) = Manifest::parse(&blob) else {
+            continue;
+        };
+        let mut present_bytes = 0;
+        for pack in manifest.packs.iter() {
+            if store.has_blob(&pack.digest) {
+                present_bytes += pack.stored_length;
+            } else if let Some(pack) = packs.find_with(store, pack.digest, pack.index_digest)? {
+                present_bytes += pack.present_bytes();
+            }
+        }
+        images.push(ImageStatus {
+            manifest: image.manifest.to_string(),
+            tags: image.tags,
+            total_bytes: manifest.stored_bytes,
+            present_bytes,
+        });
+    }
+    Ok(images)
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Daemons with real peers over the loopback interface, and a kernel that is played.
+
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use nix::errno::Errno;
+use peerfs_daemon::config::{MirrorConfig, SourceConfig};
+use peerfs_format::upcall::FETCH_AGAIN;
+use peerfs_format::Digest;
+use peerfs_peer::{Have, Identity, Node, NodeConfig, Provider};
+use peerfs_store::Store;
+use support::{store_dir, until, TestDaemon, TestImage};
+
+const CHUNKS: u32 = 100;
+
+async fn seed() -> (TestDaemon, TestImage) {
+    let root = tempfile::tempdir().unwrap();
+    let image = TestImage::build(&store_dir(root.path()), CHUNKS);
+    (
+        TestDaemon::start_with(root, Vec::new(), |_| ()).await,
+        image,
+    )
+}
+
+#[track_caller]
+fn assert_chunks(file: &File, image: &TestImage, chunks: std::ops::Range<u32>) {
+    for number in chunks {
+        let expected = &image.chunks[number as usize];
+        let mut bytes = vec![0; expected.len()];
+        file.read_exact_at(&mut bytes, image.offset(number))
+            .unwrap();
+        assert!(bytes == *expected, "chunk {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_comes_from_a_peer_and_is_passed_on() {
+    let (a, image) = seed().await;
+    let b = TestDaemon::start(a.addresses()).await;
+    let kernel = b.kernel();
+
+    let manifest = kernel.fetch_blob(&image, image.manifest).await.unwrap();
+    let length = manifest.metadata().unwrap().len();
+    assert!(length > 0);
+    kernel.fetch_blob(&image, image.shard).await.unwrap();
+    let pack = kernel.fetch_chunks(&image, 10, 20, 0).await.unwrap();
+    assert_chunks(&pack, &image, 10..30);
+    let metadata = length + u64::from(image.pack.index_length) + 24;
+    let chunks = 20 * image.chunks[0].len() as u64;
+    assert_eq!(b.daemon.traffic().peer_bytes(), metadata + chunks);
+
+    // What is there already is not fetched again.
+    kernel.fetch_blob(&image, image.manifest).await.unwrap();
+    kernel.fetch_chunks(&image, 20, 10, 0).await.unwrap();
+    assert_eq!(b.daemon.traffic().peer_bytes(), metadata + chunks);
+
+    // The first daemon goes, and a third one gets from the second what that has.
+    a.daemon.shut_down().await;
+    let c = TestDaemon::start(b.addresses()).await;
+    let pack = c.kernel().fetch_chunks(&image, 15, 3, 0).await.unwrap();
+    assert_chunks(&pack, &image, 15..18);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_of_which_all_was_fetched_is_whole() {
+    let (a, image) = seed().await;
+    let b = TestDaemon::start(a.addresses()).await;
+    let kernel = b.kernel();
+    let first = kernel.fetch_chunks(&image, 0, 64, 0).await.unwrap();
+    let last = kernel.fetch_chunks(&image, 64, 36, 0).await.unwrap();
+    for pack in [first, last] {
+        assert_chunks(&pack, &image, 0..CHUNKS);
+    }
+    let store = Store::open(&store_dir(b.root.path())).unwrap();
+    assert!(store.has_blob(&image.pack.digest));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_peers_the_reader_is_told_so() {
+    let b = TestDaemon::start_with(tempfile::tempdir().unwrap(), Vec::new(), |config| {
+        config.request_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let image = TestImage::build(&store_dir(elsewhere.path()), 1);
+    let error = b.kernel().fetch_blob(&image, image.manifest).await;
+    assert_eq!(error.unwrap_err(), Errno::EHOSTUNREACH);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_waits_for_a_peer_that_comes_late() {
+    let b = TestDaemon::start(Vec::new()).await;
+    let root = tempfile::tempdir().unwrap();
+    let image = Arc::new(TestImage::build(&store_dir(root.path()), CHUNKS));
+    let waiting = tokio::spawn({
+        let (kernel, image) = (b.kernel(), Arc::clone(&image));
+        async move { kernel.fetch_chunks(&image, 3, 2, 0).await }
+    });
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(!waiting.is_finished());
+    let _a = TestDaemon::start_with(root, b.addresses(), |_| ()).await;
+    assert_chunks(&waiting.await.unwrap().unwrap(), &image, 3..5);
+}
+
+/// Says that it has everything, and gives out the right metadata and wrong chunks.
+struct Liar(Store);
+
+#[async_trait]
+impl Provider for Liar {
+    async fn blob_length(&self, blob: &Digest) -> Option<u64> {
+        Some(self.0.read_metadata(blob, 1 << 20).ok()?.len() as u64)
+    }
+
+    async fn read_blob(&self, blob: &Digest, offset: u64, length: u32) -> Option<Bytes> {
+        let bytes = Bytes::from(self.0.read_metadata(blob, 1 << 20).ok()?);
+        Some(bytes.slice(offset as usize..offset as usize + length as usize))
+    }
+
+    async fn have(&self, _digest: &Digest) -> Have {
+        Have::Complete
+    }
+
+    async fn read_chunk(&self, _pack: &Digest, _index: &Digest, number: u32) -> Option<Bytes> {
+        Some(vec![number as u8; 20_000].into())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_lies_is_dropped_and_not_asked_again() {
+    let root = tempfile::tempdir().unwrap();
+    let image = Arc::new(TestImage::build(&store_dir(root.path()), CHUNKS));
+    let mut config = NodeConfig::new(Identity::generate());
+    config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+    config.mdns = false;
+    let lies = Liar(Store::open(&store_dir(root.path())).unwrap());
+    let liar = Node::start(config, Arc::new(lies)).await.unwrap();
+
+    let b = TestDaemon::start(liar.listen_addresses()).await;
+    let waiting = tokio::spawn({
+        let (kernel, image) = (b.kernel(), Arc::clone(&image));
+        async move { kernel.fetch_chunks(&image, 0, 50, 0).await }
+    });
+    until("the liar is found out", || b.daemon.traffic().lies() == 1).await;
+    until("the liar is disconnected", || {
+        b.daemon
+            .node()
+            .peers()
+            .iter()
+            .all(|peer| peer.id != liar.peer_id())
+    })
+    .await;
+    assert!(!waiting.is_finished());
+
+    let _a = TestDaemon::start_with(root, b.addresses(), |_| ()).await;
+    assert_chunks(&waiting.await.unwrap().unwrap(), &image, 0..50);
+    assert_eq!(b.daemon.traffic().lies(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_kernel_found_damaged_is_fetched_anew() {
+    let (a, image) = seed().await;
+    let b = TestDaemon::start(a.addresses()).await;
+    let kernel = b.kernel();
+    kernel.fetch_chunks(&image, 0, 50, 0).await.unwrap();
+    kernel.fetch_chunks(&image, 50, 50, 0).await.unwrap();
+    let before = b.daemon.traffic().peer_bytes();
+
+    let path = Store::open(&store_dir(b.root.path()))
+        .unwrap()
+        .blob_path(&image.pack.digest);
+    let file = File::options().write(true).open(&path).unwrap();
+    file.write_all_at(b"damage", image.offset(7) + 5).unwrap();
+    let pack = kernel
+        .fetch_chunks(&image, 6, 3, FETCH_AGAIN)
+        .await
+        .unwrap();
+    assert_chunks(&pack, &image, 0..CHUNKS);
+    let fetched = b.daemon.traffic().peer_bytes() - before;
+    assert_eq!(
+        fetched,
+        image.chunks[7].len() as u64,
+        "only what is damaged"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_store_is_a_source() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let image = TestImage::build(&store_dir(elsewhere.path()), CHUNKS);
+    let b = TestDaemon::start_with(tempfile::tempdir().unwrap(), Vec::new(), |config| {
+        config.source = vec![SourceConfig {
+            directory: store_dir(elsewhere.path()),
+        }];
+    })
+    .await;
+    let kernel = b.kernel();
+    kernel.fetch_blob(&image, image.manifest).await.unwrap();
+    let pack = kernel.fetch_chunks(&image, 90, 10, 0).await.unwrap();
+    assert_chunks(&pack, &image, 90..100);
+    assert!(b.daemon.traffic().directory_bytes(0) > 10 * 20_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirrored_image_becomes_complete_by_itself() {
+    let (a, image) = seed().await;
+    let b = TestDaemon::start_with(tempfile::tempdir().unwrap(), a.addresses(), |config| {
+        config.mirror = vec![MirrorConfig {
+            manifest: image.manifest,
+        }];
+    })
+    .await;
+    let store = Store::open(&store_dir(b.root.path())).unwrap();
+    until("the image is complete", || {
+        let blobs = [image.manifest, image.shard, image.pack.digest];
+        blobs.iter().all(|blob| store.has_blob(blob))
+    })
+    .await;
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! A kernel at the other end of a socket pair.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
+use peerfs_daemon::upcall::{serve, Device, Ioctls, RequestHandler};
+use peerfs_format::upcall::{write_message, Failure, FetchBlob, FetchChunks, Header, Operation};
+use peerfs_format::{Digest, Record};
+use tokio::net::UnixDatagram;
+use tokio::sync::{mpsc, Mutex};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{soon, TestImage};
+
+/// Asks one question at a time.
+pub struct FakeKernel {
+    socket: UnixDatagram,
+    files: Mutex<mpsc::UnboundedReceiver<(u64, File)>>,
+    last_id: AtomicU64,
+    _stop: DropGuard,
+}
+
+struct FakeIoctls(mpsc::UnboundedSender<(u64, File)>);
+
+impl Ioctls for FakeIoctls {
+    fn attach(&self, _device: BorrowedFd<'_>, _store: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn reply_file(&self, _device: BorrowedFd<'_>, id: u64, file: BorrowedFd<'_>) -> io::Result<()> {
+        // The kernel may be gone at the end of a test.
+        let _ = self.0.send((id, file.try_clone_to_owned()?.into()));
+        Ok(())
+    }
+}
+
+impl FakeKernel {
+    pub fn new(handler: Arc<dyn RequestHandler>) -> Self {
+        let (kernel, daemon) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+        )
+        .unwrap();
+        let (sender, files) = mpsc::unbounded_channel();
+        let device = Arc::new(Device::new(daemon, FakeIoctls(sender)).unwrap());
+        let stop = CancellationToken::new();
+        tokio::spawn(serve(device, handler, 1024, stop.clone()));
+        FakeKernel {
+            socket: UnixDatagram::from_std(kernel.into()).unwrap(),
+            files: Mutex::new(files),
+            last_id: AtomicU64::new(0),
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    /// Asks for a metadata blob of an image.
+    pub async fn fetch_blob(&self, image: &TestImage, digest: Digest) -> Result<File, Errno> {
+        let request = FetchBlob {
+            digest,
+            manifest: image.manifest,
+            length: 0,
+            kind: 0,
+            priority: 0,
+        };
+        self.ask(Operation::FetchBlob, &request).await
+    }
+
+    /// Asks for chunks of an image's pack.
+    pub async fn fetch_chunks(
+        &self,
+        image: &TestImage,
+        first_chunk: u32,
+        chunk_count: u32,
+        flags: u32,
+    ) -> Result<File, Errno> {
+        let request = FetchChunks {
+            pack: image.pack.digest,
+            index: image.pack.index_digest,
+            manifest: image.manifest,
+            pack_length: image.pack.stored_length,
+            index_length: image.pack.index_length,
+            first_chunk,
+            chunk_count,
+            priority: 0,
+            flags,
+        };
+        self.ask(Operation::FetchChunks, &request).await
+    }
+
+    /// Asks, and waits for the answer: the file, or the errno.
+    async fn ask(&self, operation: Operation, request: &impl Record) -> Result<File, Errno> {
+        // One question at a time: whatever comes answers it.
+        let mut files = self.files.lock().await;
+        let id = self.last_id.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut payload = Vec::new();
+        request.write_to(|bytes| payload.extend_from_slice(bytes));
+        let mut message = Vec::new();
+        write_message(operation, id, &payload, |bytes| {
+            message.extend_from_slice(bytes);
+        });
+        self.socket.send(&message).await.unwrap();
+        let mut reply = [0; 64];
+        soon(async {
+            tokio::select! {
+                Some((answered, file)) = files.recv() => {
+                    assert_eq!(answered, id);
+                    Ok(file)
+                }
+                length = self.socket.recv(&mut reply) => {
+                    let (header, payload) = Header::parse(&reply[..length.unwrap()]).unwrap();
+                    assert_eq!((header.operation, header.id), (Operation::Failed, id));
+                    let failure = Failure::parse(payload).unwrap();
+                    Err(Errno::from_raw(failure.errno as i32))
+                }
+            }
+        })
+        .await
+    }
+}
