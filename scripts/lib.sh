@@ -107,6 +107,9 @@ attempt() {
 }
 failed_attempts=0
 
+# follow FILE PID: shows what is written to the file, until the process has ended.
+follow() { tail --pid "$2" --sleep-interval 0.2 --quiet --lines +1 --follow "$1"; }
+
 # as_root COMMAND...: for the few things that need it on a machine where we are not.
 as_root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
 
