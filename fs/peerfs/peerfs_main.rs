@@ -4,6 +4,8 @@
 //! demand. See `Documentation/architecture.md`.
 
 #![crate_name = "peerfs"]
+// Not forbidden as in the other files: that would bind vfs and bindings too, which allow it.
+#![deny(unsafe_code)]
 
 use fs::PeerFs;
 use kernel::debugfs::{Dir, File};
@@ -12,10 +14,12 @@ use kernel::sync::Arc;
 use upcall::{Device, Upcall};
 use vfs::misc_device;
 
+#[allow(unsafe_code)]
 mod bindings;
 mod fs;
 mod store;
 mod upcall;
+#[allow(unsafe_code)]
 mod vfs;
 
 module! {
