@@ -28,6 +28,8 @@ mod pack;
 mod presence_map;
 mod store;
 mod tags;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use blob_writer::BlobWriter;

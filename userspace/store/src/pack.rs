@@ -285,6 +285,12 @@ impl Pack {
         fs::remove_file(&map).map_err(Error::io("remove", &map))
     }
 
+    /// Writes to another file from now on, for tests.
+    #[cfg(test)]
+    pub(crate) fn replace_file(&self, file: File) {
+        self.lock().file = Arc::new(file);
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         // Every change leaves the state valid at each step, so a panic elsewhere spoils nothing.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

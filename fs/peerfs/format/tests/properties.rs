@@ -237,7 +237,7 @@ proptest! {
         digests in any::<[[u8; 32]; 3]>(),
         numbers in any::<[u32; 5]>(),
         length: u64,
-        chunks in vec((any::<u32>(), vec(any::<u8>(), 0..50)), 0..5),
+        chunks in vec((any::<u32>(), vec(any::<u8>(), 1..50)), 0..5),
     ) {
         let [first, second, third] = digests.map(Digest);
         let blob = FetchBlob {

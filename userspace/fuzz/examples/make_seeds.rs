@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Writes the seeds of the fuzz targets, from an image that is built for it and from messages:
+//!
+//!     cargo run --release --example make_seeds
+//!
+//! The seeds are part of the sources; run this when the format changes.
+
+#![forbid(unsafe_code)]
+
+use std::error::Error;
+use std::fs::{self, File, FileTimes};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use peerfs_build::{build, Options, Progress};
+use peerfs_format::upcall::{write_message, Failure, FetchBlob, FetchChunks, Operation};
+use peerfs_format::{Digest, PresenceHeader, Record, METADATA_MAX};
+use peerfs_store::{Image, Store};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let tree = folder.path().join("tree");
+    make_tree(&tree)?;
+    let store = Arc::new(Store::create(&folder.path().join("store"))?);
+    let image = build(&tree, &store, &Options::default(), &Progress::default())?;
+    let read = |digest: &Digest| store.read_metadata(digest, METADATA_MAX);
+    save("manifest", "image", &read(&image.manifest)?)?;
+    for (number, shard) in image.shards.iter().enumerate() {
+        save("shard", &format!("shard-{number}"), &read(&shard.digest)?)?;
+    }
+    for (number, pack) in image.packs.iter().enumerate() {
+        save(
+            "pack_index",
+            &format!("pack-{number}"),
+            &read(&pack.index_digest)?,
+        )?;
+    }
+    let chunks = Image::open(store.clone(), &image.manifest)?
+        .pack(0)?
+        .record()
+        .chunk_count;
+    let header = PresenceHeader {
+        chunk_count: chunks,
+        pack: Digest::default(),
+    };
+    let map = [header.to_bytes().as_slice(), &[0x55]].concat();
+    save("presence", "map", &map)?;
+    save_messages()
+}
+
+/// A small tree with everything that a shard can hold and any user may make.
+fn make_tree(tree: &Path) -> Result<()> {
+    fs::create_dir(tree)?;
+    fs::create_dir(tree.join("directory"))?;
+    fs::create_dir(tree.join("empty"))?;
+    fs::write(tree.join("directory/small"), b"a small file")?;
+    fs::hard_link(tree.join("directory/small"), tree.join("link"))?;
+    symlink("directory/small", tree.join("symlink"))?;
+    let pattern: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(tree.join("large"), &pattern)?;
+    let sparse = [&pattern[..5000], &[0; 200_000], &pattern[..300_000]].concat();
+    fs::write(tree.join("sparse"), sparse)?;
+    for path in [
+        "directory/small",
+        "large",
+        "sparse",
+        "directory",
+        "empty",
+        "",
+    ] {
+        let time = UNIX_EPOCH + Duration::new(1_700_000_000, 123_456_789);
+        File::open(tree.join(path))?.set_times(FileTimes::new().set_modified(time))?;
+    }
+    Ok(())
+}
+
+fn save_messages() -> Result<()> {
+    let digest = Digest([7; Digest::SIZE]);
+    let blob = encode(&FetchBlob {
+        digest,
+        manifest: digest,
+        length: 4096,
+        kind: 2,
+        priority: 0,
+    });
+    let chunks = encode(&FetchChunks {
+        pack: digest,
+        index: digest,
+        manifest: digest,
+        pack_length: 1 << 20,
+        index_length: 4096,
+        first_chunk: 3,
+        chunk_count: 2,
+        priority: 1,
+        flags: 0,
+    });
+    let failure = encode(&Failure { errno: 5 });
+    let data = [3, 0, 0, 0, 4, 0, 0, 0, 1, 2, 3, 4].as_slice();
+    for (name, operation, payload) in [
+        ("fetch-blob", Operation::FetchBlob, blob.as_slice()),
+        ("fetch-chunks", Operation::FetchChunks, &chunks),
+        ("cancel", Operation::Cancel, &[]),
+        ("filled", Operation::Filled, &[]),
+        ("data", Operation::Data, data),
+        ("failed", Operation::Failed, &failure),
+    ] {
+        let mut message = Vec::new();
+        write_message(operation, 42, payload, |part| {
+            message.extend_from_slice(part)
+        });
+        save("upcall", name, &message)?;
+    }
+    Ok(())
+}
+
+fn encode(record: &impl Record) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    record.write_to(|part| bytes.extend_from_slice(part));
+    bytes
+}
+
+fn save(target: &str, name: &str, bytes: &[u8]) -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("seeds")
+        .join(target);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(name), bytes)?;
+    Ok(())
+}

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What the fuzz targets run: the walks of the format's property tests.
+
+#[path = "../../../fs/peerfs/format/tests/walk/mod.rs"]
+pub mod walk;

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Stores: filling packs in any order, twice, from many threads, over restarts, on a full disk; blobs
+//! and tags.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use capnp::message::Builder;
+use capnp::serialize::write_message_to_words;
+use peerfs_format::{peerfs_capnp, ChunkRecord, PackRecord, Record};
+use tempfile::TempDir;
+
+use crate::{sha256, Error, Store};
+
+/// A pack as it is somewhere else, and a store to fill.
+struct Source {
+    folder: TempDir,
+    record: PackRecord,
+    index: Vec<u8>,
+    chunks: Vec<Vec<u8>>,
+}
+
+impl Source {
+    fn new(chunk_count: u8) -> Self {
+        let chunks: Vec<Vec<u8>> = (0..chunk_count)
+            .map(|number| vec![number; 5000 + 100 * usize::from(number)])
+            .collect();
+        let (mut table, mut digests) = (Vec::new(), Vec::new());
+        let mut offset = 0;
+        for chunk in &chunks {
+            let length = chunk.len() as u32;
+            let record = ChunkRecord {
+                digest: sha256(chunk),
+                logical_offset: offset,
+                stored_offset: offset,
+                logical_length: length,
+                stored_length: length,
+                codec: 0,
+            };
+            record.write_to(|part| table.extend_from_slice(part));
+            digests.extend_from_slice(&sha256(chunk).0);
+            offset += length;
+        }
+        let mut message = Builder::new_default();
+        let mut root = message.init_root::<peerfs_capnp::pack_index::Builder<'_>>();
+        root.set_chunks(&table);
+        root.set_content_digests(&digests);
+        let index = write_message_to_words(&message);
+        let record = PackRecord {
+            digest: sha256(&chunks.concat()),
+            index_digest: sha256(&index),
+            stored_length: offset.into(),
+            logical_length: offset.into(),
+            index_length: index.len() as u32,
+            chunk_count: chunk_count.into(),
+        };
+        Source {
+            folder: tempfile::tempdir().unwrap(),
+            record,
+            index,
+            chunks,
+        }
+    }
+
+    fn store(&self) -> Store {
+        Store::create(&self.folder.path().join("store")).unwrap()
+    }
+
+    fn map(&self) -> std::path::PathBuf {
+        let store = self.folder.path().join("store/partial");
+        store.join(format!("{}.map", self.record.digest))
+    }
+}
+
+#[test]
+fn a_pack_becomes_a_blob_with_its_last_chunk() {
+    let source = Source::new(9);
+    let store = source.store();
+    let pack = store.pack(&source.record, source.index.clone()).unwrap();
+    let file = pack.file().unwrap();
+    for number in [8, 0, 4, 4, 1, 2, 3, 5, 7] {
+        assert!(!pack
+            .write_chunk(number, &source.chunks[number as usize])
+            .unwrap());
+    }
+    assert_eq!(pack.presence(), [0b1011_1111, 1]);
+    assert!(pack.has(8) && !pack.has(6) && !pack.has(9));
+    assert_eq!(pack.read_chunk(6).unwrap(), None);
+    assert_eq!(
+        pack.present_bytes(),
+        source.record.stored_length - source.chunks[6].len() as u64
+    );
+    assert!(!store.has_blob(pack.digest()));
+    assert!(pack.write_chunk(6, &source.chunks[6]).unwrap());
+    assert!(store.has_blob(pack.digest()) && pack.is_whole());
+    assert_eq!(pack.presence(), [0xff, 1]);
+    assert!(!source.map().exists());
+    // Who got the file before still has it.
+    let mut first = vec![1; source.chunks[0].len()];
+    file.read_exact_at(&mut first, 0).unwrap();
+    assert_eq!(first, source.chunks[0]);
+    assert_eq!(pack.read_chunk(6).unwrap(), Some(source.chunks[6].clone()));
+}
+
+#[test]
+fn wrong_chunks_are_refused() {
+    let source = Source::new(3);
+    let store = source.store();
+    let pack = store.pack(&source.record, source.index.clone()).unwrap();
+    let chunks = &source.chunks;
+    for (number, wrong) in [
+        (0, &chunks[1]),
+        (1, &chunks[1][1..].to_vec()),
+        (2, &Vec::new()),
+    ] {
+        let refused = pack.write_chunk(number, wrong);
+        assert!(matches!(refused, Err(Error::ChunkDamaged { .. })));
+        assert!(!pack.has(number));
+    }
+    assert!(matches!(
+        pack.write_chunk(3, &chunks[0]),
+        Err(Error::Format { .. })
+    ));
+    let mut index = source.index.clone();
+    index[100] ^= 1;
+    let refused = store.find_pack(&source.record, index);
+    assert!(matches!(refused, Err(Error::BlobDamaged(_))));
+}
+
+#[test]
+fn what_was_filled_is_there_after_a_restart() {
+    let source = Source::new(9);
+    {
+        let store = source.store();
+        let pack = store.pack(&source.record, source.index.clone()).unwrap();
+        pack.write_chunk(3, &source.chunks[3]).unwrap();
+        // Only one process fills packs.
+        let other = source.store().pack(&source.record, source.index.clone());
+        assert!(matches!(other, Err(Error::InUse(_))));
+        let same = store.pack(&source.record, source.index.clone()).unwrap();
+        assert!(Arc::ptr_eq(&pack, &same));
+    }
+    let store = source.store();
+    let reader = store.find_pack(&source.record, source.index.clone());
+    let reader = reader.unwrap().unwrap();
+    assert_eq!(
+        reader.read_chunk(3).unwrap(),
+        Some(source.chunks[3].clone())
+    );
+    assert_eq!(reader.read_chunk(4).unwrap(), None);
+    assert_eq!(store.partial_packs().unwrap(), [source.record.digest]);
+    // A map that is not this pack's says nothing, and is made anew.
+    fs::write(source.map(), b"nonsense").unwrap();
+    let pack = store.pack(&source.record, source.index.clone()).unwrap();
+    assert_eq!(pack.presence(), [0, 0]);
+}
+
+#[test]
+fn a_full_map_over_damaged_chunks_is_corrected() {
+    let source = Source::new(9);
+    {
+        let store = source.store();
+        let pack = store.pack(&source.record, source.index.clone()).unwrap();
+        for number in 0..8 {
+            pack.write_chunk(number, &source.chunks[usize::from(number as u8)])
+                .unwrap();
+        }
+        let partial = source.map().with_extension("");
+        let file = File::options().write(true).open(partial).unwrap();
+        file.write_all_at(b"?", 0).unwrap();
+        assert!(matches!(
+            pack.read_chunk(0),
+            Err(Error::ChunkDamaged { chunk: 0, .. })
+        ));
+        // The last chunk completes nothing, since the whole has not the pack's digest.
+        assert!(!pack.write_chunk(8, &source.chunks[8]).unwrap());
+        assert_eq!(pack.presence(), [0b1111_1110, 1]);
+        assert!(pack.write_chunk(0, &source.chunks[0]).unwrap());
+    }
+    assert!(source.store().has_blob(&source.record.digest));
+}
+
+#[test]
+fn a_discarded_chunk_is_fetched_anew() {
+    let source = Source::new(9);
+    let store = source.store();
+    let pack = store.pack(&source.record, source.index.clone()).unwrap();
+    for (number, chunk) in source.chunks.iter().enumerate() {
+        pack.write_chunk(number as u32, chunk).unwrap();
+    }
+    assert!(pack.is_whole());
+    let file = pack.file().unwrap();
+    pack.discard(5).unwrap();
+    assert!(!store.has_blob(pack.digest()) && !pack.has(5) && pack.has(4));
+    assert_eq!(pack.read_chunk(5).unwrap(), None);
+    assert!(pack.write_chunk(5, &source.chunks[5]).unwrap());
+    assert!(store.has_blob(pack.digest()));
+    // It is still the same file.
+    let record = pack.chunk(5).unwrap();
+    let mut stored = vec![0; record.stored_length as usize];
+    file.read_exact_at(&mut stored, record.stored_offset.into())
+        .unwrap();
+    assert_eq!(stored, source.chunks[5]);
+}
+
+#[test]
+fn many_threads_fill_one_pack() {
+    let source = Source::new(100);
+    let store = source.store();
+    let pack = store.pack(&source.record, source.index.clone()).unwrap();
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let (pack, chunks) = (&pack, &source.chunks);
+            scope.spawn(move || {
+                for step in 0..100 {
+                    // Each thread in another order.
+                    let number = (step * 7 + thread * 25) % 100;
+                    pack.write_chunk(number as u32, &chunks[number]).unwrap();
+                    assert!(pack.read_chunk(number as u32).unwrap().is_some());
+                }
+            });
+        }
+    });
+    assert!(store.has_blob(pack.digest()));
+}
+
+#[test]
+fn a_full_disk_leaves_the_pack_as_it_was() {
+    // /dev/full stands for the pack's file.
+    let source = Source::new(9);
+    let store = source.store();
+    let pack = store.pack(&source.record, source.index.clone()).unwrap();
+    pack.write_chunk(0, &source.chunks[0]).unwrap();
+    pack.replace_file(
+        File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/full")
+            .unwrap(),
+    );
+    let failed = pack.write_chunk(1, &source.chunks[1]).unwrap_err();
+    assert!(failed.is_disk_full(), "{failed}");
+    assert!(!pack.has(1) && pack.has(0));
+    drop(pack);
+    let pack = store.pack(&source.record, source.index.clone()).unwrap();
+    assert_eq!(pack.presence(), [1, 0]);
+    assert_eq!(pack.read_chunk(0).unwrap(), Some(source.chunks[0].clone()));
+}
+
+#[test]
+fn a_store_is_only_made_where_nothing_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |path: &Path| Store::open(path).map(|_| ());
+    assert!(matches!(open(folder.path()), Err(Error::NotAStore(_))));
+    fs::write(folder.path().join("precious"), b"data").unwrap();
+    let refused = Store::create(folder.path()).map(|_| ());
+    assert!(matches!(refused, Err(Error::NotEmpty(_))));
+    let store = Store::create(&folder.path().join("new")).unwrap();
+    assert!(open(store.root_dir()).is_ok());
+    let digest = store.add_blob(b"metadata").unwrap();
+    assert_eq!(store.read_metadata(&digest, 8).unwrap(), b"metadata");
+    let refused = store.read_metadata(&digest, 7);
+    assert!(matches!(
+        refused,
+        Err(Error::BlobTooLarge {
+            length: 8,
+            limit: 7,
+            ..
+        })
+    ));
+    let refused = store.put_blob(&digest, b"other");
+    assert!(matches!(refused, Err(Error::Mismatch { .. })));
+    // A damaged blob is refused, and replaced by a right one.
+    fs::write(store.blob_path(&digest), b"metadat!").unwrap();
+    let refused = store.read_metadata(&digest, 8);
+    assert!(matches!(refused, Err(Error::BlobDamaged(_))));
+    store.put_blob(&digest, b"metadata").unwrap();
+    assert_eq!(store.read_metadata(&digest, 8).unwrap(), b"metadata");
+    // Writing leaves nothing behind, and nothing appears before its end.
+    let mut writer = store.blob_writer().unwrap();
+    writer.append(b"half").unwrap();
+    drop(writer);
+    assert_eq!(store.blobs().unwrap(), [digest]);
+    assert_eq!(
+        fs::read_dir(store.root_dir().join("tmp")).unwrap().count(),
+        0
+    );
+}
+
+#[test]
+fn tags_name_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::create(folder.path()).unwrap();
+    let image = |manifest: &[u8]| crate::ImageBlobs {
+        manifest: store.add_blob(manifest).unwrap(),
+        manifest_length: manifest.len() as u64,
+        shards: &[],
+        packs: &[],
+    };
+    let (first, second) = (image(b"first"), image(b"second"));
+    let oci = crate::write_image(&store, &first, "stable").unwrap();
+    crate::write_image(&store, &first, "old").unwrap();
+    crate::write_image(&store, &second, "stable").unwrap();
+    let third = store.add_blob(b"third").unwrap();
+    for _ in 0..2 {
+        store.remember_image(&third, 5).unwrap();
+    }
+    assert_eq!(store.resolve("stable").unwrap(), second.manifest);
+    assert_eq!(store.resolve("old").unwrap(), first.manifest);
+    assert_eq!(store.resolve(&oci.to_string()).unwrap(), first.manifest);
+    assert_eq!(store.resolve(&third.to_string()).unwrap(), third);
+    match store.resolve("new") {
+        Err(Error::UnknownImage { known, .. }) => assert_eq!(known, ["old", "stable"]),
+        other => panic!("{other:?}"),
+    }
+    let images = store.images().unwrap();
+    let found: Vec<_> = images
+        .iter()
+        .map(|image| (image.manifest, image.tags.len()))
+        .collect();
+    assert_eq!(
+        found,
+        [(first.manifest, 1), (second.manifest, 1), (third, 0)]
+    );
+}
