@@ -73,7 +73,7 @@ lied() {
         esac
         umount mnt
     else
-        expect "$2" refused "with a daemon: $1: $(<message)"
+        expect "$2" refused "with a daemon: $1: $(<message) $(<daemon.log)"
     fi
     stop_daemon
     [[ -s requests ]] || fail "the daemon was never asked"

@@ -11,7 +11,9 @@
 //! | [`compare`] | the same reads of a tree and of its mount |
 //! | [`read_only`] | attempts to change a mount |
 //! | [`damage`] | damaged stores and images |
+//! | [`source`] | a complete store, read without verifying |
 //! | [`fake_daemon`] | a daemon on `/dev/peerfs` that does as it is told |
+//! | [`fake_peer`] | a peer that does as it is told |
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +23,9 @@ mod edge_cases;
 mod entry;
 mod error;
 mod fake_daemon;
+mod fake_peer;
 mod read_only;
+mod source;
 mod survey;
 
 use std::fs;
@@ -83,6 +87,8 @@ enum Command {
     },
     /// Serves a store from another, complete one.
     Daemon(fake_daemon::Settings),
+    /// Takes part in the network with a complete store, honestly or not.
+    Peer(fake_peer::Settings),
 }
 
 fn run(command: Command) -> Result<()> {
@@ -115,6 +121,7 @@ fn run(command: Command) -> Result<()> {
             kind,
         } => damage::forge(&store, &manifest, kind),
         Command::Daemon(settings) => fake_daemon::run(settings),
+        Command::Peer(settings) => fake_peer::run(settings),
     }
 }
 

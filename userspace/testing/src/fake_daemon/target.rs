@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use peerfs_format::upcall::FetchChunks;
 use peerfs_format::{Digest, PresenceHeader, PRESENCE_HEADER_SIZE};
 
-use super::source::StoredChunk;
+use crate::source::StoredChunk;
 use crate::{Error, Result};
 
 pub(super) struct Target {
@@ -67,6 +67,12 @@ impl Target {
     pub(super) fn write_only(&self) -> Result<File> {
         let path = self.store.join("tmp/write-only");
         File::create(&path).map_err(Error::io("create", &path))
+    }
+
+    /// A file of the store that no request is about.
+    pub(super) fn readable(&self) -> Result<File> {
+        let path = self.store.join("oci-layout");
+        File::open(&path).map_err(Error::io("open", &path))
     }
 
     pub(super) fn directory(&self) -> Result<File> {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The complete store that the answers come from.
+//! A complete store that answers come from, read without verifying anything.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -13,20 +13,20 @@ use peerfs_format::{Digest, PackIndex, PackRecord, PACK_MAX};
 use crate::{Error, Result};
 
 /// A chunk as it is stored, and where.
-pub(super) struct StoredChunk {
-    pub(super) number: u32,
-    pub(super) offset: u64,
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct StoredChunk {
+    pub(crate) number: u32,
+    pub(crate) offset: u64,
+    pub(crate) bytes: Vec<u8>,
 }
 
-pub(super) struct Source {
+pub(crate) struct Source {
     store: PathBuf,
     /// The packs that were asked for, with their indexes.
     packs: HashMap<Digest, (File, Vec<u8>)>,
 }
 
 impl Source {
-    pub(super) fn new(store: PathBuf) -> Self {
+    pub(crate) fn new(store: PathBuf) -> Self {
         Source {
             store,
             packs: HashMap::new(),
@@ -37,13 +37,13 @@ impl Source {
         self.store.join("blobs/sha256").join(digest.to_string())
     }
 
-    pub(super) fn blob(&self, digest: &Digest) -> Result<Vec<u8>> {
+    pub(crate) fn blob(&self, digest: &Digest) -> Result<Vec<u8>> {
         let path = self.path(digest);
         fs::read(&path).map_err(Error::io("read", &path))
     }
 
     /// The chunks of a request, and how many its pack has.
-    pub(super) fn chunks(&mut self, request: &FetchChunks) -> Result<(Vec<StoredChunk>, u32)> {
+    pub(crate) fn chunks(&mut self, request: &FetchChunks) -> Result<(Vec<StoredChunk>, u32)> {
         let path = self.path(&request.pack);
         if !self.packs.contains_key(&request.pack) {
             let file = File::open(&path).map_err(Error::io("open", &path))?;

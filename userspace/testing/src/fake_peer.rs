@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! A node that takes part in the network and claims to have all of a store, honestly or not.
+
+use std::future::pending;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use clap::ValueEnum;
+use peerfs_format::upcall::FetchChunks;
+use peerfs_format::Digest;
+use peerfs_peer::{Have, Identity, Multiaddr, Node, NodeConfig, Provider};
+
+use crate::source::Source;
+use crate::{Error, Result};
+
+/// How to run.
+#[derive(clap::Args)]
+pub(crate) struct Settings {
+    /// The store with everything.
+    #[arg(long)]
+    source: PathBuf,
+    /// The image that others are told of.
+    #[arg(long)]
+    manifest: Digest,
+    /// What to do.
+    #[arg(long)]
+    behaviour: Behaviour,
+    /// A node to connect to, besides those of the local network.
+    #[arg(long)]
+    bootstrap: Vec<Multiaddr>,
+}
+
+/// What a peer may do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Behaviour {
+    /// Give what is asked for.
+    Honest,
+    /// Give metadata, and chunks with a wrong byte.
+    LieAboutChunks,
+    /// Give everything with a wrong byte.
+    Lie,
+    /// Give metadata, promise chunks, and never give one.
+    Stall,
+}
+
+struct Store {
+    behaviour: Behaviour,
+    source: Mutex<Source>,
+}
+
+/// Serves until it is killed; prints a line for each request for bytes.
+pub(crate) fn run(settings: Settings) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::io("start", "the runtime".as_ref()))?;
+    runtime.block_on(async {
+        let mut config = NodeConfig::new(Identity::generate());
+        config.bootstrap = settings.bootstrap;
+        let store = Store {
+            behaviour: settings.behaviour,
+            source: Mutex::new(Source::new(settings.source)),
+        };
+        let node = Node::start(config, Arc::new(store))
+            .await
+            .map_err(|error| Error::Finding(format!("the node can't start: {error}")))?;
+        println!("node {}", node.peer_id());
+        node.provide(settings.manifest).await;
+        pending().await
+    })
+}
+
+impl Store {
+    fn with_source<T>(&self, action: impl FnOnce(&mut Source) -> T) -> T {
+        action(&mut self.source.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn blob(&self, digest: &Digest) -> Option<Vec<u8>> {
+        self.with_source(|source| source.blob(digest)).ok()
+    }
+}
+
+fn falsify(bytes: &mut [u8]) {
+    let middle = bytes.len() / 2;
+    if let Some(byte) = bytes.get_mut(middle) {
+        *byte ^= 1;
+    }
+}
+
+#[async_trait]
+impl Provider for Store {
+    async fn blob_length(&self, blob: &Digest) -> Option<u64> {
+        self.blob(blob).map(|bytes| bytes.len() as u64)
+    }
+
+    async fn read_blob(&self, blob: &Digest, offset: u64, length: u32) -> Option<Bytes> {
+        println!("blob {blob} {offset}+{length}");
+        let mut bytes = self.blob(blob)?;
+        if self.behaviour == Behaviour::Lie {
+            falsify(&mut bytes);
+        }
+        let offset = usize::try_from(offset).ok()?;
+        let end = offset.checked_add(length as usize)?;
+        bytes.get(offset..end).map(Bytes::copy_from_slice)
+    }
+
+    async fn have(&self, digest: &Digest) -> Have {
+        match self.blob(digest) {
+            Some(_) => Have::Complete,
+            None => Have::Absent,
+        }
+    }
+
+    async fn read_chunk(&self, pack: &Digest, index: &Digest, number: u32) -> Option<Bytes> {
+        println!("chunk {pack} {number}");
+        if self.behaviour == Behaviour::Stall {
+            pending::<()>().await;
+        }
+        let request = FetchChunks {
+            pack: *pack,
+            index: *index,
+            manifest: Digest::default(),
+            pack_length: self.blob_length(pack).await?,
+            index_length: 0,
+            first_chunk: number,
+            chunk_count: 1,
+            priority: 0,
+            flags: 0,
+        };
+        let (chunks, _) = self.with_source(|source| source.chunks(&request)).ok()?;
+        let mut bytes = chunks.into_iter().next()?.bytes;
+        if self.behaviour != Behaviour::Honest {
+            falsify(&mut bytes);
+        }
+        Some(bytes.into())
+    }
+}
