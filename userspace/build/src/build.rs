@@ -3,12 +3,14 @@
 //! A build as a whole.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::{self, ScopedJoinHandle};
 
 use crossbeam_channel::bounded;
 use peerfs_format::{Digest, PackRecord, ShardRecord, METADATA_MAX};
 use peerfs_store::{write_image, ImageBlobs, Store};
 
+use crate::base::{self, BaseChunks};
 use crate::content::{Contents, PackPlaces};
 use crate::manifest::{self, Totals};
 use crate::sequence::ChunkQueue;
@@ -65,20 +67,23 @@ impl BuiltImage {
 }
 
 /// Builds an image from the directory tree at `root`, and writes its blobs to the store. The same
-/// tree makes the same image, whatever the machine and the number of threads.
+/// tree, with the same compression and base, makes the same image, whatever the machine and the
+/// number of threads.
 ///
 /// # Errors
 /// See [`Error`]. Blobs that were complete by then stay in the store, which a later build of the
 /// same tree makes use of; nothing else does.
 pub fn build(
     root: &Path,
-    store: &Store,
+    store: &Arc<Store>,
     options: &Options,
     progress: &Progress,
 ) -> Result<BuiltImage> {
     let xattrs = XattrSets::default();
-    let (tree, contents, packs) = read_tree(root, store, options, progress, &xattrs)?;
-    let places = PackPlaces::new(&packs);
+    let (mut packs, base) = base::read(store, &options.base)?;
+    let (tree, contents, new_packs) = read_tree(root, store, options, base, progress, &xattrs)?;
+    packs.extend(new_packs);
+    let (places, packs) = PackPlaces::new(&packs, &contents);
     let source = ShardSource {
         tree: &tree,
         contents: &contents,
@@ -115,6 +120,7 @@ fn read_tree(
     root: &Path,
     store: &Store,
     options: &Options,
+    base: BaseChunks,
     progress: &Progress,
     xattrs: &XattrSets,
 ) -> Result<(Tree, Contents, Vec<PackRecord>)> {
@@ -138,7 +144,7 @@ fn read_tree(
             requests: compress_requests,
             results: stored_results,
         };
-        let sequencer = scope.spawn(move || sequence::run(&to_sequence, chunk_queue));
+        let sequencer = scope.spawn(move || sequence::run(&to_sequence, chunk_queue, base));
         let compressors: Vec<_> = (0..options.threads.get())
             .map(|_| {
                 let to_compress = to_compress.clone();

@@ -140,38 +140,62 @@ fn append_run(runs: &mut Vec<Run>, is_first: bool, offset: u64, place: u64, leng
     }
 }
 
-/// Where the packs begin, over all packs.
+/// Where the packs begin, over all packs, and which of them the image needs.
 pub(crate) struct PackPlaces {
     starts: Vec<u64>,
+    /// The number of each pack in the manifest; of those that are not needed, any.
+    numbers: Vec<u32>,
 }
 
 impl PackPlaces {
-    pub(crate) fn new(packs: &[PackRecord]) -> Self {
+    /// The places of packs, and those of the packs that `contents` needs, for the manifest: of the
+    /// packs of other images some may not be.
+    pub(crate) fn new(packs: &[PackRecord], contents: &Contents) -> (Self, Vec<PackRecord>) {
         let starts = packs.iter().scan(0, |next, pack| {
             let start = *next;
             *next += pack.logical_length;
             Some(start)
         });
-        PackPlaces {
+        let mut places = PackPlaces {
             starts: starts.collect(),
+            numbers: Vec::new(),
+        };
+        let mut is_needed = vec![false; packs.len()];
+        for run in contents.runs.iter().chain(&contents.small_runs) {
+            let first = places.pack_at(run.place);
+            let last = places.pack_at(run.place + run.length - 1);
+            if let Some(needed) = is_needed.get_mut(first..=last) {
+                needed.fill(true);
+            }
         }
+        let mut needed = Vec::new();
+        for (pack, is_needed) in packs.iter().zip(is_needed) {
+            // There are fewer than 2^32 packs.
+            places.numbers.push(needed.len() as u32);
+            if is_needed {
+                needed.push(*pack);
+            }
+        }
+        (places, needed)
+    }
+
+    fn pack_at(&self, place: u64) -> usize {
+        let after = self.starts.partition_point(|&start| start <= place);
+        after.saturating_sub(1)
     }
 
     /// Adds the extents of a run: one for each pack that it is in.
     fn split(&self, mut offset: u64, mut place: u64, length: u64, extents: &mut Vec<ExtentRecord>) {
         let mut rest = length;
-        let mut pack = self
-            .starts
-            .partition_point(|&start| start <= place)
-            .saturating_sub(1);
+        let mut pack = self.pack_at(place);
         while rest > 0 {
             let start = self.starts.get(pack).copied().unwrap_or_default();
             let end = self.starts.get(pack + 1).copied().unwrap_or(u64::MAX);
             let part = rest.min(end - place);
             extents.push(ExtentRecord {
                 file_offset: offset,
-                // Packs have at most PACK_MAX bytes, and there are fewer than 2^32 of them.
-                pack: pack as u32,
+                pack: self.numbers.get(pack).copied().unwrap_or_default(),
+                // Packs have at most PACK_MAX bytes.
                 pack_offset: (place - start) as u32,
                 length: part as u32,
             });
@@ -221,13 +245,15 @@ mod tests {
 
     #[test]
     fn runs_are_merged_and_split_at_packs() {
-        let packs = PackPlaces::new(&[pack(100), pack(50), pack(200)]);
+        let packs = [pack(100), pack(50), pack(200)];
         let mut contents = Contents::default();
         let first = contents.run_count();
         contents.add_run(first, 0, 90, 5);
         contents.add_run(first, 5, 95, 80);
         contents.add_run(first, 1000, 0, 10);
         contents.add_large(whole(), first);
+        let (packs, needed) = PackPlaces::new(&packs, &contents);
+        assert_eq!(needed.len(), 3);
         assert_eq!(
             tuples(&contents, 0, &packs),
             [
@@ -246,11 +272,23 @@ mod tests {
     }
 
     #[test]
+    fn packs_that_nothing_needs_are_left_out() {
+        let packs = [pack(100), pack(50), pack(70), pack(200)];
+        let mut contents = Contents::default();
+        contents.add_run(0, 0, 149, 1);
+        contents.add_run(0, 1, 220, 1);
+        contents.add_large(whole(), 0);
+        let (places, needed) = PackPlaces::new(&packs, &contents);
+        assert_eq!(needed, [pack(50), pack(200)]);
+        assert_eq!(tuples(&contents, 0, &places), [(0, 0, 49, 1), (1, 1, 0, 1)]);
+    }
+
+    #[test]
     fn small_files_lie_in_the_stream() {
-        let packs = PackPlaces::new(&[pack(1000)]);
         let mut contents = Contents::default();
         contents.add_small_run(0, 300, 100);
         contents.add_small_run(100, 600, 100);
+        let (packs, _) = PackPlaces::new(&[pack(1000)], &contents);
         contents.add_small(whole(), 20, 30);
         contents.add_small(whole(), 80, 40);
         contents.add_small(whole(), 0, 0);

@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod base;
 mod build;
 mod chunker;
 mod compress;

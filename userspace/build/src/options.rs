@@ -6,13 +6,19 @@ use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::thread;
 
+use peerfs_format::Digest;
+
 /// How to build an image.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Threads that read, and as many that compress. What is built does not depend on it.
     pub threads: NonZeroUsize,
     /// How chunks are compressed.
     pub compression: Compression,
+    /// Images of the store whose packs the new image may use, by their manifests: only what is not
+    /// in them is stored anew. What is built depends on it. Their builders are trusted to have told
+    /// what the packs hold.
+    pub base: Vec<Digest>,
 }
 
 impl Default for Options {
@@ -20,6 +26,7 @@ impl Default for Options {
         Options {
             threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             compression: Compression::default(),
+            base: Vec::new(),
         }
     }
 }

@@ -10,6 +10,7 @@ use crossbeam_channel::{bounded, Receiver, Sender};
 use peerfs_format::Digest;
 use peerfs_store::sha256;
 
+use crate::base::BaseChunks;
 use crate::chunker::Chunker;
 use crate::content::Contents;
 use crate::message::{CompressRequest, ReadPiece, ReadPieces, SmallFile, StoredChunk};
@@ -21,15 +22,19 @@ pub(crate) struct ChunkQueue {
     pub(crate) results: Sender<Receiver<StoredChunk>>,
 }
 
-/// Sequences what was read. Returns None if the packer stopped listening because it failed.
+/// Sequences what was read; the chunks of `base` are there already. Returns None if the packer stopped listening because it failed.
 ///
 /// # Errors
 /// The first error of a reader.
-pub(crate) fn run(files: &Receiver<ReadPieces>, queue: ChunkQueue) -> Result<Option<Contents>> {
+pub(crate) fn run(
+    files: &Receiver<ReadPieces>,
+    queue: ChunkQueue,
+    base: BaseChunks,
+) -> Result<Option<Contents>> {
     let mut sequencer = Sequencer {
         contents: Contents::default(),
-        places: HashMap::new(),
-        next_place: 0,
+        places: base.places,
+        next_place: base.end,
         small_chunker: Chunker::new(),
         small_cut: 0,
         small_offset: 0,

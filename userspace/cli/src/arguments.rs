@@ -79,6 +79,11 @@ pub(crate) struct BuildArguments {
     /// What to call the image; an image that is called so already loses the name.
     #[arg(long, value_name = "NAME", value_parser = parse_tag)]
     pub(crate) tag: String,
+    /// An image of the store that the tree has much in common with, such as its previous version:
+    /// only what is not in its packs is stored anew. The digest then depends on it. Whoever built it
+    /// is trusted to have told what its packs hold. May be repeated.
+    #[arg(long, value_name = "TAG|DIGEST")]
+    pub(crate) base: Vec<String>,
     /// How to compress: none, zstd or zstd:LEVEL (1 to 22).
     #[arg(long, value_name = "METHOD", default_value = "zstd:3")]
     pub(crate) compression: Compression,

@@ -3,6 +3,7 @@
 //! `peerfs build`.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,9 +39,11 @@ struct Summary {
 pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
     raise_descriptor_limit();
     let start = Instant::now();
-    let store = Store::create(&arguments.store.root_dir)?;
+    let store = Arc::new(Store::create(&arguments.store.root_dir)?);
+    let base = arguments.base.iter().map(|image| store.resolve(image));
     let mut options = Options {
         compression: arguments.compression,
+        base: base.collect::<std::result::Result<_, _>>()?,
         ..Options::default()
     };
     if let Some(threads) = arguments.threads {
