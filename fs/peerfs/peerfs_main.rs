@@ -38,35 +38,42 @@ module! {
 }
 
 /// What is registered; in the order in which it is taken back.
+///
+/// In place, hence in the module's static memory: lockdep insists on that for the lock classes in a
+/// `file_system_type`.
+#[pin_data]
 struct Peerfs {
-    _statistics: Pin<KBox<File<Arc<Upcall>>>>,
+    #[pin]
+    _statistics: File<Arc<Upcall>>,
     _debugfs: Dir,
-    _filesystem: Pin<KBox<vfs::Registration<PeerFs>>>,
+    #[pin]
+    _filesystem: vfs::Registration<PeerFs>,
     _device: Option<Pin<KBox<misc_device::Registration<Device>>>>,
 }
 
-impl kernel::Module for Peerfs {
-    fn init(module: &'static ThisModule) -> Result<Self> {
+impl kernel::InPlaceModule for Peerfs {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         let enabled = module_parameters::upcall.value() != 0;
-        let upcall = Arc::pin_init(Upcall::new(enabled), GFP_KERNEL)?;
-        let device = if enabled {
-            let device = misc_device::Registration::new(upcall.clone());
-            Some(KBox::pin_init(device, GFP_KERNEL)?)
-        } else {
-            None
-        };
         let debugfs = Dir::new(c"peerfs");
-        let statistics =
-            debugfs.read_callback_file(c"upcall", upcall.clone(), &|upcall: &Arc<Upcall>, f| {
-                upcall.statistics().show(f)
-            });
-        let statistics = KBox::pin_init(statistics, GFP_KERNEL)?;
-        let filesystem = vfs::Registration::new(module, upcall);
-        Ok(Peerfs {
-            _statistics: statistics,
-            _debugfs: debugfs,
-            _filesystem: KBox::pin_init(filesystem, GFP_KERNEL)?,
-            _device: device,
+        pin_init::pin_init_scope(move || {
+            let upcall = Arc::pin_init(Upcall::new(enabled), GFP_KERNEL)?;
+            let device = if enabled {
+                let device = misc_device::Registration::new(upcall.clone());
+                Some(KBox::pin_init(device, GFP_KERNEL)?)
+            } else {
+                None
+            };
+            let shared = upcall.clone();
+            Ok(try_pin_init!(Self {
+                _filesystem <- vfs::Registration::new(module, shared),
+                _statistics <- debugfs.read_callback_file(
+                    c"upcall",
+                    upcall,
+                    &|upcall: &Arc<Upcall>, f| upcall.statistics().show(f),
+                ),
+                _debugfs: debugfs.clone(),
+                _device: device,
+            }))
         })
     }
 }
