@@ -1,15 +1,15 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! How fast chunks come from a peer, over the loopback interface and over a line with a delay. The
 //! delay is made by a relay, so that it needs no privileges.
 
-#[path = "../tests/support/relay.rs"]
+#[path = "../tests/peer/relay.rs"]
 mod relay;
-#[path = "../tests/support/mod.rs"]
+#[path = "../tests/peer/support.rs"]
 mod support;
 
 use std::time::{Duration, Instant};
 
-use libp2p::multiaddr::Protocol;
-use libp2p::Multiaddr;
 use peerfs_peer::Priority;
 use support::*;
 
@@ -30,7 +30,7 @@ async fn measure(delay: Duration) -> f64 {
     let server = start(config(), store_with_pack(CHUNKS, CHUNK)).await;
     let mut address = server.listen_addresses().swap_remove(0);
     if !delay.is_zero() {
-        address = relayed(&address, delay);
+        address = delayed(&address, delay);
     }
     let mut settings = config();
     settings.bootstrap = vec![address];
@@ -48,15 +48,4 @@ async fn measure(delay: Duration) -> f64 {
     client.shutdown().await;
     server.shutdown().await;
     bytes as f64 / 1e6 / seconds
-}
-
-/// The address of a relay before this one.
-fn relayed(address: &Multiaddr, delay: Duration) -> Multiaddr {
-    address
-        .iter()
-        .map(|part| match part {
-            Protocol::Tcp(port) => Protocol::Tcp(relay::tcp(port, delay)),
-            other => other,
-        })
-        .collect()
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! When to announce what in the DHT.
 
 use std::collections::{BTreeSet, HashMap};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! The peers that the node has nothing to do with any more.
 
 use std::collections::HashMap;

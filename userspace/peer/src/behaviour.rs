@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! The parts of libp2p that a node is made of.
 
 use std::num::NonZeroUsize;

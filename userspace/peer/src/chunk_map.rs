@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! Which chunks of a pack are there.
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! The chunks of a request, as they arrive.
 
 use std::pin::Pin;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! Frames on an asynchronous stream.
 
 use std::io;

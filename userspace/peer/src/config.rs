@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! How a node is set up.
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! Bytes that a peer sent and that wait for their taker.
 
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! When to dial whom.
 
 use std::time::{Duration, Instant};
@@ -110,14 +112,13 @@ impl Dialer {
         }
     }
 
-    /// An attempt failed.
-    pub(crate) fn failed(&mut self, connection: ConnectionId, now: Instant) {
-        for entry in &mut self.entries {
-            if entry.state == State::Dialing(connection) {
-                entry.state = State::Waiting(now + entry.pause);
-                entry.pause = (entry.pause * 2).min(PAUSE_MAX);
-            }
-        }
+    /// An attempt failed; returns whose, if it was one of the dialer's.
+    pub(crate) fn failed(&mut self, connection: ConnectionId, now: Instant) -> Option<Target> {
+        let dialing = |entry: &&mut Entry| entry.state == State::Dialing(connection);
+        let entry = self.entries.iter_mut().find(dialing)?;
+        entry.state = State::Waiting(now + entry.pause);
+        entry.pause = (entry.pause * 2).min(PAUSE_MAX);
+        Some(entry.target.clone())
     }
 
     /// An attempt will never succeed: the target is this node itself.
@@ -177,7 +178,7 @@ mod tests {
                 now += Duration::from_millis(100);
             }
             pauses.push(now - failed);
-            dialer.failed(connection(number), now);
+            assert_eq!(dialer.failed(connection(number), now), Some(address()));
         }
         assert_eq!(pauses[..4], [0, 500, 1000, 2000].map(Duration::from_millis));
         assert_eq!(*pauses.last().unwrap(), PAUSE_MAX);

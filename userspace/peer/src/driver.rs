@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! The task that owns the swarm.
 
 use std::collections::HashMap;
@@ -17,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::announcer::Announcer;
 use crate::behaviour::{Behaviour, BehaviourEvent, KADEMLIA_PROTOCOL};
-use crate::client::Client;
+use crate::client::{Client, EXCHANGE_PROTOCOL};
 use crate::dialer::{peer_of, Dialer, Target};
 use crate::peer_table::PeerTable;
 use crate::{Event, NodeConfig};
@@ -151,9 +153,13 @@ impl Driver {
 
     fn dial_failed(&mut self, connection: ConnectionId, error: &DialError) {
         log_dial(error);
-        match error {
-            DialError::LocalPeerId { .. } => self.dialer.hopeless(connection),
-            _ => self.dialer.failed(connection, Instant::now()),
+        if let DialError::LocalPeerId { .. } = error {
+            self.dialer.hopeless(connection);
+            return;
+        }
+        // Somebody configured this one, and wants to know.
+        if let Some(Target::Address(address)) = self.dialer.failed(connection, Instant::now()) {
+            tracing::warn!(%address, %error, "cannot reach a bootstrap peer, will try again");
         }
     }
 
@@ -260,8 +266,16 @@ impl Driver {
         }
     }
 
-    /// A peer said who it is: its addresses go to the DHT's routing table.
+    /// A peer said who it is: its addresses go to the DHT's routing table. Other programs use the
+    /// same multicast DNS service name; those are left alone.
     fn on_identified(&mut self, peer: PeerId, info: identify::Info) {
+        if !info.protocols.contains(&EXCHANGE_PROTOCOL) {
+            tracing::debug!(%peer, agent = info.agent_version, "not a peerfs node");
+            self.dialer.remove_peer(peer);
+            // An error only says that it has gone already.
+            let _ = self.swarm.disconnect_peer_id(peer);
+            return;
+        }
         if !info.protocols.contains(&KADEMLIA_PROTOCOL) {
             return;
         }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! What a node tells its owner unasked.
 
 use libp2p::PeerId;

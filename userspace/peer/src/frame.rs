@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! The frames of an exchange stream as bytes. See `Documentation/peer-protocol.md`.
 //!
 //! A frame is a header of [`HEADER_SIZE`] bytes and a payload, all integers little-endian:

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! Frames survive encoding, and no bytes make the decoder panic or wait for more than a frame.
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! An exchange stream that this node opened.
 
 use std::sync::Arc;

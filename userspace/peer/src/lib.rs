@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! The peer node: finds other nodes, asks them for blobs and chunks, and serves its own.
 //!
 //! It knows nothing of filesystems, kernels or stores. What it serves comes from a [`Provider`],

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! The numbers that the protocol fixes. Sizes are in bytes.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! Who has what.
 
 use std::collections::{HashMap, HashSet};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! The handle of a running node.
 
 use std::sync::Arc;
@@ -267,5 +269,73 @@ fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<(), E
     match failed {
         Some(error) if !listening => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::Identity;
+
+    /// A store with nothing in it.
+    struct Nothing;
+
+    #[async_trait]
+    impl Provider for Nothing {
+        async fn blob_length(&self, _: &Digest) -> Option<u64> {
+            None
+        }
+
+        async fn read_blob(&self, _: &Digest, _: u64, _: u32) -> Option<Bytes> {
+            None
+        }
+
+        async fn have(&self, _: &Digest) -> Have {
+            Have::Absent
+        }
+
+        async fn read_chunk(&self, _: &Digest, _: &Digest, _: u32) -> Option<Bytes> {
+            None
+        }
+    }
+
+    async fn node(bootstrap: Vec<Multiaddr>) -> Node {
+        let mut config = NodeConfig::new(Identity::generate());
+        config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+        config.mdns = false;
+        config.bootstrap = bootstrap;
+        Node::start(config, Arc::new(Nothing)).await.unwrap()
+    }
+
+    /// The providers that the DHT names.
+    async fn named(node: &Node, digest: Digest) -> Vec<PeerId> {
+        let (found, mut named) = mpsc::channel(8);
+        node.command(Command::FindProviders { digest, found }).await;
+        let mut peers = Vec::new();
+        while let Some(peer) = named.recv().await {
+            peers.push(peer);
+        }
+        peers
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn provider_records_are_kept_by_other_nodes() {
+        let digest = Digest([7; 32]);
+        let bootstrap = node(Vec::new()).await;
+        let provider = node(bootstrap.listen_addresses()).await;
+        provider.provide(digest).await;
+        // It is announced again a second after there is somebody to tell.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        // What is found now is not what the provider itself says.
+        provider.shutdown().await;
+        let client = node(bootstrap.listen_addresses()).await;
+        let begun = Instant::now();
+        while !named(&client, digest).await.contains(&provider.peer_id()) {
+            assert!(begun.elapsed() < Duration::from_secs(15), "no record");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(client.find_providers(digest).await.is_empty());
     }
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! What is known of a connected peer.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! The peers that are connected.
 
 use std::collections::HashMap;

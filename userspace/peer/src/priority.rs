@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! The order in which requests are answered.
 
 /// How urgent a request is. A server answers more urgent requests of a stream first.

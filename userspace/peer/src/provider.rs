@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! What a node serves: the side of the exchange that the owner of the store implements.
 
 use async_trait::async_trait;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! The state of an exchange stream at the node that opened it. Decides; sends nothing and waits for
 //! nothing.
 

@@ -1,3 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Which answers fit a request, credit, stalling and cancelling.
+
 use bytes::Bytes;
 use peerfs_format::Digest;
 use tokio::sync::{mpsc, Semaphore};

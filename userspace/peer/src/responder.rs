@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! The state of an exchange stream at the node that accepted it. Decides what to read and to answer
 //! next; reads nothing and sends nothing.
 

@@ -1,3 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The order of answers, credit, cancelling and refusing.
+
 use bytes::Bytes;
 
 use super::*;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! Serves exchange streams that peers open.
 
 use std::collections::HashMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! A limit on a rate.
 
 use std::num::NonZeroU64;

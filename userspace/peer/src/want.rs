@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! What is wanted of a peer, and where the answer goes.
 
 use bytes::Bytes;

@@ -1,13 +1,15 @@
-//! Two nodes exchange blobs and chunks.
+// SPDX-License-Identifier: GPL-2.0 OR MIT
 
-mod support;
+//! Two nodes exchange blobs and chunks.
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::*;
 use peerfs_peer::{Event, Have, Priority, RequestError};
-use support::*;
 use tokio::time::Instant;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,6 +55,28 @@ async fn all_chunks_arrive_in_any_order() {
     for (number, data) in received {
         assert_eq!(data, chunk(number, 50_000));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_with_a_delay_is_kept_busy() {
+    // Asking for one chunk after the other would take 20 s.
+    const COUNT: u32 = 1000;
+    let server = start(config(), store_with_pack(COUNT, 10_000)).await;
+    let mut settings = config();
+    let address = server.listen_addresses().swap_remove(0);
+    settings.bootstrap = vec![delayed(&address, Duration::from_millis(10))];
+    let client = start(settings, Store::default()).await;
+    connected(&client, server.peer_id()).await;
+    let numbers: Vec<u32> = (0..COUNT).collect();
+    let begun = Instant::now();
+    let mut chunks = client.fetch_chunks(server.peer_id(), PACK, INDEX, &numbers, Priority::Demand);
+    let mut arrived = 0;
+    while let Some(answer) = chunks.next().await {
+        assert!(answer.unwrap().1.is_some());
+        arrived += 1;
+    }
+    assert_eq!(arrived, COUNT);
+    assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,7 +143,7 @@ async fn dropping_a_stream_cancels_what_was_not_begun() {
         delay: Duration::from_millis(20),
         ..store_with_pack(2000, 1000)
     };
-    let store = std::sync::Arc::new(store);
+    let store = Arc::new(store);
     let server = peerfs_peer::Node::start(config(), store.clone())
         .await
         .unwrap();
@@ -136,7 +160,7 @@ async fn dropping_a_stream_cancels_what_was_not_begun() {
     chunks.next().await.unwrap().unwrap();
     drop(chunks);
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let read = || store.chunks_read.load(std::sync::atomic::Ordering::Relaxed);
+    let read = || store.chunks_read.load(Ordering::Relaxed);
     let after = read();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(read(), after);
@@ -220,6 +244,44 @@ async fn a_deadline_is_kept() {
         "{fetched:?}"
     );
     assert!(Instant::now() < deadline + Duration::from_millis(500));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_limit_is_kept_and_shared_evenly() {
+    const RATE: u64 = 4_000_000;
+    let mut settings = config();
+    settings.upload_limit = NonZeroU64::new(RATE);
+    let server = start(settings, store_with_pack(1000, 20_000)).await;
+    let peer = server.peer_id();
+    let numbers: Vec<u32> = (0..1000).collect();
+    let greedy = start(config_with_bootstrap(&server), Store::default()).await;
+    connected(&greedy, peer).await;
+    let modest = start(config_with_bootstrap(&server), Store::default()).await;
+    connected(&modest, peer).await;
+
+    let begun = Instant::now();
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let mut chunks = greedy.fetch_chunks(peer, PACK, INDEX, &numbers, Priority::Readahead);
+    let counter = arrived.clone();
+    let rest = tokio::spawn(async move {
+        while let Some(answer) = chunks.next().await {
+            answer.unwrap();
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    // A tenth of what the other one wants, and asked for later.
+    let mut chunks = modest.fetch_chunks(peer, PACK, INDEX, &numbers[..100], Priority::Readahead);
+    while let Some(answer) = chunks.next().await {
+        answer.unwrap();
+    }
+    let before = arrived.load(Ordering::Relaxed);
+    assert!(
+        before < 500,
+        "{before} chunks went to the greedy one meanwhile"
+    );
+    rest.await.unwrap();
+    let all = Duration::from_secs_f64(1100.0 * 20_000.0 / RATE as f64);
+    assert!(begun.elapsed() > all * 9 / 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! Relays on the loopback interface that delay what they pass on, in both directions.
 
 use std::io::{Read, Write};

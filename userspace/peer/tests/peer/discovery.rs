@@ -1,10 +1,10 @@
-//! Nodes find each other, and who has what.
+// SPDX-License-Identifier: GPL-2.0 OR MIT
 
-mod support;
+//! Nodes find each other, and who has what.
 
 use std::time::Duration;
 
-use support::*;
+use crate::support::*;
 use tokio::time::Instant;
 
 #[tokio::test(flavor = "multi_thread")]

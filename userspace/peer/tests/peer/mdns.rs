@@ -1,13 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! Nodes on one link find each other with no configuration: two network namespaces with a pair of
 //! virtual interfaces between them, and a process in each. Needs root and `ip`.
-
-mod support;
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::*;
 use peerfs_peer::{Identity, NodeConfig};
-use support::*;
 use tokio::time::timeout;
 
 /// The network namespaces of this test; they are gone with it.
@@ -58,7 +58,12 @@ fn node_in(namespace: &str) -> Child {
     Command::new("ip")
         .args(["netns", "exec", namespace])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "node_in_a_namespace", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "mdns::node_in_a_namespace",
+            "--ignored",
+            "--nocapture",
+        ])
         .spawn()
         .unwrap()
 }

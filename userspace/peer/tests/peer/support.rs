@@ -1,6 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
 //! Nodes on the loopback interface, and stores in memory behind them.
 
-#![allow(dead_code)] // Each test file uses a part of it.
+#![allow(dead_code)] // The benchmark uses a part of it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,9 +11,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use libp2p::multiaddr::Protocol;
+use libp2p::Multiaddr;
 use peerfs_format::Digest;
 use peerfs_peer::{ChunkMap, Event, Have, Identity, Node, NodeConfig, PeerId, Provider};
 use tokio::time::{timeout, Instant};
+
+use crate::relay;
 
 /// A store in memory.
 #[derive(Default)]
@@ -145,6 +151,17 @@ pub async fn pair(store: Store) -> (Node, Node) {
     let client = start(config_with_bootstrap(&server), Store::default()).await;
     connected(&client, server.peer_id()).await;
     (server, client)
+}
+
+/// The address of a relay before this one, which delays in both directions.
+pub fn delayed(address: &Multiaddr, delay: Duration) -> Multiaddr {
+    address
+        .iter()
+        .map(|part| match part {
+            Protocol::Tcp(port) => Protocol::Tcp(relay::tcp(port, delay)),
+            other => other,
+        })
+        .collect()
 }
 
 /// Ten seconds from now.

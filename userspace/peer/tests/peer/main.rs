@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Nodes with each other.
+
+mod discovery;
+mod exchange;
+mod hostile;
+mod mdns;
+mod relay;
+mod support;
