@@ -2,7 +2,7 @@
 
 //! Tells other nodes what this one has.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,19 +47,22 @@ impl Announcer {
         }
     }
 
-    /// Announces what is in the store, now and when something was put there, until `shutdown`.
+    /// Announces the images of the store, now and when one was put there, until `shutdown`.
     pub async fn run(&self, disk: Disk, packs: Arc<Packs>, shutdown: CancellationToken) {
-        let mut known = 0;
+        let mut known = BTreeSet::new();
         loop {
-            let packs = Arc::clone(&packs);
-            match disk.run(move |store| contents(store, &packs)).await {
-                Ok(digests) => {
-                    for &digest in &digests {
-                        self.announce(digest).await;
-                    }
-                    if digests.len() != known {
-                        known = digests.len();
-                        info!(manifests_and_packs = known, "announced");
+            let (packs, seen) = (Arc::clone(&packs), known.clone());
+            match disk
+                .run(move |store| new_images(store, &packs, &seen))
+                .await
+            {
+                Ok(images) => {
+                    for (manifest, present) in images {
+                        info!(%manifest, packs = present.len(), "announced");
+                        known.insert(manifest);
+                        for digest in present.into_iter().chain([manifest]) {
+                            self.announce(digest).await;
+                        }
                     }
                 }
                 Err(error) => warn!(%error, "cannot look through the store"),
@@ -72,12 +75,19 @@ impl Announcer {
     }
 }
 
-/// The manifests of the store and the packs of which something is there; `packs` learns their
-/// indexes.
-fn contents(store: &Store, packs: &Packs) -> peerfs_store::Result<BTreeSet<Digest>> {
+/// The manifests that are not in `known`, each with those of its packs of which something is there;
+/// `packs` learns their indexes.
+fn new_images(
+    store: &Store,
+    packs: &Packs,
+    known: &BTreeSet<Digest>,
+) -> peerfs_store::Result<BTreeMap<Digest, Vec<Digest>>> {
     let partial: BTreeSet<Digest> = store.partial_packs()?.into_iter().collect();
-    let mut digests = BTreeSet::new();
+    let mut images = BTreeMap::new();
     for image in store.images()? {
+        if known.contains(&image.manifest) {
+            continue;
+        }
         let blob = match store.read_metadata(&image.manifest, METADATA_MAX) {
             Err(StoreError::BlobMissing(_) | StoreError::BlobDamaged(_)) => continue,
             read => read?,
@@ -85,13 +95,14 @@ fn contents(store: &Store, packs: &Packs) -> peerfs_store::Result<BTreeSet<Diges
         let Ok(manifest) = Manifest::parse(&blob) else {
             continue;
         };
-        digests.insert(image.manifest);
+        let mut present = Vec::new();
         for pack in manifest.packs.iter() {
             packs.learn(pack.digest, pack.index_digest);
             if partial.contains(&pack.digest) || store.has_blob(&pack.digest) {
-                digests.insert(pack.digest);
+                present.push(pack.digest);
             }
         }
+        images.insert(image.manifest, present);
     }
-    Ok(digests)
+    Ok(images)
 }

@@ -44,7 +44,10 @@ pub enum StartError {
     #[error("cannot start the peer node")]
     Node(#[from] peerfs_peer::Error),
     /// The control socket can't be made.
-    #[error("cannot listen at {} (control_socket)", path.display())]
+    #[error(
+        "cannot listen at {}; name another place with --control-socket or control_socket",
+        path.display()
+    )]
     ControlSocket {
         /// The socket.
         path: PathBuf,

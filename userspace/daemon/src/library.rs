@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nix::errno::Errno;
-use peerfs_format::{Digest, METADATA_MAX};
+use peerfs_format::{Digest, Manifest, METADATA_MAX};
 use peerfs_peer::Priority;
 use peerfs_store::{Error as StoreError, Pack};
 
@@ -99,7 +99,7 @@ impl Library {
         self.fetch(digest, vec![Part::Whole], subject, purpose)
             .await?;
         let bytes = self.disk.run(read).await?;
-        if digest == purpose.manifest {
+        if digest == purpose.manifest && Manifest::parse(&bytes).is_ok() {
             self.remember_image(digest, bytes.len() as u64).await?;
         }
         Ok(bytes)

@@ -99,7 +99,6 @@ impl RequestHandler for LibraryHandler {
         let result = match request {
             Request::Blob(request) => self.blob(request).await,
             Request::Chunks(request) => self.chunks(request).await,
-            Request::Cancel => Err(GetError::TimedOut),
         };
         result.map_err(|error| {
             let errno = error.errno();

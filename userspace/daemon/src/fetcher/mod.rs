@@ -102,11 +102,12 @@ impl Fetcher {
             ticket,
         };
         self.shared.changed.notify_one();
-        // The sender is only dropped when the daemon shuts down.
+        // The sender is only dropped with the order or with the fetcher, and both are still here.
         Ok(receiver.await.unwrap_or(Outcome::Unreachable))
     }
 
-    /// Works until `shutdown`; then all that is under way is broken off.
+    /// Works until `shutdown`; then all that is under way is broken off, and those who wait are not
+    /// told: the kernel's requests are for the next daemon.
     pub async fn run(&self, shutdown: CancellationToken) {
         let mut tasks = JoinSet::new();
         let mut events = self.shared.sources.node.subscribe();
@@ -124,10 +125,13 @@ impl Fetcher {
                 () = wakeup => (),
                 Some(_) = tasks.join_next() => (),
                 event = events.recv() => match event {
-                    Ok(Event::PeerConnected(_)) | Err(RecvError::Lagged(_)) => {
-                        self.shared.lock().scheduler.seek_anew();
+                    Ok(Event::PeerConnected(peer)) => {
+                        let wanted = self.shared.lock().scheduler.starving();
+                        let shared = Arc::clone(&self.shared);
+                        tasks.spawn(shared.ask_for_all(SourceId::Peer(peer), wanted));
                     }
-                    Ok(Event::PeerDisconnected(_)) => (),
+                    // Those that were missed are found by the next search.
+                    Ok(Event::PeerDisconnected(_)) | Err(RecvError::Lagged(_)) => (),
                     Err(RecvError::Closed) => {
                         shutdown.cancelled().await;
                         break;
@@ -135,7 +139,6 @@ impl Fetcher {
                 },
             }
         }
-        self.shared.lock().waiters.clear();
     }
 }
 

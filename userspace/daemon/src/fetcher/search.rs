@@ -16,6 +16,8 @@ use crate::source::{SourceId, Subject};
 
 /// Peers that one search asks what they have.
 const PEERS_MAX: usize = 32;
+/// Contents that a new source is asked for at a time.
+const QUESTIONS_MAX: usize = 16;
 
 impl Shared {
     /// Asks around who has how much of a content, and offers each answer to the scheduler as soon
@@ -63,6 +65,16 @@ impl Shared {
             }
         }
         trace!(%content, peers = asked.len(), "search ended");
+    }
+
+    /// Asks a new source for contents of which nobody has what is most urgent.
+    pub(super) async fn ask_for_all(self: Arc<Self>, id: SourceId, wanted: Vec<(Digest, Subject)>) {
+        stream::iter(wanted)
+            .for_each_concurrent(QUESTIONS_MAX, |(content, subject)| {
+                let shared = &self;
+                async move { shared.ask(id, content, &subject).await }
+            })
+            .await;
     }
 
     async fn ask(&self, id: SourceId, content: Digest, subject: &Subject) {

@@ -44,7 +44,7 @@ impl From<SourceError> for Stop {
 impl Shared {
     pub(super) async fn transfer(self: Arc<Self>, transfer: Transfer) {
         let end = match self.sources.get(transfer.source) {
-            Some(source) => self.carry_out(&transfer, source.as_ref()).await,
+            Some(source) => self.carry_out(&transfer, source).await,
             None => End::Answered,
         };
         let mut state = self.lock();
@@ -54,10 +54,10 @@ impl Shared {
         self.changed.notify_one();
     }
 
-    async fn carry_out(&self, transfer: &Transfer, source: &dyn Source) -> End {
+    async fn carry_out(&self, transfer: &Transfer, source: Arc<dyn Source>) -> End {
         let result = match &transfer.subject {
-            Subject::Blob { .. } => self.fetch_blob(transfer, source).await,
-            Subject::Pack { pack, .. } => self.fetch_chunks(transfer, source, pack).await,
+            Subject::Blob { .. } => self.fetch_blob(transfer, source.as_ref()).await,
+            Subject::Pack { pack, .. } => self.fetch_chunks(transfer, source.as_ref(), pack).await,
         };
         match result {
             Ok(()) | Err(Stop::Source(SourceError::Missing)) => End::Answered,
@@ -66,19 +66,22 @@ impl Shared {
                 End::Failed
             }
             Err(Stop::Lie) => {
-                warn!(
-                    source = ?transfer.source,
-                    content = %transfer.content,
-                    "sent wrong bytes and is not asked again"
-                );
-                self.traffic.lied();
-                self.tell(|scheduler| scheduler.ban(transfer.source));
-                source
-                    .ban(&format!("wrong bytes for {}", transfer.content))
-                    .await;
+                self.drop_liar(transfer, source);
                 End::Failed
             }
         }
+    }
+
+    fn drop_liar(&self, transfer: &Transfer, source: Arc<dyn Source>) {
+        // Several of its transfers may find it out.
+        if !self.tell(|scheduler| scheduler.ban(transfer.source)) {
+            return;
+        }
+        let content = transfer.content;
+        warn!(source = ?transfer.source, %content, "sent wrong bytes and is not asked again");
+        self.traffic.lied();
+        // Not within this task, which the scheduler now stops.
+        tokio::spawn(async move { source.ban(&format!("wrong bytes for {content}")).await });
     }
 
     async fn fetch_blob(&self, transfer: &Transfer, source: &dyn Source) -> Result<(), Stop> {

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::hash::Hash;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use peerfs_format::Digest;
 use peerfs_peer::Priority;
 
+use super::source::SourceState;
 use super::transfer::Transfer;
 use super::{Action, Part, Scheduler, TransferId};
 
@@ -41,7 +42,7 @@ where
         let slow: Vec<TransferId> = self
             .transfers
             .iter()
-            .filter(|(_, transfer)| transfer.last_progress + self.limits.hedge_after <= now)
+            .filter(|(_, transfer)| transfer.last_progress + self.patience(transfer) <= now)
             .map(|(&id, _)| id)
             .collect();
         for id in slow {
@@ -83,6 +84,17 @@ where
                 });
             }
         }
+    }
+
+    /// How long a transfer may make no progress before a second source is asked too: longer for one
+    /// that is known to be slow, so that a slow line is not asked to carry everything twice.
+    pub(super) fn patience(&self, transfer: &Transfer<Source>) -> Duration {
+        let pace = self
+            .sources
+            .get(&transfer.source)
+            .and_then(SourceState::pace)
+            .unwrap_or_default();
+        self.limits.hedge_after.max(4 * pace)
     }
 
     /// The sources that can take a transfer, the quickest first.

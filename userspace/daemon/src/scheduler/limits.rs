@@ -21,9 +21,10 @@ pub struct Limits {
     /// Parts that one transfer asks for.
     pub parts_per_transfer: usize,
     /// A part that a reader waits for is asked of a second source when its transfer has made no
-    /// progress for so long.
+    /// progress for so long, or for four times as long as the source took from part to part before.
     pub hedge_after: Duration,
-    /// A transfer is broken off when it has made no progress for so long.
+    /// A transfer is broken off when it has made no progress for so long. Long enough for the longest
+    /// chunks over a slow line; that a peer is gone is noticed earlier by the node.
     pub stall_after: Duration,
     /// For how long a source is left alone after its first failure; doubled with each further one.
     pub backoff_first: Duration,
@@ -31,7 +32,8 @@ pub struct Limits {
     pub backoff_longest: Duration,
     /// Between two searches for sources of a content that nobody known has.
     pub seek_interval: Duration,
-    /// When sources of a wanted content are looked for again although some are known.
+    /// When sources of a wanted content are looked for again although some are known: there may be
+    /// more, and those who fetch have more than they said.
     pub seek_again_after: Duration,
 }
 
@@ -45,11 +47,11 @@ impl Default for Limits {
             transfers_per_source: 4,
             parts_per_transfer: 16,
             hedge_after: Duration::from_millis(750),
-            stall_after: Duration::from_secs(5),
+            stall_after: Duration::from_secs(20),
             backoff_first: Duration::from_millis(250),
             backoff_longest: Duration::from_secs(8),
             seek_interval: Duration::from_secs(1),
-            seek_again_after: Duration::from_secs(30),
+            seek_again_after: Duration::from_secs(5),
         }
     }
 }

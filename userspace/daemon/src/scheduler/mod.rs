@@ -279,9 +279,11 @@ where
         }
     }
 
-    /// A source sent wrong bytes: it is never asked again.
-    pub fn ban(&mut self, source: Source) {
-        self.banned.put(source, ());
+    /// A source sent wrong bytes: it is never asked again. False if that was known already.
+    pub fn ban(&mut self, source: Source) -> bool {
+        if self.banned.put(source, ()).is_some() {
+            return false;
+        }
         let transfers: Vec<TransferId> = self
             .transfers
             .iter()
@@ -295,13 +297,19 @@ where
             content.offers.remove(&source);
         }
         self.sources.remove(&source);
+        true
     }
 
-    /// There may be sources that were not there before: whatever has none is looked for again.
-    pub fn seek_anew(&mut self) {
-        for content in self.contents.values_mut() {
-            content.sought = None;
-        }
+    /// The contents of which nobody is known to have the most urgent part.
+    pub fn starving(&self) -> Vec<(Digest, Subject)> {
+        self.contents
+            .iter()
+            .filter(|(_, content)| {
+                let first = content.pending.first();
+                first.is_some_and(|rank| !content.offers.values().any(|offer| offer.has(rank.2)))
+            })
+            .map(|(&digest, content)| (digest, content.subject.clone()))
+            .collect()
     }
 
     /// Decides: what is to be done now, in this order.
@@ -320,7 +328,7 @@ where
         let deadline = self.deadlines.first().map(|&(deadline, _)| deadline);
         let transfers = self.transfers.values().flat_map(|transfer| {
             [
-                transfer.last_progress + self.limits.hedge_after,
+                transfer.last_progress + self.patience(transfer),
                 transfer.last_progress + self.limits.stall_after,
             ]
         });

@@ -6,9 +6,6 @@ use std::time::{Duration, Instant};
 
 use super::Limits;
 
-/// The weight of the newest measurement in the running average.
-const NEWEST_WEIGHT: f64 = 0.25;
-
 #[derive(Default)]
 pub(super) struct SourceState {
     /// Transfers that run.
@@ -17,19 +14,23 @@ pub(super) struct SourceState {
     pub(super) failures: u32,
     /// Not to be asked before.
     pub(super) idle_until: Option<Instant>,
-    /// Seconds from one part to the next, as a running average.
-    pace: Option<f64>,
+    /// From one part to the next, as a running average.
+    pace: Option<Duration>,
 }
 
 impl SourceState {
     pub(super) fn succeeded(&mut self, since_last: Duration) {
-        let newest = since_last.as_secs_f64();
         self.pace = Some(match self.pace {
-            Some(pace) => pace + NEWEST_WEIGHT * (newest - pace),
-            None => newest,
+            Some(pace) => (3 * pace + since_last) / 4,
+            None => since_last,
         });
         self.failures = 0;
         self.idle_until = None;
+    }
+
+    /// The time from one part to the next, if any came yet.
+    pub(super) fn pace(&self) -> Option<Duration> {
+        self.pace
     }
 
     pub(super) fn failed(&mut self, now: Instant, limits: &Limits) {
@@ -48,8 +49,8 @@ impl SourceState {
 
     /// Parts a second; a source that was not measured yet counts as quick, so that it is tried.
     pub(super) fn speed(&self) -> f64 {
-        /// The quickest that is told apart, in seconds from part to part.
-        const QUICKEST: f64 = 0.001;
-        1.0 / self.pace.unwrap_or(QUICKEST).max(QUICKEST)
+        /// The quickest that is told apart.
+        const QUICKEST: Duration = Duration::from_millis(1);
+        1.0 / self.pace.unwrap_or(QUICKEST).max(QUICKEST).as_secs_f64()
     }
 }

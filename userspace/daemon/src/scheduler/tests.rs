@@ -223,7 +223,8 @@ fn a_lying_source_is_dropped_and_never_asked_again() {
     bench.scheduler.offer(PACK, "liar", Have::Complete);
     bench.poll();
     assert_eq!(bench.asked("liar").len(), 4);
-    bench.scheduler.ban("liar");
+    assert!(bench.scheduler.ban("liar"));
+    assert!(!bench.scheduler.ban("liar"), "known already");
     bench.scheduler.offer(PACK, "liar", Have::Complete);
     bench.poll();
     assert_eq!(bench.stopped.len(), 1);
@@ -252,12 +253,41 @@ fn a_reader_does_not_wait_for_a_stalled_source() {
 }
 
 #[test]
+fn a_source_that_is_slow_by_nature_gets_more_time() {
+    let mut bench = Bench::new(Limits::default());
+    bench.chunks(PACK, 0..2, Priority::Demand);
+    bench.scheduler.offer(PACK, "slow", Have::Complete);
+    bench.poll();
+    let (transfer, ..) = bench.running[0];
+    bench.now += Duration::from_millis(500);
+    bench
+        .scheduler
+        .received(transfer, PACK, Part::Chunk(0), bench.now);
+    bench.scheduler.offer(PACK, "other", Have::Complete);
+    bench.wait(Duration::from_millis(1999));
+    assert_eq!(bench.asked("other"), []);
+    bench.wait(Duration::from_millis(1));
+    assert_eq!(bench.asked("other"), [Part::Chunk(1)]);
+}
+
+#[test]
+fn what_nobody_has_is_known_to_starve() {
+    let mut bench = Bench::new(Limits::default());
+    bench.chunks(PACK, 0..1, Priority::Demand);
+    bench.chunks(OTHER_PACK, 0..1, Priority::Demand);
+    bench.scheduler.offer(PACK, "a", Have::Complete);
+    assert_eq!(bench.scheduler.starving(), [(OTHER_PACK, ())]);
+}
+
+#[test]
 fn a_stalled_transfer_is_broken_off_and_its_source_left_alone() {
     let mut bench = Bench::new(Limits::default());
     bench.chunks(PACK, 0..4, Priority::Readahead);
     bench.scheduler.offer(PACK, "stalled", Have::Complete);
     bench.poll();
-    bench.wait(Duration::from_secs(5));
+    bench.wait(Duration::from_secs(19));
+    assert_eq!(bench.stopped, []);
+    bench.wait(Duration::from_secs(1));
     assert_eq!(bench.stopped.len(), 1);
     assert_eq!(bench.asked("stalled"), []);
     bench.wait(Duration::from_millis(250));

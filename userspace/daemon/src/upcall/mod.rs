@@ -11,5 +11,5 @@ mod server;
 mod tests;
 
 pub use device::{Device, Ioctls, KernelIoctls};
-pub use request::Request;
+pub use request::{Message, Request};
 pub use server::{serve, RequestHandler};

@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Device, Ioctls, Request};
+use super::{Device, Ioctls, Message, Request};
 
 /// Room for many requests in one read.
 const READ_SIZE: usize = 16 * REQUEST_MAX;
@@ -22,8 +22,8 @@ const READ_SIZE: usize = 16 * REQUEST_MAX;
 /// Gets what the kernel asks for.
 #[async_trait]
 pub trait RequestHandler: Send + Sync + 'static {
-    /// Gets it into the store and returns the file that holds it, or the errno to answer. Never
-    /// called with [`Request::Cancel`]; when a request is cancelled, the future is dropped.
+    /// Gets it into the store and returns the file that holds it, or the errno to answer. When the
+    /// request is cancelled, the future is dropped.
     async fn handle(&self, request: Request) -> Result<OwnedFd, Errno>;
 
     /// The number of requests that are being handled has changed.
@@ -69,9 +69,9 @@ pub async fn serve<I: Ioctls>(
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
                 while !batch.is_empty() {
-                    let (id, request) = Request::take(&mut batch)
+                    let (id, message) = Message::take(&mut batch)
                         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-                    server.take(id, request);
+                    server.take(id, message);
                 }
             }
         }
@@ -90,16 +90,16 @@ struct Server<I> {
 }
 
 impl<I: Ioctls> Server<I> {
-    fn take(&mut self, id: u64, request: peerfs_format::Result<Request>) {
-        let request = match request {
-            Ok(Request::Cancel) => {
+    fn take(&mut self, id: u64, message: peerfs_format::Result<Message>) {
+        let request = match message {
+            Ok(Message::Cancel) => {
                 debug!(id, "cancelled");
                 if let Some(task) = self.requests.remove(&id) {
                     task.abort();
                 }
                 return;
             }
-            Ok(request) => request,
+            Ok(Message::Request(request)) => request,
             Err(error) => {
                 warn!(id, %error, "the kernel's request is not understood");
                 answer(&self.device, id, Err(Errno::EIO));
