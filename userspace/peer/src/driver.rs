@@ -10,7 +10,7 @@ use futures::StreamExt;
 use libp2p::kad::{self, GetProvidersOk, QueryId, QueryResult};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::DialOpts;
-use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
+use libp2p::swarm::{ConnectionError, ConnectionId, DialError, SwarmEvent};
 use libp2p::{identify, mdns, ping, Multiaddr, PeerId, Swarm};
 use peerfs_format::Digest;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -184,21 +184,10 @@ impl Driver {
                 ..
             } => {
                 self.dialer.connected(connection_id, peer_id);
-                let address = endpoint.get_remote_address().clone();
-                if self.peers.connected(peer_id, address.clone()) {
-                    tracing::info!(peer = %peer_id, %address, "peer connected");
-                    // Nobody may be listening, which is no error.
-                    let _ = self.events.send(Event::PeerConnected(peer_id));
-                }
+                self.on_connected(peer_id, endpoint.get_remote_address());
             }
             SwarmEvent::ConnectionClosed { peer_id, cause, .. } => {
-                if self.peers.disconnected(peer_id) {
-                    self.dialer.disconnected(peer_id, Instant::now());
-                    self.client.forget_unless_connected(peer_id);
-                    let cause = cause.as_ref().map(tracing::field::display);
-                    tracing::info!(peer = %peer_id, cause, "peer disconnected");
-                    let _ = self.events.send(Event::PeerDisconnected(peer_id));
-                }
+                self.on_disconnected(peer_id, cause.as_ref());
             }
             SwarmEvent::OutgoingConnectionError {
                 connection_id,
@@ -223,6 +212,24 @@ impl Driver {
                 tracing::warn!(%error, "a listener failed");
             }
             _ => {}
+        }
+    }
+
+    fn on_connected(&mut self, peer: PeerId, address: &Multiaddr) {
+        if self.peers.connected(peer, address.clone()) {
+            tracing::info!(%peer, %address, "peer connected");
+            // Nobody may be listening, which is no error.
+            let _ = self.events.send(Event::PeerConnected(peer));
+        }
+    }
+
+    fn on_disconnected(&mut self, peer: PeerId, cause: Option<&ConnectionError>) {
+        if self.peers.disconnected(peer) {
+            self.dialer.disconnected(peer, Instant::now());
+            self.client.forget_unless_connected(peer);
+            let cause = cause.map(tracing::field::display);
+            tracing::info!(%peer, cause, "peer disconnected");
+            let _ = self.events.send(Event::PeerDisconnected(peer));
         }
     }
 

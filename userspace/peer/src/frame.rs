@@ -377,10 +377,11 @@ impl Frame for Request {
 /// The rest of a payload as numbers of chunks, each of them once.
 fn chunk_numbers(fields: &mut Fields) -> Result<Vec<u32>, FrameError> {
     let mut rest = fields.rest();
-    if rest.len() % 4 != 0 || !(1..=CHUNKS_PER_REQUEST).contains(&(rest.len() / 4)) {
+    let count = rest.len() / 4;
+    if count * 4 != rest.len() || !(1..=CHUNKS_PER_REQUEST).contains(&count) {
         return Err(fields.malformed());
     }
-    let mut numbers = Vec::with_capacity(rest.len() / 4);
+    let mut numbers = Vec::with_capacity(count);
     while let Ok(number) = rest.try_get_u32_le() {
         numbers.push(number);
     }
