@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, ScopedJoinHandle};
 
-use crossbeam_channel::bounded;
+use flume::bounded;
 use peerfs_format::{Digest, PackRecord, ShardRecord, METADATA_MAX};
 use peerfs_store::{write_image, ImageBlobs, Store};
 

@@ -3,7 +3,7 @@
 //! The compressing stage.
 
 use bytes::Bytes;
-use crossbeam_channel::Receiver;
+use flume::Receiver;
 use peerfs_format::Codec;
 use peerfs_store::sha256;
 use zstd::bulk::Compressor;

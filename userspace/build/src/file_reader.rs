@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use crossbeam_channel::{Receiver, Sender};
+use flume::{Receiver, Sender};
 use peerfs_store::sha256;
 use rustix::fs::{fstat, openat, seek, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender};
+use flume::{Receiver, Sender};
 use peerfs_format::{Codec, Digest};
 
 use crate::expected::Expected;

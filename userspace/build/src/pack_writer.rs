@@ -4,7 +4,7 @@
 
 use std::thread;
 
-use crossbeam_channel::{bounded, Receiver};
+use flume::{bounded, Receiver};
 use peerfs_format::{peerfs_capnp, ChunkRecord, PackRecord, Record, PACK_MAX, PACK_TARGET};
 use peerfs_store::{BlobWriter, Store};
 

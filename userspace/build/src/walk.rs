@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crossbeam_channel::{bounded, Sender};
+use flume::{bounded, Sender};
 use peerfs_format::{EntryRecord, FileType, Record, CHUNK_AVERAGE, CHUNK_MAX, ROOT_INODE};
 use rustix::fs::{
     fstat, major, minor, openat, readlinkat, statat, AtFlags, Dir, Mode, OFlags, Stat, CWD,

@@ -84,22 +84,23 @@ pub(crate) fn of_entry(directory: BorrowedFd<'_>, name: &[u8], path: &Path) -> R
 
 fn read(
     path: &Path,
-    list: impl FnOnce(&mut [u8]) -> rustix::io::Result<usize>,
-    mut get: impl FnMut(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
+    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    get: impl Fn(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
 ) -> Result<XattrSet> {
+    // Asks for the length only; most files have none.
+    match list(&mut []) {
+        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        _ => (),
+    }
     let mut names = vec![0; LINUX_MAX];
-    let length = match list(&mut names) {
-        Ok(length) => length,
-        Err(Errno::OPNOTSUPP) => 0,
-        Err(errno) => return Err(Error::tree("list the extended attributes of", path)(errno)),
-    };
+    let length = list(&mut names).map_err(Error::tree("list the extended attributes of", path))?;
     let names = names.get(..length).unwrap_or_default();
     let mut set = Vec::new();
     for name in names.split(|&byte| byte == 0) {
         if name.is_empty() {
             continue;
         }
-        let mut value: Vec<u8> = vec![0; LINUX_MAX];
+        let mut value = vec![0; LINUX_MAX];
         match get(name, &mut value) {
             Ok(length) => value.truncate(length),
             Err(Errno::NODATA) => return Err(Error::Changed(path.to_owned())),
