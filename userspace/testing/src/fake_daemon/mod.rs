@@ -115,6 +115,8 @@ struct Daemon {
     source: Source,
     target: Target,
     rng: Rng,
+    /// The last request that was answered.
+    answered: u64,
 }
 
 /// Serves until it is killed; prints a line for each request. Ends with an error if the kernel took
@@ -137,6 +139,7 @@ pub(crate) fn run(settings: Settings) -> Result<()> {
         source: Source::new(settings.source),
         target: Target::new(settings.root_dir),
         rng: Rng::with_seed(11),
+        answered: 0,
     };
     let mut buffer = vec![0; REQUEST_MAX];
     loop {
@@ -161,6 +164,7 @@ pub(crate) fn run(settings: Settings) -> Result<()> {
             };
             thread::sleep(Duration::from_millis(settings.delay));
             daemon.serve(header.id, &request.map_err(malformed)?)?;
+            daemon.answered = header.id;
         }
     }
 }
@@ -268,7 +272,8 @@ impl Daemon {
             Request::Chunks(chunks) => inline(&self.source.chunks(chunks)?.0),
         };
         let readable = self.target.readable()?;
-        for other in [0, id + 1, id + 1000, u64::MAX, id ^ (1 << 63)] {
+        // The next ids may be those of requests that were read with this one.
+        for other in [0, self.answered, id + 100_000, u64::MAX, id ^ (1 << 63)] {
             for (operation, payload) in [(Operation::Data, &payload[..]), (Operation::Filled, &[])]
             {
                 let result = self.write(&message(operation, other, payload));
