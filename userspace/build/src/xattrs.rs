@@ -4,9 +4,11 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use peerfs_format::SYMLINK_MAX;
 use rustix::fs::{fgetxattr, flistxattr, lgetxattr, llistxattr};
 use rustix::io::Errno;
 
@@ -69,12 +71,16 @@ pub(crate) fn of_descriptor(file: BorrowedFd<'_>, path: &Path) -> Result<XattrSe
     )
 }
 
-/// The extended attributes of something in an open directory that can't be opened itself, such as a
-/// symbolic link or a device; `path` is for messages.
+/// The extended attributes of something at `path` that can't be opened itself, such as a symbolic
+/// link or a device: the entry `name` of an open directory.
 pub(crate) fn of_entry(directory: BorrowedFd<'_>, name: &[u8], path: &Path) -> Result<XattrSet> {
-    // Linux had no call for it before 6.13.
-    let mut place = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
-    place.extend_from_slice(name);
+    // Linux had no call that takes the directory before 6.13, and paths have a limit: the same as
+    // that of symbolic links' targets.
+    let mut place = path.as_os_str().as_bytes().to_vec();
+    if place.len() > SYMLINK_MAX {
+        place = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
+        place.extend_from_slice(name);
+    }
     read(
         path,
         |buffer| llistxattr(place.as_slice(), buffer),
