@@ -59,13 +59,6 @@ impl MountOptions {
         let attributes = &mut self.attributes.0;
         match (name, value) {
             ("manifest", Some(value)) => self.manifest = Some(value.to_owned()),
-            ("rw", None) => {
-                return Err(Error::MountOption(
-                    "images are read-only: leave out the mount option rw; for a writable tree use \
-                     the mount as a lower layer of overlayfs"
-                        .to_owned(),
-                ))
-            }
             ("nosuid", None) => *attributes |= MountAttrFlags::MOUNT_ATTR_NOSUID,
             ("suid", None) => *attributes -= MountAttrFlags::MOUNT_ATTR_NOSUID,
             ("nodev", None) => *attributes |= MountAttrFlags::MOUNT_ATTR_NODEV,
@@ -75,11 +68,12 @@ impl MountOptions {
             ("nosymfollow", None) => *attributes |= MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW,
             ("noatime", None) => *attributes |= MountAttrFlags::MOUNT_ATTR_NOATIME,
             ("nodiratime", None) => *attributes |= MountAttrFlags::MOUNT_ATTR_NODIRATIME,
-            // For mount(8), systemd and fstab, or the default anyway.
+            // For mount(8), systemd and fstab, or the default anyway. mount(8) says rw to a helper
+            // unless it is told otherwise; images are read-only all the same.
             (
-                "ro" | "defaults" | "auto" | "noauto" | "user" | "nouser" | "users" | "group"
-                | "owner" | "nofail" | "_netdev" | "relatime" | "atime" | "diratime" | "async"
-                | "silent" | "symfollow",
+                "ro" | "rw" | "defaults" | "auto" | "noauto" | "user" | "nouser" | "users"
+                | "group" | "owner" | "nofail" | "_netdev" | "relatime" | "atime" | "diratime"
+                | "async" | "silent" | "symfollow",
                 None,
             ) => (),
             ("comment", _) => (),
@@ -99,7 +93,7 @@ mod tests {
     #[test]
     fn options_are_sorted_by_who_cares() {
         let mut options = MountOptions::default();
-        let list = "ro,root_dir=/a=b,timeout=5,nosuid,noauto,x-systemd.automount,,manifest=ff,new";
+        let list = "rw,root_dir=/a=b,timeout=5,nosuid,noauto,x-systemd.automount,,manifest=ff,new";
         options.add(OsStr::new(list)).unwrap();
         assert_eq!(
             options,
@@ -112,6 +106,5 @@ mod tests {
                 ),
             }
         );
-        assert!(options.add(OsStr::new("rw")).is_err());
     }
 }
