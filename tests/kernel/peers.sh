@@ -107,6 +107,31 @@ finished one
 stop liar
 stop seed
 
+check "a machine's own peerfsd is killed while 8 readers wait; started again, it serves them all"
+start_peer liar stall
+reader one
+mount_image /tmp/store.one "$image" mnt.one ,timeout=120
+files=(large-random large-text random-262145 random-262144 random-65537 random-65536 random-262143 shifted-large-random)
+waiting=()
+for file in "${files[@]}"; do
+    cat "mnt.one/content/$file" >"out.$file" 2>"err.$file" &
+    waiting+=($!)
+done
+wait_until 40 grep -q '^chunk' log.liar
+stop one KILL
+for reader in "${waiting[@]}"; do kill -0 "$reader" || fail "a reader did not wait"; done
+stop liar
+start seed /tmp/seed
+start one /tmp/store.one
+for number in "${!files[@]}"; do
+    wait "${waiting[number]}" || fail "${files[number]}: $(<"err.${files[number]}")"
+    cmp "tree/content/${files[number]}" "out.${files[number]}"
+done
+umount mnt.one
+stop one
+stop seed
+rm -r store.one
+
 check "a seed dies in the middle; another one has it too"
 cp -a seed second
 start seed /tmp/seed
