@@ -3,7 +3,7 @@
 //! `peerfs mount` and `peerfs umount`.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -97,9 +97,12 @@ impl MountRequest {
         };
         let context = fsopen("peerfs", FsOpenFlags::FSOPEN_CLOEXEC)
             .map_err(|errno| failed(open_hint(errno).to_owned(), errno))?;
+        // In /proc/mounts it means the same wherever one is. The kernel tells what is wrong with it.
+        let root_dir = self.root_dir.canonicalize();
+        let root_dir = root_dir.as_ref().unwrap_or(&self.root_dir);
         let configure = || -> rustix::io::Result<()> {
             fsconfig_set_string(&context, "source", self.source.as_str())?;
-            fsconfig_set_string(&context, "root_dir", self.root_dir.as_path())?;
+            fsconfig_set_string(&context, "root_dir", root_dir.as_path())?;
             fsconfig_set_string(&context, "manifest", manifest.to_string())?;
             for (name, value) in &self.options.others {
                 match value {
@@ -109,10 +112,7 @@ impl MountRequest {
             }
             fsconfig_create(&context)
         };
-        configure().map_err(|errno| {
-            use std::os::fd::AsFd;
-            failed(kernel_log(context.as_fd()), errno)
-        })?;
+        configure().map_err(|errno| failed(kernel_log(context.as_fd()), errno))?;
         let attributes = self.options.attributes.0;
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
             .and_then(|mount| {

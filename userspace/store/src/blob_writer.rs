@@ -3,7 +3,7 @@
 //! Writing a blob that gets its name from its content.
 
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 
 use peerfs_format::Digest;
 use rustix::fs::{flock, FlockOperation};
@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use crate::digest::sha256_file;
 use crate::layout::Layout;
-use crate::{Error, Result, Sha256Writer};
+use crate::{whole_file, Error, Result, Sha256Writer};
 
 /// A blob being written. Nothing has its final name before [`BlobWriter::finish`]; dropping it
 /// earlier leaves nothing.
@@ -25,10 +25,7 @@ pub struct BlobWriter {
 impl BlobWriter {
     pub(crate) fn new(layout: &Layout) -> Result<Self> {
         let tmp = layout.tmp();
-        let file = tempfile::Builder::new()
-            .permissions(std::fs::Permissions::from_mode(0o644))
-            .tempfile_in(&tmp)
-            .map_err(Error::io("create a file in", &tmp))?;
+        let file = whole_file::create(&tmp).map_err(Error::io("create a file in", &tmp))?;
         // Says to other processes that the file is in use: see Store::remove_abandoned.
         flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|errno| Error::io("lock", file.path())(errno.into()))?;

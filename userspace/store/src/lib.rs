@@ -31,6 +31,7 @@ mod tags;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod whole_file;
 
 pub use blob_writer::BlobWriter;
 pub use chunk::decode_chunk;

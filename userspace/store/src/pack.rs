@@ -14,6 +14,7 @@ use crate::chunk::is_stored_chunk;
 use crate::digest::sha256_file;
 use crate::layout::Layout;
 use crate::presence_map::{full_bits, PresenceMap};
+use crate::whole_file::sync_directory;
 use crate::{sha256, Error, Result};
 
 /// A pack of the store. All methods may be called from many threads; they block on the disk.
@@ -281,6 +282,8 @@ impl Pack {
         let blob = self.layout.blob(self.digest());
         fs::rename(&partial, &blob).map_err(Error::io("create", &blob))?;
         state.map = None;
+        // Not without the map before the pack has its new name for good.
+        sync_directory(&self.layout.blobs()).map_err(Error::io("create", &blob))?;
         let map = self.layout.map(self.digest());
         fs::remove_file(&map).map_err(Error::io("remove", &map))
     }

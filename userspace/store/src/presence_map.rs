@@ -2,15 +2,15 @@
 
 //! The map file beside a partial pack.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use peerfs_format::{Digest, PresenceHeader, PRESENCE_HEADER_SIZE};
 
 use crate::layout::Layout;
-use crate::{Error, Result};
+use crate::{whole_file, Error, Result};
 
 /// Which chunks of a partial pack are there: the file, and a copy of its bits.
 pub(crate) struct PresenceMap {
@@ -26,14 +26,17 @@ impl PresenceMap {
     /// Reads the map of a pack; None if there is no valid one.
     pub(crate) fn read(layout: &Layout, pack: &Digest, chunk_count: u32) -> Result<Option<Self>> {
         let path = layout.map(pack);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("read", &path)(error)),
-        };
         let expected = PresenceHeader {
             chunk_count,
             pack: *pack,
+        };
+        let length = PRESENCE_HEADER_SIZE + expected.bits_size();
+        let bytes = match whole_file::read(&path, length as u64) {
+            Ok(bytes) => bytes,
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::FileTooLarge => return Ok(None),
+                _ => return Err(Error::io("read", &path)(error)),
+            },
         };
         let bits = match bytes.split_at_checked(PRESENCE_HEADER_SIZE) {
             Some((header, bits)) if PresenceHeader::parse(header) == Ok(expected) => bits,
@@ -81,17 +84,8 @@ impl PresenceMap {
         } else {
             vec![0; header.bits_size()]
         };
-        let write = || -> io::Result<()> {
-            let mut file = tempfile::Builder::new()
-                .permissions(fs::Permissions::from_mode(0o644))
-                .tempfile_in(layout.tmp())?;
-            file.write_all(&header.to_bytes())?;
-            file.write_all(&bits)?;
-            file.as_file().sync_data()?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        write().map_err(Error::io("create", &path))?;
+        let content = [header.to_bytes().as_slice(), &bits].concat();
+        whole_file::replace(&layout.tmp(), &path, &content).map_err(Error::io("create", &path))?;
         Ok(Self::with_bits(path, None, bits, chunk_count))
     }
 

@@ -15,10 +15,13 @@ use rustix::fs::{flock, FlockOperation};
 
 use crate::layout::Layout;
 use crate::tags::TagIndex;
-use crate::{sha256, BlobWriter, Error, Pack, Result, TaggedImage};
+use crate::{sha256, whole_file, BlobWriter, Error, Pack, Result, TaggedImage};
 
 /// How old a file in `tmp/` that nobody has locked must be to count as abandoned.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60);
+
+/// The most bytes of an `oci-layout` file that are read.
+const LAYOUT_MAX: u64 = 64 * 1024;
 
 const OCI_LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}\n";
 
@@ -53,7 +56,7 @@ impl Store {
     pub fn open(root_dir: &Path) -> Result<Self> {
         let layout = Layout::new(root_dir);
         let path = layout.oci_layout();
-        let text = fs::read(&path).map_err(|source| match source.kind() {
+        let text = whole_file::read(&path, LAYOUT_MAX).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
                 Error::NotAStore(root_dir.to_owned())
             }
@@ -101,7 +104,8 @@ impl Store {
             // What makes it a store comes last.
             TagIndex::create(&layout)?;
             let path = layout.oci_layout();
-            fs::write(&path, OCI_LAYOUT).map_err(Error::io("create", &path))?;
+            whole_file::replace(&layout.tmp(), &path, OCI_LAYOUT.as_bytes())
+                .map_err(Error::io("create", &path))?;
         }
         let store = Self::open(root_dir)?;
         store.remove_abandoned()?;

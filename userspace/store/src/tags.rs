@@ -3,9 +3,7 @@
 //! `index.json`: which images are in the store, and what they are called.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
 
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 use peerfs_format::{Digest, METADATA_MAX};
@@ -13,6 +11,7 @@ use rustix::fs::{flock, FlockOperation};
 
 use crate::layout::Layout;
 use crate::oci::{descriptor, media_type, new_index};
+use crate::whole_file::{self, sync_directory};
 use crate::{Error, Result, Store};
 
 /// OCI's annotation for the name of an image in a layout.
@@ -45,7 +44,7 @@ impl TagIndex {
 
     pub(crate) fn read(layout: &Layout) -> Result<Self> {
         let path = layout.index();
-        let text = fs::read(&path).map_err(Error::io("read", &path))?;
+        let text = whole_file::read(&path, METADATA_MAX).map_err(Error::io("read", &path))?;
         let index = serde_json::from_slice(&text).map_err(|error| Error::Layout {
             path,
             reason: error.to_string(),
@@ -68,15 +67,11 @@ impl TagIndex {
         let path = layout.index();
         let write = || -> std::io::Result<()> {
             // The blobs' names must be on the disk before what refers to them.
-            File::open(layout.blobs())?.sync_all()?;
-            let mut file = tempfile::Builder::new()
-                .permissions(fs::Permissions::from_mode(0o644))
-                .tempfile_in(layout.tmp())?;
-            serde_json::to_writer_pretty(&mut file, &self.index)?;
-            file.write_all(b"\n")?;
-            file.as_file().sync_data()?;
-            file.persist(&path)?;
-            File::open(layout.root_dir())?.sync_all()
+            sync_directory(&layout.blobs())?;
+            let mut text = serde_json::to_vec_pretty(&self.index)?;
+            text.push(b'\n');
+            whole_file::replace(&layout.tmp(), &path, &text)?;
+            sync_directory(layout.root_dir())
         };
         write().map_err(Error::io("write", &path))
     }
