@@ -126,7 +126,7 @@ impl Fetcher {
                 Some(_) = tasks.join_next() => (),
                 event = events.recv() => match event {
                     Ok(Event::PeerConnected(peer)) => {
-                        let wanted = self.shared.lock().scheduler.starving();
+                        let wanted = self.shared.lock().scheduler.wanted();
                         let shared = Arc::clone(&self.shared);
                         tasks.spawn(shared.ask_for_all(SourceId::Peer(peer), wanted));
                     }

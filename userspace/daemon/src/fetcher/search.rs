@@ -67,7 +67,7 @@ impl Shared {
         trace!(%content, peers = asked.len(), "search ended");
     }
 
-    /// Asks a new source for contents of which nobody has what is most urgent.
+    /// Asks a new source for all that is wanted.
     pub(super) async fn ask_for_all(self: Arc<Self>, id: SourceId, wanted: Vec<(Digest, Subject)>) {
         stream::iter(wanted)
             .for_each_concurrent(QUESTIONS_MAX, |(content, subject)| {

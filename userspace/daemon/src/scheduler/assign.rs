@@ -2,7 +2,7 @@
 
 //! Which source is asked for which parts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
@@ -55,23 +55,32 @@ where
         }
     }
 
-    /// Asks for sources of contents of which the most urgent part has none.
+    /// Asks for sources: soon for contents of which the most urgent part has none that delivers,
+    /// now and then for all others that are wanted.
     pub(super) fn seek(&mut self, now: Instant) {
+        let slow: BTreeSet<Digest> = self
+            .transfers
+            .values()
+            .filter(|transfer| transfer.last_progress + self.patience(transfer) <= now)
+            .map(|transfer| transfer.content)
+            .collect();
         let sources = &self.sources;
         for (&digest, content) in &mut self.contents {
-            let Some(&(_, _, part)) = content.pending.first() else {
-                continue;
-            };
-            if content.seeking {
+            if content.seeking || content.wants.is_empty() {
                 continue;
             }
-            let offered = content.offers.iter().any(|(source, offer)| {
-                offer.has(part)
-                    && sources
-                        .get(source)
-                        .is_some_and(|source| source.is_usable(now))
-            });
-            let interval = if offered {
+            let is_offered = |part| {
+                content.offers.iter().any(|(source, offer)| {
+                    let usable = sources.get(source).is_some_and(|s| s.is_usable(now));
+                    usable && offer.has(part)
+                })
+            };
+            let is_served = !slow.contains(&digest)
+                && content
+                    .pending
+                    .first()
+                    .is_none_or(|&(_, _, part)| is_offered(part));
+            let interval = if is_served {
                 self.limits.seek_again_after
             } else {
                 self.limits.seek_interval

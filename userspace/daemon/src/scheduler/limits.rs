@@ -30,7 +30,7 @@ pub struct Limits {
     pub backoff_first: Duration,
     /// The longest that a source is left alone after a failure.
     pub backoff_longest: Duration,
-    /// Between two searches for sources of a content that nobody known has.
+    /// Between two searches for sources of a content that nobody known delivers.
     pub seek_interval: Duration,
     /// When sources of a wanted content are looked for again although some are known: there may be
     /// more, and those who fetch have more than they said.

@@ -300,14 +300,11 @@ where
         true
     }
 
-    /// The contents of which nobody is known to have the most urgent part.
-    pub fn starving(&self) -> Vec<(Digest, Subject)> {
+    /// The contents of which something is wanted: what a new source is to be asked for.
+    pub fn wanted(&self) -> Vec<(Digest, Subject)> {
         self.contents
             .iter()
-            .filter(|(_, content)| {
-                let first = content.pending.first();
-                first.is_some_and(|rank| !content.offers.values().any(|offer| offer.has(rank.2)))
-            })
+            .filter(|(_, content)| !content.wants.is_empty())
             .map(|(&digest, content)| (digest, content.subject.clone()))
             .collect()
     }
@@ -336,9 +333,14 @@ where
         let searches = self
             .contents
             .values()
-            .filter(|content| !content.pending.is_empty() && !content.seeking)
+            .filter(|content| !content.wants.is_empty() && !content.seeking)
             .filter_map(|content| content.sought)
-            .map(|sought| sought + self.limits.seek_interval);
+            .flat_map(|sought| {
+                [
+                    sought + self.limits.seek_interval,
+                    sought + self.limits.seek_again_after,
+                ]
+            });
         deadline
             .into_iter()
             .chain(

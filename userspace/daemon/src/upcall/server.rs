@@ -134,6 +134,13 @@ impl<I: Ioctls> Server<I> {
     }
 }
 
+impl<I> Drop for Server<I> {
+    fn drop(&mut self) {
+        // What was being handled is the kernel's again.
+        self.handler.in_flight(0);
+    }
+}
+
 fn answer<I: Ioctls>(device: &Device<I>, id: u64, result: Result<OwnedFd, Errno>) {
     let answered = match &result {
         Ok(file) => device.reply_file(id, file.as_fd()),

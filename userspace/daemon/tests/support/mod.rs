@@ -2,8 +2,6 @@
 
 //! What the tests with whole daemons share: a store with an image, daemons, and a kernel.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
-
 mod image;
 mod kernel;
 
