@@ -22,7 +22,9 @@ pub struct NodeConfig {
     pub listen: Vec<Multiaddr>,
     /// Whether peers on the same link are found by multicast DNS.
     pub mdns: bool,
-    /// Peers to stay connected to, each with or without `/p2p/<peer id>` at its end.
+    /// Peers to stay connected to, each with or without `/p2p/<peer id>` at its end. They may begin
+    /// with `/dns/<name>`, `/dns4/<name>` or `/dns6/<name>`; of several addresses all are tried if
+    /// the peer id is given, otherwise the first.
     pub bootstrap: Vec<Multiaddr>,
     /// Where banned peers are remembered; without it they are forgotten when the process ends.
     pub ban_list: Option<PathBuf>,

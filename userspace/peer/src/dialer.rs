@@ -40,6 +40,7 @@ struct Entry {
 #[derive(Debug, Eq, PartialEq)]
 enum State {
     Waiting(Instant),
+    Resolving,
     Dialing(ConnectionId),
     Connected,
 }
@@ -90,12 +91,26 @@ impl Dialer {
             .map(|entry| entry.target.clone())
     }
 
-    /// A target is being dialled.
+    /// A target that is due is being looked up.
+    pub(crate) fn resolving(&mut self, target: &Target) {
+        if let Some(entry) = self.entry(target) {
+            entry.state = State::Resolving;
+        }
+    }
+
+    /// A target could not be looked up.
+    pub(crate) fn unresolved(&mut self, target: &Target, now: Instant) {
+        if let Some(entry) = self.entry(target) {
+            entry.fail(now);
+        }
+    }
+
+    /// A target that was looked up is being dialled.
     pub(crate) fn dialing(&mut self, target: &Target, connection: ConnectionId) {
-        for entry in &mut self.entries {
-            if entry.target == *target {
-                entry.state = State::Dialing(connection);
-            }
+        // It may have connected meanwhile.
+        let resolving = |entry: &&mut Entry| entry.state == State::Resolving;
+        if let Some(entry) = self.entry(target).filter(resolving) {
+            entry.state = State::Dialing(connection);
         }
     }
 
@@ -116,8 +131,7 @@ impl Dialer {
     pub(crate) fn failed(&mut self, connection: ConnectionId, now: Instant) -> Option<Target> {
         let dialing = |entry: &&mut Entry| entry.state == State::Dialing(connection);
         let entry = self.entries.iter_mut().find(dialing)?;
-        entry.state = State::Waiting(now + entry.pause);
-        entry.pause = (entry.pause * 2).min(PAUSE_MAX);
+        entry.fail(now);
         Some(entry.target.clone())
     }
 
@@ -134,6 +148,19 @@ impl Dialer {
                 entry.state = State::Waiting(now + entry.pause);
             }
         }
+    }
+
+    fn entry(&mut self, target: &Target) -> Option<&mut Entry> {
+        self.entries
+            .iter_mut()
+            .find(|entry| entry.target == *target)
+    }
+}
+
+impl Entry {
+    fn fail(&mut self, now: Instant) {
+        self.state = State::Waiting(now + self.pause);
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 }
 
@@ -157,6 +184,8 @@ mod tests {
     fn dial(dialer: &mut Dialer, number: usize, now: Instant) -> bool {
         let target = dialer.due(now);
         if let Some(target) = &target {
+            dialer.resolving(target);
+            assert_eq!(dialer.due(now), None);
             dialer.dialing(target, connection(number));
         }
         target.is_some()

@@ -3,10 +3,12 @@
 //! The task that owns the swarm.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{FuturesUnordered, StreamExt};
 use libp2p::kad::{self, GetProvidersOk, QueryId, QueryResult};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::DialOpts;
@@ -22,6 +24,7 @@ use crate::behaviour::{Behaviour, BehaviourEvent, KADEMLIA_PROTOCOL};
 use crate::client::{Client, EXCHANGE_PROTOCOL};
 use crate::dialer::{peer_of, Dialer, Target};
 use crate::peer_table::PeerTable;
+use crate::resolver::resolve;
 use crate::{Event, NodeConfig};
 
 /// How often it is looked whether something is to be dialled or announced.
@@ -30,6 +33,9 @@ const TICK: Duration = Duration::from_millis(250);
 const ADDRESSES_PER_PEER: usize = 16;
 /// The lookups under way at a time; more are answered with nothing.
 const LOOKUPS_MAX: usize = 256;
+
+/// The lookups of host names at a time beyond which none is begun for [`Command::Connect`].
+const RESOLUTIONS_MAX: usize = 1024;
 
 /// What the other parts of a node want of the swarm.
 pub(crate) enum Command {
@@ -44,6 +50,9 @@ pub(crate) enum Command {
     Ban(PeerId),
 }
 
+/// Whose addresses were looked up, and what came of it.
+type Resolution = (Target, io::Result<Vec<Multiaddr>>);
+
 /// Owns the swarm.
 pub(crate) struct Driver {
     pub(crate) swarm: Swarm<Behaviour>,
@@ -56,6 +65,8 @@ pub(crate) struct Driver {
     loopback_only: bool,
     dialer: Dialer,
     dialer_max: usize,
+    /// As many as there are targets, and some more.
+    resolutions: FuturesUnordered<BoxFuture<'static, Resolution>>,
     announcer: Announcer,
     lookups: HashMap<QueryId, mpsc::Sender<PeerId>>,
 }
@@ -89,6 +100,7 @@ impl Driver {
             loopback_only: config.listen.iter().all(is_only_local),
             dialer_max: config.bootstrap.len() + config.connections_max as usize,
             dialer,
+            resolutions: FuturesUnordered::new(),
             announcer: Announcer::new(config.provider_record_lifetime / 3),
             lookups: HashMap::new(),
         }
@@ -103,6 +115,9 @@ impl Driver {
                 () = shutdown.cancelled() => return,
                 event = self.swarm.select_next_some() => self.on_event(event),
                 Some(command) = self.commands.recv() => self.on_command(command),
+                Some((target, addresses)) = self.resolutions.next() => {
+                    self.on_resolved(target, addresses);
+                }
                 _ = tick.tick() => {}
             }
             self.dial_due();
@@ -114,8 +129,8 @@ impl Driver {
         match command {
             Command::Connect(address) => {
                 // Tried once: dialling again is for those who are always to be connected.
-                if let Err(error) = self.swarm.dial(dial_options(&Target::Address(address))) {
-                    log_dial(&error);
+                if self.resolutions.len() < RESOLUTIONS_MAX {
+                    self.resolve(Target::Address(address));
                 }
             }
             Command::Provide(digest) => self.announcer.add(digest, Instant::now()),
@@ -142,12 +157,37 @@ impl Driver {
 
     fn dial_due(&mut self) {
         while let Some(target) = self.dialer.due(Instant::now()) {
-            let options = dial_options(&target);
-            let connection = options.connection_id();
-            self.dialer.dialing(&target, connection);
-            if let Err(error) = self.swarm.dial(options) {
-                self.dial_failed(connection, &error);
+            self.dialer.resolving(&target);
+            self.resolve(target);
+        }
+    }
+
+    /// Looks up the addresses of a target; what comes of it goes to [`Self::on_resolved`].
+    fn resolve(&mut self, target: Target) {
+        let resolution = async move {
+            let addresses = match &target {
+                Target::Address(address) => resolve(address).await,
+                // Those that the behaviours know are used.
+                Target::Peer(_) => Ok(Vec::new()),
+            };
+            (target, addresses)
+        };
+        self.resolutions.push(resolution.boxed());
+    }
+
+    fn on_resolved(&mut self, target: Target, addresses: io::Result<Vec<Multiaddr>>) {
+        let options = match (&target, addresses) {
+            (Target::Address(address), Err(error)) => {
+                tracing::warn!(%address, %error, "cannot look up the address");
+                self.dialer.unresolved(&target, Instant::now());
+                return;
             }
+            (_, addresses) => dial_options(&target, addresses.unwrap_or_default()),
+        };
+        let connection = options.connection_id();
+        self.dialer.dialing(&target, connection);
+        if let Err(error) = self.swarm.dial(options) {
+            self.dial_failed(connection, &error);
         }
     }
 
@@ -345,15 +385,19 @@ fn is_only_local(address: &Multiaddr) -> bool {
     }
 }
 
-fn dial_options(target: &Target) -> DialOpts {
-    match target {
-        Target::Peer(peer) => DialOpts::peer_id(*peer).build(),
-        Target::Address(address) => match peer_of(address) {
-            Some(peer) => DialOpts::peer_id(peer)
-                .addresses(vec![address.clone()])
-                .build(),
-            None => DialOpts::unknown_peer_id().address(address.clone()).build(),
-        },
+/// Without the id of the peer there can be one address only: two might be two peers.
+fn dial_options(target: &Target, mut addresses: Vec<Multiaddr>) -> DialOpts {
+    let peer = match target {
+        Target::Peer(peer) => return DialOpts::peer_id(*peer).build(),
+        Target::Address(address) => peer_of(address),
+    };
+    match peer {
+        Some(peer) => DialOpts::peer_id(peer).addresses(addresses).build(),
+        None => {
+            addresses.truncate(1);
+            let address = addresses.pop().unwrap_or_else(Multiaddr::empty);
+            DialOpts::unknown_peer_id().address(address).build()
+        }
     }
 }
 

@@ -37,6 +37,7 @@ mod peer_table;
 mod priority;
 mod provider;
 mod requester;
+mod resolver;
 mod responder;
 mod server;
 mod token_bucket;

@@ -315,7 +315,12 @@ async fn a_bootstrap_peer_is_dialled_again() {
     let mut settings = config();
     let first = start(settings.clone(), Store::default()).await;
     settings.listen = first.listen_addresses();
-    let client = start(config_with_bootstrap(&first), Store::default()).await;
+    // By name, which is looked up each time.
+    let mut client_settings = config_with_bootstrap(&first);
+    let address = client_settings.bootstrap[0].to_string();
+    let address = address.replace("/ip4/127.0.0.1/", "/dns4/localhost/");
+    client_settings.bootstrap = vec![address.parse().unwrap()];
+    let client = start(client_settings, Store::default()).await;
     connected(&client, first.peer_id()).await;
     first.shutdown().await;
     disconnected(&client, first.peer_id()).await;
