@@ -3,7 +3,8 @@
 # A directory with a million entries: what is not read is not needed.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 entries=1000000
-crowd=$("$PEERFS_TOP/scripts/crowd-image" --cached)
+crowd=$PEERFS_CACHE/images/crowd
+[[ -d $crowd ]] || fail "there is no $crowd: run scripts/crowd-image before"
 image=$(<"$crowd/digest")
 
 # The metadata that was asked for so far, in bytes.
