@@ -10,7 +10,7 @@ use peerfs_format::{ChunkRecord, Codec, Digest};
 
 use super::pack::{Pack, Place};
 use super::{ChunksRequest, Fetched, Hex, Origin, Store};
-use crate::vfs::{report, sha256};
+use crate::vfs::{report, sha256, OpenedFile};
 
 /// A verified and decoded chunk.
 pub(crate) struct Chunk {
@@ -29,8 +29,17 @@ pub(crate) enum Wait {
     No,
 }
 
-/// How often a reader asks for a chunk that then turns out to be wrong.
-const ATTEMPTS: usize = 2;
+/// How often a reader asks for a chunk: once because it is missing, once because what then was there
+/// turned out to be wrong.
+const FETCHES_MAX: usize = 2;
+
+/// The stored bytes of a chunk, or `None` if `file` has others in their place.
+fn read_verified(file: &OpenedFile, record: &ChunkRecord) -> Result<Option<KVVec<u8>>> {
+    let mut stored = KVVec::from_elem(0, record.stored_length as usize, GFP_KERNEL)?;
+    // A pack that is too short is as wrong as one with other bytes.
+    let read = file.read_at(&mut stored, record.stored_offset.into())?;
+    Ok((read == stored.len() && sha256(&stored) == record.digest.0).then_some(stored))
+}
 
 impl<O: Origin> Store<O> {
     /// The chunk that covers `offset` of a pack's uncompressed address space. If it is missing, the
@@ -62,20 +71,35 @@ impl<O: Origin> Store<O> {
         }
 
         let mut again = false;
-        for _ in 0..ATTEMPTS {
-            if let Place::Present(file, whole) = pack.place(first) {
-                let mut stored = KVVec::from_elem(0, record.stored_length as usize, GFP_KERNEL)?;
-                // A pack that is too short is as wrong as one with other bytes.
-                let read = file.read_at(&mut stored, record.stored_offset.into())?;
-                if read == stored.len() && sha256(&stored) == record.digest.0 {
-                    return self.keep(&pack, first, &record, stored);
-                }
-                self.report_chunk(&pack.record.digest, first, "its digest differs");
-                if whole {
+        for fetches in 0..=FETCHES_MAX {
+            match pack.place(first) {
+                Place::Whole(file) => {
+                    if let Some(stored) = read_verified(&file, &record)? {
+                        return self.keep(&pack, first, &record, stored);
+                    }
+                    self.report_chunk(&pack.record.digest, first, "its digest differs");
                     return Err(EIO);
                 }
-                pack.lost(first);
-                again = true;
+                Place::Partial(file) => {
+                    if let Some(stored) = read_verified(&file, &record)? {
+                        return self.keep(&pack, first, &record, stored);
+                    }
+                    self.report_chunk(&pack.record.digest, first, "its digest differs");
+                    pack.lost(first);
+                    again = true;
+                }
+                // Looking costs little beside a fetch. It is what makes everything that is here
+                // work without a daemon, whoever put it here.
+                Place::Perhaps(file) if !again => {
+                    if let Some(stored) = read_verified(&file, &record)? {
+                        pack.found(first);
+                        return self.keep(&pack, first, &record, stored);
+                    }
+                }
+                Place::Perhaps(_) | Place::Missing => {}
+            }
+            if fetches == FETCHES_MAX {
+                break;
             }
             let beyond = index
                 .chunks

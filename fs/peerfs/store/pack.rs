@@ -35,8 +35,13 @@ struct State {
 
 /// Where a chunk is.
 pub(super) enum Place {
-    /// In this file, of a pack that is complete (`true`) or partial.
-    Present(OpenedFile, bool),
+    /// In this file of a complete pack.
+    Whole(OpenedFile),
+    /// In this file of a partial pack.
+    Partial(OpenedFile),
+    /// Perhaps in this file: a daemon may have put it there without having been asked by this mount,
+    /// or having been asked by readahead, which does not hear of it.
+    Perhaps(OpenedFile),
     /// Not here.
     Missing,
 }
@@ -98,12 +103,17 @@ impl Pack {
     /// Where a chunk is.
     pub(super) fn place(&self, chunk: u32) -> Place {
         let state = self.state.lock();
-        match &state.file {
-            Some(file) if state.presence.has(chunk) => {
-                Place::Present(file.clone(), matches!(state.presence, Presence::Whole))
-            }
-            _ => Place::Missing,
+        match (&state.file, &state.presence) {
+            (None, _) => Place::Missing,
+            (Some(file), Presence::Whole) => Place::Whole(file.clone()),
+            (Some(file), presence) if presence.has(chunk) => Place::Partial(file.clone()),
+            (Some(file), _) => Place::Perhaps(file.clone()),
         }
+    }
+
+    /// Notes that a chunk is in the open file.
+    pub(super) fn found(&self, chunk: u32) {
+        self.state.lock().presence.set(chunk, true);
     }
 
     /// The length of the run of missing chunks from `first` on, `most` at the longest.
