@@ -55,12 +55,12 @@ type Resolution = (Target, io::Result<Vec<Multiaddr>>);
 
 /// Owns the swarm.
 pub(crate) struct Driver {
-    pub(crate) swarm: Swarm<Behaviour>,
-    pub(crate) commands: mpsc::Receiver<Command>,
-    pub(crate) peers: Arc<PeerTable>,
-    pub(crate) client: Arc<Client>,
-    pub(crate) events: broadcast::Sender<Event>,
-    pub(crate) listen_addresses: watch::Sender<Vec<Multiaddr>>,
+    swarm: Swarm<Behaviour>,
+    commands: mpsc::Receiver<Command>,
+    peers: Arc<PeerTable>,
+    client: Arc<Client>,
+    events: broadcast::Sender<Event>,
+    listen_addresses: watch::Sender<Vec<Multiaddr>>,
     /// Whether the node listens on the loopback interface and nowhere else.
     loopback_only: bool,
     dialer: Dialer,
