@@ -42,6 +42,22 @@ mount_image /tmp/also-store "$image" third
 cmp tree/content/large-text second/content/large-text
 cmp tree/content/large-random third/content/large-random
 
+check "what is open is read without walking a path again"
+exec {held}<second/content/large-random
+mv store/blobs store/elsewhere
+echo 3 >/proc/sys/vm/drop_caches
+cmp tree/content/large-random - <&"$held"
+mv store/elsewhere store/blobs
+exec {held}<&-
+
+check "peerfs mounts and unmounts by the tag too"
+mkdir by-tag
+peerfs mount --root-dir store --timeout 9 test by-tag
+grep -q " /tmp/by-tag peerfs .*manifest=$image,timeout=9" /proc/mounts
+cmp tree/content/large-text by-tag/content/large-text
+peerfs umount by-tag
+must_fail mountpoint -q by-tag
+
 check "it is a lower layer of overlayfs"
 mkdir upper work merged
 mount -t overlay -o lowerdir=mnt,upperdir=upper,workdir=work overlay merged

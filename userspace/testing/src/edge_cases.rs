@@ -117,11 +117,7 @@ impl Tree {
                 }
             }
         }
-        let large = if small {
-            MIB as usize
-        } else {
-            3 * MIB as usize
-        };
+        let large = if small { 512 * KIB } else { 3072 * KIB };
         let text = self.text(large + 12_345);
         self.file("content/large-text", &text)?;
         let random = self.random(large + 54_321);
