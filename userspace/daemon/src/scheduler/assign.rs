@@ -39,13 +39,7 @@ where
 
     /// Asks a second source for what a reader waits for when the first one makes no progress.
     pub(super) fn hedge(&mut self, now: Instant) {
-        let slow: Vec<TransferId> = self
-            .transfers
-            .iter()
-            .filter(|(_, transfer)| transfer.last_progress + self.patience(transfer) <= now)
-            .map(|(&id, _)| id)
-            .collect();
-        for id in slow {
+        for id in self.slow_transfers(now) {
             for (source, (content, parts)) in self.second_sources(id, now) {
                 if self.transfers.len() >= self.limits.transfers {
                     return;
@@ -61,7 +55,7 @@ where
         let slow: BTreeSet<Digest> = self
             .transfers
             .values()
-            .filter(|transfer| transfer.last_progress + self.patience(transfer) <= now)
+            .filter(|transfer| transfer.is_slow)
             .map(|transfer| transfer.content)
             .collect();
         let sources = &self.sources;
@@ -93,6 +87,15 @@ where
                 });
             }
         }
+    }
+
+    /// The transfers that have made no progress for longer than one should wait.
+    pub(super) fn slow_transfers(&self, now: Instant) -> Vec<TransferId> {
+        self.transfers
+            .iter()
+            .filter(|(_, transfer)| transfer.last_progress + self.patience(transfer) <= now)
+            .map(|(&id, _)| id)
+            .collect()
     }
 
     /// How long a transfer may make no progress before a second source is asked too: longer for one
@@ -227,6 +230,7 @@ where
                 content: digest,
                 parts: parts.clone(),
                 last_progress: now,
+                is_slow: false,
             },
         );
         self.actions.push(Action::Start {

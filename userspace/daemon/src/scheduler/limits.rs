@@ -26,9 +26,10 @@ pub struct Limits {
     /// A transfer is broken off when it has made no progress for so long. Long enough for the longest
     /// chunks over a slow line; that a peer is gone is noticed earlier by the node.
     pub stall_after: Duration,
-    /// For how long a source is left alone after its first failure; doubled with each further one.
+    /// For how long a source is left alone after its first failure or slow transfer; doubled with
+    /// each further one.
     pub backoff_first: Duration,
-    /// The longest that a source is left alone after a failure.
+    /// The longest that a source is left alone.
     pub backoff_longest: Duration,
     /// Between two searches for sources of a content that nobody known delivers.
     pub seek_interval: Duration,

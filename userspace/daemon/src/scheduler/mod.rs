@@ -11,7 +11,8 @@
 //! - The parts of one content are spread over all sources that have it, the quicker ones getting
 //!   more.
 //! - A part that a reader waits for and that makes no progress is asked of a second source too.
-//! - A source that fails is left alone for a while, doubled each time; one that lied, for good.
+//! - A source that fails or stalls is left alone for a while, doubled each time; one that lied, for
+//!   good.
 //! - An order ends when all its parts are here, when its deadline passes, or when it is cancelled.
 
 mod assign;
@@ -265,7 +266,7 @@ where
         if let Some(source) = self.sources.get_mut(&ended.source) {
             source.transfers -= 1;
             match end {
-                End::Answered => source.failures = 0,
+                End::Answered => source.answered(),
                 End::Failed => source.failed(now, &self.limits),
             }
         }
@@ -313,6 +314,7 @@ where
     pub fn poll(&mut self, now: Instant) -> Vec<Action<Source, Subject>> {
         self.expire(now);
         self.stop_stalled(now);
+        self.rest_slow_sources(now);
         self.assign(now);
         self.hedge(now);
         self.seek(now);
@@ -447,15 +449,18 @@ where
         }
     }
 
-    /// Whether each part is offered by a source that did not fail last.
+    /// Whether each part is offered by a source that can be reached.
     fn is_within_reach(&self, order: &OrderState) -> bool {
         let Some(content) = self.contents.get(&order.content) else {
             return false;
         };
         order.missing.iter().all(|&part| {
             content.offers.iter().any(|(source, offer)| {
-                let answers = self.sources.get(source).is_some_and(|s| s.failures == 0);
-                answers && offer.has(part)
+                let reachable = self
+                    .sources
+                    .get(source)
+                    .is_some_and(|s| !s.is_unreachable());
+                reachable && offer.has(part)
             })
         })
     }
@@ -471,6 +476,21 @@ where
             self.stop(id);
             if let Some(source) = self.sources.get_mut(&source) {
                 source.failed(now, &self.limits);
+            }
+        }
+    }
+
+    /// Leaves sources alone for a while that have just become slow: what is new is asked of others.
+    fn rest_slow_sources(&mut self, now: Instant) {
+        for id in self.slow_transfers(now) {
+            let Some(transfer) = self.transfers.get_mut(&id) else {
+                continue;
+            };
+            if std::mem::replace(&mut transfer.is_slow, true) {
+                continue;
+            }
+            if let Some(source) = self.sources.get_mut(&transfer.source) {
+                source.slowed_down(now, &self.limits);
             }
         }
     }

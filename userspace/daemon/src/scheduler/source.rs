@@ -10,8 +10,10 @@ use super::Limits;
 pub(super) struct SourceState {
     /// Transfers that run.
     pub(super) transfers: usize,
-    /// Failures in a row.
-    pub(super) failures: u32,
+    /// Failures and slow transfers in a row.
+    troubles: u32,
+    /// The last transfer failed.
+    unreachable: bool,
     /// Not to be asked before.
     pub(super) idle_until: Option<Instant>,
     /// From one part to the next, as a running average.
@@ -24,8 +26,14 @@ impl SourceState {
             Some(pace) => (3 * pace + since_last) / 4,
             None => since_last,
         });
-        self.failures = 0;
         self.idle_until = None;
+        self.answered();
+    }
+
+    /// A transfer came to its end.
+    pub(super) fn answered(&mut self) {
+        self.troubles = 0;
+        self.unreachable = false;
     }
 
     /// The time from one part to the next, if any came yet.
@@ -33,14 +41,31 @@ impl SourceState {
         self.pace
     }
 
+    /// A transfer broke off.
     pub(super) fn failed(&mut self, now: Instant, limits: &Limits) {
-        let factor = 2_u32.saturating_pow(self.failures);
+        self.unreachable = true;
+        self.rest(now, limits);
+    }
+
+    /// A transfer makes no progress. Several at the same time are one trouble.
+    pub(super) fn slowed_down(&mut self, now: Instant, limits: &Limits) {
+        if self.is_usable(now) {
+            self.rest(now, limits);
+        }
+    }
+
+    fn rest(&mut self, now: Instant, limits: &Limits) {
+        let factor = 2_u32.saturating_pow(self.troubles);
         let pause = limits
             .backoff_first
             .saturating_mul(factor)
             .min(limits.backoff_longest);
-        self.failures = self.failures.saturating_add(1);
+        self.troubles = self.troubles.saturating_add(1);
         self.idle_until = Some(now + pause);
+    }
+
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.unreachable
     }
 
     pub(super) fn is_usable(&self, now: Instant) -> bool {

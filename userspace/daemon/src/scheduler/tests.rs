@@ -253,6 +253,20 @@ fn a_reader_does_not_wait_for_a_stalled_source() {
 }
 
 #[test]
+fn what_is_new_is_not_asked_of_a_stalled_source() {
+    let mut bench = Bench::new(Limits::default());
+    bench.chunks(PACK, 0..2, Priority::Demand);
+    bench.scheduler.offer(PACK, "stalled", Have::Complete);
+    bench.poll();
+    bench.wait(Duration::from_millis(750));
+    bench.scheduler.offer(PACK, "other", Have::Complete);
+    bench.chunks(PACK, 2..6, Priority::Demand);
+    bench.poll();
+    assert_eq!(bench.asked("stalled").len(), 2);
+    assert_eq!(bench.asked("other").len(), 6);
+}
+
+#[test]
 fn a_source_that_is_slow_by_nature_gets_more_time() {
     let mut bench = Bench::new(Limits::default());
     bench.chunks(PACK, 0..2, Priority::Demand);
@@ -306,7 +320,7 @@ fn a_stalled_transfer_is_broken_off_and_its_source_left_alone() {
     bench.wait(Duration::from_secs(1));
     assert_eq!(bench.stopped.len(), 1);
     assert_eq!(bench.asked("stalled"), []);
-    bench.wait(Duration::from_millis(250));
+    bench.wait(Duration::from_millis(500));
     assert_eq!(bench.asked("stalled").len(), 4, "asked again after a while");
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Transfer<Source> {
     pub(super) parts: Vec<Part>,
     /// When it was started or brought the last part.
     pub(super) last_progress: Instant,
+    /// It has made no progress for long, and this was noted.
+    pub(super) is_slow: bool,
 }
 
 impl<Source> Transfer<Source> {
@@ -22,6 +24,7 @@ impl<Source> Transfer<Source> {
     pub(super) fn progress(&mut self, now: Instant) -> Duration {
         let took = now.saturating_duration_since(self.last_progress);
         self.last_progress = now;
+        self.is_slow = false;
         took
     }
 }
