@@ -93,14 +93,21 @@ fn read(
     list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
     get: impl Fn(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
 ) -> Result<XattrSet> {
-    // Asks for the length only; most files have none.
-    match list(&mut []) {
-        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        _ => (),
-    }
-    let mut names = vec![0; LINUX_MAX];
-    let length = list(&mut names).map_err(Error::tree("list the extended attributes of", path))?;
-    let names = names.get(..length).unwrap_or_default();
+    // Most files have none, and few have many. (rustix does not ask for a length with an empty
+    // buffer.)
+    let mut short = [0; 1024];
+    let mut long = Vec::new();
+    let names: &mut [u8] = match list(&mut short) {
+        Ok(length) => short.get_mut(..length).unwrap_or_default(),
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(Errno::RANGE) => {
+            long.resize(LINUX_MAX, 0);
+            let length =
+                list(&mut long).map_err(Error::tree("list the extended attributes of", path))?;
+            long.get_mut(..length).unwrap_or_default()
+        }
+        Err(errno) => return Err(Error::tree("list the extended attributes of", path)(errno)),
+    };
     let mut set = Vec::new();
     for name in names.split(|&byte| byte == 0) {
         if name.is_empty() {
@@ -117,4 +124,32 @@ fn read(
     }
     set.sort();
     Ok(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::fs::{fsetxattr, XattrFlags};
+
+    use super::*;
+
+    #[test]
+    fn finds_few_and_many() {
+        // In the build's own folder: /tmp may be of a kind that has no user attributes.
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = folder.path().join("file");
+        let file = std::fs::File::create(&path).unwrap();
+        assert_eq!(of_descriptor(file.as_fd(), &path).unwrap(), []);
+        let expected: XattrSet = (100..160)
+            .map(|number| {
+                let name = format!("user.a name that makes the list long {number}");
+                fsetxattr(&file, &name, b"value", XattrFlags::empty()).unwrap();
+                (name.into_bytes(), b"value".to_vec())
+            })
+            .collect();
+        assert_eq!(of_descriptor(file.as_fd(), &path).unwrap(), expected);
+        fsetxattr(&file, "user.empty", b"", XattrFlags::empty()).unwrap();
+        assert_eq!(of_descriptor(file.as_fd(), &path).unwrap().len(), 61);
+    }
 }

@@ -128,7 +128,7 @@ impl Listing<'_> {
             self.output.bytes(
                 format!(
                     "{} {:>3} {:>5} {:>5} {size:>10} {} ",
-                    mode_text(inode),
+                    mode_text(inode.file_type(), inode.mode()),
                     record.nlink,
                     record.uid,
                     record.gid,
@@ -197,9 +197,8 @@ fn type_name(file_type: FileType) -> &'static str {
 }
 
 /// `drwxr-xr-x`, as ls(1) writes it.
-fn mode_text(inode: &Inode) -> String {
-    let mode = inode.mode();
-    let mut text = String::from(match inode.file_type() {
+fn mode_text(file_type: FileType, mode: u32) -> String {
+    let mut text = String::from(match file_type {
         FileType::Fifo => "p",
         FileType::CharacterDevice => "c",
         FileType::Directory => "d",
@@ -235,5 +234,24 @@ fn time_text(seconds: i64) -> String {
             time.minute()
         ),
         Err(_) => seconds.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_look_as_those_of_ls() {
+        assert_eq!(mode_text(FileType::Directory, 0o41755), "drwxr-xr-t");
+        assert_eq!(mode_text(FileType::Regular, 0o106641), "-rwSr-S--x");
+        assert_eq!(mode_text(FileType::Socket, 0o146777 & !0o1), "srwsrwsrw-");
+    }
+
+    #[test]
+    fn times_are_in_utc() {
+        assert_eq!(time_text(0), "1970-01-01 00:00");
+        assert_eq!(time_text(-1), "1969-12-31 23:59");
+        assert_eq!(time_text(i64::MAX), i64::MAX.to_string());
     }
 }

@@ -61,6 +61,12 @@ fn print(status: &Status, output: &mut Output) -> Result<()> {
             size(image.total_bytes)
         ))?;
     }
+    if status.lying_sources > 0 {
+        output.line(&format!(
+            "sources that sent wrong bytes and are not asked any more: {}",
+            status.lying_sources
+        ))?;
+    }
     output.line("fetched since it started:")?;
     for (source, bytes) in &status.bytes_by_source {
         output.line(&format!("  {source}: {}", size(*bytes)))?;

@@ -2,13 +2,11 @@
 
 //! Damaged and incomplete stores, through the command line.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{build, peerfs, succeed};
+use crate::running::{build, peerfs, succeed};
 use peerfs_format::{Digest, PackRecord, METADATA_MAX};
 use peerfs_store::{Image, Store};
 use serde_json::Value;

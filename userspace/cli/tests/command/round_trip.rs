@@ -2,8 +2,6 @@
 
 //! A tree of edge cases, built and read back through the command line.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
@@ -12,7 +10,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{build, peerfs, succeed};
+use crate::running::{build, peerfs, succeed};
 use rustix::fs::{lgetxattr, llistxattr, major, minor};
 use serde_json::{json, Value};
 use sha2::{Digest, Sha256};
@@ -59,14 +57,16 @@ fn edge_cases_come_back_as_they_were() {
     succeed(peerfs(&store, "verify").arg("--complete"));
 }
 
-/// Makes the tree with the program that the kernel tests use.
+/// Makes the tree with the program that the kernel tests use, and builds that first if need be.
 fn make_tree(tree: &Path) {
     let program = Path::new(env!("CARGO_BIN_EXE_peerfs")).with_file_name("peerfs-testing");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo
-        .args(["build", "--quiet", "--release", "-p", "peerfs-testing"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"));
-    succeed(&mut cargo);
+    if !program.exists() {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo
+            .args(["build", "--quiet", "--release", "-p", "peerfs-testing"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        succeed(&mut cargo);
+    }
     succeed(Command::new(program).arg("make-tree").arg(tree));
 }
 

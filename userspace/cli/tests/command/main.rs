@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Tests through the command line. One program, since each takes long to link.
+
+#![forbid(unsafe_code)]
+
+mod damage;
+mod round_trip;
+mod running;
+mod status;
