@@ -58,7 +58,13 @@ enum Command {
     /// Prints a line for each path of a tree; two trees are the same if these are.
     Manifest { directory: PathBuf },
     /// Reads all that a manifest names, right or with an error, and prints how many were which.
-    Survey { manifest: PathBuf, mount: PathBuf },
+    Survey {
+        manifest: PathBuf,
+        mount: PathBuf,
+        /// Have the kernel fail this process's allocations as debugfs's fault injection says.
+        #[arg(long)]
+        failing_allocations: bool,
+    },
     /// Reads two trees at random places and in all the ways there are.
     Compare {
         source: PathBuf,
@@ -96,8 +102,16 @@ fn run(command: Command) -> Result<()> {
         Command::MakeTree { directory, small } => edge_cases::make_tree(&directory, small),
         Command::MakeCrowd { directory, entries } => edge_cases::make_crowd(&directory, entries),
         Command::Manifest { directory } => entry::print_manifest(&directory),
-        Command::Survey { manifest, mount } => {
+        Command::Survey {
+            manifest,
+            mount,
+            failing_allocations,
+        } => {
             let lines = fs::read_to_string(&manifest).map_err(Error::io("read", &manifest))?;
+            if failing_allocations {
+                let switch = "/proc/self/make-it-fail";
+                fs::write(switch, "1").map_err(Error::io("write", switch.as_ref()))?;
+            }
             let found = survey::survey(&lines, &mount)?;
             println!("{} {}", found.right, found.errors);
             Ok(())

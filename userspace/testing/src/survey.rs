@@ -15,11 +15,12 @@ use crate::{ensure, Error, Result};
 
 /// The errors that say "I can't give you that". Any other one is an answer, and a wrong one: ENOENT
 /// for a name that exists would be.
-const HONEST: [Errno; 4] = [
+const HONEST: [Errno; 5] = [
     Errno::IO,
     Errno::TIMEDOUT,
     Errno::HOSTUNREACH,
     Errno::NODATA,
+    Errno::NOMEM,
 ];
 
 /// How many paths were right, and how many answers were errors.
