@@ -121,7 +121,10 @@ impl<'a> Shard<'a> {
             .ok_or(Error::Malformed("extent table"))
     }
 
-    /// A regular file's content digest.
+    /// A regular file's content digest, which a builder computed and nothing verifies. Without holes
+    /// it is the SHA-256 of the file's bytes. With holes it is that of, for each run of data between
+    /// them, its bytes, its offset and its length, and then the file's size (64-bit little-endian
+    /// integers), so that a hole of terabytes costs nothing.
     pub fn content_digest(&self, inode: &InodeRecord) -> Result<Digest> {
         usize::try_from(inode.link)
             .ok()

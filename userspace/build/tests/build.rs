@@ -212,32 +212,3 @@ fn a_large_directory_has_several_shards() {
     }
     assert_eq!(fixture.read(&built, "many/../zz"), b"behind it");
 }
-
-#[test]
-fn xattrs_few_and_many_come_back() {
-    let fixture = Fixture::new();
-    let mut expected = Vec::new();
-    for (name, count) in [("few", 1), ("many", 30)] {
-        let path = fixture.tree().join(name);
-        write(&path, b"");
-        let mut set = Vec::new();
-        for number in 0..count {
-            let name = format!("user.peerfs.an-attribute-with-a-long-name.{number:02}");
-            let value = format!("value {number}");
-            let flags = rustix::fs::XattrFlags::empty();
-            match rustix::fs::setxattr(&path, &name, value.as_bytes(), flags) {
-                // Not every file system has them.
-                Err(rustix::io::Errno::OPNOTSUPP) => return,
-                outcome => outcome.unwrap(),
-            }
-            set.push((name.into_bytes(), value.into_bytes()));
-        }
-        expected.push((name, set));
-    }
-    let built = fixture.build(&Options::default());
-    let image = Image::open(fixture.store.clone(), &built.manifest).unwrap();
-    for (name, set) in expected {
-        let inode = image.lookup(name.as_bytes(), false).unwrap();
-        assert_eq!(inode.xattrs().unwrap(), set);
-    }
-}
