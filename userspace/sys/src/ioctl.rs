@@ -13,9 +13,7 @@ type AttachArgument = [u8; 4];
 type ReplyFileArgument = [u8; FileReply::SIZE];
 
 mod raw {
-    use super::{
-        AttachArgument, ReplyFileArgument, IOCTL_ATTACH, IOCTL_REPLY_FILE, IOCTL_TYPE,
-    };
+    use super::{AttachArgument, ReplyFileArgument, IOCTL_ATTACH, IOCTL_REPLY_FILE, IOCTL_TYPE};
 
     nix::ioctl_write_ptr!(attach, IOCTL_TYPE, IOCTL_ATTACH, AttachArgument);
     nix::ioctl_write_ptr!(reply_file, IOCTL_TYPE, IOCTL_REPLY_FILE, ReplyFileArgument);
