@@ -20,7 +20,7 @@
 )]
 
 mod generated {
-    include!("bindings_generated.rs");
+    include!(env!("PEERFS_BINDINGS"));
 }
 mod helpers;
 

@@ -10,7 +10,7 @@ use peerfs_format::{ChunkRecord, Codec, Digest};
 
 use super::pack::{Pack, Place};
 use super::{ChunksRequest, Fetched, Hex, Origin, Store};
-use crate::vfs::{report, sha256, OpenedFile};
+use crate::vfs::{error_name, report, sha256, OpenedFile};
 
 /// A verified and decoded chunk.
 pub(crate) struct Chunk {
@@ -119,7 +119,13 @@ impl<O: Origin> Store<O> {
                 self.origin.prefetch_chunks(&request);
                 return Err(EAGAIN);
             }
-            match self.origin.fetch_chunks(&request)? {
+            let fetched = self.origin.fetch_chunks(&request).inspect_err(|error| {
+                // Whoever is being killed does not miss anything any more.
+                if *error != EINTR {
+                    self.report_missing(&pack.record.digest, first, *error);
+                }
+            })?;
+            match fetched {
                 Fetched::Filled(file) => pack.filled(file, first, request.count)?,
                 Fetched::Data(data) => {
                     return self.take(&pack, &index, first, request.count, &data)
@@ -202,6 +208,15 @@ impl<O: Origin> Store<O> {
             "{}: blob {}: the pack index is malformed\n",
             self.name.to_str().unwrap_or("store"),
             Hex(&pack.record.index_digest)
+        ));
+    }
+
+    fn report_missing(&self, pack: &Digest, chunk: u32, error: Error) {
+        report(fmt!(
+            "{}: pack {} chunk {chunk}: not in the store, and not to be had: {} (is peerfsd running, and has a peer the image?)\n",
+            self.name.to_str().unwrap_or("store"),
+            Hex(pack),
+            error_name(error)
         ));
     }
 
