@@ -164,6 +164,7 @@ impl Tree {
                 last + 1,
                 &[0, far - 65_536, far + MIB, last - 65_536],
             )?;
+            make("huge-hole", 1024 * 1024 * MIB, &[])?;
         }
         Ok(())
     }
