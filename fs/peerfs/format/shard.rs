@@ -49,7 +49,12 @@ impl ShardLayout {
             digests: field(root.get_digests())?,
             heap: field(root.get_heap())?,
         };
-        layout.view(whole)?;
+        let shard = layout.view(whole)?;
+        // So that every inode has a number, and the number behind the last one is none of them.
+        layout
+            .first_inode
+            .checked_add(shard.inodes.len() as u64)
+            .ok_or(Error::Malformed("inode number"))?;
         Ok(layout)
     }
 

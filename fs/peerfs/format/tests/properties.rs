@@ -345,3 +345,15 @@ fn a_shard_from_a_builder_is_read() {
     assert_eq!(link.mtime_seconds, i64::MIN);
     assert!(shard.inode(3).is_err());
 }
+
+#[test]
+fn inode_numbers_do_not_wrap() {
+    let tables = [const { Vec::new() }; 8];
+    let one_inode = |mut tables: [Vec<u8>; 8]| {
+        tables[0] = vec![0; InodeRecord::SIZE];
+        tables
+    };
+    assert!(Shard::parse(&shard(u64::MAX, &tables)).is_ok());
+    assert!(Shard::parse(&shard(u64::MAX - 1, &one_inode(tables.clone()))).is_ok());
+    assert!(Shard::parse(&shard(u64::MAX, &one_inode(tables))).is_err());
+}
