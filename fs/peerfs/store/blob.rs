@@ -119,23 +119,26 @@ impl<L: Layout> Blob<L> {
         fetch: impl FnOnce() -> Result<Fetched>,
     ) -> core::result::Result<Self, OpenError> {
         let bytes = match open() {
-            Ok(file) => read(&file, length)?,
+            Ok(file) => read(&file, length),
             Err(error) if error == ENOENT => match fetch().map_err(OpenError::Missing)? {
-                Fetched::Filled(Some(file)) => read(&file, length)?,
-                Fetched::Filled(None) => read(&open().map_err(OpenError::Missing)?, length)?,
-                Fetched::Data(data) => copy(&data)?,
+                Fetched::Filled(Some(file)) => read(&file, length),
+                Fetched::Filled(None) => read(&open().map_err(OpenError::Missing)?, length),
+                Fetched::Data(data) => copy(&data),
             },
             Err(error) => return Err(OpenError::Read(error)),
         };
-        if sha256(&bytes) != digest.0 {
+        let verified = bytes.and_then(|bytes| match sha256(&bytes) == digest.0 {
+            true => Ok(bytes),
+            false => Err(OpenError::Digest),
+        });
+        if let Err(OpenError::Digest) = verified {
             report(fmt!(
-                "{}: blob {}: damaged: {} bytes whose digest differs\n",
+                "{}: blob {}: damaged: its digest differs\n",
                 store.to_str().unwrap_or("store"),
-                Hex(digest),
-                bytes.len()
+                Hex(digest)
             ));
-            return Err(OpenError::Digest);
         }
+        let bytes = verified?;
         let layout = L::parse(&bytes).map_err(OpenError::Format)?;
         Ok(Blob { bytes, layout })
     }
