@@ -110,7 +110,10 @@ class RequestTest(Case):
         """All messages of one read."""
         device = self.device if device is None else device
         self.assertTrue(self.readable(device))
-        data = os.read(device, size)
+        return self.messages(os.read(device, size))
+
+    @staticmethod
+    def messages(data):
         messages = []
         while data:
             messages.append(Message(data))
@@ -318,14 +321,14 @@ class RequestTest(Case):
             device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
             try:
                 self.attach(device)
-                while True:
-                    request = Message(os.read(device, REQUEST_MAX))
-                    if request.operation == CANCEL:
-                        continue
-                    served.append(request.id)
-                    os.write(device, failure(request.id, errno.ENODATA))
-                    if request.digest == digest_of(b"stop"):
-                        return
+                stopped = False
+                while not stopped:
+                    for request in self.messages(os.read(device, REQUEST_MAX)):
+                        if request.operation == CANCEL:
+                            continue
+                        served.append(request.id)
+                        os.write(device, failure(request.id, errno.ENODATA))
+                        stopped |= request.digest == digest_of(b"stop")
             finally:
                 os.close(device)
 
