@@ -364,7 +364,10 @@ impl Driver {
             }
             // Now, because the addresses are only known while the query lasts.
             if !self.swarm.is_connected(&peer) {
-                if let Err(error) = self.swarm.dial(DialOpts::peer_id(peer).build()) {
+                if let Err(error) = self
+                    .swarm
+                    .dial(DialOpts::peer_id(peer).allocate_new_port().build())
+                {
                     log_dial(&error);
                 }
             }
@@ -386,17 +389,28 @@ fn is_only_local(address: &Multiaddr) -> bool {
 }
 
 /// Without the id of the peer there can be one address only: two might be two peers.
+///
+/// From a port of its own: two nodes that find each other by mDNS dial at the same moment, and if both
+/// did so from the ports that they listen at, TCP would make one connection of the two, on which both
+/// believe that they dialled and neither handshake succeeds. Their pauses are the same, so it can happen
+/// again and again.
 fn dial_options(target: &Target, mut addresses: Vec<Multiaddr>) -> DialOpts {
     let peer = match target {
-        Target::Peer(peer) => return DialOpts::peer_id(*peer).build(),
+        Target::Peer(peer) => return DialOpts::peer_id(*peer).allocate_new_port().build(),
         Target::Address(address) => peer_of(address),
     };
     match peer {
-        Some(peer) => DialOpts::peer_id(peer).addresses(addresses).build(),
+        Some(peer) => DialOpts::peer_id(peer)
+            .addresses(addresses)
+            .allocate_new_port()
+            .build(),
         None => {
             addresses.truncate(1);
             let address = addresses.pop().unwrap_or_else(Multiaddr::empty);
-            DialOpts::unknown_peer_id().address(address).build()
+            DialOpts::unknown_peer_id()
+                .address(address)
+                .allocate_new_port()
+                .build()
         }
     }
 }
