@@ -2,12 +2,10 @@
 
 //! `peerfs build`.
 
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use peerfs_build::{BuiltImage, Options, Progress};
 use peerfs_store::Store;
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
@@ -16,9 +14,7 @@ use serde::Serialize;
 use crate::arguments::BuildArguments;
 use crate::error::Result;
 use crate::output::{size, Output};
-
-/// How often the progress is shown.
-const TICK: Duration = Duration::from_millis(100);
+use crate::progress::show_while;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -50,7 +46,15 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
         options.threads = threads;
     }
     let progress = Progress::default();
-    let image = show_while(&progress, || {
+    let show = |bar: &ProgressBar| {
+        let (found_files, found_bytes) = progress.found();
+        let (files, bytes) = progress.done();
+        let more = if progress.is_walk_done() { "" } else { "+" };
+        bar.set_length(found_bytes);
+        bar.set_position(bytes);
+        bar.set_message(format!("{files}/{found_files}{more} files"));
+    };
+    let image = show_while(show, || {
         peerfs_build::build(&arguments.tree, &store, &options, &progress)
     })?;
     let oci_manifest = image.tag(&store, &arguments.tag)?;
@@ -85,37 +89,6 @@ fn describe(image: &BuiltImage, seconds: f64) {
         size(image.content_bytes),
         size(image.stored_bytes),
     );
-}
-
-/// Runs `work` and meanwhile shows its progress, if there is a terminal.
-fn show_while<T>(progress: &Progress, work: impl FnOnce() -> T) -> T {
-    let bar = ProgressBar::new(0).with_style(
-        ProgressStyle::with_template(
-            "{bar:30} {binary_bytes}/{binary_total_bytes} ({binary_bytes_per_sec}) {msg}",
-        )
-        .expect("the template is valid"),
-    );
-    if bar.is_hidden() {
-        return work();
-    }
-    thread::scope(|scope| {
-        let (done, is_done) = mpsc::channel::<()>();
-        let shown = bar.clone();
-        scope.spawn(move || {
-            while is_done.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                let (found_files, found_bytes) = progress.found();
-                let (files, bytes) = progress.done();
-                let more = if progress.is_walk_done() { "" } else { "+" };
-                shown.set_length(found_bytes);
-                shown.set_position(bytes);
-                shown.set_message(format!("{files}/{found_files}{more} files"));
-            }
-        });
-        let outcome = work();
-        drop(done);
-        bar.finish_and_clear();
-        outcome
-    })
 }
 
 /// A deep tree keeps as many directories open as it has levels.

@@ -17,6 +17,7 @@ mod mount;
 mod mount_helper;
 mod mount_options;
 mod output;
+mod progress;
 mod run;
 mod status;
 mod verify;

@@ -4,21 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use peerfs_store::{verify, Damage, Store, VerifyProgress, VerifyReport};
 use serde::Serialize;
 
 use crate::arguments::VerifyArguments;
 use crate::error::{Error, Result};
 use crate::output::{size, Output};
-
-/// How often the progress is shown.
-const TICK: Duration = Duration::from_millis(100);
+use crate::progress::show_while;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -43,7 +38,11 @@ struct DamageInfo<'a> {
 pub(crate) fn run(arguments: &VerifyArguments) -> Result<()> {
     let store = Arc::new(Store::open(&arguments.store.root_dir)?);
     let progress = VerifyProgress::default();
-    let report = show_while(&progress, || verify(&store, &progress))?;
+    let show = |bar: &ProgressBar| {
+        bar.set_length(progress.total_bytes.load(Ordering::Relaxed));
+        bar.set_position(progress.read_bytes.load(Ordering::Relaxed));
+    };
+    let report = show_while(show, || verify(&store, &progress))?;
     let mut output = Output::new();
     if arguments.json {
         output.json(&Findings {
@@ -106,31 +105,4 @@ fn print(report: &VerifyReport, output: &mut Output) -> Result<()> {
             count => format!("{count} damaged"),
         }
     ))
-}
-
-/// Runs `work` and meanwhile shows its progress, if there is a terminal.
-fn show_while<T>(progress: &VerifyProgress, work: impl FnOnce() -> T) -> T {
-    let bar = ProgressBar::new(0).with_style(
-        ProgressStyle::with_template(
-            "{bar:30} {binary_bytes}/{binary_total_bytes} ({binary_bytes_per_sec})",
-        )
-        .expect("the template is valid"),
-    );
-    if bar.is_hidden() {
-        return work();
-    }
-    thread::scope(|scope| {
-        let (done, is_done) = mpsc::channel::<()>();
-        let shown = bar.clone();
-        scope.spawn(move || {
-            while is_done.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                shown.set_length(progress.total_bytes.load(Ordering::Relaxed));
-                shown.set_position(progress.read_bytes.load(Ordering::Relaxed));
-            }
-        });
-        let outcome = work();
-        drop(done);
-        bar.finish_and_clear();
-        outcome
-    })
 }

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The progress bar of long work.
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// How often the progress is shown.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Runs `work` and meanwhile shows bytes, and the message if there is one; only on a terminal.
+/// `update` tells the bar how far the work is.
+pub(crate) fn show_while<T>(update: impl Fn(&ProgressBar) + Send, work: impl FnOnce() -> T) -> T {
+    let bar = ProgressBar::new(0).with_style(
+        ProgressStyle::with_template(
+            "{bar:30} {binary_bytes}/{binary_total_bytes} ({binary_bytes_per_sec}) {msg}",
+        )
+        .expect("the template is valid"),
+    );
+    if bar.is_hidden() {
+        return work();
+    }
+    thread::scope(|scope| {
+        let (done, is_done) = mpsc::channel::<()>();
+        let shown = bar.clone();
+        scope.spawn(move || {
+            while is_done.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                update(&shown);
+            }
+        });
+        let outcome = work();
+        drop(done);
+        bar.finish_and_clear();
+        outcome
+    })
+}
