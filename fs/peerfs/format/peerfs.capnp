@@ -50,7 +50,7 @@ struct InodeShard {
   xattrs @6 :Data;
   # Table of XattrRecord.
   digests @7 :Data;
-  # Table of SHA-256 of regular files' content.
+  # Table of regular files' content digests (see Shard::content_digest).
   heap @8 :Data;
   # The bytes of names, symbolic link targets and xattr values.
 }
