@@ -22,7 +22,7 @@ cargo_fuzz_version=0.13.2
 
 export PATH=/usr/lib/llvm-$llvm_version/bin:$tools/bin:$PATH:/usr/sbin:/sbin
 export LIBCLANG_PATH=/usr/lib/llvm-$llvm_version/lib
-export CARGO_TARGET_DIR=$cache/target
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
 # What the toolchain script found out: RUSTC and RUST_LIB_SRC for the kernel, cargo's compiler.
 # shellcheck source=/dev/null
 [[ ! -f $cache/toolchain.env ]] || source "$cache/toolchain.env"
