@@ -7,10 +7,11 @@
 // Not forbidden as in the other files: that would bind vfs and bindings too, which allow it.
 #![deny(unsafe_code)]
 
-use fs::PeerFs;
+use fs::{PeerFs, Shared};
 use kernel::debugfs::{Dir, File};
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use store::Readers;
 use upcall::{Device, Upcall};
 use vfs::misc_device;
 
@@ -63,7 +64,10 @@ impl kernel::InPlaceModule for Peerfs {
             } else {
                 None
             };
-            let shared = upcall.clone();
+            let shared = Shared {
+                upcall: upcall.clone(),
+                readers: Readers::new()?,
+            };
             Ok(try_pin_init!(Self {
                 _filesystem <- vfs::Registration::new(module, shared),
                 _statistics <- debugfs.read_callback_file(

@@ -19,6 +19,9 @@
 #include <linux/ratelimit.h>
 #include <linux/seq_file.h>
 #include <linux/statfs.h>
+#include <linux/uio.h>
+#include <linux/vmalloc.h>
+#include <linux/workqueue.h>
 #include <linux/xattr.h>
 #include <linux/zstd.h>
 #include <crypto/sha2.h>
@@ -29,3 +32,5 @@ static const unsigned long PEERFS_SB_POSIXACL __maybe_unused = SB_POSIXACL;
 static const unsigned int PEERFS_LOOKUP_DIRECTORY __maybe_unused = LOOKUP_FOLLOW | LOOKUP_DIRECTORY;
 static const int PEERFS_O_RDONLY __maybe_unused = O_RDONLY | O_LARGEFILE;
 static const int PEERFS_ACL_TYPE_ACCESS __maybe_unused = ACL_TYPE_ACCESS;
+static const unsigned int PEERFS_FOP_DONTCACHE __maybe_unused = (__force unsigned int)FOP_DONTCACHE;
+static const int PEERFS_RWF_DONTCACHE __maybe_unused = (__force int)RWF_DONTCACHE;

@@ -62,14 +62,24 @@ size_t peerfs_folio_size(const struct folio *folio)
 	return folio_size(folio);
 }
 
-void peerfs_memcpy_to_folio(struct folio *folio, size_t offset, const char *from, size_t len)
+struct page *peerfs_folio_page(struct folio *folio, size_t number)
 {
-	memcpy_to_folio(folio, offset, from, len);
+	return folio_page(folio, number);
 }
 
-void peerfs_folio_zero_range(struct folio *folio, size_t start, size_t length)
+void *peerfs_folio_address(const struct folio *folio)
 {
-	folio_zero_range(folio, start, length);
+	return folio_address(folio);
+}
+
+void peerfs_flush_dcache_folio(struct folio *folio)
+{
+	flush_dcache_folio(folio);
+}
+
+struct workqueue_struct *peerfs_alloc_unbound_workqueue(const char *name)
+{
+	return alloc_workqueue("%s", WQ_UNBOUND, 0, name);
 }
 
 const struct cred *peerfs_get_current_cred(void)

@@ -21,13 +21,10 @@ extern "C" {
     pub(crate) fn peerfs_readahead_folio(rac: *mut readahead_control) -> *mut folio;
     pub(crate) fn peerfs_folio_pos(folio: *const folio) -> loff_t;
     pub(crate) fn peerfs_folio_size(folio: *const folio) -> usize;
-    pub(crate) fn peerfs_memcpy_to_folio(
-        folio: *mut folio,
-        offset: usize,
-        from: *const c_char,
-        len: usize,
-    );
-    pub(crate) fn peerfs_folio_zero_range(folio: *mut folio, start: usize, length: usize);
+    pub(crate) fn peerfs_folio_page(folio: *mut folio, number: usize) -> *mut page;
+    pub(crate) fn peerfs_folio_address(folio: *const folio) -> *mut c_void;
+    pub(crate) fn peerfs_flush_dcache_folio(folio: *mut folio);
+    pub(crate) fn peerfs_alloc_unbound_workqueue(name: *const c_char) -> *mut workqueue_struct;
     pub(crate) fn peerfs_get_current_cred() -> *const cred;
     pub(crate) fn peerfs_put_cred(cred: *const cred);
     pub(crate) fn peerfs_override_creds(cred: *const cred) -> *const cred;

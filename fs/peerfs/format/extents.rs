@@ -113,6 +113,34 @@ pub fn first_hole(extents: &[ExtentRecord], range: Range<u64>) -> u64 {
         .map_or(end, |piece| piece.file_offset)
 }
 
+/// A range of a file, widened to where the chunks at its ends begin and end, but not beyond their
+/// extents. `chunk` gives the range of the chunk at an offset of a pack's address space, if that is
+/// known.
+pub fn widened(
+    extents: &[ExtentRecord],
+    range: Range<u64>,
+    chunk: impl Fn(u32, u32) -> Option<Range<u32>>,
+) -> Range<u64> {
+    let Some(last) = range.end.checked_sub(1).filter(|last| *last >= range.start) else {
+        return range;
+    };
+    // What the chunk at a byte has of the file before that byte and behind it.
+    let around = |byte: u64| {
+        let number = extents.partition_point(|extent| end_of(extent) <= byte);
+        let extent = extents.get(number)?;
+        let inside = u32::try_from(byte.checked_sub(extent.file_offset)?).ok()?;
+        let offset = extent.pack_offset.checked_add(inside)?;
+        let chunk = chunk(extent.pack, offset)?;
+        let before = offset.checked_sub(chunk.start)?.min(inside);
+        let behind = chunk.end.checked_sub(offset)?.checked_sub(1)?;
+        let behind = u64::from(behind).min(end_of(extent).saturating_sub(byte).checked_sub(1)?);
+        Some((u64::from(before), behind))
+    };
+    let start = around(range.start).map_or(range.start, |(before, _)| range.start - before);
+    let end = around(last).map_or(range.end, |(_, behind)| range.end.saturating_add(behind));
+    start..end
+}
+
 #[cfg(test)]
 mod tests {
     use std::vec::Vec;
@@ -160,6 +188,24 @@ mod tests {
         assert_eq!(first_hole(&extents, 0..30), 0);
         assert_eq!(first_hole(&extents, 10..30), 20);
         assert_eq!(first_hole(&extents, 10..20), 20);
+    }
+
+    #[test]
+    fn widens_to_chunks_inside_extents() {
+        let extents = [extent(0, 1000, 300), extent(300, 5000, 100)];
+        // Chunks of 64 bytes.
+        let chunk = |_, offset: u32| Some(offset / 64 * 64..offset / 64 * 64 + 64);
+        // 1000 is 40 bytes into its chunk: bytes 24..88 of the file are one.
+        assert_eq!(widened(&extents, 30..40, chunk), 24..88);
+        assert_eq!(widened(&extents, 24..88, chunk), 24..88);
+        assert_eq!(widened(&extents, 3..4, chunk), 0..24);
+        assert_eq!(widened(&extents, 299..301, chunk), 280..356);
+        assert_eq!(widened(&extents, 350..1000, chunk), 300..1000);
+        assert_eq!(widened(&extents, 30..30, chunk), 30..30);
+        assert_eq!(widened(&extents, 30..40, |_, _| None), 30..40);
+        let odd = [extent(50, u32::MAX, 20), extent(0, 3, 60)];
+        assert_eq!(widened(&odd, 52..53, chunk), 52..53);
+        assert_eq!(widened(&odd, 55..70, |_, _| Some(9..2)), 55..70);
     }
 
     #[test]

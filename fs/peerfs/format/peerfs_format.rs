@@ -20,6 +20,7 @@ mod digest;
 mod error;
 mod extents;
 mod limits;
+mod lookahead;
 mod manifest;
 mod pack_index;
 mod presence;
@@ -45,8 +46,9 @@ pub mod peerfs_capnp {
 
 pub use digest::Digest;
 pub use error::{Error, Result};
-pub use extents::{first_data, first_hole, pieces, Piece, Pieces, Source};
+pub use extents::{first_data, first_hole, pieces, widened, Piece, Pieces, Source};
 pub use limits::*;
+pub use lookahead::{ahead, AHEAD_MAX, WHOLE_FILE_MAX};
 pub use manifest::{Manifest, ManifestLayout};
 pub use pack_index::{PackIndex, PackIndexLayout};
 pub use presence::{PresenceHeader, PRESENCE_HEADER_SIZE};

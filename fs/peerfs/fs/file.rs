@@ -3,12 +3,16 @@
 //! Regular files: from ranges of a file over extents to chunks.
 #![forbid(unsafe_code)]
 
+use core::ops::Range;
+
+use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
-use peerfs_format::{first_data, first_hole, pieces, Source};
+use kernel::sync::atomic::Relaxed;
+use peerfs_format::{ahead, first_data, first_hole, pieces, widened, Source};
 
 use super::Inode;
-use crate::store::Wait;
-use crate::vfs::{LockedFolio, Readahead};
+use crate::store::Runs;
+use crate::vfs::{FolioBytes, Readahead};
 
 /// Opens the packs that the file lies in: the last chance to walk a path, for reading must not.
 pub(super) fn open(inode: &Inode) -> Result {
@@ -23,58 +27,101 @@ pub(super) fn open(inode: &Inode) -> Result {
 }
 
 /// Fills a folio, and waits for what is missing.
-pub(super) fn read_folio(inode: &Inode, mut folio: LockedFolio<'_>) -> Result {
-    fill(inode, &mut folio, Wait::Yes)?;
-    folio.filled();
-    Ok(())
-}
-
-/// Fills the folios of what is here, and asks for the rest.
-pub(super) fn readahead(inode: &Inode, readahead: &mut Readahead<'_>) {
-    while let Some(mut folio) = readahead.next_folio() {
-        // An error is left to the reader who needs the folio, if there is one.
-        if fill(inode, &mut folio, Wait::No).is_ok() {
-            folio.filled();
-        }
-    }
-}
-
-fn fill(inode: &Inode, folio: &mut LockedFolio<'_>, wait: Wait) -> Result {
+pub(super) fn read_folio(inode: &Inode, bytes: FolioBytes) -> Result {
     let store = &inode.super_block().data().store;
-    let start = folio.position();
-    let size = folio.size();
-    let end = start.saturating_add(size as u64).min(inode.size());
-    for piece in pieces(&inode.data().extents, start..end.max(start)) {
-        let place = usize::try_from(piece.file_offset.saturating_sub(start))?;
-        let length = usize::try_from(piece.length)?;
-        let (pack, offset) = match piece.source {
-            Source::Hole => {
-                folio.zero(place, length)?;
-                continue;
-            }
-            Source::Pack { pack, offset } => (pack, offset),
-        };
-        let mut done = 0;
-        while done < length {
-            let from = u32::try_from(done)
+    divide(inode, bytes, |pack, offset, mut rest| {
+        let mut offset = offset;
+        let until =
+            u32::try_from(rest.len()).map_or(u32::MAX, |length| offset.saturating_add(length));
+        while rest.len() > 0 {
+            let chunk = store.chunk_at(pack, offset, until)?;
+            let skipped = offset.checked_sub(chunk.logical_offset).ok_or(EIO)? as usize;
+            let here = chunk.bytes.get(skipped..).filter(|here| !here.is_empty());
+            let here = here.ok_or(EIO)?;
+            let (bytes, behind) = rest.split_at(here.len());
+            let here = here.get(..bytes.len()).ok_or(EIO)?;
+            bytes.fill_with(here)?;
+            rest = behind;
+            offset = u32::try_from(here.len())
                 .ok()
-                .and_then(|done| offset.checked_add(done))
+                .and_then(|length| offset.checked_add(length))
                 .ok_or(EIO)?;
-            let until = from.saturating_add(u32::try_from(length - done).unwrap_or(u32::MAX));
-            let chunk = store.chunk_at(pack, from, until, wait)?;
-            let skipped = from.checked_sub(chunk.logical_offset).ok_or(EIO)?;
-            let bytes = chunk.bytes.get(skipped as usize..).unwrap_or_default();
-            let bytes = bytes.get(..length - done).unwrap_or(bytes);
-            if bytes.is_empty() {
-                return Err(EIO);
+        }
+        Ok(())
+    })
+}
+
+/// Has the folios filled with what is here, and asks for the rest.
+pub(super) fn readahead(inode: &Inode, mut readahead: Readahead<'_>) {
+    let store = &inode.super_block().data().store;
+    ask_ahead(inode, readahead.range());
+    // What a chunk has of the file is decoded anyway. Pages that it shares with the next chunk are left
+    // out, or that would have to be decoded as well.
+    let range = readahead.range();
+    let wide = widened(
+        &inode.data().extents,
+        range.start..range.end.min(inode.size()),
+        |pack, offset| store.chunk_range(pack, offset),
+    );
+    let start = wide.start.next_multiple_of(PAGE_SIZE as u64);
+    let end = match wide.end {
+        end if end >= inode.size() => end,
+        end => end - end % PAGE_SIZE as u64,
+    };
+    readahead.expand(start..end);
+    let Ok(bytes) = readahead.take() else {
+        return;
+    };
+    let mut runs = Runs::new(store);
+    // An error is left to the reader who needs the folio, if there is one.
+    let _ = divide(inode, bytes, |pack, offset, bytes| {
+        runs.add(pack, offset, bytes)
+    });
+    runs.start();
+}
+
+/// Asks for what will be wanted after a range that is being read, as far as it is missing.
+fn ask_ahead(inode: &Inode, range: Range<u64>) {
+    let data = inode.data();
+    // Two tasks that read the same file at once may ask for something twice, which does no harm.
+    let Some(wanted) = ahead(data.asked.load(Relaxed), range, inode.size()) else {
+        return;
+    };
+    data.asked.store(wanted.end, Relaxed);
+    for piece in pieces(&data.extents, wanted) {
+        if let Source::Pack { pack, offset } = piece.source {
+            let length = u32::try_from(piece.length).unwrap_or(u32::MAX);
+            let store = &inode.super_block().data().store;
+            if store
+                .prefetch(pack, offset..offset.saturating_add(length))
+                .is_err()
+            {
+                return;
             }
-            folio.write(place.saturating_add(done), bytes)?;
-            done += bytes.len();
         }
     }
-    // Behind the end of the file.
-    let filled = usize::try_from(end.saturating_sub(start))?;
-    folio.zero(filled, size.saturating_sub(filled))
+}
+
+/// Divides bytes of a file by where they come from. Holes and what is behind the end of the file are
+/// filled here, the others by `fill`, which gets a pack and an offset in its uncompressed address space.
+fn divide(
+    inode: &Inode,
+    bytes: FolioBytes,
+    mut fill: impl FnMut(u32, u32, FolioBytes) -> Result,
+) -> Result {
+    let start = bytes.position();
+    let end = start.saturating_add(bytes.len() as u64).min(inode.size());
+    let mut rest = bytes;
+    for piece in pieces(&inode.data().extents, start..end.max(start)) {
+        let (bytes, behind) = rest.split_at(usize::try_from(piece.length)?);
+        rest = behind;
+        match piece.source {
+            Source::Hole => bytes.fill_with_zeros(),
+            Source::Pack { pack, offset } => fill(pack, offset, bytes)?,
+        }
+    }
+    rest.fill_with_zeros();
+    Ok(())
 }
 
 /// SEEK_DATA.

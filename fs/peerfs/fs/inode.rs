@@ -6,6 +6,7 @@
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::aref::ARef;
+use kernel::sync::atomic::Atomic;
 use kernel::sync::Arc;
 use peerfs_format::{ExtentRecord, FileType, InodeRecord, Shard, NO_XATTRS};
 
@@ -18,6 +19,8 @@ pub(crate) struct InodeData {
     pub(super) record: InodeRecord,
     /// A regular file's extents.
     pub(super) extents: KVVec<ExtentRecord>,
+    /// Up to where of the file everything missing was asked for ahead of its readers.
+    pub(super) asked: Atomic<u64>,
 }
 
 /// The inode of this number.
@@ -58,7 +61,15 @@ pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> 
         mtime_nanoseconds: record.mtime_nanoseconds,
         may_have_acl: record.xattrs != NO_XATTRS,
     };
-    new.init(&attributes, kind, InodeData { record, extents })
+    new.init(
+        &attributes,
+        kind,
+        InodeData {
+            record,
+            extents,
+            asked: Atomic::new(0),
+        },
+    )
 }
 
 /// The shard that holds an inode.

@@ -17,11 +17,18 @@ use kernel::str::CStr;
 use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
 
+use crate::store::Readers;
 use crate::upcall::Upcall;
 use crate::vfs;
 
 /// The filesystem type.
 pub(crate) struct PeerFs;
+
+/// What all mounts share.
+pub(crate) struct Shared {
+    pub(crate) upcall: Arc<Upcall>,
+    pub(crate) readers: Arc<Readers>,
+}
 
 type SuperBlock = vfs::SuperBlock<PeerFs>;
 type Inode = vfs::Inode<PeerFs>;
@@ -31,7 +38,7 @@ impl vfs::FileSystem for PeerFs {
     /// "PRFS".
     const MAGIC: u32 = 0x5052_4653;
 
-    type Shared = Arc<Upcall>;
+    type Shared = Shared;
     type Options = options::Options;
     type SuperData = super_block::SuperData;
     type InodeData = inode::InodeData;
@@ -46,10 +53,10 @@ impl vfs::FileSystem for PeerFs {
 
     fn new_super(
         context: &vfs::FsContext<'_>,
-        upcall: &Self::Shared,
+        shared: &Self::Shared,
         options: &Self::Options,
     ) -> Result<Self::SuperData> {
-        super_block::SuperData::new(context, upcall.clone(), options)
+        super_block::SuperData::new(context, shared, options)
     }
 
     fn stack_depth(data: &Self::SuperData) -> c_int {
@@ -88,11 +95,11 @@ impl vfs::FileSystem for PeerFs {
         file::open(inode)
     }
 
-    fn read_folio(inode: &Inode, folio: vfs::LockedFolio<'_>) -> Result {
-        file::read_folio(inode, folio)
+    fn read_folio(inode: &Inode, bytes: vfs::FolioBytes) -> Result {
+        file::read_folio(inode, bytes)
     }
 
-    fn readahead(inode: &Inode, readahead: &mut vfs::Readahead<'_>) {
+    fn readahead(inode: &Inode, readahead: vfs::Readahead<'_>) {
         file::readahead(inode, readahead);
     }
 

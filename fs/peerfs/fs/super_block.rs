@@ -10,8 +10,8 @@ use peerfs_format::NAME_MAX;
 
 use super::daemon::Daemon;
 use super::options::Options;
-use crate::store::{Hex, Store};
-use crate::upcall::Upcall;
+use super::Shared;
+use crate::store::{Hex, Readers, Store};
 use crate::vfs::{current_credential, error_name, Directory, FsContext, OptionsWriter, StatFs};
 
 /// Bytes of the blocks that statfs counts in.
@@ -20,16 +20,21 @@ const BLOCK_SIZE: u32 = 4096;
 /// What belongs to a mount.
 pub(crate) struct SuperData {
     pub(super) store: Arc<Store<Daemon>>,
+    readers: Arc<Readers>,
     timeout: u32,
+}
+
+impl Drop for SuperData {
+    fn drop(&mut self) {
+        // Readahead that nobody waits for any more still has the store. It shall not outlive the
+        // mount, whose filesystem below would stay busy.
+        self.readers.flush();
+    }
 }
 
 impl SuperData {
     /// Opens the store and the image.
-    pub(super) fn new(
-        context: &FsContext<'_>,
-        upcall: Arc<Upcall>,
-        options: &Options,
-    ) -> Result<Self> {
+    pub(super) fn new(context: &FsContext<'_>, shared: &Shared, options: &Options) -> Result<Self> {
         let Some(root_dir) = &options.root_dir else {
             context.error(format_args!(
                 "root_dir= is missing: the folder of the store"
@@ -50,15 +55,23 @@ impl SuperData {
                 error_name(*error)
             ));
         })?;
-        let daemon = Daemon::new(upcall, directory.id(), options.timeout());
-        let store = Store::open(name, directory, current_credential(), digest, daemon).map_err(
-            |error| {
-                context.error(format_args!("manifest {digest} in {path}: {error}"));
-                Error::from(error)
-            },
-        )?;
+        let daemon = Daemon::new(shared.upcall.clone(), directory.id(), options.timeout());
+        let readers = shared.readers.clone();
+        let store = Store::open(
+            name,
+            directory,
+            current_credential(),
+            digest,
+            daemon,
+            readers.clone(),
+        )
+        .map_err(|error| {
+            context.error(format_args!("manifest {digest} in {path}: {error}"));
+            Error::from(error)
+        })?;
         Ok(SuperData {
             store,
+            readers,
             timeout: options.timeout(),
         })
     }

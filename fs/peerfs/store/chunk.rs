@@ -3,6 +3,8 @@
 //! Reading chunks: where it is decided that bytes are right.
 #![forbid(unsafe_code)]
 
+use core::ops::Range;
+
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use peerfs_format::upcall::{ChunkData, FETCH_CHUNKS_MAX};
@@ -10,7 +12,7 @@ use peerfs_format::{ChunkRecord, Codec, Digest};
 
 use super::pack::{Pack, Place};
 use super::{ChunksRequest, Fetched, Hex, Origin, Store};
-use crate::vfs::{error_name, report, sha256, OpenedFile};
+use crate::vfs::{error_name, report, sha256, ZstdDecoder};
 
 /// A verified and decoded chunk.
 pub(crate) struct Chunk {
@@ -20,105 +22,62 @@ pub(crate) struct Chunk {
     pub(crate) bytes: KVVec<u8>,
 }
 
-/// What to do about a chunk that is not here.
-#[derive(Clone, Copy, Eq, PartialEq)]
-pub(crate) enum Wait {
-    /// Wait until it is.
-    Yes,
-    /// Ask for it and return EAGAIN.
-    No,
-}
-
 /// How often a reader asks for a chunk: once because it is missing, once because what then was there
 /// turned out to be wrong.
 const FETCHES_MAX: usize = 2;
 
-/// The stored bytes of a chunk, or `None` if `file` has others in their place.
-fn read_verified(file: &OpenedFile, record: &ChunkRecord) -> Result<Option<KVVec<u8>>> {
-    let mut stored = KVVec::from_elem(0, record.stored_length as usize, GFP_KERNEL)?;
-    // A pack that is too short is as wrong as one with other bytes.
-    let read = file.read_at(&mut stored, record.stored_offset.into())?;
-    Ok((read == stored.len() && sha256(&stored) == record.digest.0).then_some(stored))
-}
-
 impl<O: Origin> Store<O> {
-    /// The chunk that covers `offset` of a pack's uncompressed address space. If it is missing, the
-    /// missing chunks after it that begin before `until` are asked for with it.
-    pub(crate) fn chunk_at(
-        &self,
-        number: u32,
-        offset: u32,
-        until: u32,
-        wait: Wait,
-    ) -> Result<Arc<Chunk>> {
+    /// The chunk that covers `offset` of a pack's uncompressed address space. If it is missing, it is
+    /// waited for, with the missing chunks after it that begin before `until`.
+    pub(crate) fn chunk_at(&self, number: u32, offset: u32, until: u32) -> Result<Arc<Chunk>> {
         let pack = self.pack(number)?;
-        let index = match wait {
-            Wait::Yes => self.index(&pack)?,
-            // Readahead does not wait for an index either: the reader behind it will get it.
-            Wait::No => match self.indexes.get(&number) {
-                Some(index) => index,
-                None if pack.index_file().is_some() => self.index(&pack)?,
-                None => return Err(EAGAIN),
-            },
-        };
+        let index = self.index(&pack)?;
         let index = index.view()?;
         let (first, record) = index.chunk_at(&pack.record, offset).map_err(|_| {
             self.report_index(&pack);
             EIO
         })?;
-        if let Some(chunk) = self.chunks.get(&(number, first)) {
-            return Ok(chunk);
-        }
+        let beyond = index
+            .chunks
+            .partition_point(|chunk| chunk.logical_offset < until);
+        let beyond = u32::try_from(beyond).unwrap_or(u32::MAX);
 
         let mut again = false;
         for fetches in 0..=FETCHES_MAX {
-            match pack.place(first) {
-                Place::Whole(file) => {
-                    if let Some(stored) = read_verified(&file, &record)? {
-                        return self.keep(&pack, first, &record, stored);
-                    }
+            let place = pack.place(first);
+            // Looking costs little beside a fetch. It is what makes everything that is here work
+            // without a daemon, whoever put it here.
+            if !(again && matches!(place, Place::Perhaps(_))) {
+                if let Some(chunk) = self.decode_shared(&pack, first, &record)? {
+                    return Ok(chunk);
+                }
+            }
+            match place {
+                Place::Whole(_) => {
                     self.report_chunk(&pack.record.digest, first, "its digest differs");
                     return Err(EIO);
                 }
-                Place::Partial(file) => {
-                    if let Some(stored) = read_verified(&file, &record)? {
-                        return self.keep(&pack, first, &record, stored);
-                    }
+                Place::Partial(_) => {
                     self.report_chunk(&pack.record.digest, first, "its digest differs");
                     pack.lost(first);
                     again = true;
-                }
-                // Looking costs little beside a fetch. It is what makes everything that is here
-                // work without a daemon, whoever put it here.
-                Place::Perhaps(file) if !again => {
-                    if let Some(stored) = read_verified(&file, &record)? {
-                        pack.found(first);
-                        return self.keep(&pack, first, &record, stored);
-                    }
                 }
                 Place::Perhaps(_) | Place::Missing => {}
             }
             if fetches == FETCHES_MAX {
                 break;
             }
-            let beyond = index
-                .chunks
-                .partition_point(|chunk| chunk.logical_offset < until);
-            let wanted = u32::try_from(beyond)
-                .unwrap_or(u32::MAX)
-                .saturating_sub(first)
-                .clamp(1, FETCH_CHUNKS_MAX);
+            let missing = pack.missing(first..beyond);
             let request = ChunksRequest {
                 pack: &pack.record,
                 manifest: self.manifest_digest,
                 first,
-                count: pack.missing_run(first, wanted).max(1),
+                count: match missing.start == first {
+                    true => missing.len().clamp(1, FETCH_CHUNKS_MAX as usize) as u32,
+                    false => 1,
+                },
                 again,
             };
-            if wait == Wait::No {
-                self.origin.prefetch_chunks(&request);
-                return Err(EAGAIN);
-            }
             let fetched = self.origin.fetch_chunks(&request).inspect_err(|error| {
                 // Whoever is being killed does not miss anything any more.
                 if *error != EINTR {
@@ -133,6 +92,40 @@ impl<O: Origin> Store<O> {
             }
         }
         Err(EIO)
+    }
+
+    /// Asks for what is missing of a range of a pack's uncompressed address space, and does not wait
+    /// for it. EAGAIN if the pack's index would have to be fetched for that.
+    pub(crate) fn prefetch(&self, number: u32, offsets: Range<u32>) -> Result {
+        let pack = self.pack(number)?;
+        if pack.is_whole() {
+            return Ok(());
+        }
+        let index = self.index_if_here(&pack)?;
+        let index = index.view()?;
+        let (mut first, _) = index
+            .chunk_at(&pack.record, offsets.start)
+            .map_err(|_| EIO)?;
+        let beyond = index
+            .chunks
+            .partition_point(|chunk| chunk.logical_offset < offsets.end);
+        let beyond = u32::try_from(beyond).unwrap_or(u32::MAX);
+        while first < beyond {
+            let missing = pack.missing(first..beyond);
+            if missing.is_empty() {
+                break;
+            }
+            let count = missing.len().min(FETCH_CHUNKS_MAX as usize) as u32;
+            self.origin.prefetch_chunks(&ChunksRequest {
+                pack: &pack.record,
+                manifest: self.manifest_digest,
+                first: missing.start,
+                count,
+                again: false,
+            });
+            first = missing.start.saturating_add(count);
+        }
+        Ok(())
     }
 
     /// Verifies and keeps the chunks of a `Data` reply, and returns the first one.
@@ -159,9 +152,9 @@ impl<O: Origin> Store<O> {
                 );
                 return Err(EIO);
             }
-            let mut stored = KVVec::with_capacity(bytes.len(), GFP_KERNEL)?;
-            stored.extend_from_slice(bytes, GFP_KERNEL)?;
-            let chunk = self.keep(pack, number, &record, stored)?;
+            let chunk = self
+                .readers
+                .with_bench(|bench| self.keep(pack, number, &record, bytes, &mut bench.decoder))?;
             if number == first {
                 wanted = Some(chunk);
             }
@@ -170,26 +163,27 @@ impl<O: Origin> Store<O> {
     }
 
     /// Decodes verified bytes, and keeps the chunk for the next reader.
-    fn keep(
+    pub(super) fn keep(
         &self,
         pack: &Pack,
         number: u32,
         record: &ChunkRecord,
-        stored: KVVec<u8>,
+        stored: &[u8],
+        decoder: &mut ZstdDecoder,
     ) -> Result<Arc<Chunk>> {
         let bytes = match record.codec().ok_or(EIO)? {
-            Codec::Raw => stored,
-            Codec::Zstd => {
-                let mut bytes = KVVec::from_elem(0, record.logical_length as usize, GFP_KERNEL)?;
-                self.decoders
-                    .decompress(&stored, &mut bytes)
-                    .inspect_err(|error| {
-                        if *error == EIO {
-                            self.report_chunk(&pack.record.digest, number, "it cannot be decoded");
-                        }
-                    })?;
+            Codec::Raw => {
+                let mut bytes = KVVec::with_capacity(stored.len(), GFP_KERNEL)?;
+                bytes.extend_from_slice(stored, GFP_KERNEL)?;
                 bytes
             }
+            Codec::Zstd => decoder
+                .decompress_new(stored, record.logical_length as usize)
+                .inspect_err(|error| {
+                    if *error == EIO {
+                        self.report_chunk(&pack.record.digest, number, "it cannot be decoded");
+                    }
+                })?,
         };
         let chunk = Arc::new(
             Chunk {

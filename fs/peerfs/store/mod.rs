@@ -10,10 +10,14 @@
 mod blob;
 mod cache;
 mod chunk;
-mod decoder;
+mod decoding;
 mod origin;
 mod pack;
 mod presence;
+mod readers;
+mod run;
+
+use core::ops::Range;
 
 use kernel::cred::Credential;
 use kernel::ffi::c_int;
@@ -29,15 +33,16 @@ use peerfs_format::{Digest, ManifestLayout, PackIndexLayout, PackRecord, ShardLa
 use crate::vfs::{override_credential, Directory, OpenedFile};
 use blob::Blob;
 use cache::Cache;
-use decoder::Decoders;
+use decoding::Decoding;
 use pack::Pack;
 
 pub(crate) use blob::OpenError;
 
 /// An inode shard in memory.
 pub(crate) type ShardBlob = Blob<ShardLayout>;
-pub(crate) use chunk::{Chunk, Wait};
 pub(crate) use origin::{BlobRequest, ChunksRequest, Fetched, Origin};
+pub(crate) use readers::Readers;
+pub(crate) use run::Runs;
 
 /// Shards that are kept: some 16 MiB.
 const SHARDS_KEPT: usize = 64;
@@ -64,9 +69,10 @@ pub(crate) struct Store<O> {
     #[pin]
     indexes: Cache<u32, Arc<Blob<PackIndexLayout>>>,
     #[pin]
-    chunks: Cache<(u32, u32), Arc<Chunk>>,
+    chunks: Cache<(u32, u32), Arc<chunk::Chunk>>,
     #[pin]
-    decoders: Decoders,
+    decoding: Decoding,
+    readers: Arc<Readers>,
 }
 
 impl<O: Origin> Store<O> {
@@ -77,6 +83,7 @@ impl<O: Origin> Store<O> {
         credential: ARef<Credential>,
         manifest_digest: Digest,
         origin: O,
+        readers: Arc<Readers>,
     ) -> core::result::Result<Arc<Self>, OpenError> {
         let manifest = Blob::<ManifestLayout>::open(
             &name,
@@ -104,7 +111,8 @@ impl<O: Origin> Store<O> {
                 shards <- Cache::new(SHARDS_KEPT),
                 indexes <- Cache::new(INDEXES_KEPT),
                 chunks <- Cache::new(CHUNKS_KEPT),
-                decoders <- Decoders::new(),
+                decoding <- Decoding::new(),
+                readers,
             }),
             GFP_KERNEL,
         )
@@ -173,6 +181,25 @@ impl<O: Origin> Store<O> {
         let pack = Pack::new(number, record)?;
         packs.try_create_and_insert(number, pack.clone(), GFP_KERNEL)?;
         Ok(pack)
+    }
+
+    /// The index of a pack, or EAGAIN if it would have to be fetched.
+    fn index_if_here(&self, pack: &Pack) -> Result<Arc<Blob<PackIndexLayout>>> {
+        match self.indexes.get(&pack.number) {
+            Some(index) => Ok(index),
+            None if pack.index_file().is_some() => self.index(pack),
+            None => Err(EAGAIN),
+        }
+    }
+
+    /// The range of the chunk at an offset of a pack's uncompressed address space, if that can be said
+    /// without fetching anything.
+    pub(crate) fn chunk_range(&self, number: u32, offset: u32) -> Option<Range<u32>> {
+        let pack = self.pack(number).ok()?;
+        let index = self.index_if_here(&pack).ok()?;
+        let (_, record) = index.view().ok()?.chunk_at(&pack.record, offset).ok()?;
+        let end = record.logical_offset.checked_add(record.logical_length)?;
+        Some(record.logical_offset..end)
     }
 
     /// The index of a pack; never opened by path here.

@@ -6,6 +6,8 @@
 //! of the pack.
 #![forbid(unsafe_code)]
 
+use core::ops::Range;
+
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::str::CString;
@@ -44,6 +46,16 @@ pub(super) enum Place {
     Perhaps(OpenedFile),
     /// Not here.
     Missing,
+}
+
+impl Place {
+    /// The file that the chunk is in, perhaps.
+    pub(super) fn file(self) -> Option<OpenedFile> {
+        match self {
+            Place::Whole(file) | Place::Partial(file) | Place::Perhaps(file) => Some(file),
+            Place::Missing => None,
+        }
+    }
 }
 
 impl Pack {
@@ -116,12 +128,19 @@ impl Pack {
         self.state.lock().presence.set(chunk, true);
     }
 
-    /// The length of the run of missing chunks from `first` on, `most` at the longest.
-    pub(super) fn missing_run(&self, first: u32, most: u32) -> u32 {
+    /// Whether the pack is here as a whole.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.state.lock().presence, Presence::Whole)
+    }
+
+    /// The first run of chunks in a range that are missing, as far as is known.
+    pub(super) fn missing(&self, chunks: Range<u32>) -> Range<u32> {
         let state = self.state.lock();
-        let end = first.saturating_add(most).min(self.record.chunk_count);
-        let missing = |chunk: &u32| state.file.is_none() || !state.presence.has(*chunk);
-        (first..end).take_while(missing).count() as u32
+        let has = |chunk: &u32| state.file.is_some() && state.presence.has(*chunk);
+        let end = chunks.end.min(self.record.chunk_count);
+        let first = (chunks.start..end).find(|chunk| !has(chunk)).unwrap_or(end);
+        let after = (first..end).find(has).unwrap_or(end);
+        first..after
     }
 
     /// Notes that these chunks are in the store now, in `file` if it is given.

@@ -72,12 +72,12 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// A regular file is being opened.
     fn open(inode: &Inode<Self>) -> Result;
 
-    /// Fills a folio of a regular file.
-    fn read_folio(inode: &Inode<Self>, folio: LockedFolio<'_>) -> Result;
+    /// Fills a folio of a regular file, whose bytes these are.
+    fn read_folio(inode: &Inode<Self>, bytes: FolioBytes) -> Result;
 
-    /// Fills what it can of the folios of a readahead without waiting for anything slow; the others
-    /// are read by [`FileSystem::read_folio`] when somebody needs them.
-    fn readahead(inode: &Inode<Self>, readahead: &mut Readahead<'_>);
+    /// Fills, or starts filling, what it can of the folios of a readahead without waiting for anything
+    /// slow; the others are read by [`FileSystem::read_folio`] when somebody needs them.
+    fn readahead(inode: &Inode<Self>, readahead: Readahead<'_>);
 
     /// The first offset at or after `offset`, which is below the file's size, that is data
     /// (lseek(2) with SEEK_DATA), or `None` if there is only a hole up to the end.

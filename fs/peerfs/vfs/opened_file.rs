@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `struct file` of another filesystem, opened for reading by the kernel.
+//!
+//! Locking: none; a file is counted, and reading takes the locks of its own filesystem.
+
+use core::mem::MaybeUninit;
 
 use kernel::fs::File;
 use kernel::prelude::*;
@@ -41,19 +45,37 @@ impl OpenedFile {
         u64::try_from(size).unwrap_or(0)
     }
 
-    /// Reads at `offset` until `buffer` is full or the file ends; says how much was read.
+    /// Reads at `offset` until `buffer` is full or the file ends; says how much was read. Pages that
+    /// this brings into the page cache do not stay there, where the file's filesystem can do that:
+    /// what is read ends up in other pages anyway.
     pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let file = self.file.as_ptr();
+        // SAFETY: the file is valid and has operations.
+        let can_drop = unsafe { (*(*file).f_op).fop_flags } & bindings::PEERFS_FOP_DONTCACHE != 0;
+        let flags = if can_drop {
+            bindings::PEERFS_RWF_DONTCACHE
+        } else {
+            0
+        };
         let mut position = i64::try_from(offset)?;
         let mut done = 0;
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            // SAFETY: the file is open for reading, and the buffer has this length.
+            let part = bindings::kvec {
+                iov_base: rest.as_mut_ptr().cast(),
+                iov_len: rest.len(),
+            };
+            let mut iter = MaybeUninit::<bindings::iov_iter>::uninit();
+            // SAFETY: the part is the rest of the buffer, and both live until the read is over. The
+            // file is open for reading.
             let count = unsafe {
-                bindings::kernel_read(
-                    self.file.as_ptr(),
-                    rest.as_mut_ptr().cast(),
+                bindings::iov_iter_kvec(
+                    iter.as_mut_ptr(),
+                    bindings::ITER_DEST,
+                    &part,
+                    1,
                     rest.len(),
-                    &mut position,
-                )
+                );
+                bindings::vfs_iter_read(file, iter.as_mut_ptr(), &mut position, flags)
             };
             match usize::try_from(count) {
                 Ok(0) => break,

@@ -21,12 +21,30 @@ impl ZstdDecoder {
         Ok(ZstdDecoder { workspace })
     }
 
-    /// Decompresses one frame into `output` and says how many bytes it was; EIO if the frame is
-    /// damaged or longer than `output`.
-    pub(crate) fn decompress(&mut self, frame: &[u8], output: &mut [u8]) -> Result<usize> {
+    /// Decompresses one frame of exactly `output`'s length; EIO if it is damaged or has another one.
+    pub(crate) fn decompress(&mut self, frame: &[u8], output: &mut [u8]) -> Result {
+        // SAFETY: the output has this length and is initialised memory of the caller's.
+        unsafe { self.decompress_raw(frame, output.as_mut_ptr(), output.len()) }
+    }
+
+    /// As [`ZstdDecoder::decompress`], into new memory of `length` bytes.
+    pub(crate) fn decompress_new(&mut self, frame: &[u8], length: usize) -> Result<KVVec<u8>> {
+        let mut output = KVVec::with_capacity(length, GFP_KERNEL)?;
+        // SAFETY: the new memory has room for `length` bytes.
+        unsafe { self.decompress_raw(frame, output.as_mut_ptr(), length) }?;
+        // SAFETY: they have all been written.
+        unsafe { output.inc_len(length) };
+        Ok(output)
+    }
+
+    /// # Safety
+    ///
+    /// `output` must be valid for writes of `length` bytes, and nobody else's. They have all been
+    /// written when this succeeds.
+    unsafe fn decompress_raw(&mut self, frame: &[u8], output: *mut u8, length: usize) -> Result {
         let size = core::mem::size_of_val(self.workspace.as_slice());
         // SAFETY: the workspace has this size and is exclusively ours; the context lies inside it and
-        // is not used after this call. Input and output have their lengths.
+        // is not used after this call. The input has its length, and the output by the requirements.
         let result = unsafe {
             let context = bindings::zstd_init_dctx(self.workspace.as_mut_ptr().cast(), size);
             if context.is_null() {
@@ -34,8 +52,8 @@ impl ZstdDecoder {
             }
             bindings::zstd_decompress_dctx(
                 context,
-                output.as_mut_ptr().cast(),
-                output.len(),
+                output.cast(),
+                length,
                 frame.as_ptr().cast(),
                 frame.len(),
             )
@@ -44,6 +62,10 @@ impl ZstdDecoder {
         if unsafe { bindings::zstd_is_error(result) } != 0 {
             return Err(EIO);
         }
-        Ok(result)
+        if result == length {
+            Ok(())
+        } else {
+            Err(EIO)
+        }
     }
 }

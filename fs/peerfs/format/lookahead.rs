@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What of a file to ask a distant source for before it is read.
+//!
+//! The aim is a link that is never idle while a file is read from one end to the other, and few, big
+//! requests while a program starts; both without fetching much that nobody reads.
+
+use core::ops::Range;
+
+/// Files up to this size are asked for whole as soon as anything of them is missing: bytes. Programs
+/// and their libraries are read here and there, at one round trip for each place.
+pub const WHOLE_FILE_MAX: u64 = 4 * 1024 * 1024;
+
+/// How far ahead of a sequential reader chunks are asked for at the most: bytes. A link of 1 Gbit/s
+/// with a round trip of 20 ms holds 2.5 MB; the rest is for pauses in between.
+pub const AHEAD_MAX: u64 = 16 * 1024 * 1024;
+
+/// The range to ask for when `window` of a file of `size` bytes is being read and everything up to
+/// `asked` was asked for before; `None` if that is enough. The end of the range is the next `asked`.
+///
+/// A reader who goes on where everything was asked for is ahead by twice as much each time; one who
+/// jumps gets what it reads.
+pub fn ahead(asked: u64, window: Range<u64>, size: u64) -> Option<Range<u64>> {
+    if window.start >= size || window.is_empty() {
+        return None;
+    }
+    if size <= WHOLE_FILE_MAX {
+        return (asked < size).then_some(0..size);
+    }
+    let length = window.end - window.start;
+    // Before what was asked for, or behind it: another place.
+    let sequential = window.start <= asked
+        && asked - window.start <= length.saturating_mul(2).saturating_add(AHEAD_MAX);
+    if !sequential || asked == 0 {
+        return Some(window.start..window.end.min(size));
+    }
+    let lead = asked.saturating_sub(window.start);
+    let wanted = lead
+        .max(length)
+        .saturating_mul(2)
+        .min(AHEAD_MAX)
+        .saturating_add(window.end)
+        .min(size);
+    // Not for a little at a time.
+    let enough = asked >= window.end && (asked >= size || wanted - asked.min(wanted) < length);
+    (!enough && asked < wanted).then_some(asked..wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    const WINDOW: u64 = 512 * 1024;
+    const SIZE: u64 = 1 << 30;
+
+    /// Reads from `start` on, and returns the lead after each window.
+    fn read_from(start: u64, mut asked: u64) -> impl Iterator<Item = (Option<Range<u64>>, u64)> {
+        (0..).map(move |number| {
+            let from = start + number * WINDOW;
+            let range = ahead(asked, from..from + WINDOW, SIZE);
+            if let Some(range) = &range {
+                asked = range.end;
+            }
+            (range, asked.saturating_sub(from + WINDOW))
+        })
+    }
+
+    #[test]
+    fn a_sequential_reader_is_led_by_more_and_more() {
+        let leads: Vec<u64> = read_from(0, 0).map(|(_, lead)| lead).take(12).collect();
+        assert_eq!(leads[0], 0);
+        assert!(leads
+            .windows(2)
+            .all(|pair| pair[1] >= pair[0] || pair[1] >= AHEAD_MAX - 2 * WINDOW));
+        assert!(leads[8] >= AHEAD_MAX - 2 * WINDOW && leads[8] <= AHEAD_MAX + WINDOW);
+    }
+
+    #[test]
+    fn nothing_is_asked_for_twice_on_the_way() {
+        let mut asked_until = 0;
+        for (range, _) in read_from(0, 0).take(200) {
+            if let Some(range) = range {
+                assert_eq!(range.start, asked_until);
+                assert!(range.end > range.start && range.end <= SIZE);
+                asked_until = range.end;
+            }
+        }
+        assert!(asked_until > 200 * WINDOW);
+    }
+
+    #[test]
+    fn a_jump_asks_for_what_is_read_only() {
+        let there = 500 << 20;
+        assert_eq!(
+            ahead(WINDOW, there..there + 4096, SIZE),
+            Some(there..there + 4096)
+        );
+        let back = 100 << 20;
+        assert_eq!(
+            ahead(there, back..back + 4096, SIZE),
+            Some(back..back + 4096)
+        );
+    }
+
+    #[test]
+    fn a_small_file_is_asked_for_once_and_whole() {
+        assert_eq!(ahead(0, 8192..12288, 1 << 20), Some(0..1 << 20));
+        assert_eq!(ahead(1 << 20, 16384..20480, 1 << 20), None);
+        assert_eq!(ahead(0, 0..4096, 0), None);
+    }
+
+    #[test]
+    fn the_end_is_the_end() {
+        assert_eq!(ahead(SIZE, SIZE - WINDOW..SIZE, SIZE), None);
+        assert_eq!(
+            ahead(SIZE - 10, SIZE - WINDOW..SIZE + 4096, SIZE),
+            Some(SIZE - 10..SIZE)
+        );
+        assert_eq!(ahead(u64::MAX, 0..u64::MAX, u64::MAX), None);
+    }
+}

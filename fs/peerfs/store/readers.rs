@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What reading chunks takes beside the chunks themselves, shared by all mounts: the workers that
+//! read ahead, decompressors, and buffers for stored bytes.
+#![forbid(unsafe_code)]
+
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::sync::{Arc, Mutex};
+use peerfs_format::CHUNK_MAX;
+
+use crate::vfs::{Workqueue, ZstdDecoder};
+
+/// Stored bytes that are read at once, unless a single chunk has more: with half of it compressed
+/// away, four processors decode a readahead of 1 MiB side by side.
+pub(super) const RUN_BYTES: usize = 128 * 1024;
+const _: () = assert!(RUN_BYTES <= CHUNK_MAX as usize);
+
+/// Idle benches that are kept: about one a processor of a small machine, some 420 KiB each.
+const KEPT: usize = 8;
+
+/// What one task needs to verify and decode.
+pub(super) struct Bench {
+    pub(super) decoder: ZstdDecoder,
+    /// As large as the largest chunk.
+    pub(super) stored: KVVec<u8>,
+}
+
+/// What the mounts share.
+#[pin_data]
+pub(crate) struct Readers {
+    queue: Workqueue,
+    #[pin]
+    idle: Mutex<KVec<Bench>>,
+}
+
+impl Readers {
+    /// The workers, idle.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        let queue = Workqueue::new(c"peerfs_read")?;
+        Arc::pin_init(
+            pin_init!(Readers {
+                queue,
+                idle <- new_mutex!(KVec::new(), "peerfs readers"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Has a worker do this. Without memory it is dropped.
+    pub(super) fn spawn(&self, work: impl FnOnce() + Send + 'static) -> Result {
+        self.queue.spawn(work)
+    }
+
+    /// Waits for all work that was spawned before.
+    pub(crate) fn flush(&self) {
+        self.queue.flush();
+    }
+
+    /// Calls `work` with a bench, which is kept for the next one.
+    pub(super) fn with_bench<T>(&self, work: impl FnOnce(&mut Bench) -> Result<T>) -> Result<T> {
+        let idle = self.idle.lock().pop();
+        let mut bench = match idle {
+            Some(bench) => bench,
+            None => Bench {
+                decoder: ZstdDecoder::new()?,
+                stored: KVVec::from_elem(0, CHUNK_MAX as usize, GFP_KERNEL)?,
+            },
+        };
+        let result = work(&mut bench);
+        let mut idle = self.idle.lock();
+        if idle.len() < KEPT {
+            // Without memory to keep it, it is freed.
+            let _ = idle.push(bench, GFP_KERNEL);
+        }
+        drop(idle);
+        result
+    }
+}

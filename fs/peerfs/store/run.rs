@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs: neighbouring chunks that are read together, verified, and decoded to where they are wanted.
+//!
+//! Locking: `Decoding` keeps tasks from decoding the same chunk twice when several want a part of it.
+//! It is held while stored bytes are read from the store's filesystem and decoded, never while
+//! anything is fetched. The locks of caches and packs are taken under it.
+#![forbid(unsafe_code)]
+
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use peerfs_format::{ChunkRecord, Codec};
+
+use super::chunk::Chunk;
+use super::pack::{Pack, Place};
+use super::readers::{Bench, RUN_BYTES};
+use super::{Origin, Store};
+use crate::vfs::{sha256, FolioBytes, OpenedFile};
+
+/// A chunk, or a part of one, and where it is wanted.
+struct Wanted {
+    number: u32,
+    record: ChunkRecord,
+    /// Bytes of the chunk before the part.
+    skipped: u32,
+    bytes: FolioBytes,
+}
+
+impl Wanted {
+    fn is_whole(&self) -> bool {
+        self.bytes.len() == self.record.logical_length as usize
+    }
+
+    /// Fills the part from the chunk.
+    fn fill(self, chunk: &Chunk) -> Result {
+        let from = self.skipped as usize;
+        let part = chunk
+            .bytes
+            .get(from..from.saturating_add(self.bytes.len()))
+            .ok_or(EIO)?;
+        self.bytes.fill_with(part)
+    }
+}
+
+/// Whole chunks that are stored one behind the other, some [`RUN_BYTES`] of them, or one chunk that is
+/// wanted in part.
+pub(super) struct Run {
+    pack: Arc<Pack>,
+    wanted: KVec<Wanted>,
+}
+
+impl Run {
+    /// Adds a chunk, or gives it back if it belongs to another run.
+    fn add(&mut self, pack: &Pack, wanted: Wanted) -> Result<Option<Wanted>> {
+        let (Some(first), Some(last)) = (self.wanted.first(), self.wanted.last()) else {
+            return Ok(Some(wanted));
+        };
+        let end = last
+            .record
+            .stored_offset
+            .saturating_add(last.record.stored_length);
+        let length = end.saturating_sub(first.record.stored_offset);
+        let fits = self.pack.number == pack.number
+            && last.is_whole()
+            && wanted.is_whole()
+            && wanted.record.stored_offset == end
+            && length.saturating_add(wanted.record.stored_length) as usize <= RUN_BYTES;
+        if !fits {
+            return Ok(Some(wanted));
+        }
+        self.wanted.push(wanted, GFP_KERNEL)?;
+        Ok(None)
+    }
+
+    /// Reads, verifies and decodes what is in the store. The rest stays unfilled, and unreported: the
+    /// reader who needs it looks again.
+    fn fill<O: Origin>(self, store: &Store<O>) -> Result {
+        let whole = self.wanted.first().is_some_and(Wanted::is_whole);
+        if !whole {
+            for wanted in self.wanted {
+                let chunk = store.decode_shared(&self.pack, wanted.number, &wanted.record)?;
+                let chunk = chunk.ok_or(EAGAIN)?;
+                wanted.fill(&chunk)?;
+            }
+            return Ok(());
+        }
+        let (Some(first), Some(last)) = (self.wanted.first(), self.wanted.last()) else {
+            return Ok(());
+        };
+        let Some(file) = self.pack.place(first.number).file() else {
+            return Err(EAGAIN);
+        };
+        let start = first.record.stored_offset;
+        let end = last
+            .record
+            .stored_offset
+            .saturating_add(last.record.stored_length);
+        store.readers.with_bench(|Bench { decoder, stored }| {
+            let stored = stored
+                .get_mut(..end.saturating_sub(start) as usize)
+                .ok_or(EIO)?;
+            // What a file that is too short lacks is as wrong as other bytes are.
+            let read = file.read_at(stored, start.into())?;
+            let stored = stored.get(..read).unwrap_or_default();
+            for mut wanted in self.wanted {
+                let record = &wanted.record;
+                let from = record.stored_offset.saturating_sub(start) as usize;
+                let Some(bytes) = stored
+                    .get(from..from.saturating_add(record.stored_length as usize))
+                    .filter(|bytes| sha256(bytes) == record.digest.0)
+                else {
+                    continue;
+                };
+                self.pack.found(wanted.number);
+                match record.codec().ok_or(EIO)? {
+                    Codec::Raw => wanted.bytes.fill_with(bytes)?,
+                    Codec::Zstd => {
+                        decoder.decompress(bytes, wanted.bytes.as_mut_slice())?;
+                        wanted.bytes.filled();
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// A readahead that is being planned.
+pub(crate) struct Runs<'a, O: Origin> {
+    store: &'a Arc<Store<O>>,
+    runs: KVec<Run>,
+}
+
+impl<'a, O: Origin> Runs<'a, O> {
+    /// Nothing yet.
+    pub(crate) fn new(store: &'a Arc<Store<O>>) -> Self {
+        Runs {
+            store,
+            runs: KVec::new(),
+        }
+    }
+
+    /// Adds what lies at `offset` of a pack's uncompressed address space. What is in memory is filled
+    /// at once. EAGAIN if the pack's index would have to be fetched.
+    pub(crate) fn add(&mut self, number: u32, offset: u32, bytes: FolioBytes) -> Result {
+        let pack = self.store.pack(number)?;
+        let index = self.store.index_if_here(&pack)?;
+        let index = index.view()?;
+        let mut offset = offset;
+        let mut rest = bytes;
+        while rest.len() > 0 {
+            let (number, record) = index.chunk_at(&pack.record, offset).map_err(|_| EIO)?;
+            let skipped = offset.checked_sub(record.logical_offset).ok_or(EIO)?;
+            let length = record.logical_length.saturating_sub(skipped);
+            let (bytes, behind) = rest.split_at(length as usize);
+            rest = behind;
+            offset = offset.checked_add(length).ok_or(EIO)?;
+            let wanted = Wanted {
+                number,
+                record,
+                skipped,
+                bytes,
+            };
+            if !wanted.is_whole() {
+                if let Some(chunk) = self.store.chunks.get(&(pack.number, number)) {
+                    wanted.fill(&chunk)?;
+                    continue;
+                }
+            }
+            let other = match self.runs.last_mut() {
+                Some(run) => run.add(&pack, wanted)?,
+                None => Some(wanted),
+            };
+            if let Some(wanted) = other {
+                let mut run = Run {
+                    pack: pack.clone(),
+                    wanted: KVec::new(),
+                };
+                run.wanted.push(wanted, GFP_KERNEL)?;
+                self.runs.push(run, GFP_KERNEL)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the workers fill what was added; a single run is filled here, since then there is nothing
+    /// to do side by side and whoever reads would only wait for a worker.
+    pub(crate) fn start(self)
+    where
+        O: 'static,
+    {
+        let alone = self.runs.len() == 1;
+        for run in self.runs {
+            // Whatever fails is left to the reader who needs it, if there is one.
+            if alone {
+                let _ = run.fill(self.store);
+            } else {
+                let store = self.store.clone();
+                let _ = self.store.readers.spawn(move || {
+                    let _ = run.fill(&store);
+                });
+            }
+        }
+    }
+}
+
+impl<O: Origin> Store<O> {
+    /// A chunk that others want parts of, too: from the cache, or from the store. `None` if it is not
+    /// there, or not right.
+    pub(super) fn decode_shared(
+        &self,
+        pack: &Pack,
+        number: u32,
+        record: &ChunkRecord,
+    ) -> Result<Option<Arc<Chunk>>> {
+        let _decoding = self.decoding.lock(number);
+        if let Some(chunk) = self.chunks.get(&(pack.number, number)) {
+            return Ok(Some(chunk));
+        }
+        let place = pack.place(number);
+        let is_known = !matches!(place, Place::Perhaps(_));
+        let Some(file) = place.file() else {
+            return Ok(None);
+        };
+        self.readers.with_bench(|bench| {
+            let Some(length) = read_verified(&file, record, bench)? else {
+                return Ok(None);
+            };
+            if !is_known {
+                pack.found(number);
+            }
+            let Bench { decoder, stored } = bench;
+            let stored = stored.get(..length).unwrap_or_default();
+            self.keep(pack, number, record, stored, decoder).map(Some)
+        })
+    }
+}
+
+/// Reads the stored bytes of a chunk to the start of the bench's buffer and says how many there are;
+/// `None` if the file has others in their place.
+fn read_verified(
+    file: &OpenedFile,
+    record: &ChunkRecord,
+    bench: &mut Bench,
+) -> Result<Option<usize>> {
+    let length = record.stored_length as usize;
+    let stored = bench.stored.get_mut(..length).ok_or(EIO)?;
+    // A pack that is too short is as wrong as one with other bytes.
+    let read = file.read_at(stored, record.stored_offset.into())?;
+    Ok((read == length && sha256(stored) == record.digest.0).then_some(length))
+}

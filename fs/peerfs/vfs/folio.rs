@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Locked folios of the page cache that are being filled.
+//!
+//! Locking: a folio is locked by whoever asks for it to be filled (`read_folio`, `readahead`). It
+//! stays locked, and with it in its mapping, as long as a [`FolioBytes`] covers a part of it; then it
+//! is unlocked exactly once, by whichever task gave up the last part. No other lock is involved.
+
+use core::ops::Range;
+use core::ptr::NonNull;
+
+use kernel::ffi::{c_int, c_uint};
+use kernel::prelude::*;
+use kernel::sync::atomic::{Atomic, Full, Relaxed};
+use kernel::sync::Arc;
+
+use crate::bindings;
+
+/// A locked folio.
+///
+/// # Invariants
+///
+/// `folio` is locked by us, and not yet up to date, while `parts` is not zero.
+struct Folio {
+    folio: NonNull<bindings::folio>,
+    /// Where it ends, in bytes from the start of the first folio.
+    end: usize,
+    /// How many [`FolioBytes`] cover some of it.
+    parts: Atomic<i32>,
+    /// Whether one of them was given up unfilled.
+    failed: Atomic<bool>,
+}
+
+impl Folio {
+    /// Takes over the lock of `folio`, which follows what ends at `start`.
+    ///
+    /// # Safety
+    ///
+    /// `folio` must be valid and locked for the caller, who hands the lock over.
+    unsafe fn new(folio: NonNull<bindings::folio>, start: usize) -> Self {
+        // SAFETY: it is valid, and its size does not change while it is locked.
+        let size = unsafe { bindings::peerfs_folio_size(folio.as_ptr()) };
+        Folio {
+            folio,
+            end: start.saturating_add(size),
+            // INVARIANT: by the requirements.
+            parts: Atomic::new(1),
+            failed: Atomic::new(false),
+        }
+    }
+
+    /// One part more.
+    fn add_part(&self) {
+        self.parts.add(1, Relaxed);
+    }
+
+    /// One part less; the last one unlocks the folio.
+    fn end_part(&self, filled: bool) {
+        if !filled {
+            self.failed.store(true, Relaxed);
+        }
+        // Full: what the other tasks wrote is there before the folio is said to be up to date.
+        if self.parts.fetch_sub(1, Full) == 1 {
+            let filled = !self.failed.load(Relaxed);
+            // SAFETY: by the invariant it is locked, and nobody else unlocks it.
+            unsafe {
+                bindings::peerfs_flush_dcache_folio(self.folio.as_ptr());
+                bindings::folio_end_read(self.folio.as_ptr(), filled);
+            }
+        }
+    }
+}
+
+impl Drop for Folio {
+    fn drop(&mut self) {
+        if *self.parts.get_mut() != 0 {
+            // SAFETY: by the invariant it is locked, and nobody else has this object any more.
+            unsafe { bindings::folio_end_read(self.folio.as_ptr(), false) };
+        }
+    }
+}
+
+/// Folios that follow each other in a file, and where the kernel sees their bytes as one piece.
+///
+/// # Invariants
+///
+/// `address` is that of the folios' bytes, in order and without gaps. A byte is accessed only through
+/// the one [`FolioBytes`] that covers it.
+struct Folios {
+    folios: KVVec<Folio>,
+    position: u64,
+    address: NonNull<u8>,
+    /// Pages that are mapped at `address`; 0 if it is the address of the only folio.
+    mapped: c_uint,
+}
+
+// SAFETY: folios may be filled and unlocked by any task.
+unsafe impl Send for Folios {}
+// SAFETY: what several tasks change is atomic, and the bytes are divided between them.
+unsafe impl Sync for Folios {}
+
+impl Folios {
+    fn new(folios: KVVec<Folio>) -> Result<Self> {
+        let first = folios.first().ok_or(EINVAL)?.folio;
+        // SAFETY: it is locked, so it stays where it is.
+        let position = unsafe { bindings::peerfs_folio_pos(first.as_ptr()) };
+        let (address, mapped) = if folios.len() == 1 {
+            // SAFETY: as above; there is no highmem (see Kconfig), so that it has an address.
+            (unsafe { bindings::peerfs_folio_address(first.as_ptr()) }, 0)
+        } else {
+            let length = folios.last().map_or(0, |folio| folio.end);
+            let count = length / kernel::page::PAGE_SIZE;
+            let mut pages = KVVec::with_capacity(count, GFP_KERNEL)?;
+            let mut start = 0;
+            for folio in &folios {
+                for page in 0..(folio.end - start) / kernel::page::PAGE_SIZE {
+                    // SAFETY: the folio has this many pages.
+                    let page = unsafe { bindings::peerfs_folio_page(folio.folio.as_ptr(), page) };
+                    pages.push(page, GFP_KERNEL)?;
+                }
+                start = folio.end;
+            }
+            let count = c_uint::try_from(count)?;
+            // SAFETY: there are `count` pages, which stay until they are unlocked. Nobody accesses
+            // them through the mapping after that.
+            let address = unsafe { bindings::vm_map_ram(pages.as_mut_ptr(), count, NO_NODE) };
+            (address, count)
+        };
+        Ok(Folios {
+            folios,
+            position: u64::try_from(position).unwrap_or(0),
+            address: NonNull::new(address.cast()).ok_or(ENOMEM)?,
+            mapped,
+        })
+    }
+
+    /// The folios that cover some of these bytes.
+    fn covering(&self, range: Range<usize>) -> impl Iterator<Item = &Folio> {
+        let from = self
+            .folios
+            .partition_point(|folio| folio.end <= range.start);
+        let rest = self.folios.get(from..).unwrap_or_default();
+        // How many begin before the range ends: the first one does, unless the range is empty.
+        let count = rest.partition_point(|folio| folio.end < range.end) + 1;
+        let count = if range.is_empty() { 0 } else { count };
+        rest.iter().take(count)
+    }
+}
+
+/// `NUMA_NO_NODE`.
+const NO_NODE: c_int = -1;
+
+impl Drop for Folios {
+    fn drop(&mut self) {
+        if self.mapped != 0 {
+            // SAFETY: this many pages were mapped here.
+            unsafe { bindings::vm_unmap_ram(self.address.as_ptr().cast(), self.mapped) };
+        }
+    }
+}
+
+/// Bytes of locked folios that are to be filled, by whichever task has this. Dropped without
+/// [`FolioBytes::filled`], the folios that it covers are unlocked as not read.
+///
+/// # Invariants
+///
+/// No other `FolioBytes` covers any of the bytes, and each folio that has some of them counts this
+/// one among its parts.
+pub(crate) struct FolioBytes {
+    folios: Arc<Folios>,
+    range: Range<usize>,
+    filled: bool,
+}
+
+impl FolioBytes {
+    /// All bytes of these folios.
+    fn new(folios: KVVec<Folio>) -> Result<Self> {
+        let end = folios.last().map_or(0, |folio| folio.end);
+        let folios = Arc::new(Folios::new(folios)?, GFP_KERNEL)?;
+        // INVARIANT: each folio was made with one part, which is this one.
+        Ok(FolioBytes {
+            folios,
+            range: 0..end,
+            filled: false,
+        })
+    }
+
+    /// Takes over the lock of a folio, also if this fails.
+    ///
+    /// # Safety
+    ///
+    /// `folio` must be valid and locked for the caller, who hands the lock over.
+    pub(super) unsafe fn of_folio(folio: NonNull<bindings::folio>) -> Result<Self> {
+        // SAFETY: by the requirements.
+        let folio = unsafe { Folio::new(folio, 0) };
+        let mut folios = KVVec::new();
+        folios.push(folio, GFP_KERNEL)?;
+        FolioBytes::new(folios)
+    }
+
+    /// Where the bytes begin in the file.
+    pub(crate) fn position(&self) -> u64 {
+        self.folios.position.saturating_add(self.range.start as u64)
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// The first `length` bytes (all, if there are fewer), and the rest.
+    pub(crate) fn split_at(mut self, length: usize) -> (FolioBytes, FolioBytes) {
+        let middle = self.range.start.saturating_add(length).min(self.range.end);
+        let end = core::mem::replace(&mut self.range.end, middle);
+        if !self.range.is_empty() && middle < end {
+            // The folio that both have some of, if there is one.
+            let shared = self.folios.covering(middle - 1..middle).next();
+            if let Some(folio) = shared.filter(|folio| folio.end > middle) {
+                folio.add_part();
+            }
+        }
+        // INVARIANT: the ranges are disjoint; if the first one is empty, the second takes its part.
+        let rest = FolioBytes {
+            folios: self.folios.clone(),
+            range: middle..end,
+            filled: false,
+        };
+        (self, rest)
+    }
+
+    /// The bytes, to write.
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: by the invariants of both types the bytes are there, initialised as all memory of
+        // the page cache, and only ours.
+        unsafe {
+            core::slice::from_raw_parts_mut(
+                self.folios.address.as_ptr().add(self.range.start),
+                self.range.len(),
+            )
+        }
+    }
+
+    /// Fills the bytes with a copy of `source`; EINVAL if that has another length.
+    pub(crate) fn fill_with(mut self, source: &[u8]) -> Result {
+        let bytes = self.as_mut_slice();
+        if bytes.len() != source.len() {
+            return Err(EINVAL);
+        }
+        // SAFETY: both have this length, and nobody else has `bytes`.
+        unsafe {
+            core::ptr::copy_nonoverlapping(source.as_ptr(), bytes.as_mut_ptr(), source.len())
+        };
+        self.filled();
+        Ok(())
+    }
+
+    /// Fills the bytes with zeros.
+    pub(crate) fn fill_with_zeros(mut self) {
+        self.as_mut_slice().fill(0);
+        self.filled();
+    }
+
+    /// Says that every byte was written.
+    pub(crate) fn filled(mut self) {
+        self.filled = true;
+    }
+}
+
+impl Drop for FolioBytes {
+    fn drop(&mut self) {
+        for folio in self.folios.covering(self.range.clone()) {
+            folio.end_part(self.filled);
+        }
+    }
+}
+
+/// The folios of a readahead, in order.
+pub(crate) struct Readahead<'a> {
+    control: &'a mut bindings::readahead_control,
+}
+
+impl<'a> Readahead<'a> {
+    /// # Safety
+    ///
+    /// `control` must be one that the VFS gave to `readahead`, which has not returned yet.
+    pub(super) unsafe fn from_raw(control: &'a mut bindings::readahead_control) -> Self {
+        Readahead { control }
+    }
+
+    /// The range of the file that is to be read.
+    pub(crate) fn range(&self) -> Range<u64> {
+        let page = kernel::page::PAGE_SIZE as u64;
+        let start = (self.control._index as u64).saturating_mul(page);
+        let length = u64::from(self.control._nr_pages).saturating_mul(page);
+        start..start.saturating_add(length)
+    }
+
+    /// Adds what `range` has more, as far as it is not in the page cache and there is memory for it.
+    pub(crate) fn expand(&mut self, range: Range<u64>) {
+        let now = self.range();
+        let start = range.start.min(now.start);
+        let length = range.end.max(now.end) - start;
+        if let (Ok(start), Ok(length)) = (i64::try_from(start), usize::try_from(length)) {
+            // SAFETY: the control is valid, and no folio was taken from it yet.
+            unsafe { bindings::readahead_expand(self.control, start, length) };
+        }
+    }
+
+    /// Takes all folios. Without memory for that they are dropped from the page cache, or left to
+    /// those who need them.
+    pub(crate) fn take(self) -> Result<FolioBytes> {
+        let mut folios = KVVec::with_capacity(self.control._nr_pages as usize, GFP_KERNEL)?;
+        let mut start = 0;
+        loop {
+            // SAFETY: the control is valid.
+            let folio = unsafe { bindings::peerfs_readahead_folio(self.control) };
+            let Some(folio) = NonNull::new(folio) else {
+                break;
+            };
+            // SAFETY: it is handed over locked; the page cache keeps it while it is.
+            let folio = unsafe { Folio::new(folio, start) };
+            start = folio.end;
+            folios.push(folio, GFP_KERNEL)?;
+        }
+        FolioBytes::new(folios)
+    }
+}
