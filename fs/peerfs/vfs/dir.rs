@@ -58,6 +58,7 @@ impl<T: FileSystem> Operations<T> {
         llseek: Some(bindings::generic_file_llseek),
         read: Some(bindings::generic_read_dir),
         iterate_shared: Some(Self::iterate_shared),
+        fsync: Some(bindings::noop_fsync),
         ..pin_init::zeroed()
     };
 

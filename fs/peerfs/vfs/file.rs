@@ -29,6 +29,7 @@ impl<T: FileSystem> Operations<T> {
         open: Some(Self::open),
         splice_read: Some(bindings::filemap_splice_read),
         setlease: Some(bindings::generic_setlease),
+        fsync: Some(bindings::noop_fsync),
         ..pin_init::zeroed()
     };
 

@@ -10,6 +10,7 @@
 //! | [`survey`] | reading all of a damaged mount |
 //! | [`compare`] | the same reads of a tree and of its mount |
 //! | [`read_only`] | attempts to change a mount |
+//! | [`differ`] | the same system calls on two trees, which must answer the same |
 //! | [`damage`] | damaged stores and images |
 //! | [`source`] | a complete store, read without verifying |
 //! | [`fake_daemon`] | a daemon on `/dev/peerfs` that does as it is told |
@@ -19,6 +20,7 @@
 
 mod compare;
 mod damage;
+mod differ;
 mod edge_cases;
 mod entry;
 mod error;
@@ -75,6 +77,8 @@ enum Command {
         #[arg(long, default_value_t = 1000)]
         count: u32,
     },
+    /// Does the same random system calls on two read-only trees: each must answer the same.
+    Differ(differ::Settings),
     /// Attempts to change a mount in every way: each must fail with EROFS.
     ReadOnly { mount: PathBuf },
     /// Damages something that an image of the store consists of, and prints what.
@@ -122,6 +126,7 @@ fn run(command: Command) -> Result<()> {
             seed,
             count,
         } => compare::compare(&source, &mount, seed, count),
+        Command::Differ(settings) => differ::run(&settings),
         Command::ReadOnly { mount } => read_only::check(&mount),
         Command::Damage {
             store,
