@@ -67,6 +67,7 @@ impl kernel::InPlaceModule for Peerfs {
             let shared = Shared {
                 upcall: upcall.clone(),
                 readers: Readers::new()?,
+                debugfs: debugfs.subdir(c"mounts"),
             };
             Ok(try_pin_init!(Self {
                 _filesystem <- vfs::Registration::new(module, shared),

@@ -34,3 +34,4 @@ static const int PEERFS_O_RDONLY __maybe_unused = O_RDONLY | O_LARGEFILE;
 static const int PEERFS_ACL_TYPE_ACCESS __maybe_unused = ACL_TYPE_ACCESS;
 static const unsigned int PEERFS_FOP_DONTCACHE __maybe_unused = (__force unsigned int)FOP_DONTCACHE;
 static const int PEERFS_RWF_DONTCACHE __maybe_unused = (__force int)RWF_DONTCACHE;
+static const int PEERFS_MAY_CHANGE_DIRECTORY __maybe_unused = MAY_WRITE | MAY_EXEC;

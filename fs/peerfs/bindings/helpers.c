@@ -25,11 +25,6 @@ void peerfs_i_gid_write(struct inode *inode, gid_t gid)
 	i_gid_write(inode, gid);
 }
 
-bool peerfs_inode_owner_valid(struct inode *inode)
-{
-	return uid_valid(inode->i_uid) && gid_valid(inode->i_gid);
-}
-
 void peerfs_inode_set_mtime(struct inode *inode, time64_t seconds, long nanoseconds)
 {
 	inode_set_mtime(inode, seconds, nanoseconds);
@@ -175,4 +170,19 @@ bool peerfs_ratelimit(void)
 	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
 
 	return __ratelimit(&state);
+}
+
+int peerfs_path_permission(const struct path *path, int mask)
+{
+	return path_permission(path, mask);
+}
+
+void peerfs_super_set_uuid(struct super_block *sb, const u8 *uuid, unsigned int len)
+{
+	super_set_uuid(sb, uuid, len);
+}
+
+bool peerfs_is_init_user_ns(const struct user_namespace *ns)
+{
+	return ns == &init_user_ns;
 }

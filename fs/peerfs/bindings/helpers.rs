@@ -14,7 +14,6 @@ extern "C" {
     pub(crate) fn peerfs_inode_is_new(inode: *mut inode) -> bool;
     pub(crate) fn peerfs_i_uid_write(inode: *mut inode, uid: uid_t);
     pub(crate) fn peerfs_i_gid_write(inode: *mut inode, gid: gid_t);
-    pub(crate) fn peerfs_inode_owner_valid(inode: *mut inode) -> bool;
     pub(crate) fn peerfs_inode_set_mtime(inode: *mut inode, seconds: time64_t, nanoseconds: c_long);
     pub(crate) fn peerfs_new_decode_dev(dev: u32) -> dev_t;
     pub(crate) fn peerfs_mapping_set_large_folios(mapping: *mut address_space);
@@ -56,4 +55,7 @@ extern "C" {
     pub(crate) fn peerfs_may_list_trusted() -> bool;
     pub(crate) fn peerfs_set_link(inode: *mut inode, target: *mut c_char);
     pub(crate) fn peerfs_ratelimit() -> bool;
+    pub(crate) fn peerfs_path_permission(path: *const path, mask: c_int) -> c_int;
+    pub(crate) fn peerfs_super_set_uuid(sb: *mut super_block, uuid: *const u8, len: c_uint);
+    pub(crate) fn peerfs_is_init_user_ns(ns: *const user_namespace) -> bool;
 }

@@ -15,7 +15,8 @@ use crate::vfs::OpenedFile;
 
 /// The daemons that serve a store.
 pub(crate) struct Daemon {
-    upcall: Arc<Upcall>,
+    /// None for a mount whose mounter may not have the store filled.
+    upcall: Option<Arc<Upcall>>,
     store: DirectoryId,
     /// Jiffies that a reader waits.
     timeout: c_ulong,
@@ -23,12 +24,17 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// The daemons that serve the store with this directory, for readers who wait this many seconds.
-    pub(super) fn new(upcall: Arc<Upcall>, store: DirectoryId, timeout: u32) -> Self {
+    pub(super) fn new(upcall: Option<Arc<Upcall>>, store: DirectoryId, timeout: u32) -> Self {
         Daemon {
             upcall,
             store,
             timeout: crate::vfs::seconds_to_jiffies(timeout),
         }
+    }
+
+    /// The way to the daemons; ENODATA if there is none for this mount.
+    fn upcall(&self) -> Result<&Upcall> {
+        self.upcall.as_deref().ok_or(ENODATA)
     }
 }
 
@@ -41,24 +47,26 @@ impl Origin for Daemon {
             kind: request.kind as u32,
             priority: Priority::Demand as u32,
         };
-        fetched(self.upcall.fetch_blob(self.store, request, self.timeout)?)
+        fetched(
+            self.upcall()?
+                .fetch_blob(self.store, request, self.timeout)?,
+        )
     }
 
     fn fetch_chunks(&self, request: &ChunksRequest<'_>) -> Result<Fetched> {
-        if request.again && !self.upcall.is_attached(self.store) {
+        let upcall = self.upcall()?;
+        if request.again && !upcall.is_attached(self.store) {
             // The bytes are wrong and there is nobody to mend them: no reason to wait.
             return Err(EIO);
         }
         let request = message(request, Priority::Demand);
-        fetched(
-            self.upcall
-                .fetch_chunks(self.store, request, self.timeout)?,
-        )
+        fetched(upcall.fetch_chunks(self.store, request, self.timeout)?)
     }
 
     fn prefetch_chunks(&self, request: &ChunksRequest<'_>) {
-        self.upcall
-            .prefetch_chunks(self.store, message(request, Priority::Readahead));
+        if let Some(upcall) = &self.upcall {
+            upcall.prefetch_chunks(self.store, message(request, Priority::Readahead));
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
-use peerfs_format::{FileType, NAME_MAX};
+use peerfs_format::{FileType, NAME_MAX, ROOT_INODE};
 
 use super::{inode, Inode};
 use crate::vfs::DirEmitter;
@@ -39,8 +39,15 @@ fn find(directory: &Inode, name: &[u8]) -> Result<Option<u64>> {
     let Some(entry) = entries.get(place) else {
         return Ok(None);
     };
-    let found = shard.entry_name(&entry).map_err(|_| EIO)?;
-    Ok((found == name).then_some(entry.inode))
+    if shard.entry_name(&entry).map_err(|_| EIO)? != name {
+        return Ok(None);
+    }
+    // The root has no name. Were it found in a directory that a file handle led to, the dentry cache
+    // would move it there, and the tree hang from nothing.
+    if entry.inode == ROOT_INODE {
+        return Err(EIO);
+    }
+    Ok(Some(entry.inode))
 }
 
 /// Emits the entries from the emitter's position on.

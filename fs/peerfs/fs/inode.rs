@@ -3,12 +3,13 @@
 //! Inodes from their shards.
 #![forbid(unsafe_code)]
 
+use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::aref::ARef;
 use kernel::sync::atomic::Atomic;
 use kernel::sync::Arc;
-use peerfs_format::{ExtentRecord, FileType, InodeRecord, Shard, NO_XATTRS};
+use peerfs_format::{ExtentRecord, FileType, InodeRecord, Shard, NO_XATTRS, ROOT_INODE};
 
 use super::{Inode, SuperBlock};
 use crate::vfs::{c_string, Attributes, InodeKind};
@@ -38,9 +39,10 @@ pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> 
         FileType::Directory => InodeKind::Directory,
         FileType::Regular => {
             let table = shard.extents(&record).map_err(|_| EIO)?;
-            extents.reserve(table.len(), GFP_KERNEL)?;
+            // Charged to whoever looks the file up, as its inode is: an image may claim any number.
+            extents.reserve(table.len(), GFP_KERNEL_ACCOUNT)?;
             for extent in table.iter() {
-                extents.push(extent, GFP_KERNEL)?;
+                extents.push(extent, GFP_KERNEL_ACCOUNT)?;
             }
             blocks = record.allocated.div_ceil(512);
             InodeKind::Regular
@@ -60,6 +62,7 @@ pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> 
         mtime_seconds: record.mtime_seconds,
         mtime_nanoseconds: record.mtime_nanoseconds,
         may_have_acl: record.xattrs != NO_XATTRS,
+        generation: super_block.data().generation(),
     };
     new.init(
         &attributes,
@@ -70,6 +73,24 @@ pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> 
             asked: Atomic::new(0),
         },
     )
+}
+
+/// The inode that a file handle names; ESTALE if the image has no such number.
+pub(super) fn get_by_handle(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> {
+    let count = super_block.data().store.manifest()?.inode_count;
+    if !(ROOT_INODE..=count).contains(&number) {
+        return Err(ESTALE);
+    }
+    get(super_block, number)
+}
+
+/// The directory that a directory is in.
+pub(super) fn parent(directory: &Inode) -> Result<ARef<Inode>> {
+    let parent = get(directory.super_block(), directory.data().record.link)?;
+    match parent.data().record.file_type() {
+        Some(FileType::Directory) => Ok(parent),
+        _ => Err(EIO),
+    }
 }
 
 /// The shard that holds an inode.

@@ -11,6 +11,7 @@ mod options;
 mod super_block;
 mod xattr;
 
+use kernel::debugfs::Dir;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::str::CStr;
@@ -21,14 +22,18 @@ use crate::store::Readers;
 use crate::upcall::Upcall;
 use crate::vfs;
 
-/// The filesystem type.
-pub(crate) struct PeerFs;
-
 /// What all mounts share.
 pub(crate) struct Shared {
+    /// The way to the daemons.
     pub(crate) upcall: Arc<Upcall>,
+    /// Who reads ahead.
     pub(crate) readers: Arc<Readers>,
+    /// The folder of debugfs that has one for each mount.
+    pub(crate) debugfs: Dir,
 }
+
+/// The filesystem type.
+pub(crate) struct PeerFs;
 
 type SuperBlock = vfs::SuperBlock<PeerFs>;
 type Inode = vfs::Inode<PeerFs>;
@@ -37,6 +42,8 @@ impl vfs::FileSystem for PeerFs {
     const NAME: &'static CStr = c"peerfs";
     /// "PRFS".
     const MAGIC: u32 = 0x5052_4653;
+    /// Why a user may mount it is argued in `Documentation/security.md`.
+    const FLAGS: u32 = vfs::FS_USERNS_MOUNT | vfs::FS_ALLOW_IDMAP;
 
     type Shared = Shared;
     type Options = options::Options;
@@ -55,8 +62,13 @@ impl vfs::FileSystem for PeerFs {
         context: &vfs::FsContext<'_>,
         shared: &Self::Shared,
         options: &Self::Options,
+        device: vfs::DeviceNumber,
     ) -> Result<Self::SuperData> {
-        super_block::SuperData::new(context, shared, options)
+        super_block::SuperData::new(context, shared, options, device)
+    }
+
+    fn uuid(data: &Self::SuperData) -> [u8; 16] {
+        data.uuid()
     }
 
     fn stack_depth(data: &Self::SuperData) -> c_int {
@@ -73,6 +85,14 @@ impl vfs::FileSystem for PeerFs {
 
     fn root(super_block: &SuperBlock) -> Result<ARef<Inode>> {
         inode::get(super_block, peerfs_format::ROOT_INODE)
+    }
+
+    fn inode_of_handle(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> {
+        inode::get_by_handle(super_block, number)
+    }
+
+    fn parent(directory: &Inode) -> Result<ARef<Inode>> {
+        inode::parent(directory)
     }
 
     fn statfs(super_block: &SuperBlock) -> vfs::StatFs {

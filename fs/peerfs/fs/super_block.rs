@@ -3,6 +3,7 @@
 //! What belongs to a mount.
 #![forbid(unsafe_code)]
 
+use kernel::debugfs::File;
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::Arc;
@@ -11,14 +12,18 @@ use peerfs_format::NAME_MAX;
 use super::daemon::Daemon;
 use super::options::Options;
 use super::Shared;
-use crate::store::{Hex, Readers, Store};
-use crate::vfs::{current_credential, error_name, Directory, FsContext, OptionsWriter, StatFs};
+use crate::store::{Hex, Readers, Statistics, Store};
+use crate::vfs::{
+    current_credential, error_name, DeviceNumber, Directory, FsContext, OptionsWriter, StatFs,
+};
 
 /// Bytes of the blocks that statfs counts in.
 const BLOCK_SIZE: u32 = 4096;
 
 /// What belongs to a mount.
 pub(crate) struct SuperData {
+    /// The store's counters, for as long as the mount lives.
+    _debugfs: Pin<KBox<File<Arc<Statistics>>>>,
     pub(super) store: Arc<Store<Daemon>>,
     readers: Arc<Readers>,
     timeout: u32,
@@ -34,7 +39,12 @@ impl Drop for SuperData {
 
 impl SuperData {
     /// Opens the store and the image.
-    pub(super) fn new(context: &FsContext<'_>, shared: &Shared, options: &Options) -> Result<Self> {
+    pub(super) fn new(
+        context: &FsContext<'_>,
+        shared: &Shared,
+        options: &Options,
+        device: DeviceNumber,
+    ) -> Result<Self> {
         let Some(root_dir) = &options.root_dir else {
             context.error(format_args!(
                 "root_dir= is missing: the folder of the store"
@@ -55,7 +65,10 @@ impl SuperData {
                 error_name(*error)
             ));
         })?;
-        let daemon = Daemon::new(shared.upcall.clone(), directory.id(), options.timeout());
+        // A daemon writes with privileges: it does so only for who could write there alone.
+        let upcall =
+            (context.is_privileged() || directory.is_writable()).then(|| shared.upcall.clone());
+        let daemon = Daemon::new(upcall, directory.id(), options.timeout());
         let readers = shared.readers.clone();
         let store = Store::open(
             name,
@@ -69,7 +82,17 @@ impl SuperData {
             context.error(format_args!("manifest {digest} in {path}: {error}"));
             Error::from(error)
         })?;
+        let folder = CString::try_from_fmt(fmt!("{device}"))?;
+        let debugfs = KBox::pin_init(
+            shared.debugfs.subdir(&folder).read_callback_file(
+                c"store",
+                store.statistics().clone(),
+                &|statistics: &Arc<Statistics>, f| statistics.show(f),
+            ),
+            GFP_KERNEL,
+        )?;
         Ok(SuperData {
+            _debugfs: debugfs,
             store,
             readers,
             timeout: options.timeout(),
@@ -93,6 +116,20 @@ impl SuperData {
             return Err(EINVAL);
         }
         Ok(())
+    }
+
+    /// The beginning of the manifest's digest: nothing else says better what the content is.
+    pub(super) fn uuid(&self) -> [u8; 16] {
+        let digest = &self.store.manifest_digest().0;
+        digest.first_chunk().copied().unwrap_or_default()
+    }
+
+    /// The generation of the image's inodes: a file handle of another image must not fit.
+    pub(super) fn generation(&self) -> u32 {
+        let digest = &self.store.manifest_digest().0;
+        digest
+            .first_chunk()
+            .map_or(0, |bytes| u32::from_le_bytes(*bytes))
     }
 
     pub(super) fn statfs(&self) -> StatFs {

@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use kernel::alloc::AllocError;
+use kernel::alloc::{flags::GFP_KERNEL_ACCOUNT, AllocError};
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::Arc;
@@ -13,6 +13,7 @@ use peerfs_format::{
     Digest, Manifest, ManifestLayout, PackIndex, PackIndexLayout, Shard, ShardLayout, METADATA_MAX,
 };
 
+use super::statistics::Statistics;
 use super::{Fetched, Hex};
 use crate::vfs::{report, sha256, OpenedFile};
 
@@ -55,7 +56,7 @@ impl fmt::Display for OpenError {
                 "not in the store, and no peerfsd answered in time: start peerfsd for this root_dir",
             ),
             OpenError::Missing(error) if *error == ENODATA => f.write_str(
-                "not in the store, and there is nobody to ask (upcall=0, or no source has it)",
+                "not in the store, and there is nobody to ask (upcall=0, a store that the mounter may not write to, or no source has it)",
             ),
             OpenError::Missing(error) if *error == EHOSTUNREACH => {
                 f.write_str("not in the store, and no peer has it: check the digest and the peers")
@@ -113,6 +114,7 @@ impl<L: Layout> Blob<L> {
     /// With a `length`, any other one is refused.
     pub(super) fn open(
         store: &CString,
+        statistics: &Statistics,
         digest: &Digest,
         length: Option<u32>,
         open: impl Fn() -> Result<OpenedFile>,
@@ -120,11 +122,14 @@ impl<L: Layout> Blob<L> {
     ) -> core::result::Result<Self, OpenError> {
         let bytes = match open() {
             Ok(file) => read(&file, length),
-            Err(error) if error == ENOENT => match fetch().map_err(OpenError::Missing)? {
-                Fetched::Filled(Some(file)) => read(&file, length),
-                Fetched::Filled(None) => read(&open().map_err(OpenError::Missing)?, length),
-                Fetched::Data(data) => copy(&data),
-            },
+            Err(error) if error == ENOENT => {
+                statistics.blobs.missed.count();
+                match fetch().map_err(OpenError::Missing)? {
+                    Fetched::Filled(Some(file)) => read(&file, length),
+                    Fetched::Filled(None) => read(&open().map_err(OpenError::Missing)?, length),
+                    Fetched::Data(data) => copy(&data),
+                }
+            }
             Err(error) => return Err(OpenError::Read(error)),
         };
         let verified = bytes.and_then(|bytes| match sha256(&bytes) == digest.0 {
@@ -132,6 +137,7 @@ impl<L: Layout> Blob<L> {
             false => Err(OpenError::Digest),
         });
         if let Err(OpenError::Digest) = verified {
+            statistics.blobs.damaged.count();
             report(fmt!(
                 "{}: blob {}: damaged: its digest differs\n",
                 store.to_str().unwrap_or("store"),
@@ -139,6 +145,7 @@ impl<L: Layout> Blob<L> {
             ));
         }
         let bytes = verified?;
+        statistics.blobs.verified.count();
         let layout = L::parse(&bytes).map_err(OpenError::Format)?;
         Ok(Blob { bytes, layout })
     }
@@ -149,14 +156,14 @@ fn read(file: &OpenedFile, length: Option<u32>) -> core::result::Result<KVVec<u8
     if size > METADATA_MAX || length.is_some_and(|length| u64::from(length) != size) {
         return Err(OpenError::Digest);
     }
-    let mut bytes = KVVec::from_elem(0, size as usize, GFP_KERNEL)?;
+    let mut bytes = KVVec::from_elem(0, size as usize, GFP_KERNEL_ACCOUNT)?;
     file.read_exact_at(&mut bytes, 0).map_err(OpenError::Read)?;
     Ok(bytes)
 }
 
 fn copy(data: &Arc<KVVec<u8>>) -> core::result::Result<KVVec<u8>, OpenError> {
-    let mut bytes = KVVec::with_capacity(data.len(), GFP_KERNEL)?;
-    bytes.extend_from_slice(data, GFP_KERNEL)?;
+    let mut bytes = KVVec::with_capacity(data.len(), GFP_KERNEL_ACCOUNT)?;
+    bytes.extend_from_slice(data, GFP_KERNEL_ACCOUNT)?;
     Ok(bytes)
 }
 

@@ -16,6 +16,7 @@ mod pack;
 mod presence;
 mod readers;
 mod run;
+mod statistics;
 
 use core::ops::Range;
 
@@ -43,6 +44,7 @@ pub(crate) type ShardBlob = Blob<ShardLayout>;
 pub(crate) use origin::{BlobRequest, ChunksRequest, Fetched, Origin};
 pub(crate) use readers::Readers;
 pub(crate) use run::Runs;
+pub(crate) use statistics::Statistics;
 
 /// Shards that are kept: some 16 MiB.
 const SHARDS_KEPT: usize = 64;
@@ -60,6 +62,7 @@ pub(crate) struct Store<O> {
     /// The mounter's, with which everything in the store is opened.
     credential: ARef<Credential>,
     origin: O,
+    statistics: Arc<Statistics>,
     manifest_digest: Digest,
     manifest: Blob<ManifestLayout>,
     #[pin]
@@ -85,8 +88,10 @@ impl<O: Origin> Store<O> {
         origin: O,
         readers: Arc<Readers>,
     ) -> core::result::Result<Arc<Self>, OpenError> {
+        let statistics = Arc::new(Statistics::new(), GFP_KERNEL)?;
         let manifest = Blob::<ManifestLayout>::open(
             &name,
+            &statistics,
             &manifest_digest,
             None,
             || open_blob(&directory, &credential, &manifest_digest),
@@ -105,6 +110,7 @@ impl<O: Origin> Store<O> {
                 directory,
                 credential,
                 origin,
+                statistics,
                 manifest_digest,
                 manifest,
                 packs <- new_mutex!(RBTree::new(), "peerfs packs"),
@@ -122,6 +128,11 @@ impl<O: Origin> Store<O> {
     /// The path that the store was mounted with.
     pub(crate) fn name(&self) -> &CString {
         &self.name
+    }
+
+    /// What was counted since it was opened.
+    pub(crate) fn statistics(&self) -> &Arc<Statistics> {
+        &self.statistics
     }
 
     /// How many filesystems are stacked on each other below a filesystem over this store.
@@ -142,11 +153,13 @@ impl<O: Origin> Store<O> {
     /// An inode shard, by its index in the manifest. May open it by path.
     pub(crate) fn shard(&self, number: u32) -> Result<Arc<Blob<ShardLayout>>> {
         if let Some(shard) = self.shards.get(&number) {
+            self.statistics.blobs.cached.count();
             return Ok(shard);
         }
         let record = self.manifest()?.shard(number).map_err(|_| EIO)?;
         let shard = Blob::open(
             &self.name,
+            &self.statistics,
             &record.digest,
             Some(record.length),
             || open_blob(&self.directory, &self.credential, &record.digest),
@@ -205,11 +218,13 @@ impl<O: Origin> Store<O> {
     /// The index of a pack; never opened by path here.
     fn index(&self, pack: &Pack) -> Result<Arc<Blob<PackIndexLayout>>> {
         if let Some(index) = self.indexes.get(&pack.number) {
+            self.statistics.blobs.cached.count();
             return Ok(index);
         }
         let record: &PackRecord = &pack.record;
         let index = Blob::open(
             &self.name,
+            &self.statistics,
             &record.index_digest,
             Some(record.index_length),
             || pack.index_file().ok_or(ENOENT),

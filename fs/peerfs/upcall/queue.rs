@@ -246,6 +246,11 @@ impl Queue {
 
     pub(super) fn statistics(&self, now: Instant<Monotonic>) -> Statistics {
         Statistics {
+            attached: self.files.len(),
+            waiting: self
+                .pending
+                .iter()
+                .fold(0, |sum, pending| sum.saturating_add(pending.waiters.into())),
             pending: self.pending.len(),
             oldest: self.pending.first().map(|oldest| now - oldest.made),
             ..self.statistics

@@ -23,6 +23,10 @@ pub(crate) struct Statistics {
     pub(crate) failed: u64,
     /// Demands that waited in vain.
     pub(crate) timed_out: u64,
+    /// Open files of the device that serve a store.
+    pub(crate) attached: usize,
+    /// Tasks that wait for a request.
+    pub(crate) waiting: u64,
     /// Requests that are pending.
     pub(crate) pending: usize,
     /// For how long the oldest of them is.
@@ -40,6 +44,8 @@ impl Statistics {
         writeln!(f, "answered {}", self.answered)?;
         writeln!(f, "failed {}", self.failed)?;
         writeln!(f, "timed_out {}", self.timed_out)?;
+        writeln!(f, "attached {}", self.attached)?;
+        writeln!(f, "waiting {}", self.waiting)?;
         writeln!(f, "pending {}", self.pending)?;
         writeln!(f, "oldest_pending_milliseconds {oldest}")
     }

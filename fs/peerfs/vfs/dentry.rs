@@ -5,8 +5,7 @@
 use core::marker::PhantomData;
 use core::ptr;
 
-use kernel::ffi::c_uint;
-
+use kernel::ffi::{c_int, c_uint};
 use kernel::sync::aref::ARef;
 
 use super::{xattr, FileSystem, Inode};
@@ -41,6 +40,7 @@ struct Operations<T>(PhantomData<T>);
 
 impl<T: FileSystem> Operations<T> {
     const PLAIN: bindings::inode_operations = bindings::inode_operations {
+        getattr: Some(Self::getattr),
         listxattr: Some(xattr::list::<T>),
         get_inode_acl: Some(xattr::get_inode_acl::<T>),
         ..pin_init::zeroed()
@@ -48,6 +48,7 @@ impl<T: FileSystem> Operations<T> {
 
     const DIRECTORY: bindings::inode_operations = bindings::inode_operations {
         lookup: Some(Self::lookup),
+        getattr: Some(Self::getattr),
         listxattr: Some(xattr::list::<T>),
         get_inode_acl: Some(xattr::get_inode_acl::<T>),
         ..pin_init::zeroed()
@@ -55,9 +56,34 @@ impl<T: FileSystem> Operations<T> {
 
     const LINK: bindings::inode_operations = bindings::inode_operations {
         get_link: Some(bindings::simple_get_link),
+        getattr: Some(Self::getattr),
         listxattr: Some(xattr::list::<T>),
         ..pin_init::zeroed()
     };
+
+    /// # Safety
+    ///
+    /// Only for the VFS, by its rules for `getattr`.
+    unsafe extern "C" fn getattr(
+        idmap: *mut bindings::mnt_idmap,
+        path: *const bindings::path,
+        stat: *mut bindings::kstat,
+        request_mask: u32,
+        _flags: c_uint,
+    ) -> c_int {
+        // SAFETY: the VFS gives the path of a positive dentry and an answer to fill in.
+        let (inode, stat) = unsafe { (bindings::peerfs_d_inode((*path).dentry), &mut *stat) };
+        stat.attributes |= u64::from(bindings::STATX_ATTR_IMMUTABLE);
+        stat.attributes_mask |= u64::from(bindings::STATX_ATTR_IMMUTABLE);
+        // Answered with zeros, for regular files: there is no direct I/O.
+        // SAFETY: the type of an inode never changes.
+        if u32::from(unsafe { (*inode).i_mode }) & bindings::S_IFMT == bindings::S_IFREG {
+            stat.result_mask |= request_mask & bindings::STATX_DIOALIGN;
+        }
+        // SAFETY: all of them are valid; the owners go through the mount's mapping.
+        unsafe { bindings::generic_fillattr(idmap, request_mask, inode, stat) };
+        0
+    }
 
     /// # Safety
     ///

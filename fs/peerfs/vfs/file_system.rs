@@ -13,12 +13,19 @@ use super::inode_cache::InodeCache;
 use super::*;
 use crate::bindings;
 
+/// Users without privileges may mount it, in a user namespace of theirs ([`FileSystem::FLAGS`]).
+pub(crate) const FS_USERNS_MOUNT: u32 = bindings::FS_USERNS_MOUNT;
+/// A mount of it may map owners ([`FileSystem::FLAGS`]).
+pub(crate) const FS_ALLOW_IDMAP: u32 = bindings::FS_ALLOW_IDMAP;
+
 /// A read-only filesystem. All methods may sleep, and may be called by many tasks at once.
 pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// The name that mount(2) knows.
     const NAME: &'static CStr;
     /// `f_type` of statfs(2).
     const MAGIC: u32;
+    /// `FS_*`: what may be done with it.
+    const FLAGS: u32;
 
     /// What all mounts share.
     type Shared: Send + Sync;
@@ -36,12 +43,16 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
         parameter: &Parameter<'_>,
     ) -> Result<bool>;
 
-    /// Makes the superblock's data for a new mount.
+    /// Makes the superblock's data for a new mount, whose files' `st_dev` is `device`.
     fn new_super(
         context: &FsContext<'_>,
         shared: &Self::Shared,
         options: &Self::Options,
+        device: DeviceNumber,
     ) -> Result<Self::SuperData>;
+
+    /// What tells superblocks with other content apart, wherever and whenever they are mounted.
+    fn uuid(data: &Self::SuperData) -> [u8; 16];
 
     /// How many filesystems are stacked on each other below this one: that of what it reads from,
     /// and one more. The VFS limits it, so that the stack does.
@@ -56,6 +67,12 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
 
     /// The root directory.
     fn root(super_block: &SuperBlock<Self>) -> Result<ARef<Inode<Self>>>;
+
+    /// The inode that a file handle names; ESTALE if there is none of this number.
+    fn inode_of_handle(super_block: &SuperBlock<Self>, number: u64) -> Result<ARef<Inode<Self>>>;
+
+    /// The directory that a directory is in; the root's is the root.
+    fn parent(directory: &Inode<Self>) -> Result<ARef<Inode<Self>>>;
 
     /// statfs(2). Must not wait for anything slow.
     fn statfs(super_block: &SuperBlock<Self>) -> StatFs;
@@ -125,6 +142,7 @@ impl<T: FileSystem> Registration<T> {
                 let fs_type = unsafe { &mut *slot };
                 fs_type.name = kernel::str::CStrExt::as_char_ptr(T::NAME);
                 fs_type.owner = module.as_ptr();
+                fs_type.fs_flags = T::FLAGS as c_int;
                 fs_type.init_fs_context = Some(fs_context::init_fs_context::<T>);
                 fs_type.kill_sb = Some(super_block::kill_sb::<T>);
                 // SAFETY: `slot` is pinned until it is unregistered in `drop`.

@@ -13,7 +13,7 @@ use kernel::prelude::*;
 use kernel::str::{CStr, CString};
 
 use super::text::Text;
-use super::{super_block, FileSystem, Registration};
+use super::{super_block, DeviceNumber, FileSystem, Registration};
 use crate::bindings;
 
 /// A mount that is being set up: where messages for whoever mounts go.
@@ -23,6 +23,13 @@ pub(crate) struct FsContext<'a> {
 }
 
 impl FsContext<'_> {
+    /// Whether whoever mounts is privileged in the whole machine, not just in a user namespace.
+    pub(crate) fn is_privileged(&self) -> bool {
+        // SAFETY: the context is valid by its lifetime. The superblock belongs to its namespace, and
+        // the VFS has checked that the task may mount there.
+        unsafe { bindings::peerfs_is_init_user_ns((*self.context).user_ns) }
+    }
+
     /// Tells the one who mounts why it fails: read from the context's file descriptor, and in the
     /// kernel log for mount(2).
     pub(crate) fn error(&self, message: core::fmt::Arguments<'_>) {
@@ -152,7 +159,9 @@ impl<T: FileSystem> Operations<T> {
             let options = unsafe { Self::options(context) };
             // SAFETY: the context is one of a mount of `T`, which keeps the module loaded.
             let shared = unsafe { Registration::<T>::shared((*context).fs_type) };
-            let data = T::new_super(&view, shared, options)?;
+            // SAFETY: `super_block` is valid, and has its number.
+            let device = unsafe { DeviceNumber::of(super_block) };
+            let data = T::new_super(&view, shared, options, device)?;
             // SAFETY: `super_block` is new and ours to fill.
             unsafe { super_block::fill::<T>(super_block, data) }.inspect_err(|error| {
                 view.error(core::format_args!(

@@ -62,7 +62,12 @@ pub(crate) struct Attributes {
     pub(crate) mtime_nanoseconds: u32,
     /// Whether it may have POSIX ACLs.
     pub(crate) may_have_acl: bool,
+    /// What a file handle must have besides the number to be one of this inode.
+    pub(crate) generation: u32,
 }
+
+/// The id that nobody can have: `(uid_t)-1`.
+const NO_OWNER: u32 = u32::MAX;
 
 /// What an inode is.
 pub(crate) enum InodeKind {
@@ -93,6 +98,12 @@ impl<T: FileSystem> Inode<T> {
     pub(crate) fn number(&self) -> u64 {
         // SAFETY: the inode is valid, and its number never changes.
         unsafe { (*self.as_ptr()).i_ino }
+    }
+
+    /// What a file handle must have besides the number to be one of this inode.
+    pub(super) fn generation(&self) -> u32 {
+        // SAFETY: the inode is valid, and its generation never changes.
+        unsafe { (*self.as_ptr()).i_generation }
     }
 
     /// The size in bytes.
@@ -154,16 +165,19 @@ impl<T: FileSystem> NewInode<T> {
     ) -> Result<ARef<Inode<T>>> {
         let size = i64::try_from(attributes.size)?;
         let mode = u16::try_from(attributes.mode)?;
+        if attributes.uid == NO_OWNER || attributes.gid == NO_OWNER {
+            return Err(EOVERFLOW);
+        }
         let whole: *mut InodeAndData<T::InodeData> = self.inode.as_ptr().cast();
         let raw = self.inode.as_ptr();
         // SAFETY: the inode is new, so this is the only task that touches it.
         unsafe {
             (*raw).i_mode = mode;
+            (*raw).i_generation = attributes.generation;
+            // An owner that the superblock's user namespace does not map is nobody: stat(2) shows the
+            // overflow id, and only what others may do is allowed.
             bindings::peerfs_i_uid_write(raw, attributes.uid);
             bindings::peerfs_i_gid_write(raw, attributes.gid);
-            if !bindings::peerfs_inode_owner_valid(raw) {
-                return Err(EOVERFLOW);
-            }
             bindings::set_nlink(raw, attributes.nlink);
             (*raw).i_size = size;
             (*raw).i_blocks = attributes.blocks;

@@ -59,6 +59,21 @@ impl Directory {
         DirectoryId(inode as usize)
     }
 
+    /// Whether the current task may create files in it.
+    pub(crate) fn is_writable(&self) -> bool {
+        let path = bindings::path {
+            mnt: self.mount.as_ptr(),
+            dentry: self.root(),
+        };
+        // SAFETY: by the invariant the mount and its root are valid. The clone kept the flags and
+        // the mapping of owners of the mount that it was made of.
+        unsafe {
+            !bindings::__mnt_is_readonly(path.mnt)
+                && bindings::peerfs_path_permission(&path, bindings::PEERFS_MAY_CHANGE_DIRECTORY)
+                    == 0
+        }
+    }
+
     /// How many filesystems are stacked on each other down from this one.
     pub(crate) fn stack_depth(&self) -> c_int {
         // SAFETY: by the invariant; the depth never changes.

@@ -5,14 +5,14 @@
 use core::marker::PhantomData;
 
 use kernel::error::{from_result, to_result};
-use kernel::ffi::{c_int, c_long, c_ulong};
+use kernel::ffi::{c_int, c_long, c_uint, c_ulong};
 use kernel::prelude::*;
 use kernel::str::{CStr, CString};
 use kernel::sync::aref::ARef;
 use kernel::types::Opaque;
 
 use super::inode_cache::InodeCache;
-use super::{dentry, xattr, FileSystem, Inode};
+use super::{dentry, export, xattr, FileSystem, Inode};
 use crate::bindings;
 
 /// A superblock of `T`.
@@ -43,6 +43,27 @@ impl<T: FileSystem> SuperBlock<T> {
     pub(crate) fn data(&self) -> &T::SuperData {
         // SAFETY: by the invariant; it lives until `kill_sb`, after which there is no reference.
         unsafe { &*(*self.inner.get()).s_fs_info.cast() }
+    }
+}
+
+/// The `st_dev` of a superblock's files.
+pub(crate) struct DeviceNumber(bindings::dev_t);
+
+impl DeviceNumber {
+    /// # Safety
+    ///
+    /// `super_block` must be valid.
+    pub(super) unsafe fn of(super_block: *mut bindings::super_block) -> Self {
+        // SAFETY: by the requirements; the number never changes.
+        DeviceNumber(unsafe { (*super_block).s_dev })
+    }
+}
+
+impl kernel::fmt::Display for DeviceNumber {
+    /// As in /proc/self/mountinfo.
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        let minor = self.0 & ((1 << bindings::MINORBITS) - 1);
+        write!(f, "{}:{minor}", self.0 >> bindings::MINORBITS)
     }
 }
 
@@ -94,6 +115,7 @@ pub(super) unsafe fn fill<T: FileSystem>(
     data: T::SuperData,
 ) -> Result {
     let stack_depth = T::stack_depth(&data);
+    let uuid = T::uuid(&data);
     let data = KBox::new(data, GFP_KERNEL)?;
     // SAFETY: it is valid and nobody else has it yet.
     unsafe {
@@ -106,6 +128,8 @@ pub(super) unsafe fn fill<T: FileSystem>(
         fields.s_blocksize_bits = kernel::page::PAGE_SHIFT as u8;
         fields.s_time_gran = 1;
         fields.s_op = &Operations::<T>::TABLE;
+        fields.s_export_op = export::operations::<T>();
+        bindings::peerfs_super_set_uuid(fields, uuid.as_ptr(), uuid.len() as c_uint);
         fields.s_xattr = xattr::handlers::<T>();
     }
     if stack_depth > bindings::FILESYSTEM_MAX_STACK_DEPTH as c_int {
