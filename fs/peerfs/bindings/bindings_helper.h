@@ -16,6 +16,7 @@
 #include <linux/poll.h>
 #include <linux/posix_acl.h>
 #include <linux/posix_acl_xattr.h>
+#include <linux/pseudo_fs.h>
 #include <linux/ratelimit.h>
 #include <linux/seq_file.h>
 #include <linux/statfs.h>

@@ -12,18 +12,24 @@ use peerfs_format::{ahead, first_data, first_hole, pieces, widened, Source};
 
 use super::Inode;
 use crate::store::Runs;
-use crate::vfs::{FolioBytes, Readahead};
+use crate::vfs::{ContentId, FolioBytes, Readahead};
 
-/// Opens the packs that the file lies in: the last chance to walk a path, for reading must not.
-pub(super) fn open(inode: &Inode) -> Result {
+/// Opens the packs that the file lies in: the last chance to walk a path, for reading must not. Says
+/// with which files it can share its pages.
+pub(super) fn open(inode: &Inode) -> Result<Option<ContentId>> {
+    let data = inode.data();
+    let store = &inode.super_block().data().store;
     let mut opened = None;
-    for extent in &inode.data().extents {
+    for extent in &data.extents {
         if opened != Some(extent.pack) {
-            inode.super_block().data().store.open_pack(extent.pack)?;
+            store.open_pack(extent.pack)?;
             opened = Some(extent.pack);
         }
     }
-    Ok(())
+    // Whoever cannot get a pack's index hears of it when reading, and has pages of their own.
+    Ok(store
+        .content_id(&data.extents, inode.size())
+        .unwrap_or_default())
 }
 
 /// Fills a folio, and waits for what is missing.

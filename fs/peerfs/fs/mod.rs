@@ -111,7 +111,7 @@ impl vfs::FileSystem for PeerFs {
         dir::read(directory, emitter)
     }
 
-    fn open(inode: &Inode) -> Result {
+    fn open(inode: &Inode) -> Result<Option<vfs::ContentId>> {
         file::open(inode)
     }
 

@@ -10,6 +10,7 @@
 mod blob;
 mod cache;
 mod chunk;
+mod content;
 mod decoding;
 mod origin;
 mod pack;

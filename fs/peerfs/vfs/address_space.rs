@@ -9,6 +9,7 @@ use core::ptr::NonNull;
 
 use kernel::error::from_result;
 use kernel::ffi::c_int;
+use kernel::prelude::*;
 
 use super::{FileSystem, FolioBytes, Inode, Readahead};
 use crate::bindings;
@@ -19,37 +20,71 @@ use crate::bindings;
 ///
 /// `mapping` must be that of a new inode of `T`.
 pub(super) unsafe fn attach<T: FileSystem>(mapping: &mut bindings::address_space) {
-    mapping.a_ops = &Operations::<T>::TABLE;
+    mapping.a_ops = &Operations::<T, false>::TABLE;
     // SAFETY: nobody else has the mapping yet.
     unsafe { bindings::peerfs_mapping_set_large_folios(mapping) };
 }
 
-struct Operations<T>(PhantomData<T>);
+/// As [`attach`], for an address space that is only used by files of inodes of `T`, and whose host is
+/// none.
+///
+/// # Safety
+///
+/// `mapping` must be that of a new inode.
+pub(super) unsafe fn attach_shared<T: FileSystem>(mapping: &mut bindings::address_space) {
+    mapping.a_ops = &Operations::<T, true>::TABLE;
+    // SAFETY: nobody else has the mapping yet.
+    unsafe { bindings::peerfs_mapping_set_large_folios(mapping) };
+}
 
-impl<T: FileSystem> Operations<T> {
+struct Operations<T, const SHARED: bool>(PhantomData<T>);
+
+impl<T: FileSystem, const SHARED: bool> Operations<T, SHARED> {
     const TABLE: bindings::address_space_operations = bindings::address_space_operations {
         read_folio: Some(Self::read_folio),
         readahead: Some(Self::readahead),
         ..pin_init::zeroed()
     };
 
+    /// The inode that folios are filled from; `None` if nobody says through which file they are read.
+    ///
+    /// # Safety
+    ///
+    /// `mapping` must be one that was attached like this, and `file` null or a file that uses it. Both
+    /// must be valid for `'a`.
+    unsafe fn inode<'a>(
+        file: *mut bindings::file,
+        mapping: *mut bindings::address_space,
+    ) -> Option<&'a Inode<T>> {
+        if !SHARED {
+            // SAFETY: by the requirements the host is an inode of `T`.
+            return Some(unsafe { Inode::from_raw((*mapping).host) });
+        }
+        if file.is_null() {
+            return None;
+        }
+        // SAFETY: only `open` of `T`'s files has given them this mapping.
+        Some(unsafe { Inode::from_raw(bindings::peerfs_file_inode(file)) })
+    }
+
     /// # Safety
     ///
     /// Only for the VFS, by its rules for `read_folio`.
     unsafe extern "C" fn read_folio(
-        _file: *mut bindings::file,
+        file: *mut bindings::file,
         folio: *mut bindings::folio,
     ) -> c_int {
         from_result(|| {
-            // SAFETY: the VFS gives a locked folio of an inode of `T`, whose mapping stays while it
-            // is locked.
-            let inode = unsafe {
+            // SAFETY: the VFS gives a locked folio, whose mapping stays while it is locked, and the
+            // lock is handed over to us.
+            let (inode, bytes) = unsafe {
                 let mapping = (*folio).__bindgen_anon_1.__bindgen_anon_1.mapping;
-                Inode::<T>::from_raw((*mapping).host)
+                (
+                    Self::inode(file, mapping),
+                    FolioBytes::of_folio(NonNull::new_unchecked(folio))?,
+                )
             };
-            // SAFETY: the lock is handed over to us.
-            let bytes = unsafe { FolioBytes::of_folio(NonNull::new_unchecked(folio)) }?;
-            T::read_folio(inode, bytes)?;
+            T::read_folio(inode.ok_or(EIO)?, bytes)?;
             Ok(0)
         })
     }
@@ -58,14 +93,14 @@ impl<T: FileSystem> Operations<T> {
     ///
     /// Only for the VFS, by its rules for `readahead`.
     unsafe extern "C" fn readahead(control: *mut bindings::readahead_control) {
-        // SAFETY: the VFS gives a valid control for an inode of `T`.
+        // SAFETY: the VFS gives a valid control.
         let (inode, control) = unsafe {
-            (
-                Inode::<T>::from_raw((*(*control).mapping).host),
-                &mut *control,
-            )
+            let control = &mut *control;
+            (Self::inode(control.file, control.mapping), control)
         };
-        // SAFETY: as above.
-        T::readahead(inode, unsafe { Readahead::from_raw(control) });
+        if let Some(inode) = inode {
+            // SAFETY: as above.
+            T::readahead(inode, unsafe { Readahead::from_raw(control) });
+        }
     }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `struct file_operations` of regular files.
+//!
+//! Locking: none; a file is opened before anybody else has it.
 
 use core::marker::PhantomData;
 
@@ -8,7 +10,7 @@ use kernel::error::from_result;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 
-use super::{FileSystem, Inode};
+use super::{FileSystem, Inode, Registration};
 use crate::bindings;
 
 /// The file operations of regular files.
@@ -36,10 +38,20 @@ impl<T: FileSystem> Operations<T> {
     /// # Safety
     ///
     /// Only for the VFS, by its rules for `open`.
-    unsafe extern "C" fn open(inode: *mut bindings::inode, _file: *mut bindings::file) -> c_int {
+    unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         from_result(|| {
             // SAFETY: the VFS gives an initialised regular file of `T`.
-            T::open(unsafe { Inode::<T>::from_raw(inode) })?;
+            let inode = unsafe { Inode::<T>::from_raw(inode) };
+            let content = T::open(inode)?;
+            if let Some(content) = content {
+                // SAFETY: the superblock's type is the one of a registration, which stays while there
+                // is a superblock; and `file` is being opened.
+                unsafe {
+                    let fs_type = (*(*inode.as_ptr()).i_sb).s_type;
+                    let shared = Registration::<T>::shared_mappings(fs_type);
+                    shared.share(inode, file, content)?;
+                }
+            }
             Ok(0)
         })
     }

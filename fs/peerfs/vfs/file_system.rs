@@ -10,6 +10,7 @@ use kernel::sync::aref::ARef;
 use kernel::types::Opaque;
 
 use super::inode_cache::InodeCache;
+use super::shared_mapping::SharedMappings;
 use super::*;
 use crate::bindings;
 
@@ -86,8 +87,9 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// Emits the entries of a directory from the emitter's position on, until it is full.
     fn read_directory(directory: &Inode<Self>, emitter: &mut DirEmitter<'_>) -> Result;
 
-    /// A regular file is being opened.
-    fn open(inode: &Inode<Self>) -> Result;
+    /// A regular file is being opened. With a [`ContentId`] it shares its pages with all files that
+    /// have the same one, in superblocks of the same user namespace.
+    fn open(inode: &Inode<Self>) -> Result<Option<ContentId>>;
 
     /// Fills a folio of a regular file, whose bytes these are.
     fn read_folio(inode: &Inode<Self>, bytes: FolioBytes) -> Result;
@@ -120,7 +122,10 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
 pub(crate) struct Registration<T: FileSystem> {
     #[pin]
     fs_type: Opaque<bindings::file_system_type>,
-    // Destroyed after the filesystem is unregistered, hence after the last inode.
+    // Destroyed after the filesystem is unregistered, hence after the last inode; the mappings first,
+    // since the cache waits for what is freed by RCU.
+    #[pin]
+    shared_mappings: SharedMappings<T>,
     cache: InodeCache<T>,
     shared: T::Shared,
 }
@@ -135,6 +140,7 @@ impl<T: FileSystem> Registration<T> {
     pub(crate) fn new(module: &'static ThisModule, shared: T::Shared) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             cache: InodeCache::new()?,
+            shared_mappings <- SharedMappings::new(),
             fs_type <- Opaque::try_ffi_init(|slot: *mut bindings::file_system_type| {
                 // SAFETY: `slot` is valid for writes, and all zeros is a valid value.
                 unsafe { slot.write_bytes(0, 1) };
@@ -150,6 +156,21 @@ impl<T: FileSystem> Registration<T> {
             }),
             shared,
         })
+    }
+
+    /// The address spaces that the inodes of a filesystem type share.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Registration::shared`].
+    pub(super) unsafe fn shared_mappings<'a>(
+        fs_type: *mut bindings::file_system_type,
+    ) -> &'a SharedMappings<T> {
+        let registration: *const Self =
+            // SAFETY: by the requirements it lies in a registration.
+            unsafe { kernel::container_of!(Opaque::cast_from(fs_type), Self, fs_type) };
+        // SAFETY: as above.
+        unsafe { &(*registration).shared_mappings }
     }
 
     /// What all mounts of a filesystem type share.

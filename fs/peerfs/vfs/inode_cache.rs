@@ -3,10 +3,11 @@
 //! The slab cache of a filesystem's inodes, each with the filesystem's data behind it.
 //!
 //! Lifetime of an inode's parts: `data` is set once before the inode is visible, and dropped in
-//! `destroy_inode`, when nobody has a reference. The target of a symbolic link may still be read by
+//! `destroy_inode`, when nobody has a reference; with it the reference to a shared inode. The target of a symbolic link may still be read by
 //! a path walk under RCU then, so it is freed with the inode in `free_inode`, after a grace period.
 
 use core::marker::PhantomData;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use kernel::ffi::c_uint;
@@ -25,6 +26,49 @@ pub(super) struct InodeAndData<D> {
     pub(super) data: Option<D>,
     /// The target of a symbolic link.
     pub(super) link: Option<CString>,
+    /// The inode whose address space a regular file uses.
+    pub(super) shared: SharedInode,
+}
+
+/// A reference to a shared inode (see `shared_mapping`), or none. Set at most once.
+pub(super) struct SharedInode(AtomicPtr<bindings::inode>);
+
+impl SharedInode {
+    fn none() -> Self {
+        SharedInode(AtomicPtr::new(core::ptr::null_mut()))
+    }
+
+    /// The inode, or null.
+    pub(super) fn get(&self) -> *mut bindings::inode {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Takes over a reference, or gives it up if another task was first; returns the inode that it is.
+    pub(super) fn set_or_put(&self, inode: NonNull<bindings::inode>) -> *mut bindings::inode {
+        let null = core::ptr::null_mut();
+        let inode = inode.as_ptr();
+        match self
+            .0
+            .compare_exchange(null, inode, Ordering::AcqRel, Ordering::Acquire)
+        {
+            Ok(_) => inode,
+            Err(first) => {
+                // SAFETY: the caller gave us the reference.
+                unsafe { bindings::iput(inode) };
+                first
+            }
+        }
+    }
+}
+
+impl Drop for SharedInode {
+    fn drop(&mut self) {
+        let inode = *self.0.get_mut();
+        if !inode.is_null() {
+            // SAFETY: the reference is ours.
+            unsafe { bindings::iput(inode) };
+        }
+    }
 }
 
 /// The cache of the inodes of `T`. There is one a filesystem type.
@@ -84,6 +128,7 @@ impl<T: FileSystem> InodeCache<T> {
         unsafe {
             (&raw mut (*whole).data).write(None);
             (&raw mut (*whole).link).write(None);
+            (&raw mut (*whole).shared).write(SharedInode::none());
         }
         inode
     }
@@ -94,7 +139,10 @@ impl<T: FileSystem> InodeCache<T> {
     pub(super) unsafe extern "C" fn destroy_inode(inode: *mut bindings::inode) {
         let whole: *mut InodeAndData<T::InodeData> = inode.cast();
         // SAFETY: `alloc_inode` made it, and nobody has a reference any more.
-        unsafe { (*whole).data = None };
+        unsafe {
+            (*whole).data = None;
+            (*whole).shared = SharedInode::none();
+        }
     }
 
     /// # Safety

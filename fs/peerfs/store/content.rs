@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What makes two files the same, whichever images they are in.
+//!
+//! The digest that an image gives for a file's content is not verified by anybody, and so proves
+//! nothing. The digests of its chunks are: a file whose every byte comes from the same place of a chunk
+//! with the same digest has the same bytes.
+#![forbid(unsafe_code)]
+
+use kernel::prelude::*;
+use peerfs_format::{pieces, ExtentRecord, Source};
+
+use super::{Origin, Store};
+use crate::vfs::{sha256, ContentId};
+
+/// Files of more chunks keep their pages for themselves: some 1 GiB, where the list is 768 KiB.
+const CHUNKS_MAX: usize = 16 * 1024;
+/// Bytes of the list for a chunk.
+const ENTRY: usize = 48;
+
+impl<O: Origin> Store<O> {
+    /// The id of a file's content: the digest of the list of its parts. `None` if it is empty or too
+    /// large. May fetch pack indexes.
+    pub(crate) fn content_id(
+        &self,
+        extents: &[ExtentRecord],
+        size: u64,
+    ) -> Result<Option<ContentId>> {
+        if extents.is_empty() {
+            return Ok(None);
+        }
+        let mut list = KVVec::new();
+        for piece in pieces(extents, 0..size) {
+            let Source::Pack { pack, mut offset } = piece.source else {
+                // No chunk has this digest: nobody knows bytes for it.
+                entry(&mut list, &[0; 32], piece.length, 0)?;
+                continue;
+            };
+            let pack = self.pack(pack)?;
+            let index = self.index(&pack)?;
+            let index = index.view()?;
+            let mut rest = u32::try_from(piece.length)?;
+            while rest > 0 {
+                if list.len() >= CHUNKS_MAX * ENTRY {
+                    return Ok(None);
+                }
+                let (_, chunk) = index.chunk_at(&pack.record, offset).map_err(|_| EIO)?;
+                let skipped = offset.checked_sub(chunk.logical_offset).ok_or(EIO)?;
+                let length = chunk.logical_length.saturating_sub(skipped).min(rest);
+                entry(
+                    &mut list,
+                    &chunk.digest.0,
+                    u64::from(skipped) << 32 | u64::from(length),
+                    u64::from(chunk.codec) << 32 | u64::from(chunk.logical_length),
+                )?;
+                offset = offset.checked_add(length).ok_or(EIO)?;
+                rest = rest.saturating_sub(length);
+            }
+        }
+        Ok(Some(ContentId(sha256(&list))))
+    }
+}
+
+/// Appends a part: what it is of, which bytes, and how they are decoded, since one digest of stored bytes
+/// may be that of a raw chunk here and of a compressed one there.
+fn entry(list: &mut KVVec<u8>, digest: &[u8; 32], bytes: u64, decoding: u64) -> Result {
+    list.extend_from_slice(digest, GFP_KERNEL)?;
+    list.extend_from_slice(&bytes.to_le_bytes(), GFP_KERNEL)?;
+    list.extend_from_slice(&decoding.to_le_bytes(), GFP_KERNEL)?;
+    Ok(())
+}
