@@ -1,0 +1,65 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0 OR MIT
+# What debugfs says is what happened.
+# uml-run: --memory 1G --timeout 300
+source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
+counters=/sys/kernel/debug/peerfs
+# of_mount MOUNT COUNTER
+of_mount() {
+    local device
+    device=$(awk -v mount="/tmp/$1" '$5 == mount { print $3 }' /proc/self/mountinfo)
+    awk -v name="$2" '$1 == name { print $2 }' "$counters/mounts/$device/store"
+}
+
+peerfs-testing make-tree tree --small
+image=$(build tree pristine)
+cp -r pristine store
+remove_packs store
+
+check "a mount has verified its manifest and the root's shard; more reading, more uses"
+mount_image /tmp/pristine "$image" mnt
+verified=$(of_mount mnt blobs_verified)
+expect 2 "$verified" "blobs verified by mounting"
+expect 0 "$(of_mount mnt blobs_missed)" "blobs missed"
+find mnt -ls >/dev/null
+(($(of_mount mnt blobs_verified) >= verified)) || fail "a counter fell"
+(($(of_mount mnt blobs_cached) > 10)) || fail "$(of_mount mnt blobs_cached) uses"
+mount_image /tmp/pristine "$image" second
+(($(of_mount second blobs_cached) < $(of_mount mnt blobs_cached))) || fail "mounts are counted together"
+expect 2 "$(find "$counters/mounts" -name store | wc -l)" "mounts"
+umount mnt second
+expect 0 "$(find "$counters/mounts" -name store | wc -l)" "mounts"
+
+check "a reader that waits is seen, and for how long"
+start_daemon /tmp/store /tmp/pristine silent
+mount_image /tmp/store "$image" mnt ,timeout=4
+expect 1 "$(counter attached)" "daemons"
+expect 0 "$(counter waiting)" "tasks that wait"
+cat mnt/content/large-random >/dev/null 2>error &
+reader=$!
+one_waits() { test "$(counter waiting)" = 1; }
+wait_until 5 one_waits
+sleep 1
+(($(counter pending) >= 1)) || fail "nothing is pending"
+oldest=$(counter oldest_pending_milliseconds)
+((oldest >= 900 && oldest < 5000)) || fail "the oldest is $oldest ms old"
+must_fail wait "$reader"
+expect 1 "$(counter timed_out)" "demands that waited in vain"
+expect 0 "$(counter waiting)" "tasks that wait"
+umount mnt
+stop_daemon
+expect 0 "$(counter attached)" "daemons"
+
+check "a damaged blob, and one that is not there, are counted"
+empty_store bare
+start_daemon /tmp/bare /tmp/pristine honest
+mount_image /tmp/bare "$image" mnt
+expect 2 "$(of_mount mnt blobs_missed)" "blobs missed by mounting an empty store"
+stop_daemon
+# The pack's index: the next blob to be needed.
+for blob in pristine/blobs/sha256/*; do
+    [[ -e bare/blobs/sha256/${blob##*/} ]] || { printf damaged >"bare/blobs/sha256/${blob##*/}"; }
+done
+must_fail cat mnt/content/large-random 2>error >/dev/null
+(($(of_mount mnt blobs_damaged) >= 1)) || fail "no blob was damaged"
+umount mnt
