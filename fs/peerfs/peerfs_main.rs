@@ -11,7 +11,6 @@ use fs::{PeerFs, Shared};
 use kernel::debugfs::{Dir, File};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use store::Readers;
 use upcall::{Device, Upcall};
 use vfs::misc_device;
 
@@ -64,11 +63,7 @@ impl kernel::InPlaceModule for Peerfs {
             } else {
                 None
             };
-            let shared = Shared {
-                upcall: upcall.clone(),
-                readers: Readers::new()?,
-                debugfs: debugfs.subdir(c"mounts"),
-            };
+            let shared = Shared::new(upcall.clone(), debugfs.subdir(c"mounts"))?;
             Ok(try_pin_init!(Self {
                 _filesystem <- vfs::Registration::new(module, shared),
                 _statistics <- debugfs.read_callback_file(

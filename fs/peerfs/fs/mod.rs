@@ -20,16 +20,30 @@ use kernel::sync::Arc;
 
 use crate::store::Readers;
 use crate::upcall::Upcall;
-use crate::vfs;
+use crate::vfs::{self, Shrinker};
 
 /// What all mounts share.
 pub(crate) struct Shared {
     /// The way to the daemons.
-    pub(crate) upcall: Arc<Upcall>,
+    upcall: Arc<Upcall>,
     /// Who reads ahead.
-    pub(crate) readers: Arc<Readers>,
+    readers: Arc<Readers>,
+    _shrinker: Shrinker<Readers>,
     /// The folder of debugfs that has one for each mount.
-    pub(crate) debugfs: Dir,
+    debugfs: Dir,
+}
+
+impl Shared {
+    /// For mounts whose daemons are behind this upcall, and which show their counters in this folder.
+    pub(crate) fn new(upcall: Arc<Upcall>, debugfs: Dir) -> Result<Self> {
+        let readers = Readers::new()?;
+        Ok(Shared {
+            upcall,
+            _shrinker: Shrinker::new(c"peerfs-readers", readers.clone())?,
+            readers,
+            debugfs,
+        })
+    }
 }
 
 /// The filesystem type.

@@ -13,6 +13,7 @@ use peerfs_format::{
     Digest, Manifest, ManifestLayout, PackIndex, PackIndexLayout, Shard, ShardLayout, METADATA_MAX,
 };
 
+use super::cache::Size;
 use super::statistics::Statistics;
 use super::{Fetched, Hex};
 use crate::vfs::{report, sha256, OpenedFile};
@@ -165,6 +166,12 @@ fn copy(data: &Arc<KVVec<u8>>) -> core::result::Result<KVVec<u8>, OpenError> {
     let mut bytes = KVVec::with_capacity(data.len(), GFP_KERNEL_ACCOUNT)?;
     bytes.extend_from_slice(data, GFP_KERNEL_ACCOUNT)?;
     Ok(bytes)
+}
+
+impl<L> Size for Blob<L> {
+    fn size(&self) -> usize {
+        self.bytes.len()
+    }
 }
 
 impl Blob<ManifestLayout> {

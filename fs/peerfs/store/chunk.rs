@@ -10,6 +10,7 @@ use kernel::sync::Arc;
 use peerfs_format::upcall::{ChunkData, FETCH_CHUNKS_MAX};
 use peerfs_format::{ChunkRecord, Codec, Digest};
 
+use super::cache::Size;
 use super::pack::{Pack, Place};
 use super::{ChunksRequest, Fetched, Hex, Origin, Store};
 use crate::vfs::{error_name, report, sha256, ZstdDecoder};
@@ -20,6 +21,12 @@ pub(crate) struct Chunk {
     pub(crate) logical_offset: u32,
     /// Its bytes.
     pub(crate) bytes: KVVec<u8>,
+}
+
+impl Size for Chunk {
+    fn size(&self) -> usize {
+        self.bytes.len()
+    }
 }
 
 /// How often a reader asks for a chunk: once because it is missing, once because what then was there
@@ -78,6 +85,7 @@ impl<O: Origin> Store<O> {
                 },
                 again,
             };
+            self.statistics.chunks.missed.count();
             let fetched = self.origin.fetch_chunks(&request).inspect_err(|error| {
                 // Whoever is being killed does not miss anything any more.
                 if *error != EINTR {
@@ -185,6 +193,7 @@ impl<O: Origin> Store<O> {
                     }
                 })?,
         };
+        self.statistics.chunks.verified.count();
         let chunk = Arc::new(
             Chunk {
                 logical_offset: record.logical_offset,
@@ -192,7 +201,9 @@ impl<O: Origin> Store<O> {
             },
             GFP_KERNEL,
         )?;
-        self.chunks.insert((pack.number, number), chunk.clone());
+        self.caches
+            .chunks
+            .insert((pack.number, number), chunk.clone());
         Ok(chunk)
     }
 
@@ -215,6 +226,7 @@ impl<O: Origin> Store<O> {
     }
 
     fn report_chunk(&self, pack: &Digest, chunk: u32, what: &str) {
+        self.statistics.chunks.damaged.count();
         report(fmt!(
             "{}: pack {} chunk {chunk}: damaged: {what}\n",
             self.name.to_str().unwrap_or("store"),

@@ -32,9 +32,9 @@ use kernel::sync::{Arc, Mutex};
 use peerfs_format::upcall::BlobKind;
 use peerfs_format::{Digest, ManifestLayout, PackIndexLayout, PackRecord, ShardLayout};
 
-use crate::vfs::{override_credential, Directory, OpenedFile};
+use crate::vfs::{override_credential, Directory, OpenedFile, Shrinker};
 use blob::Blob;
-use cache::Cache;
+use cache::Caches;
 use decoding::Decoding;
 use pack::Pack;
 
@@ -42,17 +42,12 @@ pub(crate) use blob::OpenError;
 
 /// An inode shard in memory.
 pub(crate) type ShardBlob = Blob<ShardLayout>;
+/// A pack index in memory.
+type IndexBlob = Blob<PackIndexLayout>;
 pub(crate) use origin::{BlobRequest, ChunksRequest, Fetched, Origin};
 pub(crate) use readers::Readers;
 pub(crate) use run::Runs;
 pub(crate) use statistics::Statistics;
-
-/// Shards that are kept: some 16 MiB.
-const SHARDS_KEPT: usize = 64;
-/// Pack indexes that are kept: some 8 MiB.
-const INDEXES_KEPT: usize = 64;
-/// Decoded chunks that are kept, since small files share them: 2 MiB, at the most 8.
-const CHUNKS_KEPT: usize = 32;
 
 /// The store of a mount, read for one image.
 #[pin_data]
@@ -68,12 +63,8 @@ pub(crate) struct Store<O> {
     manifest: Blob<ManifestLayout>,
     #[pin]
     packs: Mutex<RBTree<u32, Arc<Pack>>>,
-    #[pin]
-    shards: Cache<u32, Arc<Blob<ShardLayout>>>,
-    #[pin]
-    indexes: Cache<u32, Arc<Blob<PackIndexLayout>>>,
-    #[pin]
-    chunks: Cache<(u32, u32), Arc<chunk::Chunk>>,
+    caches: Arc<Caches>,
+    _shrinker: Shrinker<Caches>,
     #[pin]
     decoding: Decoding,
     readers: Arc<Readers>,
@@ -90,6 +81,8 @@ impl<O: Origin> Store<O> {
         readers: Arc<Readers>,
     ) -> core::result::Result<Arc<Self>, OpenError> {
         let statistics = Arc::new(Statistics::new(), GFP_KERNEL)?;
+        let caches = Caches::new().map_err(OpenError::Read)?;
+        let shrinker = Shrinker::new(c"peerfs-caches", caches.clone()).map_err(OpenError::Read)?;
         let manifest = Blob::<ManifestLayout>::open(
             &name,
             &statistics,
@@ -115,9 +108,8 @@ impl<O: Origin> Store<O> {
                 manifest_digest,
                 manifest,
                 packs <- new_mutex!(RBTree::new(), "peerfs packs"),
-                shards <- Cache::new(SHARDS_KEPT),
-                indexes <- Cache::new(INDEXES_KEPT),
-                chunks <- Cache::new(CHUNKS_KEPT),
+                _shrinker: shrinker,
+                caches,
                 decoding <- Decoding::new(),
                 readers,
             }),
@@ -152,8 +144,8 @@ impl<O: Origin> Store<O> {
     }
 
     /// An inode shard, by its index in the manifest. May open it by path.
-    pub(crate) fn shard(&self, number: u32) -> Result<Arc<Blob<ShardLayout>>> {
-        if let Some(shard) = self.shards.get(&number) {
+    pub(crate) fn shard(&self, number: u32) -> Result<Arc<ShardBlob>> {
+        if let Some(shard) = self.caches.shards.get(&number) {
             self.statistics.blobs.cached.count();
             return Ok(shard);
         }
@@ -174,7 +166,7 @@ impl<O: Origin> Store<O> {
             },
         )?;
         let shard = Arc::new(shard, GFP_KERNEL)?;
-        self.shards.insert(number, shard.clone());
+        self.caches.shards.insert(number, shard.clone());
         Ok(shard)
     }
 
@@ -198,8 +190,8 @@ impl<O: Origin> Store<O> {
     }
 
     /// The index of a pack, or EAGAIN if it would have to be fetched.
-    fn index_if_here(&self, pack: &Pack) -> Result<Arc<Blob<PackIndexLayout>>> {
-        match self.indexes.get(&pack.number) {
+    fn index_if_here(&self, pack: &Pack) -> Result<Arc<IndexBlob>> {
+        match self.caches.indexes.get(&pack.number) {
             Some(index) => Ok(index),
             None if pack.index_file().is_some() => self.index(pack),
             None => Err(EAGAIN),
@@ -217,8 +209,8 @@ impl<O: Origin> Store<O> {
     }
 
     /// The index of a pack; never opened by path here.
-    fn index(&self, pack: &Pack) -> Result<Arc<Blob<PackIndexLayout>>> {
-        if let Some(index) = self.indexes.get(&pack.number) {
+    fn index(&self, pack: &Pack) -> Result<Arc<IndexBlob>> {
+        if let Some(index) = self.caches.indexes.get(&pack.number) {
             self.statistics.blobs.cached.count();
             return Ok(index);
         }
@@ -248,7 +240,7 @@ impl<O: Origin> Store<O> {
             error => error,
         })?;
         let index = Arc::new(index, GFP_KERNEL)?;
-        self.indexes.insert(pack.number, index.clone());
+        self.caches.indexes.insert(pack.number, index.clone());
         Ok(index)
     }
 }

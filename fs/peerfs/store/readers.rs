@@ -9,7 +9,7 @@ use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
 use peerfs_format::CHUNK_MAX;
 
-use crate::vfs::{Workqueue, ZstdDecoder};
+use crate::vfs::{Shrink, Workqueue, ZstdDecoder};
 
 /// Stored bytes that are read at once, unless a single chunk has more: with half of it compressed
 /// away, four processors decode a readahead of 1 MiB side by side.
@@ -30,6 +30,7 @@ pub(super) struct Bench {
 #[pin_data]
 pub(crate) struct Readers {
     queue: Workqueue,
+    /// Has room for `KEPT`. A leaf; taken in memory reclaim, too, so nothing is allocated under it.
     #[pin]
     idle: Mutex<KVec<Bench>>,
 }
@@ -38,10 +39,11 @@ impl Readers {
     /// The workers, idle.
     pub(crate) fn new() -> Result<Arc<Self>> {
         let queue = Workqueue::new(c"peerfs_read")?;
+        let idle = KVec::with_capacity(KEPT, GFP_KERNEL)?;
         Arc::pin_init(
             pin_init!(Readers {
                 queue,
-                idle <- new_mutex!(KVec::new(), "peerfs readers"),
+                idle <- new_mutex!(idle, "peerfs readers"),
             }),
             GFP_KERNEL,
         )
@@ -68,12 +70,19 @@ impl Readers {
             },
         };
         let result = work(&mut bench);
-        let mut idle = self.idle.lock();
-        if idle.len() < KEPT {
-            // Without memory to keep it, it is freed.
-            let _ = idle.push(bench, GFP_KERNEL);
-        }
-        drop(idle);
+        let one_too_many = self.idle.lock().push_within_capacity(bench);
+        drop(one_too_many);
         result
+    }
+}
+
+impl Shrink for Readers {
+    fn count(&self) -> usize {
+        self.idle.lock().len()
+    }
+
+    fn shrink(&self, count: usize) -> usize {
+        let take = || self.idle.lock().pop();
+        (0..count).map_while(|_| take()).count()
     }
 }

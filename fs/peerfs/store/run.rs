@@ -112,6 +112,7 @@ impl Run {
                     continue;
                 };
                 self.pack.found(wanted.number);
+                store.statistics.chunks.verified.count();
                 match record.codec().ok_or(EIO)? {
                     Codec::Raw => wanted.bytes.fill_with(bytes)?,
                     Codec::Zstd => {
@@ -162,7 +163,7 @@ impl<'a, O: Origin> Runs<'a, O> {
                 bytes,
             };
             if !wanted.is_whole() {
-                if let Some(chunk) = self.store.chunks.get(&(pack.number, number)) {
+                if let Some(chunk) = self.store.cached_chunk(&pack, number) {
                     wanted.fill(&chunk)?;
                     continue;
                 }
@@ -205,6 +206,12 @@ impl<'a, O: Origin> Runs<'a, O> {
 }
 
 impl<O: Origin> Store<O> {
+    fn cached_chunk(&self, pack: &Pack, number: u32) -> Option<Arc<Chunk>> {
+        let chunk = self.caches.chunks.get(&(pack.number, number))?;
+        self.statistics.chunks.cached.count();
+        Some(chunk)
+    }
+
     /// A chunk that others want parts of, too: from the cache, or from the store. `None` if it is not
     /// there, or not right.
     pub(super) fn decode_shared(
@@ -214,7 +221,7 @@ impl<O: Origin> Store<O> {
         record: &ChunkRecord,
     ) -> Result<Option<Arc<Chunk>>> {
         let _decoding = self.decoding.lock(number);
-        if let Some(chunk) = self.chunks.get(&(pack.number, number)) {
+        if let Some(chunk) = self.cached_chunk(pack, number) {
             return Ok(Some(chunk));
         }
         let place = pack.place(number);

@@ -10,6 +10,8 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 pub(crate) struct Statistics {
     /// Manifest, shards and pack indexes.
     pub(super) blobs: Counts,
+    /// Chunks. Parts of one that are wanted in turn count each time.
+    pub(super) chunks: Counts,
 }
 
 /// What becomes of the wish for one kind of thing.
@@ -31,12 +33,14 @@ impl Statistics {
     pub(super) fn new() -> Self {
         Statistics {
             blobs: Counts::new(),
+            chunks: Counts::new(),
         }
     }
 
     /// Writes a line for each counter: its name, a space, its value.
     pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.blobs.show("blobs", f)
+        self.blobs.show("blobs", f)?;
+        self.chunks.show("chunks", f)
     }
 }
 
