@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0 OR MIT
-# The same random system calls on ext4 and on a mount of an image of it: the same answers. A seed that
-# found something: SEED=number, and SECONDS_EACH for how long each of the runs is to take.
+# The same random system calls on ext4 and on a mount of an image of it: the same answers.
+# PEERFS_TEST_SECONDS: for how long each of the runs is to go on; PEERFS_TEST_SEED: one that found something.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
-each=${SECONDS_EACH:-15}
-seed=${SEED:-$((RANDOM * 32768 + RANDOM))}
+each=${PEERFS_TEST_SECONDS:-15}
+seed=${PEERFS_TEST_SEED:-$((RANDOM * 32768 + RANDOM))}
 echo "   seed $seed"
 
 check "a tree on ext4, and an image of it"

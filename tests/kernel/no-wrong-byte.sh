@@ -10,7 +10,7 @@ paths=$(wc -l <expected)
 image=$(build tree store)
 cp -a store pristine
 mkdir -p mnt
-seed=${SEED:-$RANDOM}
+seed=${PEERFS_TEST_SEED:-$RANDOM}
 echo "   $paths paths, seed $seed"
 
 # survey WHAT: reads all of the mount, which must be right or an error; how many errors in $errors.

@@ -21,6 +21,9 @@ pub(crate) enum Error {
         path: String,
         source: peerfs_format::Error,
     },
+    /// What the store holds is no message.
+    #[error("a metadata blob: {0}")]
+    Message(#[from] capnp::Error),
     /// What is tested does not behave.
     #[error("{0}")]
     Finding(String),

@@ -7,10 +7,13 @@
 //! |---|---|
 //! | [`edge_cases`] | a tree with everything that a tree can hold |
 //! | [`entry`] | a path's line in a manifest of a tree |
+//! | [`mounting`] | mounting and unmounting |
+//! | [`stress`] | everything that can happen to a mount, at once |
 //! | [`survey`] | reading all of a damaged mount |
 //! | [`compare`] | the same reads of a tree and of its mount |
 //! | [`read_only`] | attempts to change a mount |
 //! | [`differ`] | the same system calls on two trees, which must answer the same |
+//! | [`publisher`] | damaged images whose digests fit |
 //! | [`damage`] | damaged stores and images |
 //! | [`source`] | a complete store, read without verifying |
 //! | [`fake_daemon`] | a daemon on `/dev/peerfs` that does as it is told |
@@ -26,8 +29,11 @@ mod entry;
 mod error;
 mod fake_daemon;
 mod fake_peer;
+mod mounting;
+mod publisher;
 mod read_only;
 mod source;
+mod stress;
 mod survey;
 
 use std::fs;
@@ -95,6 +101,10 @@ enum Command {
         manifest: Digest,
         kind: damage::Forgery,
     },
+    /// Mounts damaged images whose digests fit, one after the other, and looks at them.
+    Publish(publisher::Settings),
+    /// Reads mounts while everything that can happen to them happens.
+    Stress(stress::Settings),
     /// Serves a store from another, complete one.
     Daemon(fake_daemon::Settings),
     /// Takes part in the network with a complete store, honestly or not.
@@ -139,6 +149,8 @@ fn run(command: Command) -> Result<()> {
             manifest,
             kind,
         } => damage::forge(&store, &manifest, kind),
+        Command::Publish(settings) => publisher::run(&settings),
+        Command::Stress(settings) => stress::run(&settings),
         Command::Daemon(settings) => fake_daemon::run(settings),
         Command::Peer(settings) => fake_peer::run(settings),
     }

@@ -61,7 +61,8 @@ impl Paths {
                 }
             }
             let length = llistxattr(&full, &mut names[..]).unwrap_or(0);
-            for name in names[..length].split(|&byte| byte == 0) {
+            let listed = names[..length].split(|&byte| byte == 0);
+            for name in listed.filter(|name| !name.is_empty()) {
                 xattrs.push((all.len(), name.to_vec()));
             }
             let group = path.iter().next().unwrap_or_default().to_owned();
