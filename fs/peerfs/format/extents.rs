@@ -205,7 +205,10 @@ mod tests {
         assert_eq!(widened(&extents, 30..40, |_, _| None), 30..40);
         let odd = [extent(50, u32::MAX, 20), extent(0, 3, 60)];
         assert_eq!(widened(&odd, 52..53, chunk), 52..53);
-        assert_eq!(widened(&odd, 55..70, |_, _| Some(9..2)), 55..70);
+        assert_eq!(
+            widened(&odd, 55..70, |_, _| Some(Range { start: 9, end: 2 })),
+            55..70
+        );
     }
 
     #[test]
