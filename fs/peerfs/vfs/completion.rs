@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `struct completion` with a wait that ends: kernel::sync::Completion has neither timeout nor kill.
+//!
+//! Locking: the completion's own, which is taken for an instant, in any context. Waiting sleeps, so nobody
+//! who waits may hold a lock that is taken with interrupts or preemption off.
 
 use crate::bindings;
 use kernel::{ffi::c_ulong, prelude::*, types::Opaque};

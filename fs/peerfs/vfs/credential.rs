@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Acting with somebody's credentials.
+//!
+//! Locking: none; credentials are counted and never change, and a task overrides nobody's but its own.
 
 use kernel::cred::Credential;
 use kernel::sync::aref::ARef;

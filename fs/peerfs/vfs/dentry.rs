@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `struct dentry` and the inode operations, whose entry it is.
+//!
+//! Locking: the VFS looks a name up with the directory's `i_rwsem` held, at least shared, and no two tasks
+//! look up the same name at once. Links are followed under RCU or with a reference: targets do not change.
 
 use core::marker::PhantomData;
 use core::ptr;

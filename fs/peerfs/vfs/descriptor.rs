@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What a file is that user space passed as a descriptor.
+//!
+//! Locking: none; what is asked never changes while the file is referred to.
 
 use crate::bindings;
 use kernel::{fs::file::flags, fs::File, prelude::*};

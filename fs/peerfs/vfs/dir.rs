@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `struct dir_context`: reading directories.
+//!
+//! Locking: the VFS reads a directory with its `i_rwsem` held, at least shared, and with `f_pos_lock`: a
+//! context's position is its caller's alone. Both may be held while waiting for a daemon; a killed reader
+//! gives them back.
 
 use core::marker::PhantomData;
 

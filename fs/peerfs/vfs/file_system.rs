@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What a filesystem implements, and its registration.
+//!
+//! Locking: registering and its end take the kernel's lock of the list of filesystems. The methods are
+//! called with what the files say that call them: `fs_context`, `super_block`, `dentry`, `dir`, `folio`.
 
 use kernel::error::to_result;
 use kernel::ffi::c_int;

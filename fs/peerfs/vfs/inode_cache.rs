@@ -5,6 +5,9 @@
 //! Lifetime of an inode's parts: `data` is set once before the inode is visible, and dropped in
 //! `destroy_inode`, when nobody has a reference; with it the reference to a shared inode. The target of a symbolic link may still be read by
 //! a path walk under RCU then, so it is freed with the inode in `free_inode`, after a grace period.
+//!
+//! Locking: none; `alloc_inode` may sleep, and so may `destroy_inode`; `free_inode` is called back by RCU
+//! and must not. An inode's parts are set while nobody else has it.
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;

@@ -3,6 +3,10 @@
 //! Misc character devices that can be polled, which kernel::miscdevice's can't.
 //!
 //! A device is a stream: no position, and reads and writes may run at the same time.
+//!
+//! Locking: `misc_mtx` is held while a device is registered, deregistered or opened, so `open` must not do
+//! either of the first two. Nothing is held for read, write, poll and ioctl, which run at the same time.
+//! `release` is alone: it comes after all of them.
 
 use crate::{bindings, LocalModule};
 use core::marker::PhantomData;

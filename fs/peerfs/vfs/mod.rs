@@ -6,6 +6,9 @@
 //! A filesystem implements [`FileSystem`] and registers it with a [`Registration`]. The callbacks of
 //! the C interfaces are thin: each one borrows the objects that it was given as the types of this
 //! module, calls the trait's method and turns its `Result` into an errno.
+//!
+//! Locking: each file says at its head what is held when it is called, and what it takes itself. Nothing
+//! here takes a lock of its own while it holds another one of its own.
 
 mod address_space;
 pub(crate) mod completion;

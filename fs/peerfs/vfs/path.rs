@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `struct path`: a directory that is kept open, over a private clone of its mount.
+//!
+//! Locking: none of its own. A path walk takes what the filesystems on its way want, and sleeps: not to be
+//! called with a folio or a spinlock locked. Giving a directory up waits for a grace period of RCU.
 
 use core::ptr::NonNull;
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Ratelimited lines in the kernel log.
+//!
+//! Locking: the ratelimit's own lock, which is only tried; for any context.
 
 use kernel::fmt;
 use kernel::prelude::*;

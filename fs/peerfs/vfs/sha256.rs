@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The kernel's SHA-256.
+//!
+//! Locking: none; it only computes, and sleeps nowhere.
 
 use crate::bindings;
 

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! `struct super_block`.
+//!
+//! Locking: `s_umount` is held exclusively while a superblock is filled and when it ends (`kill_sb`), so
+//! neither can meet the other; `statfs` and `show_options` are called at any time between, by many tasks,
+//! and read what never changes.
 
 use core::marker::PhantomData;
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Strings as C has them.
+//!
+//! Locking: none; a copy may sleep for its memory.
 
 use core::fmt;
 

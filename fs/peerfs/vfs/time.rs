@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The kernel's ticks.
+//!
+//! Locking: none.
 
 use kernel::ffi::c_ulong;
 

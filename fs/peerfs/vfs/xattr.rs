@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Extended attributes and POSIX ACLs.
+//!
+//! Locking: none is held for reading attributes. `get_inode_acl` may be called during a path walk under RCU,
+//! which is sent back to come with references, since reading may sleep.
 
 use core::marker::PhantomData;
 use core::ptr;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The kernel's zstd.
+//!
+//! Locking: none; a decompressor is its user's alone. Making one may sleep.
 
 use kernel::prelude::*;
 
