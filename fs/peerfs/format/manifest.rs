@@ -5,9 +5,9 @@
 use capnp::message::ReaderOptions;
 use capnp::serialize::read_message_from_flat_slice_no_alloc;
 
-use crate::table::Field;
+use crate::table::{Field, Record};
 use crate::{
-    peerfs_capnp, Error, PackRecord, Result, ShardRecord, Table, FORMAT_VERSION,
+    peerfs_capnp, ChunkRecord, Error, PackRecord, Result, ShardRecord, Table, FORMAT_VERSION,
     KNOWN_INCOMPATIBLE_FEATURES, METADATA_MAX, PACK_MAX, ROOT_INODE,
 };
 
@@ -113,6 +113,10 @@ impl<'a> Manifest<'a> {
         }
         if u64::from(pack.index_length) > METADATA_MAX {
             return Err(Error::TooLarge("METADATA_MAX"));
+        }
+        // The chunks are all in the index: a reader may have room for each without having seen it.
+        if (pack.index_length as usize / ChunkRecord::SIZE) < pack.chunk_count as usize {
+            return Err(Error::Malformed("pack record"));
         }
         Ok(pack)
     }

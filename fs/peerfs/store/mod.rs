@@ -21,6 +21,7 @@ mod statistics;
 
 use core::ops::Range;
 
+use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::cred::Credential;
 use kernel::ffi::c_int;
 use kernel::new_mutex;
@@ -185,7 +186,7 @@ impl<O: Origin> Store<O> {
         }
         let record = self.manifest()?.pack(number).map_err(|_| EIO)?;
         let pack = Pack::new(number, record)?;
-        packs.try_create_and_insert(number, pack.clone(), GFP_KERNEL)?;
+        packs.try_create_and_insert(number, pack.clone(), GFP_KERNEL_ACCOUNT)?;
         Ok(pack)
     }
 

@@ -8,6 +8,7 @@
 
 use core::ops::Range;
 
+use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::str::CString;
@@ -71,7 +72,7 @@ impl Pack {
                 record,
                 state <- new_mutex!(state, "peerfs pack"),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 

@@ -3,6 +3,7 @@
 //! Which chunks of a pack are in its file.
 #![forbid(unsafe_code)]
 
+use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::prelude::*;
 use peerfs_format::{PackRecord, PresenceHeader, PRESENCE_HEADER_SIZE};
 
@@ -21,7 +22,11 @@ impl Presence {
     /// None of a pack's chunks.
     pub(super) fn nothing(pack: &PackRecord) -> Result<Self> {
         let bytes = pack.chunk_count.div_ceil(8) as usize;
-        Ok(Presence::Partial(KVVec::from_elem(0, bytes, GFP_KERNEL)?))
+        Ok(Presence::Partial(KVVec::from_elem(
+            0,
+            bytes,
+            GFP_KERNEL_ACCOUNT,
+        )?))
     }
 
     /// What a map file says; nothing if it is not the map of this pack.
