@@ -6,7 +6,7 @@
 MAKEFLAGS += --no-print-directory
 prefix ?= /usr/local
 
-.PHONY: help demo test check bench userspace modules kernel graft rust-project install clean distclean
+.PHONY: help demo test check bench bench-kernel userspace modules kernel graft rust-project install clean distclean
 
 help:
 	@echo 'peerfs: mount an image that this machine does not have yet'
@@ -14,7 +14,8 @@ help:
 	@echo '  make demo           two machines in QEMU: one mounts what only the other has'
 	@echo '  make test           every test; under an hour from nothing, minutes after that'
 	@echo '  make check          format, lints, documentation and licences only'
-	@echo '  make bench          measurements against EROFS, in one QEMU guest'
+	@echo '  make bench          how fast images are built, against EROFS, and the demo'\''s first command'
+	@echo '  make bench-kernel   how fast they are read, against EROFS, squashfs and ext4 in one guest'
 	@echo
 	@echo '  make userspace      peerfs, peerfsd and mount.peerfs'
 	@echo '  make modules        the kernel module, for the kernel built in KDIR='
@@ -26,7 +27,7 @@ help:
 	@echo '  make clean          remove what was built from this checkout'
 	@echo '  make distclean      remove the whole cache folder: kernels, tools, downloads'
 
-demo test check bench:
+demo test check bench bench-kernel:
 	@scripts/setup-packages
 	@scripts/$@
 

@@ -15,6 +15,7 @@
 //! | [`differ`] | the same system calls on two trees, which must answer the same |
 //! | [`publisher`] | damaged images whose digests fit |
 //! | [`damage`] | damaged stores and images |
+//! | [`measure`] | how long a filesystem takes |
 //! | [`source`] | a complete store, read without verifying |
 //! | [`fake_daemon`] | a daemon on `/dev/peerfs` that does as it is told |
 //! | [`fake_peer`] | a peer that does as it is told |
@@ -29,6 +30,7 @@ mod entry;
 mod error;
 mod fake_daemon;
 mod fake_peer;
+mod measure;
 mod mounting;
 mod publisher;
 mod read_only;
@@ -105,6 +107,11 @@ enum Command {
     Publish(publisher::Settings),
     /// Reads mounts while everything that can happen to them happens.
     Stress(stress::Settings),
+    /// Measures a mounted filesystem, or the kernel's own hashing and decoding.
+    Measure {
+        #[command(subcommand)]
+        what: measure::What,
+    },
     /// Serves a store from another, complete one.
     Daemon(fake_daemon::Settings),
     /// Takes part in the network with a complete store, honestly or not.
@@ -151,6 +158,7 @@ fn run(command: Command) -> Result<()> {
         } => damage::forge(&store, &manifest, kind),
         Command::Publish(settings) => publisher::run(&settings),
         Command::Stress(settings) => stress::run(&settings),
+        Command::Measure { what } => measure::measure(what),
         Command::Daemon(settings) => fake_daemon::run(settings),
         Command::Peer(settings) => fake_peer::run(settings),
     }
