@@ -6,7 +6,7 @@
 MAKEFLAGS += --no-print-directory
 prefix ?= /usr/local
 
-.PHONY: help demo test check bench bench-kernel userspace modules kernel graft rust-project install clean distclean
+.PHONY: help demo test check bench bench-kernel userspace modules kernel graft dkms rust-project install clean distclean
 
 help:
 	@echo 'peerfs: mount an image that this machine does not have yet'
@@ -22,6 +22,7 @@ help:
 	@echo '                      (without KDIR: for the demo'\''s kernel)'
 	@echo '  make kernel         the demo'\''s kernel (NAME=uml|qemu|lockdep for another)'
 	@echo '  make graft          copy the module into the kernel source tree at TREE='
+	@echo '  make dkms           what DKMS builds the module from, in DEST='
 	@echo '  make rust-project   rust-project.json for rust-analyzer (KDIR= as above)'
 	@echo '  make install        programs below prefix=$(prefix), and the module of KDIR='
 	@echo '  make clean          remove what was built from this checkout'
@@ -45,6 +46,10 @@ kernel:
 
 graft:
 	@scripts/graft $(or $(TREE),$(error which kernel source tree? make graft TREE=path))
+
+dkms:
+	@scripts/setup-packages
+	@scripts/dkms-source $(or $(DEST),$(error which folder? make dkms DEST=/usr/src/peerfs-0.1.0))
 
 rust-project:
 	@scripts/setup-packages
