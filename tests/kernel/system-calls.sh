@@ -78,6 +78,30 @@ for number in 0000000000000000 ffffffffffffffff ffffff0000000000; do
 done
 umount second
 
+check "an image whose directories contain the root, or form a circle: errors, by name and by handle"
+number() { stat --format %i "mnt/$1"; }
+# forged ENTRY NUMBER: the directory deep/er/ENTRY becomes the inode NUMBER.
+forged() {
+    local digest
+    digest=$("$python" -I -S "$PEERFS_FROM/forge_entry.py" store "$other" "$1" "$(number "deep/er/$1")" "$2")
+    mount_image /tmp/store "$digest" second
+}
+forged still 1
+must_fail stat second/deep/er/still 2>message
+grep -q "Input/output error" message || fail "the root below itself: $(<message)"
+call handle second/deep/er >handles
+forget
+expect /tmp/second/deep/er "$(call open-handle second "$(<handles)")" "the directory around it"
+umount second
+forged still "$(number deep)"
+must_fail ls second/deep/er/still 2>message
+grep -q "Too many levels of symbolic links" message || fail "a circle: $(<message)"
+# With nothing in the caches that could be gone round.
+call handle second/deep/er >handles
+forget
+expect /tmp/second/deep/er "$(call open-handle second "$(<handles)")" "a directory of the circle"
+umount second
+
 check "a mount with mapped owners shows them, and keeps to them"
 mkdir mapped
 expect mounted "$(call idmap mnt mapped 100000)" "mount_setattr"
