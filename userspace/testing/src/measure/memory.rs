@@ -59,7 +59,7 @@ pub(super) fn peak(directories: &[PathBuf]) -> Result<Use> {
     let done = AtomicBool::new(false);
     let before = Use::now()?;
     let highest = thread::scope(|scope| {
-        let watcher = scope.spawn(|| {
+        let watcher = scope.spawn(|| -> Result<Use> {
             let mut highest = before;
             while !done.load(Ordering::Acquire) {
                 highest = highest.max(Use::now()?);
