@@ -8,20 +8,11 @@ pub const FORMAT_VERSION: u32 = 1;
 /// The incompatible features that this reader knows: none yet.
 pub const KNOWN_INCOMPATIBLE_FEATURES: u64 = 0;
 
-/// The shortest chunk, except for the last one of a chunked stream (FastCDC minimum).
-pub const CHUNK_MIN: u32 = 16 * 1024;
-/// The average chunk (FastCDC average).
-pub const CHUNK_AVERAGE: u32 = 64 * 1024;
-/// The longest chunk, before compression (FastCDC maximum); a stored chunk is never longer.
+/// The longest chunk, before compression; a stored chunk is never longer.
 pub const CHUNK_MAX: u32 = 256 * 1024;
 
-/// Where a builder closes a pack: stored bytes.
-pub const PACK_TARGET: u64 = 64 * 1024 * 1024;
 /// The longest pack, in its uncompressed address space and as stored.
 pub const PACK_MAX: u64 = 1024 * 1024 * 1024;
-
-/// Where a builder closes an inode shard.
-pub const SHARD_TARGET: usize = 256 * 1024;
 
 /// The largest manifest, pack index or inode shard.
 pub const METADATA_MAX: u64 = 16 * 1024 * 1024;

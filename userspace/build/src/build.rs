@@ -79,6 +79,9 @@ pub fn build(
     options: &Options,
     progress: &Progress,
 ) -> Result<BuiltImage> {
+    if !options.layout.chunks.are_valid() {
+        return Err(Error::ChunkSizes(options.layout.chunks));
+    }
     let xattrs = XattrSets::default();
     let (mut packs, base) = base::read(store, &options.base)?;
     let (tree, contents, new_packs) = read_tree(root, store, options, base, progress, &xattrs)?;
@@ -90,7 +93,7 @@ pub fn build(
         packs: &places,
         xattrs: &xattrs,
     };
-    let planned = shard_plan::plan(&source);
+    let planned = shard_plan::plan(&source, options.layout.shard);
     let shards = shard_writer::write_all(&source, &planned, store, options.threads, root)?;
     let totals = Totals {
         inode_count: tree.nodes.len() as u64,
@@ -124,6 +127,7 @@ fn read_tree(
     progress: &Progress,
     xattrs: &XattrSets,
 ) -> Result<(Tree, Contents, Vec<PackRecord>)> {
+    let layout = &options.layout;
     let (read_requests, to_read) = bounded(READS_WAITING);
     let (read_results, to_sequence) = bounded(READS_WAITING);
     let (compress_requests, to_compress) = bounded(CHUNKS_WAITING);
@@ -133,18 +137,26 @@ fn read_tree(
             requests: read_requests,
             results: read_results,
         };
-        let walker =
-            scope.spawn(move || walk::walk(root, store.root_dir(), read_queue, xattrs, progress));
+        let walker = scope.spawn(move || {
+            walk::walk(
+                root,
+                store.root_dir(),
+                layout.large_file,
+                read_queue,
+                xattrs,
+                progress,
+            )
+        });
         for _ in 0..options.threads.get() {
             let to_read = to_read.clone();
-            scope.spawn(move || file_reader::run(&to_read, xattrs, progress));
+            scope.spawn(move || file_reader::run(&to_read, layout.chunks, xattrs, progress));
         }
         drop(to_read);
         let chunk_queue = ChunkQueue {
             requests: compress_requests,
             results: stored_results,
         };
-        let sequencer = scope.spawn(move || sequence::run(&to_sequence, chunk_queue, base));
+        let sequencer = scope.spawn(move || sequence::run(&to_sequence, chunk_queue, base, layout));
         let compressors: Vec<_> = (0..options.threads.get())
             .map(|_| {
                 let to_compress = to_compress.clone();
@@ -152,7 +164,7 @@ fn read_tree(
             })
             .collect();
         drop(to_compress);
-        let packs = pack_writer::run(to_pack, store);
+        let packs = pack_writer::run(to_pack, store, layout.pack);
         // A stage that stops early makes those before it stop without an error of their own, so
         // the error is that of the last stage that has one.
         let contents = join(sequencer);

@@ -4,23 +4,27 @@
 
 use bytes::{Bytes, BytesMut};
 use fastcdc::v2020::{cut, select_masks, Normalization};
-use peerfs_format::{CHUNK_AVERAGE, CHUNK_MAX, CHUNK_MIN};
+use peerfs_format::CHUNK_MAX;
+
+use crate::ChunkSizes;
 
 /// Bytes that are allocated at once.
 const BUFFER_SIZE: usize = 4 * CHUNK_MAX as usize;
 
 /// Cuts a stream that comes in pieces. Where it cuts depends on the stream alone.
 pub(crate) struct Chunker {
+    sizes: ChunkSizes,
     buffer: BytesMut,
     strict_mask: u64,
     relaxed_mask: u64,
 }
 
 impl Chunker {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(sizes: ChunkSizes) -> Self {
         let (strict_mask, relaxed_mask) =
-            select_masks(CHUNK_AVERAGE as usize, Normalization::Level1);
+            select_masks(sizes.average as usize, Normalization::Level1);
         Chunker {
+            sizes,
             buffer: BytesMut::new(),
             strict_mask,
             relaxed_mask,
@@ -37,7 +41,7 @@ impl Chunker {
 
     /// The next chunk, if where it ends does not depend on what is still to come.
     pub(crate) fn next(&mut self) -> Option<Bytes> {
-        (self.buffer.len() >= CHUNK_MAX as usize).then(|| self.cut())
+        (self.buffer.len() >= self.sizes.max as usize).then(|| self.cut())
     }
 
     /// The next chunk of a stream that has ended; None after the last one, and the next stream can
@@ -49,9 +53,9 @@ impl Chunker {
     fn cut(&mut self) -> Bytes {
         let (_, length) = cut(
             &self.buffer,
-            CHUNK_MIN as usize,
-            CHUNK_AVERAGE as usize,
-            CHUNK_MAX as usize,
+            self.sizes.min as usize,
+            self.sizes.average as usize,
+            self.sizes.max as usize,
             self.strict_mask,
             self.relaxed_mask,
             self.strict_mask << 1,
@@ -64,6 +68,7 @@ impl Chunker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Layout;
 
     #[test]
     fn chunks_do_not_depend_on_the_pieces() {
@@ -75,7 +80,7 @@ mod tests {
         .take(3_000_000)
         .collect();
         let chunks = |piece: usize| {
-            let mut chunker = Chunker::new();
+            let mut chunker = Chunker::new(Layout::default().chunks);
             let mut chunks = Vec::new();
             for bytes in stream.chunks(piece) {
                 chunker.push(bytes);

@@ -5,6 +5,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::ChunkSizes;
+
 /// The result of a build or of a step of it.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -38,6 +40,9 @@ pub enum Error {
         /// In which file, or the tree.
         path: PathBuf,
     },
+    /// Readers would refuse such chunks.
+    #[error("chunks of {} to {} bytes, {} on average, are not possible", .0.min, .0.max, .0.average)]
+    ChunkSizes(ChunkSizes),
     /// zstd could not start.
     #[error("can't start the compressor; is there enough memory?")]
     Compressor(#[source] io::Error),

@@ -18,22 +18,26 @@ use rustix::io::Errno;
 use crate::message::{FileJob, ReadJob, ReadPiece, ReadRequest, SmallFile, WholeFile};
 use crate::sparse_chunker::{SparseChunker, BLOCK_SIZE};
 use crate::xattrs::{self, XattrSets};
-use crate::{Error, Progress, Result};
+use crate::{ChunkSizes, Error, Progress, Result};
 
 /// Bytes read at once from a large file: a multiple of BLOCK_SIZE.
 const READ_SIZE: usize = 256 * 1024;
 
 /// Reads files until there are no more, or nobody wants them.
-pub(crate) fn run(requests: &Receiver<ReadRequest>, xattrs: &XattrSets, progress: &Progress) {
+pub(crate) fn run(
+    requests: &Receiver<ReadRequest>,
+    sizes: ChunkSizes,
+    xattrs: &XattrSets,
+    progress: &Progress,
+) {
     for request in requests {
         let pieces = &request.pieces;
         let outcome = match request.job {
             ReadJob::Small(files) => {
                 read_small(files, xattrs, progress).map(|piece| pieces.send(Ok(piece)).is_ok())
             }
-            ReadJob::Large(file) => {
-                LargeReader::new(file, pieces, progress).and_then(|reader| reader.read(xattrs))
-            }
+            ReadJob::Large(file) => LargeReader::new(file, sizes, pieces, progress)
+                .and_then(|reader| reader.read(xattrs)),
         };
         let is_wanted = match outcome {
             Ok(is_wanted) => is_wanted,
@@ -118,6 +122,7 @@ struct LargeReader<'a> {
 impl<'a> LargeReader<'a> {
     fn new(
         job: FileJob,
+        sizes: ChunkSizes,
         pieces: &'a Sender<Result<ReadPiece>>,
         progress: &'a Progress,
     ) -> Result<Self> {
@@ -128,7 +133,7 @@ impl<'a> LargeReader<'a> {
             file,
             pieces,
             progress,
-            chunker: SparseChunker::new(),
+            chunker: SparseChunker::new(sizes),
         })
     }
 

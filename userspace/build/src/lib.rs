@@ -25,6 +25,7 @@ mod content;
 mod error;
 mod expected;
 mod file_reader;
+mod layout;
 mod manifest;
 mod message;
 mod metadata_blob;
@@ -41,5 +42,6 @@ mod xattrs;
 
 pub use build::{build, BuiltImage};
 pub use error::{Error, Result};
+pub use layout::{ChunkSizes, Layout};
 pub use options::{Compression, Options};
 pub use progress::Progress;

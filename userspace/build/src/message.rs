@@ -30,7 +30,7 @@ pub(crate) struct FileJob {
 
 /// What a reading thread does at once.
 pub(crate) enum ReadJob {
-    /// Files that are shorter than the average chunk.
+    /// Files that share chunks.
     Small(Vec<FileJob>),
     /// A longer one.
     Large(FileJob),

@@ -8,6 +8,8 @@ use std::thread;
 
 use peerfs_format::Digest;
 
+use crate::Layout;
+
 /// How to build an image.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -15,6 +17,8 @@ pub struct Options {
     pub threads: NonZeroUsize,
     /// How chunks are compressed.
     pub compression: Compression,
+    /// How the image is divided.
+    pub layout: Layout,
     /// Images of the store whose packs the new image may use, by their manifests: only what is not
     /// in them is stored anew. What is built depends on it. Their builders are trusted to have told
     /// what the packs hold.
@@ -26,6 +30,7 @@ impl Default for Options {
         Options {
             threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             compression: Compression::default(),
+            layout: Layout::default(),
             base: Vec::new(),
         }
     }

@@ -5,7 +5,7 @@
 use std::thread;
 
 use flume::{bounded, Receiver};
-use peerfs_format::{peerfs_capnp, ChunkRecord, PackRecord, Record, PACK_MAX, PACK_TARGET};
+use peerfs_format::{peerfs_capnp, ChunkRecord, PackRecord, Record, PACK_MAX};
 use peerfs_store::{BlobWriter, Store};
 
 use crate::message::StoredChunk;
@@ -23,6 +23,7 @@ const CHUNKS_MAX: u32 = 128 * 1024;
 pub(crate) fn run(
     chunks: Receiver<Receiver<StoredChunk>>,
     store: &Store,
+    target: u64,
 ) -> Result<Vec<PackRecord>> {
     thread::scope(|scope| {
         // Bringing a pack to the disk takes time in which the next one can be written.
@@ -31,7 +32,7 @@ pub(crate) fn run(
             let packs = finished.into_iter();
             packs.map(|pack| pack.finish(store)).collect()
         });
-        let written = write(chunks, store, |pack| sender.send(pack).is_ok());
+        let written = write(chunks, store, target, |pack| sender.send(pack).is_ok());
         drop(sender);
         let packs = finisher
             .join()
@@ -43,12 +44,13 @@ pub(crate) fn run(
 fn write(
     chunks: Receiver<Receiver<StoredChunk>>,
     store: &Store,
+    target: u64,
     mut finish: impl FnMut(OpenPack) -> bool,
 ) -> Result<()> {
     let mut open: Option<OpenPack> = None;
     // Ends early if a compressor failed or the packs can't be finished: they tell the reason.
     for chunk in chunks.iter().map_while(|chunk| chunk.recv().ok()) {
-        if let Some(pack) = open.take_if(|pack| !pack.has_room(&chunk)) {
+        if let Some(pack) = open.take_if(|pack| !pack.has_room(&chunk, target)) {
             if !finish(pack) {
                 return Ok(());
             }
@@ -86,8 +88,8 @@ impl OpenPack {
         })
     }
 
-    fn has_room(&self, chunk: &StoredChunk) -> bool {
-        self.writer.length() + chunk.stored.len() as u64 <= PACK_TARGET
+    fn has_room(&self, chunk: &StoredChunk, target: u64) -> bool {
+        self.writer.length() + chunk.stored.len() as u64 <= target
             && self.logical_length + u64::from(chunk.logical_length) <= PACK_MAX
             && self.chunk_count < CHUNKS_MAX
     }

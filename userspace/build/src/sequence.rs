@@ -14,7 +14,7 @@ use crate::base::BaseChunks;
 use crate::chunker::Chunker;
 use crate::content::Contents;
 use crate::message::{CompressRequest, ReadPiece, ReadPieces, SmallFile, StoredChunk};
-use crate::Result;
+use crate::{Layout, Result};
 
 /// Where chunks go: to the compressors, and in the same order to the packer.
 pub(crate) struct ChunkQueue {
@@ -30,12 +30,13 @@ pub(crate) fn run(
     files: &Receiver<ReadPieces>,
     queue: ChunkQueue,
     base: BaseChunks,
+    layout: &Layout,
 ) -> Result<Option<Contents>> {
     let mut sequencer = Sequencer {
         contents: Contents::default(),
         places: base.places,
         next_place: base.end,
-        small_chunker: Chunker::new(),
+        small_chunker: Chunker::new(layout.chunks),
         small_cut: 0,
         small_offset: 0,
         small_places: HashMap::new(),

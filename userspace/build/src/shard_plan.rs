@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use peerfs_format::{
     Digest, EntryRecord, ExtentRecord, InodeRecord, Record, SpanRecord, XattrRecord,
-    XattrSetRecord, ROOT_INODE, SHARD_TARGET,
+    XattrSetRecord, ROOT_INODE,
 };
 
 use crate::content::{Contents, PackPlaces};
@@ -33,9 +33,10 @@ pub(crate) struct PlannedShard {
 
 /// Cuts the entries into shards: between directories, and inside one only if it does not fit into
 /// one shard.
-pub(crate) fn plan(source: &ShardSource<'_>) -> Vec<PlannedShard> {
+pub(crate) fn plan(source: &ShardSource<'_>, target: usize) -> Vec<PlannedShard> {
     let mut planner = Planner {
         source,
+        target,
         shards: Vec::new(),
         current: PlannedShard {
             entries: 0..0,
@@ -54,6 +55,8 @@ pub(crate) fn plan(source: &ShardSource<'_>) -> Vec<PlannedShard> {
 
 struct Planner<'a> {
     source: &'a ShardSource<'a>,
+    /// Bytes of a shard, about.
+    target: usize,
     shards: Vec<PlannedShard>,
     current: PlannedShard,
     /// Bytes of the current shard's tables and heap.
@@ -79,14 +82,14 @@ impl Planner<'_> {
                 next_inode += 1;
                 alone += self.inode_size(entry.inode, &HashSet::new());
             }
-            if alone > SHARD_TARGET {
+            if alone > self.target {
                 break;
             }
         }
-        if self.size + alone > SHARD_TARGET && !self.current.entries.is_empty() {
+        if self.size + alone > self.target && !self.current.entries.is_empty() {
             self.close();
         }
-        let may_cut = alone > SHARD_TARGET;
+        let may_cut = alone > self.target;
         for index in entries {
             let Some(entry) = self.source.tree.entries.get(index) else {
                 return;
@@ -96,7 +99,7 @@ impl Planner<'_> {
             if is_new {
                 size += self.inode_size(entry.inode, &self.xattr_sets);
             }
-            if may_cut && self.size + size > SHARD_TARGET && !self.current.entries.is_empty() {
+            if may_cut && self.size + size > self.target && !self.current.entries.is_empty() {
                 self.close();
             }
             self.size += self.entry_size(entry.name);

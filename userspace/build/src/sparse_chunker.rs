@@ -2,15 +2,16 @@
 
 //! Cutting a large file with holes into chunks.
 
-use peerfs_format::{Digest, CHUNK_AVERAGE};
+use peerfs_format::Digest;
 use peerfs_store::{sha256, Sha256Writer};
 
 use crate::chunker::Chunker;
 use crate::message::FileChunk;
+use crate::ChunkSizes;
 
 /// The shortest run of zeros that becomes a hole, wherever it comes from: what is built must not
 /// depend on how a file system stores holes.
-const HOLE_MIN: u64 = CHUNK_AVERAGE as u64;
+const HOLE_MIN: u64 = 64 * 1024;
 /// Holes begin and end at multiples of this many bytes, or with the file.
 pub(crate) const BLOCK_SIZE: usize = 4096;
 
@@ -40,9 +41,9 @@ pub(crate) struct SparseChunker {
 }
 
 impl SparseChunker {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(sizes: ChunkSizes) -> Self {
         SparseChunker {
-            chunker: Chunker::new(),
+            chunker: Chunker::new(sizes),
             digest: Sha256Writer::default(),
             run_offset: 0,
             run_length: 0,
@@ -162,6 +163,7 @@ fn split(data: &[u8], zero: bool) -> (&[u8], &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Layout;
 
     /// What the chunks cover, and the content that they and the holes between them make.
     fn assemble(chunks: &[FileChunk], size: usize) -> (u64, Vec<u8>) {
@@ -182,7 +184,7 @@ mod tests {
         file[6000] = 2; // zeros too few for a hole
         file[300_000..400_001].fill(3);
         let by_piece = |piece: usize, skip: bool| {
-            let mut chunker = SparseChunker::new();
+            let mut chunker = SparseChunker::new(Layout::default().chunks);
             let mut chunks = Vec::new();
             for (number, bytes) in file.chunks(piece).enumerate() {
                 if skip && number > 400_001 / piece {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use flume::{bounded, Sender};
-use peerfs_format::{EntryRecord, FileType, Record, CHUNK_AVERAGE, CHUNK_MAX, ROOT_INODE};
+use peerfs_format::{EntryRecord, FileType, Record, CHUNK_MAX, ROOT_INODE};
 use rustix::fs::{
     fstat, major, minor, openat, readlinkat, statat, AtFlags, Dir, Mode, OFlags, Stat, CWD,
 };
@@ -39,6 +39,7 @@ pub(crate) struct ReadQueue {
 pub(crate) fn walk(
     root: &Path,
     store_dir: &Path,
+    large_file: u64,
     queue: ReadQueue,
     xattrs: &XattrSets,
     progress: &Progress,
@@ -50,6 +51,7 @@ pub(crate) fn walk(
         files: 0,
         batch: Vec::new(),
         batch_bytes: 0,
+        large_file,
         queue,
         xattrs,
         progress,
@@ -69,6 +71,8 @@ struct Walk<'a> {
     files: u32,
     batch: Vec<FileJob>,
     batch_bytes: u64,
+    /// The size from which on a file is read by itself.
+    large_file: u64,
     queue: ReadQueue,
     xattrs: &'a XattrSets,
     progress: &'a Progress,
@@ -272,7 +276,7 @@ impl Walk<'_> {
         };
         let size = job.expected.size;
         self.progress.add_found(size);
-        if size >= u64::from(CHUNK_AVERAGE) {
+        if size >= self.large_file {
             return self.send_batch() && self.send(ReadJob::Large(job), PIECES_WAITING);
         }
         self.batch.push(job);

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread;
 
-use peerfs_build::{build, BuiltImage, Error, Options, Progress};
-use peerfs_format::PackRecord;
+use peerfs_build::{build, BuiltImage, ChunkSizes, Error, Layout, Options, Progress};
+use peerfs_format::{PackRecord, CHUNK_MAX};
 use peerfs_store::{Image, Store};
 use tempfile::TempDir;
 
@@ -120,6 +120,40 @@ fn equal_content_is_stored_once() {
     let stored = stored(&image.packs);
     assert!((3_000_000..3_400_000).contains(&stored), "{stored}");
     assert_eq!(image.content_bytes, 9_000_007 + 50 * 20_000);
+}
+
+#[test]
+fn any_layout_can_be_read() {
+    let fixture = Fixture::new();
+    let large = random(1, 1_000_000);
+    write(fixture.tree().join("large"), &large);
+    write(fixture.tree().join("small"), &large[..3000]);
+    let mut options = Options {
+        layout: Layout {
+            chunks: ChunkSizes {
+                min: 4096,
+                average: 8192,
+                max: 16_384,
+            },
+            large_file: 1024,
+            pack: 100_000,
+            shard: 1,
+        },
+        ..Options::default()
+    };
+    let image = fixture.build(&options);
+    assert!(image.packs.len() >= 10);
+    assert!(image.packs.iter().all(|pack| pack.stored_length <= 100_000));
+    assert!(fixture.read(&image, "large") == large);
+    assert!(fixture.read(&image, "small") == large[..3000]);
+    options.layout.chunks.max = CHUNK_MAX + 1;
+    let outcome = build(
+        &fixture.tree(),
+        &fixture.store,
+        &options,
+        &Progress::default(),
+    );
+    assert!(matches!(outcome, Err(Error::ChunkSizes(_))));
 }
 
 #[test]
