@@ -86,26 +86,35 @@ pub(super) fn readahead(inode: &Inode, mut readahead: Readahead<'_>) {
     runs.start();
 }
 
-/// Asks for what will be wanted after a range that is being read, as far as it is missing.
+/// Asks for what is being read and for what will be wanted after it, as far as it is missing.
 fn ask_ahead(inode: &Inode, range: Range<u64>) {
     let data = inode.data();
     // Two tasks that read the same file at once may ask for something twice, which does no harm.
-    let Some(wanted) = ahead(data.asked.load(Relaxed), range, inode.size()) else {
+    let Some(wanted) = ahead(data.asked.load(Relaxed), range.clone(), inode.size()) else {
         return;
     };
     data.asked.store(wanted.end, Relaxed);
-    for piece in pieces(&data.extents, wanted) {
-        if let Source::Pack { pack, offset } = piece.source {
-            let length = u32::try_from(piece.length).unwrap_or(u32::MAX);
-            let store = &inode.super_block().data().store;
-            if store
-                .prefetch(pack, offset..offset.saturating_add(length))
-                .is_err()
-            {
-                return;
-            }
+    // What somebody waits for first, and by itself: an answer comes when all of it is there.
+    let now = wanted.start.max(range.start)..wanted.end.min(range.end);
+    let behind = now.end.max(wanted.start)..wanted.end;
+    let before = wanted.start..now.start.min(wanted.end);
+    for range in [now, behind, before] {
+        if ask(inode, range).is_err() {
+            return;
         }
     }
+}
+
+/// Asks for what is missing of a range, and does not wait for it.
+fn ask(inode: &Inode, range: Range<u64>) -> Result {
+    let store = &inode.super_block().data().store;
+    for piece in pieces(&inode.data().extents, range) {
+        if let Source::Pack { pack, offset } = piece.source {
+            let length = u32::try_from(piece.length).unwrap_or(u32::MAX);
+            store.prefetch(pack, offset..offset.saturating_add(length))?;
+        }
+    }
+    Ok(())
 }
 
 /// Divides bytes of a file by where they come from. Holes and what is behind the end of the file are

@@ -37,6 +37,41 @@ where
         }
     }
 
+    /// Has parts that a reader waits for asked for once more, before others, if they are on their way
+    /// behind many that nobody waits for. Those that come soon are not worth carrying twice.
+    pub(super) fn overtake(&mut self, digest: Digest, parts: &BTreeSet<Part>) {
+        let Some(content) = self.contents.get_mut(&digest) else {
+            return;
+        };
+        for &part in parts {
+            let Some(want) = content.wants.get(&part) else {
+                continue;
+            };
+            let &[id] = want.transfers.as_slice() else {
+                continue;
+            };
+            let Some(transfer) = self.transfers.get(&id) else {
+                continue;
+            };
+            let before_it = self
+                .transfers
+                .range(..id)
+                .filter(|(_, other)| {
+                    other.source == transfer.source && other.priority != Priority::Demand
+                })
+                .map(|(_, other)| other.parts.len())
+                .sum::<usize>()
+                + transfer
+                    .parts
+                    .iter()
+                    .take_while(|&&other| other != part)
+                    .count();
+            if transfer.priority != Priority::Demand && before_it >= self.limits.overtake_from {
+                content.pending.insert((want.priority, want.sequence, part));
+            }
+        }
+    }
+
     /// Asks a second source for what a reader waits for when the first one makes no progress.
     pub(super) fn hedge(&mut self, now: Instant) {
         for id in self.slow_transfers(now) {
@@ -228,6 +263,7 @@ where
             Transfer {
                 source,
                 content: digest,
+                priority,
                 parts: parts.clone(),
                 last_progress: now,
                 is_slow: false,

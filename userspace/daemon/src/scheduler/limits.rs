@@ -20,6 +20,9 @@ pub struct Limits {
     pub transfers_per_source: usize,
     /// Parts that one transfer asks for.
     pub parts_per_transfer: usize,
+    /// A part that a reader waits for is asked for again if so many that nobody waits for come before
+    /// it on the line.
+    pub overtake_from: usize,
     /// A part that a reader waits for is asked of a second source when its transfer has made no
     /// progress for so long, or for four times as long as the source took from part to part before.
     pub hedge_after: Duration,
@@ -47,6 +50,7 @@ impl Default for Limits {
             transfers: 128,
             transfers_per_source: 4,
             parts_per_transfer: 16,
+            overtake_from: 4,
             hedge_after: Duration::from_millis(750),
             stall_after: Duration::from_secs(20),
             backoff_first: Duration::from_millis(250),

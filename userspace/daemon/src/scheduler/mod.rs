@@ -7,7 +7,8 @@
 //!
 //! - Demand goes before readahead, readahead before background; within one priority, the oldest
 //!   first. A source always has one transfer to spare for demand.
-//! - Equal wants are fetched once, however many orders wait for them.
+//! - Equal wants are fetched once, however many orders wait for them; except for a part that a reader
+//!   waits for and that is on its way behind many that nobody waits for.
 //! - The parts of one content are spread over all sources that have it, the quicker ones getting
 //!   more.
 //! - A part that a reader waits for and that makes no progress is asked of a second source too.
@@ -193,6 +194,9 @@ where
         content.used = sequence;
         for &part in &missing {
             content.want(part, order.priority, sequence, ticket);
+        }
+        if order.priority == Priority::Demand {
+            self.overtake(order.content, &missing);
         }
         self.deadlines.insert((order.deadline, ticket));
         self.orders.insert(

@@ -481,3 +481,36 @@ fn contents_that_are_not_wanted_are_forgotten() {
     assert!(bench.scheduler.contents.len() <= 8);
     assert_eq!(bench.finished.len(), 100);
 }
+
+#[test]
+fn a_reader_overtakes_readahead_that_is_on_its_way() {
+    let mut bench = Bench::new(Limits::default());
+    bench.chunks(PACK, 0..40, Priority::Readahead);
+    bench.scheduler.offer(PACK, "one", Have::Complete);
+    bench.poll();
+    assert_eq!(bench.asked("one").len(), 40);
+
+    // Comes soon: waited for.
+    bench.chunks(PACK, 2..3, Priority::Demand);
+    bench.poll();
+    assert_eq!(bench.asked("one").len(), 40);
+
+    // Comes late: asked for again, once, and not waited for in the other place.
+    let late = bench.chunks(PACK, 39..40, Priority::Demand);
+    bench.chunks(PACK, 39..40, Priority::Demand);
+    bench.poll();
+    let (transfer, .., parts) = bench.running.last().unwrap();
+    assert_eq!(*parts, [Part::Chunk(39)]);
+    let transfer = *transfer;
+    assert_eq!(bench.asked("one").len(), 41);
+    let now = bench.now;
+    bench
+        .scheduler
+        .received(transfer, PACK, Part::Chunk(39), now);
+    bench.scheduler.ended(transfer, End::Answered, now);
+    bench.poll();
+    assert!(bench.finished.contains(&(late, Outcome::Complete)));
+    bench.running.retain(|(id, ..)| *id != transfer);
+    bench.deliver("one");
+    assert_eq!(bench.finished.len(), 4);
+}

@@ -5,13 +5,16 @@
 use std::time::{Duration, Instant};
 
 use peerfs_format::Digest;
+use peerfs_peer::Priority;
 
 use super::Part;
 
 pub(super) struct Transfer<Source> {
     pub(super) source: Source,
     pub(super) content: Digest,
-    /// What it is still to bring.
+    /// What it was started as.
+    pub(super) priority: Priority,
+    /// What it is still to bring, in the order in which that is expected.
     pub(super) parts: Vec<Part>,
     /// When it was started or brought the last part.
     pub(super) last_progress: Instant,

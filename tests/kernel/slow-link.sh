@@ -1,0 +1,66 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0 OR MIT
+# uml-run: --timeout 300
+# Two machines, 20 ms there and back: who reads a file from one end to the other keeps the link busy, and
+# who reads here and there does not wait for each chunk by itself.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
+
+mkdir -p tree/libraries
+head -c 24M /dev/urandom >tree/big
+for library in {1..20}; do head -c 1M /dev/urandom >"tree/libraries/$library"; done
+image=$(build tree seed)
+mount --make-rshared /
+for machine in seed reader; do ip netns add "$machine"; done
+ip link add eth0 netns seed type veth peer name eth0 netns reader
+number=0
+for machine in seed reader; do
+    number=$((number + 1))
+    ip -n "$machine" link set lo up
+    ip -n "$machine" address add "10.0.0.$number/24" dev eth0
+    ip -n "$machine" link set eth0 up
+    ip -n "$machine" route add default dev eth0
+    tc -n "$machine" qdisc add dev eth0 root netem delay 10ms rate 40mbit limit 10000
+done
+empty_store reader-store
+start() {
+    ip netns exec "$1" peerfsd --root-dir "$2" --control-socket "/run/$1.sock" >"log.$1" 2>&1 &
+    wait_until 20 peerfs status --socket "/run/$1.sock" >/dev/null 2>&1
+}
+start seed /tmp/seed
+start reader /tmp/reader-store
+mount_image /tmp/reader-store "$image" mnt ,timeout=60
+ls -R mnt >/dev/null
+
+# milliseconds COMMAND...: how long it took, and nothing else on standard output.
+milliseconds() {
+    local began=${EPOCHREALTIME/./}
+    "$@" >/dev/null
+    echo $(((${EPOCHREALTIME/./} - began) / 1000))
+}
+
+check "a file of 24 MiB from one end to the other, at 40 Mbit/s"
+took=$(milliseconds cmp tree/big mnt/big)
+# 40 Mbit/s are 5000 bytes a millisecond, of which Ethernet, TCP and encryption need some.
+busy=$(((24 << 20) / 5000 * 100 / took))
+echo "   $took ms: the link carried $busy % of what it can"
+((busy >= 80)) || fail "the link was busy for $busy % of $took ms only"
+
+check "a program that touches 200 chunks in 20 libraries, with no limit but the distance"
+for machine in seed reader; do
+    tc -n "$machine" qdisc change dev eth0 root netem delay 10ms limit 10000
+done
+before=$(counter requests)
+# In each from the end to the start, so that no readahead sees it coming.
+cat >program.py <<'PROGRAM'
+import os
+for library in range(1, 21):
+    with open(f"mnt/libraries/{library}", "rb") as file:
+        for place in reversed(range(10)):
+            os.pread(file.fileno(), 4096, place * 100_000)
+PROGRAM
+took=$(milliseconds python3 program.py)
+echo "   $took ms, $(($(counter requests) - before)) requests"
+((took < 200 * 20)) || fail "200 reads took $took ms, as if each had waited for the link"
+umount mnt
+kill $(jobs -p)
+wait
