@@ -14,22 +14,25 @@ use super::Inode;
 use crate::store::Runs;
 use crate::vfs::{ContentId, FolioBytes, Readahead};
 
-/// Opens the packs that the file lies in: the last chance to walk a path, for reading must not. Says
-/// with which files it can share its pages.
-pub(super) fn open(inode: &Inode) -> Result<Option<ContentId>> {
-    let data = inode.data();
-    let store = &inode.super_block().data().store;
+/// Opens the packs that the file lies in: the last chance to walk a path, for reading must not.
+pub(super) fn open(inode: &Inode) -> Result {
     let mut opened = None;
-    for extent in &data.extents {
+    for extent in &inode.data().extents {
         if opened != Some(extent.pack) {
-            store.open_pack(extent.pack)?;
+            inode.super_block().data().store.open_pack(extent.pack)?;
             opened = Some(extent.pack);
         }
     }
-    // Whoever cannot get a pack's index hears of it when reading, and has pages of their own.
-    Ok(store
-        .content_id(&data.extents, inode.size())
-        .unwrap_or_default())
+    Ok(())
+}
+
+/// With which files the file can share its pages. Whoever cannot get a pack's index hears of it when
+/// reading, and has pages of their own.
+pub(super) fn content_id(inode: &Inode) -> Option<ContentId> {
+    let store = &inode.super_block().data().store;
+    store
+        .content_id(&inode.data().extents, inode.size())
+        .unwrap_or_default()
 }
 
 /// Fills a folio, and waits for what is missing.

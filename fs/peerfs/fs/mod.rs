@@ -125,8 +125,12 @@ impl vfs::FileSystem for PeerFs {
         dir::read(directory, emitter)
     }
 
-    fn open(inode: &Inode) -> Result<Option<vfs::ContentId>> {
+    fn open(inode: &Inode) -> Result {
         file::open(inode)
+    }
+
+    fn content_id(inode: &Inode) -> Option<vfs::ContentId> {
+        file::content_id(inode)
     }
 
     fn read_folio(inode: &Inode, bytes: vfs::FolioBytes) -> Result {

@@ -157,9 +157,14 @@ fn read(file: &OpenedFile, length: Option<u32>) -> core::result::Result<KVVec<u8
     if size > METADATA_MAX || length.is_some_and(|length| u64::from(length) != size) {
         return Err(OpenError::Digest);
     }
-    let mut bytes = KVVec::from_elem(0, size as usize, GFP_KERNEL_ACCOUNT)?;
-    file.read_exact_at(&mut bytes, 0).map_err(OpenError::Read)?;
-    Ok(bytes)
+    let bytes = file
+        .read_new(size as usize, 0, GFP_KERNEL_ACCOUNT)
+        .map_err(OpenError::Read)?;
+    // It may have become shorter just now: no reason to say anything but that it is wrong.
+    match bytes.len() as u64 == size {
+        true => Ok(bytes),
+        false => Err(OpenError::Digest),
+    }
 }
 
 fn copy(data: &Arc<KVVec<u8>>) -> core::result::Result<KVVec<u8>, OpenError> {

@@ -160,9 +160,11 @@ impl<O: Origin> Store<O> {
                 );
                 return Err(EIO);
             }
+            let mut stored = KVVec::with_capacity(bytes.len(), GFP_KERNEL)?;
+            stored.extend_from_slice(bytes, GFP_KERNEL)?;
             let chunk = self
                 .readers
-                .with_bench(|bench| self.keep(pack, number, &record, bytes, &mut bench.decoder))?;
+                .with_decoder(|decoder| self.keep(pack, number, &record, stored, decoder))?;
             if number == first {
                 wanted = Some(chunk);
             }
@@ -176,17 +178,13 @@ impl<O: Origin> Store<O> {
         pack: &Pack,
         number: u32,
         record: &ChunkRecord,
-        stored: &[u8],
+        stored: KVVec<u8>,
         decoder: &mut ZstdDecoder,
     ) -> Result<Arc<Chunk>> {
         let bytes = match record.codec().ok_or(EIO)? {
-            Codec::Raw => {
-                let mut bytes = KVVec::with_capacity(stored.len(), GFP_KERNEL)?;
-                bytes.extend_from_slice(stored, GFP_KERNEL)?;
-                bytes
-            }
+            Codec::Raw => stored,
             Codec::Zstd => decoder
-                .decompress_new(stored, record.logical_length as usize)
+                .decompress_new(&stored, record.logical_length as usize)
                 .inspect_err(|error| {
                     if *error == EIO {
                         self.report_chunk(&pack.record.digest, number, "it cannot be decoded");

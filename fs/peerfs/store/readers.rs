@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What reading chunks takes beside the chunks themselves, shared by all mounts: the workers that
-//! read ahead, decompressors, and buffers for stored bytes.
+//! read ahead, and decompressors.
 #![forbid(unsafe_code)]
 
 use kernel::new_mutex;
@@ -16,15 +16,8 @@ use crate::vfs::{Shrink, Workqueue, ZstdDecoder};
 pub(super) const RUN_BYTES: usize = 128 * 1024;
 const _: () = assert!(RUN_BYTES <= CHUNK_MAX as usize);
 
-/// Idle benches that are kept: about one a processor of a small machine, some 420 KiB each.
+/// Idle decompressors that are kept: about one a processor of a small machine, some 160 KiB each.
 const KEPT: usize = 8;
-
-/// What one task needs to verify and decode.
-pub(super) struct Bench {
-    pub(super) decoder: ZstdDecoder,
-    /// As large as the largest chunk.
-    pub(super) stored: KVVec<u8>,
-}
 
 /// What the mounts share.
 #[pin_data]
@@ -32,7 +25,7 @@ pub(crate) struct Readers {
     queue: Workqueue,
     /// Has room for `KEPT`. A leaf; taken in memory reclaim, too, so nothing is allocated under it.
     #[pin]
-    idle: Mutex<KVec<Bench>>,
+    idle: Mutex<KVec<ZstdDecoder>>,
 }
 
 impl Readers {
@@ -59,18 +52,18 @@ impl Readers {
         self.queue.flush();
     }
 
-    /// Calls `work` with a bench, which is kept for the next one.
-    pub(super) fn with_bench<T>(&self, work: impl FnOnce(&mut Bench) -> Result<T>) -> Result<T> {
+    /// Calls `work` with a decompressor, which is kept for the next one.
+    pub(super) fn with_decoder<T>(
+        &self,
+        work: impl FnOnce(&mut ZstdDecoder) -> Result<T>,
+    ) -> Result<T> {
         let idle = self.idle.lock().pop();
-        let mut bench = match idle {
-            Some(bench) => bench,
-            None => Bench {
-                decoder: ZstdDecoder::new()?,
-                stored: KVVec::from_elem(0, CHUNK_MAX as usize, GFP_KERNEL)?,
-            },
+        let mut decoder = match idle {
+            Some(decoder) => decoder,
+            None => ZstdDecoder::new()?,
         };
-        let result = work(&mut bench);
-        let one_too_many = self.idle.lock().push_within_capacity(bench);
+        let result = work(&mut decoder);
+        let one_too_many = self.idle.lock().push_within_capacity(decoder);
         drop(one_too_many);
         result
     }

@@ -13,7 +13,7 @@ use peerfs_format::{ChunkRecord, Codec};
 
 use super::chunk::Chunk;
 use super::pack::{Pack, Place};
-use super::readers::{Bench, RUN_BYTES};
+use super::readers::RUN_BYTES;
 use super::{Origin, Store};
 use crate::vfs::{sha256, FolioBytes, OpenedFile};
 
@@ -95,13 +95,9 @@ impl Run {
             .record
             .stored_offset
             .saturating_add(last.record.stored_length);
-        store.readers.with_bench(|Bench { decoder, stored }| {
-            let stored = stored
-                .get_mut(..end.saturating_sub(start) as usize)
-                .ok_or(EIO)?;
-            // What a file that is too short lacks is as wrong as other bytes are.
-            let read = file.read_at(stored, start.into())?;
-            let stored = stored.get(..read).unwrap_or_default();
+        // What a file that is too short lacks is as wrong as other bytes are.
+        let stored = file.read_new(end.saturating_sub(start) as usize, start.into(), GFP_KERNEL)?;
+        store.readers.with_decoder(|decoder| {
             for mut wanted in self.wanted {
                 let record = &wanted.record;
                 let from = record.stored_offset.saturating_sub(start) as usize;
@@ -229,30 +225,22 @@ impl<O: Origin> Store<O> {
         let Some(file) = place.file() else {
             return Ok(None);
         };
-        self.readers.with_bench(|bench| {
-            let Some(length) = read_verified(&file, record, bench)? else {
-                return Ok(None);
-            };
-            if !is_known {
-                pack.found(number);
-            }
-            let Bench { decoder, stored } = bench;
-            let stored = stored.get(..length).unwrap_or_default();
-            self.keep(pack, number, record, stored, decoder).map(Some)
-        })
+        let Some(stored) = read_verified(&file, record)? else {
+            return Ok(None);
+        };
+        if !is_known {
+            pack.found(number);
+        }
+        self.readers
+            .with_decoder(|decoder| self.keep(pack, number, record, stored, decoder))
+            .map(Some)
     }
 }
 
-/// Reads the stored bytes of a chunk to the start of the bench's buffer and says how many there are;
-/// `None` if the file has others in their place.
-fn read_verified(
-    file: &OpenedFile,
-    record: &ChunkRecord,
-    bench: &mut Bench,
-) -> Result<Option<usize>> {
+/// The stored bytes of a chunk; `None` if the file has others in their place.
+fn read_verified(file: &OpenedFile, record: &ChunkRecord) -> Result<Option<KVVec<u8>>> {
     let length = record.stored_length as usize;
-    let stored = bench.stored.get_mut(..length).ok_or(EIO)?;
+    let stored = file.read_new(length, record.stored_offset.into(), GFP_KERNEL)?;
     // A pack that is too short is as wrong as one with other bytes.
-    let read = file.read_at(stored, record.stored_offset.into())?;
-    Ok((read == length && sha256(stored) == record.digest.0).then_some(length))
+    Ok((stored.len() == length && sha256(&stored) == record.digest.0).then_some(stored))
 }

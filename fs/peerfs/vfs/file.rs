@@ -42,15 +42,12 @@ impl<T: FileSystem> Operations<T> {
         from_result(|| {
             // SAFETY: the VFS gives an initialised regular file of `T`.
             let inode = unsafe { Inode::<T>::from_raw(inode) };
-            let content = T::open(inode)?;
-            if let Some(content) = content {
-                // SAFETY: the superblock's type is the one of a registration, which stays while there
-                // is a superblock; and `file` is being opened.
-                unsafe {
-                    let fs_type = (*(*inode.as_ptr()).i_sb).s_type;
-                    let shared = Registration::<T>::shared_mappings(fs_type);
-                    shared.share(inode, file, content)?;
-                }
+            T::open(inode)?;
+            // SAFETY: the superblock's type is the one of a registration, which stays while there is a
+            // superblock; and `file` is being opened.
+            unsafe {
+                let fs_type = (*(*inode.as_ptr()).i_sb).s_type;
+                Registration::<T>::shared_mappings(fs_type).share(inode, file)?;
             }
             Ok(0)
         })

@@ -90,9 +90,12 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// Emits the entries of a directory from the emitter's position on, until it is full.
     fn read_directory(directory: &Inode<Self>, emitter: &mut DirEmitter<'_>) -> Result;
 
-    /// A regular file is being opened. With a [`ContentId`] it shares its pages with all files that
-    /// have the same one, in superblocks of the same user namespace.
-    fn open(inode: &Inode<Self>) -> Result<Option<ContentId>>;
+    /// A regular file is being opened.
+    fn open(inode: &Inode<Self>) -> Result;
+
+    /// What a regular file holds, asked when it is opened, until there is an answer. The file shares its
+    /// pages with all files that have the same id, in superblocks of the same user namespace.
+    fn content_id(inode: &Inode<Self>) -> Option<ContentId>;
 
     /// Fills a folio of a regular file, whose bytes these are.
     fn read_folio(inode: &Inode<Self>, bytes: FolioBytes) -> Result;

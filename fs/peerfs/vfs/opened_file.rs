@@ -6,6 +6,7 @@
 
 use core::mem::MaybeUninit;
 
+use kernel::alloc::Flags;
 use kernel::fs::File;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
@@ -49,6 +50,26 @@ impl OpenedFile {
     /// this brings into the page cache do not stay there, where the file's filesystem can do that:
     /// what is read ends up in other pages anyway.
     pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        // SAFETY: the buffer has this length and is exclusively the caller's.
+        unsafe { self.read_raw(buffer.as_mut_ptr(), buffer.len(), offset) }
+    }
+
+    /// As [`OpenedFile::read_at`], into new memory for at most `length` bytes.
+    pub(crate) fn read_new(&self, length: usize, offset: u64, flags: Flags) -> Result<KVVec<u8>> {
+        let mut buffer = KVVec::with_capacity(length, flags)?;
+        // SAFETY: the new memory has room for this many bytes.
+        let read = unsafe { self.read_raw(buffer.as_mut_ptr(), length, offset) }?;
+        // SAFETY: so many were just written, `length` at the most.
+        unsafe { buffer.inc_len(read) };
+        Ok(buffer)
+    }
+
+    /// Says how many bytes from `buffer` on were written, at most `length`.
+    ///
+    /// # Safety
+    ///
+    /// `buffer` must be valid for writes of `length` bytes, and nobody else's.
+    unsafe fn read_raw(&self, buffer: *mut u8, length: usize, offset: u64) -> Result<usize> {
         let file = self.file.as_ptr();
         // SAFETY: the file is valid and has operations.
         let can_drop = unsafe { (*(*file).f_op).fop_flags } & bindings::PEERFS_FOP_DONTCACHE != 0;
@@ -59,27 +80,23 @@ impl OpenedFile {
         };
         let mut position = i64::try_from(offset)?;
         let mut done = 0;
-        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        while done < length {
+            let rest = length - done;
             let part = bindings::kvec {
-                iov_base: rest.as_mut_ptr().cast(),
-                iov_len: rest.len(),
+                // SAFETY: inside the buffer.
+                iov_base: unsafe { buffer.add(done) }.cast(),
+                iov_len: rest,
             };
             let mut iter = MaybeUninit::<bindings::iov_iter>::uninit();
             // SAFETY: the part is the rest of the buffer, and both live until the read is over. The
             // file is open for reading.
             let count = unsafe {
-                bindings::iov_iter_kvec(
-                    iter.as_mut_ptr(),
-                    bindings::ITER_DEST,
-                    &part,
-                    1,
-                    rest.len(),
-                );
+                bindings::iov_iter_kvec(iter.as_mut_ptr(), bindings::ITER_DEST, &part, 1, rest);
                 bindings::vfs_iter_read(file, iter.as_mut_ptr(), &mut position, flags)
             };
             match usize::try_from(count) {
                 Ok(0) => break,
-                Ok(count) => done += count,
+                Ok(count) => done += count.min(rest),
                 Err(_) => return Err(Error::from_errno(count as i32)),
             }
         }

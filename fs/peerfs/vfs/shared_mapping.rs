@@ -69,23 +69,22 @@ impl<T: FileSystem> SharedMappings<T> {
         })
     }
 
-    /// Has `file`, which is being opened, and its inode use the address space for this content.
+    /// Has `file`, which is being opened, and its inode use the address space for their content, if
+    /// there is one.
     ///
     /// # Safety
     ///
     /// `file` must be one of `inode` for whose `open` this is called.
-    pub(super) unsafe fn share(
-        &self,
-        inode: &Inode<T>,
-        file: *mut bindings::file,
-        content: ContentId,
-    ) -> Result {
+    pub(super) unsafe fn share(&self, inode: &Inode<T>, file: *mut bindings::file) -> Result {
         let raw = inode.as_ptr();
         let whole: *const InodeAndData<T::InodeData> = raw.cast();
         // SAFETY: an inode of `T` lies in the whole, and the field is atomic.
         let place = unsafe { &(*whole).shared };
         let mut shared = place.get();
         if shared.is_null() {
+            let Some(content) = T::content_id(inode) else {
+                return Ok(());
+            };
             let found = self.get(inode, content)?;
             shared = place.set_or_put(found);
         }

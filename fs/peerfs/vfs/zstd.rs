@@ -10,7 +10,8 @@ use crate::bindings;
 
 /// A decompressor with its workspace (some 160 KiB).
 pub(crate) struct ZstdDecoder {
-    /// Words, for the alignment that zstd wants.
+    /// Memory of words, for the alignment that zstd wants. Its length stays 0: zstd writes first what it
+    /// reads.
     workspace: KVVec<u64>,
 }
 
@@ -19,7 +20,7 @@ impl ZstdDecoder {
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: may be called at any time.
         let size = unsafe { bindings::zstd_dctx_workspace_bound() };
-        let workspace = KVVec::from_elem(0, size.div_ceil(8), GFP_KERNEL)?;
+        let workspace = KVVec::with_capacity(size.div_ceil(8), GFP_KERNEL)?;
         Ok(ZstdDecoder { workspace })
     }
 
@@ -44,7 +45,7 @@ impl ZstdDecoder {
     /// `output` must be valid for writes of `length` bytes, and nobody else's. They have all been
     /// written when this succeeds.
     unsafe fn decompress_raw(&mut self, frame: &[u8], output: *mut u8, length: usize) -> Result {
-        let size = core::mem::size_of_val(self.workspace.as_slice());
+        let size = self.workspace.capacity() * core::mem::size_of::<u64>();
         // SAFETY: the workspace has this size and is exclusively ours; the context lies inside it and
         // is not used after this call. The input has its length, and the output by the requirements.
         let result = unsafe {
