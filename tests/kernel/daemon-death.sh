@@ -128,7 +128,7 @@ umount mnt
 check "a daemon dies in the middle of its work, again and again, while a tree is read"
 rm -rf store && empty_store store
 image=$(build tree pristine)
-start_daemon /tmp/store /tmp/pristine honest --delay 20
+start_daemon /tmp/store /tmp/pristine honest --delay 100
 mount_image /tmp/store "$image" mnt ,timeout=100
 peerfs-testing manifest tree >expected
 peerfs-testing manifest mnt >found &
@@ -139,7 +139,7 @@ while kill -0 "$reader" 2>/dev/null && ((deaths < 10)); do
     kill -KILL "$daemon"
     wait "$daemon" 2>/dev/null || true
     deaths=$((deaths + 1))
-    start_daemon /tmp/store /tmp/pristine honest --delay 20
+    start_daemon /tmp/store /tmp/pristine honest --delay 100
 done
 wait "$reader" || fail "the reader failed"
 cmp expected found

@@ -54,6 +54,12 @@ cp -a store damaged
 truncate --size=-1 "damaged/blobs/sha256/$image"
 refuses "$damaged" "peerfs verify" "root_dir=/tmp/damaged,manifest=$image"
 
+# Whatever the store lacks, the mountpoint exists: "No such file" would send the user looking for that.
+empty_store liar
+start_daemon /tmp/liar /tmp/store nothing
+refuses "$damaged" "not to be had" "root_dir=/tmp/liar,manifest=$image"
+stop_daemon
+
 check "after all that a right mount works"
 mount_image /tmp/store "$image" mnt
 same_tree tree mnt

@@ -104,6 +104,9 @@ impl Layout for ShardLayout {
     }
 }
 
+/// How often a blob is asked for.
+const FETCHES_MAX: usize = 2;
+
 /// A verified and parsed blob.
 pub(crate) struct Blob<L> {
     bytes: KVVec<u8>,
@@ -119,19 +122,24 @@ impl<L: Layout> Blob<L> {
         digest: &Digest,
         length: Option<u32>,
         open: impl Fn() -> Result<OpenedFile>,
-        fetch: impl FnOnce() -> Result<Fetched>,
+        fetch: impl Fn() -> Result<Fetched>,
     ) -> core::result::Result<Self, OpenError> {
-        let bytes = match open() {
-            Ok(file) => read(&file, length),
-            Err(error) if error == ENOENT => {
-                statistics.blobs.missed.count();
-                match fetch().map_err(OpenError::Missing)? {
-                    Fetched::Filled(Some(file)) => read(&file, length),
-                    Fetched::Filled(None) => read(&open().map_err(OpenError::Missing)?, length),
-                    Fetched::Data(data) => copy(&data),
-                }
+        let mut fetches = 0;
+        let bytes = loop {
+            match open() {
+                Ok(file) => break read(&file, length),
+                Err(error) if error != ENOENT => return Err(OpenError::Read(error)),
+                // Whoever has taken it away again since it was fetched does not do so for ever; and the
+                // mountpoint exists, whatever the store lacks.
+                Err(_) if fetches == FETCHES_MAX => return Err(OpenError::Missing(EIO)),
+                Err(_) => fetches += 1,
             }
-            Err(error) => return Err(OpenError::Read(error)),
+            statistics.blobs.missed.count();
+            match fetch().map_err(OpenError::Missing)? {
+                Fetched::Filled(Some(file)) => break read(&file, length),
+                Fetched::Filled(None) => {}
+                Fetched::Data(data) => break copy(&data),
+            }
         };
         let verified = bytes.and_then(|bytes| match sha256(&bytes) == digest.0 {
             true => Ok(bytes),
