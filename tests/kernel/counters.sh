@@ -4,12 +4,6 @@
 # uml-run: --memory 1G --timeout 300
 source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 counters=/sys/kernel/debug/peerfs
-# of_mount MOUNT COUNTER
-of_mount() {
-    local device
-    device=$(awk -v mount="/tmp/$1" '$5 == mount { print $3 }' /proc/self/mountinfo)
-    awk -v name="$2" '$1 == name { print $2 }' "$counters/mounts/$device/store"
-}
 
 peerfs-testing make-tree tree --small
 image=$(build tree pristine)
@@ -18,14 +12,14 @@ remove_packs store
 
 check "a mount has verified its manifest and the root's shard; more reading, more uses"
 mount_image /tmp/pristine "$image" mnt
-verified=$(of_mount mnt blobs_verified)
+verified=$(store_counter mnt blobs_verified)
 expect 2 "$verified" "blobs verified by mounting"
-expect 0 "$(of_mount mnt blobs_missed)" "blobs missed"
+expect 0 "$(store_counter mnt blobs_missed)" "blobs missed"
 find mnt -ls >/dev/null
-(($(of_mount mnt blobs_verified) >= verified)) || fail "a counter fell"
-(($(of_mount mnt blobs_cached) > 10)) || fail "$(of_mount mnt blobs_cached) uses"
+(($(store_counter mnt blobs_verified) >= verified)) || fail "a counter fell"
+(($(store_counter mnt blobs_cached) > 10)) || fail "$(store_counter mnt blobs_cached) uses"
 mount_image /tmp/pristine "$image" second
-(($(of_mount second blobs_cached) < $(of_mount mnt blobs_cached))) || fail "mounts are counted together"
+(($(store_counter second blobs_cached) < $(store_counter mnt blobs_cached))) || fail "mounts are counted together"
 expect 2 "$(find "$counters/mounts" -name store | wc -l)" "mounts"
 umount mnt second
 expect 0 "$(find "$counters/mounts" -name store | wc -l)" "mounts"
@@ -54,12 +48,12 @@ check "a damaged blob, and one that is not there, are counted"
 empty_store bare
 start_daemon /tmp/bare /tmp/pristine honest
 mount_image /tmp/bare "$image" mnt
-expect 2 "$(of_mount mnt blobs_missed)" "blobs missed by mounting an empty store"
+expect 2 "$(store_counter mnt blobs_missed)" "blobs missed by mounting an empty store"
 stop_daemon
 # The pack's index: the next blob to be needed.
 for blob in pristine/blobs/sha256/*; do
     [[ -e bare/blobs/sha256/${blob##*/} ]] || { printf damaged >"bare/blobs/sha256/${blob##*/}"; }
 done
 must_fail cat mnt/content/large-random 2>error >/dev/null
-(($(of_mount mnt blobs_damaged) >= 1)) || fail "no blob was damaged"
+(($(store_counter mnt blobs_damaged) >= 1)) || fail "no blob was damaged"
 umount mnt

@@ -75,6 +75,13 @@ stop_daemon() {
     wait "$daemon" || true
 }
 
+# store_counter MOUNT NAME: a reading of the counters of a mount below /tmp.
+store_counter() {
+    local device
+    device=$(awk -v mount="/tmp/$1" '$5 == mount { print $3 }' /proc/self/mountinfo)
+    awk -v name="$2" '$1 == name { print $2 }' "/sys/kernel/debug/peerfs/mounts/$device/store"
+}
+
 # A reading of the upcall's counters.
 counter() { awk -v name="$1" '$1 == name { print $2 }' /sys/kernel/debug/peerfs/upcall; }
 

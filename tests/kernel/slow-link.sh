@@ -31,8 +31,6 @@ start reader /tmp/reader-store
 mount_image /tmp/reader-store "$image" mnt ,timeout=60
 ls -R mnt >/dev/null
 
-# waits: how often a reader has waited for chunks.
-waits() { awk '$1 == "chunks_missed" { print $2 }' /sys/kernel/debug/peerfs/mounts/*/store; }
 # milliseconds COMMAND...: how long it took, and nothing else on standard output.
 milliseconds() {
     local began=${EPOCHREALTIME/./}
@@ -51,7 +49,7 @@ check "a program that touches 200 places in 20 libraries, with no limit but the 
 for machine in seed reader; do
     tc -n "$machine" qdisc change dev eth0 root netem delay 10ms limit 10000
 done
-before=$(waits)
+before=$(store_counter mnt chunks_missed)
 # In each from the end to the start, so that no readahead sees it coming.
 cat >program.py <<'PROGRAM'
 import os
@@ -61,7 +59,7 @@ for library in range(1, 21):
             os.pread(file.fileno(), 4096, place * 100_000)
 PROGRAM
 took=$(milliseconds python3 program.py)
-waits=$(($(waits) - before))
+waits=$(($(store_counter mnt chunks_missed) - before))
 echo "   $took ms, $waits waits"
 ((waits <= 3 * 20)) || fail "200 reads waited $waits times"
 umount mnt

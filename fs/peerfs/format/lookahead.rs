@@ -9,11 +9,11 @@ use core::ops::Range;
 
 /// Files up to this size are asked for whole as soon as anything of them is missing: bytes. Programs
 /// and their libraries are read here and there, at one round trip for each place.
-pub const WHOLE_FILE_MAX: u64 = 4 * 1024 * 1024;
+const WHOLE_FILE_MAX: u64 = 4 * 1024 * 1024;
 
 /// How far ahead of a sequential reader chunks are asked for at the most: bytes. A link of 1 Gbit/s
 /// with a round trip of 20 ms holds 2.5 MB; the rest is for pauses in between.
-pub const AHEAD_MAX: u64 = 16 * 1024 * 1024;
+const AHEAD_MAX: u64 = 16 * 1024 * 1024;
 
 /// The range to ask for when `window` of a file of `size` bytes is being read and everything up to
 /// `asked` was asked for before; `None` if that is enough. The end of the range is the next `asked`.
@@ -34,7 +34,7 @@ pub fn ahead(asked: u64, window: Range<u64>, size: u64) -> Option<Range<u64>> {
     if !sequential || asked == 0 {
         return Some(window.start..window.end.min(size));
     }
-    let lead = asked.saturating_sub(window.start);
+    let lead = asked - window.start;
     let wanted = lead
         .max(length)
         .saturating_mul(2)
@@ -42,8 +42,9 @@ pub fn ahead(asked: u64, window: Range<u64>, size: u64) -> Option<Range<u64>> {
         .saturating_add(window.end)
         .min(size);
     // Not for a little at a time.
-    let enough = asked >= window.end && (asked >= size || wanted - asked.min(wanted) < length);
-    (!enough && asked < wanted).then_some(asked..wanted)
+    let more = wanted.saturating_sub(asked);
+    let enough = asked >= window.end && more < length;
+    (!enough && more > 0).then_some(asked..wanted)
 }
 
 #[cfg(test)]

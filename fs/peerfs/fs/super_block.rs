@@ -14,7 +14,7 @@ use super::options::Options;
 use super::Shared;
 use crate::store::{Hex, Readers, Statistics, Store};
 use crate::vfs::{
-    current_credential, error_name, DeviceNumber, Directory, FsContext, OptionsWriter, StatFs,
+    current_credential, DeviceNumber, Directory, ErrorName, FsContext, OptionsWriter, StatFs,
 };
 
 /// Bytes of the blocks that statfs counts in.
@@ -62,7 +62,7 @@ impl SuperData {
         let directory = Directory::open(root_dir).inspect_err(|error| {
             context.error(format_args!(
                 "root_dir {path}: {}: not a folder that can be opened",
-                error_name(*error)
+                ErrorName(*error)
             ));
         })?;
         // A daemon writes with privileges: it does so only for who could write there alone.

@@ -16,7 +16,7 @@ use peerfs_format::{
 use super::cache::Size;
 use super::statistics::Statistics;
 use super::{Fetched, Hex};
-use crate::vfs::{report, sha256, OpenedFile};
+use crate::vfs::{report, sha256, ErrorName, OpenedFile};
 
 /// Why a blob cannot be used.
 pub(crate) enum OpenError {
@@ -63,9 +63,9 @@ impl fmt::Display for OpenError {
                 f.write_str("not in the store, and no peer has it: check the digest and the peers")
             }
             OpenError::Missing(error) => {
-                write!(f, "not in the store and not to be had (errno {})", -error.to_errno())
+                write!(f, "not in the store and not to be had: {}", ErrorName(*error))
             }
-            OpenError::Read(error) => write!(f, "cannot be read (errno {})", -error.to_errno()),
+            OpenError::Read(error) => write!(f, "cannot be read: {}", ErrorName(*error)),
             OpenError::Digest => {
                 f.write_str("damaged, its digest differs: run `peerfs verify` on the store")
             }

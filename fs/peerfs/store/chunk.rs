@@ -12,8 +12,8 @@ use peerfs_format::{ChunkRecord, Codec, Digest};
 
 use super::cache::Size;
 use super::pack::{Pack, Place};
-use super::{ChunksRequest, Fetched, Hex, Origin, Store};
-use crate::vfs::{error_name, report, sha256, ZstdDecoder};
+use super::{ChunksRequest, Fetched, Hex, OpenError, Origin, Store};
+use crate::vfs::{report, sha256, ZstdDecoder};
 
 /// A verified and decoded chunk.
 pub(crate) struct Chunk {
@@ -216,10 +216,10 @@ impl<O: Origin> Store<O> {
 
     fn report_missing(&self, pack: &Digest, chunk: u32, error: Error) {
         report(fmt!(
-            "{}: pack {} chunk {chunk}: not in the store, and not to be had: {} (is peerfsd running, and has a peer the image?)\n",
+            "{}: pack {} chunk {chunk}: {}\n",
             self.name.to_str().unwrap_or("store"),
             Hex(pack),
-            error_name(error)
+            core::format_args!("{}", OpenError::Missing(error))
         ));
     }
 

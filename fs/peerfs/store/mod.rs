@@ -234,12 +234,7 @@ impl<O: Origin> Store<O> {
                 }
                 Ok(fetched)
             },
-        )
-        .map_err(|error| match Error::from(error) {
-            // There is a file, just no index: the reader's file exists.
-            ENOENT => EIO,
-            error => error,
-        })?;
+        )?;
         let index = Arc::new(index, GFP_KERNEL)?;
         self.caches.indexes.insert(pack.number, index.clone());
         Ok(index)

@@ -31,6 +31,12 @@ impl Wanted {
         self.bytes.len() == self.record.logical_length as usize
     }
 
+    /// Where the whole chunk ends in its pack, as stored.
+    fn stored_end(&self) -> u32 {
+        let record = &self.record;
+        record.stored_offset.saturating_add(record.stored_length)
+    }
+
     /// Fills the part from the chunk.
     fn fill(self, chunk: &Chunk) -> Result {
         let from = self.skipped as usize;
@@ -55,16 +61,14 @@ impl Run {
         let (Some(first), Some(last)) = (self.wanted.first(), self.wanted.last()) else {
             return Ok(Some(wanted));
         };
-        let end = last
-            .record
-            .stored_offset
-            .saturating_add(last.record.stored_length);
-        let length = end.saturating_sub(first.record.stored_offset);
+        let length = wanted
+            .stored_end()
+            .saturating_sub(first.record.stored_offset);
         let fits = self.pack.number == pack.number
             && last.is_whole()
             && wanted.is_whole()
-            && wanted.record.stored_offset == end
-            && length.saturating_add(wanted.record.stored_length) as usize <= RUN_BYTES;
+            && wanted.record.stored_offset == last.stored_end()
+            && length as usize <= RUN_BYTES;
         if !fits {
             return Ok(Some(wanted));
         }
@@ -91,12 +95,9 @@ impl Run {
             return Err(EAGAIN);
         };
         let start = first.record.stored_offset;
-        let end = last
-            .record
-            .stored_offset
-            .saturating_add(last.record.stored_length);
+        let length = last.stored_end().saturating_sub(start) as usize;
         // What a file that is too short lacks is as wrong as other bytes are.
-        let stored = file.read_new(end.saturating_sub(start) as usize, start.into(), GFP_KERNEL)?;
+        let stored = file.read_new(length, start.into(), GFP_KERNEL)?;
         store.readers.with_decoder(|decoder| {
             for mut wanted in self.wanted {
                 let record = &wanted.record;

@@ -14,25 +14,16 @@ use kernel::prelude::*;
 use super::{FileSystem, FolioBytes, Inode, Readahead};
 use crate::bindings;
 
-/// Gives a new inode's address space its operations.
+/// Gives a new inode's address space its operations. A `SHARED` one is used by files of inodes of `T`
+/// only, and its host is none.
 ///
 /// # Safety
 ///
-/// `mapping` must be that of a new inode of `T`.
-pub(super) unsafe fn attach<T: FileSystem>(mapping: &mut bindings::address_space) {
-    mapping.a_ops = &Operations::<T, false>::TABLE;
-    // SAFETY: nobody else has the mapping yet.
-    unsafe { bindings::peerfs_mapping_set_large_folios(mapping) };
-}
-
-/// As [`attach`], for an address space that is only used by files of inodes of `T`, and whose host is
-/// none.
-///
-/// # Safety
-///
-/// `mapping` must be that of a new inode.
-pub(super) unsafe fn attach_shared<T: FileSystem>(mapping: &mut bindings::address_space) {
-    mapping.a_ops = &Operations::<T, true>::TABLE;
+/// `mapping` must be that of a new inode, of `T` unless it is shared.
+pub(super) unsafe fn attach<T: FileSystem, const SHARED: bool>(
+    mapping: &mut bindings::address_space,
+) {
+    mapping.a_ops = &Operations::<T, SHARED>::TABLE;
     // SAFETY: nobody else has the mapping yet.
     unsafe { bindings::peerfs_mapping_set_large_folios(mapping) };
 }

@@ -47,7 +47,9 @@ impl<T: FileSystem> Operations<T> {
             // superblock; and `file` is being opened.
             unsafe {
                 let fs_type = (*(*inode.as_ptr()).i_sb).s_type;
-                Registration::<T>::shared_mappings(fs_type).share(inode, file)?;
+                Registration::<T>::of(fs_type)
+                    .shared_mappings()
+                    .share(inode, file)?;
             }
             Ok(0)
         })

@@ -164,32 +164,27 @@ impl<T: FileSystem> Registration<T> {
         })
     }
 
-    /// The address spaces that the inodes of a filesystem type share.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Registration::shared`].
-    pub(super) unsafe fn shared_mappings<'a>(
-        fs_type: *mut bindings::file_system_type,
-    ) -> &'a SharedMappings<T> {
-        let registration: *const Self =
-            // SAFETY: by the requirements it lies in a registration.
-            unsafe { kernel::container_of!(Opaque::cast_from(fs_type), Self, fs_type) };
-        // SAFETY: as above.
-        unsafe { &(*registration).shared_mappings }
-    }
-
-    /// What all mounts of a filesystem type share.
+    /// The registration of a filesystem type.
     ///
     /// # Safety
     ///
     /// `fs_type` must be the one of a registration of `T`, which stays registered for `'a`.
-    pub(super) unsafe fn shared<'a>(fs_type: *mut bindings::file_system_type) -> &'a T::Shared {
+    pub(super) unsafe fn of<'a>(fs_type: *mut bindings::file_system_type) -> &'a Self {
         let registration: *const Self =
             // SAFETY: by the requirements it lies in a registration.
             unsafe { kernel::container_of!(Opaque::cast_from(fs_type), Self, fs_type) };
         // SAFETY: as above.
-        unsafe { &(*registration).shared }
+        unsafe { &*registration }
+    }
+
+    /// What all mounts of the filesystem type share.
+    pub(super) fn shared(&self) -> &T::Shared {
+        &self.shared
+    }
+
+    /// The address spaces that its inodes share.
+    pub(super) fn shared_mappings(&self) -> &SharedMappings<T> {
+        &self.shared_mappings
     }
 }
 

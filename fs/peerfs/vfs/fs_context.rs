@@ -5,6 +5,7 @@
 //! Locking: the VFS calls every operation with `fc->uapi_mutex` held, or before anybody else can
 //! reach the context.
 
+use core::fmt;
 use core::marker::PhantomData;
 
 use kernel::error::from_result;
@@ -158,7 +159,7 @@ impl<T: FileSystem> Operations<T> {
             // SAFETY: the context was prepared for `T`.
             let options = unsafe { Self::options(context) };
             // SAFETY: the context is one of a mount of `T`, which keeps the module loaded.
-            let shared = unsafe { Registration::<T>::shared((*context).fs_type) };
+            let shared = unsafe { Registration::<T>::of((*context).fs_type) }.shared();
             // SAFETY: `super_block` is valid, and has its number.
             let device = unsafe { DeviceNumber::of(super_block) };
             let data = T::new_super(&view, shared, options, device)?;
@@ -166,7 +167,7 @@ impl<T: FileSystem> Operations<T> {
             unsafe { super_block::fill::<T>(super_block, data) }.inspect_err(|error| {
                 view.error(core::format_args!(
                     "cannot read the root directory: {}",
-                    error_name(*error)
+                    ErrorName(*error)
                 ));
             })?;
             Ok(0)
@@ -202,12 +203,18 @@ impl<T: FileSystem> Operations<T> {
     }
 }
 
-/// An error's name, for messages.
-pub(crate) fn error_name(error: Error) -> &'static str {
-    error
-        .name()
-        .and_then(|name| core::str::from_utf8(name.to_bytes()).ok())
-        .unwrap_or("unknown error")
+/// An error for messages: its name, or its number in a kernel without names
+/// (CONFIG_SYMBOLIC_ERRNAME).
+pub(crate) struct ErrorName(pub(crate) Error);
+
+impl fmt::Display for ErrorName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.0.name();
+        match name.and_then(|name| core::str::from_utf8(name.to_bytes()).ok()) {
+            Some(name) => f.write_str(name),
+            None => write!(f, "errno {}", -self.0.to_errno()),
+        }
+    }
 }
 
 /// Prepares a context for `T`.

@@ -197,7 +197,7 @@ impl<T: FileSystem> NewInode<T> {
                 InodeKind::Regular => {
                     (*raw).i_op = dentry::plain_operations::<T>();
                     (*raw).__bindgen_anon_3.i_fop = file::operations::<T>();
-                    address_space::attach::<T>(&mut (*raw).i_data);
+                    address_space::attach::<T, false>(&mut (*raw).i_data);
                 }
                 InodeKind::SymbolicLink(target) => {
                     (*raw).i_op = dentry::link_operations::<T>();

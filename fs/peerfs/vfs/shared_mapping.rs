@@ -131,7 +131,7 @@ impl<T: FileSystem> SharedMappings<T> {
         unsafe {
             (*shared).i_mode = (bindings::S_IFREG | 0o444) as u16;
             (*shared).i_size = (*inode.as_ptr()).i_size;
-            address_space::attach_shared::<T>(&mut (*shared).i_data);
+            address_space::attach::<T, true>(&mut (*shared).i_data);
             bindings::unlock_new_inode(shared);
         }
         NonNull::new(shared).ok_or(ENOMEM)

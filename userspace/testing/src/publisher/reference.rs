@@ -16,6 +16,7 @@ use peerfs_format::{
 
 use super::blob::BlobName;
 use super::image::{decode, Image, ShardImage};
+use super::table::SHARD;
 
 /// The most paths, and names in a path, that are looked at: a mutated image may have no end.
 const PATHS_MAX: usize = 2000;
@@ -190,21 +191,13 @@ fn directory(
 
 /// A shard, unless its bytes are damaged or one of its tables ends inside a record.
 fn whole_shard(image: &Image, number: usize) -> Option<&ShardImage> {
-    const WIDTHS: [usize; super::image::SHARD_TABLES] = [
-        InodeRecord::SIZE,
-        ExtentRecord::SIZE,
-        SpanRecord::SIZE,
-        EntryRecord::SIZE,
-        XattrSetRecord::SIZE,
-        XattrRecord::SIZE,
-        peerfs_format::Digest::SIZE,
-    ];
     let shard = image.shards.get(number)?;
     let is_damaged = image
         .blob_damages
         .iter()
         .any(|(name, _)| *name == BlobName::Shard(number));
-    let is_torn = (shard.tables.iter().zip(WIDTHS)).any(|(table, width)| table.len() % width != 0);
+    let is_torn =
+        (shard.tables.iter().zip(&SHARD)).any(|(table, layout)| table.len() % layout.width() != 0);
     (!is_damaged && !is_torn).then_some(shard)
 }
 

@@ -13,7 +13,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    fn width(&self) -> usize {
+    pub(super) fn width(&self) -> usize {
         self.fields.iter().map(|(_, width)| width).sum()
     }
 
