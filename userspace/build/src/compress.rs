@@ -2,11 +2,14 @@
 
 //! The compressing stage.
 
+use std::io;
+
 use bytes::Bytes;
 use flume::Receiver;
 use peerfs_format::Codec;
 use peerfs_store::sha256;
 use zstd::bulk::Compressor;
+use zstd::zstd_safe::{CParameter, ParamSwitch};
 
 use crate::message::{CompressRequest, StoredChunk};
 use crate::{Compression, Result};
@@ -15,7 +18,7 @@ use crate::{Compression, Result};
 pub(crate) fn run(requests: &Receiver<CompressRequest>, compression: Compression) -> Result<()> {
     let mut compressor = match compression {
         Compression::None => None,
-        Compression::Zstd(level) => Some(Compressor::new(level).map_err(crate::Error::Compressor)?),
+        Compression::Zstd(level) => Some(compressor(level).map_err(crate::Error::Compressor)?),
     };
     for request in requests {
         let compressed = compressor
@@ -39,6 +42,14 @@ pub(crate) fn run(requests: &Receiver<CompressRequest>, compression: Compression
     Ok(())
 }
 
+fn compressor(level: i32) -> io::Result<Compressor<'static>> {
+    let mut compressor = Compressor::new(level)?;
+    if level <= Compression::FAST_LEVEL_MAX {
+        compressor.set_parameter(CParameter::LiteralCompressionMode(ParamSwitch::Disable))?;
+    }
+    Ok(compressor)
+}
+
 /// A frame that states its content size; None if it does not become smaller.
 fn compress(compressor: &mut Compressor<'_>, content: &[u8]) -> Option<Bytes> {
     let mut compressed = Vec::with_capacity(content.len().checked_sub(1)?);
@@ -48,4 +59,32 @@ fn compress(compressor: &mut Compressor<'_>, content: &[u8]) -> Option<Bytes> {
         .ok()?;
     compressed.shrink_to_fit();
     Some(compressed.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 64 symbols in an order that has hardly a match: all that could save is coding.
+    fn literals() -> Vec<u8> {
+        let mut state = 1_u32;
+        std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            b' ' + (state >> 26) as u8
+        })
+        .take(64 * 1024)
+        .collect()
+    }
+
+    #[test]
+    fn only_high_levels_code_literals() {
+        let size = |level| {
+            let mut compressor = compressor(level).unwrap();
+            compress(&mut compressor, &literals()).map_or(64 * 1024, |frame| frame.len())
+        };
+        let fast = size(Compression::FAST_LEVEL_MAX);
+        let small = size(Compression::FAST_LEVEL_MAX + 1);
+        assert!(fast > 60 * 1024, "{fast}");
+        assert!(small < 50 * 1024, "{small}");
+    }
 }

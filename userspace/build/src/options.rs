@@ -41,13 +41,19 @@ impl Default for Options {
 pub enum Compression {
     /// Not at all.
     None,
-    /// With zstd at this level, 1 to 22.
+    /// With zstd at this level, 1 to 22. Up to [`Compression::FAST_LEVEL_MAX`] literals are stored as
+    /// they are.
     Zstd(i32),
 }
 
 impl Compression {
     /// The level that is a good trade for most trees.
     const DEFAULT_LEVEL: i32 = 3;
+
+    /// The last level whose images are made to be read fast: bytes that no match covers are not
+    /// entropy-coded, which takes more than a quarter of the time to decode for a tenth of the size
+    /// (Documentation/format-choices.md).
+    pub const FAST_LEVEL_MAX: i32 = 9;
 }
 
 impl Default for Compression {

@@ -84,7 +84,8 @@ pub(crate) struct BuildArguments {
     /// is trusted to have told what its packs hold. May be repeated.
     #[arg(long, value_name = "TAG|DIGEST")]
     pub(crate) base: Vec<String>,
-    /// How to compress: none, zstd or zstd:LEVEL (1 to 22).
+    /// How to compress: none, zstd or zstd:LEVEL (1 to 22). Levels up to 9 are made to be read fast,
+    /// those above to be small.
     #[arg(long, value_name = "METHOD", default_value = "zstd:3")]
     pub(crate) compression: Compression,
     /// Threads to use; by default one for each processor.
