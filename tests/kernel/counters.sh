@@ -57,3 +57,19 @@ done
 must_fail cat mnt/content/large-random 2>error >/dev/null
 (($(store_counter mnt blobs_damaged) >= 1)) || fail "no blob was damaged"
 umount mnt
+
+check "what nobody could be asked for ahead is asked for ahead when there is somebody"
+empty_store late
+start_daemon /tmp/late /tmp/pristine honest
+mount_image /tmp/late "$image" mnt ,timeout=1
+stat mnt/content/large-random >/dev/null
+stop_daemon
+# Without the pack's index it is not known which chunks to ask for.
+must_fail cat mnt/content/large-random 2>error >/dev/null
+start_daemon /tmp/late /tmp/pristine honest
+before=$(store_counter mnt chunks_missed)
+cmp tree/content/large-random mnt/content/large-random
+missed=$(($(store_counter mnt chunks_missed) - before))
+((missed <= 3)) || fail "its reader waited $missed times"
+umount mnt
+stop_daemon

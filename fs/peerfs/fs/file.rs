@@ -96,15 +96,16 @@ fn ask_ahead(inode: &Inode, range: Range<u64>) {
     let Some(wanted) = ahead(data.asked.load(Relaxed), range.clone(), inode.size()) else {
         return;
     };
-    data.asked.store(wanted.end, Relaxed);
     // What somebody waits for first, and by itself: an answer comes when all of it is there.
     let now = wanted.start.max(range.start)..wanted.end.min(range.end);
     let behind = now.end.max(wanted.start)..wanted.end;
     let before = wanted.start..now.start.min(wanted.end);
-    for range in [now, behind, before] {
-        if ask(inode, range).is_err() {
-            return;
-        }
+    let asked = [now, behind, before]
+        .into_iter()
+        .try_for_each(|range| ask(inode, range));
+    // The next one tries again, when the packs' indexes are here.
+    if asked.is_ok() {
+        data.asked.store(wanted.end, Relaxed);
     }
 }
 
