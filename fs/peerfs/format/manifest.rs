@@ -5,7 +5,7 @@
 use capnp::message::ReaderOptions;
 use capnp::serialize::read_message_from_flat_slice_no_alloc;
 
-use crate::table::{Field, Record};
+use crate::table::{Record, TableField};
 use crate::{
     peerfs_capnp, ChunkRecord, Error, PackRecord, Result, ShardRecord, Table, FORMAT_VERSION,
     KNOWN_INCOMPATIBLE_FEATURES, METADATA_MAX, PACK_MAX, ROOT_INODE,
@@ -27,8 +27,8 @@ pub struct ManifestLayout {
     inode_count: u64,
     content_bytes: u64,
     stored_bytes: u64,
-    packs: Field,
-    shards: Field,
+    packs: TableField<PackRecord>,
+    shards: TableField<ShardRecord>,
 }
 
 impl ManifestLayout {
@@ -59,25 +59,24 @@ impl ManifestLayout {
             inode_count: root.get_inode_count(),
             content_bytes: root.get_content_bytes(),
             stored_bytes: root.get_stored_bytes(),
-            packs: Field::locate(whole, packs, "pack list")?,
-            shards: Field::locate(whole, shards, "shard list")?,
+            packs: TableField::locate(whole, packs, "pack list")?,
+            shards: TableField::locate(whole, shards, "shard list")?,
         };
-        let manifest = layout.view(whole)?;
-        match manifest.shards.get(0) {
+        match layout.view(whole).shards.get(0) {
             Some(first) if first.first_inode == ROOT_INODE && first.inode_count > 0 => Ok(layout),
             _ => Err(Error::Malformed("shard list")),
         }
     }
 
     /// The manifest over its bytes, which must be those that were parsed.
-    pub fn view<'a>(&self, blob: &'a [u8]) -> Result<Manifest<'a>> {
-        Ok(Manifest {
+    pub fn view<'a>(&self, blob: &'a [u8]) -> Manifest<'a> {
+        Manifest {
             inode_count: self.inode_count,
             content_bytes: self.content_bytes,
             stored_bytes: self.stored_bytes,
-            packs: self.packs.table(blob, "pack list")?,
-            shards: self.shards.table(blob, "shard list")?,
-        })
+            packs: self.packs.of(blob),
+            shards: self.shards.of(blob),
+        }
     }
 }
 
@@ -99,7 +98,7 @@ pub struct Manifest<'a> {
 impl<'a> Manifest<'a> {
     /// Checks and reads a manifest.
     pub fn parse(blob: &'a [u8]) -> Result<Self> {
-        ManifestLayout::parse(blob)?.view(blob)
+        Ok(ManifestLayout::parse(blob)?.view(blob))
     }
 
     /// The pack at `index`, if there is one and its sizes are within the format's limits.

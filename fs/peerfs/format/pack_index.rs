@@ -5,7 +5,7 @@
 use capnp::serialize::read_message_from_flat_slice_no_alloc;
 
 use crate::manifest::reader_options;
-use crate::table::Field;
+use crate::table::TableField;
 use crate::{peerfs_capnp, ChunkRecord, Digest, Error, PackRecord, Result, Table, CHUNK_MAX};
 
 const WHAT: &str = "pack index";
@@ -13,8 +13,8 @@ const WHAT: &str = "pack index";
 /// A checked pack index without its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct PackIndexLayout {
-    chunks: Field,
-    content_digests: Field,
+    chunks: TableField<ChunkRecord>,
+    content_digests: TableField<Digest>,
 }
 
 impl PackIndexLayout {
@@ -29,20 +29,18 @@ impl PackIndexLayout {
         let content_digests = root
             .get_content_digests()
             .map_err(|_| Error::Malformed(WHAT))?;
-        let layout = PackIndexLayout {
-            chunks: Field::locate(whole, chunks, WHAT)?,
-            content_digests: Field::locate(whole, content_digests, WHAT)?,
-        };
-        layout.view(whole)?;
-        Ok(layout)
+        Ok(PackIndexLayout {
+            chunks: TableField::locate(whole, chunks, WHAT)?,
+            content_digests: TableField::locate(whole, content_digests, WHAT)?,
+        })
     }
 
     /// The index over its bytes, which must be those that were parsed.
-    pub fn view<'a>(&self, blob: &'a [u8]) -> Result<PackIndex<'a>> {
-        Ok(PackIndex {
-            chunks: self.chunks.table(blob, WHAT)?,
-            content_digests: self.content_digests.table(blob, WHAT)?,
-        })
+    pub fn view<'a>(&self, blob: &'a [u8]) -> PackIndex<'a> {
+        PackIndex {
+            chunks: self.chunks.of(blob),
+            content_digests: self.content_digests.of(blob),
+        }
     }
 }
 
@@ -58,7 +56,7 @@ pub struct PackIndex<'a> {
 impl<'a> PackIndex<'a> {
     /// Checks and reads a pack index.
     pub fn parse(blob: &'a [u8]) -> Result<Self> {
-        PackIndexLayout::parse(blob)?.view(blob)
+        Ok(PackIndexLayout::parse(blob)?.view(blob))
     }
 
     /// The number of the chunk that covers `logical_offset`, and its checked record.

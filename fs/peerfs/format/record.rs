@@ -72,6 +72,7 @@ pub struct PackRecord {
 impl Record for PackRecord {
     const SIZE: usize = 88;
 
+    #[inline]
     fn decode(fields: &mut FieldReader<'_>) -> Self {
         PackRecord {
             digest: Digest(fields.bytes()),
@@ -109,6 +110,7 @@ pub struct ShardRecord {
 impl Record for ShardRecord {
     const SIZE: usize = 48;
 
+    #[inline]
     fn decode(fields: &mut FieldReader<'_>) -> Self {
         ShardRecord {
             digest: Digest(fields.bytes()),
@@ -157,6 +159,7 @@ impl ChunkRecord {
 impl Record for ChunkRecord {
     const SIZE: usize = 52;
 
+    #[inline]
     fn decode(fields: &mut FieldReader<'_>) -> Self {
         let record = ChunkRecord {
             digest: Digest(fields.bytes()),
@@ -227,6 +230,7 @@ impl InodeRecord {
 impl Record for InodeRecord {
     const SIZE: usize = 64;
 
+    #[inline]
     fn decode(fields: &mut FieldReader<'_>) -> Self {
         InodeRecord {
             mode: fields.u32(),
@@ -277,6 +281,7 @@ pub struct ExtentRecord {
 impl Record for ExtentRecord {
     const SIZE: usize = 24;
 
+    #[inline]
     fn decode(fields: &mut FieldReader<'_>) -> Self {
         let record = ExtentRecord {
             file_offset: fields.u64(),
@@ -319,6 +324,7 @@ pub struct SpanRecord {
 impl Record for SpanRecord {
     const SIZE: usize = 32;
 
+    #[inline]
     fn decode(fields: &mut FieldReader<'_>) -> Self {
         let record = SpanRecord {
             entries_before: fields.u64(),
@@ -359,6 +365,7 @@ pub struct EntryRecord {
 impl Record for EntryRecord {
     const SIZE: usize = 16;
 
+    #[inline]
     fn decode(fields: &mut FieldReader<'_>) -> Self {
         let record = EntryRecord {
             inode: fields.u64(),
@@ -391,6 +398,7 @@ pub struct XattrSetRecord {
 impl Record for XattrSetRecord {
     const SIZE: usize = 8;
 
+    #[inline]
     fn decode(fields: &mut FieldReader<'_>) -> Self {
         XattrSetRecord {
             first: fields.u32(),
@@ -420,6 +428,7 @@ pub struct XattrRecord {
 impl Record for XattrRecord {
     const SIZE: usize = 16;
 
+    #[inline]
     fn decode(fields: &mut FieldReader<'_>) -> Self {
         XattrRecord {
             name_offset: fields.u32(),
@@ -440,6 +449,7 @@ impl Record for XattrRecord {
 impl Record for Digest {
     const SIZE: usize = Digest::SIZE;
 
+    #[inline]
     fn decode(fields: &mut FieldReader<'_>) -> Self {
         Digest(fields.bytes())
     }

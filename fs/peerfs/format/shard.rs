@@ -5,10 +5,11 @@
 use capnp::serialize::read_message_from_flat_slice_no_alloc;
 
 use crate::manifest::reader_options;
-use crate::table::Field;
+use crate::table::{Field, TableField};
 use crate::{
-    peerfs_capnp, Digest, EntryRecord, Error, ExtentRecord, InodeRecord, Result, SpanRecord, Table,
-    XattrRecord, XattrSetRecord, NO_XATTRS, SYMLINK_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX,
+    peerfs_capnp, Digest, EntryRecord, Error, ExtentRecord, InodeRecord, Record, Result,
+    SpanRecord, Table, XattrRecord, XattrSetRecord, NO_XATTRS, SYMLINK_MAX, XATTR_NAME_MAX,
+    XATTR_VALUE_MAX,
 };
 
 const WHAT: &str = "inode shard";
@@ -17,13 +18,13 @@ const WHAT: &str = "inode shard";
 #[derive(Clone, Copy, Debug)]
 pub struct ShardLayout {
     first_inode: u64,
-    inodes: Field,
-    extents: Field,
-    spans: Field,
-    entries: Field,
-    xattr_sets: Field,
-    xattrs: Field,
-    digests: Field,
+    inodes: TableField<InodeRecord>,
+    extents: TableField<ExtentRecord>,
+    spans: TableField<SpanRecord>,
+    entries: TableField<EntryRecord>,
+    xattr_sets: TableField<XattrSetRecord>,
+    xattrs: TableField<XattrRecord>,
+    digests: TableField<Digest>,
     heap: Field,
 }
 
@@ -35,71 +36,63 @@ impl ShardLayout {
             .map_err(|_| Error::Malformed(WHAT))?;
         let root: peerfs_capnp::inode_shard::Reader<'_> =
             message.get_root().map_err(|_| Error::Malformed(WHAT))?;
-        let field = |data: capnp::Result<&[u8]>| {
-            Field::locate(whole, data.map_err(|_| Error::Malformed(WHAT))?, WHAT)
-        };
+        let heap = root.get_heap().map_err(|_| Error::Malformed(WHAT))?;
         let layout = ShardLayout {
             first_inode: root.get_first_inode(),
-            inodes: field(root.get_inodes())?,
-            extents: field(root.get_extents())?,
-            spans: field(root.get_spans())?,
-            entries: field(root.get_entries())?,
-            xattr_sets: field(root.get_xattr_sets())?,
-            xattrs: field(root.get_xattrs())?,
-            digests: field(root.get_digests())?,
-            heap: field(root.get_heap())?,
+            inodes: locate(whole, root.get_inodes(), "inode table")?,
+            extents: locate(whole, root.get_extents(), "extent table")?,
+            spans: locate(whole, root.get_spans(), "span table")?,
+            entries: locate(whole, root.get_entries(), "entry table")?,
+            xattr_sets: locate(whole, root.get_xattr_sets(), "xattr set table")?,
+            xattrs: locate(whole, root.get_xattrs(), "xattr table")?,
+            digests: locate(whole, root.get_digests(), "digest table")?,
+            heap: Field::locate(whole, heap, WHAT)?,
         };
-        let shard = layout.view(whole)?;
         // So that every inode has a number, and the number behind the last one is none of them.
         layout
             .first_inode
-            .checked_add(shard.inodes.len() as u64)
+            .checked_add(layout.inodes.of(whole).len() as u64)
             .ok_or(Error::Malformed("inode number"))?;
         Ok(layout)
     }
 
     /// The shard over its bytes, which must be those that were parsed.
-    pub fn view<'a>(&self, blob: &'a [u8]) -> Result<Shard<'a>> {
-        Ok(Shard {
-            first_inode: self.first_inode,
-            inodes: self.inodes.table(blob, "inode table")?,
-            extents: self.extents.table(blob, "extent table")?,
-            spans: self.spans.table(blob, "span table")?,
-            entries: self.entries.table(blob, "entry table")?,
-            xattr_sets: self.xattr_sets.table(blob, "xattr set table")?,
-            xattrs: self.xattrs.table(blob, "xattr table")?,
-            digests: self.digests.table(blob, "digest table")?,
-            heap: self.heap.of(blob),
-        })
+    #[inline]
+    pub fn view<'a>(&self, blob: &'a [u8]) -> Shard<'a> {
+        Shard {
+            layout: *self,
+            blob,
+        }
     }
+}
+
+fn locate<R: Record>(
+    blob: &[u8],
+    data: capnp::Result<&[u8]>,
+    what: &'static str,
+) -> Result<TableField<R>> {
+    TableField::locate(blob, data.map_err(|_| Error::Malformed(what))?, what)
 }
 
 /// A shard, read in place.
 #[derive(Clone, Copy)]
 pub struct Shard<'a> {
-    first_inode: u64,
-    inodes: Table<'a, InodeRecord>,
-    extents: Table<'a, ExtentRecord>,
-    spans: Table<'a, SpanRecord>,
-    entries: Table<'a, EntryRecord>,
-    xattr_sets: Table<'a, XattrSetRecord>,
-    xattrs: Table<'a, XattrRecord>,
-    digests: Table<'a, Digest>,
-    heap: &'a [u8],
+    layout: ShardLayout,
+    blob: &'a [u8],
 }
 
 impl<'a> Shard<'a> {
     /// Checks and reads a shard.
     pub fn parse(blob: &'a [u8]) -> Result<Self> {
-        ShardLayout::parse(blob)?.view(blob)
+        Ok(ShardLayout::parse(blob)?.view(blob))
     }
 
     /// The record of an inode of this shard.
     pub fn inode(&self, inode: u64) -> Result<InodeRecord> {
         let record = inode
-            .checked_sub(self.first_inode)
+            .checked_sub(self.layout.first_inode)
             .and_then(|place| usize::try_from(place).ok())
-            .and_then(|place| self.inodes.get(place))
+            .and_then(|place| self.layout.inodes.of(self.blob).get(place))
             .ok_or(Error::Malformed("inode number"))?;
         if record.file_type().is_none()
             || record.mode > 0o177777
@@ -116,12 +109,15 @@ impl<'a> Shard<'a> {
 
     /// The inodes of this shard, as numbers.
     pub fn inode_numbers(&self) -> core::ops::Range<u64> {
-        self.first_inode..self.first_inode.saturating_add(self.inodes.len() as u64)
+        let first = self.layout.first_inode;
+        first..first.saturating_add(self.layout.inodes.of(self.blob).len() as u64)
     }
 
     /// A regular file's extents.
     pub fn extents(&self, inode: &InodeRecord) -> Result<Table<'a, ExtentRecord>> {
-        self.extents
+        self.layout
+            .extents
+            .of(self.blob)
             .range(inode.payload_first as usize, inode.payload_count as usize)
             .ok_or(Error::Malformed("extent table"))
     }
@@ -133,13 +129,15 @@ impl<'a> Shard<'a> {
     pub fn content_digest(&self, inode: &InodeRecord) -> Result<Digest> {
         usize::try_from(inode.link)
             .ok()
-            .and_then(|index| self.digests.get(index))
+            .and_then(|index| self.layout.digests.of(self.blob).get(index))
             .ok_or(Error::Malformed("digest table"))
     }
 
     /// A directory's spans.
     pub fn spans(&self, inode: &InodeRecord) -> Result<Table<'a, SpanRecord>> {
-        self.spans
+        self.layout
+            .spans
+            .of(self.blob)
             .range(inode.payload_first as usize, inode.payload_count as usize)
             .ok_or(Error::Malformed("span table"))
     }
@@ -152,7 +150,9 @@ impl<'a> Shard<'a> {
 
     /// The entries of a span that lies in this shard.
     pub fn entries(&self, span: &SpanRecord) -> Result<Table<'a, EntryRecord>> {
-        self.entries
+        self.layout
+            .entries
+            .of(self.blob)
             .range(span.first_entry as usize, span.entry_count as usize)
             .ok_or(Error::Malformed("entry table"))
     }
@@ -162,14 +162,35 @@ impl<'a> Shard<'a> {
         let name = self
             .bytes(entry.name_offset, u32::from(entry.name_length))
             .ok_or(Error::Malformed("entry name"))?;
-        let invalid = name.is_empty()
-            || name == b"."
-            || name == b".."
-            || name.iter().any(|&byte| byte == b'/' || byte == 0);
+        let invalid =
+            name.is_empty() || name == b"." || name == b".." || has_separator_or_nul(name);
         if invalid {
             return Err(Error::Malformed("entry name"));
         }
         Ok(name)
+    }
+
+    /// The span of a directory of this shard that has the entry of this name, if there is one: the last
+    /// span that does not begin behind it.
+    pub fn span_of(&self, directory: &InodeRecord, name: &[u8]) -> Result<Option<SpanRecord>> {
+        let spans = self.spans(directory)?;
+        let after =
+            spans.partition_point(|span| self.span_name(span).is_ok_and(|first| first <= name));
+        Ok(after.checked_sub(1).and_then(|index| spans.get(index)))
+    }
+
+    /// The entry of this name in a span that lies in this shard.
+    pub fn entry(&self, span: &SpanRecord, name: &[u8]) -> Result<Option<EntryRecord>> {
+        let entries = self.entries(span)?;
+        // Names that are only passed by need not be valid.
+        let passed = |entry: &EntryRecord| {
+            self.bytes(entry.name_offset, entry.name_length.into())
+                .is_some_and(|passed| passed < name)
+        };
+        match entries.get(entries.partition_point(passed)) {
+            Some(entry) if self.entry_name(&entry)? == name => Ok(Some(entry)),
+            _ => Ok(None),
+        }
     }
 
     /// A symbolic link's target: not empty and without NUL.
@@ -183,16 +204,15 @@ impl<'a> Shard<'a> {
 
     /// An inode's extended attributes.
     pub fn xattrs(&self, inode: &InodeRecord) -> Result<Table<'a, XattrRecord>> {
-        if inode.xattrs == NO_XATTRS {
-            return self
-                .xattrs
-                .range(0, 0)
-                .ok_or(Error::Malformed("xattr table"));
-        }
-        self.xattr_sets
-            .get(inode.xattrs as usize)
-            .and_then(|set| self.xattrs.range(set.first as usize, set.count as usize))
-            .ok_or(Error::Malformed("xattr table"))
+        let xattrs = self.layout.xattrs.of(self.blob);
+        let range = if inode.xattrs == NO_XATTRS {
+            xattrs.range(0, 0)
+        } else {
+            let sets = self.layout.xattr_sets.of(self.blob);
+            sets.get(inode.xattrs as usize)
+                .and_then(|set| xattrs.range(set.first as usize, set.count as usize))
+        };
+        range.ok_or(Error::Malformed("xattr table"))
     }
 
     /// An extended attribute's full name and value.
@@ -208,6 +228,50 @@ impl<'a> Shard<'a> {
 
     fn bytes(&self, offset: u32, length: u32) -> Option<&'a [u8]> {
         let start = offset as usize;
-        self.heap.get(start..start.checked_add(length as usize)?)
+        let heap = self.layout.heap.of(self.blob);
+        heap.get(start..start.checked_add(length as usize)?)
+    }
+}
+
+/// Whether a name has a `/` or a NUL: eight bytes at a time, for every name that is listed is asked.
+fn has_separator_or_nul(name: &[u8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
+    const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
+    const SEPARATORS: u64 = u64::from_ne_bytes([b'/'; 8]);
+    // Not 0 if and only if one of the eight bytes is.
+    let has_zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS != 0;
+    let is_odd = |word: [u8; 8]| {
+        let word = u64::from_ne_bytes(word);
+        has_zero(word) || has_zero(word ^ SEPARATORS)
+    };
+    match name.last_chunk() {
+        // The last eight have what whole words leave over, and some of the word before.
+        Some(last) => {
+            let mut words = name.chunks_exact(8);
+            is_odd(*last) || words.any(|word| word.try_into().is_ok_and(is_odd))
+        }
+        None => name.iter().any(|&byte| byte == b'/' || byte == 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn separators_are_found_wherever_they_are() {
+        for length in 1..=20 {
+            for place in 0..length {
+                for byte in 0..=u8::MAX {
+                    // What is beside it must not matter: a borrow could come from there.
+                    for other in [1, b'.', b'0', 0x80, u8::MAX] {
+                        let mut name = [other; 20];
+                        name[place] = byte;
+                        let is_odd = byte == b'/' || byte == 0;
+                        assert_eq!(has_separator_or_nul(&name[..length]), is_odd);
+                    }
+                }
+            }
+        }
     }
 }

@@ -30,8 +30,11 @@ pub struct FieldReader<'a> {
     rest: &'a [u8],
 }
 
+// The kernel compiles this crate by itself: what searches call for each record is inlined into them,
+// and only the fields that they look at are read.
 impl FieldReader<'_> {
     /// The next `N` bytes.
+    #[inline]
     pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
         match self.rest.split_first_chunk::<N>() {
             Some((field, rest)) => {
@@ -43,21 +46,25 @@ impl FieldReader<'_> {
     }
 
     /// The next byte.
+    #[inline]
     pub fn u8(&mut self) -> u8 {
         u8::from_le_bytes(self.bytes())
     }
 
     /// The next 16-bit integer.
+    #[inline]
     pub fn u16(&mut self) -> u16 {
         u16::from_le_bytes(self.bytes())
     }
 
     /// The next 32-bit integer.
+    #[inline]
     pub fn u32(&mut self) -> u32 {
         u32::from_le_bytes(self.bytes())
     }
 
     /// The next 64-bit integer.
+    #[inline]
     pub fn u64(&mut self) -> u64 {
         u64::from_le_bytes(self.bytes())
     }
@@ -110,7 +117,7 @@ impl<R> Clone for Table<'_, R> {
 impl<R> Copy for Table<'_, R> {}
 
 impl<'a, R: Record> Table<'a, R> {
-    /// A table over a Data field, which `what` names in the error if it ends inside a record.
+    /// A table over its bytes, which `what` names in the error if they end inside a record.
     pub fn new(bytes: &'a [u8], what: &'static str) -> Result<Self> {
         if bytes.len() % R::SIZE != 0 {
             return Err(Error::Malformed(what));
@@ -197,17 +204,37 @@ impl Field {
     }
 
     /// The field's bytes; empty if `blob` is not the blob that the field was located in.
+    #[inline]
     pub(crate) fn of<'a>(&self, blob: &'a [u8]) -> &'a [u8] {
         let end = self.start.saturating_add(self.length);
         blob.get(self.start..end).unwrap_or_default()
     }
+}
 
-    /// The field as a table.
-    pub(crate) fn table<'a, R: Record>(
-        &self,
-        blob: &'a [u8],
-        what: &'static str,
-    ) -> Result<Table<'a, R>> {
-        Table::new(self.of(blob), what)
+/// Where a table lies in its blob.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TableField<R> {
+    field: Field,
+    record: PhantomData<R>,
+}
+
+impl<R: Record> TableField<R> {
+    /// Locates `data`, which Cap'n Proto returned as a slice of `blob`. An error, which `what` names, if
+    /// it ends inside a record.
+    pub(crate) fn locate(blob: &[u8], data: &[u8], what: &'static str) -> Result<Self> {
+        Table::<R>::new(data, what)?;
+        Ok(TableField {
+            field: Field::locate(blob, data, what)?,
+            record: PhantomData,
+        })
+    }
+
+    /// The table; empty if `blob` is not the blob that it was located in.
+    #[inline]
+    pub(crate) fn of<'a>(&self, blob: &'a [u8]) -> Table<'a, R> {
+        Table {
+            bytes: self.field.of(blob),
+            record: PhantomData,
+        }
     }
 }

@@ -24,24 +24,14 @@ pub(super) fn lookup(directory: &Inode, name: &[u8]) -> Result<Option<ARef<Inode
 
 fn find(directory: &Inode, name: &[u8]) -> Result<Option<u64>> {
     let own = inode::shard_of(directory.super_block(), directory.number())?;
-    let own = own.view()?;
-    let spans = own.spans(&directory.data().record).map_err(|_| EIO)?;
-    // The last span that does not begin behind the name.
-    let after = spans.partition_point(|span| own.span_name(span).is_ok_and(|first| first <= name));
-    let Some(span) = after.checked_sub(1).and_then(|index| spans.get(index)) else {
+    let span = own.view().span_of(&directory.data().record, name);
+    let Some(span) = span.map_err(|_| EIO)? else {
         return Ok(None);
     };
     let shard = directory.super_block().data().store.shard(span.shard)?;
-    let shard = shard.view()?;
-    let entries = shard.entries(&span).map_err(|_| EIO)?;
-    let place =
-        entries.partition_point(|entry| shard.entry_name(entry).is_ok_and(|found| found < name));
-    let Some(entry) = entries.get(place) else {
+    let Some(entry) = shard.view().entry(&span, name).map_err(|_| EIO)? else {
         return Ok(None);
     };
-    if shard.entry_name(&entry).map_err(|_| EIO)? != name {
-        return Ok(None);
-    }
     // The root has no name. Were it found in a directory that a file handle led to, the dentry cache
     // would move it there, and the tree hang from nothing.
     if entry.inode == ROOT_INODE {
@@ -53,7 +43,7 @@ fn find(directory: &Inode, name: &[u8]) -> Result<Option<u64>> {
 /// Emits the entries from the emitter's position on.
 pub(super) fn read(directory: &Inode, emitter: &mut DirEmitter<'_>) -> Result {
     let own = inode::shard_of(directory.super_block(), directory.number())?;
-    let own = own.view()?;
+    let own = own.view();
     let spans = own.spans(&directory.data().record).map_err(|_| EIO)?;
     let position = emitter.position();
     let first = spans
@@ -66,10 +56,9 @@ pub(super) fn read(directory: &Inode, emitter: &mut DirEmitter<'_>) -> Result {
             continue;
         }
         let shard = directory.super_block().data().store.shard(span.shard)?;
-        let shard = shard.view()?;
+        let shard = shard.view();
         let entries = shard.entries(&span).map_err(|_| EIO)?;
-        for place in skipped as usize..entries.len() {
-            let entry = entries.get(place).ok_or(EIO)?;
+        for entry in entries.iter().skip(skipped as usize) {
             let name = shard.entry_name(&entry).map_err(|_| EIO)?;
             FileType::from_d_type(entry.file_type).ok_or(EIO)?;
             if !emitter.emit(name, entry.inode, entry.file_type) {

@@ -31,7 +31,7 @@ pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> 
         Err(new) => new,
     };
     let shard = shard_of(super_block, number)?;
-    let shard = shard.view()?;
+    let shard = shard.view();
     let record = shard.inode(number).map_err(|_| EIO)?;
     let mut extents = KVVec::new();
     let mut blocks = 0;
@@ -77,7 +77,7 @@ pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> 
 
 /// The inode that a file handle names; ESTALE if the image has no such number.
 pub(super) fn get_by_handle(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> {
-    let count = super_block.data().store.manifest()?.inode_count;
+    let count = super_block.data().store.manifest().inode_count;
     if !(ROOT_INODE..=count).contains(&number) {
         return Err(ESTALE);
     }
@@ -99,7 +99,7 @@ pub(super) fn shard_of(
     number: u64,
 ) -> Result<Arc<crate::store::ShardBlob>> {
     let store = &super_block.data().store;
-    let shard = store.manifest()?.shard_of(number).ok_or(EIO)?;
+    let shard = store.manifest().shard_of(number).ok_or(EIO)?;
     store.shard(shard)
 }
 

@@ -133,15 +133,12 @@ impl SuperData {
     }
 
     pub(super) fn statfs(&self) -> StatFs {
-        let (content, files) = match self.store.manifest() {
-            Ok(manifest) => (manifest.content_bytes, manifest.inode_count),
-            Err(_) => (0, 0),
-        };
+        let manifest = self.store.manifest();
         let digest = self.store.manifest_digest().0;
         StatFs {
             block_size: BLOCK_SIZE,
-            blocks: content.div_ceil(BLOCK_SIZE.into()),
-            files,
+            blocks: manifest.content_bytes.div_ceil(BLOCK_SIZE.into()),
+            files: manifest.inode_count,
             name_length: NAME_MAX as u32,
             id: digest
                 .first_chunk()

@@ -15,7 +15,7 @@ pub(super) fn get(inode: &Inode, prefix: &[u8], name: &[u8]) -> Result<KVVec<u8>
         return Err(ENODATA);
     }
     let shard = inode::shard_of(inode.super_block(), inode.number())?;
-    let shard = shard.view()?;
+    let shard = shard.view();
     for xattr in shard.xattrs(&inode.data().record).map_err(|_| EIO)?.iter() {
         let (full, value) = shard.xattr(&xattr).map_err(|_| EIO)?;
         if full.strip_prefix(prefix) == Some(name) {
@@ -33,7 +33,7 @@ pub(super) fn list(inode: &Inode, lister: &mut XattrLister<'_>) -> Result {
         return Ok(());
     }
     let shard = inode::shard_of(inode.super_block(), inode.number())?;
-    let shard = shard.view()?;
+    let shard = shard.view();
     for xattr in shard.xattrs(&inode.data().record).map_err(|_| EIO)?.iter() {
         let (full, _value) = shard.xattr(&xattr).map_err(|_| EIO)?;
         lister.add(full)?;

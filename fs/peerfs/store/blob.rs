@@ -189,21 +189,21 @@ impl<L> Size for Blob<L> {
 
 impl Blob<ManifestLayout> {
     /// The manifest.
-    pub(super) fn view(&self) -> Result<Manifest<'_>> {
-        self.layout.view(&self.bytes).map_err(|_| EIO)
+    pub(super) fn view(&self) -> Manifest<'_> {
+        self.layout.view(&self.bytes)
     }
 }
 
 impl Blob<PackIndexLayout> {
     /// The pack index.
-    pub(super) fn view(&self) -> Result<PackIndex<'_>> {
-        self.layout.view(&self.bytes).map_err(|_| EIO)
+    pub(super) fn view(&self) -> PackIndex<'_> {
+        self.layout.view(&self.bytes)
     }
 }
 
 impl Blob<ShardLayout> {
     /// The shard.
-    pub(crate) fn view(&self) -> Result<Shard<'_>> {
-        self.layout.view(&self.bytes).map_err(|_| EIO)
+    pub(crate) fn view(&self) -> Shard<'_> {
+        self.layout.view(&self.bytes)
     }
 }

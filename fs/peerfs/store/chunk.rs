@@ -39,7 +39,7 @@ impl<O: Origin> Store<O> {
     pub(crate) fn chunk_at(&self, number: u32, offset: u32, until: u32) -> Result<Arc<Chunk>> {
         let pack = self.pack(number)?;
         let index = self.index(&pack)?;
-        let index = index.view()?;
+        let index = index.view();
         let (first, record) = index.chunk_at(&pack.record, offset).map_err(|_| {
             self.report_index(&pack);
             EIO
@@ -110,7 +110,7 @@ impl<O: Origin> Store<O> {
             return Ok(());
         }
         let index = self.index_if_here(&pack)?;
-        let index = index.view()?;
+        let index = index.view();
         let (mut first, _) = index
             .chunk_at(&pack.record, offsets.start)
             .map_err(|_| EIO)?;

@@ -38,7 +38,7 @@ impl<O: Origin> Store<O> {
             };
             let pack = self.pack(pack)?;
             let index = self.index(&pack)?;
-            let index = index.view()?;
+            let index = index.view();
             let mut rest = u32::try_from(piece.length)?;
             while rest > 0 {
                 if list.len() >= CHUNKS_MAX * ENTRY {
@@ -64,6 +64,7 @@ impl<O: Origin> Store<O> {
 /// Appends a part: what it is of, which bytes, and how they are decoded, since one digest of stored bytes
 /// may be that of a raw chunk here and of a compressed one there.
 fn entry(list: &mut KVVec<u8>, digest: &[u8; 32], bytes: u64, decoding: u64) -> Result {
+    list.reserve(ENTRY, GFP_KERNEL)?;
     list.extend_from_slice(digest, GFP_KERNEL)?;
     list.extend_from_slice(&bytes.to_le_bytes(), GFP_KERNEL)?;
     list.extend_from_slice(&decoding.to_le_bytes(), GFP_KERNEL)?;

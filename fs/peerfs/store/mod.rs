@@ -140,7 +140,7 @@ impl<O: Origin> Store<O> {
     }
 
     /// The image's manifest.
-    pub(crate) fn manifest(&self) -> Result<peerfs_format::Manifest<'_>> {
+    pub(crate) fn manifest(&self) -> peerfs_format::Manifest<'_> {
         self.manifest.view()
     }
 
@@ -150,7 +150,7 @@ impl<O: Origin> Store<O> {
             self.statistics.blobs.cached.count();
             return Ok(shard);
         }
-        let record = self.manifest()?.shard(number).map_err(|_| EIO)?;
+        let record = self.manifest().shard(number).map_err(|_| EIO)?;
         let shard = Blob::open(
             &self.name,
             &self.statistics,
@@ -184,7 +184,7 @@ impl<O: Origin> Store<O> {
         if let Some(pack) = packs.get(&number) {
             return Ok(pack.clone());
         }
-        let record = self.manifest()?.pack(number).map_err(|_| EIO)?;
+        let record = self.manifest().pack(number).map_err(|_| EIO)?;
         let pack = Pack::new(number, record)?;
         packs.try_create_and_insert(number, pack.clone(), GFP_KERNEL_ACCOUNT)?;
         Ok(pack)
@@ -204,7 +204,7 @@ impl<O: Origin> Store<O> {
     pub(crate) fn chunk_range(&self, number: u32, offset: u32) -> Option<Range<u32>> {
         let pack = self.pack(number).ok()?;
         let index = self.index_if_here(&pack).ok()?;
-        let (_, record) = index.view().ok()?.chunk_at(&pack.record, offset).ok()?;
+        let (_, record) = index.view().chunk_at(&pack.record, offset).ok()?;
         let end = record.logical_offset.checked_add(record.logical_length)?;
         Some(record.logical_offset..end)
     }

@@ -143,7 +143,7 @@ impl<'a, O: Origin> Runs<'a, O> {
     pub(crate) fn add(&mut self, number: u32, offset: u32, bytes: FolioBytes) -> Result {
         let pack = self.store.pack(number)?;
         let index = self.store.index_if_here(&pack)?;
-        let index = index.view()?;
+        let index = index.view();
         let mut offset = offset;
         let mut rest = bytes;
         while rest.len() > 0 {

@@ -74,13 +74,8 @@ impl Image {
     }
 
     /// The manifest.
-    ///
-    /// # Errors
-    /// Never in fact: it was checked when the image was opened.
-    pub fn manifest(&self) -> Result<Manifest<'_>> {
-        self.layout
-            .view(&self.bytes)
-            .map_err(Error::format(self.digest))
+    pub fn manifest(&self) -> Manifest<'_> {
+        self.layout.view(&self.bytes)
     }
 
     /// An inode by its number.
@@ -89,13 +84,13 @@ impl Image {
     /// [`Error::Format`] if there is no such inode, and those of reading its shard.
     pub fn inode(&self, number: u64) -> Result<Inode> {
         let shard = self
-            .manifest()?
+            .manifest()
             .shard_of(number)
             .ok_or(FormatError::Malformed("inode number"))
             .map_err(Error::format(self.digest))?;
         let shard = self.shard(shard)?;
         let record = shard
-            .view()?
+            .view()
             .inode(number)
             .map_err(Error::format(shard.digest))?;
         let file_type = record
@@ -163,26 +158,16 @@ impl Image {
     /// # Errors
     /// Those of reading metadata.
     pub fn child(&self, directory: &Inode, name: &[u8]) -> Result<Option<Entry>> {
-        let mut found = None;
-        for span in directory.spans()? {
-            if directory.span_name(&span)?.as_slice() > name {
-                break;
-            }
-            found = Some(span);
-        }
-        let Some(span) = found else {
+        let Some(span) = directory.span_of(name)? else {
             return Ok(None);
         };
         let shard = self.shard(span.shard)?;
-        let view = shard.view()?;
-        let entries = view.entries(&span).map_err(Error::format(shard.digest))?;
-        let place =
-            entries.partition_point(|entry| view.entry_name(entry).is_ok_and(|other| other < name));
-        let Some(entry) = entries.get(place) else {
-            return Ok(None);
-        };
-        let entry = read_entry(&shard, &view, &entry)?;
-        Ok((entry.name == name).then_some(entry))
+        let view = shard.view();
+        let entry = view.entry(&span, name);
+        entry
+            .map_err(Error::format(shard.digest))?
+            .map(|entry| read_entry(&shard, &view, &entry))
+            .transpose()
     }
 
     /// Calls `each` with the entries of a directory, in the order of their names and without `.` and
@@ -200,7 +185,7 @@ impl Image {
         }
         for span in directory.spans()? {
             let shard = self.shard(span.shard)?;
-            let view = shard.view()?;
+            let view = shard.view();
             for entry in view
                 .entries(&span)
                 .map_err(Error::format(shard.digest))?
@@ -289,7 +274,7 @@ impl Image {
             return Ok(pack.clone());
         }
         let record = self
-            .manifest()?
+            .manifest()
             .pack(number)
             .map_err(Error::format(self.digest))?;
         let index = self
@@ -310,7 +295,7 @@ impl Image {
             return Ok(shard.clone());
         }
         let record = self
-            .manifest()?
+            .manifest()
             .shard(number)
             .map_err(Error::format(self.digest))?;
         let bytes = self

@@ -16,10 +16,8 @@ pub(crate) struct ShardBlob {
 }
 
 impl ShardBlob {
-    pub(crate) fn view(&self) -> Result<Shard<'_>> {
-        self.layout
-            .view(&self.bytes)
-            .map_err(Error::format(self.digest))
+    pub(crate) fn view(&self) -> Shard<'_> {
+        self.layout.view(&self.bytes)
     }
 }
 
@@ -116,15 +114,23 @@ impl Inode {
         self.with_shard(|shard| Ok(shard.spans(&self.record)?.iter().collect()))
     }
 
-    /// The names that a directory's spans begin with.
-    pub(crate) fn span_name(&self, span: &SpanRecord) -> Result<Vec<u8>> {
-        self.with_shard(|shard| shard.span_name(span).map(<[u8]>::to_vec))
+    /// Reads the names that a directory's spans begin with.
+    pub(crate) fn check_span_names(&self) -> Result<()> {
+        self.with_shard(|shard| {
+            let mut spans = shard.spans(&self.record)?.iter();
+            spans.try_for_each(|span| shard.span_name(&span).map(drop))
+        })
+    }
+
+    /// The span of a directory that has the entry of this name, if there is one.
+    pub(crate) fn span_of(&self, name: &[u8]) -> Result<Option<SpanRecord>> {
+        self.with_shard(|shard| shard.span_of(&self.record, name))
     }
 
     fn with_shard<T>(
         &self,
         read: impl FnOnce(&Shard<'_>) -> peerfs_format::Result<T>,
     ) -> Result<T> {
-        read(&self.shard.view()?).map_err(Error::format(self.shard.digest))
+        read(&self.shard.view()).map_err(Error::format(self.shard.digest))
     }
 }

@@ -111,7 +111,7 @@ impl Pack {
     pub fn chunk(&self, chunk: u32) -> Result<ChunkRecord> {
         self.index_layout
             .view(&self.index)
-            .and_then(|index| index.chunk(&self.record, chunk))
+            .chunk(&self.record, chunk)
             .map_err(Error::format(self.record.index_digest))
     }
 
@@ -122,7 +122,7 @@ impl Pack {
     pub fn chunk_at(&self, logical_offset: u32) -> Result<(u32, ChunkRecord)> {
         self.index_layout
             .view(&self.index)
-            .and_then(|index| index.chunk_at(&self.record, logical_offset))
+            .chunk_at(&self.record, logical_offset)
             .map_err(Error::format(self.record.index_digest))
     }
 
@@ -163,9 +163,7 @@ impl Pack {
             Some(map) if !map.is_full() => map.bits().to_vec(),
             _ => return self.record.stored_length,
         };
-        let Ok(index) = self.index_layout.view(&self.index) else {
-            return 0;
-        };
+        let index = self.index_layout.view(&self.index);
         let chunks = index.chunks.iter().enumerate();
         chunks
             .filter(|(chunk, _)| {
@@ -373,9 +371,7 @@ fn check_index(record: &PackRecord, index: &[u8]) -> Result<PackIndexLayout> {
         return Err(Error::BlobDamaged(record.index_digest));
     }
     let layout = PackIndexLayout::parse(index).map_err(Error::format(record.index_digest))?;
-    let view = layout
-        .view(index)
-        .map_err(Error::format(record.index_digest))?;
+    let view = layout.view(index);
     if view.chunks.len() as u64 != u64::from(record.chunk_count) {
         return Err(Error::Format {
             digest: record.index_digest,

@@ -171,9 +171,7 @@ impl ImageCheck<'_> {
             Ok(image) => image,
             Err(error) => return self.add_damage(*manifest, &error),
         };
-        let Ok(manifest) = image.manifest() else {
-            return;
-        };
+        let manifest = image.manifest();
         for shard in 0..manifest.shards.len() as u32 {
             match manifest.shard(shard) {
                 Ok(record) if self.is_readable(&record.digest) => {
@@ -194,13 +192,12 @@ impl ImageCheck<'_> {
     }
 
     fn check_pack(&mut self, image: &Image, number: u32, checked: &mut BTreeSet<Digest>) {
-        let record = match image.manifest().map(|manifest| manifest.pack(number)) {
-            Ok(Ok(record)) => record,
-            Ok(Err(source)) => {
+        let record = match image.manifest().pack(number) {
+            Ok(record) => record,
+            Err(source) => {
                 let digest = *image.digest();
                 return self.add_damage(digest, &Error::Format { digest, source });
             }
-            Err(_) => return,
         };
         if !self.is_readable(&record.index_digest) {
             return;
@@ -273,7 +270,7 @@ impl ImageCheck<'_> {
 
 /// Reads every record of a shard.
 fn check_shard(image: &Image, shard: u32) -> Result<()> {
-    let numbers = image.shard(shard)?.view()?.inode_numbers();
+    let numbers = image.shard(shard)?.view().inode_numbers();
     for number in numbers {
         let inode = image.inode(number)?;
         inode.xattrs()?;
@@ -282,7 +279,7 @@ fn check_shard(image: &Image, shard: u32) -> Result<()> {
                 inode.content_digest()?;
                 for extent in inode.extents()? {
                     image
-                        .manifest()?
+                        .manifest()
                         .pack(extent.pack)
                         .map_err(Error::format(inode.shard.digest))?;
                 }
@@ -291,9 +288,7 @@ fn check_shard(image: &Image, shard: u32) -> Result<()> {
                 inode.symlink_target()?;
             }
             FileType::Directory => {
-                for span in inode.spans()? {
-                    inode.span_name(&span)?;
-                }
+                inode.check_span_names()?;
             }
             _ => (),
         }

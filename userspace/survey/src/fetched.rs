@@ -18,7 +18,7 @@ use crate::{Error, Result};
 pub(crate) fn print(store: &Path, manifest: &Digest) -> Result<()> {
     let store = Arc::new(Store::open(store)?);
     let image = Image::open(store.clone(), manifest)?;
-    let manifest = image.manifest()?;
+    let manifest = image.manifest();
     let mut shards = HashSet::new();
     let mut indexes = HashMap::new();
     let mut chunks = BTreeMap::new();

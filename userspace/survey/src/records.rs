@@ -46,7 +46,7 @@ pub(crate) fn search(array: Array, count: u32, searches: u32) -> Result<()> {
             let pack = pack(count);
             for place in places {
                 let index = layout.view(black_box(&blob));
-                let chunk = index.and_then(|index| index.chunk_at(&pack, place * CHUNK + 7));
+                let chunk = index.chunk_at(&pack, place * CHUNK + 7);
                 found += u32::from(black_box(chunk).is_ok_and(|(number, _)| number == place));
             }
         }
@@ -73,17 +73,9 @@ pub(crate) fn search(array: Array, count: u32, searches: u32) -> Result<()> {
                     .get(place as usize)
                     .map(String::as_bytes)
                     .unwrap_or_default();
-                let inode = layout.view(black_box(&blob)).and_then(|shard| {
-                    let entries = shard.entries(&span)?;
-                    let place = entries.partition_point(|entry| {
-                        shard.entry_name(entry).is_ok_and(|name| name < wanted)
-                    });
-                    Ok(entries
-                        .get(place)
-                        .filter(|entry| shard.entry_name(entry).is_ok_and(|name| name == wanted))
-                        .map(|entry| entry.inode))
-                });
-                found += u32::from(black_box(inode) == Ok(Some(u64::from(place))));
+                let entry = layout.view(black_box(&blob)).entry(&span, wanted)?;
+                let inode = black_box(entry).map(|entry| entry.inode);
+                found += u32::from(inode == Some(u64::from(place)));
             }
         }
         Array::EntryList => {

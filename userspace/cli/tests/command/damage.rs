@@ -55,7 +55,7 @@ impl Fixture {
     fn pack(&self) -> (PackRecord, Vec<u8>) {
         let store = Store::open(&self.store()).unwrap();
         let image = Image::open(store.into(), &self.manifest).unwrap();
-        let record = image.manifest().unwrap().pack(0).unwrap();
+        let record = image.manifest().pack(0).unwrap();
         let index = Store::open(&self.store())
             .and_then(|store| store.read_metadata(&record.index_digest, METADATA_MAX))
             .unwrap();
