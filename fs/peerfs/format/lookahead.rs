@@ -7,6 +7,8 @@
 
 use core::ops::Range;
 
+use crate::CHUNK_MAX;
+
 /// Files up to this size are asked for whole as soon as anything of them is missing: bytes. Programs
 /// and their libraries are read here and there, at one round trip for each place.
 const WHOLE_FILE_MAX: u64 = 4 * 1024 * 1024;
@@ -15,12 +17,13 @@ const WHOLE_FILE_MAX: u64 = 4 * 1024 * 1024;
 /// with a round trip of 20 ms holds 2.5 MB; the rest is for pauses in between.
 const AHEAD_MAX: u64 = 16 * 1024 * 1024;
 
-/// The range to ask for when `window` of a file of `size` bytes is being read and everything up to
-/// `asked` was asked for before; `None` if that is enough. The end of the range is the next `asked`.
+/// The range to ask for when `window` of a file of `size` bytes is being read, the window before that
+/// ended at `read`, and everything from there to `asked` was asked for; `None` if that is enough. The end
+/// of the range is the next `asked`.
 ///
-/// A reader who goes on where everything was asked for is ahead by twice as much each time; one who
-/// jumps gets what it reads.
-pub fn ahead(asked: u64, window: Range<u64>, size: u64) -> Option<Range<u64>> {
+/// A reader who goes on where the last one ended is ahead by twice as much each time; one who jumps gets
+/// what it reads.
+pub fn ahead(read: u64, asked: u64, window: Range<u64>, size: u64) -> Option<Range<u64>> {
     if window.start >= size || window.is_empty() {
         return None;
     }
@@ -28,13 +31,16 @@ pub fn ahead(asked: u64, window: Range<u64>, size: u64) -> Option<Range<u64>> {
         return (asked < size).then_some(0..size);
     }
     let length = window.end - window.start;
-    // Before what was asked for, or behind it: another place.
-    let sequential = window.start <= asked
-        && asked - window.start <= length.saturating_mul(2).saturating_add(AHEAD_MAX);
+    // A window is widened to whole chunks when it is read, so the next one begins up to one later.
+    let goes_on = window.start >= read.saturating_sub(length)
+        && window.start <= read.saturating_add(CHUNK_MAX.into());
+    let lead = asked.saturating_sub(window.start);
+    // A lead beyond that is another reader's.
+    let sequential = goes_on && lead <= length.saturating_mul(2).saturating_add(AHEAD_MAX);
     if !sequential || asked == 0 {
         return Some(window.start..window.end.min(size));
     }
-    let lead = asked - window.start;
+    let asked = asked.max(window.start);
     let wanted = lead
         .max(length)
         .saturating_mul(2)
@@ -60,7 +66,7 @@ mod tests {
     fn read_from(start: u64, mut asked: u64) -> impl Iterator<Item = (Option<Range<u64>>, u64)> {
         (0..).map(move |number| {
             let from = start + number * WINDOW;
-            let range = ahead(asked, from..from + WINDOW, SIZE);
+            let range = ahead(from, asked, from..from + WINDOW, SIZE);
             if let Some(range) = &range {
                 asked = range.end;
             }
@@ -95,30 +101,44 @@ mod tests {
     fn a_jump_asks_for_what_is_read_only() {
         let there = 500 << 20;
         assert_eq!(
-            ahead(WINDOW, there..there + 4096, SIZE),
+            ahead(WINDOW, WINDOW, there..there + 4096, SIZE),
             Some(there..there + 4096)
         );
         let back = 100 << 20;
         assert_eq!(
-            ahead(there, back..back + 4096, SIZE),
+            ahead(there, there, back..back + 4096, SIZE),
             Some(back..back + 4096)
         );
+        // Not even when it lands where a reader who went on would be.
+        let near = there - AHEAD_MAX / 2;
+        assert_eq!(
+            ahead(there, there, near..near + 4096, SIZE),
+            Some(near..near + 4096)
+        );
+    }
+
+    #[test]
+    fn windows_that_were_widened_to_whole_chunks_follow_each_other() {
+        let next = WINDOW + u64::from(CHUNK_MAX);
+        let range = ahead(WINDOW, WINDOW, next..next + WINDOW, SIZE).unwrap();
+        assert_eq!(range.start, next);
+        assert!(range.end > next + WINDOW);
     }
 
     #[test]
     fn a_small_file_is_asked_for_once_and_whole() {
-        assert_eq!(ahead(0, 8192..12288, 1 << 20), Some(0..1 << 20));
-        assert_eq!(ahead(1 << 20, 16384..20480, 1 << 20), None);
-        assert_eq!(ahead(0, 0..4096, 0), None);
+        assert_eq!(ahead(0, 0, 8192..12288, 1 << 20), Some(0..1 << 20));
+        assert_eq!(ahead(12288, 1 << 20, 16384..20480, 1 << 20), None);
+        assert_eq!(ahead(0, 0, 0..4096, 0), None);
     }
 
     #[test]
     fn the_end_is_the_end() {
-        assert_eq!(ahead(SIZE, SIZE - WINDOW..SIZE, SIZE), None);
+        assert_eq!(ahead(SIZE - WINDOW, SIZE, SIZE - WINDOW..SIZE, SIZE), None);
         assert_eq!(
-            ahead(SIZE - 10, SIZE - WINDOW..SIZE + 4096, SIZE),
+            ahead(SIZE - WINDOW, SIZE - 10, SIZE - WINDOW..SIZE + 4096, SIZE),
             Some(SIZE - 10..SIZE)
         );
-        assert_eq!(ahead(u64::MAX, 0..u64::MAX, u64::MAX), None);
+        assert_eq!(ahead(0, u64::MAX, 0..u64::MAX, u64::MAX), None);
     }
 }

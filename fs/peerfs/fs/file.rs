@@ -93,7 +93,9 @@ pub(super) fn readahead(inode: &Inode, mut readahead: Readahead<'_>) {
 fn ask_ahead(inode: &Inode, range: Range<u64>) {
     let data = inode.data();
     // Two tasks that read the same file at once may ask for something twice, which does no harm.
-    let Some(wanted) = ahead(data.asked.load(Relaxed), range.clone(), inode.size()) else {
+    let (read, asked) = (data.read.load(Relaxed), data.asked.load(Relaxed));
+    data.read.store(range.end, Relaxed);
+    let Some(wanted) = ahead(read, asked, range.clone(), inode.size()) else {
         return;
     };
     // What somebody waits for first, and by itself: an answer comes when all of it is there.

@@ -20,6 +20,8 @@ pub(crate) struct InodeData {
     pub(super) record: InodeRecord,
     /// A regular file's extents.
     pub(super) extents: KVVec<ExtentRecord>,
+    /// Where the last readahead of it ended.
+    pub(super) read: Atomic<u64>,
     /// Up to where of the file everything missing was asked for ahead of its readers.
     pub(super) asked: Atomic<u64>,
 }
@@ -70,6 +72,7 @@ pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> 
         InodeData {
             record,
             extents,
+            read: Atomic::new(0),
             asked: Atomic::new(0),
         },
     )
