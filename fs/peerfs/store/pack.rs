@@ -137,11 +137,11 @@ impl Pack {
     /// The first run of chunks in a range that are missing, as far as is known.
     pub(super) fn missing(&self, chunks: Range<u32>) -> Range<u32> {
         let state = self.state.lock();
-        let has = |chunk: &u32| state.file.is_some() && state.presence.has(*chunk);
-        let end = chunks.end.min(self.record.chunk_count);
-        let first = (chunks.start..end).find(|chunk| !has(chunk)).unwrap_or(end);
-        let after = (first..end).find(has).unwrap_or(end);
-        first..after
+        let chunks = chunks.start..chunks.end.min(self.record.chunk_count);
+        match state.file {
+            Some(_) => state.presence.missing(chunks),
+            None => chunks,
+        }
     }
 
     /// Notes that these chunks are in the store now, in `file` if it is given.

@@ -3,6 +3,8 @@
 //! Which chunks of a pack are in its file.
 #![forbid(unsafe_code)]
 
+use core::ops::Range;
+
 use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::prelude::*;
 use peerfs_format::{PackRecord, PresenceHeader, PRESENCE_HEADER_SIZE};
@@ -53,6 +55,14 @@ impl Presence {
         }
     }
 
+    /// The first run of chunks in a range that are not there.
+    pub(super) fn missing(&self, chunks: Range<u32>) -> Range<u32> {
+        let Range { start, end } = chunks;
+        let first = (start..end).find(|chunk| !self.has(*chunk)).unwrap_or(end);
+        let after = (first..end).find(|chunk| self.has(*chunk)).unwrap_or(end);
+        first..after
+    }
+
     pub(super) fn set(&mut self, chunk: u32, present: bool) {
         if let Presence::Partial(bits) = self {
             if let Some(byte) = bits.get_mut(chunk as usize / 8) {
@@ -64,5 +74,68 @@ impl Presence {
                 }
             }
         }
+    }
+}
+
+/// KUnit tests. They run when the module is loaded.
+#[cfg(CONFIG_KUNIT = "y")]
+#[kunit_tests(peerfs_presence)]
+mod tests {
+    use super::*;
+    use peerfs_format::Digest;
+
+    /// A map of 20 chunks, of which these are there.
+    fn presence(chunks: &[u32]) -> Result<Presence> {
+        let mut presence = Presence::nothing(&PackRecord {
+            digest: Digest([1; Digest::SIZE]),
+            index_digest: Digest([2; Digest::SIZE]),
+            stored_length: 1 << 20,
+            logical_length: 1 << 20,
+            index_length: 4096,
+            chunk_count: 20,
+        })?;
+        for chunk in chunks {
+            presence.set(*chunk, true);
+        }
+        Ok(presence)
+    }
+
+    #[test]
+    fn the_first_run_that_is_missing_ends_at_what_is_there() -> Result {
+        let presence = presence(&[3, 4, 5, 7, 8])?;
+        assert_eq!(presence.missing(0..20), 0..3);
+        assert_eq!(presence.missing(3..20), 6..7);
+        assert_eq!(presence.missing(7..20), 9..20);
+        assert_eq!(presence.missing(10..12), 10..12);
+        assert!(presence.missing(3..6).is_empty());
+        assert!(presence.missing(6..6).is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_lost_is_missing_again() -> Result {
+        let mut presence = presence(&[7, 8, 9])?;
+        presence.set(8, false);
+        assert!(presence.has(7) && !presence.has(8) && presence.has(9));
+        assert_eq!(presence.missing(7..10), 8..9);
+        Ok(())
+    }
+
+    #[test]
+    fn chunks_beyond_the_map_are_never_there() -> Result {
+        let mut presence = presence(&[])?;
+        presence.set(1000, true);
+        assert!(!presence.has(1000) && !presence.has(u32::MAX));
+        assert_eq!(presence.missing(18..30), 18..30);
+        Ok(())
+    }
+
+    #[test]
+    fn of_a_whole_pack_nothing_is_missing() -> Result {
+        let mut whole = Presence::Whole;
+        whole.set(3, false);
+        assert!(whole.has(3));
+        assert!(whole.missing(0..20).is_empty());
+        Ok(())
     }
 }
