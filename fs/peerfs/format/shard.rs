@@ -238,7 +238,7 @@ fn has_separator_or_nul(name: &[u8]) -> bool {
     const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
     const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
     const SEPARATORS: u64 = u64::from_ne_bytes([b'/'; 8]);
-    // Not 0 if and only if one of the eight bytes is.
+    // True if and only if one of the eight bytes is 0.
     let has_zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS != 0;
     let is_odd = |word: [u8; 8]| {
         let word = u64::from_ne_bytes(word);

@@ -41,8 +41,7 @@ impl Default for Options {
 pub enum Compression {
     /// Not at all.
     None,
-    /// With zstd at this level, 1 to 22. Up to [`Compression::FAST_LEVEL_MAX`] literals are stored as
-    /// they are.
+    /// With zstd at this level, 1 to 22. Up to level 9 literals are stored as they are.
     Zstd(i32),
 }
 
@@ -50,10 +49,10 @@ impl Compression {
     /// The level that is a good trade for most trees.
     const DEFAULT_LEVEL: i32 = 3;
 
-    /// The last level whose images are made to be read fast: bytes that no match covers are not
-    /// entropy-coded, which takes more than a quarter of the time to decode for a tenth of the size
-    /// (Documentation/format-choices.md).
-    pub const FAST_LEVEL_MAX: i32 = 9;
+    /// The last level whose images are made to be read fast. Literals, the bytes that no match covers,
+    /// are not entropy-coded: that would save up to a tenth of the size, and take a third more time to
+    /// decode (Documentation/format-choices.md).
+    pub(crate) const FAST_LEVEL_MAX: i32 = 9;
 }
 
 impl Default for Compression {

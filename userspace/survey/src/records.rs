@@ -39,6 +39,11 @@ pub(crate) fn search(array: Array, count: u32, searches: u32) -> Result<()> {
         Array::EntryList => entry_list(count),
     };
     let places = (0..searches).map(|number| number.wrapping_mul(2_654_435_761) % count);
+    let names: Vec<_> = (0..count).map(name).collect();
+    let name_of = |place: u32| {
+        let name = names.get(place as usize);
+        name.map(String::as_bytes).unwrap_or_default()
+    };
     let mut found = 0;
     match array {
         Array::ChunkTable => {
@@ -52,9 +57,8 @@ pub(crate) fn search(array: Array, count: u32, searches: u32) -> Result<()> {
         }
         Array::ChunkList => {
             for place in places {
-                found += u32::from(
-                    black_box(find_chunk(black_box(&blob), place * CHUNK + 7)?) == Some(place),
-                );
+                let number = find_chunk(black_box(&blob), place * CHUNK + 7)?;
+                found += u32::from(black_box(number) == Some(place));
             }
         }
         Array::EntryTable => {
@@ -67,27 +71,16 @@ pub(crate) fn search(array: Array, count: u32, searches: u32) -> Result<()> {
                 name_offset: 0,
                 name_length: 0,
             };
-            let names: Vec<_> = (0..count).map(name).collect();
             for place in places {
-                let wanted = names
-                    .get(place as usize)
-                    .map(String::as_bytes)
-                    .unwrap_or_default();
-                let entry = layout.view(black_box(&blob)).entry(&span, wanted)?;
+                let entry = layout.view(black_box(&blob)).entry(&span, name_of(place))?;
                 let inode = black_box(entry).map(|entry| entry.inode);
                 found += u32::from(inode == Some(u64::from(place)));
             }
         }
         Array::EntryList => {
-            let names: Vec<_> = (0..count).map(name).collect();
             for place in places {
-                let wanted = names
-                    .get(place as usize)
-                    .map(String::as_bytes)
-                    .unwrap_or_default();
-                found += u32::from(
-                    black_box(find_entry(black_box(&blob), wanted)?) == Some(u64::from(place)),
-                );
+                let inode = find_entry(black_box(&blob), name_of(place))?;
+                found += u32::from(black_box(inode) == Some(u64::from(place)));
             }
         }
     }
@@ -196,21 +189,29 @@ fn options() -> ReaderOptions {
     *ReaderOptions::new().traversal_limit_in_words(None)
 }
 
-fn find_chunk(mut blob: &[u8], offset: u32) -> capnp::Result<Option<u32>> {
-    let message = read_message_from_flat_slice_no_alloc(&mut blob, options())?;
-    let chunks = message
-        .get_root::<lists_capnp::index::Reader<'_>>()?
-        .get_chunks()?;
-    let (mut low, mut high) = (0, chunks.len());
+/// As that of tables, for lists.
+fn partition_point(count: u32, before: impl Fn(u32) -> capnp::Result<bool>) -> capnp::Result<u32> {
+    let (mut low, mut high) = (0, count);
     while low < high {
         let middle = low + (high - low) / 2;
-        if chunks.get(middle).get_logical_offset() <= offset {
+        if before(middle)? {
             low = middle + 1;
         } else {
             high = middle;
         }
     }
-    let Some(number) = low.checked_sub(1) else {
+    Ok(low)
+}
+
+fn find_chunk(mut blob: &[u8], offset: u32) -> capnp::Result<Option<u32>> {
+    let message = read_message_from_flat_slice_no_alloc(&mut blob, options())?;
+    let chunks = message
+        .get_root::<lists_capnp::index::Reader<'_>>()?
+        .get_chunks()?;
+    let after = partition_point(chunks.len(), |place| {
+        Ok(chunks.get(place).get_logical_offset() <= offset)
+    })?;
+    let Some(number) = after.checked_sub(1) else {
         return Ok(None);
     };
     // All of the record is wanted, as the table's reader gives it.
@@ -234,18 +235,12 @@ fn find_entry(mut blob: &[u8], name: &[u8]) -> capnp::Result<Option<u64>> {
     let entries = message
         .get_root::<lists_capnp::directory::Reader<'_>>()?
         .get_entries()?;
-    let (mut low, mut high) = (0, entries.len());
-    while low < high {
-        let middle = low + (high - low) / 2;
-        if entries.get(middle).get_name()? < name {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    if low == entries.len() {
+    let place = partition_point(entries.len(), |place| {
+        Ok(entries.get(place).get_name()? < name)
+    })?;
+    if place == entries.len() {
         return Ok(None);
     }
-    let entry = entries.get(low);
+    let entry = entries.get(place);
     Ok((entry.get_name()? == name).then(|| entry.get_inode()))
 }
