@@ -73,3 +73,14 @@ missed=$(($(store_counter mnt chunks_missed) - before))
 ((missed <= 3)) || fail "its reader waited $missed times"
 umount mnt
 stop_daemon
+
+check "one small file takes one chunk, and many in turn none twice with one processor"
+mkdir many
+for number in {1000..1299}; do head -c 3000 /dev/urandom >"many/$number"; done
+mount_image /tmp/pristine "$(build many pristine)" mnt
+cat mnt/1150 >one
+expect 1 "$(store_counter mnt chunks_verified)" "chunks"
+cat mnt/* >all
+cat many/* | cmp - all
+expect 0 "$(store_counter mnt chunks_ahead)" "chunks decoded ahead"
+umount mnt

@@ -67,6 +67,7 @@ pub(super) fn readahead(inode: &Inode, mut readahead: Readahead<'_>) {
     // What a chunk has of the file is decoded anyway. Pages that it shares with the next chunk are left
     // out, or that would have to be decoded as well.
     let range = readahead.range();
+    let somebody_waits = !readahead.is_asynchronous();
     let wide = widened(
         &inode.data().extents,
         range.start..range.end.min(inode.size()),
@@ -86,7 +87,7 @@ pub(super) fn readahead(inode: &Inode, mut readahead: Readahead<'_>) {
     let _ = divide(inode, bytes, |pack, offset, bytes| {
         runs.add(pack, offset, bytes)
     });
-    runs.start();
+    runs.start(somebody_waits);
 }
 
 /// Asks for what is being read and for what will be wanted after it, as far as it is missing.

@@ -17,6 +17,7 @@ mod pack;
 mod presence;
 mod readers;
 mod run;
+mod sequence;
 mod statistics;
 
 use core::ops::Range;
@@ -38,6 +39,7 @@ use blob::Blob;
 use cache::Caches;
 use decoding::Decoding;
 use pack::Pack;
+use sequence::Sequence;
 
 pub(crate) use blob::OpenError;
 
@@ -68,6 +70,7 @@ pub(crate) struct Store<O> {
     _shrinker: Shrinker<Caches>,
     #[pin]
     decoding: Decoding,
+    sequence: Sequence,
     readers: Arc<Readers>,
 }
 
@@ -112,6 +115,7 @@ impl<O: Origin> Store<O> {
                 _shrinker: shrinker,
                 caches,
                 decoding <- Decoding::new(),
+                sequence: Sequence::new(),
                 readers,
             }),
             GFP_KERNEL,

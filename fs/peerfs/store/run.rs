@@ -7,6 +7,7 @@
 //! anything is fetched. The locks of caches and packs are taken under it.
 #![forbid(unsafe_code)]
 
+use kernel::cpu::nr_cpu_ids;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use peerfs_format::{ChunkRecord, Codec};
@@ -129,7 +130,7 @@ pub(crate) struct Runs<'a, O: Origin> {
     runs: KVec<Run>,
 }
 
-impl<'a, O: Origin> Runs<'a, O> {
+impl<'a, O: Origin + 'static> Runs<'a, O> {
     /// Nothing yet.
     pub(crate) fn new(store: &'a Arc<Store<O>>) -> Self {
         Runs {
@@ -159,15 +160,18 @@ impl<'a, O: Origin> Runs<'a, O> {
                 skipped,
                 bytes,
             };
-            if !wanted.is_whole() {
-                if let Some(chunk) = self.store.cached_chunk(&pack, number) {
-                    wanted.fill(&chunk)?;
-                    continue;
-                }
+            let goes_on = self.store.sequence.goes_on(pack.number, number);
+            if goes_on && !wanted.is_whole() {
+                self.decode_ahead(&pack, number.saturating_add(1));
             }
-            let other = match self.runs.last_mut() {
-                Some(run) => run.add(&pack, wanted)?,
-                None => Some(wanted),
+            if let Some(chunk) = self.store.cached_chunk(&pack, number) {
+                wanted.fill(&chunk)?;
+                continue;
+            }
+            // The first chunk, which somebody waits for, has none behind it to wait for as well.
+            let other = match self.runs.as_mut_slice() {
+                [] | [_] => Some(wanted),
+                [.., run] => run.add(&pack, wanted)?,
             };
             if let Some(wanted) = other {
                 let mut run = Run {
@@ -181,23 +185,33 @@ impl<'a, O: Origin> Runs<'a, O> {
         Ok(())
     }
 
-    /// Has the workers fill what was added; a single run is filled here, since then there is nothing
-    /// to do side by side and whoever reads would only wait for a worker.
-    pub(crate) fn start(self)
-    where
-        O: 'static,
-    {
-        let alone = self.runs.len() == 1;
-        for run in self.runs {
-            // Whatever fails is left to the reader who needs it, if there is one.
-            if alone {
-                let _ = run.fill(self.store);
-            } else {
-                let store = self.store.clone();
-                let _ = self.store.readers.spawn(move || {
-                    let _ = run.fill(&store);
-                });
-            }
+    /// Has a worker decode the chunk that readers of small files come to next, if it is here. A lone
+    /// processor would only decode some that nobody comes to.
+    fn decode_ahead(&self, pack: &Arc<Pack>, number: u32) {
+        if nr_cpu_ids() == 1 {
+            return;
+        }
+        let (store, pack) = (self.store.clone(), pack.clone());
+        // Whatever fails is left to the reader who needs it, if there is one.
+        let _ = self.store.readers.spawn(move || {
+            let _ = store.decode_ahead(&pack, number);
+        });
+    }
+
+    /// Has the workers fill what was added. If somebody waits for it, the first run is filled here
+    /// meanwhile: they would only wait for a worker.
+    pub(crate) fn start(self, somebody_waits: bool) {
+        let mut runs = self.runs.into_iter();
+        let first = if somebody_waits { runs.next() } else { None };
+        // Whatever fails is left to the reader who needs it, if there is one.
+        for run in runs {
+            let store = self.store.clone();
+            let _ = self.store.readers.spawn(move || {
+                let _ = run.fill(&store);
+            });
+        }
+        if let Some(run) = first {
+            let _ = run.fill(self.store);
         }
     }
 }
@@ -207,6 +221,17 @@ impl<O: Origin> Store<O> {
         let chunk = self.caches.chunks.get(&(pack.number, number))?;
         self.statistics.chunks.cached.count();
         Some(chunk)
+    }
+
+    /// Decodes a chunk into the cache, if it is known to be here.
+    fn decode_ahead(&self, pack: &Pack, number: u32) -> Result {
+        if let Place::Whole(_) | Place::Partial(_) = pack.place(number) {
+            let index = self.index_if_here(pack)?;
+            let record = index.view().chunk(&pack.record, number);
+            self.decode_shared(pack, number, &record.map_err(|_| EIO)?)?;
+            self.statistics.chunks_ahead.count();
+        }
+        Ok(())
     }
 
     /// A chunk that others want parts of, too: from the cache, or from the store. `None` if it is not

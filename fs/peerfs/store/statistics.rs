@@ -12,6 +12,8 @@ pub(crate) struct Statistics {
     pub(super) blobs: Counts,
     /// Chunks. Parts of one that are wanted in turn count each time.
     pub(super) chunks: Counts,
+    /// Chunks that were decoded before anybody came to them.
+    pub(super) chunks_ahead: Counter,
 }
 
 /// What becomes of the wish for one kind of thing.
@@ -34,13 +36,15 @@ impl Statistics {
         Statistics {
             blobs: Counts::new(),
             chunks: Counts::new(),
+            chunks_ahead: Counter::new(),
         }
     }
 
     /// Writes a line for each counter: its name, a space, its value.
     pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.blobs.show("blobs", f)?;
-        self.chunks.show("chunks", f)
+        self.chunks.show("chunks", f)?;
+        writeln!(f, "chunks_ahead {}", self.chunks_ahead.value())
     }
 }
 

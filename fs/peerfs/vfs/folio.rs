@@ -295,6 +295,18 @@ impl<'a> Readahead<'a> {
         start..start.saturating_add(length)
     }
 
+    /// Whether nobody waits for any of it, as far as the kernel says: whoever reads the file is still at
+    /// what was read ahead before.
+    pub(crate) fn is_asynchronous(&self) -> bool {
+        // SAFETY: the VFS's readaheads have a state, and nobody else changes it meanwhile in a way that
+        // would do more harm than a wrong answer here.
+        match unsafe { self.control.ra.as_ref() } {
+            // `page_cache_async_ra` sets it so, and `page_cache_sync_ra` never does.
+            Some(state) => state.start == self.control._index && state.async_size == state.size,
+            None => false,
+        }
+    }
+
     /// Adds what `range` has more, as far as it is not in the page cache and there is memory for it.
     pub(crate) fn expand(&mut self, range: Range<u64>) {
         let now = self.range();
