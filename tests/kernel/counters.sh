@@ -58,6 +58,22 @@ must_fail cat mnt/content/large-random 2>error >/dev/null
 (($(store_counter mnt blobs_damaged) >= 1)) || fail "no blob was damaged"
 umount mnt
 
+check "a damaged blob is fetched anew by a daemon that is there"
+cp -r pristine mended
+remove_packs mended
+start_daemon /tmp/mended /tmp/pristine honest
+for blob in mended/blobs/sha256/*; do printf damaged >"$blob"; done
+mount_image /tmp/mended "$image" mnt
+cat mnt/content/large-random | cmp - tree/content/large-random
+(($(store_counter mnt blobs_damaged) >= 3)) || fail "not all were damaged"
+expect 0 "$(store_counter mnt blobs_missed)" "blobs missed"
+umount mnt
+stop_daemon
+mount_image /tmp/mended "$image" mnt
+stat mnt/content/large-random >/dev/null
+expect 0 "$(store_counter mnt blobs_damaged)" "blobs that are still damaged"
+umount mnt
+
 check "what nobody could be asked for ahead is asked for ahead when there is somebody"
 empty_store late
 start_daemon /tmp/late /tmp/pristine honest

@@ -32,14 +32,20 @@ impl Daemon {
         }
     }
 
-    /// The way to the daemons; ENODATA if there is none for this mount.
-    fn upcall(&self) -> Result<&Upcall> {
-        self.upcall.as_deref().ok_or(ENODATA)
+    /// The way to the daemons; ENODATA if there is none for this mount. Of what is there and wrong, EIO
+    /// if nobody is there to mend it: no reason to wait.
+    fn upcall(&self, again: bool) -> Result<&Upcall> {
+        let upcall = self.upcall.as_deref().ok_or(ENODATA)?;
+        match again && !upcall.is_attached(self.store) {
+            true => Err(EIO),
+            false => Ok(upcall),
+        }
     }
 }
 
 impl Origin for Daemon {
     fn fetch_blob(&self, request: &BlobRequest) -> Result<Fetched> {
+        let upcall = self.upcall(request.again)?;
         let request = FetchBlob {
             digest: request.digest,
             manifest: request.manifest,
@@ -47,18 +53,11 @@ impl Origin for Daemon {
             kind: request.kind as u32,
             priority: Priority::Demand as u32,
         };
-        fetched(
-            self.upcall()?
-                .fetch_blob(self.store, request, self.timeout)?,
-        )
+        fetched(upcall.fetch_blob(self.store, request, self.timeout)?)
     }
 
     fn fetch_chunks(&self, request: &ChunksRequest<'_>) -> Result<Fetched> {
-        let upcall = self.upcall()?;
-        if request.again && !upcall.is_attached(self.store) {
-            // The bytes are wrong and there is nobody to mend them: no reason to wait.
-            return Err(EIO);
-        }
+        let upcall = self.upcall(request.again)?;
         let request = message(request, Priority::Demand);
         fetched(upcall.fetch_chunks(self.store, request, self.timeout)?)
     }

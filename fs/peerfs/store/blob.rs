@@ -8,7 +8,6 @@ use core::fmt;
 use kernel::alloc::{flags::GFP_KERNEL_ACCOUNT, AllocError};
 use kernel::prelude::*;
 use kernel::str::CString;
-use kernel::sync::Arc;
 use peerfs_format::{
     Digest, Manifest, ManifestLayout, PackIndex, PackIndexLayout, Shard, ShardLayout, METADATA_MAX,
 };
@@ -114,71 +113,106 @@ pub(crate) struct Blob<L> {
 }
 
 impl<L: Layout> Blob<L> {
-    /// Reads a blob from the file that `open` gives or, if that says ENOENT, from what `fetch` gives.
-    /// With a `length`, any other one is refused.
+    /// Reads a blob from the file that `open` gives. If that says ENOENT or has other bytes, from what
+    /// `fetch` gives, which is told whether there are other bytes.
     pub(super) fn open(
-        store: &CString,
-        statistics: &Statistics,
-        digest: &Digest,
-        length: Option<u32>,
+        source: &Source<'_>,
         open: impl Fn() -> Result<OpenedFile>,
-        fetch: impl Fn() -> Result<Fetched>,
+        fetch: impl Fn(bool) -> Result<Fetched>,
     ) -> core::result::Result<Self, OpenError> {
-        let mut fetches = 0;
-        let bytes = loop {
-            match open() {
-                Ok(file) => break read(&file, length),
-                Err(error) if error != ENOENT => return Err(OpenError::Read(error)),
-                // Whoever has taken it away again since it was fetched does not do so for ever; and the
-                // mountpoint exists, whatever the store lacks.
-                Err(_) if fetches == FETCHES_MAX => return Err(OpenError::Missing(EIO)),
-                Err(_) => fetches += 1,
-            }
-            statistics.blobs.missed.count();
-            match fetch().map_err(OpenError::Missing)? {
-                Fetched::Filled(Some(file)) => break read(&file, length),
-                Fetched::Filled(None) => {}
-                Fetched::Data(data) => break copy(&data),
-            }
+        let mut found = match open() {
+            Ok(file) => Some(source.read(&file)?),
+            Err(error) if error == ENOENT => None,
+            Err(error) => return Err(OpenError::Read(error)),
         };
-        let verified = bytes.and_then(|bytes| match sha256(&bytes) == digest.0 {
-            true => Ok(bytes),
-            false => Err(OpenError::Digest),
-        });
-        if let Err(OpenError::Digest) = verified {
-            statistics.blobs.damaged.count();
-            report(fmt!(
-                "{}: blob {}: damaged: its digest differs\n",
-                store.to_str().unwrap_or("store"),
-                Hex(digest)
-            ));
+        let mut damaged = false;
+        for fetches in 0..=FETCHES_MAX {
+            match found {
+                Some(Found::Right(bytes)) => {
+                    source.statistics.blobs.verified.count();
+                    let layout = L::parse(&bytes).map_err(OpenError::Format)?;
+                    return Ok(Blob { bytes, layout });
+                }
+                Some(Found::Damaged) => damaged = true,
+                None => source.statistics.blobs.missed.count(),
+            }
+            if fetches == FETCHES_MAX {
+                break;
+            }
+            found = match fetch(damaged) {
+                Ok(Fetched::Filled(Some(file))) => Some(source.read(&file)?),
+                Ok(Fetched::Data(data)) => Some(source.copy(&data)?),
+                Ok(Fetched::Filled(None)) => match open() {
+                    Ok(file) => Some(source.read(&file)?),
+                    // Whoever has taken it away again does not do so for ever; and the mountpoint exists,
+                    // whatever the store lacks.
+                    Err(error) if error == ENOENT => None,
+                    Err(error) => return Err(OpenError::Read(error)),
+                },
+                // Whoever is being killed does not look into damage any more.
+                Err(error) if damaged && error != EINTR => return Err(OpenError::Digest),
+                Err(error) => return Err(OpenError::Missing(error)),
+            };
         }
-        let bytes = verified?;
-        statistics.blobs.verified.count();
-        let layout = L::parse(&bytes).map_err(OpenError::Format)?;
-        Ok(Blob { bytes, layout })
+        Err(match damaged {
+            true => OpenError::Digest,
+            false => OpenError::Missing(EIO),
+        })
     }
 }
 
-fn read(file: &OpenedFile, length: Option<u32>) -> core::result::Result<KVVec<u8>, OpenError> {
-    let size = file.size();
-    if size > METADATA_MAX || length.is_some_and(|length| u64::from(length) != size) {
-        return Err(OpenError::Digest);
-    }
-    let bytes = file
-        .read_new(size as usize, 0, GFP_KERNEL_ACCOUNT)
-        .map_err(OpenError::Read)?;
-    // It may have become shorter just now: no reason to say anything but that it is wrong.
-    match bytes.len() as u64 == size {
-        true => Ok(bytes),
-        false => Err(OpenError::Digest),
-    }
+/// What is known of a blob before it is read.
+pub(super) struct Source<'a> {
+    /// The store's path, for messages.
+    pub(super) store: &'a CString,
+    pub(super) statistics: &'a Statistics,
+    pub(super) digest: &'a Digest,
+    /// Its bytes, if that is known: any other number is damage.
+    pub(super) length: Option<u32>,
 }
 
-fn copy(data: &Arc<KVVec<u8>>) -> core::result::Result<KVVec<u8>, OpenError> {
-    let mut bytes = KVVec::with_capacity(data.len(), GFP_KERNEL_ACCOUNT)?;
-    bytes.extend_from_slice(data, GFP_KERNEL_ACCOUNT)?;
-    Ok(bytes)
+/// What there is in the place of a blob.
+enum Found {
+    /// The blob.
+    Right(KVVec<u8>),
+    /// Something else, which was counted and reported.
+    Damaged,
+}
+
+impl Source<'_> {
+    fn read(&self, file: &OpenedFile) -> core::result::Result<Found, OpenError> {
+        let size = file.size();
+        if size > METADATA_MAX || self.length.is_some_and(|length| u64::from(length) != size) {
+            return Ok(self.damaged());
+        }
+        let bytes = file
+            .read_new(size as usize, 0, GFP_KERNEL_ACCOUNT)
+            .map_err(OpenError::Read)?;
+        Ok(self.verify(bytes))
+    }
+
+    fn copy(&self, data: &[u8]) -> core::result::Result<Found, OpenError> {
+        let mut bytes = KVVec::with_capacity(data.len(), GFP_KERNEL_ACCOUNT)?;
+        bytes.extend_from_slice(data, GFP_KERNEL_ACCOUNT)?;
+        Ok(self.verify(bytes))
+    }
+
+    fn verify(&self, bytes: KVVec<u8>) -> Found {
+        match sha256(&bytes) == self.digest.0 {
+            true => Found::Right(bytes),
+            false => self.damaged(),
+        }
+    }
+
+    fn damaged(&self) -> Found {
+        self.statistics.blobs.damaged.count();
+        report(fmt!(
+            "{}: blob {}: damaged: its digest differs\n",
+            self.store.to_str().unwrap_or("store"),
+            Hex(self.digest)
+        ));
+        Found::Damaged
+    }
 }
 
 impl<L> Size for Blob<L> {

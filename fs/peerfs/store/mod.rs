@@ -35,7 +35,7 @@ use peerfs_format::upcall::BlobKind;
 use peerfs_format::{Digest, ManifestLayout, PackIndexLayout, PackRecord, ShardLayout};
 
 use crate::vfs::{override_credential, Directory, OpenedFile, Shrinker};
-use blob::Blob;
+use blob::{Blob, Source};
 use cache::Caches;
 use decoding::Decoding;
 use pack::Pack;
@@ -88,17 +88,20 @@ impl<O: Origin> Store<O> {
         let caches = Caches::new().map_err(OpenError::Read)?;
         let shrinker = Shrinker::new(c"peerfs-caches", caches.clone()).map_err(OpenError::Read)?;
         let manifest = Blob::<ManifestLayout>::open(
-            &name,
-            &statistics,
-            &manifest_digest,
-            None,
+            &Source {
+                store: &name,
+                statistics: &statistics,
+                digest: &manifest_digest,
+                length: None,
+            },
             || open_blob(&directory, &credential, &manifest_digest),
-            || {
+            |again| {
                 origin.fetch_blob(&BlobRequest {
                     digest: manifest_digest,
                     manifest: manifest_digest,
                     kind: BlobKind::Manifest,
                     length: 0,
+                    again,
                 })
             },
         )?;
@@ -156,17 +159,15 @@ impl<O: Origin> Store<O> {
         }
         let record = self.manifest().shard(number).map_err(|_| EIO)?;
         let shard = Blob::open(
-            &self.name,
-            &self.statistics,
-            &record.digest,
-            Some(record.length),
+            &self.source(&record.digest, record.length),
             || open_blob(&self.directory, &self.credential, &record.digest),
-            || {
+            |again| {
                 self.origin.fetch_blob(&BlobRequest {
                     digest: record.digest,
                     manifest: self.manifest_digest,
                     kind: BlobKind::InodeShard,
                     length: record.length.into(),
+                    again,
                 })
             },
         )?;
@@ -180,6 +181,15 @@ impl<O: Origin> Store<O> {
     pub(crate) fn open_pack(&self, number: u32) -> Result {
         let pack = self.pack(number)?;
         override_credential(&self.credential, || pack.open(&self.directory))
+    }
+
+    fn source<'a>(&'a self, digest: &'a Digest, length: u32) -> Source<'a> {
+        Source {
+            store: &self.name,
+            statistics: &self.statistics,
+            digest,
+            length: Some(length),
+        }
     }
 
     /// The pack of this index in the manifest.
@@ -221,17 +231,15 @@ impl<O: Origin> Store<O> {
         }
         let record: &PackRecord = &pack.record;
         let index = Blob::open(
-            &self.name,
-            &self.statistics,
-            &record.index_digest,
-            Some(record.index_length),
+            &self.source(&record.index_digest, record.index_length),
             || pack.index_file().ok_or(ENOENT),
-            || {
+            |again| {
                 let fetched = self.origin.fetch_blob(&BlobRequest {
                     digest: record.index_digest,
                     manifest: self.manifest_digest,
                     kind: BlobKind::PackIndex,
                     length: record.index_length.into(),
+                    again,
                 })?;
                 if let Fetched::Filled(Some(file)) = &fetched {
                     pack.set_index_file(file.clone());

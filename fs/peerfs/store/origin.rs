@@ -28,6 +28,8 @@ pub(crate) struct BlobRequest {
     pub(crate) kind: BlobKind,
     /// Its bytes, 0 if not known.
     pub(crate) length: u64,
+    /// Whether what the store has is wrong and must be fetched anew.
+    pub(crate) again: bool,
 }
 
 /// A run of chunks to fetch.

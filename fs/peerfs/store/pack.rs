@@ -2,8 +2,8 @@
 
 //! A pack of the image: its file and index file once they are open, and what is there of it.
 //!
-//! Locking: `state` is a leaf, never held while anything is read or waited for, but for the opening
-//! of the pack.
+//! Locking: `state` is a leaf, never held while anything is opened, read or waited for. It is taken in
+//! page faults: whoever walks a path holds locks under which other tasks have page faults.
 #![forbid(unsafe_code)]
 
 use core::ops::Range;
@@ -78,31 +78,52 @@ impl Pack {
 
     /// Opens by path what the store has of the pack and is not open yet. What it lacks is no error.
     pub(super) fn open(&self, directory: &Directory) -> Result {
+        let (has_index, has_file) = {
+            let state = self.state.lock();
+            (state.index_file.is_some(), state.file.is_some())
+        };
+        let index_file = match has_index {
+            true => None,
+            false => {
+                let digest = Hex(&self.record.index_digest);
+                let path = CString::try_from_fmt(fmt!("blobs/sha256/{digest}"))?;
+                if_exists(directory.open_file(&path))?
+            }
+        };
+        let found = match has_file {
+            true => None,
+            false => self.find(directory)?,
+        };
+
+        // Another task may have been faster, and knows more by now.
         let mut state = self.state.lock();
         if state.index_file.is_none() {
-            let path =
-                CString::try_from_fmt(fmt!("blobs/sha256/{}", Hex(&self.record.index_digest)))?;
-            state.index_file = if_exists(directory.open_file(&path))?;
+            state.index_file = index_file;
         }
-        if state.file.is_some() {
-            return Ok(());
+        if let (None, Some((file, presence))) = (&state.file, found) {
+            state.file = Some(file);
+            state.presence = presence;
         }
+        Ok(())
+    }
+
+    /// The pack's file, whole or partial, and what is there of it.
+    fn find(&self, directory: &Directory) -> Result<Option<(OpenedFile, Presence)>> {
         let digest = Hex(&self.record.digest);
         let path = CString::try_from_fmt(fmt!("blobs/sha256/{digest}"))?;
         if let Some(file) = if_exists(directory.open_file(&path))? {
-            state.file = Some(file);
-            state.presence = Presence::Whole;
-            return Ok(());
+            return Ok(Some((file, Presence::Whole)));
         }
         let path = CString::try_from_fmt(fmt!("partial/{digest}"))?;
-        if let Some(file) = if_exists(directory.open_file(&path))? {
-            let path = CString::try_from_fmt(fmt!("partial/{digest}.map"))?;
-            if let Some(map) = if_exists(directory.open_file(&path))? {
-                state.presence = Presence::read(&self.record, &map)?;
-            }
-            state.file = Some(file);
-        }
-        Ok(())
+        let Some(file) = if_exists(directory.open_file(&path))? else {
+            return Ok(None);
+        };
+        let path = CString::try_from_fmt(fmt!("partial/{digest}.map"))?;
+        let presence = match if_exists(directory.open_file(&path))? {
+            Some(map) => Presence::read(&self.record, &map)?,
+            None => Presence::nothing(&self.record)?,
+        };
+        Ok(Some((file, presence)))
     }
 
     pub(super) fn index_file(&self) -> Option<OpenedFile> {
