@@ -11,6 +11,9 @@ pub const KNOWN_INCOMPATIBLE_FEATURES: u64 = 0;
 /// The longest chunk, before compression; a stored chunk is never longer.
 pub const CHUNK_MAX: u32 = 256 * 1024;
 
+/// What every zstd frame begins with (RFC 8878, 3.1.1).
+pub const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
 /// The longest pack, in its uncompressed address space and as stored.
 pub const PACK_MAX: u64 = 1024 * 1024 * 1024;
 

@@ -10,7 +10,7 @@
 use kernel::cpu::nr_cpu_ids;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use peerfs_format::{ChunkRecord, Codec};
+use peerfs_format::{ChunkRecord, Codec, ZSTD_MAGIC};
 
 use super::chunk::Chunk;
 use super::pack::{Pack, Place};
@@ -168,6 +168,10 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
                 wanted.fill(&chunk)?;
                 continue;
             }
+            // What is not here is left to the reader who needs it.
+            if !is_here(&pack, number, &wanted.record)? {
+                continue;
+            }
             // The first chunk, which somebody waits for, has none behind it to wait for as well.
             let other = match self.runs.as_mut_slice() {
                 [] | [_] => Some(wanted),
@@ -246,6 +250,9 @@ impl<O: Origin> Store<O> {
         if let Some(chunk) = self.cached_chunk(pack, number) {
             return Ok(Some(chunk));
         }
+        if !is_here(pack, number, record)? {
+            return Ok(None);
+        }
         let place = pack.place(number);
         let is_known = !matches!(place, Place::Perhaps(_));
         let Some(file) = place.file() else {
@@ -261,6 +268,20 @@ impl<O: Origin> Store<O> {
             .with_decoder(|decoder| self.keep(pack, number, record, stored, decoder))
             .map(Some)
     }
+}
+
+/// Whether it is worth while to look for a chunk: where nothing was written yet no frame begins.
+fn is_here(pack: &Pack, number: u32, record: &ChunkRecord) -> Result<bool> {
+    Ok(match pack.place(number) {
+        Place::Whole(_) | Place::Partial(_) => true,
+        Place::Missing => false,
+        Place::Perhaps(file) if record.codec() == Some(Codec::Zstd) => {
+            let mut begin = [0; ZSTD_MAGIC.len()];
+            file.read_at(&mut begin, record.stored_offset.into())?;
+            begin == ZSTD_MAGIC
+        }
+        Place::Perhaps(_) => true,
+    })
 }
 
 /// The stored bytes of a chunk; `None` if the file has others in their place.

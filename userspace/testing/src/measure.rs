@@ -10,11 +10,13 @@
 //! |---|---|
 //! | [`reads`] | reads of one file |
 //! | [`rates`] | the kernel's own SHA-256 and zstd |
+//! | [`round_trip`] | a message over the network and its answer |
 //! | [`memory`] | what reading whole trees leaves in memory |
 
 mod memory;
 mod rates;
 mod reads;
+mod round_trip;
 
 use std::ffi::{CString, OsString};
 use std::io::{ErrorKind, Read};
@@ -65,6 +67,11 @@ pub(crate) enum What {
     /// Reads every file below some directories; prints the peak of the page cache, and of all memory in
     /// use, above what they were before, in bytes.
     Memory { directories: Vec<PathBuf> },
+    /// Sends a byte over loopback and back. Prints the time of one round trip, the average of all.
+    RoundTrip {
+        #[arg(long, default_value = "1000")]
+        times: NonZeroU32,
+    },
     /// Has the kernel hash, 64 KiB at a time.
     Sha256 { mebibytes: u32 },
     /// Has the kernel decode a file of zstd.
@@ -112,6 +119,10 @@ pub(crate) fn measure(what: What) -> Result<()> {
             println!("{} {}", peak.page_cache, peak.all);
             return Ok(());
         }
+        What::RoundTrip { times } => Measured {
+            time: round_trip::round_trip(times)?,
+            bytes: 0,
+        },
         What::Sha256 { mebibytes } => rates::sha256(mebibytes)?,
         What::Zstd { file, decoded } => Measured {
             time: rates::zstd(&file)?,
