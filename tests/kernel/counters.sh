@@ -64,7 +64,7 @@ remove_packs mended
 start_daemon /tmp/mended /tmp/pristine honest
 for blob in mended/blobs/sha256/*; do printf damaged >"$blob"; done
 mount_image /tmp/mended "$image" mnt
-cat mnt/content/large-random | cmp - tree/content/large-random
+cmp mnt/content/large-random tree/content/large-random
 (($(store_counter mnt blobs_damaged) >= 3)) || fail "not all were damaged"
 expect 0 "$(store_counter mnt blobs_missed)" "blobs missed"
 umount mnt
