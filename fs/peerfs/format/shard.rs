@@ -158,6 +158,7 @@ impl<'a> Shard<'a> {
     }
 
     /// The name of an entry of this shard: not empty, without `/` and NUL, not `.` or `..`.
+    #[inline]
     pub fn entry_name(&self, entry: &EntryRecord) -> Result<&'a [u8]> {
         let name = self
             .bytes(entry.name_offset, u32::from(entry.name_length))
@@ -238,17 +239,18 @@ fn has_separator_or_nul(name: &[u8]) -> bool {
     const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
     const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
     const SEPARATORS: u64 = u64::from_ne_bytes([b'/'; 8]);
-    // True if and only if one of the eight bytes is 0.
-    let has_zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS != 0;
-    let is_odd = |word: [u8; 8]| {
+    // Has a high bit if and only if one of the eight bytes is 0 or a separator. Separators have no high bit
+    // themselves, so that `word` stands for both in the last step.
+    let odd = |word: [u8; 8]| {
         let word = u64::from_ne_bytes(word);
-        has_zero(word) || has_zero(word ^ SEPARATORS)
+        (word.wrapping_sub(ONES) | (word ^ SEPARATORS).wrapping_sub(ONES)) & !word & HIGHS
     };
     match name.last_chunk() {
         // The last eight have what whole words leave over, and some of the word before.
         Some(last) => {
-            let mut words = name.chunks_exact(8);
-            is_odd(*last) || words.any(|word| word.try_into().is_ok_and(is_odd))
+            let words = name.chunks_exact(8);
+            let words = words.map(|word| word.try_into().map_or(0, odd));
+            words.fold(odd(*last), |all, word| all | word) != 0
         }
         None => name.iter().any(|&byte| byte == b'/' || byte == 0),
     }

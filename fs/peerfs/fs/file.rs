@@ -16,13 +16,19 @@ use crate::vfs::{ContentId, FolioBytes, Readahead};
 
 /// Opens the packs that the file lies in: the last chance to walk a path, for reading must not.
 pub(super) fn open(inode: &Inode) -> Result {
-    let mut opened = None;
-    for extent in &inode.data().extents {
-        if opened != Some(extent.pack) {
-            inode.super_block().data().store.open_pack(extent.pack)?;
-            opened = Some(extent.pack);
+    let data = inode.data();
+    if data.opened.load(Relaxed) {
+        return Ok(());
+    }
+    let mut all = true;
+    let mut last = None;
+    for extent in &data.extents {
+        if last != Some(extent.pack) {
+            all &= inode.super_block().data().store.open_pack(extent.pack)?;
+            last = Some(extent.pack);
         }
     }
+    data.opened.store(all, Relaxed);
     Ok(())
 }
 

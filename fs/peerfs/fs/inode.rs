@@ -22,6 +22,8 @@ pub(crate) struct InodeData {
     pub(super) extents: KVVec<ExtentRecord>,
     /// Where the last readahead of it ended.
     pub(super) read: Atomic<u64>,
+    /// Whether the packs that it lies in, and their indexes, are open, and need not be looked at again.
+    pub(super) opened: Atomic<bool>,
     /// Up to where of the file everything missing was asked for ahead of its readers.
     pub(super) asked: Atomic<u64>,
 }
@@ -73,6 +75,7 @@ pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> 
             record,
             extents,
             read: Atomic::new(0),
+            opened: Atomic::new(false),
             asked: Atomic::new(0),
         },
     )

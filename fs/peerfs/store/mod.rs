@@ -177,8 +177,9 @@ impl<O: Origin> Store<O> {
     }
 
     /// Opens a pack and its index by path, as far as the store has them: to be called where a path
-    /// may be walked, so that reading never has to.
-    pub(crate) fn open_pack(&self, number: u32) -> Result {
+    /// may be walked, so that reading never has to. Says whether both are open, and will be as long as
+    /// the store is.
+    pub(crate) fn open_pack(&self, number: u32) -> Result<bool> {
         let pack = self.pack(number)?;
         override_credential(&self.credential, || pack.open(&self.directory))
     }

@@ -76,12 +76,16 @@ impl Pack {
         )
     }
 
-    /// Opens by path what the store has of the pack and is not open yet. What it lacks is no error.
-    pub(super) fn open(&self, directory: &Directory) -> Result {
+    /// Opens by path what the store has of the pack and is not open yet. What it lacks is no error. Says
+    /// whether pack and index are open.
+    pub(super) fn open(&self, directory: &Directory) -> Result<bool> {
         let (has_index, has_file) = {
             let state = self.state.lock();
             (state.index_file.is_some(), state.file.is_some())
         };
+        if has_index && has_file {
+            return Ok(true);
+        }
         let index_file = match has_index {
             true => None,
             false => {
@@ -104,7 +108,7 @@ impl Pack {
             state.file = Some(file);
             state.presence = presence;
         }
-        Ok(())
+        Ok(state.index_file.is_some() && state.file.is_some())
     }
 
     /// The pack's file, whole or partial, and what is there of it.
