@@ -9,6 +9,8 @@ mod file;
 mod inode;
 mod options;
 mod super_block;
+#[cfg(CONFIG_KUNIT = "y")]
+mod tests;
 mod xattr;
 
 use kernel::debugfs::Dir;

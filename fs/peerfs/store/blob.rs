@@ -116,44 +116,44 @@ impl<L: Layout> Blob<L> {
     /// Reads a blob from the file that `open` gives. If that says ENOENT or has other bytes, from what
     /// `fetch` gives, which is told whether there are other bytes.
     pub(super) fn open(
-        source: &Source<'_>,
+        expected: &Expected<'_>,
         open: impl Fn() -> Result<OpenedFile>,
         fetch: impl Fn(bool) -> Result<Fetched>,
     ) -> core::result::Result<Self, OpenError> {
-        let mut found = match open() {
-            Ok(file) => Some(source.read(&file)?),
-            Err(error) if error == ENOENT => None,
-            Err(error) => return Err(OpenError::Read(error)),
+        let look = || match open() {
+            Ok(file) => expected.read(&file).map(Some),
+            Err(error) if error == ENOENT => Ok(None),
+            Err(error) => Err(OpenError::Read(error)),
         };
+        let mut found = look()?;
         let mut damaged = false;
         for fetches in 0..=FETCHES_MAX {
             match found {
                 Some(Found::Right(bytes)) => {
-                    source.statistics.blobs.verified.count();
+                    expected.statistics.blobs.verified.count();
                     let layout = L::parse(&bytes).map_err(OpenError::Format)?;
                     return Ok(Blob { bytes, layout });
                 }
                 Some(Found::Damaged) => damaged = true,
-                None => source.statistics.blobs.missed.count(),
+                None => {}
             }
             if fetches == FETCHES_MAX {
                 break;
             }
+            if !damaged {
+                expected.statistics.blobs.missed.count();
+            }
             found = match fetch(damaged) {
-                Ok(Fetched::Filled(Some(file))) => Some(source.read(&file)?),
-                Ok(Fetched::Data(data)) => Some(source.copy(&data)?),
-                Ok(Fetched::Filled(None)) => match open() {
-                    Ok(file) => Some(source.read(&file)?),
-                    // Whoever has taken it away again does not do so for ever; and the mountpoint exists,
-                    // whatever the store lacks.
-                    Err(error) if error == ENOENT => None,
-                    Err(error) => return Err(OpenError::Read(error)),
-                },
+                Ok(Fetched::Filled(Some(file))) => Some(expected.read(&file)?),
+                Ok(Fetched::Filled(None)) => look()?,
+                Ok(Fetched::Data(data)) => Some(expected.copy(&data)?),
                 // Whoever is being killed does not look into damage any more.
                 Err(error) if damaged && error != EINTR => return Err(OpenError::Digest),
                 Err(error) => return Err(OpenError::Missing(error)),
             };
         }
+        // Whoever takes it away each time does not do so for ever. It is no ENOENT: the mountpoint exists,
+        // whatever the store lacks.
         Err(match damaged {
             true => OpenError::Digest,
             false => OpenError::Missing(EIO),
@@ -162,7 +162,7 @@ impl<L: Layout> Blob<L> {
 }
 
 /// What is known of a blob before it is read.
-pub(super) struct Source<'a> {
+pub(super) struct Expected<'a> {
     /// The store's path, for messages.
     pub(super) store: &'a CString,
     pub(super) statistics: &'a Statistics,
@@ -179,7 +179,7 @@ enum Found {
     Damaged,
 }
 
-impl Source<'_> {
+impl Expected<'_> {
     fn read(&self, file: &OpenedFile) -> core::result::Result<Found, OpenError> {
         let size = file.size();
         if size > METADATA_MAX || self.length.is_some_and(|length| u64::from(length) != size) {

@@ -35,7 +35,7 @@ use peerfs_format::upcall::BlobKind;
 use peerfs_format::{Digest, ManifestLayout, PackIndexLayout, PackRecord, ShardLayout};
 
 use crate::vfs::{override_credential, Directory, OpenedFile, Shrinker};
-use blob::{Blob, Source};
+use blob::{Blob, Expected};
 use cache::Caches;
 use decoding::Decoding;
 use pack::Pack;
@@ -88,7 +88,7 @@ impl<O: Origin> Store<O> {
         let caches = Caches::new().map_err(OpenError::Read)?;
         let shrinker = Shrinker::new(c"peerfs-caches", caches.clone()).map_err(OpenError::Read)?;
         let manifest = Blob::<ManifestLayout>::open(
-            &Source {
+            &Expected {
                 store: &name,
                 statistics: &statistics,
                 digest: &manifest_digest,
@@ -159,7 +159,7 @@ impl<O: Origin> Store<O> {
         }
         let record = self.manifest().shard(number).map_err(|_| EIO)?;
         let shard = Blob::open(
-            &self.source(&record.digest, record.length),
+            &self.expected(&record.digest, record.length),
             || open_blob(&self.directory, &self.credential, &record.digest),
             |again| {
                 self.origin.fetch_blob(&BlobRequest {
@@ -184,8 +184,8 @@ impl<O: Origin> Store<O> {
         override_credential(&self.credential, || pack.open(&self.directory))
     }
 
-    fn source<'a>(&'a self, digest: &'a Digest, length: u32) -> Source<'a> {
-        Source {
+    fn expected<'a>(&'a self, digest: &'a Digest, length: u32) -> Expected<'a> {
+        Expected {
             store: &self.name,
             statistics: &self.statistics,
             digest,
@@ -232,7 +232,7 @@ impl<O: Origin> Store<O> {
         }
         let record: &PackRecord = &pack.record;
         let index = Blob::open(
-            &self.source(&record.index_digest, record.index_length),
+            &self.expected(&record.index_digest, record.index_length),
             || pack.index_file().ok_or(ENOENT),
             |again| {
                 let fetched = self.origin.fetch_blob(&BlobRequest {

@@ -298,13 +298,21 @@ impl<'a> Readahead<'a> {
     /// Whether nobody waits for any of it, as far as the kernel says: whoever reads the file is still at
     /// what was read ahead before.
     pub(crate) fn is_asynchronous(&self) -> bool {
-        // SAFETY: the VFS's readaheads have a state, and nobody else changes it meanwhile in a way that
-        // would do more harm than a wrong answer here.
-        match unsafe { self.control.ra.as_ref() } {
-            // `page_cache_async_ra` sets it so, and `page_cache_sync_ra` never does.
-            Some(state) => state.start == self.control._index && state.async_size == state.size,
-            None => false,
+        let state = self.control.ra;
+        if state.is_null() {
+            return false;
         }
+        // SAFETY: the state is valid as long as the control is. Others who read through the same file may
+        // change it meanwhile, whole words at a time; all that can come of it is a wrong answer.
+        let (start, size, ahead) = unsafe {
+            (
+                (&raw const (*state).start).read_volatile(),
+                (&raw const (*state).size).read_volatile(),
+                (&raw const (*state).async_size).read_volatile(),
+            )
+        };
+        // `page_cache_async_ra` makes it so, and `page_cache_sync_ra` never does.
+        start == self.control._index && ahead == size
     }
 
     /// Adds what `range` has more, as far as it is not in the page cache and there is memory for it.
