@@ -7,6 +7,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 
+use nix::errno::Errno;
 use nix::libc::{c_void, off_t};
 use nix::sys::mman::{madvise, mlock, mmap, munlock, munmap, MapFlags, MmapAdvise, ProtFlags};
 
@@ -68,11 +69,20 @@ impl Mapped {
     }
 }
 
+/// How often it is tried to take a mapping away while there is no memory for it.
+const UNMAP_TRIES: usize = 100;
+
 impl Drop for Mapped {
     fn drop(&mut self) {
-        // SAFETY: The range is the one that was mapped, and nobody has a reference to it. It fails
-        // only for a range that is none.
-        let _ = unsafe { munmap(self.address, self.length.get()) };
+        // Taking a mapping away needs a little memory. What stays keeps its file, and that file's mount,
+        // in use.
+        for _ in 0..UNMAP_TRIES {
+            // SAFETY: The range is the one that was mapped, and nobody has a reference to it.
+            match unsafe { munmap(self.address, self.length.get()) } {
+                Err(Errno::ENOMEM) => std::thread::yield_now(),
+                _ => return,
+            }
+        }
     }
 }
 

@@ -49,7 +49,15 @@ impl Side {
             Mode::empty()
         };
         let flags = flags | OFlags::CLOEXEC;
-        fs::openat2(&self.root, path, flags, mode, ResolveFlags::BENEATH).map(File::from)
+        loop {
+            // EAGAIN says that something was renamed or mounted anywhere, so that nobody knows where a ".."
+            // of the path has led: by the daemon, for instance, that puts into the store what the other side
+            // waits for.
+            match fs::openat2(&self.root, path, flags, mode, ResolveFlags::BENEATH) {
+                Err(Errno::AGAIN) => {}
+                opened => return opened.map(File::from),
+            }
+        }
     }
 
     /// Does one operation.
