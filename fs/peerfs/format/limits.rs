@@ -17,7 +17,7 @@ pub const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// The longest pack, in its uncompressed address space and as stored.
 pub const PACK_MAX: u64 = 1024 * 1024 * 1024;
 
-/// The largest manifest, pack index or inode shard.
+/// The largest manifest, blob table, pack index or inode shard.
 pub const METADATA_MAX: u64 = 16 * 1024 * 1024;
 
 /// The root directory's inode number.

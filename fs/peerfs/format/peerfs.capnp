@@ -20,9 +20,19 @@ struct Manifest {
   # Sum of the bytes that regular files hold (holes not counted), for statfs.
   storedBytes @5 :UInt64;
   # Sum of the packs' stored lengths, each shared pack counted once.
-  packs @6 :Data;
+  root @6 :Data;
+  # InodeRecord of the root directory, as its shard has it: a mount reads nothing else.
+  blobTable @7 :Data;
+  # SHA-256 of the blob table.
+  blobTableLength @8 :UInt32;
+  # Bytes of the blob table.
+}
+
+struct BlobTable {
+  # Which blobs an image consists of.
+  packs @0 :Data;
   # Table of PackRecord.
-  shards @7 :Data;
+  shards @1 :Data;
   # Table of ShardRecord, ascending by first inode; the first one starts at inode 1.
 }
 

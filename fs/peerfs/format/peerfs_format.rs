@@ -7,7 +7,8 @@
 //! reader returns an error or an empty answer on any input, and never panics.
 //!
 //! All of an image is one Merkle tree:
-//! manifest digest -> pack index and inode shard digests -> stored chunk digests -> bytes.
+//! manifest digest -> blob table digest -> pack index and inode shard digests -> stored chunk digests
+//! -> bytes.
 
 #![cfg_attr(not(CONFIG_RUST), no_std)]
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod blob_table;
 mod digest;
 mod error;
 mod extents;
@@ -44,12 +46,13 @@ pub mod peerfs_capnp {
     include!("peerfs_capnp.rs");
 }
 
+pub use blob_table::{BlobTable, BlobTableLayout};
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use extents::{first_data, first_hole, pieces, widened, Piece, Pieces, Source};
 pub use limits::*;
 pub use lookahead::ahead;
-pub use manifest::{Manifest, ManifestLayout};
+pub use manifest::Manifest;
 pub use pack_index::{PackIndex, PackIndexLayout};
 pub use presence::{PresenceHeader, PRESENCE_HEADER_SIZE};
 pub use record::{

@@ -3,7 +3,7 @@
 //! The records of the fixed-width tables. The order of a struct's fields is the order on disk.
 
 use crate::table::{FieldReader, FieldWriter, Record};
-use crate::Digest;
+use crate::{Digest, Error, Result};
 
 /// How a chunk is stored.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -52,7 +52,7 @@ impl FileType {
     }
 }
 
-/// A pack of the image, in the manifest.
+/// A pack of the image, in the blob table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PackRecord {
     /// SHA-256 of the pack.
@@ -94,7 +94,7 @@ impl Record for PackRecord {
     }
 }
 
-/// An inode shard of the image, in the manifest.
+/// An inode shard of the image, in the blob table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ShardRecord {
     /// SHA-256 of the shard.
@@ -224,6 +224,21 @@ impl InodeRecord {
     /// What the inode is, if the mode is valid.
     pub fn file_type(&self) -> Option<FileType> {
         FileType::from_mode(self.mode)
+    }
+
+    /// The record, if its numbers are such as an inode can have.
+    pub(crate) fn checked(self) -> Result<Self> {
+        let is_valid = self.file_type().is_some()
+            && self.mode <= 0o177777
+            && self.mtime_nanoseconds < 1_000_000_000
+            && self.size <= i64::MAX as u64
+            && (self.allocated <= self.size
+                || self.payload_count == 0
+                || self.mode & 0o170000 != 0o100000);
+        match is_valid {
+            true => Ok(self),
+            false => Err(Error::Malformed("inode record")),
+        }
     }
 }
 

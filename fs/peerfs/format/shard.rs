@@ -94,17 +94,7 @@ impl<'a> Shard<'a> {
             .and_then(|place| usize::try_from(place).ok())
             .and_then(|place| self.layout.inodes.of(self.blob).get(place))
             .ok_or(Error::Malformed("inode number"))?;
-        if record.file_type().is_none()
-            || record.mode > 0o177777
-            || record.mtime_nanoseconds >= 1_000_000_000
-            || record.size > i64::MAX as u64
-            || record.allocated > record.size
-                && record.payload_count > 0
-                && record.mode & 0o170000 == 0o100000
-        {
-            return Err(Error::Malformed("inode record"));
-        }
-        Ok(record)
+        record.checked()
     }
 
     /// The inodes of this shard, as numbers.

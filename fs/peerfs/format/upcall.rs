@@ -96,6 +96,8 @@ pub enum BlobKind {
     PackIndex = 1,
     /// An inode shard.
     InodeShard = 2,
+    /// The image's blob table.
+    BlobTable = 3,
 }
 
 impl BlobKind {
@@ -104,6 +106,7 @@ impl BlobKind {
             0 => BlobKind::Manifest,
             1 => BlobKind::PackIndex,
             2 => BlobKind::InodeShard,
+            3 => BlobKind::BlobTable,
             _ => return None,
         })
     }

@@ -23,7 +23,7 @@ pub(super) fn lookup(directory: &Inode, name: &[u8]) -> Result<Option<ARef<Inode
 }
 
 fn find(directory: &Inode, name: &[u8]) -> Result<Option<u64>> {
-    let own = inode::shard_of(directory.super_block(), directory.number())?;
+    let own = inode::shard_of(directory)?;
     let span = own.view().span_of(&directory.data().record, name);
     let Some(span) = span.map_err(|_| EIO)? else {
         return Ok(None);
@@ -42,7 +42,7 @@ fn find(directory: &Inode, name: &[u8]) -> Result<Option<u64>> {
 
 /// Emits the entries from the emitter's position on.
 pub(super) fn read(directory: &Inode, emitter: &mut DirEmitter<'_>) -> Result {
-    let own = inode::shard_of(directory.super_block(), directory.number())?;
+    let own = inode::shard_of(directory)?;
     let own = own.view();
     let spans = own.spans(&directory.data().record).map_err(|_| EIO)?;
     let position = emitter.position();

@@ -11,8 +11,9 @@ use kernel::sync::atomic::Atomic;
 use kernel::sync::Arc;
 use peerfs_format::{ExtentRecord, FileType, InodeRecord, Shard, NO_XATTRS, ROOT_INODE};
 
-use super::{Inode, SuperBlock};
-use crate::vfs::{c_string, Attributes, InodeKind};
+use super::{Inode, PeerFs, SuperBlock};
+use crate::store::ShardBlob;
+use crate::vfs::{c_string, Attributes, InodeKind, NewInode};
 
 /// What an inode keeps of its shard.
 pub(crate) struct InodeData {
@@ -34,11 +35,15 @@ pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> 
         Ok(inode) => return Ok(inode),
         Err(new) => new,
     };
-    let shard = shard_of(super_block, number)?;
+    let store = &super_block.data().store;
+    if number == ROOT_INODE {
+        let root = store.manifest().root;
+        return init(super_block, new, root, InodeKind::Directory, KVVec::new());
+    }
+    let shard = store.shard_of(number)?;
     let shard = shard.view();
     let record = shard.inode(number).map_err(|_| EIO)?;
     let mut extents = KVVec::new();
-    let mut blocks = 0;
     let kind = match record.file_type().ok_or(EIO)? {
         FileType::Directory => InodeKind::Directory,
         FileType::Regular => {
@@ -48,13 +53,27 @@ pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> 
             for extent in table.iter() {
                 extents.push(extent, GFP_KERNEL_ACCOUNT)?;
             }
-            blocks = record.allocated.div_ceil(512);
             InodeKind::Regular
         }
         FileType::SymbolicLink => InodeKind::SymbolicLink(link_target(&shard, &record)?),
         FileType::Fifo | FileType::Socket | FileType::CharacterDevice | FileType::BlockDevice => {
             InodeKind::Special(record.payload_first)
         }
+    };
+    init(super_block, new, record, kind, extents)
+}
+
+/// A new inode with what its record says.
+fn init(
+    super_block: &SuperBlock,
+    new: NewInode<PeerFs>,
+    record: InodeRecord,
+    kind: InodeKind,
+    extents: KVVec<ExtentRecord>,
+) -> Result<ARef<Inode>> {
+    let blocks = match kind {
+        InodeKind::Regular => record.allocated.div_ceil(512),
+        _ => 0,
     };
     let attributes = Attributes {
         mode: record.mode,
@@ -99,14 +118,9 @@ pub(super) fn parent(directory: &Inode) -> Result<ARef<Inode>> {
     }
 }
 
-/// The shard that holds an inode.
-pub(super) fn shard_of(
-    super_block: &SuperBlock,
-    number: u64,
-) -> Result<Arc<crate::store::ShardBlob>> {
-    let store = &super_block.data().store;
-    let shard = store.manifest().shard_of(number).ok_or(EIO)?;
-    store.shard(shard)
+/// The shard that has an inode's record.
+pub(super) fn shard_of(inode: &Inode) -> Result<Arc<ShardBlob>> {
+    inode.super_block().data().store.shard_of(inode.number())
 }
 
 fn link_target(shard: &Shard<'_>, record: &InodeRecord) -> Result<CString> {

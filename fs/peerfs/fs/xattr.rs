@@ -14,7 +14,7 @@ pub(super) fn get(inode: &Inode, prefix: &[u8], name: &[u8]) -> Result<KVVec<u8>
     if inode.data().record.xattrs == NO_XATTRS {
         return Err(ENODATA);
     }
-    let shard = inode::shard_of(inode.super_block(), inode.number())?;
+    let shard = inode::shard_of(inode)?;
     let shard = shard.view();
     for xattr in shard.xattrs(&inode.data().record).map_err(|_| EIO)?.iter() {
         let (full, value) = shard.xattr(&xattr).map_err(|_| EIO)?;
@@ -32,7 +32,7 @@ pub(super) fn list(inode: &Inode, lister: &mut XattrLister<'_>) -> Result {
     if inode.data().record.xattrs == NO_XATTRS {
         return Ok(());
     }
-    let shard = inode::shard_of(inode.super_block(), inode.number())?;
+    let shard = inode::shard_of(inode)?;
     let shard = shard.view();
     for xattr in shard.xattrs(&inode.data().record).map_err(|_| EIO)?.iter() {
         let (full, _value) = shard.xattr(&xattr).map_err(|_| EIO)?;

@@ -9,7 +9,8 @@ use kernel::alloc::{flags::GFP_KERNEL_ACCOUNT, AllocError};
 use kernel::prelude::*;
 use kernel::str::CString;
 use peerfs_format::{
-    Digest, Manifest, ManifestLayout, PackIndex, PackIndexLayout, Shard, ShardLayout, METADATA_MAX,
+    BlobTable, BlobTableLayout, Digest, Manifest, PackIndex, PackIndexLayout, Shard, ShardLayout,
+    METADATA_MAX,
 };
 
 use super::cache::Size;
@@ -85,9 +86,15 @@ pub(crate) trait Layout: Sized {
     fn parse(bytes: &[u8]) -> peerfs_format::Result<Self>;
 }
 
-impl Layout for ManifestLayout {
+impl Layout for Manifest {
     fn parse(bytes: &[u8]) -> peerfs_format::Result<Self> {
-        ManifestLayout::parse(bytes)
+        Manifest::parse(bytes)
+    }
+}
+
+impl Layout for BlobTableLayout {
+    fn parse(bytes: &[u8]) -> peerfs_format::Result<Self> {
+        BlobTableLayout::parse(bytes)
     }
 }
 
@@ -221,9 +228,16 @@ impl<L> Size for Blob<L> {
     }
 }
 
-impl Blob<ManifestLayout> {
+impl Blob<Manifest> {
     /// The manifest.
-    pub(super) fn view(&self) -> Manifest<'_> {
+    pub(super) fn view(&self) -> &Manifest {
+        &self.layout
+    }
+}
+
+impl Blob<BlobTableLayout> {
+    /// The blob table.
+    pub(super) fn view(&self) -> BlobTable<'_> {
         self.layout.view(&self.bytes)
     }
 }

@@ -30,9 +30,11 @@ use kernel::prelude::*;
 use kernel::rbtree::RBTree;
 use kernel::str::CString;
 use kernel::sync::aref::ARef;
-use kernel::sync::{Arc, Mutex};
+use kernel::sync::{Arc, Mutex, SetOnce};
 use peerfs_format::upcall::BlobKind;
-use peerfs_format::{Digest, ManifestLayout, PackIndexLayout, PackRecord, ShardLayout};
+use peerfs_format::{
+    BlobTable, BlobTableLayout, Digest, Manifest, PackIndexLayout, PackRecord, ShardLayout,
+};
 
 use crate::vfs::{override_credential, Directory, OpenedFile, Shrinker};
 use blob::{Blob, Expected};
@@ -63,7 +65,9 @@ pub(crate) struct Store<O> {
     origin: O,
     statistics: Arc<Statistics>,
     manifest_digest: Digest,
-    manifest: Blob<ManifestLayout>,
+    manifest: Manifest,
+    /// Read when something is looked up for the first time: a mount does without.
+    blob_table: SetOnce<Blob<BlobTableLayout>>,
     #[pin]
     packs: Mutex<RBTree<u32, Arc<Pack>>>,
     caches: Arc<Caches>,
@@ -87,7 +91,7 @@ impl<O: Origin> Store<O> {
         let statistics = Arc::new(Statistics::new(), GFP_KERNEL)?;
         let caches = Caches::new().map_err(OpenError::Read)?;
         let shrinker = Shrinker::new(c"peerfs-caches", caches.clone()).map_err(OpenError::Read)?;
-        let manifest = Blob::<ManifestLayout>::open(
+        let manifest = Blob::<Manifest>::open(
             &Expected {
                 store: &name,
                 statistics: &statistics,
@@ -113,7 +117,8 @@ impl<O: Origin> Store<O> {
                 origin,
                 statistics,
                 manifest_digest,
-                manifest,
+                manifest: *manifest.view(),
+                blob_table: SetOnce::new(),
                 packs <- new_mutex!(RBTree::new(), "peerfs packs"),
                 _shrinker: shrinker,
                 caches,
@@ -147,17 +152,48 @@ impl<O: Origin> Store<O> {
     }
 
     /// The image's manifest.
-    pub(crate) fn manifest(&self) -> peerfs_format::Manifest<'_> {
-        self.manifest.view()
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.manifest
     }
 
-    /// An inode shard, by its index in the manifest. May open it by path.
+    /// The image's blob table. May open it by path.
+    fn blob_table(&self) -> Result<BlobTable<'_>> {
+        if let Some(table) = self.blob_table.as_ref() {
+            return Ok(table.view());
+        }
+        let digest = self.manifest.blob_table;
+        let length = self.manifest.blob_table_length;
+        let table = Blob::open(
+            &self.expected(&digest, length),
+            || open_blob(&self.directory, &self.credential, &digest),
+            |again| {
+                self.origin.fetch_blob(&BlobRequest {
+                    digest,
+                    manifest: self.manifest_digest,
+                    kind: BlobKind::BlobTable,
+                    length: length.into(),
+                    again,
+                })
+            },
+        )?;
+        // Another task may have been faster: its table is as good.
+        self.blob_table.populate(table);
+        Ok(self.blob_table.as_ref().ok_or(EIO)?.view())
+    }
+
+    /// The shard that holds an inode. May open it by path.
+    pub(crate) fn shard_of(&self, inode: u64) -> Result<Arc<ShardBlob>> {
+        let number = self.blob_table()?.shard_of(inode).ok_or(EIO)?;
+        self.shard(number)
+    }
+
+    /// An inode shard, by its index in the blob table. May open it by path.
     pub(crate) fn shard(&self, number: u32) -> Result<Arc<ShardBlob>> {
         if let Some(shard) = self.caches.shards.get(&number) {
             self.statistics.blobs.cached.count();
             return Ok(shard);
         }
-        let record = self.manifest().shard(number).map_err(|_| EIO)?;
+        let record = self.blob_table()?.shard(number).map_err(|_| EIO)?;
         let shard = Blob::open(
             &self.expected(&record.digest, record.length),
             || open_blob(&self.directory, &self.credential, &record.digest),
@@ -193,13 +229,14 @@ impl<O: Origin> Store<O> {
         }
     }
 
-    /// The pack of this index in the manifest.
+    /// The pack of this index in the blob table, which whoever found the file has read: no path is walked.
     fn pack(&self, number: u32) -> Result<Arc<Pack>> {
         let mut packs = self.packs.lock();
         if let Some(pack) = packs.get(&number) {
             return Ok(pack.clone());
         }
-        let record = self.manifest().pack(number).map_err(|_| EIO)?;
+        let table = self.blob_table.as_ref().ok_or(EIO)?.view();
+        let record = table.pack(number).map_err(|_| EIO)?;
         let pack = Pack::new(number, record)?;
         packs.try_create_and_insert(number, pack.clone(), GFP_KERNEL_ACCOUNT)?;
         Ok(pack)

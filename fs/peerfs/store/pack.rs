@@ -22,9 +22,9 @@ use crate::vfs::{Directory, OpenedFile};
 /// A pack of the image.
 #[pin_data]
 pub(super) struct Pack {
-    /// Its index in the manifest.
+    /// Its index in the blob table.
     pub(super) number: u32,
-    /// What the manifest says of it.
+    /// What the blob table says of it.
     pub(super) record: PackRecord,
     #[pin]
     state: Mutex<State>,

@@ -42,7 +42,7 @@ pub(crate) use dir::DirEmitter;
 pub(crate) use file_system::{FileSystem, Registration, FS_ALLOW_IDMAP, FS_USERNS_MOUNT};
 pub(crate) use folio::{FolioBytes, Readahead};
 pub(crate) use fs_context::{ErrorName, FsContext, Parameter};
-pub(crate) use inode::{Attributes, Inode, InodeKind};
+pub(crate) use inode::{Attributes, Inode, InodeKind, NewInode};
 pub(crate) use opened_file::OpenedFile;
 pub(crate) use path::Directory;
 pub(crate) use report::report;

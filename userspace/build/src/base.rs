@@ -27,10 +27,12 @@ pub(crate) fn read(store: &Arc<Store>, images: &[Digest]) -> Result<(Vec<PackRec
     let mut base = BaseChunks::default();
     for digest in images {
         let image = Image::open(store.clone(), digest)?;
-        let manifest = image.manifest();
-        for number in 0..manifest.packs.len() as u32 {
+        let table = image.blob_table();
+        for number in 0..table.packs.len() as u32 {
             let format = |digest| move |source| StoreError::Format { digest, source };
-            let pack = manifest.pack(number).map_err(format(*digest))?;
+            let pack = table
+                .pack(number)
+                .map_err(format(image.manifest().blob_table))?;
             if !seen.insert(pack.digest) {
                 continue;
             }

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::thread::{self, ScopedJoinHandle};
 
 use flume::bounded;
-use peerfs_format::{Digest, PackRecord, ShardRecord, METADATA_MAX};
-use peerfs_store::{write_image, ImageBlobs, Store};
+use peerfs_format::{
+    Digest, InodeRecord, Manifest, PackRecord, Shard, ShardRecord, METADATA_MAX, ROOT_INODE,
+};
+use peerfs_store::{write_image, Error as StoreError, ImageBlobs, Store};
 
 use crate::base::{self, BaseChunks};
 use crate::content::{Contents, PackPlaces};
-use crate::manifest::{self, Totals};
+use crate::manifest;
 use crate::sequence::ChunkQueue;
 use crate::shard_plan::{self, ShardSource};
 use crate::tree::{Kind, Tree};
@@ -37,6 +39,10 @@ pub struct BuiltImage {
     pub manifest: Digest,
     /// The manifest's bytes.
     pub manifest_length: u64,
+    /// The blob table's digest.
+    pub blob_table: Digest,
+    /// The blob table's bytes.
+    pub blob_table_length: u64,
     /// Inodes of the image.
     pub inode_count: u64,
     /// Bytes that regular files hold, holes not counted.
@@ -59,6 +65,8 @@ impl BuiltImage {
         let blobs = ImageBlobs {
             manifest: self.manifest,
             manifest_length: self.manifest_length,
+            blob_table: self.blob_table,
+            blob_table_length: self.blob_table_length,
             shards: &self.shards,
             packs: &self.packs,
         };
@@ -95,27 +103,41 @@ pub fn build(
     };
     let planned = shard_plan::plan(&source, options.layout.shard);
     let shards = shard_writer::write_all(&source, &planned, store, options.threads, root)?;
-    let totals = Totals {
-        inode_count: tree.nodes.len() as u64,
-        content_bytes: content_bytes(&tree, &contents),
-        stored_bytes: packs.iter().map(|pack| pack.stored_length).sum(),
-    };
-    let manifest = manifest::encode(&totals, &packs, &shards);
-    if manifest.len() as u64 > METADATA_MAX {
+    let blob_table = manifest::encode_blob_table(&packs, &shards);
+    if blob_table.len() as u64 > METADATA_MAX {
         return Err(Error::TooLarge {
             what: "the packs",
             path: root.to_owned(),
         });
     }
+    let manifest = Manifest {
+        inode_count: tree.nodes.len() as u64,
+        content_bytes: content_bytes(&tree, &contents),
+        stored_bytes: packs.iter().map(|pack| pack.stored_length).sum(),
+        root: read_root(store, &shards)?,
+        blob_table: store.add_blob(&blob_table)?,
+        blob_table_length: blob_table.len() as u32,
+    };
+    let blob = manifest::encode(&manifest);
     Ok(BuiltImage {
-        manifest: store.add_blob(&manifest)?,
-        manifest_length: manifest.len() as u64,
-        inode_count: totals.inode_count,
-        content_bytes: totals.content_bytes,
-        stored_bytes: totals.stored_bytes,
+        manifest: store.add_blob(&blob)?,
+        manifest_length: blob.len() as u64,
+        blob_table: manifest.blob_table,
+        blob_table_length: blob_table.len() as u64,
+        inode_count: manifest.inode_count,
+        content_bytes: manifest.content_bytes,
+        stored_bytes: manifest.stored_bytes,
         packs,
         shards,
     })
+}
+
+/// The root directory's record, which the manifest repeats, from the shard that has it.
+fn read_root(store: &Store, shards: &[ShardRecord]) -> Result<InodeRecord> {
+    let first = shards.first().expect("a tree has a root");
+    let blob = store.read_metadata(&first.digest, first.length.into())?;
+    let root = Shard::parse(&blob).and_then(|shard| shard.inode(ROOT_INODE));
+    Ok(root.map_err(StoreError::format(first.digest))?)
 }
 
 /// Runs the stages from the walk to the packs.

@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use peerfs_format::{Digest, Manifest, METADATA_MAX};
+use peerfs_format::Digest;
 use peerfs_peer::Node;
-use peerfs_store::{Error as StoreError, Store};
+use peerfs_store::Store;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::disk::Disk;
+use crate::images;
 use crate::packs::Packs;
 
 /// How often the store is looked through for images that others have put there.
@@ -75,7 +76,7 @@ impl Announcer {
     }
 }
 
-/// The manifests that are not in `known`, each with those of its packs of which something is there;
+/// The images that are not in `known` and whose blob tables are here, by their manifests, each with those of its packs of which something is there;
 /// `packs` learns their indexes.
 fn new_images(
     store: &Store,
@@ -83,26 +84,25 @@ fn new_images(
     known: &BTreeSet<Digest>,
 ) -> peerfs_store::Result<BTreeMap<Digest, Vec<Digest>>> {
     let partial: BTreeSet<Digest> = store.partial_packs()?.into_iter().collect();
-    let mut images = BTreeMap::new();
+    let mut found = BTreeMap::new();
     for image in store.images()? {
         if known.contains(&image.manifest) {
             continue;
         }
-        let blob = match store.read_metadata(&image.manifest, METADATA_MAX) {
-            Err(StoreError::BlobMissing(_) | StoreError::BlobDamaged(_)) => continue,
-            read => read?,
+        let Some(manifest) = images::manifest(store, &image.manifest)? else {
+            continue;
         };
-        let Ok(manifest) = Manifest::parse(&blob) else {
+        let Some(image_packs) = images::packs(store, &manifest)? else {
             continue;
         };
         let mut present = Vec::new();
-        for pack in manifest.packs.iter() {
+        for pack in image_packs {
             packs.learn(pack.digest, pack.index_digest);
             if partial.contains(&pack.digest) || store.has_blob(&pack.digest) {
                 present.push(pack.digest);
             }
         }
-        images.insert(image.manifest, present);
+        found.insert(image.manifest, present);
     }
-    Ok(images)
+    Ok(found)
 }

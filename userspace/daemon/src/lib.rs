@@ -28,6 +28,7 @@ mod control;
 pub mod daemon;
 pub mod disk;
 mod fetcher;
+mod images;
 mod library;
 pub mod logging;
 mod mirror;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nix::errno::Errno;
-use peerfs_format::{Digest, Manifest, METADATA_MAX};
+use peerfs_format::{BlobTable, Digest, Manifest, METADATA_MAX};
 use peerfs_peer::Priority;
 use peerfs_store::{Error as StoreError, Pack};
+use tracing::debug;
 
 use crate::announcer::Announcer;
 use crate::disk::{Disk, DiskError};
@@ -103,6 +104,27 @@ impl Library {
             self.remember_image(digest, bytes.len() as u64).await?;
         }
         Ok(bytes)
+    }
+
+    /// Gets what the first lookup in a mount of this manifest reads, so that its reader does not wait
+    /// for one after the other: the blob table and the first shard. What fails is left to that reader.
+    pub async fn prepare(&self, manifest: &[u8], purpose: Purpose) {
+        let Ok(manifest) = Manifest::parse(manifest) else {
+            return;
+        };
+        let purpose = Purpose {
+            priority: Priority::Readahead,
+            ..purpose
+        };
+        let Ok(table) = self.blob(manifest.blob_table, purpose).await else {
+            return;
+        };
+        let first = BlobTable::parse(&table).and_then(|table| table.shard(0));
+        if let Ok(shard) = first {
+            if let Err(error) = self.blob(shard.digest, purpose).await {
+                debug!(%error, "the first shard did not come ahead of its reader");
+            }
+        }
     }
 
     /// A pack, open, with its index; there may be nothing else of it yet.

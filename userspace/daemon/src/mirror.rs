@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use peerfs_format::{Digest, Manifest};
+use peerfs_format::{BlobTable, Digest, Manifest};
 use peerfs_peer::Priority;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -53,11 +53,14 @@ async fn fetch_all(library: &Library, manifest: Digest) -> Result<(), MirrorErro
         deadline: Instant::now() + STEP_TIMEOUT,
     };
     let blob = library.blob(manifest, purpose()).await?;
-    let view = Manifest::parse(&blob).map_err(|error| MirrorError::Manifest(manifest, error))?;
-    for shard in view.shards.iter() {
+    let not_an_image = |error| MirrorError::Manifest(manifest, error);
+    let table = Manifest::parse(&blob).map_err(not_an_image)?.blob_table;
+    let table = library.blob(table, purpose()).await?;
+    let table = BlobTable::parse(&table).map_err(not_an_image)?;
+    for shard in table.shards.iter() {
         library.blob(shard.digest, purpose()).await?;
     }
-    for record in view.packs.iter() {
+    for record in table.packs.iter() {
         let pack = library
             .pack(record.digest, record.index_digest, purpose())
             .await?;

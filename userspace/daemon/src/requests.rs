@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use nix::errno::Errno;
-use peerfs_format::upcall::{self, FetchBlob, FetchChunks, FETCH_AGAIN};
+use peerfs_format::upcall::{self, BlobKind, FetchBlob, FetchChunks, FETCH_AGAIN};
 use peerfs_format::Digest;
 use peerfs_peer::Priority;
 use peerfs_store::{Error as StoreError, Pack};
@@ -49,7 +49,11 @@ impl LibraryHandler {
     async fn blob(&self, request: FetchBlob) -> Result<OwnedFd, GetError> {
         let digest = request.digest;
         let purpose = self.purpose(request.manifest, request.priority);
-        self.library.blob(digest, purpose).await?;
+        let bytes = self.library.blob(digest, purpose).await?;
+        if request.kind() == Some(BlobKind::Manifest) {
+            let library = Arc::clone(&self.library);
+            tokio::spawn(async move { library.prepare(&bytes, purpose).await });
+        }
         let open = self.library.disk().run(move |store| {
             let file = store.open_blob(&digest)?;
             file.ok_or(StoreError::BlobMissing(digest))

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use peerfs_control::{ImageStatus, PeerStatus, Status};
-use peerfs_format::{Manifest, METADATA_MAX};
 use peerfs_peer::Node;
-use peerfs_store::{Error as StoreError, Store};
+use peerfs_store::Store;
 
 use crate::disk::{Disk, DiskError};
+use crate::images;
 use crate::packs::Packs;
 use crate::traffic::Traffic;
 
@@ -72,29 +72,25 @@ impl StatusReader {
 
 /// The images of the store. One whose manifest is not there is left out: it has no sizes yet.
 fn images(store: &Store, packs: &Packs) -> peerfs_store::Result<Vec<ImageStatus>> {
-    let mut images = Vec::new();
+    let mut found = Vec::new();
     for image in store.images()? {
-        let blob = match store.read_metadata(&image.manifest, METADATA_MAX) {
-            Err(StoreError::BlobMissing(_) | StoreError::BlobDamaged(_)) => continue,
-            read => read?,
-        };
-        let Ok(manifest) = Manifest::parse(&blob) else {
+        let Some(manifest) = images::manifest(store, &image.manifest)? else {
             continue;
         };
         let mut present_bytes = 0;
-        for pack in manifest.packs.iter() {
+        for pack in images::packs(store, &manifest)?.unwrap_or_default() {
             if store.has_blob(&pack.digest) {
                 present_bytes += pack.stored_length;
             } else if let Some(pack) = packs.find_with(store, pack.digest, pack.index_digest)? {
                 present_bytes += pack.present_bytes();
             }
         }
-        images.push(ImageStatus {
+        found.push(ImageStatus {
             manifest: image.manifest.to_string(),
             tags: image.tags,
             total_bytes: manifest.stored_bytes,
             present_bytes,
         });
     }
-    Ok(images)
+    Ok(found)
 }

@@ -52,10 +52,14 @@ async fn what_is_missing_comes_from_a_peer_and_is_passed_on() {
     let manifest = kernel.fetch_blob(&image, image.manifest).await.unwrap();
     let length = manifest.metadata().unwrap().len();
     assert!(length > 0);
+    // What the first lookup in the mount needs comes without having been asked for.
+    let store = Store::open(&store_dir(b.root.path())).unwrap();
+    until("the first shard", || store.has_blob(&image.shard)).await;
+    let table = store.read_metadata(&image.blob_table, 4096).unwrap();
     kernel.fetch_blob(&image, image.shard).await.unwrap();
     let pack = kernel.fetch_chunks(&image, 10, 20, 0).await.unwrap();
     assert_chunks(&pack, &image, 10..30);
-    let metadata = length + u64::from(image.pack.index_length) + 24;
+    let metadata = length + table.len() as u64 + u64::from(image.pack.index_length) + 24;
     let chunks = 20 * image.chunks[0].len() as u64;
     assert_eq!(b.daemon.traffic().peer_bytes(), metadata + chunks);
 

@@ -30,6 +30,7 @@ fn main() -> Result<()> {
     let image = build(&tree, &store, &Options::default(), &Progress::default())?;
     let read = |digest: &Digest| store.read_metadata(digest, METADATA_MAX);
     save("manifest", "image", &read(&image.manifest)?)?;
+    save("blob_table", "image", &read(&image.blob_table)?)?;
     for (number, shard) in image.shards.iter().enumerate() {
         save("shard", &format!("shard-{number}"), &read(&shard.digest)?)?;
     }

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 use peerfs_format::{
-    pieces, Digest, Error as FormatError, FileType, Manifest, ManifestLayout, ShardLayout, Source,
-    METADATA_MAX, ROOT_INODE,
+    pieces, BlobTable, BlobTableLayout, Digest, Error as FormatError, FileType, Manifest,
+    ShardLayout, Source, METADATA_MAX, ROOT_INODE,
 };
 
 use crate::inode::ShardBlob;
@@ -28,8 +28,9 @@ const LINKS_MAX: u32 = 40;
 pub struct Image {
     store: Arc<Store>,
     digest: Digest,
-    bytes: Vec<u8>,
-    layout: ManifestLayout,
+    manifest: Manifest,
+    table: Vec<u8>,
+    table_layout: BlobTableLayout,
     shards: Mutex<LruCache<u32, Arc<ShardBlob>>>,
     packs: Mutex<LruCache<u32, Arc<Pack>>>,
     chunks: Mutex<ChunkCache>,
@@ -55,13 +56,19 @@ impl Image {
     /// # Errors
     /// [`Error::BlobMissing`], [`Error::BlobDamaged`], [`Error::Format`] or [`Error::Io`].
     pub fn open(store: Arc<Store>, manifest: &Digest) -> Result<Self> {
-        let bytes = store.read_metadata(manifest, METADATA_MAX)?;
-        let layout = ManifestLayout::parse(&bytes).map_err(Error::format(*manifest))?;
+        let digest = *manifest;
+        let bytes = store.read_metadata(&digest, METADATA_MAX)?;
+        let manifest = Manifest::parse(&bytes).map_err(Error::format(digest))?;
+        let length = u64::from(manifest.blob_table_length);
+        let table = store.read_metadata(&manifest.blob_table, length)?;
+        let table_layout =
+            BlobTableLayout::parse(&table).map_err(Error::format(manifest.blob_table))?;
         Ok(Image {
             store,
-            digest: *manifest,
-            bytes,
-            layout,
+            digest,
+            manifest,
+            table,
+            table_layout,
             shards: Mutex::new(LruCache::new(SHARDS_KEPT)),
             packs: Mutex::new(LruCache::new(PACKS_KEPT)),
             chunks: Mutex::new(LruCache::new(CHUNKS_KEPT)),
@@ -74,8 +81,13 @@ impl Image {
     }
 
     /// The manifest.
-    pub fn manifest(&self) -> Manifest<'_> {
-        self.layout.view(&self.bytes)
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The blob table.
+    pub fn blob_table(&self) -> BlobTable<'_> {
+        self.table_layout.view(&self.table)
     }
 
     /// An inode by its number.
@@ -84,15 +96,18 @@ impl Image {
     /// [`Error::Format`] if there is no such inode, and those of reading its shard.
     pub fn inode(&self, number: u64) -> Result<Inode> {
         let shard = self
-            .manifest()
+            .blob_table()
             .shard_of(number)
             .ok_or(FormatError::Malformed("inode number"))
-            .map_err(Error::format(self.digest))?;
+            .map_err(Error::format(self.manifest.blob_table))?;
         let shard = self.shard(shard)?;
-        let record = shard
-            .view()
-            .inode(number)
-            .map_err(Error::format(shard.digest))?;
+        let record = match number {
+            ROOT_INODE => self.manifest.root,
+            _ => shard
+                .view()
+                .inode(number)
+                .map_err(Error::format(shard.digest))?,
+        };
         let file_type = record
             .file_type()
             .ok_or(FormatError::Malformed("inode record"))
@@ -265,7 +280,7 @@ impl Image {
         Ok((content, skip))
     }
 
-    /// A pack by its number in the manifest, as far as it is there.
+    /// A pack by its number in the blob table, as far as it is there.
     ///
     /// # Errors
     /// [`Error::BlobMissing`] if nothing of it is there, and those of reading its index.
@@ -274,9 +289,9 @@ impl Image {
             return Ok(pack.clone());
         }
         let record = self
-            .manifest()
+            .blob_table()
             .pack(number)
-            .map_err(Error::format(self.digest))?;
+            .map_err(Error::format(self.manifest.blob_table))?;
         let index = self
             .store
             .read_metadata(&record.index_digest, u64::from(record.index_length))?;
@@ -289,15 +304,15 @@ impl Image {
         Ok(pack)
     }
 
-    /// A shard by its number in the manifest.
+    /// A shard by its number in the blob table.
     pub(crate) fn shard(&self, number: u32) -> Result<Arc<ShardBlob>> {
         if let Some(shard) = lock(&self.shards).get(&number) {
             return Ok(shard.clone());
         }
         let record = self
-            .manifest()
+            .blob_table()
             .shard(number)
-            .map_err(Error::format(self.digest))?;
+            .map_err(Error::format(self.manifest.blob_table))?;
         let bytes = self
             .store
             .read_metadata(&record.digest, u64::from(record.length))?;

@@ -17,6 +17,8 @@ pub mod media_type {
     pub const IMAGE: &str = "application/vnd.peerfs.image.v1";
     /// The manifest.
     pub const MANIFEST: &str = "application/vnd.peerfs.manifest.v1";
+    /// The blob table.
+    pub const BLOB_TABLE: &str = "application/vnd.peerfs.blob-table.v1";
     /// An inode shard.
     pub const INODE_SHARD: &str = "application/vnd.peerfs.inode-shard.v1";
     /// A pack index.
@@ -31,6 +33,10 @@ pub struct ImageBlobs<'a> {
     pub manifest: Digest,
     /// The manifest's bytes.
     pub manifest_length: u64,
+    /// The blob table's digest.
+    pub blob_table: Digest,
+    /// The blob table's bytes.
+    pub blob_table_length: u64,
     /// The inode shards.
     pub shards: &'a [ShardRecord],
     /// The packs, each with its index.
@@ -74,6 +80,11 @@ pub fn write_image(store: &Store, image: &ImageBlobs<'_>, tag: &str) -> Result<D
 /// The manifest first, then the rest of the metadata, then the data; each blob once.
 fn layers(image: &ImageBlobs<'_>) -> Vec<Descriptor> {
     let manifest = (media_type::MANIFEST, image.manifest, image.manifest_length);
+    let blob_table = (
+        media_type::BLOB_TABLE,
+        image.blob_table,
+        image.blob_table_length,
+    );
     let shards = image.shards.iter().map(|shard| {
         (
             media_type::INODE_SHARD,
@@ -92,7 +103,8 @@ fn layers(image: &ImageBlobs<'_>) -> Vec<Descriptor> {
         .packs
         .iter()
         .map(|pack| (media_type::PACK, pack.digest, pack.stored_length));
-    let blobs = std::iter::once(manifest)
+    let blobs = [manifest, blob_table]
+        .into_iter()
         .chain(shards)
         .chain(indexes)
         .chain(packs);

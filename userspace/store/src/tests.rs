@@ -298,6 +298,8 @@ fn tags_name_images() {
     let image = |manifest: &[u8]| crate::ImageBlobs {
         manifest: store.add_blob(manifest).unwrap(),
         manifest_length: manifest.len() as u64,
+        blob_table: store.add_blob(b"packs and shards").unwrap(),
+        blob_table_length: 16,
         shards: &[],
         packs: &[],
     };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use peerfs_format::{Digest, FileType};
+use peerfs_format::{Digest, Error as FormatError, FileType, Manifest, METADATA_MAX, ROOT_INODE};
 
 use crate::digest::sha256_file;
 use crate::tags::TagIndex;
@@ -167,13 +167,25 @@ impl ImageCheck<'_> {
         if !self.is_readable(manifest) {
             return;
         }
-        let image = match Image::open(self.store.clone(), manifest) {
-            Ok(image) => image,
+        let blob = self.store.read_metadata(manifest, METADATA_MAX);
+        let table = blob.and_then(|blob| {
+            let parsed = Manifest::parse(&blob).map_err(Error::format(*manifest))?;
+            Ok(parsed.blob_table)
+        });
+        let table = match table {
+            Ok(table) => table,
             Err(error) => return self.add_damage(*manifest, &error),
         };
-        let manifest = image.manifest();
-        for shard in 0..manifest.shards.len() as u32 {
-            match manifest.shard(shard) {
+        if !self.is_readable(&table) {
+            return;
+        }
+        let image = match Image::open(self.store.clone(), manifest) {
+            Ok(image) => image,
+            Err(error) => return self.add_damage(table, &error),
+        };
+        let table = image.blob_table();
+        for shard in 0..table.shards.len() as u32 {
+            match table.shard(shard) {
                 Ok(record) if self.is_readable(&record.digest) => {
                     if let Err(error) = check_shard(&image, shard) {
                         self.add_damage(record.digest, &error);
@@ -181,21 +193,21 @@ impl ImageCheck<'_> {
                 }
                 Ok(_) => (),
                 Err(source) => {
-                    let digest = *image.digest();
+                    let digest = image.manifest().blob_table;
                     self.add_damage(digest, &Error::Format { digest, source });
                 }
             }
         }
-        for pack in 0..manifest.packs.len() as u32 {
+        for pack in 0..table.packs.len() as u32 {
             self.check_pack(&image, pack, checked_packs);
         }
     }
 
     fn check_pack(&mut self, image: &Image, number: u32, checked: &mut BTreeSet<Digest>) {
-        let record = match image.manifest().pack(number) {
+        let record = match image.blob_table().pack(number) {
             Ok(record) => record,
             Err(source) => {
-                let digest = *image.digest();
+                let digest = image.manifest().blob_table;
                 return self.add_damage(digest, &Error::Format { digest, source });
             }
         };
@@ -270,7 +282,14 @@ impl ImageCheck<'_> {
 
 /// Reads every record of a shard.
 fn check_shard(image: &Image, shard: u32) -> Result<()> {
-    let numbers = image.shard(shard)?.view().inode_numbers();
+    let shard = image.shard(shard)?;
+    let numbers = shard.view().inode_numbers();
+    if numbers.contains(&ROOT_INODE) && shard.view().inode(ROOT_INODE) != Ok(image.manifest().root)
+    {
+        return Err(Error::format(shard.digest)(FormatError::Malformed(
+            "root directory",
+        )));
+    }
     for number in numbers {
         let inode = image.inode(number)?;
         inode.xattrs()?;
@@ -279,7 +298,7 @@ fn check_shard(image: &Image, shard: u32) -> Result<()> {
                 inode.content_digest()?;
                 for extent in inode.extents()? {
                     image
-                        .manifest()
+                        .blob_table()
                         .pack(extent.pack)
                         .map_err(Error::format(inode.shard.digest))?;
                 }

@@ -20,13 +20,13 @@ const SAMPLES: usize = 100;
 pub(crate) fn print(store: &Path, manifest: &Digest, level: i32, size: usize) -> Result<()> {
     let store = Arc::new(Store::open(store)?);
     let image = Image::open(store.clone(), manifest)?;
-    let manifest = image.manifest();
+    let table = image.blob_table();
     let mut sizes = [0; 2];
     let mut times = [Duration::ZERO; 2];
     let mut dictionaries = 0;
     let mut content = 0;
-    for number in 0..manifest.packs.len() as u32 {
-        let record = manifest.pack(number)?;
+    for number in 0..table.packs.len() as u32 {
+        let record = table.pack(number)?;
         let index = store.read_metadata(&record.index_digest, METADATA_MAX)?;
         let pack = store.pack(&record, index)?;
         let mut chunks = Vec::new();

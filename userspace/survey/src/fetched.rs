@@ -18,7 +18,7 @@ use crate::{Error, Result};
 pub(crate) fn print(store: &Path, manifest: &Digest) -> Result<()> {
     let store = Arc::new(Store::open(store)?);
     let image = Image::open(store.clone(), manifest)?;
-    let manifest = image.manifest();
+    let table = image.blob_table();
     let mut shards = HashSet::new();
     let mut indexes = HashMap::new();
     let mut chunks = BTreeMap::new();
@@ -34,7 +34,7 @@ pub(crate) fn print(store: &Path, manifest: &Digest) -> Result<()> {
         parents.reverse();
         for parent in parents {
             let parent = image.lookup(parent.as_os_str().as_encoded_bytes(), false)?;
-            shards.extend(manifest.shard_of(parent.number()));
+            shards.extend(table.shard_of(parent.number()));
         }
         let file = image.lookup(path.as_bytes(), false)?;
         let end = offset.saturating_add(length).min(file.record().size);
@@ -42,7 +42,7 @@ pub(crate) fn print(store: &Path, manifest: &Digest) -> Result<()> {
             let Source::Pack { pack, offset } = piece.source else {
                 continue;
             };
-            let record = manifest.pack(pack)?;
+            let record = table.pack(pack)?;
             let index = match indexes.entry(pack) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(new) => {
@@ -59,7 +59,7 @@ pub(crate) fn print(store: &Path, manifest: &Digest) -> Result<()> {
         }
     }
     let stored: u64 = chunks.values().map(|length| u64::from(*length)).sum();
-    let shard_bytes: u64 = manifest
+    let shard_bytes: u64 = table
         .shards
         .iter()
         .enumerate()

@@ -85,7 +85,10 @@ pub(crate) fn build(settings: &Settings) -> Result<()> {
         let before = processor_seconds()?;
         let image = peerfs_build::build(tree, &store, &options, &Progress::default())?;
         let seconds = processor_seconds()? - before;
-        let manifest = [(image.manifest, image.manifest_length)];
+        let leading = [
+            (image.manifest, image.manifest_length),
+            (image.blob_table, image.blob_table_length),
+        ];
         let indexes = image
             .packs
             .iter()
@@ -94,7 +97,7 @@ pub(crate) fn build(settings: &Settings) -> Result<()> {
             .shards
             .iter()
             .map(|shard| (shard.digest, shard.length.into()));
-        let metadata: Vec<_> = indexes.chain(shards).chain(manifest).collect();
+        let metadata: Vec<_> = indexes.chain(shards).chain(leading).collect();
         let packs: Vec<_> = image
             .packs
             .iter()

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use capnp::message::ReaderOptions;
 use clap::ValueEnum;
 use fastrand::Rng;
-use peerfs_format::{peerfs_capnp, Digest, Manifest, PackIndex, PackRecord};
+use peerfs_format::{peerfs_capnp, BlobTable, Digest, Manifest, PackIndex, PackRecord};
 use sha2::Sha256;
 
 use crate::{Error, Result};
@@ -62,12 +62,14 @@ fn read(store: &Path, digest: &Digest) -> Result<Vec<u8>> {
 fn blobs(store: &Path, manifest: &Digest) -> Result<Vec<Blob>> {
     let bytes = read(store, manifest)?;
     let parsed = Manifest::parse(&bytes).map_err(Error::format(&blob_path(store, manifest)))?;
-    let mut found = vec![("manifest", *manifest)];
-    for pack in parsed.packs.iter() {
+    let table = read(store, &parsed.blob_table)?;
+    let table = BlobTable::parse(&table).map_err(Error::format(store))?;
+    let mut found = vec![("manifest", *manifest), ("blob-table", parsed.blob_table)];
+    for pack in table.packs.iter() {
         found.push(("index", pack.index_digest));
         found.push(("pack", pack.digest));
     }
-    found.extend(parsed.shards.iter().map(|shard| ("shard", shard.digest)));
+    found.extend(table.shards.iter().map(|shard| ("shard", shard.digest)));
     let blob = |(what, digest): (&'static str, Digest)| Blob {
         what,
         digest,
@@ -81,7 +83,7 @@ pub(crate) fn damage(store: &Path, manifest: &Digest, kind: Kind, seed: u64) -> 
     let mut rng = Rng::with_seed(seed);
     let blobs = blobs(store, manifest)?;
     // By kind first: an image has few packs, and they are no less worth damaging.
-    let kinds: Vec<&str> = ["manifest", "index", "pack", "shard"]
+    let kinds: Vec<&str> = ["manifest", "blob-table", "index", "pack", "shard"]
         .into_iter()
         .filter(|kind| blobs.iter().any(|blob| blob.what == *kind))
         .collect();
@@ -144,7 +146,9 @@ fn flip(rng: &mut Rng, path: &Path) -> std::io::Result<(u64, u32)> {
 fn zero_chunk(store: &Path, manifest: &Digest, rng: &mut Rng) -> Result<()> {
     let bytes = read(store, manifest)?;
     let parsed = Manifest::parse(&bytes).map_err(Error::format(store))?;
-    let packs: Vec<PackRecord> = parsed.packs.iter().collect();
+    let table = read(store, &parsed.blob_table)?;
+    let table = BlobTable::parse(&table).map_err(Error::format(store))?;
+    let packs: Vec<PackRecord> = table.packs.iter().collect();
     let pack = &packs[rng.usize(..packs.len())];
     let index = read(store, &pack.index_digest)?;
     let index = PackIndex::parse(&index).map_err(Error::format(store))?;

@@ -12,13 +12,29 @@ use peerfs_format::upcall::{
     write_message, ChunkData, Failure, FetchBlob, FetchChunks, FileReply, Header, Operation,
 };
 use peerfs_format::{
-    peerfs_capnp, ChunkRecord, Digest, EntryRecord, ExtentRecord, InodeRecord, Manifest, PackIndex,
-    PackRecord, PresenceHeader, Record, Shard, ShardRecord, SpanRecord, Table, XattrRecord,
-    XattrSetRecord, FORMAT_VERSION, NO_XATTRS,
+    peerfs_capnp, BlobTable, ChunkRecord, Digest, EntryRecord, ExtentRecord, InodeRecord, Manifest,
+    PackIndex, PackRecord, PresenceHeader, Record, Shard, ShardRecord, SpanRecord, Table,
+    XattrRecord, XattrSetRecord, FORMAT_VERSION, NO_XATTRS,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
+
+/// A root directory.
+const ROOT: InodeRecord = InodeRecord {
+    mode: 0o040755,
+    uid: 0,
+    gid: 0,
+    nlink: 2,
+    size: 0,
+    allocated: 0,
+    mtime_seconds: 0,
+    mtime_nanoseconds: 0,
+    payload_first: 0,
+    payload_count: 0,
+    xattrs: NO_XATTRS,
+    link: 1,
+};
 
 fn encode<R: Record>(records: &[R]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -40,11 +56,20 @@ fn check_record<R: Record + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
     assert_eq!(again, records);
 }
 
-fn manifest(packs: &[u8], shards: &[u8], inode_count: u64) -> Vec<u8> {
+fn manifest(root_record: &[u8], blob_table: &[u8], inode_count: u64) -> Vec<u8> {
     let mut message = Builder::new_default();
     let mut root = message.init_root::<peerfs_capnp::manifest::Builder<'_>>();
     root.set_format_version(FORMAT_VERSION);
     root.set_inode_count(inode_count);
+    root.set_root(root_record);
+    root.set_blob_table(blob_table);
+    root.set_blob_table_length(4096);
+    write_message_to_words(&message)
+}
+
+fn blob_table(packs: &[u8], shards: &[u8]) -> Vec<u8> {
+    let mut message = Builder::new_default();
+    let mut root = message.init_root::<peerfs_capnp::blob_table::Builder<'_>>();
     root.set_packs(packs);
     root.set_shards(shards);
     write_message_to_words(&message)
@@ -119,6 +144,7 @@ fn digest() -> impl Strategy<Value = Digest> {
 
 fn walk_everything(bytes: &[u8]) {
     walk::manifest(bytes);
+    walk::blob_table(bytes);
     walk::pack_index(bytes);
     walk::shard(bytes);
     walk::upcall(bytes);
@@ -146,7 +172,8 @@ proptest! {
         let chunks = &tables[3][..tables[3].len() / ChunkRecord::SIZE * ChunkRecord::SIZE];
         for mut blob in [
             shard(5, &tables),
-            manifest(packs, shards, 7),
+            manifest(&encode(&[ROOT]), &[5; Digest::SIZE], 7),
+            blob_table(packs, shards),
             pack_index(chunks, &[]),
         ] {
             walk_everything(&blob);
@@ -176,7 +203,15 @@ proptest! {
     }
 
     #[test]
-    fn a_manifest_comes_back(counts in vec(0..5_u32, 1..20), digest in digest(), total: u64) {
+    fn a_manifest_comes_back(digest in digest(), total: u64, mode in 0..0o10000_u32, first: u32) {
+        let root = InodeRecord { mode: 0o040000 | mode, payload_first: first, ..ROOT };
+        let read = Manifest::parse(&manifest(&encode(&[root]), &digest.0, total)).unwrap();
+        prop_assert_eq!(read.inode_count, total);
+        prop_assert_eq!((read.root, read.blob_table, read.blob_table_length), (root, digest, 4096));
+    }
+
+    #[test]
+    fn a_blob_table_comes_back(counts in vec(0..5_u32, 1..20), digest in digest()) {
         let mut next = 1;
         let mut shards = Vec::new();
         for (number, &count) in counts.iter().enumerate() {
@@ -185,9 +220,8 @@ proptest! {
             shards.push(ShardRecord { digest, first_inode: next, inode_count, length: 8 });
             next += u64::from(inode_count);
         }
-        let blob = manifest(&[], &encode(&shards), total);
-        let read = Manifest::parse(&blob).unwrap();
-        prop_assert_eq!(read.inode_count, total);
+        let blob = blob_table(&[], &encode(&shards));
+        let read = BlobTable::parse(&blob).unwrap();
         prop_assert_eq!(read.shards.iter().collect::<Vec<_>>(), shards.clone());
         for inode in 1..next {
             let shard = shards[read.shard_of(inode).unwrap() as usize];
@@ -356,4 +390,20 @@ fn inode_numbers_do_not_wrap() {
     assert!(Shard::parse(&shard(u64::MAX, &tables)).is_ok());
     assert!(Shard::parse(&shard(u64::MAX - 1, &one_inode(tables.clone()))).is_ok());
     assert!(Shard::parse(&shard(u64::MAX, &one_inode(tables))).is_err());
+}
+
+#[test]
+fn a_root_that_is_no_directory_is_refused() {
+    let file = InodeRecord {
+        mode: 0o100644,
+        ..ROOT
+    };
+    let broken = InodeRecord {
+        mtime_nanoseconds: 1_000_000_000,
+        ..ROOT
+    };
+    for roots in [&[][..], &[file], &[broken], &[ROOT, ROOT]] {
+        assert!(Manifest::parse(&manifest(&encode(roots), &[0; Digest::SIZE], 1)).is_err());
+    }
+    assert!(Manifest::parse(&manifest(&encode(&[ROOT]), &[0; 31], 1)).is_err());
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::running::{build, peerfs, succeed};
-use peerfs_format::{Digest, PackRecord, METADATA_MAX};
+use peerfs_format::{Digest, Manifest, PackRecord, Record, METADATA_MAX};
 use peerfs_store::{Image, Store};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -52,10 +52,16 @@ impl Fixture {
         self.store().join(format!("blobs/sha256/{digest}"))
     }
 
+    fn read_manifest(&self) -> (Vec<u8>, Manifest) {
+        let bytes = fs::read(self.blob(&self.manifest)).unwrap();
+        let manifest = Manifest::parse(&bytes).unwrap();
+        (bytes, manifest)
+    }
+
     fn pack(&self) -> (PackRecord, Vec<u8>) {
         let store = Store::open(&self.store()).unwrap();
         let image = Image::open(store.into(), &self.manifest).unwrap();
-        let record = image.manifest().pack(0).unwrap();
+        let record = image.blob_table().pack(0).unwrap();
         let index = Store::open(&self.store())
             .and_then(|store| store.read_metadata(&record.index_digest, METADATA_MAX))
             .unwrap();
@@ -100,8 +106,8 @@ fn every_damaged_blob_is_found() {
     let fixture = Fixture::new();
     succeed(peerfs(&fixture.store(), "verify").arg("--complete"));
     let blobs = fixture.blobs();
-    // Manifest, shard, index, pack; OCI manifest and config.
-    assert_eq!(blobs.len(), 6);
+    // Manifest, blob table, shard, index, pack; OCI manifest and config.
+    assert_eq!(blobs.len(), 7);
     for digest in blobs {
         let path = fixture.blob(&digest);
         let flip = |bytes: &mut Vec<u8>| {
@@ -145,15 +151,44 @@ fn a_damaged_pack_is_not_read_and_mended_by_building_again() {
 fn what_is_missing_is_no_damage() {
     let fixture = Fixture::new();
     let (pack, _) = fixture.pack();
+    let table = fixture.blob(&fixture.read_manifest().1.blob_table);
+    for missing in [&table, &fixture.blob(&pack.digest)] {
+        let content = fs::read(missing).unwrap();
+        fs::remove_file(missing).unwrap();
+        let output = succeed(peerfs(&fixture.store(), "verify").arg("--json"));
+        let findings: Value = serde_json::from_slice(&output).unwrap();
+        assert_eq!(findings["incomplete"]["image"], 1);
+        fs::write(missing, content).unwrap();
+    }
     fs::remove_file(fixture.blob(&pack.digest)).unwrap();
-    let output = succeed(peerfs(&fixture.store(), "verify").arg("--json"));
-    let findings: Value = serde_json::from_slice(&output).unwrap();
-    assert_eq!(findings["incomplete"]["image"], 1);
     fail(peerfs(&fixture.store(), "verify").arg("--complete"));
     assert!(fixture.cat_fails().contains("not in the store"));
     // The metadata is there.
     let names = succeed(peerfs(&fixture.store(), "ls").arg("image"));
     assert_eq!(names, b"file\n");
+}
+
+#[test]
+fn a_root_directory_that_is_not_the_one_of_its_shard_is_found() {
+    let fixture = Fixture::new();
+    let (mut bytes, manifest) = fixture.read_manifest();
+    let mut record = Vec::new();
+    manifest
+        .root
+        .write_to(|part| record.extend_from_slice(part));
+    let place = bytes
+        .windows(record.len())
+        .position(|found| *found == record);
+    // The mode is first: who may write.
+    bytes[place.unwrap()] ^= 0o002;
+    let store = Store::create(&fixture.store()).unwrap();
+    let forged = store.add_blob(&bytes).unwrap();
+    store.remember_image(&forged, bytes.len() as u64).unwrap();
+    let findings = fixture.verify_fails();
+    let damages = findings["damages"].as_array().unwrap();
+    assert_eq!(damages.len(), 1, "{damages:?}");
+    let problem = damages[0]["problem"].as_str().unwrap();
+    assert!(problem.contains("root directory"), "{problem}");
 }
 
 #[test]

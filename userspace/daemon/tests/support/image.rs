@@ -7,7 +7,8 @@ use std::path::Path;
 use capnp::message::Builder;
 use capnp::serialize::write_message_to_words;
 use peerfs_format::{
-    peerfs_capnp, ChunkRecord, Digest, PackRecord, Record, ShardRecord, FORMAT_VERSION,
+    peerfs_capnp, ChunkRecord, Digest, InodeRecord, PackRecord, Record, ShardRecord,
+    FORMAT_VERSION, NO_XATTRS,
 };
 use peerfs_store::{sha256, write_image, ImageBlobs, Store};
 
@@ -17,6 +18,7 @@ const CHUNK_LENGTH: u32 = 20_000;
 /// An image of one pack.
 pub struct TestImage {
     pub manifest: Digest,
+    pub blob_table: Digest,
     pub shard: Digest,
     pub pack: PackRecord,
     pub chunks: Vec<Vec<u8>>,
@@ -45,17 +47,22 @@ impl TestImage {
             inode_count: 1,
             length: shard_bytes.len() as u32,
         };
-        let manifest_bytes = manifest_blob(&pack, &shard);
+        let table_bytes = blob_table_blob(&pack, &shard);
+        let blob_table = store.add_blob(&table_bytes).unwrap();
+        let manifest_bytes = manifest_blob(&pack, &blob_table, table_bytes.len() as u32);
         let manifest = store.add_blob(&manifest_bytes).unwrap();
         let blobs = ImageBlobs {
             manifest,
             manifest_length: manifest_bytes.len() as u64,
+            blob_table,
+            blob_table_length: table_bytes.len() as u64,
             shards: &[shard],
             packs: &[pack],
         };
         write_image(&store, &blobs, "test").unwrap();
         TestImage {
             manifest,
+            blob_table,
             shard: shard.digest,
             pack,
             chunks,
@@ -98,16 +105,42 @@ fn index_blob(chunks: &[Vec<u8>]) -> Vec<u8> {
     write_message_to_words(&message)
 }
 
-fn manifest_blob(pack: &PackRecord, shard: &ShardRecord) -> Vec<u8> {
-    let (mut packs, mut shards) = (Vec::new(), Vec::new());
-    pack.write_to(|bytes| packs.extend_from_slice(bytes));
-    shard.write_to(|bytes| shards.extend_from_slice(bytes));
+fn blob_table_blob(pack: &PackRecord, shard: &ShardRecord) -> Vec<u8> {
+    let mut message = Builder::new_default();
+    let mut root = message.init_root::<peerfs_capnp::blob_table::Builder<'_>>();
+    root.set_packs(&record_bytes(pack));
+    root.set_shards(&record_bytes(shard));
+    write_message_to_words(&message)
+}
+
+fn manifest_blob(pack: &PackRecord, blob_table: &Digest, blob_table_length: u32) -> Vec<u8> {
+    let root_directory = InodeRecord {
+        mode: 0o040755,
+        uid: 0,
+        gid: 0,
+        nlink: 2,
+        size: 0,
+        allocated: 0,
+        mtime_seconds: 0,
+        mtime_nanoseconds: 0,
+        payload_first: 0,
+        payload_count: 0,
+        xattrs: NO_XATTRS,
+        link: 1,
+    };
     let mut message = Builder::new_default();
     let mut root = message.init_root::<peerfs_capnp::manifest::Builder<'_>>();
     root.set_format_version(FORMAT_VERSION);
     root.set_inode_count(1);
     root.set_stored_bytes(pack.stored_length);
-    root.set_packs(&packs);
-    root.set_shards(&shards);
+    root.set_root(&record_bytes(&root_directory));
+    root.set_blob_table(&blob_table.0);
+    root.set_blob_table_length(blob_table_length);
     write_message_to_words(&message)
+}
+
+fn record_bytes(record: &impl Record) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    record.write_to(|part| bytes.extend_from_slice(part));
+    bytes
 }

@@ -8,6 +8,7 @@ use fastrand::Rng;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum BlobName {
     Manifest,
+    BlobTable,
     Index(usize),
     Pack(usize),
     Shard(usize),

@@ -9,8 +9,8 @@ use capnp::message::{Builder, HeapAllocator};
 use capnp::serialize::write_message_to_words;
 use capnp::traits::Owned;
 use peerfs_format::{
-    peerfs_capnp, ChunkRecord, Digest, Manifest, PackIndex, PackRecord, Record, Shard, ShardRecord,
-    Table, FORMAT_VERSION,
+    peerfs_capnp, BlobTable, ChunkRecord, Digest, Manifest, PackIndex, PackRecord, Record, Shard,
+    ShardRecord, Table, FORMAT_VERSION,
 };
 use sha2::Sha256;
 
@@ -26,11 +26,13 @@ pub(super) const SHARD_TABLES: usize = 7;
 #[derive(Clone)]
 pub(super) struct Image {
     pub(super) totals: [u64; 3],
+    /// The record of the root directory in the manifest.
+    pub(super) root: Vec<u8>,
     pub(super) packs: Vec<Pack>,
     pub(super) shards: Vec<ShardImage>,
     /// What is done to the bytes of blobs once they are encoded.
     pub(super) blob_damages: Vec<(BlobName, BlobDamage)>,
-    /// What is done to the manifest's tables when their digests fit.
+    /// What is done to the blob table's tables when their digests fit.
     pub(super) pack_table: Vec<TableDamage>,
     pub(super) shard_table: Vec<TableDamage>,
 }
@@ -88,8 +90,10 @@ impl Image {
         let malformed = || Error::format(store);
         let bytes = read(manifest)?;
         let parsed = Manifest::parse(&bytes).map_err(malformed())?;
+        let table = read(&parsed.blob_table)?;
+        let table = BlobTable::parse(&table).map_err(malformed())?;
         let mut packs = Vec::new();
-        for record in parsed.packs.iter() {
+        for record in table.packs.iter() {
             let index = read(&record.index_digest)?;
             let index = PackIndex::parse(&index).map_err(malformed())?;
             packs.push(Pack {
@@ -101,7 +105,7 @@ impl Image {
             });
         }
         let mut shards = Vec::new();
-        for record in parsed.shards.iter() {
+        for record in table.shards.iter() {
             shards.push(ShardImage::read(record, &read(&record.digest)?).map_err(Error::from)?);
         }
         Ok(Image {
@@ -110,6 +114,7 @@ impl Image {
                 parsed.content_bytes,
                 parsed.stored_bytes,
             ],
+            root: encode([parsed.root]),
             packs,
             shards,
             blob_damages: Vec::new(),
@@ -198,13 +203,19 @@ impl Image {
         for damage in &self.shard_table {
             damage.apply(&mut shards);
         }
+        let table = message::<peerfs_capnp::blob_table::Owned>(|mut root| {
+            root.set_packs(&packs);
+            root.set_shards(&shards);
+        });
+        let (table, table_length) = add(BlobName::BlobTable, table);
         let manifest = message::<peerfs_capnp::manifest::Owned>(|mut root| {
             root.set_format_version(FORMAT_VERSION);
             root.set_inode_count(self.totals[0]);
             root.set_content_bytes(self.totals[1]);
             root.set_stored_bytes(self.totals[2]);
-            root.set_packs(&packs);
-            root.set_shards(&shards);
+            root.set_root(&self.root);
+            root.set_blob_table(&table.0);
+            root.set_blob_table_length(table_length);
         });
         let (manifest, _) = add(BlobName::Manifest, manifest);
         Published { blobs, manifest }

@@ -47,9 +47,10 @@ pub(super) fn mutate(
     rng: &mut Rng,
 ) -> io::Result<Option<String>> {
     Ok(match rng.u32(..32) {
-        0..11 => shard_table(image, rng),
+        0..10 => shard_table(image, rng),
+        10 => root(image, rng),
         11..14 => chunk_table(image, rng),
-        14..16 => manifest_table(image, rng),
+        14..16 => blob_table(image, rng),
         16..20 => stored_chunk(image, frames, rng)?,
         20..23 => Some(blob(image, rng)),
         23..25 => name(image, rng),
@@ -84,19 +85,25 @@ fn chunk_table(image: &mut Image, rng: &mut Rng) -> Option<String> {
     Some(format!("index {number}, {what}"))
 }
 
-fn manifest_table(image: &mut Image, rng: &mut Rng) -> Option<String> {
-    let (damage, what) = if rng.bool() {
+fn blob_table(image: &mut Image, rng: &mut Rng) -> Option<String> {
+    let what = if rng.bool() {
         let table = encode(image.packs.iter().map(|pack| pack.record));
         let (damage, what) = TableDamage::choose(&PACKS, &table, rng)?;
         image.pack_table.push(damage);
-        ("manifest", what)
+        what
     } else {
         let table = encode(image.shards.iter().map(|shard| shard.record));
         let (damage, what) = TableDamage::choose(&SHARDS, &table, rng)?;
         image.shard_table.push(damage);
-        ("manifest", what)
+        what
     };
-    Some(format!("{damage}, {what}"))
+    Some(format!("blob table, {what}"))
+}
+
+fn root(image: &mut Image, rng: &mut Rng) -> Option<String> {
+    let (damage, what) = TableDamage::choose(&SHARD[INODES], &image.root, rng)?;
+    damage.apply(&mut image.root);
+    Some(format!("manifest, {what}"))
 }
 
 /// Other stored bytes for a chunk, behind all others, with a record that leads there.
@@ -134,9 +141,10 @@ fn stored_chunk(image: &mut Image, frames: &Frames, rng: &mut Rng) -> io::Result
 }
 
 fn blob(image: &mut Image, rng: &mut Rng) -> String {
-    let name = match rng.u32(..5) {
+    let name = match rng.u32(..6) {
         0 => BlobName::Manifest,
-        1 => BlobName::Index(rng.usize(..image.packs.len())),
+        1 => BlobName::BlobTable,
+        2 => BlobName::Index(rng.usize(..image.packs.len())),
         _ => BlobName::Shard(rng.usize(..image.shards.len())),
     };
     let damage = BlobDamage::choose(rng);

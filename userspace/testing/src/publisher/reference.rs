@@ -35,6 +35,7 @@ pub(super) fn fingerprints(image: &Image) -> Fingerprints {
             .any(|(damaged, _)| *damaged == name)
     };
     if is_damaged(BlobName::Manifest)
+        || is_damaged(BlobName::BlobTable)
         || !image.shard_table.is_empty()
         || !image.pack_table.is_empty()
     {
@@ -78,7 +79,11 @@ fn hash_inode(image: &Image, inode: u64, hasher: &mut DefaultHasher) -> Option<C
     let shard = whole_shard(image, number)?;
     shard.first_inode.hash(hasher);
     let place = usize::try_from(inode.checked_sub(shard.first_inode)?).ok()?;
-    let record = slice(&shard.tables[0], place, 1, InodeRecord::SIZE)?;
+    // The root's is in the manifest.
+    let record = match inode {
+        ROOT_INODE => slice(&image.root, 0, 1, InodeRecord::SIZE)?,
+        _ => slice(&shard.tables[0], place, 1, InodeRecord::SIZE)?,
+    };
     (number, place, record).hash(hasher);
     let record: InodeRecord = *decode(record).first()?;
     hash_xattrs(shard, &record, hasher)?;

@@ -9,9 +9,9 @@ use std::hint::black_box;
 
 use peerfs_format::upcall::{ChunkData, Failure, FetchBlob, FetchChunks, FileReply, Header};
 use peerfs_format::{
-    first_data, first_hole, pieces, Codec, Digest, FileType, InodeRecord, Manifest, PackIndex,
-    PackRecord, PresenceHeader, Shard, CHUNK_MAX, METADATA_MAX, NAME_MAX, PACK_MAX, SYMLINK_MAX,
-    XATTR_NAME_MAX, XATTR_VALUE_MAX,
+    first_data, first_hole, pieces, BlobTable, Codec, Digest, FileType, InodeRecord, Manifest,
+    PackIndex, PackRecord, PresenceHeader, Shard, CHUNK_MAX, METADATA_MAX, NAME_MAX, PACK_MAX,
+    SYMLINK_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX,
 };
 
 /// The most records of a table that are looked at, so that an input takes bounded time.
@@ -22,14 +22,23 @@ pub fn manifest(bytes: &[u8]) {
     let Ok(manifest) = Manifest::parse(bytes) else {
         return;
     };
-    for number in numbers(manifest.packs.len()) {
-        if let Ok(pack) = manifest.pack(number) {
+    assert_eq!(manifest.root.file_type(), Some(FileType::Directory));
+    assert!(u64::from(manifest.blob_table_length) <= METADATA_MAX);
+}
+
+/// Reads bytes as a blob table.
+pub fn blob_table(bytes: &[u8]) {
+    let Ok(table) = BlobTable::parse(bytes) else {
+        return;
+    };
+    for number in numbers(table.packs.len()) {
+        if let Ok(pack) = table.pack(number) {
             assert!(pack.stored_length <= PACK_MAX && pack.logical_length <= PACK_MAX);
             assert!(u64::from(pack.index_length) <= METADATA_MAX);
         }
     }
-    for number in numbers(manifest.shards.len()) {
-        let Ok(shard) = manifest.shard(number) else {
+    for number in numbers(table.shards.len()) {
+        let Ok(shard) = table.shard(number) else {
             continue;
         };
         assert!(u64::from(shard.length) <= METADATA_MAX);
@@ -38,12 +47,12 @@ pub fn manifest(bytes: &[u8]) {
             shard.first_inode.wrapping_sub(1),
             u64::MAX,
         ] {
-            if let Some(found) = manifest.shard_of(inode) {
-                assert!((found as usize) < manifest.shards.len());
+            if let Some(found) = table.shard_of(inode) {
+                assert!((found as usize) < table.shards.len());
             }
         }
     }
-    assert!(manifest.pack(u32::MAX).is_err() && manifest.shard(u32::MAX).is_err());
+    assert!(table.pack(u32::MAX).is_err() && table.shard(u32::MAX).is_err());
 }
 
 /// Reads bytes as the index of a pack as large as there can be.
