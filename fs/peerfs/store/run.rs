@@ -18,6 +18,10 @@ use super::readers::RUN_BYTES;
 use super::{Origin, Store};
 use crate::vfs::{sha256, FolioBytes, OpenedFile};
 
+/// Chunks that are decoded ahead at the most, of up to 256 KiB each: a quarter of what the cache holds
+/// of the usual size.
+const LEAD_MAX: u32 = 8;
+
 /// A chunk, or a part of one, and where it is wanted.
 struct Wanted {
     number: u32,
@@ -160,9 +164,9 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
                 skipped,
                 bytes,
             };
-            let goes_on = self.store.sequence.goes_on(pack.number, number);
-            if goes_on && !wanted.is_whole() {
-                self.decode_ahead(&pack, number.saturating_add(1));
+            let lead_max = if wanted.is_whole() { 0 } else { lead_max() };
+            for number in self.store.sequence.goes_on(pack.number, number, lead_max) {
+                self.decode_ahead(&pack, number);
             }
             if let Some(chunk) = self.store.cached_chunk(&pack, number) {
                 wanted.fill(&chunk)?;
@@ -189,12 +193,8 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
         Ok(())
     }
 
-    /// Has a worker decode the chunk that readers of small files come to next, if it is here. A lone
-    /// processor would only decode some that nobody comes to.
+    /// Has a worker decode a chunk that readers of small files will come to, if it is here.
     fn decode_ahead(&self, pack: &Arc<Pack>, number: u32) {
-        if nr_cpu_ids() == 1 {
-            return;
-        }
         let (store, pack) = (self.store.clone(), pack.clone());
         // Whatever fails is left to the reader who needs it, if there is one.
         let _ = self.store.readers.spawn(move || {
@@ -267,6 +267,15 @@ impl<O: Origin> Store<O> {
         self.readers
             .with_decoder(|decoder| self.keep(pack, number, record, stored, decoder))
             .map(Some)
+    }
+}
+
+/// How many chunks are decoded ahead of whoever reads small files in order: one for each processor. A lone
+/// one would only decode some that nobody comes to.
+fn lead_max() -> u32 {
+    match nr_cpu_ids() {
+        1 => 0,
+        processors => processors.min(LEAD_MAX),
     }
 }
 

@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether the chunks that small files share are read one after the other.
+//! How far the chunks that small files share are decoded ahead of whoever reads them in order.
 #![forbid(unsafe_code)]
 
+use core::ops::Range;
+
+#[cfg(CONFIG_KUNIT = "y")]
+use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 
 /// The chunk that was read last. Several readers make each other look random, which costs them nothing
 /// but what would have been done ahead.
+///
+/// Chunks are numbered over all packs: the pack in the upper half, the chunk's number in the lower one.
 pub(super) struct Sequence {
-    /// The pack in the upper half, the chunk's number in the lower one.
     last: Atomic<u64>,
+    /// Up to where chunks were said to be worth decoding.
+    ahead: Atomic<u64>,
 }
 
 impl Sequence {
@@ -17,18 +24,68 @@ impl Sequence {
         Sequence {
             // No chunk has this number, nor its successor.
             last: Atomic::new(u64::MAX),
+            ahead: Atomic::new(0),
         }
     }
 
-    /// Notes that a chunk is being read. Says whether the one before it was read just now: once, when
-    /// readers come to it, not for each file in it.
-    pub(super) fn goes_on(&self, pack: u32, chunk: u32) -> bool {
+    /// Notes that a chunk of a pack is being read. Says which chunks behind it are worth decoding
+    /// meanwhile, at most `lead_max` ahead: none for who jumps, and for who goes on one more each time.
+    /// Once, when readers come to the chunk, not for each file in it.
+    pub(super) fn goes_on(&self, pack: u32, chunk: u32, lead_max: u32) -> Range<u32> {
         let now = u64::from(pack) << 32 | u64::from(chunk);
         let last = self.last.load(Relaxed);
         if last == now {
-            return false;
+            return 0..0;
         }
         self.last.store(now, Relaxed);
-        chunk > 0 && last == now - 1
+        if chunk == 0 || last != now - 1 {
+            return 0..0;
+        }
+        let ahead = self.ahead.load(Relaxed);
+        // A lead that is not of this sequence is another reader's.
+        let lead = ahead
+            .checked_sub(now)
+            .filter(|lead| *lead <= lead_max.into())
+            .unwrap_or(0);
+        let lead = u32::try_from(lead).unwrap_or(0);
+        let first = chunk.saturating_add(lead.max(1));
+        let end = chunk.saturating_add(1 + lead.saturating_add(1).min(lead_max));
+        self.ahead
+            .store(now - u64::from(chunk) + u64::from(end), Relaxed);
+        first..end
+    }
+}
+
+#[cfg(CONFIG_KUNIT = "y")]
+#[kunit_tests(peerfs_sequence)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_goes_on_is_led_ever_further() {
+        let sequence = Sequence::new();
+        let led = [0, 1, 2, 3, 4, 5].map(|chunk| sequence.goes_on(7, chunk, 3));
+        // The lead is 0, 1, 2, 3, 3, 3: no chunk twice, and none left out.
+        assert_eq!(led, [0..0, 2..3, 3..5, 5..7, 7..8, 8..9]);
+        assert_eq!(sequence.goes_on(7, 5, 3), 0..0);
+    }
+
+    #[test]
+    fn who_jumps_is_not_led() {
+        let sequence = Sequence::new();
+        for (pack, chunk) in [(0, 5), (0, 7), (1, 8), (0, 6), (1, 0), (u32::MAX, u32::MAX)] {
+            assert_eq!(sequence.goes_on(pack, chunk, 3), 0..0);
+        }
+        // Who begins anew begins with little.
+        assert_eq!(sequence.goes_on(2, 100, 3), 0..0);
+        assert_eq!(sequence.goes_on(2, 101, 3), 102..103);
+    }
+
+    #[test]
+    fn nobody_is_led_without_room() {
+        let sequence = Sequence::new();
+        for chunk in 0..5 {
+            assert!(sequence.goes_on(0, chunk, 0).is_empty());
+        }
     }
 }
