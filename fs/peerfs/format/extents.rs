@@ -115,7 +115,7 @@ pub fn first_hole(extents: &[ExtentRecord], range: Range<u64>) -> u64 {
 
 /// A range of a file, widened to where the chunks at its ends begin and end, but not beyond their
 /// extents. `chunk` gives the range of the chunk at an offset of a pack's address space, if that is
-/// known.
+/// known; it is asked once if both ends are in one chunk.
 pub fn widened(
     extents: &[ExtentRecord],
     range: Range<u64>,
@@ -125,12 +125,17 @@ pub fn widened(
         return range;
     };
     // What the chunk at a byte has of the file before that byte and behind it.
-    let around = |byte: u64| {
+    let mut last_chunk: Option<(u32, Range<u32>)> = None;
+    let mut around = |byte: u64| {
         let number = extents.partition_point(|extent| end_of(extent) <= byte);
         let extent = extents.get(number)?;
         let inside = u32::try_from(byte.checked_sub(extent.file_offset)?).ok()?;
         let offset = extent.pack_offset.checked_add(inside)?;
-        let chunk = chunk(extent.pack, offset)?;
+        let chunk = match &last_chunk {
+            Some((pack, range)) if *pack == extent.pack && range.contains(&offset) => range.clone(),
+            _ => chunk(extent.pack, offset)?,
+        };
+        last_chunk = Some((extent.pack, chunk.clone()));
         let before = offset.checked_sub(chunk.start)?.min(inside);
         let behind = chunk.end.checked_sub(offset)?.checked_sub(1)?;
         let behind = u64::from(behind).min(end_of(extent).saturating_sub(byte).checked_sub(1)?);

@@ -22,7 +22,7 @@ pub(super) fn open(inode: &Inode) -> Result {
     }
     let mut all = true;
     let mut last = None;
-    for extent in &data.extents {
+    for extent in data.extents.iter() {
         if last != Some(extent.pack) {
             all &= inode.super_block().data().store.open_pack(extent.pack)?;
             last = Some(extent.pack);

@@ -3,13 +3,15 @@
 //! Inodes from their shards.
 #![forbid(unsafe_code)]
 
+use core::ops::Deref;
+
 use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::aref::ARef;
 use kernel::sync::atomic::Atomic;
 use kernel::sync::Arc;
-use peerfs_format::{ExtentRecord, FileType, InodeRecord, Shard, NO_XATTRS, ROOT_INODE};
+use peerfs_format::{ExtentRecord, FileType, InodeRecord, Shard, Table, NO_XATTRS, ROOT_INODE};
 
 use super::{Inode, PeerFs, SuperBlock};
 use crate::store::ShardBlob;
@@ -20,13 +22,47 @@ pub(crate) struct InodeData {
     /// The inode's record.
     pub(super) record: InodeRecord,
     /// A regular file's extents.
-    pub(super) extents: KVVec<ExtentRecord>,
+    pub(super) extents: Extents,
     /// Where the last readahead of it ended.
     pub(super) read: Atomic<u64>,
     /// Whether the packs that it lies in, and their indexes, are open, and need not be looked at again.
     pub(super) opened: Atomic<bool>,
     /// Up to where of the file everything missing was asked for ahead of its readers.
     pub(super) asked: Atomic<u64>,
+}
+
+/// A regular file's extents. Most files have one, which takes no memory of its own.
+pub(crate) enum Extents {
+    One([ExtentRecord; 1]),
+    Other(KVVec<ExtentRecord>),
+}
+
+impl Extents {
+    const NONE: Self = Extents::Other(KVVec::new());
+
+    /// Copies them. They are charged to whoever looks the file up, as the inode is: an image may claim any
+    /// number.
+    fn read(table: &Table<'_, ExtentRecord>) -> Result<Self> {
+        if let (1, Some(extent)) = (table.len(), table.get(0)) {
+            return Ok(Extents::One([extent]));
+        }
+        let mut extents = KVVec::with_capacity(table.len(), GFP_KERNEL_ACCOUNT)?;
+        for extent in table.iter() {
+            extents.push(extent, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(Extents::Other(extents))
+    }
+}
+
+impl Deref for Extents {
+    type Target = [ExtentRecord];
+
+    fn deref(&self) -> &[ExtentRecord] {
+        match self {
+            Extents::One(extent) => extent,
+            Extents::Other(extents) => extents,
+        }
+    }
 }
 
 /// The inode of this number.
@@ -38,21 +74,17 @@ pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> 
     let store = &super_block.data().store;
     if number == ROOT_INODE {
         let root = store.manifest().root;
-        return init(super_block, new, root, InodeKind::Directory, KVVec::new());
+        return init(super_block, new, root, InodeKind::Directory, Extents::NONE);
     }
     let shard = store.shard_of(number)?;
     let shard = shard.view();
     let record = shard.inode(number).map_err(|_| EIO)?;
-    let mut extents = KVVec::new();
+    let mut extents = Extents::NONE;
     let kind = match record.file_type().ok_or(EIO)? {
         FileType::Directory => InodeKind::Directory,
         FileType::Regular => {
-            let table = shard.extents(&record).map_err(|_| EIO)?;
-            // Charged to whoever looks the file up, as its inode is: an image may claim any number.
-            extents.reserve(table.len(), GFP_KERNEL_ACCOUNT)?;
-            for extent in table.iter() {
-                extents.push(extent, GFP_KERNEL_ACCOUNT)?;
-            }
+            let table = shard.extents(&record);
+            extents = Extents::read(&table.map_err(|_| EIO)?)?;
             InodeKind::Regular
         }
         FileType::SymbolicLink => InodeKind::SymbolicLink(link_target(&shard, &record)?),
@@ -69,7 +101,7 @@ fn init(
     new: NewInode<PeerFs>,
     record: InodeRecord,
     kind: InodeKind,
-    extents: KVVec<ExtentRecord>,
+    extents: Extents,
 ) -> Result<ARef<Inode>> {
     let blocks = match kind {
         InodeKind::Regular => record.allocated.div_ceil(512),

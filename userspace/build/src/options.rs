@@ -47,7 +47,7 @@ pub enum Compression {
 
 impl Compression {
     /// The level that is a good trade for most trees.
-    const DEFAULT_LEVEL: i32 = 3;
+    pub(crate) const DEFAULT_LEVEL: i32 = 3;
 
     /// The last level whose images are made to be read fast. Literals, the bytes that no match covers,
     /// are not entropy-coded: that would save up to a tenth of the size, and take a third more time to
