@@ -23,10 +23,23 @@ struct Operations<T>(PhantomData<T>);
 const SEEK_DATA: c_int = bindings::SEEK_DATA as c_int;
 const SEEK_HOLE: c_int = bindings::SEEK_HOLE as c_int;
 
+/// What `generic_file_read_iter` does for files that cannot be opened for direct I/O.
+///
+/// # Safety
+///
+/// Only for the VFS, by its rules for `read_iter`.
+unsafe extern "C" fn read_iter(
+    request: *mut bindings::kiocb,
+    to: *mut bindings::iov_iter,
+) -> isize {
+    // SAFETY: the VFS gives a valid request and iterator.
+    unsafe { bindings::filemap_read(request, to, 0) }
+}
+
 impl<T: FileSystem> Operations<T> {
     const TABLE: bindings::file_operations = bindings::file_operations {
         llseek: Some(Self::llseek),
-        read_iter: Some(bindings::generic_file_read_iter),
+        read_iter: Some(read_iter),
         mmap_prepare: Some(bindings::generic_file_readonly_mmap_prepare),
         open: Some(Self::open),
         splice_read: Some(bindings::filemap_splice_read),
