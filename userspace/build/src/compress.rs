@@ -45,7 +45,7 @@ pub(crate) fn run(requests: &Receiver<CompressRequest>, compression: Compression
 /// The size of the table in which the default level looks for short matches, as a power of two. Zstd's
 /// own choice, 2^16, finds all that a chunk has, and those of 5 to 7 bytes take longer to decode than they
 /// save (Documentation/format-choices.md).
-const SHORT_MATCHES_LOG: u32 = 13;
+const SHORT_MATCHES_LOG: u32 = 12;
 
 fn compressor(level: i32) -> io::Result<Compressor<'static>> {
     let mut compressor = Compressor::new(level)?;
