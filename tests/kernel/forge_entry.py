@@ -20,18 +20,25 @@ def add(content):
     return digest
 
 
+def leads_to(blob):
+    """The blobs whose digests a blob has, by those digests."""
+    names = (path.name for path in blobs.iterdir())
+    found = (bytes.fromhex(name) for name in names if bytes.fromhex(name) in blob)
+    return {digest: (blobs / digest.hex()).read_bytes() for digest in found}
+
+
 root = (blobs / manifest).read_bytes()
+[(table_digest, table)] = leads_to(root).items()
 # Inode, offset of the name, its length, type, reserved.
 before, behind = struct.pack("<Q", int(inode)), bytes([len(name), DIRECTORY, 0, 0])
 pattern = re.compile(re.escape(before) + b"[\\x00-\\xff]{4}" + re.escape(behind))
-for path in list(blobs.iterdir()):
-    shard = path.read_bytes()
-    old = bytes.fromhex(path.name)
-    if old not in root or name.encode() not in shard or len(found := list(pattern.finditer(shard))) != 1:
+for digest, shard in leads_to(table).items():
+    if name.encode() not in shard or len(found := list(pattern.finditer(shard))) != 1:
         continue
     at = found[0].start()
-    forged = shard[:at] + struct.pack("<Q", int(new)) + shard[at + 8 :]
-    print(add(root.replace(old, add(forged).digest())).hexdigest())
+    forged = add(shard[:at] + struct.pack("<Q", int(new)) + shard[at + 8 :]).digest()
+    forged_table = add(table.replace(digest, forged)).digest()
+    print(add(root.replace(table_digest, forged_table)).hexdigest())
     break
 else:
     sys.exit(f"no shard has the entry {name}")
