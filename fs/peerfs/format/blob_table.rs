@@ -2,9 +2,7 @@
 
 //! The blob table: which packs and inode shards an image consists of.
 
-use capnp::serialize::read_message_from_flat_slice_no_alloc;
-
-use crate::manifest::reader_options;
+use crate::message::read_message;
 use crate::table::{Record, TableField};
 use crate::{
     peerfs_capnp, ChunkRecord, Error, PackRecord, Result, ShardRecord, Table, METADATA_MAX,
@@ -22,23 +20,15 @@ pub struct BlobTableLayout {
 
 impl BlobTableLayout {
     /// Checks the frame of a blob table; records are checked when they are used.
-    pub fn parse(mut blob: &[u8]) -> Result<Self> {
-        let whole = blob;
-        let message = read_message_from_flat_slice_no_alloc(&mut blob, reader_options())
-            .map_err(|_| Error::Malformed(WHAT))?;
+    pub fn parse(blob: &[u8]) -> Result<Self> {
+        let message = read_message(blob, WHAT)?;
         let root: peerfs_capnp::blob_table::Reader<'_> =
             message.get_root().map_err(|_| Error::Malformed(WHAT))?;
-        let packs = root
-            .get_packs()
-            .map_err(|_| Error::Malformed("pack list"))?;
-        let shards = root
-            .get_shards()
-            .map_err(|_| Error::Malformed("shard list"))?;
         let layout = BlobTableLayout {
-            packs: TableField::locate(whole, packs, "pack list")?,
-            shards: TableField::locate(whole, shards, "shard list")?,
+            packs: TableField::locate(blob, root.get_packs(), "pack list")?,
+            shards: TableField::locate(blob, root.get_shards(), "shard list")?,
         };
-        match layout.view(whole).shards.get(0) {
+        match layout.view(blob).shards.get(0) {
             Some(first) if first.first_inode == ROOT_INODE && first.inode_count > 0 => Ok(layout),
             _ => Err(Error::Malformed("shard list")),
         }

@@ -2,23 +2,13 @@
 
 //! The manifest: the blob whose digest is given at mount.
 
-use capnp::message::ReaderOptions;
-use capnp::serialize::read_message_from_flat_slice_no_alloc;
-
+use crate::message::read_message;
 use crate::{
     peerfs_capnp, Digest, Error, FileType, InodeRecord, Result, Table, FORMAT_VERSION,
     KNOWN_INCOMPATIBLE_FEATURES, METADATA_MAX,
 };
 
 const WHAT: &str = "manifest";
-
-/// How often a metadata blob may be walked over, in words of 8 bytes: once, with room for headers.
-pub(crate) fn reader_options() -> ReaderOptions {
-    ReaderOptions {
-        traversal_limit_in_words: Some(2 * METADATA_MAX as usize / 8),
-        nesting_limit: 4,
-    }
-}
 
 /// A manifest. It is as long for an image of any size: all that a mount needs is in it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -39,9 +29,11 @@ pub struct Manifest {
 
 impl Manifest {
     /// Checks and reads a manifest.
-    pub fn parse(mut blob: &[u8]) -> Result<Self> {
-        let message = read_message_from_flat_slice_no_alloc(&mut blob, reader_options())
-            .map_err(|_| Error::Malformed(WHAT))?;
+    pub fn parse(blob: &[u8]) -> Result<Self> {
+        if blob.len() as u64 > METADATA_MAX {
+            return Err(Error::TooLarge("METADATA_MAX"));
+        }
+        let message = read_message(blob, WHAT)?;
         let fields: peerfs_capnp::manifest::Reader<'_> =
             message.get_root().map_err(|_| Error::Malformed(WHAT))?;
         if fields.get_format_version() != FORMAT_VERSION {

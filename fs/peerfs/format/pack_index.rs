@@ -2,9 +2,7 @@
 
 //! The pack index: what is in a pack, and where.
 
-use capnp::serialize::read_message_from_flat_slice_no_alloc;
-
-use crate::manifest::reader_options;
+use crate::message::read_message;
 use crate::table::TableField;
 use crate::{peerfs_capnp, ChunkRecord, Digest, Error, PackRecord, Result, Table, CHUNK_MAX};
 
@@ -19,19 +17,13 @@ pub struct PackIndexLayout {
 
 impl PackIndexLayout {
     /// Checks the frame of a pack index; chunk records are checked when they are used.
-    pub fn parse(mut blob: &[u8]) -> Result<Self> {
-        let whole = blob;
-        let message = read_message_from_flat_slice_no_alloc(&mut blob, reader_options())
-            .map_err(|_| Error::Malformed(WHAT))?;
+    pub fn parse(blob: &[u8]) -> Result<Self> {
+        let message = read_message(blob, WHAT)?;
         let root: peerfs_capnp::pack_index::Reader<'_> =
             message.get_root().map_err(|_| Error::Malformed(WHAT))?;
-        let chunks = root.get_chunks().map_err(|_| Error::Malformed(WHAT))?;
-        let content_digests = root
-            .get_content_digests()
-            .map_err(|_| Error::Malformed(WHAT))?;
         Ok(PackIndexLayout {
-            chunks: TableField::locate(whole, chunks, WHAT)?,
-            content_digests: TableField::locate(whole, content_digests, WHAT)?,
+            chunks: TableField::locate(blob, root.get_chunks(), WHAT)?,
+            content_digests: TableField::locate(blob, root.get_content_digests(), WHAT)?,
         })
     }
 

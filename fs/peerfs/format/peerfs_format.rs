@@ -24,6 +24,7 @@ mod extents;
 mod limits;
 mod lookahead;
 mod manifest;
+mod message;
 mod pack_index;
 mod presence;
 mod record;

@@ -2,14 +2,11 @@
 
 //! The inode shard: a run of inodes and a run of directory entries.
 
-use capnp::serialize::read_message_from_flat_slice_no_alloc;
-
-use crate::manifest::reader_options;
+use crate::message::read_message;
 use crate::table::{Field, TableField};
 use crate::{
-    peerfs_capnp, Digest, EntryRecord, Error, ExtentRecord, InodeRecord, Record, Result,
-    SpanRecord, Table, XattrRecord, XattrSetRecord, NO_XATTRS, SYMLINK_MAX, XATTR_NAME_MAX,
-    XATTR_VALUE_MAX,
+    peerfs_capnp, Digest, EntryRecord, Error, ExtentRecord, InodeRecord, Result, SpanRecord, Table,
+    XattrRecord, XattrSetRecord, NO_XATTRS, SYMLINK_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX,
 };
 
 const WHAT: &str = "inode shard";
@@ -30,28 +27,26 @@ pub struct ShardLayout {
 
 impl ShardLayout {
     /// Checks the frame of a shard; records are checked when they are used.
-    pub fn parse(mut blob: &[u8]) -> Result<Self> {
-        let whole = blob;
-        let message = read_message_from_flat_slice_no_alloc(&mut blob, reader_options())
-            .map_err(|_| Error::Malformed(WHAT))?;
+    pub fn parse(blob: &[u8]) -> Result<Self> {
+        let message = read_message(blob, WHAT)?;
         let root: peerfs_capnp::inode_shard::Reader<'_> =
             message.get_root().map_err(|_| Error::Malformed(WHAT))?;
         let heap = root.get_heap().map_err(|_| Error::Malformed(WHAT))?;
         let layout = ShardLayout {
             first_inode: root.get_first_inode(),
-            inodes: locate(whole, root.get_inodes(), "inode table")?,
-            extents: locate(whole, root.get_extents(), "extent table")?,
-            spans: locate(whole, root.get_spans(), "span table")?,
-            entries: locate(whole, root.get_entries(), "entry table")?,
-            xattr_sets: locate(whole, root.get_xattr_sets(), "xattr set table")?,
-            xattrs: locate(whole, root.get_xattrs(), "xattr table")?,
-            digests: locate(whole, root.get_digests(), "digest table")?,
-            heap: Field::locate(whole, heap, WHAT)?,
+            inodes: TableField::locate(blob, root.get_inodes(), "inode table")?,
+            extents: TableField::locate(blob, root.get_extents(), "extent table")?,
+            spans: TableField::locate(blob, root.get_spans(), "span table")?,
+            entries: TableField::locate(blob, root.get_entries(), "entry table")?,
+            xattr_sets: TableField::locate(blob, root.get_xattr_sets(), "xattr set table")?,
+            xattrs: TableField::locate(blob, root.get_xattrs(), "xattr table")?,
+            digests: TableField::locate(blob, root.get_digests(), "digest table")?,
+            heap: Field::locate(blob, heap, WHAT)?,
         };
         // So that every inode has a number, and the number behind the last one is none of them.
         layout
             .first_inode
-            .checked_add(layout.inodes.of(whole).len() as u64)
+            .checked_add(layout.inodes.of(blob).len() as u64)
             .ok_or(Error::Malformed("inode number"))?;
         Ok(layout)
     }
@@ -64,14 +59,6 @@ impl ShardLayout {
             blob,
         }
     }
-}
-
-fn locate<R: Record>(
-    blob: &[u8],
-    data: capnp::Result<&[u8]>,
-    what: &'static str,
-) -> Result<TableField<R>> {
-    TableField::locate(blob, data.map_err(|_| Error::Malformed(what))?, what)
 }
 
 /// A shard, read in place.

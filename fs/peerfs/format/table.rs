@@ -220,8 +220,13 @@ pub(crate) struct TableField<R> {
 
 impl<R: Record> TableField<R> {
     /// Locates `data`, which Cap'n Proto returned as a slice of `blob`. An error, which `what` names, if
-    /// it ends inside a record.
-    pub(crate) fn locate(blob: &[u8], data: &[u8], what: &'static str) -> Result<Self> {
+    /// there is none or it ends inside a record.
+    pub(crate) fn locate(
+        blob: &[u8],
+        data: capnp::Result<&[u8]>,
+        what: &'static str,
+    ) -> Result<Self> {
+        let data = data.map_err(|_| Error::Malformed(what))?;
         Table::<R>::new(data, what)?;
         Ok(TableField {
             field: Field::locate(blob, data, what)?,

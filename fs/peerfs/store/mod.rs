@@ -37,7 +37,7 @@ use peerfs_format::{
 };
 
 use crate::vfs::{override_credential, Directory, OpenedFile, Shrinker};
-use blob::{Blob, Expected};
+use blob::{Blob, Expected, Layout};
 use cache::Caches;
 use decoding::Decoding;
 use pack::Pack;
@@ -161,21 +161,12 @@ impl<O: Origin> Store<O> {
         if let Some(table) = self.blob_table.as_ref() {
             return Ok(table.view());
         }
-        let digest = self.manifest.blob_table;
-        let length = self.manifest.blob_table_length;
-        let table = Blob::open(
-            &self.expected(&digest, length),
-            || open_blob(&self.directory, &self.credential, &digest),
-            |again| {
-                self.origin.fetch_blob(&BlobRequest {
-                    digest,
-                    manifest: self.manifest_digest,
-                    kind: BlobKind::BlobTable,
-                    length: length.into(),
-                    again,
-                })
-            },
-        )?;
+        let Manifest {
+            blob_table: digest,
+            blob_table_length: length,
+            ..
+        } = self.manifest;
+        let table = self.blob_by_path(BlobKind::BlobTable, digest, length)?;
         // Another task may have been faster: its table is as good.
         self.blob_table.populate(table);
         Ok(self.blob_table.as_ref().ok_or(EIO)?.view())
@@ -194,19 +185,7 @@ impl<O: Origin> Store<O> {
             return Ok(shard);
         }
         let record = self.blob_table()?.shard(number).map_err(|_| EIO)?;
-        let shard = Blob::open(
-            &self.expected(&record.digest, record.length),
-            || open_blob(&self.directory, &self.credential, &record.digest),
-            |again| {
-                self.origin.fetch_blob(&BlobRequest {
-                    digest: record.digest,
-                    manifest: self.manifest_digest,
-                    kind: BlobKind::InodeShard,
-                    length: record.length.into(),
-                    again,
-                })
-            },
-        )?;
+        let shard = self.blob_by_path(BlobKind::InodeShard, record.digest, record.length)?;
         let shard = Arc::new(shard, GFP_KERNEL)?;
         self.caches.shards.insert(number, shard.clone());
         Ok(shard)
@@ -218,6 +197,29 @@ impl<O: Origin> Store<O> {
     pub(crate) fn open_pack(&self, number: u32) -> Result<bool> {
         let pack = self.pack(number)?;
         override_credential(&self.credential, || pack.open(&self.directory))
+    }
+
+    /// A metadata blob, opened by path, or from the origin.
+    fn blob_by_path<L: Layout>(
+        &self,
+        kind: BlobKind,
+        digest: Digest,
+        length: u32,
+    ) -> Result<Blob<L>> {
+        let blob = Blob::open(
+            &self.expected(&digest, length),
+            || open_blob(&self.directory, &self.credential, &digest),
+            |again| {
+                self.origin.fetch_blob(&BlobRequest {
+                    digest,
+                    manifest: self.manifest_digest,
+                    kind,
+                    length: length.into(),
+                    again,
+                })
+            },
+        )?;
+        Ok(blob)
     }
 
     fn expected<'a>(&'a self, digest: &'a Digest, length: u32) -> Expected<'a> {

@@ -45,9 +45,9 @@ impl Sequence {
         // A lead that is not of this sequence is another reader's.
         let lead = ahead
             .checked_sub(now)
-            .filter(|lead| *lead <= lead_max.into())
+            .and_then(|lead| u32::try_from(lead).ok())
+            .filter(|lead| *lead <= lead_max)
             .unwrap_or(0);
-        let lead = u32::try_from(lead).unwrap_or(0);
         let first = chunk.saturating_add(lead.max(1));
         let end = chunk.saturating_add(1 + lead.saturating_add(1).min(lead_max));
         self.ahead

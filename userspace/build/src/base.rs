@@ -29,19 +29,18 @@ pub(crate) fn read(store: &Arc<Store>, images: &[Digest]) -> Result<(Vec<PackRec
         let image = Image::open(store.clone(), digest)?;
         let table = image.blob_table();
         for number in 0..table.packs.len() as u32 {
-            let format = |digest| move |source| StoreError::Format { digest, source };
             let pack = table
                 .pack(number)
-                .map_err(format(image.manifest().blob_table))?;
+                .map_err(StoreError::format(image.manifest().blob_table))?;
             if !seen.insert(pack.digest) {
                 continue;
             }
             let index = store.read_metadata(&pack.index_digest, METADATA_MAX)?;
-            let index = PackIndex::parse(&index).map_err(format(pack.index_digest))?;
+            let index = PackIndex::parse(&index).map_err(StoreError::format(pack.index_digest))?;
             for (chunk, content) in index.content_digests.iter().enumerate() {
                 let record = index
                     .chunk(&pack, chunk as u32)
-                    .map_err(format(pack.index_digest))?;
+                    .map_err(StoreError::format(pack.index_digest))?;
                 base.places
                     .entry(content)
                     .or_insert(base.end + u64::from(record.logical_offset));

@@ -2,7 +2,7 @@
 
 //! What the store knows of an image, as far as it is there.
 
-use peerfs_format::{BlobTable, Digest, Manifest, PackRecord, METADATA_MAX};
+use peerfs_format::{BlobTable, Digest, Manifest, PackRecord};
 use peerfs_store::{Error, Result, Store};
 
 /// An image's manifest; none if it is not there, damaged, or no manifest.
@@ -10,8 +10,7 @@ use peerfs_store::{Error, Result, Store};
 /// # Errors
 /// If the store can't be read.
 pub fn manifest(store: &Store, digest: &Digest) -> Result<Option<Manifest>> {
-    let blob = if_whole(store.read_metadata(digest, METADATA_MAX))?;
-    Ok(blob.and_then(|blob| Manifest::parse(&blob).ok()))
+    if_usable(store.read_manifest(digest))
 }
 
 /// The packs of an image; none if its blob table is not there, damaged, or no blob table.
@@ -20,13 +19,18 @@ pub fn manifest(store: &Store, digest: &Digest) -> Result<Option<Manifest>> {
 /// If the store can't be read.
 pub fn packs(store: &Store, manifest: &Manifest) -> Result<Option<Vec<PackRecord>>> {
     let length = u64::from(manifest.blob_table_length);
-    let blob = if_whole(store.read_metadata(&manifest.blob_table, length))?;
+    let blob = if_usable(store.read_metadata(&manifest.blob_table, length))?;
     Ok(blob.and_then(|blob| Some(BlobTable::parse(&blob).ok()?.packs.iter().collect())))
 }
 
-fn if_whole(blob: Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {
-    match blob {
-        Err(Error::BlobMissing(_) | Error::BlobDamaged(_) | Error::BlobTooLarge { .. }) => Ok(None),
+fn if_usable<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(
+            Error::BlobMissing(_)
+            | Error::BlobDamaged(_)
+            | Error::BlobTooLarge { .. }
+            | Error::Format { .. },
+        ) => Ok(None),
         read => read.map(Some),
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lru::LruCache;
 use peerfs_format::{
     pieces, BlobTable, BlobTableLayout, Digest, Error as FormatError, FileType, Manifest,
-    ShardLayout, Source, METADATA_MAX, ROOT_INODE,
+    ShardLayout, Source, ROOT_INODE,
 };
 
 use crate::inode::ShardBlob;
@@ -57,8 +57,7 @@ impl Image {
     /// [`Error::BlobMissing`], [`Error::BlobDamaged`], [`Error::Format`] or [`Error::Io`].
     pub fn open(store: Arc<Store>, manifest: &Digest) -> Result<Self> {
         let digest = *manifest;
-        let bytes = store.read_metadata(&digest, METADATA_MAX)?;
-        let manifest = Manifest::parse(&bytes).map_err(Error::format(digest))?;
+        let manifest = store.read_manifest(&digest)?;
         let length = u64::from(manifest.blob_table_length);
         let table = store.read_metadata(&manifest.blob_table, length)?;
         let table_layout =

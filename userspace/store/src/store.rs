@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use peerfs_format::{Digest, PackRecord};
+use peerfs_format::{Digest, Manifest, PackRecord, METADATA_MAX};
 use rustix::fs::{flock, FlockOperation};
 
 use crate::layout::Layout;
@@ -166,6 +166,15 @@ impl Store {
             return Err(Error::BlobDamaged(*digest));
         }
         Ok(bytes)
+    }
+
+    /// The manifest of an image, verified.
+    ///
+    /// # Errors
+    /// Those of [`Store::read_metadata`], and [`Error::Format`].
+    pub fn read_manifest(&self, digest: &Digest) -> Result<Manifest> {
+        let bytes = self.read_metadata(digest, METADATA_MAX)?;
+        Manifest::parse(&bytes).map_err(Error::format(*digest))
     }
 
     /// Stores a blob whose digest is known, and replaces a damaged one.

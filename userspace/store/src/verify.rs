@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use peerfs_format::{Digest, Error as FormatError, FileType, Manifest, METADATA_MAX, ROOT_INODE};
+use peerfs_format::{Digest, Error as FormatError, FileType, ROOT_INODE};
 
 use crate::digest::sha256_file;
 use crate::tags::TagIndex;
@@ -167,13 +167,8 @@ impl ImageCheck<'_> {
         if !self.is_readable(manifest) {
             return;
         }
-        let blob = self.store.read_metadata(manifest, METADATA_MAX);
-        let table = blob.and_then(|blob| {
-            let parsed = Manifest::parse(&blob).map_err(Error::format(*manifest))?;
-            Ok(parsed.blob_table)
-        });
-        let table = match table {
-            Ok(table) => table,
+        let table = match self.store.read_manifest(manifest) {
+            Ok(manifest) => manifest.blob_table,
             Err(error) => return self.add_damage(*manifest, &error),
         };
         if !self.is_readable(&table) {

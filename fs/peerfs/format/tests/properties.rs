@@ -12,9 +12,9 @@ use peerfs_format::upcall::{
     write_message, ChunkData, Failure, FetchBlob, FetchChunks, FileReply, Header, Operation,
 };
 use peerfs_format::{
-    peerfs_capnp, BlobTable, ChunkRecord, Digest, EntryRecord, ExtentRecord, InodeRecord, Manifest,
-    PackIndex, PackRecord, PresenceHeader, Record, Shard, ShardRecord, SpanRecord, Table,
-    XattrRecord, XattrSetRecord, FORMAT_VERSION, NO_XATTRS,
+    peerfs_capnp, BlobTable, ChunkRecord, Digest, EntryRecord, Error, ExtentRecord, InodeRecord,
+    Manifest, PackIndex, PackRecord, PresenceHeader, Record, Shard, ShardRecord, SpanRecord, Table,
+    XattrRecord, XattrSetRecord, FORMAT_VERSION, METADATA_MAX, NO_XATTRS,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -406,4 +406,13 @@ fn a_root_that_is_no_directory_is_refused() {
         assert!(Manifest::parse(&manifest(&encode(roots), &[0; Digest::SIZE], 1)).is_err());
     }
     assert!(Manifest::parse(&manifest(&encode(&[ROOT]), &[0; 31], 1)).is_err());
+}
+
+#[test]
+fn a_manifest_that_is_too_long_is_refused() {
+    let mut blob = manifest(&encode(&[ROOT]), &[0; Digest::SIZE], 1);
+    blob.resize(METADATA_MAX as usize, 0);
+    assert!(Manifest::parse(&blob).is_ok());
+    blob.push(0);
+    assert_eq!(Manifest::parse(&blob), Err(Error::TooLarge("METADATA_MAX")));
 }

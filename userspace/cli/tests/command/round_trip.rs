@@ -63,8 +63,12 @@ fn make_tree(tree: &Path) {
     if !program.exists() {
         let mut cargo = Command::new(env!("CARGO"));
         cargo
-            .args(["build", "--quiet", "--release", "-p", "peerfs-testing"])
+            .args(["build", "--quiet", "-p", "peerfs-testing"])
             .current_dir(env!("CARGO_MANIFEST_DIR"));
+        // Into the folder that this test itself was built into.
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
+        }
         succeed(&mut cargo);
     }
     succeed(Command::new(program).arg("make-tree").arg(tree));

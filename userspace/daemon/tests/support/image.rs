@@ -95,7 +95,7 @@ fn index_blob(chunks: &[Vec<u8>]) -> Vec<u8> {
             stored_length: CHUNK_LENGTH,
             codec: 0,
         };
-        record.write_to(|bytes| records.extend_from_slice(bytes));
+        records.extend(record_bytes(&record));
         content_digests.extend_from_slice(&digest.0);
     }
     let mut message = Builder::new_default();
