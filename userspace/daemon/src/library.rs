@@ -135,6 +135,9 @@ impl Library {
         purpose: Purpose,
     ) -> Result<Arc<Pack>, GetError> {
         self.packs.learn(pack, index);
+        if let Some(open) = self.packs.get(pack, index) {
+            return Ok(open);
+        }
         let packs = Arc::clone(&self.packs);
         let open = move |store: &peerfs_store::Store| packs.open(store, pack, index);
         match self.disk.run(open.clone()).await {

@@ -14,7 +14,7 @@ const OPEN_PACKS: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not 0");
 /// Packs of which the index is remembered: 4 TiB of them.
 const KNOWN_PACKS: NonZeroUsize = NonZeroUsize::new(65536).expect("65536 is not 0");
 
-/// Finds packs by digest. All methods block on the disk.
+/// Finds packs by digest. Where nothing else is said, methods block on the disk.
 pub struct Packs {
     open: Mutex<LruCache<(Digest, Digest), Arc<Pack>>>,
     indexes: Mutex<LruCache<Digest, Digest>>,
@@ -30,6 +30,11 @@ impl Default for Packs {
 }
 
 impl Packs {
+    /// A pack that is open already. Does not block.
+    pub fn get(&self, pack: Digest, index: Digest) -> Option<Arc<Pack>> {
+        lock(&self.open).get(&(pack, index)).cloned()
+    }
+
     /// Opens a pack to read and fill it; makes an empty one if there is nothing of it. Its index
     /// must be in the store.
     ///
@@ -42,8 +47,8 @@ impl Packs {
         pack: Digest,
         index: Digest,
     ) -> peerfs_store::Result<Arc<Pack>> {
-        if let Some(open) = lock(&self.open).get(&(pack, index)) {
-            return Ok(Arc::clone(open));
+        if let Some(open) = self.get(pack, index) {
+            return Ok(open);
         }
         let blob = store.read_metadata(&index, METADATA_MAX)?;
         let opened = store.pack(&pack_record(pack, index, &blob)?, blob)?;
@@ -73,8 +78,8 @@ impl Packs {
         pack: Digest,
         index: Digest,
     ) -> peerfs_store::Result<Option<Arc<Pack>>> {
-        if let Some(open) = lock(&self.open).get(&(pack, index)) {
-            return Ok(Some(Arc::clone(open)));
+        if let Some(open) = self.get(pack, index) {
+            return Ok(Some(open));
         }
         let blob = match store.read_metadata(&index, METADATA_MAX) {
             Err(peerfs_store::Error::BlobMissing(_)) => return Ok(None),

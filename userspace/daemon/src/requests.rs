@@ -2,7 +2,7 @@
 
 //! Gets what the kernel asks for.
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,7 @@ impl LibraryHandler {
         }
     }
 
-    async fn blob(&self, request: FetchBlob) -> Result<OwnedFd, GetError> {
+    async fn blob(&self, request: FetchBlob) -> Result<Arc<File>, GetError> {
         let digest = request.digest;
         let purpose = self.purpose(request.manifest, request.priority);
         let bytes = self.library.blob(digest, purpose).await?;
@@ -58,10 +58,10 @@ impl LibraryHandler {
             let file = store.open_blob(&digest)?;
             file.ok_or(StoreError::BlobMissing(digest))
         });
-        Ok(open.await?.into())
+        Ok(Arc::new(open.await?))
     }
 
-    async fn chunks(&self, request: FetchChunks) -> Result<OwnedFd, GetError> {
+    async fn chunks(&self, request: FetchChunks) -> Result<Arc<File>, GetError> {
         let purpose = self.purpose(request.manifest, request.priority);
         let pack = self
             .library
@@ -72,8 +72,7 @@ impl LibraryHandler {
             self.discard_damaged(&pack, chunks.clone()).await?;
         }
         self.library.chunks(&pack, chunks, purpose).await?;
-        let file = self.library.disk().run(move |_| pack.file()).await?;
-        Ok(file.into())
+        Ok(pack.file())
     }
 
     /// What the kernel found to be wrong is read again and forgotten if it is: the kernel may have
@@ -99,7 +98,7 @@ impl LibraryHandler {
 
 #[async_trait]
 impl RequestHandler for LibraryHandler {
-    async fn handle(&self, request: Request) -> Result<OwnedFd, Errno> {
+    async fn handle(&self, request: Request) -> Result<Arc<File>, Errno> {
         let result = match request {
             Request::Blob(request) => self.blob(request).await,
             Request::Chunks(request) => self.chunks(request).await,

@@ -132,7 +132,6 @@ impl Error {
     }
 
     /// For `map_err`: which blob could not be understood.
-    /// For what is wrong with the content of this blob.
     pub fn format(digest: Digest) -> impl FnOnce(peerfs_format::Error) -> Error {
         move |source| Error::Format { digest, source }
     }

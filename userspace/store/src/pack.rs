@@ -126,13 +126,9 @@ impl Pack {
             .map_err(Error::format(self.record.index_digest))
     }
 
-    /// The file, open for reading: the same one while the pack is filled and when it is whole.
-    pub fn file(&self) -> Result<File> {
-        let file = self.lock().file.clone();
-        file.try_clone().map_err(Error::io(
-            "duplicate the descriptor of",
-            self.layout.root_dir(),
-        ))
+    /// The open file: the same one while the pack is filled and when it is whole.
+    pub fn file(&self) -> Arc<File> {
+        self.lock().file.clone()
     }
 
     /// Whether all chunks are there.
@@ -219,7 +215,7 @@ impl Pack {
         }
         let file = self.lock().file.clone();
         file.write_all_at(stored, u64::from(record.stored_offset))
-            .map_err(Error::io("write to", &self.layout.partial(self.digest())))?;
+            .map_err(|error| Error::io("write to", &self.layout.partial(self.digest()))(error))?;
         let mut state = self.lock();
         if let Some(map) = &mut state.map {
             map.set(chunk, true)?;

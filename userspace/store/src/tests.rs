@@ -81,7 +81,7 @@ fn a_pack_becomes_a_blob_with_its_last_chunk() {
     let source = Source::new(9);
     let store = source.store();
     let pack = store.pack(&source.record, source.index.clone()).unwrap();
-    let file = pack.file().unwrap();
+    let file = pack.file();
     for number in [8, 0, 4, 4, 1, 2, 3, 5, 7] {
         assert!(!pack
             .write_chunk(number, &source.chunks[number as usize])
@@ -193,7 +193,7 @@ fn a_discarded_chunk_is_fetched_anew() {
         pack.write_chunk(number as u32, chunk).unwrap();
     }
     assert!(pack.is_whole());
-    let file = pack.file().unwrap();
+    let file = pack.file();
     pack.discard(5).unwrap();
     assert!(!store.has_blob(pack.digest()) && !pack.has(5) && pack.has(4));
     assert_eq!(pack.read_chunk(5).unwrap(), None);

@@ -3,8 +3,9 @@
 //! Takes requests, has them handled side by side, and answers each one once.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -24,7 +25,7 @@ const READ_SIZE: usize = 16 * REQUEST_MAX;
 pub trait RequestHandler: Send + Sync + 'static {
     /// Gets it into the store and returns the file that holds it, or the errno to answer. When the
     /// request is cancelled, the future is dropped.
-    async fn handle(&self, request: Request) -> Result<OwnedFd, Errno>;
+    async fn handle(&self, request: Request) -> Result<Arc<File>, Errno>;
 
     /// The number of requests that are being handled has changed.
     fn in_flight(&self, requests: usize);
@@ -141,7 +142,7 @@ impl<I> Drop for Server<I> {
     }
 }
 
-fn answer<I: Ioctls>(device: &Device<I>, id: u64, result: Result<OwnedFd, Errno>) {
+fn answer<I: Ioctls>(device: &Device<I>, id: u64, result: Result<Arc<File>, Errno>) {
     let answered = match &result {
         Ok(file) => device.reply_file(id, file.as_fd()),
         Err(errno) => device.reply_failure(

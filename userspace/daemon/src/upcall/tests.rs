@@ -4,7 +4,7 @@ use std::fs::File;
 use std::future::{self, Future};
 use std::io;
 use std::io::{Read, Write};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -65,7 +65,7 @@ struct FakeHandler {
 
 #[async_trait]
 impl RequestHandler for FakeHandler {
-    async fn handle(&self, request: Request) -> Result<OwnedFd, Errno> {
+    async fn handle(&self, request: Request) -> Result<Arc<File>, Errno> {
         let digest = match request {
             Request::Blob(request) => request.digest,
             Request::Chunks(request) => request.pack,
@@ -74,7 +74,7 @@ impl RequestHandler for FakeHandler {
             THERE => {
                 let mut file = tempfile::tempfile().unwrap();
                 file.write_all(b"content").unwrap();
-                Ok(file.into())
+                Ok(Arc::new(file))
             }
             NOWHERE => Err(Errno::EHOSTUNREACH),
             _ => {
