@@ -42,6 +42,26 @@ void peerfs_mapping_set_large_folios(struct address_space *mapping)
 	mapping_set_large_folios(mapping);
 }
 
+unsigned int peerfs_mapping_max_folio_order(const struct address_space *mapping)
+{
+	return mapping_max_folio_order(mapping);
+}
+
+gfp_t peerfs_readahead_gfp_mask(struct address_space *mapping)
+{
+	return readahead_gfp_mask(mapping);
+}
+
+struct folio *peerfs_filemap_alloc_folio(gfp_t gfp, unsigned int order)
+{
+	return filemap_alloc_folio(gfp, order, NULL);
+}
+
+void peerfs_folio_put(struct folio *folio)
+{
+	folio_put(folio);
+}
+
 struct folio *peerfs_readahead_folio(struct readahead_control *rac)
 {
 	return readahead_folio(rac);
@@ -138,16 +158,6 @@ bool peerfs_dir_emit(struct dir_context *context, const char *name, int length, 
 bool peerfs_dir_emit_dots(struct file *file, struct dir_context *context)
 {
 	return dir_emit_dots(file, context);
-}
-
-struct inode *peerfs_file_inode(const struct file *file)
-{
-	return file_inode(file);
-}
-
-struct inode *peerfs_d_inode(const struct dentry *dentry)
-{
-	return d_inode(dentry);
 }
 
 struct user_namespace *peerfs_i_user_ns(const struct inode *inode)

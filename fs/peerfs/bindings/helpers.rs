@@ -17,6 +17,10 @@ extern "C" {
     pub(crate) fn peerfs_inode_set_mtime(inode: *mut inode, seconds: time64_t, nanoseconds: c_long);
     pub(crate) fn peerfs_new_decode_dev(dev: u32) -> dev_t;
     pub(crate) fn peerfs_mapping_set_large_folios(mapping: *mut address_space);
+    pub(crate) fn peerfs_mapping_max_folio_order(mapping: *const address_space) -> c_uint;
+    pub(crate) fn peerfs_readahead_gfp_mask(mapping: *mut address_space) -> gfp_t;
+    pub(crate) fn peerfs_filemap_alloc_folio(gfp: gfp_t, order: c_uint) -> *mut folio;
+    pub(crate) fn peerfs_folio_put(folio: *mut folio);
     pub(crate) fn peerfs_readahead_folio(rac: *mut readahead_control) -> *mut folio;
     pub(crate) fn peerfs_folio_pos(folio: *const folio) -> loff_t;
     pub(crate) fn peerfs_folio_size(folio: *const folio) -> usize;
@@ -49,8 +53,6 @@ extern "C" {
         r#type: c_uint,
     ) -> bool;
     pub(crate) fn peerfs_dir_emit_dots(file: *mut file, context: *mut dir_context) -> bool;
-    pub(crate) fn peerfs_file_inode(file: *const file) -> *mut inode;
-    pub(crate) fn peerfs_d_inode(dentry: *const dentry) -> *mut inode;
     pub(crate) fn peerfs_i_user_ns(inode: *const inode) -> *mut user_namespace;
     pub(crate) fn peerfs_may_list_trusted() -> bool;
     pub(crate) fn peerfs_set_link(inode: *mut inode, target: *mut c_char);

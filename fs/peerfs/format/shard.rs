@@ -53,10 +53,11 @@ impl ShardLayout {
 
     /// The shard over its bytes, which must be those that were parsed.
     #[inline]
-    pub fn view<'a>(&self, blob: &'a [u8]) -> Shard<'a> {
+    pub fn view<'a>(&'a self, blob: &'a [u8]) -> Shard<'a> {
         Shard {
-            layout: *self,
+            layout: self,
             blob,
+            heap: self.heap.of(blob),
         }
     }
 }
@@ -64,16 +65,12 @@ impl ShardLayout {
 /// A shard, read in place.
 #[derive(Clone, Copy)]
 pub struct Shard<'a> {
-    layout: ShardLayout,
+    layout: &'a ShardLayout,
     blob: &'a [u8],
+    heap: &'a [u8],
 }
 
 impl<'a> Shard<'a> {
-    /// Checks and reads a shard.
-    pub fn parse(blob: &'a [u8]) -> Result<Self> {
-        Ok(ShardLayout::parse(blob)?.view(blob))
-    }
-
     /// The record of an inode of this shard.
     pub fn inode(&self, inode: u64) -> Result<InodeRecord> {
         let record = inode
@@ -137,15 +134,20 @@ impl<'a> Shard<'a> {
     /// The name of an entry of this shard: not empty, without `/` and NUL, not `.` or `..`.
     #[inline]
     pub fn entry_name(&self, entry: &EntryRecord) -> Result<&'a [u8]> {
-        let name = self
-            .bytes(entry.name_offset, u32::from(entry.name_length))
-            .ok_or(Error::Malformed("entry name"))?;
+        let name = self.checked_entry_name(entry)?;
         let invalid =
             name.is_empty() || name == b"." || name == b".." || has_separator_or_nul(name);
         if invalid {
             return Err(Error::Malformed("entry name"));
         }
         Ok(name)
+    }
+
+    /// The name of an entry of this shard, for which [`Shard::entry_name`] has returned it before.
+    #[inline]
+    pub fn checked_entry_name(&self, entry: &EntryRecord) -> Result<&'a [u8]> {
+        self.bytes(entry.name_offset, entry.name_length.into())
+            .ok_or(Error::Malformed("entry name"))
     }
 
     /// The span of a directory of this shard that has the entry of this name, if there is one: the last
@@ -206,8 +208,7 @@ impl<'a> Shard<'a> {
 
     fn bytes(&self, offset: u32, length: u32) -> Option<&'a [u8]> {
         let start = offset as usize;
-        let heap = self.layout.heap.of(self.blob);
-        heap.get(start..start.checked_add(length as usize)?)
+        self.heap.get(start..start.checked_add(length as usize)?)
     }
 }
 

@@ -6,7 +6,8 @@
 
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
-use peerfs_format::{FileType, NAME_MAX, ROOT_INODE};
+use kernel::sync::atomic::Relaxed;
+use peerfs_format::{FileType, SpanRecord, Table, NAME_MAX, ROOT_INODE};
 
 use super::{inode, Inode};
 use crate::vfs::DirEmitter;
@@ -42,9 +43,27 @@ fn find(directory: &Inode, name: &[u8]) -> Result<Option<u64>> {
 
 /// Emits the entries from the emitter's position on.
 pub(super) fn read(directory: &Inode, emitter: &mut DirEmitter<'_>) -> Result {
+    let data = directory.data();
+    // Shards never change: whoever lists a directory again need not check its names again.
+    let checked = data.checked.load(Relaxed);
+    let start = emitter.position();
+    let result = emit(directory, emitter, checked);
+    // Two tasks that list it at once may store the lower of their counts, which is as true.
+    if start <= checked && emitter.position() > checked {
+        data.checked.store(emitter.position(), Relaxed);
+    }
+    result
+}
+
+/// As `read`, if the first `checked` entries are known to be valid.
+fn emit(directory: &Inode, emitter: &mut DirEmitter<'_>, checked: u64) -> Result {
     let own = inode::shard_of(directory)?;
     let own = own.view();
     let spans = own.spans(&directory.data().record).map_err(|_| EIO)?;
+    // So that a position is that of one entry only, wherever a listing begins.
+    if checked == 0 && !follow_each_other(&spans) {
+        return Err(EIO);
+    }
     let position = emitter.position();
     let first = spans
         .partition_point(|span| span.entries_before <= position)
@@ -58,13 +77,30 @@ pub(super) fn read(directory: &Inode, emitter: &mut DirEmitter<'_>) -> Result {
         let shard = directory.super_block().data().store.shard(span.shard)?;
         let shard = shard.view();
         let entries = shard.entries(&span).map_err(|_| EIO)?;
+        let mut known = checked.saturating_sub(emitter.position());
         for entry in entries.iter().skip(skipped as usize) {
-            let name = shard.entry_name(&entry).map_err(|_| EIO)?;
-            FileType::from_d_type(entry.file_type).ok_or(EIO)?;
+            let name = if known > 0 {
+                known -= 1;
+                shard.checked_entry_name(&entry)
+            } else {
+                FileType::from_d_type(entry.file_type).ok_or(EIO)?;
+                shard.entry_name(&entry)
+            };
+            let name = name.map_err(|_| EIO)?;
             if !emitter.emit(name, entry.inode, entry.file_type) {
                 return Ok(());
             }
         }
     }
     Ok(())
+}
+
+/// Whether each span begins with the entry behind the last one of the span before.
+fn follow_each_other(spans: &Table<'_, SpanRecord>) -> bool {
+    let mut before = 0_u64;
+    spans.iter().all(|span| {
+        let follows = span.entries_before == before;
+        before = before.saturating_add(span.entry_count.into());
+        follows
+    })
 }

@@ -16,10 +16,15 @@ use crate::vfs::{ContentId, FolioBytes, Readahead};
 
 /// Opens the packs that the file lies in: the last chance to walk a path, for reading must not.
 pub(super) fn open(inode: &Inode) -> Result {
-    let data = inode.data();
-    if data.opened.load(Relaxed) {
+    if inode.data().opened.load(Relaxed) {
         return Ok(());
     }
+    open_packs(inode)
+}
+
+#[cold]
+fn open_packs(inode: &Inode) -> Result {
+    let data = inode.data();
     let mut all = true;
     let mut last = None;
     for extent in data.extents.iter() {

@@ -21,6 +21,8 @@ use crate::vfs::{c_string, Attributes, InodeKind, NewInode};
 pub(crate) struct InodeData {
     /// The inode's record.
     pub(super) record: InodeRecord,
+    /// The index of the shard that has the record.
+    shard: u32,
     /// A regular file's extents.
     pub(super) extents: Extents,
     /// Where the last readahead of it ended.
@@ -29,6 +31,8 @@ pub(crate) struct InodeData {
     pub(super) opened: Atomic<bool>,
     /// Up to where of the file everything missing was asked for ahead of its readers.
     pub(super) asked: Atomic<u64>,
+    /// How many of a directory's entries, from the first one on, were found to be valid.
+    pub(super) checked: Atomic<u64>,
 }
 
 /// A regular file's extents. Most files have one, which takes no memory of its own.
@@ -65,6 +69,9 @@ impl Deref for Extents {
     }
 }
 
+/// A blob table's first shard begins with the root.
+const ROOT_SHARD: u32 = 0;
+
 /// The inode of this number.
 pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> {
     let new = match super_block.get_or_create_inode(number)? {
@@ -74,9 +81,11 @@ pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> 
     let store = &super_block.data().store;
     if number == ROOT_INODE {
         let root = store.manifest().root;
-        return init(super_block, new, root, InodeKind::Directory, Extents::NONE);
+        let place = (root, ROOT_SHARD);
+        return init(super_block, new, place, InodeKind::Directory, Extents::NONE);
     }
-    let shard = store.shard_of(number)?;
+    let index = store.shard_of(number)?;
+    let shard = store.shard(index)?;
     let shard = shard.view();
     let record = shard.inode(number).map_err(|_| EIO)?;
     let mut extents = Extents::NONE;
@@ -92,14 +101,14 @@ pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> 
             InodeKind::Special(record.payload_first)
         }
     };
-    init(super_block, new, record, kind, extents)
+    init(super_block, new, (record, index), kind, extents)
 }
 
-/// A new inode with what its record says.
+/// A new inode with what its record, in the shard of this index, says.
 fn init(
     super_block: &SuperBlock,
     new: NewInode<PeerFs>,
-    record: InodeRecord,
+    (record, shard): (InodeRecord, u32),
     kind: InodeKind,
     extents: Extents,
 ) -> Result<ARef<Inode>> {
@@ -124,10 +133,12 @@ fn init(
         kind,
         InodeData {
             record,
+            shard,
             extents,
             read: Atomic::new(0),
             opened: Atomic::new(false),
             asked: Atomic::new(0),
+            checked: Atomic::new(0),
         },
     )
 }
@@ -152,7 +163,7 @@ pub(super) fn parent(directory: &Inode) -> Result<ARef<Inode>> {
 
 /// The shard that has an inode's record.
 pub(super) fn shard_of(inode: &Inode) -> Result<Arc<ShardBlob>> {
-    inode.super_block().data().store.shard_of(inode.number())
+    inode.super_block().data().store.shard(inode.data().shard)
 }
 
 fn link_target(shard: &Shard<'_>, record: &InodeRecord) -> Result<CString> {

@@ -172,10 +172,9 @@ impl<O: Origin> Store<O> {
         Ok(self.blob_table.as_ref().ok_or(EIO)?.view())
     }
 
-    /// The shard that holds an inode. May open it by path.
-    pub(crate) fn shard_of(&self, inode: u64) -> Result<Arc<ShardBlob>> {
-        let number = self.blob_table()?.shard_of(inode).ok_or(EIO)?;
-        self.shard(number)
+    /// The index in the blob table of the shard that holds an inode. May open that by path.
+    pub(crate) fn shard_of(&self, inode: u64) -> Result<u32> {
+        self.blob_table()?.shard_of(inode).ok_or(EIO)
     }
 
     /// An inode shard, by its index in the blob table. May open it by path.

@@ -55,7 +55,7 @@ impl<T: FileSystem, const SHARED: bool> Operations<T, SHARED> {
             return None;
         }
         // SAFETY: only `open` of `T`'s files has given them this mapping.
-        Some(unsafe { Inode::from_raw(bindings::peerfs_file_inode(file)) })
+        Some(unsafe { Inode::from_raw((*file).f_inode) })
     }
 
     /// # Safety

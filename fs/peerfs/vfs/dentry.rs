@@ -75,7 +75,7 @@ impl<T: FileSystem> Operations<T> {
         _flags: c_uint,
     ) -> c_int {
         // SAFETY: the VFS gives the path of a positive dentry and an answer to fill in.
-        let (inode, stat) = unsafe { (bindings::peerfs_d_inode((*path).dentry), &mut *stat) };
+        let (inode, stat) = unsafe { ((*(*path).dentry).d_inode, &mut *stat) };
         stat.attributes |= u64::from(bindings::STATX_ATTR_IMMUTABLE);
         stat.attributes_mask |= u64::from(bindings::STATX_ATTR_IMMUTABLE);
         // Answered with zeros, for regular files: there is no direct I/O.

@@ -79,7 +79,7 @@ impl<T: FileSystem> Operations<T> {
                 return Ok(0);
             }
             // SAFETY: as above; the file is one of an initialised directory of `T`.
-            let directory = unsafe { Inode::<T>::from_raw(bindings::peerfs_file_inode(file)) };
+            let directory = unsafe { Inode::<T>::from_raw((*file).f_inode) };
             // SAFETY: as above.
             let context = unsafe { &mut *context };
             T::read_directory(directory, &mut DirEmitter { context })?;

@@ -146,7 +146,7 @@ impl<T: FileSystem> Operations<T> {
     /// Only for the VFS, by its rules for `get_parent`.
     unsafe extern "C" fn get_parent(child: *mut bindings::dentry) -> *mut bindings::dentry {
         // SAFETY: the VFS gives a positive dentry of a directory of `T`.
-        let directory = unsafe { Inode::<T>::from_raw(bindings::peerfs_d_inode(child)) };
+        let directory = unsafe { Inode::<T>::from_raw((*child).d_inode) };
         dentry_of(T::parent(directory))
     }
 

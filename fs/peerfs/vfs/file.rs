@@ -81,7 +81,7 @@ impl<T: FileSystem> Operations<T> {
             return unsafe { bindings::generic_file_llseek(file, offset, whence) };
         }
         // SAFETY: as above; the file is one of an initialised regular file of `T`.
-        let inode = unsafe { Inode::<T>::from_raw(bindings::peerfs_file_inode(file)) };
+        let inode = unsafe { Inode::<T>::from_raw((*file).f_inode) };
         let found = match u64::try_from(offset) {
             Ok(offset) if offset < inode.size() => match whence {
                 SEEK_DATA => T::seek_data(inode, offset).and_then(|found| found.ok_or(ENXIO)),

@@ -9,7 +9,7 @@
 use core::ops::Range;
 use core::ptr::NonNull;
 
-use kernel::ffi::{c_int, c_uint};
+use kernel::ffi::{c_int, c_uint, c_ulong};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Full, Relaxed};
 use kernel::sync::Arc;
@@ -318,12 +318,60 @@ impl<'a> Readahead<'a> {
     /// Adds what `range` has more, as far as it is not in the page cache and there is memory for it.
     pub(crate) fn expand(&mut self, range: Range<u64>) {
         let now = self.range();
-        let start = range.start.min(now.start);
-        let length = range.end.max(now.end) - start;
-        if let (Ok(start), Ok(length)) = (i64::try_from(start), usize::try_from(length)) {
-            // SAFETY: the control is valid, and no folio was taken from it yet.
-            unsafe { bindings::readahead_expand(self.control, start, length) };
+        if range.start < now.start {
+            let length = usize::try_from(now.end - range.start);
+            if let (Ok(start), Ok(length)) = (i64::try_from(range.start), length) {
+                // SAFETY: the control is valid, and no folio was taken from it yet.
+                unsafe { bindings::readahead_expand(self.control, start, length) };
+            }
         }
+        // That function adds page by page. What is behind has larger folios, as the kernel's own windows
+        // have after the first one: they are quicker to fill, to read and to free.
+        // SAFETY: the control and its mapping are valid.
+        let largest = unsafe { bindings::peerfs_mapping_max_folio_order(self.control.mapping) };
+        let end = range.end.div_ceil(kernel::page::PAGE_SIZE as u64);
+        loop {
+            let index = self.control._index as u64 + u64::from(self.control._nr_pages);
+            let Some(order) = end.saturating_sub(index).checked_ilog2() else {
+                return;
+            };
+            let order = order.min(index.trailing_zeros()).min(largest);
+            if !(0..=order).rev().any(|order| self.append(index, order)) {
+                return;
+            }
+        }
+    }
+
+    /// Adds a folio of 2^`order` pages at `index`, which is where the last one ends; `false` if something of
+    /// it is in the page cache, or there is no memory.
+    fn append(&mut self, index: u64, order: c_uint) -> bool {
+        let Ok(index) = c_ulong::try_from(index) else {
+            return false;
+        };
+        let mapping = self.control.mapping;
+        // SAFETY: the mapping is valid, and whoever calls `readahead` keeps others from taking it apart.
+        // Once it is added, the folio is locked, and the control's as if it had been there.
+        unsafe {
+            let gfp = bindings::peerfs_readahead_gfp_mask(mapping);
+            let folio = bindings::peerfs_filemap_alloc_folio(gfp, order);
+            if folio.is_null() {
+                return false;
+            }
+            if bindings::filemap_add_folio(mapping, folio, index, gfp) < 0 {
+                bindings::peerfs_folio_put(folio);
+                return false;
+            }
+            let pages = 1 << order;
+            self.control._nr_pages += pages;
+            // Others who read through the same file may change it meanwhile; nothing but how far is read
+            // ahead comes of it.
+            let state = self.control.ra;
+            if !state.is_null() {
+                (*state).size = (*state).size.saturating_add(pages);
+                (*state).async_size = (*state).async_size.saturating_add(pages);
+            }
+        }
+        true
     }
 
     /// Takes all folios. Without memory for that they are dropped from the page cache, or left to

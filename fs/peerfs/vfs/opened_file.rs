@@ -31,18 +31,13 @@ impl OpenedFile {
     /// Whether both are the same file.
     pub(crate) fn is_same_file(&self, other: &OpenedFile) -> bool {
         // SAFETY: both files are valid.
-        unsafe {
-            bindings::peerfs_file_inode(self.file.as_ptr())
-                == bindings::peerfs_file_inode(other.file.as_ptr())
-        }
+        unsafe { (*self.file.as_ptr()).f_inode == (*other.file.as_ptr()).f_inode }
     }
 
     /// The file's size in bytes now.
     pub(crate) fn size(&self) -> u64 {
         // SAFETY: the file is valid.
-        let size = unsafe {
-            bindings::peerfs_i_size_read(bindings::peerfs_file_inode(self.file.as_ptr()))
-        };
+        let size = unsafe { bindings::peerfs_i_size_read((*self.file.as_ptr()).f_inode) };
         u64::try_from(size).unwrap_or(0)
     }
 

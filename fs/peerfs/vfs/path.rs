@@ -58,7 +58,7 @@ impl Directory {
     /// Which directory this is.
     pub(crate) fn id(&self) -> DirectoryId {
         // SAFETY: by the invariant; a mount's root is positive and stays.
-        let inode = unsafe { bindings::peerfs_d_inode(self.root()) };
+        let inode = unsafe { (*self.root()).d_inode };
         DirectoryId(inode as usize)
     }
 

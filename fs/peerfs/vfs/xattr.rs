@@ -75,7 +75,7 @@ pub(super) unsafe extern "C" fn list<T: FileSystem>(
         trusted: unsafe { bindings::peerfs_may_list_trusted() },
     };
     // SAFETY: the VFS gives a positive dentry of an inode of `T`.
-    let inode = unsafe { Inode::<T>::from_raw(bindings::peerfs_d_inode(dentry)) };
+    let inode = unsafe { Inode::<T>::from_raw((*dentry).d_inode) };
     match T::list_xattrs(inode, &mut lister) {
         Ok(()) => lister.used as isize,
         Err(error) => error.to_errno() as isize,

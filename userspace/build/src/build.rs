@@ -8,7 +8,7 @@ use std::thread::{self, ScopedJoinHandle};
 
 use flume::bounded;
 use peerfs_format::{
-    Digest, InodeRecord, Manifest, PackRecord, Shard, ShardRecord, METADATA_MAX, ROOT_INODE,
+    Digest, InodeRecord, Manifest, PackRecord, ShardLayout, ShardRecord, METADATA_MAX, ROOT_INODE,
 };
 use peerfs_store::{write_image, Error as StoreError, ImageBlobs, Store};
 
@@ -136,7 +136,8 @@ pub fn build(
 fn read_root(store: &Store, shards: &[ShardRecord]) -> Result<InodeRecord> {
     let first = shards.first().expect("a tree has a root");
     let blob = store.read_metadata(&first.digest, first.length.into())?;
-    let root = Shard::parse(&blob).and_then(|shard| shard.inode(ROOT_INODE));
+    let layout = ShardLayout::parse(&blob);
+    let root = layout.and_then(|layout| layout.view(&blob).inode(ROOT_INODE));
     Ok(root.map_err(StoreError::format(first.digest))?)
 }
 

@@ -13,8 +13,8 @@ use peerfs_format::upcall::{
 };
 use peerfs_format::{
     peerfs_capnp, BlobTable, ChunkRecord, Digest, EntryRecord, Error, ExtentRecord, InodeRecord,
-    Manifest, PackIndex, PackRecord, PresenceHeader, Record, Shard, ShardRecord, SpanRecord, Table,
-    XattrRecord, XattrSetRecord, FORMAT_VERSION, METADATA_MAX, NO_XATTRS,
+    Manifest, PackIndex, PackRecord, PresenceHeader, Record, ShardLayout, ShardRecord, SpanRecord,
+    Table, XattrRecord, XattrSetRecord, FORMAT_VERSION, METADATA_MAX, NO_XATTRS,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -368,7 +368,8 @@ fn a_shard_from_a_builder_is_read() {
         b"linktarget".to_vec(),
     ];
     let blob = shard(1, &tables);
-    let shard = Shard::parse(&blob).unwrap();
+    let layout = ShardLayout::parse(&blob).unwrap();
+    let shard = layout.view(&blob);
     let root = shard.inode(1).unwrap();
     let span = shard.spans(&root).unwrap().get(0).unwrap();
     assert_eq!(shard.span_name(&span), Ok(b"link".as_slice()));
@@ -387,9 +388,9 @@ fn inode_numbers_do_not_wrap() {
         tables[0] = vec![0; InodeRecord::SIZE];
         tables
     };
-    assert!(Shard::parse(&shard(u64::MAX, &tables)).is_ok());
-    assert!(Shard::parse(&shard(u64::MAX - 1, &one_inode(tables.clone()))).is_ok());
-    assert!(Shard::parse(&shard(u64::MAX, &one_inode(tables))).is_err());
+    assert!(ShardLayout::parse(&shard(u64::MAX, &tables)).is_ok());
+    assert!(ShardLayout::parse(&shard(u64::MAX - 1, &one_inode(tables.clone()))).is_ok());
+    assert!(ShardLayout::parse(&shard(u64::MAX, &one_inode(tables))).is_err());
 }
 
 #[test]

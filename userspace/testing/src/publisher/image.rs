@@ -9,8 +9,8 @@ use capnp::message::{Builder, HeapAllocator};
 use capnp::serialize::write_message_to_words;
 use capnp::traits::Owned;
 use peerfs_format::{
-    peerfs_capnp, BlobTable, ChunkRecord, Digest, Manifest, PackIndex, PackRecord, Record, Shard,
-    ShardRecord, Table, FORMAT_VERSION,
+    peerfs_capnp, BlobTable, ChunkRecord, Digest, Manifest, PackIndex, PackRecord, Record,
+    ShardLayout, ShardRecord, Table, FORMAT_VERSION,
 };
 use sha2::Sha256;
 
@@ -248,7 +248,7 @@ impl Pack {
 impl ShardImage {
     fn read(record: ShardRecord, bytes: &[u8]) -> Result<Self, capnp::Error> {
         // Bounds and meaning are the readers' business; here every field is just bytes.
-        if let Err(error) = Shard::parse(bytes) {
+        if let Err(error) = ShardLayout::parse(bytes) {
             return Err(capnp::Error::failed(error.to_string()));
         }
         let message = capnp::serialize::read_message(bytes, capnp::message::ReaderOptions::new())?;

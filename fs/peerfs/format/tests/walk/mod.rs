@@ -10,8 +10,8 @@ use std::hint::black_box;
 use peerfs_format::upcall::{ChunkData, Failure, FetchBlob, FetchChunks, FileReply, Header};
 use peerfs_format::{
     first_data, first_hole, pieces, BlobTable, Codec, Digest, FileType, InodeRecord, Manifest,
-    PackIndex, PackRecord, PresenceHeader, Shard, CHUNK_MAX, METADATA_MAX, NAME_MAX, PACK_MAX,
-    SYMLINK_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX,
+    PackIndex, PackRecord, PresenceHeader, Shard, ShardLayout, CHUNK_MAX, METADATA_MAX, NAME_MAX,
+    PACK_MAX, SYMLINK_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX,
 };
 
 /// The most records of a table that are looked at, so that an input takes bounded time.
@@ -89,9 +89,10 @@ pub fn pack_index(bytes: &[u8]) {
 
 /// Reads bytes as an inode shard.
 pub fn shard(bytes: &[u8]) {
-    let Ok(shard) = Shard::parse(bytes) else {
+    let Ok(layout) = ShardLayout::parse(bytes) else {
         return;
     };
+    let shard = layout.view(bytes);
     let numbers = shard.inode_numbers();
     assert!(shard.inode(numbers.end).is_err());
     assert!(shard.inode(numbers.start.wrapping_sub(1)).is_err());
