@@ -151,6 +151,10 @@ impl vfs::FileSystem for PeerFs {
         file::seek_hole(inode, offset)
     }
 
+    fn has_xattrs(inode: &Inode) -> bool {
+        xattr::has(inode)
+    }
+
     fn get_xattr(inode: &Inode, prefix: &[u8], name: &[u8]) -> Result<KVVec<u8>> {
         xattr::get(inode, prefix, name)
     }

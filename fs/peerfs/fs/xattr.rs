@@ -9,11 +9,13 @@ use peerfs_format::NO_XATTRS;
 use super::{inode, Inode};
 use crate::vfs::XattrLister;
 
+/// Whether an inode has any; most have none.
+pub(super) fn has(inode: &Inode) -> bool {
+    inode.data().record.xattrs != NO_XATTRS
+}
+
 /// The value of the xattr whose name is `prefix` and `name` joined.
 pub(super) fn get(inode: &Inode, prefix: &[u8], name: &[u8]) -> Result<KVVec<u8>> {
-    if inode.data().record.xattrs == NO_XATTRS {
-        return Err(ENODATA);
-    }
     let shard = inode::shard_of(inode)?;
     let shard = shard.view();
     for xattr in shard.xattrs(&inode.data().record).map_err(|_| EIO)?.iter() {
@@ -29,9 +31,6 @@ pub(super) fn get(inode: &Inode, prefix: &[u8], name: &[u8]) -> Result<KVVec<u8>
 
 /// Lists the names.
 pub(super) fn list(inode: &Inode, lister: &mut XattrLister<'_>) -> Result {
-    if inode.data().record.xattrs == NO_XATTRS {
-        return Ok(());
-    }
     let shard = inode::shard_of(inode)?;
     let shard = shard.view();
     for xattr in shard.xattrs(&inode.data().record).map_err(|_| EIO)?.iter() {

@@ -112,6 +112,9 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     /// (SEEK_HOLE); the end of the file counts as one.
     fn seek_hole(inode: &Inode<Self>, offset: u64) -> Result<u64>;
 
+    /// Whether an inode has xattrs; nothing else is asked about them of one that has none.
+    fn has_xattrs(inode: &Inode<Self>) -> bool;
+
     /// The value of the xattr whose name is `prefix` and `name` joined, or ENODATA.
     fn get_xattr(inode: &Inode<Self>, prefix: &[u8], name: &[u8]) -> Result<KVVec<u8>>;
 

@@ -324,6 +324,10 @@ impl<'a> Readahead<'a> {
                 // SAFETY: the control is valid, and no folio was taken from it yet.
                 unsafe { bindings::readahead_expand(self.control, start, length) };
             }
+            // Somebody reads on from there: windows that follow each other stay aligned, for large folios.
+            if self.range().start > range.start {
+                return;
+            }
         }
         // That function adds page by page. What is behind has larger folios, as the kernel's own windows
         // have after the first one: they are quicker to fill, to read and to free.

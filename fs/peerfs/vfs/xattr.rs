@@ -60,6 +60,11 @@ pub(super) unsafe extern "C" fn list<T: FileSystem>(
     buffer: *mut c_char,
     size: usize,
 ) -> isize {
+    // SAFETY: the VFS gives a positive dentry of an inode of `T`.
+    let inode = unsafe { Inode::<T>::from_raw((*dentry).d_inode) };
+    if !T::has_xattrs(inode) {
+        return 0;
+    }
     let size_only = buffer.is_null() || size == 0;
     let buffer = if size_only {
         &mut []
@@ -74,8 +79,6 @@ pub(super) unsafe extern "C" fn list<T: FileSystem>(
         // SAFETY: may be asked at any time.
         trusted: unsafe { bindings::peerfs_may_list_trusted() },
     };
-    // SAFETY: the VFS gives a positive dentry of an inode of `T`.
-    let inode = unsafe { Inode::<T>::from_raw((*dentry).d_inode) };
     match T::list_xattrs(inode, &mut lister) {
         Ok(()) => lister.used as isize,
         Err(error) => error.to_errno() as isize,
@@ -102,7 +105,11 @@ pub(super) unsafe extern "C" fn get_inode_acl<T: FileSystem>(
         b"posix_acl_default"
     };
     // SAFETY: the VFS gives an initialised inode of `T`.
-    let value = match T::get_xattr(unsafe { Inode::<T>::from_raw(inode) }, b"system.", name) {
+    let of = unsafe { Inode::<T>::from_raw(inode) };
+    if !T::has_xattrs(of) {
+        return ptr::null_mut();
+    }
+    let value = match T::get_xattr(of, b"system.", name) {
         Ok(value) => value,
         Err(error) if error == ENODATA => return ptr::null_mut(),
         Err(error) => return error.to_ptr(),
@@ -158,6 +165,11 @@ impl<T: FileSystem> Handlers<T> {
         size: usize,
     ) -> c_int {
         from_result(|| {
+            // SAFETY: the VFS gives an initialised inode of `T`.
+            let inode = unsafe { Inode::<T>::from_raw(inode) };
+            if !T::has_xattrs(inode) {
+                return Err(ENODATA);
+            }
             // SAFETY: the VFS gives one of the handlers above, and the rest of a name that begins
             // with its prefix.
             let (prefix, name) = unsafe {
@@ -166,8 +178,6 @@ impl<T: FileSystem> Handlers<T> {
                     CStr::from_char_ptr(name),
                 )
             };
-            // SAFETY: the VFS gives an initialised inode of `T`.
-            let inode = unsafe { Inode::<T>::from_raw(inode) };
             let value = T::get_xattr(inode, prefix.to_bytes(), name.to_bytes())?;
             let length = c_int::try_from(value.len())?;
             if !buffer.is_null() && size != 0 {
