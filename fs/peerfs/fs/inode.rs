@@ -11,7 +11,7 @@ use kernel::str::CString;
 use kernel::sync::aref::ARef;
 use kernel::sync::atomic::Atomic;
 use kernel::sync::Arc;
-use peerfs_format::{ExtentRecord, FileType, InodeRecord, Shard, Table, NO_XATTRS, ROOT_INODE};
+use peerfs_format::{ExtentRecord, FileType, InodeRecord, Shard, Table, ROOT_INODE};
 
 use super::{Inode, PeerFs, SuperBlock};
 use crate::store::ShardBlob;
@@ -81,8 +81,14 @@ pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> 
     let store = &super_block.data().store;
     if number == ROOT_INODE {
         let root = store.manifest().root;
-        let place = (root, ROOT_SHARD);
-        return init(super_block, new, place, InodeKind::Directory, Extents::NONE);
+        return init(
+            super_block,
+            new,
+            root,
+            ROOT_SHARD,
+            InodeKind::Directory,
+            Extents::NONE,
+        );
     }
     let index = store.shard_of(number)?;
     let shard = store.shard(index)?;
@@ -101,14 +107,15 @@ pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> 
             InodeKind::Special(record.payload_first)
         }
     };
-    init(super_block, new, (record, index), kind, extents)
+    init(super_block, new, record, index, kind, extents)
 }
 
 /// A new inode with what its record, in the shard of this index, says.
 fn init(
     super_block: &SuperBlock,
     new: NewInode<PeerFs>,
-    (record, shard): (InodeRecord, u32),
+    record: InodeRecord,
+    shard: u32,
     kind: InodeKind,
     extents: Extents,
 ) -> Result<ARef<Inode>> {
@@ -125,7 +132,6 @@ fn init(
         blocks,
         mtime_seconds: record.mtime_seconds,
         mtime_nanoseconds: record.mtime_nanoseconds,
-        may_have_acl: record.xattrs != NO_XATTRS,
         generation: super_block.data().generation(),
     };
     new.init(

@@ -60,8 +60,6 @@ pub(crate) struct Attributes {
     pub(crate) mtime_seconds: i64,
     /// Modification time: nanoseconds.
     pub(crate) mtime_nanoseconds: u32,
-    /// Whether it may have POSIX ACLs.
-    pub(crate) may_have_acl: bool,
     /// What a file handle must have besides the number to be one of this inode.
     pub(crate) generation: u32,
 }
@@ -170,7 +168,7 @@ impl<T: FileSystem> NewInode<T> {
         }
         let whole: *mut InodeAndData<T::InodeData> = self.inode.as_ptr().cast();
         let raw = self.inode.as_ptr();
-        // SAFETY: the inode is new, so this is the only task that touches it.
+        // SAFETY: the inode is new, so this is the only task that touches it. It is initialised with its data.
         unsafe {
             (*raw).i_mode = mode;
             (*raw).i_generation = attributes.generation;
@@ -186,9 +184,6 @@ impl<T: FileSystem> NewInode<T> {
                 attributes.mtime_seconds,
                 attributes.mtime_nanoseconds as c_long,
             );
-            if !attributes.may_have_acl {
-                bindings::peerfs_cache_no_acl(raw);
-            }
             match kind {
                 InodeKind::Directory => {
                     (*raw).i_op = dentry::directory_operations::<T>();
@@ -211,6 +206,10 @@ impl<T: FileSystem> NewInode<T> {
                 }
             }
             (*whole).data = Some(data);
+            // Then nobody asks for its ACL, which would be one of them.
+            if !T::has_xattrs(Inode::from_raw(raw)) {
+                bindings::peerfs_cache_no_acl(raw);
+            }
             bindings::unlock_new_inode(raw);
         }
         core::mem::forget(self);

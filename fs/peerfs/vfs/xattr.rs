@@ -105,11 +105,7 @@ pub(super) unsafe extern "C" fn get_inode_acl<T: FileSystem>(
         b"posix_acl_default"
     };
     // SAFETY: the VFS gives an initialised inode of `T`.
-    let of = unsafe { Inode::<T>::from_raw(inode) };
-    if !T::has_xattrs(of) {
-        return ptr::null_mut();
-    }
-    let value = match T::get_xattr(of, b"system.", name) {
+    let value = match T::get_xattr(unsafe { Inode::<T>::from_raw(inode) }, b"system.", name) {
         Ok(value) => value,
         Err(error) if error == ENODATA => return ptr::null_mut(),
         Err(error) => return error.to_ptr(),
