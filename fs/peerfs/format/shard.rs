@@ -116,6 +116,20 @@ impl<'a> Shard<'a> {
             .ok_or(Error::Malformed("span table"))
     }
 
+    /// How many entries a directory has, by its spans. Each must begin with the entry behind the last one of
+    /// the span before, so that a position is that of one entry only, wherever a listing begins.
+    pub fn entry_count(&self, directory: &InodeRecord) -> Result<u64> {
+        let spans = self.spans(directory)?;
+        let count = spans.iter().try_fold(0_u64, |before, span| {
+            if span.entries_before == before {
+                before.checked_add(span.entry_count.into())
+            } else {
+                None
+            }
+        });
+        count.ok_or(Error::Malformed("span table"))
+    }
+
     /// The name that a span of a directory of this shard begins with.
     pub fn span_name(&self, span: &SpanRecord) -> Result<&'a [u8]> {
         self.bytes(span.name_offset, span.name_length)

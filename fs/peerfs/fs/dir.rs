@@ -7,9 +7,11 @@
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::atomic::Relaxed;
-use peerfs_format::{FileType, SpanRecord, Table, NAME_MAX, ROOT_INODE};
+use kernel::sync::Arc;
+use peerfs_format::{FileType, SpanRecord, NAME_MAX, ROOT_INODE};
 
-use super::{inode, Inode};
+use super::{inode, inode::ENTRIES_UNKNOWN, Inode};
+use crate::store::ShardBlob;
 use crate::vfs::DirEmitter;
 
 /// The inode that a name in a directory stands for.
@@ -29,7 +31,7 @@ fn find(directory: &Inode, name: &[u8]) -> Result<Option<u64>> {
     let Some(span) = span.map_err(|_| EIO)? else {
         return Ok(None);
     };
-    let shard = directory.super_block().data().store.shard(span.shard)?;
+    let shard = shard_of(directory, own, &span)?;
     let Some(entry) = shard.view().entry(&span, name).map_err(|_| EIO)? else {
         return Ok(None);
     };
@@ -41,12 +43,24 @@ fn find(directory: &Inode, name: &[u8]) -> Result<Option<u64>> {
     Ok(Some(entry.inode))
 }
 
+/// The shard that has the entries of a directory's span; `own` is the one that has its record.
+fn shard_of(directory: &Inode, own: Arc<ShardBlob>, span: &SpanRecord) -> Result<Arc<ShardBlob>> {
+    if span.shard == directory.data().shard {
+        return Ok(own);
+    }
+    directory.super_block().data().store.shard(span.shard)
+}
+
 /// Emits the entries from the emitter's position on.
 pub(super) fn read(directory: &Inode, emitter: &mut DirEmitter<'_>) -> Result {
     let data = directory.data();
+    let start = emitter.position();
+    // Whoever lists a directory asks once more at its end, to hear that it is one.
+    if start >= data.entries.load(Relaxed) {
+        return Ok(());
+    }
     // Shards never change: whoever lists a directory again need not check its names again.
     let checked = data.checked.load(Relaxed);
-    let start = emitter.position();
     let result = emit(directory, emitter, checked);
     // Two tasks that list it at once may store the lower of their counts, which is as true.
     if start <= checked && emitter.position() > checked {
@@ -57,12 +71,12 @@ pub(super) fn read(directory: &Inode, emitter: &mut DirEmitter<'_>) -> Result {
 
 /// As `read`, if the first `checked` entries are known to be valid.
 fn emit(directory: &Inode, emitter: &mut DirEmitter<'_>, checked: u64) -> Result {
+    let data = directory.data();
     let own = inode::shard_of(directory)?;
-    let own = own.view();
-    let spans = own.spans(&directory.data().record).map_err(|_| EIO)?;
-    // So that a position is that of one entry only, wherever a listing begins.
-    if checked == 0 && !follow_each_other(&spans) {
-        return Err(EIO);
+    let spans = own.view().spans(&data.record).map_err(|_| EIO)?;
+    if data.entries.load(Relaxed) == ENTRIES_UNKNOWN {
+        let count = own.view().entry_count(&data.record).map_err(|_| EIO)?;
+        data.entries.store(count, Relaxed);
     }
     let position = emitter.position();
     let first = spans
@@ -71,14 +85,15 @@ fn emit(directory: &Inode, emitter: &mut DirEmitter<'_>, checked: u64) -> Result
     for index in first..spans.len() {
         let span = spans.get(index).ok_or(EIO)?;
         let skipped = emitter.position().saturating_sub(span.entries_before);
-        if skipped >= span.entry_count.into() {
+        let Some(rest) = u64::from(span.entry_count).checked_sub(skipped) else {
             continue;
-        }
-        let shard = directory.super_block().data().store.shard(span.shard)?;
+        };
+        let shard = shard_of(directory, own.clone(), &span)?;
         let shard = shard.view();
         let entries = shard.entries(&span).map_err(|_| EIO)?;
+        let entries = entries.range(skipped as usize, rest as usize).ok_or(EIO)?;
         let mut known = checked.saturating_sub(emitter.position());
-        for entry in entries.iter().skip(skipped as usize) {
+        for entry in entries.iter() {
             let name = if known > 0 {
                 known -= 1;
                 shard.checked_entry_name(&entry)
@@ -93,14 +108,4 @@ fn emit(directory: &Inode, emitter: &mut DirEmitter<'_>, checked: u64) -> Result
         }
     }
     Ok(())
-}
-
-/// Whether each span begins with the entry behind the last one of the span before.
-fn follow_each_other(spans: &Table<'_, SpanRecord>) -> bool {
-    let mut before = 0_u64;
-    spans.iter().all(|span| {
-        let follows = span.entries_before == before;
-        before = before.saturating_add(span.entry_count.into());
-        follows
-    })
 }

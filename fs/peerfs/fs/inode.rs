@@ -22,7 +22,7 @@ pub(crate) struct InodeData {
     /// The inode's record.
     pub(super) record: InodeRecord,
     /// The index of the shard that has the record.
-    shard: u32,
+    pub(super) shard: u32,
     /// A regular file's extents.
     pub(super) extents: Extents,
     /// Where the last readahead of it ended.
@@ -33,7 +33,12 @@ pub(crate) struct InodeData {
     pub(super) asked: Atomic<u64>,
     /// How many of a directory's entries, from the first one on, were found to be valid.
     pub(super) checked: Atomic<u64>,
+    /// How many entries a directory has, or [`ENTRIES_UNKNOWN`] before it is listed for the first time.
+    pub(super) entries: Atomic<u64>,
 }
+
+/// Larger than any position in a directory.
+pub(super) const ENTRIES_UNKNOWN: u64 = u64::MAX;
 
 /// A regular file's extents. Most files have one, which takes no memory of its own.
 pub(crate) enum Extents {
@@ -145,6 +150,7 @@ fn init(
             opened: Atomic::new(false),
             asked: Atomic::new(0),
             checked: Atomic::new(0),
+            entries: Atomic::new(ENTRIES_UNKNOWN),
         },
     )
 }

@@ -114,9 +114,10 @@ impl Inode {
         self.with_shard(|shard| Ok(shard.spans(&self.record)?.iter().collect()))
     }
 
-    /// Reads the names that a directory's spans begin with.
-    pub(crate) fn check_span_names(&self) -> Result<()> {
+    /// Reads of a directory's spans the names that they begin with, and how they follow each other.
+    pub(crate) fn check_spans(&self) -> Result<()> {
         self.with_shard(|shard| {
+            shard.entry_count(&self.record)?;
             let mut spans = shard.spans(&self.record)?.iter();
             spans.try_for_each(|span| shard.span_name(&span).map(drop))
         })

@@ -302,7 +302,7 @@ fn check_shard(image: &Image, shard: u32) -> Result<()> {
                 inode.symlink_target()?;
             }
             FileType::Directory => {
-                inode.check_span_names()?;
+                inode.check_spans()?;
             }
             _ => (),
         }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::running::{build, peerfs, succeed};
-use peerfs_format::{Digest, Manifest, PackRecord, Record, METADATA_MAX};
+use peerfs_format::{
+    Digest, InodeRecord, Manifest, PackRecord, Record, ShardLayout, SpanRecord, METADATA_MAX,
+};
 use peerfs_store::{Image, Store};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -76,6 +78,19 @@ impl Fixture {
         message
     }
 
+    /// What is wrong with a store that has got an image with this manifest.
+    fn only_problem_with(&self, manifest: &[u8]) -> String {
+        let store = Store::create(&self.store()).unwrap();
+        let digest = store.add_blob(manifest).unwrap();
+        store
+            .remember_image(&digest, manifest.len() as u64)
+            .unwrap();
+        let findings = self.verify_fails();
+        let damages = findings["damages"].as_array().unwrap();
+        assert_eq!(damages.len(), 1, "{damages:?}");
+        damages[0]["problem"].as_str().unwrap().to_owned()
+    }
+
     fn verify_fails(&self) -> Value {
         let (findings, _) = fail(peerfs(&self.store(), "verify").arg("--json"));
         serde_json::from_slice(&findings).unwrap()
@@ -99,6 +114,18 @@ fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     change(&mut after);
     fs::write(path, after).unwrap();
     before
+}
+
+fn bytes_of(record: &impl Record) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    record.write_to(|part| bytes.extend_from_slice(part));
+    bytes
+}
+
+/// Puts other bytes of the same length in the place of some that are there.
+fn replace(bytes: &mut [u8], old: &[u8], new: &[u8]) {
+    let place = bytes.windows(old.len()).position(|found| found == old);
+    bytes[place.unwrap()..][..new.len()].copy_from_slice(new);
 }
 
 #[test]
@@ -172,23 +199,45 @@ fn what_is_missing_is_no_damage() {
 fn a_root_directory_that_is_not_the_one_of_its_shard_is_found() {
     let fixture = Fixture::new();
     let (mut bytes, manifest) = fixture.read_manifest();
-    let mut record = Vec::new();
-    manifest
-        .root
-        .write_to(|part| record.extend_from_slice(part));
-    let place = bytes
-        .windows(record.len())
-        .position(|found| *found == record);
-    // The mode is first: who may write.
-    bytes[place.unwrap()] ^= 0o002;
+    // Others may write.
+    let record = bytes_of(&manifest.root);
+    let forged = bytes_of(&InodeRecord {
+        mode: manifest.root.mode ^ 0o002,
+        ..manifest.root
+    });
+    replace(&mut bytes, &record, &forged);
+    assert!(fixture.only_problem_with(&bytes).contains("root directory"));
+}
+
+#[test]
+fn spans_that_do_not_follow_each_other_are_found() {
+    let fixture = Fixture::new();
+    let (mut bytes, manifest) = fixture.read_manifest();
+    let image = Image::open(
+        Store::open(&fixture.store()).unwrap().into(),
+        &fixture.manifest,
+    );
+    let first_shard = image.unwrap().blob_table().shard(0).unwrap().digest;
+    let mut shard = fs::read(fixture.blob(&first_shard)).unwrap();
+    let span = ShardLayout::parse(&shard)
+        .unwrap()
+        .view(&shard)
+        .spans(&manifest.root)
+        .unwrap()
+        .get(0)
+        .unwrap();
+    let moved = SpanRecord {
+        entries_before: 1,
+        ..span
+    };
+    replace(&mut shard, &bytes_of(&span), &bytes_of(&moved));
     let store = Store::create(&fixture.store()).unwrap();
-    let forged = store.add_blob(&bytes).unwrap();
-    store.remember_image(&forged, bytes.len() as u64).unwrap();
-    let findings = fixture.verify_fails();
-    let damages = findings["damages"].as_array().unwrap();
-    assert_eq!(damages.len(), 1, "{damages:?}");
-    let problem = damages[0]["problem"].as_str().unwrap();
-    assert!(problem.contains("root directory"), "{problem}");
+    let mut table = fs::read(fixture.blob(&manifest.blob_table)).unwrap();
+    let forged = store.add_blob(&shard).unwrap();
+    replace(&mut table, &first_shard.0, &forged.0);
+    let forged = store.add_blob(&table).unwrap();
+    replace(&mut bytes, &manifest.blob_table.0, &forged.0);
+    assert!(fixture.only_problem_with(&bytes).contains("span table"));
 }
 
 #[test]
