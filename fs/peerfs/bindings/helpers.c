@@ -160,6 +160,17 @@ bool peerfs_dir_emit_dots(struct file *file, struct dir_context *context)
 	return dir_emit_dots(file, context);
 }
 
+/* Without huge pages the original is a null pointer: the VFS then does this. */
+unsigned long peerfs_thp_get_unmapped_area(struct file *file, unsigned long addr, unsigned long len,
+					   unsigned long pgoff, unsigned long flags)
+{
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+	return thp_get_unmapped_area(file, addr, len, pgoff, flags);
+#else
+	return mm_get_unmapped_area(file, addr, len, pgoff, flags);
+#endif
+}
+
 struct user_namespace *peerfs_i_user_ns(const struct inode *inode)
 {
 	return i_user_ns(inode);

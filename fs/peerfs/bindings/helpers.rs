@@ -53,6 +53,13 @@ extern "C" {
         r#type: c_uint,
     ) -> bool;
     pub(crate) fn peerfs_dir_emit_dots(file: *mut file, context: *mut dir_context) -> bool;
+    pub(crate) fn peerfs_thp_get_unmapped_area(
+        file: *mut file,
+        addr: c_ulong,
+        len: c_ulong,
+        pgoff: c_ulong,
+        flags: c_ulong,
+    ) -> c_ulong;
     pub(crate) fn peerfs_i_user_ns(inode: *const inode) -> *mut user_namespace;
     pub(crate) fn peerfs_may_list_trusted() -> bool;
     pub(crate) fn peerfs_set_link(inode: *mut inode, target: *mut c_char);

@@ -41,6 +41,8 @@ impl<T: FileSystem> Operations<T> {
         llseek: Some(Self::llseek),
         read_iter: Some(read_iter),
         mmap_prepare: Some(bindings::generic_file_readonly_mmap_prepare),
+        // So that large folios of large programs can be mapped as huge pages.
+        get_unmapped_area: Some(bindings::peerfs_thp_get_unmapped_area),
         open: Some(Self::open),
         splice_read: Some(bindings::filemap_splice_read),
         setlease: Some(bindings::generic_setlease),

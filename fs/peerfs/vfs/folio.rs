@@ -9,7 +9,7 @@
 use core::ops::Range;
 use core::ptr::NonNull;
 
-use kernel::ffi::{c_int, c_uint, c_ulong};
+use kernel::ffi::{c_int, c_uint, c_ulong, c_ushort};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Full, Relaxed};
 use kernel::sync::Arc;
@@ -367,12 +367,14 @@ impl<'a> Readahead<'a> {
             }
             let pages = 1 << order;
             self.control._nr_pages += pages;
-            // Others who read through the same file may change it meanwhile; nothing but how far is read
-            // ahead comes of it.
+            // As if the kernel had chosen this window: the next one has larger folios. Others who read
+            // through the same file may change it meanwhile; nothing but how far is read ahead, and in
+            // how large pieces, comes of it.
             let state = self.control.ra;
             if !state.is_null() {
                 (*state).size = (*state).size.saturating_add(pages);
                 (*state).async_size = (*state).async_size.saturating_add(pages);
+                (*state).order = (*state).order.max(order as c_ushort);
             }
         }
         true

@@ -12,15 +12,15 @@
 //! then stays.
 
 use core::marker::PhantomData;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 
 use kernel::error::{from_err_ptr, to_result};
 use kernel::ffi::{c_int, c_ulong, c_void};
 use kernel::prelude::*;
 use kernel::types::Opaque;
 
-use super::inode_cache::InodeAndData;
-use super::{address_space, super_block, FileSystem, Inode};
+use super::inode_cache::{InodeAndData, SharedInode};
+use super::{address_space, FileSystem, Inode};
 use crate::bindings;
 
 /// What a file holds: two with the same id have the same bytes. Whoever gives it must be able to prove
@@ -77,25 +77,37 @@ impl<T: FileSystem> SharedMappings<T> {
     /// `file` must be one of `inode` for whose `open` this is called.
     pub(super) unsafe fn share(&self, inode: &Inode<T>, file: *mut bindings::file) -> Result {
         let raw = inode.as_ptr();
-        let whole: *const InodeAndData<T::InodeData> = raw.cast();
-        // SAFETY: an inode of `T` lies in the whole, and the field is atomic.
-        let place = unsafe { &(*whole).shared };
-        let mut shared = place.get();
+        let mut shared = Self::place(inode).get();
         if shared.is_null() {
-            let Some(content) = T::content_id(inode) else {
+            shared = self.find(inode)?;
+            if shared.is_null() {
                 return Ok(());
-            };
-            let found = self.get(inode, content)?;
-            shared = place.set_or_put(found);
+            }
         }
         // SAFETY: the shared inode stays until `inode` is evicted. Its mapping is as good as the own
         // one at any time, and the file is not in use yet.
         unsafe {
             let mapping = &raw mut (*shared).i_data;
-            core::ptr::write_volatile(&raw mut (*raw).i_mapping, mapping);
+            ptr::write_volatile(&raw mut (*raw).i_mapping, mapping);
             (*file).f_mapping = mapping;
         }
         Ok(())
+    }
+
+    /// Where an inode keeps its shared inode.
+    fn place(inode: &Inode<T>) -> &SharedInode {
+        let whole: *const InodeAndData<T::InodeData> = inode.as_ptr().cast();
+        // SAFETY: an inode of `T` lies in the whole, and the field is atomic.
+        unsafe { &(*whole).shared }
+    }
+
+    /// The shared inode of one that is opened for the first time; null if there is none for it.
+    #[cold]
+    fn find(&self, inode: &Inode<T>) -> Result<*mut bindings::inode> {
+        match T::content_id(inode) {
+            Some(content) => Ok(Self::place(inode).set_or_put(self.get(inode, content)?)),
+            None => Ok(ptr::null_mut()),
+        }
     }
 
     /// The shared inode with this content, and a reference to it.
@@ -145,7 +157,7 @@ unsafe fn mount(fs_type: *mut bindings::file_system_type) -> Result<NonNull<bind
     // SAFETY: by the requirements.
     let mount = from_err_ptr(unsafe { bindings::kern_mount(fs_type) })?;
     // SAFETY: it was just mounted. Its files want readahead.
-    let result = to_result(unsafe { super_block::set_up_readahead((*mount).mnt_sb) });
+    let result = to_result(unsafe { bindings::super_setup_bdi((*mount).mnt_sb) });
     if let Err(error) = result {
         // SAFETY: nobody else has it.
         unsafe { bindings::kern_unmount(mount) };

@@ -141,8 +141,8 @@ pub(super) unsafe fn fill<T: FileSystem>(
     }
     // SAFETY: as above.
     unsafe { (*super_block).s_stack_depth = stack_depth };
-    // SAFETY: the superblock is new.
-    to_result(unsafe { set_up_readahead(super_block) })?;
+    // SAFETY: the superblock is new. Without a `backing_dev_info` of its own there is no readahead.
+    to_result(unsafe { bindings::super_setup_bdi(super_block) })?;
     // SAFETY: `s_fs_info` was set above.
     let root = T::root(unsafe { SuperBlock::<T>::from_raw(super_block) })?;
     // SAFETY: this hands the reference over, also if it fails.
@@ -153,29 +153,6 @@ pub(super) unsafe fn fill<T: FileSystem>(
     // SAFETY: as above.
     unsafe { (*super_block).s_root = root };
     Ok(())
-}
-
-/// How far readahead goes at the most: bytes. So much that there is work for all processors of a small
-/// machine, and little enough not to read much for nothing around a page fault.
-const READAHEAD: usize = 1024 * 1024;
-
-/// Gives a superblock a `backing_dev_info` of its own, and returns an errno: the default one has no
-/// readahead.
-///
-/// # Safety
-///
-/// `super_block` must be new.
-pub(super) unsafe fn set_up_readahead(super_block: *mut bindings::super_block) -> c_int {
-    // SAFETY: by the requirements; nobody reads through it yet.
-    unsafe {
-        let error = bindings::super_setup_bdi(super_block);
-        if error == 0 {
-            let pages = (READAHEAD / kernel::page::PAGE_SIZE) as c_ulong;
-            (*(*super_block).s_bdi).ra_pages = pages;
-            (*(*super_block).s_bdi).io_pages = pages;
-        }
-        error
-    }
 }
 
 /// The end of a superblock, filled or not.
