@@ -5,6 +5,7 @@
 #include <linux/completion.h>
 #include <linux/cred.h>
 #include <linux/exportfs.h>
+#include <linux/fadvise.h>
 #include <linux/file.h>
 #include <linux/filelock.h>
 #include <linux/fs.h>

@@ -7,6 +7,7 @@
 use core::mem::MaybeUninit;
 
 use kernel::alloc::Flags;
+use kernel::ffi::c_int;
 use kernel::fs::File;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
@@ -25,7 +26,24 @@ impl OpenedFile {
     /// open for reading.
     pub(crate) fn new(file: ARef<File>) -> Result<Self> {
         check_readable(&file)?;
-        Ok(OpenedFile { file })
+        let opened = OpenedFile { file };
+        if opened.can_drop() {
+            // Folios are dropped as a whole: what readahead has brought there of the bytes behind would go as
+            // well, and be read from the disk again.
+            // SAFETY: the file is valid. It is a hint, which a filesystem may refuse.
+            unsafe {
+                let advice = bindings::POSIX_FADV_RANDOM as c_int;
+                bindings::vfs_fadvise(opened.file.as_ptr(), 0, 0, advice);
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Whether its filesystem can drop from the page cache what is read, at once.
+    fn can_drop(&self) -> bool {
+        // SAFETY: the file is valid and has operations.
+        let flags = unsafe { (*(*self.file.as_ptr()).f_op).fop_flags };
+        flags & bindings::PEERFS_FOP_DONTCACHE != 0
     }
 
     /// Whether both are the same file.
@@ -66,12 +84,9 @@ impl OpenedFile {
     /// `buffer` must be valid for writes of `length` bytes, and nobody else's.
     unsafe fn read_raw(&self, buffer: *mut u8, length: usize, offset: u64) -> Result<usize> {
         let file = self.file.as_ptr();
-        // SAFETY: the file is valid and has operations.
-        let can_drop = unsafe { (*(*file).f_op).fop_flags } & bindings::PEERFS_FOP_DONTCACHE != 0;
-        let flags = if can_drop {
-            bindings::PEERFS_RWF_DONTCACHE
-        } else {
-            0
+        let flags = match self.can_drop() {
+            true => bindings::PEERFS_RWF_DONTCACHE,
+            false => 0,
         };
         let mut position = i64::try_from(offset)?;
         let mut done = 0;
