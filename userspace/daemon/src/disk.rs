@@ -68,4 +68,20 @@ impl Disk {
         });
         Ok(result.await.map_err(|_| DiskError::ShuttingDown)??)
     }
+
+    /// Runs an operation that nobody waits for.
+    pub fn start<F>(&self, operation: F)
+    where
+        F: FnOnce() + Send + 'static,
+    {
+        let disk = self.clone();
+        tokio::spawn(async move {
+            let run = move |_: &Store| {
+                operation();
+                Ok(())
+            };
+            // What is not done when the daemon shuts down is done when the next one opens it.
+            let _ = disk.run(run).await;
+        });
+    }
 }

@@ -173,6 +173,12 @@ impl Library {
         Ok(())
     }
 
+    /// Waits until a pack of which all chunks are there is a blob of the store.
+    pub async fn complete(&self, pack: Arc<Pack>) -> Result<(), GetError> {
+        self.disk.run(move |_| pack.complete()).await?;
+        Ok(())
+    }
+
     async fn fetch(
         &self,
         content: Digest,

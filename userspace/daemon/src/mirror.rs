@@ -66,6 +66,7 @@ async fn fetch_all(library: &Library, manifest: Digest) -> Result<(), MirrorErro
             .await?;
         let chunks = 0..pack.record().chunk_count;
         library.chunks(&pack, chunks, purpose()).await?;
+        library.complete(pack).await?;
     }
     Ok(())
 }

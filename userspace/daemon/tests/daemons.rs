@@ -8,6 +8,7 @@ mod support;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,8 +86,14 @@ async fn a_pack_of_which_all_was_fetched_is_whole() {
     for pack in [first, last] {
         assert_chunks(&pack, &image, 0..CHUNKS);
     }
-    let store = Store::open(&store_dir(b.root.path())).unwrap();
-    assert!(store.has_blob(&image.pack.digest));
+    whole_pack(&b, &image).await;
+}
+
+/// The file of a pack of which all is there, when it is a blob: the readers do not wait for that.
+async fn whole_pack(daemon: &TestDaemon, image: &TestImage) -> PathBuf {
+    let store = Store::open(&store_dir(daemon.root.path())).unwrap();
+    until("the pack is a blob", || store.has_blob(&image.pack.digest)).await;
+    store.blob_path(&image.pack.digest)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,9 +186,7 @@ async fn what_the_kernel_found_damaged_is_fetched_anew() {
     kernel.fetch_chunks(&image, 50, 50, 0).await.unwrap();
     let before = b.daemon.traffic().peer_bytes();
 
-    let path = Store::open(&store_dir(b.root.path()))
-        .unwrap()
-        .blob_path(&image.pack.digest);
+    let path = whole_pack(&b, &image).await;
     let file = File::options().write(true).open(&path).unwrap();
     file.write_all_at(b"damage", image.offset(7) + 5).unwrap();
     let pack = kernel

@@ -5,7 +5,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use peerfs_format::{ChunkRecord, Digest, PackIndexLayout, PackRecord, METADATA_MAX};
 use rustix::fs::{fallocate, FallocateFlags};
@@ -23,6 +23,10 @@ pub struct Pack {
     record: PackRecord,
     index: Vec<u8>,
     index_layout: PackIndexLayout,
+    /// Held by whoever makes a partial pack whole or a whole one partial, which takes as long as the disk does;
+    /// before `state`.
+    turning: Mutex<()>,
+    /// Held for moments: those who ask what is there wait for it.
     state: Mutex<State>,
 }
 
@@ -63,6 +67,7 @@ impl Pack {
             record: *record,
             index,
             index_layout,
+            turning: Mutex::new(()),
             state: Mutex::new(state),
         }))
     }
@@ -82,10 +87,11 @@ impl Pack {
             record: *record,
             index,
             index_layout,
+            turning: Mutex::new(()),
             state: Mutex::new(state),
         };
         // A process may have died between writing the last chunk and renaming the pack.
-        pack.complete(&mut pack.lock())?;
+        pack.complete()?;
         Ok(pack)
     }
 
@@ -196,8 +202,8 @@ impl Pack {
         }
     }
 
-    /// Stores a chunk after verifying its stored bytes, and says whether all chunks are there now.
-    /// The last one makes the pack a blob of the store.
+    /// Stores a chunk after verifying its stored bytes, and says whether it is time to [`Pack::complete`] the
+    /// pack.
     ///
     /// # Errors
     /// [`Error::ChunkDamaged`] if these are not the chunk's bytes; [`Error::Io`] if the disk is
@@ -211,17 +217,17 @@ impl Pack {
             });
         }
         if self.has(chunk) {
-            return Ok(self.is_whole());
+            return Ok(false);
         }
         let file = self.lock().file.clone();
         file.write_all_at(stored, u64::from(record.stored_offset))
             .map_err(|error| Error::io("write to", &self.layout.partial(self.digest()))(error))?;
         let mut state = self.lock();
-        if let Some(map) = &mut state.map {
-            map.set(chunk, true)?;
-        }
-        self.complete(&mut state)?;
-        Ok(state.map.as_ref().is_none_or(PresenceMap::is_full))
+        let Some(map) = &mut state.map else {
+            return Ok(false);
+        };
+        map.set(chunk, true)?;
+        Ok(map.is_full())
     }
 
     /// Forgets a chunk: because it is damaged, or to make room. A whole pack becomes a partial one.
@@ -230,6 +236,7 @@ impl Pack {
     /// [`Error::Io`] if the store can't be changed.
     pub fn discard(&self, chunk: u32) -> Result<()> {
         let record = self.chunk(chunk)?;
+        let _turning = lock(&self.turning);
         let mut state = self.lock();
         if state.map.is_none() {
             *state = State::reopen_whole(&self.layout, &self.record)?;
@@ -247,39 +254,54 @@ impl Pack {
         Ok(())
     }
 
-    /// Makes a full partial pack a blob; if its digest is wrong, forgets the chunks that are.
-    fn complete(&self, state: &mut State) -> Result<()> {
-        let Some(map) = state.map.as_mut().filter(|map| map.is_full()) else {
-            return Ok(());
+    /// Makes a partial pack of which all chunks are there a blob of the store, and says whether it is one now.
+    /// If its digest is wrong, forgets the chunks that are. Reads all of it, and waits until it is on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the store can't be read or changed: to be tried again when the pack is opened.
+    pub fn complete(&self) -> Result<bool> {
+        let _turning = lock(&self.turning);
+        let file = {
+            let state = self.lock();
+            match &state.map {
+                None => return Ok(true),
+                Some(map) if !map.is_full() => return Ok(false),
+                Some(_) => state.file.clone(),
+            }
         };
         let partial = self.layout.partial(self.digest());
-        let digest = sha256_file(&state.file, |_| ()).map_err(Error::io("read", &partial))?;
+        let digest = sha256_file(&file, |_| ()).map_err(Error::io("read", &partial))?;
         if digest != self.record.digest {
-            for chunk in 0..self.record.chunk_count {
-                let record = self.chunk(chunk)?;
-                let mut stored = vec![0; record.stored_length as usize];
-                let read = state
-                    .file
-                    .read_exact_at(&mut stored, u64::from(record.stored_offset));
-                if read.is_err() || !is_stored_chunk(&record, &stored) {
-                    map.set(chunk, false)?;
-                }
-            }
             // If all chunks are right, the image's index is not that of the pack: the chunks can be
             // read all the same, and the pack stays where it is.
-            return Ok(());
+            self.forget_damaged(&file)?;
+            return Ok(false);
         }
-        state
-            .file
-            .sync_data()
-            .map_err(Error::io("write to", &partial))?;
+        file.sync_data().map_err(Error::io("write to", &partial))?;
         let blob = self.layout.blob(self.digest());
         fs::rename(&partial, &blob).map_err(Error::io("create", &blob))?;
-        state.map = None;
+        self.lock().map = None;
         // Not without the map before the pack has its new name for good.
         sync_directory(&self.layout.blobs()).map_err(Error::io("create", &blob))?;
         let map = self.layout.map(self.digest());
-        fs::remove_file(&map).map_err(Error::io("remove", &map))
+        fs::remove_file(&map).map_err(Error::io("remove", &map))?;
+        Ok(true)
+    }
+
+    /// Forgets the chunks of a partial pack that are not what they should be.
+    fn forget_damaged(&self, file: &File) -> Result<()> {
+        for chunk in 0..self.record.chunk_count {
+            let record = self.chunk(chunk)?;
+            let mut stored = vec![0; record.stored_length as usize];
+            let read = file.read_exact_at(&mut stored, u64::from(record.stored_offset));
+            if read.is_ok() && is_stored_chunk(&record, &stored) {
+                continue;
+            }
+            if let Some(map) = &mut self.lock().map {
+                map.set(chunk, false)?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes to another file from now on, for tests.
@@ -288,10 +310,14 @@ impl Pack {
         self.lock().file = Arc::new(file);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        // Every change leaves the state valid at each step, so a panic elsewhere spoils nothing.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change leaves what it protects valid at each step, so a panic elsewhere spoils nothing.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl State {

@@ -77,7 +77,7 @@ impl Source {
 }
 
 #[test]
-fn a_pack_becomes_a_blob_with_its_last_chunk() {
+fn a_pack_of_which_all_is_there_becomes_a_blob() {
     let source = Source::new(9);
     let store = source.store();
     let pack = store.pack(&source.record, source.index.clone()).unwrap();
@@ -95,7 +95,11 @@ fn a_pack_becomes_a_blob_with_its_last_chunk() {
         source.record.stored_length - source.chunks[6].len() as u64
     );
     assert!(!store.has_blob(pack.digest()));
+    // Who waits for the last chunk does not wait until all of the pack was read again.
     assert!(pack.write_chunk(6, &source.chunks[6]).unwrap());
+    assert!(pack.is_whole() && !store.has_blob(pack.digest()));
+    assert!(!pack.write_chunk(6, &source.chunks[6]).unwrap());
+    assert!(pack.complete().unwrap() && pack.complete().unwrap());
     assert!(store.has_blob(pack.digest()) && pack.is_whole());
     assert_eq!(pack.presence(), [0xff, 1]);
     assert!(!source.map().exists());
@@ -177,10 +181,14 @@ fn a_full_map_over_damaged_chunks_is_corrected() {
             Err(Error::ChunkDamaged { chunk: 0, .. })
         ));
         // The last chunk completes nothing, since the whole has not the pack's digest.
-        assert!(!pack.write_chunk(8, &source.chunks[8]).unwrap());
+        assert!(pack.write_chunk(8, &source.chunks[8]).unwrap());
+        assert!(!pack.complete().unwrap());
         assert_eq!(pack.presence(), [0b1111_1110, 1]);
         assert!(pack.write_chunk(0, &source.chunks[0]).unwrap());
+        assert!(!source.store().has_blob(&source.record.digest));
     }
+    // The process ended before it was completed: whoever opens it next does that.
+    drop(source.store().pack(&source.record, source.index.clone()));
     assert!(source.store().has_blob(&source.record.digest));
 }
 
@@ -192,12 +200,13 @@ fn a_discarded_chunk_is_fetched_anew() {
     for (number, chunk) in source.chunks.iter().enumerate() {
         pack.write_chunk(number as u32, chunk).unwrap();
     }
-    assert!(pack.is_whole());
+    assert!(pack.complete().unwrap());
     let file = pack.file();
     pack.discard(5).unwrap();
     assert!(!store.has_blob(pack.digest()) && !pack.has(5) && pack.has(4));
     assert_eq!(pack.read_chunk(5).unwrap(), None);
     assert!(pack.write_chunk(5, &source.chunks[5]).unwrap());
+    assert!(pack.complete().unwrap());
     assert!(store.has_blob(pack.digest()));
     // It is still the same file.
     let record = pack.chunk(5).unwrap();
@@ -219,7 +228,9 @@ fn many_threads_fill_one_pack() {
                 for step in 0..100 {
                     // Each thread in another order.
                     let number = (step * 7 + thread * 25) % 100;
-                    pack.write_chunk(number as u32, &chunks[number]).unwrap();
+                    if pack.write_chunk(number as u32, &chunks[number]).unwrap() {
+                        assert!(pack.complete().unwrap());
+                    }
                     assert!(pack.read_chunk(number as u32).unwrap().is_some());
                 }
             });

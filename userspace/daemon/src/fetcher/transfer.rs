@@ -121,16 +121,26 @@ impl Shared {
         Ok(())
     }
 
-    /// Verifies and stores a chunk.
+    /// Verifies and stores a chunk. With the last one of a pack that is made a blob: nobody waits for that, for it
+    /// is read once more as a whole.
     async fn store_chunk(
         &self,
         pack: &Arc<Pack>,
         number: u32,
         bytes: Bytes,
     ) -> Result<(), DiskError> {
-        let pack = Arc::clone(pack);
+        let (pack, disk) = (Arc::clone(pack), self.disk.clone());
         self.disk
-            .run(move |_| pack.write_chunk(number, &bytes).map(|_| ()))
+            .run(move |_| {
+                if pack.write_chunk(number, &bytes)? {
+                    disk.start(move || {
+                        if let Err(error) = pack.complete() {
+                            warn!(pack = %pack.digest(), %error, "cannot make a full pack a blob");
+                        }
+                    });
+                }
+                Ok(())
+            })
             .await
     }
 
