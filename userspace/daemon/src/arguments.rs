@@ -2,16 +2,18 @@
 
 //! The command line of `peerfsd`.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use clap_mangen::Man;
 
 use crate::config::{Config, ConfigError, DeviceChoice, LogFormat};
 
 /// Serves /dev/peerfs for a store: fetches what is read and missing from peers, verifies it, and
 /// serves other peers.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "peerfsd", version)]
+#[command(name = "peerfsd", version, after_help = AFTER_HELP)]
 pub struct Arguments {
     /// The configuration file [default: /etc/peerfs/peerfsd.toml if it exists]
     #[arg(long, value_name = "FILE")]
@@ -36,7 +38,17 @@ pub struct Arguments {
     /// Check the configuration, say whether it is valid, and end
     #[arg(long)]
     pub check: bool,
+
+    /// Print the man page, and end
+    #[arg(long, hide = true)]
+    pub man: bool,
 }
+
+const AFTER_HELP: &str = "\
+Exit status: 0 if it was told to end (SIGTERM, SIGINT), 1 if it could not start or go on,
+2 if the command line or the configuration is wrong.
+
+The example configuration peerfsd.toml explains every key. `peerfs status` shows what the daemon does.";
 
 impl Arguments {
     /// The configuration that the file and the command line make together.
@@ -63,6 +75,18 @@ impl Arguments {
         config.check()?;
         Ok(config)
     }
+}
+
+/// The man page of section 8, for troff.
+///
+/// # Errors
+/// None that memory does not give.
+pub fn man_page() -> io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    Man::new(Arguments::command())
+        .section("8")
+        .render(&mut page)?;
+    Ok(page)
 }
 
 /// A path on the command line is relative to the working directory.

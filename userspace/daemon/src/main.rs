@@ -5,10 +5,11 @@
 #![forbid(unsafe_code)]
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use peerfs_daemon::arguments::Arguments;
+use peerfs_daemon::arguments::{man_page, Arguments};
 use peerfs_daemon::config::Config;
 use peerfs_daemon::daemon::Daemon;
 use peerfs_daemon::logging;
@@ -22,6 +23,13 @@ const MISUSED: u8 = 2;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.man {
+        let printed = man_page().and_then(|page| io::stdout().write_all(&page));
+        return match printed {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, FAILED),
+        };
+    }
     let config = match arguments.to_config() {
         Ok(config) => config,
         Err(error) => return fail(&error, MISUSED),
