@@ -173,10 +173,10 @@ impl Library {
         Ok(())
     }
 
-    /// Waits until a pack of which all chunks are there is a blob of the store.
-    pub async fn complete(&self, pack: Arc<Pack>) -> Result<(), GetError> {
-        self.disk.run(move |_| pack.complete()).await?;
-        Ok(())
+    /// Waits until a pack of which all chunks are there is a blob of the store; `false` if the disk has other
+    /// bytes, which are forgotten.
+    pub async fn complete(&self, pack: Arc<Pack>) -> Result<bool, GetError> {
+        Ok(self.disk.run(move |_| pack.complete()).await?)
     }
 
     async fn fetch(

@@ -26,6 +26,9 @@ enum MirrorError {
     /// It is no image that this program knows.
     #[error("{0} is not the manifest of an image: {1}")]
     Manifest(Digest, #[source] peerfs_format::Error),
+    /// All chunks were stored, but what the disk has is something else.
+    #[error("pack {0} is damaged on the disk")]
+    Damaged(Digest),
 }
 
 /// Fetches all of an image, until it is here or until `shutdown`.
@@ -66,7 +69,9 @@ async fn fetch_all(library: &Library, manifest: Digest) -> Result<(), MirrorErro
             .await?;
         let chunks = 0..pack.record().chunk_count;
         library.chunks(&pack, chunks, purpose()).await?;
-        library.complete(pack).await?;
+        if !library.complete(pack).await? {
+            return Err(MirrorError::Damaged(record.digest));
+        }
     }
     Ok(())
 }
