@@ -17,6 +17,18 @@ const WHOLE_FILE_MAX: u64 = 4 * 1024 * 1024;
 /// with a round trip of 20 ms holds 2.5 MB; the rest is for pauses in between.
 const AHEAD_MAX: u64 = 16 * 1024 * 1024;
 
+/// How long a window is made for who goes on, at the most: bytes. So much that there is work for all
+/// processors of a small machine.
+const WINDOW_MAX: u64 = 1024 * 1024;
+
+/// The window to read in place of one that the kernel chose for somebody who goes on: twice as long. The kernel
+/// keeps a window as long as it was made the last time.
+pub fn lengthened(window: Range<u64>) -> Range<u64> {
+    let length = window.end.saturating_sub(window.start);
+    let longer = length.saturating_mul(2).min(WINDOW_MAX).max(length);
+    window.start..window.start.saturating_add(longer)
+}
+
 /// The range to ask for when `window` of a file of `size` bytes is being read, the window before that
 /// ended at `read`, and everything from there to `asked` was asked for; `None` if that is enough. The end
 /// of the range is the next `asked`.
@@ -58,6 +70,21 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
+
+    #[test]
+    fn windows_grow_up_to_a_bound() {
+        let mut window = lengthened(0..128 * 1024);
+        let mut lengths = Vec::new();
+        for _ in 0..4 {
+            let length = window.end - window.start;
+            lengths.push(length / 1024);
+            window = lengthened(window.end..window.end + length);
+        }
+        assert_eq!(lengths, [256, 512, 1024, 1024]);
+        assert_eq!(lengthened(5..5), 5..5);
+        assert_eq!(lengthened(0..3 * WINDOW_MAX), 0..3 * WINDOW_MAX);
+        assert_eq!(lengthened(u64::MAX - 1..u64::MAX), u64::MAX - 1..u64::MAX);
+    }
 
     const WINDOW: u64 = 512 * 1024;
     const SIZE: u64 = 1 << 30;

@@ -52,7 +52,7 @@ pub use digest::Digest;
 pub use error::{Error, Result};
 pub use extents::{first_data, first_hole, pieces, widened, Piece, Pieces, Source};
 pub use limits::*;
-pub use lookahead::ahead;
+pub use lookahead::{ahead, lengthened};
 pub use manifest::Manifest;
 pub use pack_index::{PackIndex, PackIndexLayout};
 pub use presence::{PresenceHeader, PRESENCE_HEADER_SIZE};

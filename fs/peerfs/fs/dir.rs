@@ -31,7 +31,7 @@ fn find(directory: &Inode, name: &[u8]) -> Result<Option<u64>> {
     let Some(span) = span.map_err(|_| EIO)? else {
         return Ok(None);
     };
-    let shard = shard_of(directory, own, &span)?;
+    let shard = shard_of_span(directory, own, &span)?;
     let Some(entry) = shard.view().entry(&span, name).map_err(|_| EIO)? else {
         return Ok(None);
     };
@@ -44,7 +44,11 @@ fn find(directory: &Inode, name: &[u8]) -> Result<Option<u64>> {
 }
 
 /// The shard that has the entries of a directory's span; `own` is the one that has its record.
-fn shard_of(directory: &Inode, own: Arc<ShardBlob>, span: &SpanRecord) -> Result<Arc<ShardBlob>> {
+fn shard_of_span(
+    directory: &Inode,
+    own: Arc<ShardBlob>,
+    span: &SpanRecord,
+) -> Result<Arc<ShardBlob>> {
     if span.shard == directory.data().shard {
         return Ok(own);
     }
@@ -85,10 +89,10 @@ fn emit(directory: &Inode, emitter: &mut DirEmitter<'_>, checked: u64) -> Result
     for index in first..spans.len() {
         let span = spans.get(index).ok_or(EIO)?;
         let skipped = emitter.position().saturating_sub(span.entries_before);
-        let Some(rest) = u64::from(span.entry_count).checked_sub(skipped) else {
+        let Some(rest @ 1..) = u64::from(span.entry_count).checked_sub(skipped) else {
             continue;
         };
-        let shard = shard_of(directory, own.clone(), &span)?;
+        let shard = shard_of_span(directory, own.clone(), &span)?;
         let shard = shard.view();
         let entries = shard.entries(&span).map_err(|_| EIO)?;
         let entries = entries.range(skipped as usize, rest as usize).ok_or(EIO)?;

@@ -8,7 +8,7 @@ use core::ops::Range;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::atomic::Relaxed;
-use peerfs_format::{ahead, first_data, first_hole, pieces, widened, Source};
+use peerfs_format::{ahead, first_data, first_hole, lengthened, pieces, widened, Source};
 
 use super::Inode;
 use crate::store::Runs;
@@ -71,22 +71,16 @@ pub(super) fn read_folio(inode: &Inode, bytes: FolioBytes) -> Result {
     })
 }
 
-/// How far is read ahead for who goes on, at the most: bytes. So much that there is work for all processors
-/// of a small machine.
-const WINDOW_MAX: u64 = 1024 * 1024;
-
 /// Has the folios filled with what is here, and asks for the rest.
 pub(super) fn readahead(inode: &Inode, mut readahead: Readahead<'_>) {
     let store = &inode.super_block().data().store;
-    ask_ahead(inode, readahead.range());
-    let mut range = readahead.range();
+    let window = readahead.range();
+    ask_ahead(inode, window.clone());
     let somebody_waits = !readahead.is_asynchronous();
-    if !somebody_waits {
-        // The kernel keeps a window as large as it was made the last time.
-        let length = range.end.saturating_sub(range.start);
-        let longer = length.saturating_mul(2).min(WINDOW_MAX).max(length);
-        range.end = range.start.saturating_add(longer);
-    }
+    let range = match somebody_waits {
+        true => window,
+        false => lengthened(window),
+    };
     // What a chunk has of the file is decoded anyway. Pages that it shares with the next chunk are left
     // out, or that would have to be decoded as well.
     let wide = widened(

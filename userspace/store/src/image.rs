@@ -3,7 +3,7 @@
 //! Reading an image: paths, directories and files' content, as the kernel does.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
 use peerfs_format::{
@@ -12,6 +12,7 @@ use peerfs_format::{
 };
 
 use crate::inode::ShardBlob;
+use crate::lock::lock;
 use crate::{decode_chunk, Error, Inode, Pack, Result, Store};
 
 /// Shards kept in memory, of a few hundred KiB each.
@@ -361,9 +362,4 @@ fn write_zeros<E>(mut length: u64, each: &mut impl FnMut(&[u8]) -> Result<(), E>
         length -= count;
     }
     Ok(())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // The caches are valid at each step, so a panic elsewhere spoils nothing.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -23,6 +23,7 @@ mod error;
 mod image;
 mod inode;
 mod layout;
+mod lock;
 mod oci;
 mod pack;
 mod presence_map;

@@ -5,7 +5,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use peerfs_format::{ChunkRecord, Digest, PackIndexLayout, PackRecord, METADATA_MAX};
 use rustix::fs::{fallocate, FallocateFlags};
@@ -13,6 +13,7 @@ use rustix::fs::{fallocate, FallocateFlags};
 use crate::chunk::is_stored_chunk;
 use crate::digest::sha256_file;
 use crate::layout::Layout;
+use crate::lock::lock;
 use crate::presence_map::{full_bits, PresenceMap};
 use crate::whole_file::sync_directory;
 use crate::{sha256, Error, Result};
@@ -313,11 +314,6 @@ impl Pack {
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every change leaves what it protects valid at each step, so a panic elsewhere spoils nothing.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl State {

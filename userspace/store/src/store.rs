@@ -7,13 +7,14 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, SystemTime};
 
 use peerfs_format::{Digest, Manifest, PackRecord, METADATA_MAX};
 use rustix::fs::{flock, FlockOperation};
 
 use crate::layout::Layout;
+use crate::lock::lock;
 use crate::tags::TagIndex;
 use crate::{sha256, whole_file, BlobWriter, Error, Pack, Result, TaggedImage};
 
@@ -220,7 +221,7 @@ impl Store {
     pub fn pack(&self, record: &PackRecord, index: Vec<u8>) -> Result<Arc<Pack>> {
         self.lock_for_filling()?;
         // Held while the pack is opened, so that there are not two of it.
-        let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut packs = lock(&self.packs);
         if let Some(pack) = packs.get(&record.digest).and_then(Weak::upgrade) {
             if pack.record() == record {
                 return Ok(pack);
@@ -246,7 +247,7 @@ impl Store {
     /// # Errors
     /// [`Error::InUse`] if another process does so already; [`Error::Io`].
     pub fn lock_for_filling(&self) -> Result<()> {
-        let mut filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut filling = lock(&self.filling);
         if filling.is_some() {
             return Ok(());
         }
