@@ -8,11 +8,9 @@ seed=${PEERFS_TEST_SEED:-$((RANDOM * 32768 + RANDOM))}
 echo "   seed $seed"
 
 check "a tree on ext4, and an image of it"
-mkdir disk
-truncate --size=200M disk.img
-mke2fs -q -t ext4 -b 4096 disk.img
-mount -o loop disk.img disk
+on_disk disk
 peerfs-testing make-tree disk/tree
+on_disk pristine
 image=$(build disk/tree pristine)
 mount -o remount,ro disk
 mount_image /tmp/pristine "$image" mnt

@@ -6,6 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 
 peerfs-testing make-tree tree --small
 peerfs-testing manifest tree >expected
+on_disk pristine
 image=$(build tree pristine)
 mkdir mnt
 

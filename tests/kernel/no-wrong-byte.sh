@@ -7,6 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 peerfs-testing make-tree tree --small
 peerfs-testing manifest tree >expected
 paths=$(wc -l <expected)
+on_disk store
 image=$(build tree store)
 cp -a store pristine
 mkdir -p mnt
@@ -27,6 +28,9 @@ damaged() {
     check "$times times: $kind"
     for ((number = 0; number < times; number++)); do
         what=$(peerfs-testing damage store "$image" "$kind" --seed $((seed + number)))
+        # So that it is read past the page cache.
+        sync --file-system store
+        echo 1 >/proc/sys/vm/drop_caches
         if mount -t peerfs -o "root_dir=/tmp/store,manifest=$image,timeout=5" none mnt 2>message; then
             survey "$what"
             ((errors > 0)) || fail "nobody noticed: $what"

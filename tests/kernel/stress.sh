@@ -11,13 +11,14 @@ echo "   seed $seed"
 echo 4 >/proc/sys/vm/drop_caches
 
 peerfs-testing make-tree tree --small
-image=$(build tree pristine)
+on_disk disk
+image=$(build tree disk/pristine)
 
 # stress SEED SECONDS [OPTIONS]
 stress() {
-    rm -rf store
-    empty_store store
-    peerfs-testing stress --tree tree --pristine /tmp/pristine --store /tmp/store --manifest "$image" \
+    rm -rf disk/store
+    empty_store disk/store
+    peerfs-testing stress --tree tree --pristine /tmp/disk/pristine --store /tmp/disk/store --manifest "$image" \
         --mounts /tmp/mounts --seed "$1" --seconds "$2" "${@:3}"
     expect 0 "$(counter pending)" "requests that are still pending"
 }

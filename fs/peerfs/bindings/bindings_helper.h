@@ -10,6 +10,7 @@
 #include <linux/filelock.h>
 #include <linux/fs.h>
 #include <linux/fs_context.h>
+#include <linux/magic.h>
 #include <linux/miscdevice.h>
 #include <linux/mount.h>
 #include <linux/namei.h>
@@ -36,4 +37,7 @@ static const int PEERFS_O_RDONLY __maybe_unused = O_RDONLY | O_LARGEFILE;
 static const int PEERFS_ACL_TYPE_ACCESS __maybe_unused = ACL_TYPE_ACCESS;
 static const unsigned int PEERFS_FOP_DONTCACHE __maybe_unused = (__force unsigned int)FOP_DONTCACHE;
 static const int PEERFS_RWF_DONTCACHE __maybe_unused = (__force int)RWF_DONTCACHE;
+static const int PEERFS_IOCB_DIRECT_NOWAIT __maybe_unused = IOCB_DIRECT | IOCB_NOWAIT;
+static const unsigned int PEERFS_FMODE_DIRECT_NOWAIT __maybe_unused =
+	(__force unsigned int)(FMODE_CAN_ODIRECT | FMODE_NOWAIT);
 static const int PEERFS_MAY_CHANGE_DIRECTORY __maybe_unused = MAY_WRITE | MAY_EXEC;

@@ -11,6 +11,7 @@ use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
 
 use super::chunk::Chunk;
+use super::segment::Segments;
 use super::{IndexBlob, ShardBlob};
 use crate::vfs::Shrink;
 
@@ -124,6 +125,8 @@ pub(super) struct Caches {
     /// By pack and number.
     #[pin]
     pub(super) chunks: Cache<(u32, u32), Chunk>,
+    #[pin]
+    pub(super) segments: Segments,
 }
 
 impl Caches {
@@ -133,6 +136,7 @@ impl Caches {
                 shards <- Cache::new(SHARDS_BYTES),
                 indexes <- Cache::new(INDEXES_BYTES),
                 chunks <- Cache::new(CHUNKS_BYTES),
+                segments <- Segments::new(),
             }),
             GFP_KERNEL,
         )
@@ -141,13 +145,14 @@ impl Caches {
 
 impl Shrink for Caches {
     fn count(&self) -> usize {
-        self.shards.len() + self.indexes.len() + self.chunks.len()
+        self.shards.len() + self.indexes.len() + self.chunks.len() + self.segments.len()
     }
 
     fn shrink(&self, count: usize) -> usize {
         let mut forgotten = 0;
         // What is cheapest to get again first.
-        forgotten += self.chunks.forget_some(count);
+        forgotten += self.segments.forget_some(count);
+        forgotten += self.chunks.forget_some(count - forgotten);
         forgotten += self.shards.forget_some(count - forgotten);
         forgotten + self.indexes.forget_some(count - forgotten)
     }

@@ -12,6 +12,7 @@ use peerfs_format::{ChunkRecord, Codec, Digest};
 
 use super::cache::Size;
 use super::pack::{Pack, Place};
+use super::stored::StoredBytes;
 use super::{ChunksRequest, Fetched, Hex, OpenError, Origin, Store};
 use crate::vfs::{report, sha256, ZstdDecoder};
 
@@ -136,6 +137,51 @@ impl<O: Origin> Store<O> {
         Ok(())
     }
 
+    /// Stored bytes of a pack that have those of a chunk; `None` if it is not there, or not right.
+    pub(super) fn verified(
+        &self,
+        pack: &Pack,
+        place: &Place,
+        record: &ChunkRecord,
+    ) -> Result<Option<Arc<StoredBytes>>> {
+        let range = stored_range(record);
+        let is_right = |stored: &Arc<StoredBytes>| {
+            let bytes = stored.get(range.clone());
+            bytes.is_some_and(|bytes| sha256(bytes) == record.digest.0)
+        };
+        let stored = self.stored(pack, place, range.clone())?;
+        match (stored, place) {
+            (Some(stored), Place::Whole(file)) if !is_right(&stored) => {
+                // What was read ahead may have been mended since.
+                let again = Arc::new(StoredBytes::read_new(file, range.clone())?, GFP_KERNEL)?;
+                Ok(Some(again).filter(is_right))
+            }
+            (stored, _) => Ok(stored.filter(is_right)),
+        }
+    }
+
+    /// Stored bytes of a pack; `None` if there are none.
+    pub(super) fn stored(
+        &self,
+        pack: &Pack,
+        place: &Place,
+        range: Range<u32>,
+    ) -> Result<Option<Arc<StoredBytes>>> {
+        match place {
+            Place::Missing => Ok(None),
+            // What was read ahead is what was there then.
+            Place::Partial(file) | Place::Perhaps(file) => {
+                let bytes = StoredBytes::read_new(file, range)?;
+                Ok(Some(Arc::new(bytes, GFP_KERNEL)?))
+            }
+            Place::Whole(file) => self
+                .caches
+                .segments
+                .read(pack.number, file, range)
+                .map(Some),
+        }
+    }
+
     /// Verifies and keeps the chunks of a `Data` reply, and returns the first one.
     fn take(
         &self,
@@ -160,11 +206,9 @@ impl<O: Origin> Store<O> {
                 );
                 return Err(EIO);
             }
-            let mut stored = KVVec::with_capacity(bytes.len(), GFP_KERNEL)?;
-            stored.extend_from_slice(bytes, GFP_KERNEL)?;
             let chunk = self
                 .readers
-                .with_decoder(|decoder| self.keep(pack, number, &record, stored, decoder))?;
+                .with_decoder(|decoder| self.keep(pack, number, &record, bytes, decoder))?;
             if number == first {
                 wanted = Some(chunk);
             }
@@ -178,13 +222,17 @@ impl<O: Origin> Store<O> {
         pack: &Pack,
         number: u32,
         record: &ChunkRecord,
-        stored: KVVec<u8>,
+        stored: &[u8],
         decoder: &mut ZstdDecoder,
     ) -> Result<Arc<Chunk>> {
         let bytes = match record.codec().ok_or(EIO)? {
-            Codec::Raw => stored,
+            Codec::Raw => {
+                let mut bytes = KVVec::with_capacity(stored.len(), GFP_KERNEL)?;
+                bytes.extend_from_slice(stored, GFP_KERNEL)?;
+                bytes
+            }
             Codec::Zstd => decoder
-                .decompress_new(&stored, record.logical_length as usize)
+                .decompress_new(stored, record.logical_length as usize)
                 .inspect_err(|error| {
                     if *error == EIO {
                         self.report_chunk(&pack.record.digest, number, "it cannot be decoded");
@@ -231,4 +279,9 @@ impl<O: Origin> Store<O> {
             Hex(pack)
         ));
     }
+}
+
+/// Where a chunk is in its pack, as stored.
+pub(super) fn stored_range(record: &ChunkRecord) -> Range<u32> {
+    record.stored_offset..record.stored_offset.saturating_add(record.stored_length)
 }

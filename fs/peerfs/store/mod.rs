@@ -17,8 +17,10 @@ mod pack;
 mod presence;
 mod readers;
 mod run;
+mod segment;
 mod sequence;
 mod statistics;
+mod stored;
 
 use core::ops::Range;
 

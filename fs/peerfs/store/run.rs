@@ -12,11 +12,11 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use peerfs_format::{ChunkRecord, Codec, ZSTD_MAGIC};
 
-use super::chunk::Chunk;
+use super::chunk::{stored_range, Chunk};
 use super::pack::{Pack, Place};
 use super::readers::RUN_BYTES;
 use super::{Origin, Store};
-use crate::vfs::{sha256, FolioBytes, OpenedFile};
+use crate::vfs::{sha256, FolioBytes};
 
 /// Chunks that are decoded ahead at the most, of up to 256 KiB each: a quarter of what the cache holds
 /// of the usual size.
@@ -38,8 +38,7 @@ impl Wanted {
 
     /// Where the whole chunk ends in its pack, as stored.
     fn stored_end(&self) -> u32 {
-        let record = &self.record;
-        record.stored_offset.saturating_add(record.stored_length)
+        stored_range(&self.record).end
     }
 
     /// Fills the part from the chunk.
@@ -96,19 +95,15 @@ impl Run {
         let (Some(first), Some(last)) = (self.wanted.first(), self.wanted.last()) else {
             return Ok(());
         };
-        let Some(file) = self.pack.place(first.number).file() else {
-            return Err(EAGAIN);
-        };
-        let start = first.record.stored_offset;
-        let length = last.stored_end().saturating_sub(start) as usize;
-        // What a file that is too short lacks is as wrong as other bytes are.
-        let stored = file.read_new(length, start.into(), GFP_KERNEL)?;
+        let place = self.pack.place(first.number);
+        let stored = first.record.stored_offset..last.stored_end();
+        let stored = store.stored(&self.pack, &place, stored)?.ok_or(EAGAIN)?;
         store.readers.with_decoder(|decoder| {
             for mut wanted in self.wanted {
                 let record = &wanted.record;
-                let from = record.stored_offset.saturating_sub(start) as usize;
+                // What a file that is too short lacks is as wrong as other bytes are.
                 let Some(bytes) = stored
-                    .get(from..from.saturating_add(record.stored_length as usize))
+                    .get(record.stored_offset..wanted.stored_end())
                     .filter(|bytes| sha256(bytes) == record.digest.0)
                 else {
                     continue;
@@ -165,8 +160,16 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
                 bytes,
             };
             let lead_max = if wanted.is_whole() { 0 } else { lead_max() };
-            for number in self.store.sequence.goes_on(pack.number, number, lead_max) {
-                self.decode_ahead(&pack, number);
+            if let Some(led) = self.store.sequence.goes_on(pack.number, number, lead_max) {
+                if !wanted.is_whole() {
+                    let last = led.end.saturating_sub(1).max(number);
+                    if let Ok(record) = index.chunk(&pack.record, last) {
+                        self.read_ahead(&pack, &record)?;
+                    }
+                }
+                for number in led {
+                    self.decode_ahead(&pack, number);
+                }
             }
             if let Some(chunk) = self.store.cached_chunk(&pack, number) {
                 wanted.fill(&chunk)?;
@@ -189,6 +192,23 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
                 run.wanted.push(wanted, GFP_KERNEL)?;
                 self.runs.push(run, GFP_KERNEL)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Has a worker read what will be wanted of a whole pack behind this chunk, which readers of small
+    /// files will come to.
+    fn read_ahead(&self, pack: &Arc<Pack>, chunk: &ChunkRecord) -> Result {
+        let place @ Place::Whole(_) = pack.place(0) else {
+            return Ok(());
+        };
+        let length = u32::try_from(pack.record.stored_length).unwrap_or(u32::MAX);
+        let segments = &self.store.caches.segments;
+        let segment = segments.goes_on(pack.number, stored_range(chunk), length)?;
+        if let (Some(segment), Some(file)) = (segment, place.file()) {
+            let _ = self.store.readers.spawn(move || {
+                let _ = segment.read(&file);
+            });
         }
         Ok(())
     }
@@ -254,18 +274,18 @@ impl<O: Origin> Store<O> {
             return Ok(None);
         }
         let place = pack.place(number);
-        let is_known = !matches!(place, Place::Perhaps(_));
-        let Some(file) = place.file() else {
+        let stored = self.verified(pack, &place, record)?;
+        let Some(bytes) = stored
+            .as_ref()
+            .and_then(|stored| stored.get(stored_range(record)))
+        else {
             return Ok(None);
         };
-        let Some(stored) = read_verified(&file, record)? else {
-            return Ok(None);
-        };
-        if !is_known {
+        if let Place::Perhaps(_) = place {
             pack.found(number);
         }
         self.readers
-            .with_decoder(|decoder| self.keep(pack, number, record, stored, decoder))
+            .with_decoder(|decoder| self.keep(pack, number, record, bytes, decoder))
             .map(Some)
     }
 }
@@ -291,12 +311,4 @@ fn is_here(pack: &Pack, number: u32, record: &ChunkRecord) -> Result<bool> {
         }
         Place::Perhaps(_) => true,
     })
-}
-
-/// The stored bytes of a chunk; `None` if the file has others in their place.
-fn read_verified(file: &OpenedFile, record: &ChunkRecord) -> Result<Option<KVVec<u8>>> {
-    let length = record.stored_length as usize;
-    let stored = file.read_new(length, record.stored_offset.into(), GFP_KERNEL)?;
-    // A pack that is too short is as wrong as one with other bytes.
-    Ok((stored.len() == length && sha256(&stored) == record.digest.0).then_some(stored))
 }

@@ -29,17 +29,17 @@ impl Sequence {
     }
 
     /// Notes that a chunk of a pack is being read. Says which chunks behind it are worth decoding
-    /// meanwhile, at most `lead_max` ahead: none for who jumps, and for who goes on one more each time.
-    /// Once, when readers come to the chunk, not for each file in it.
-    pub(super) fn goes_on(&self, pack: u32, chunk: u32, lead_max: u32) -> Range<u32> {
+    /// meanwhile, at most `lead_max` ahead, one more each time; `None` for who jumps. Once, when readers
+    /// come to the chunk, not for each file in it.
+    pub(super) fn goes_on(&self, pack: u32, chunk: u32, lead_max: u32) -> Option<Range<u32>> {
         let now = u64::from(pack) << 32 | u64::from(chunk);
         let last = self.last.load(Relaxed);
         if last == now {
-            return 0..0;
+            return None;
         }
         self.last.store(now, Relaxed);
         if chunk == 0 || last != now - 1 {
-            return 0..0;
+            return None;
         }
         let ahead = self.ahead.load(Relaxed);
         // A lead that is not of this sequence is another reader's.
@@ -52,7 +52,7 @@ impl Sequence {
         let end = chunk.saturating_add(1 + lead.saturating_add(1).min(lead_max));
         self.ahead
             .store(now - u64::from(chunk) + u64::from(end), Relaxed);
-        first..end
+        Some(first..end)
     }
 }
 
@@ -66,26 +66,30 @@ mod tests {
         let sequence = Sequence::new();
         let led = [0, 1, 2, 3, 4, 5].map(|chunk| sequence.goes_on(7, chunk, 3));
         // The lead is 0, 1, 2, 3, 3, 3: no chunk twice, and none left out.
-        assert_eq!(led, [0..0, 2..3, 3..5, 5..7, 7..8, 8..9]);
-        assert_eq!(sequence.goes_on(7, 5, 3), 0..0);
+        let expected =
+            [(2, 3), (3, 5), (5, 7), (7, 8), (8, 9)].map(|(first, end)| Some(first..end));
+        assert_eq!(led[0], None);
+        assert_eq!(led[1..], expected);
+        assert_eq!(sequence.goes_on(7, 5, 3), None);
     }
 
     #[test]
     fn who_jumps_is_not_led() {
         let sequence = Sequence::new();
         for (pack, chunk) in [(0, 5), (0, 7), (1, 8), (0, 6), (1, 0), (u32::MAX, u32::MAX)] {
-            assert_eq!(sequence.goes_on(pack, chunk, 3), 0..0);
+            assert_eq!(sequence.goes_on(pack, chunk, 3), None);
         }
         // Who begins anew begins with little.
-        assert_eq!(sequence.goes_on(2, 100, 3), 0..0);
-        assert_eq!(sequence.goes_on(2, 101, 3), 102..103);
+        assert_eq!(sequence.goes_on(2, 100, 3), None);
+        assert_eq!(sequence.goes_on(2, 101, 3), Some(102..103));
     }
 
     #[test]
     fn nobody_is_led_without_room() {
         let sequence = Sequence::new();
-        for chunk in 0..5 {
-            assert!(sequence.goes_on(0, chunk, 0).is_empty());
+        for chunk in 1..5 {
+            let led = sequence.goes_on(0, chunk, 0);
+            assert!(led.is_none_or(|led| led.is_empty()));
         }
     }
 }

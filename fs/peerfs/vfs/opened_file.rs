@@ -2,18 +2,22 @@
 
 //! `struct file` of another filesystem, opened for reading by the kernel.
 //!
-//! Locking: none; a file is counted, and reading takes the locks of its own filesystem.
+//! Locking: a file is counted, and reading takes the locks of its own filesystem. Direct I/O takes the
+//! file's `i_rwsem`, which somebody who writes to the file holds while they have page faults on what they
+//! write. That may be a mapping of a file whose bytes are read from this one: so the lock is only tried
+//! (IOCB_NOWAIT), and not waited for.
 
 use core::mem::MaybeUninit;
 
 use kernel::alloc::Flags;
 use kernel::ffi::c_int;
 use kernel::fs::File;
+use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 
 use super::descriptor::check_readable;
-use crate::bindings;
+use crate::bindings::{self, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC};
 
 /// A regular file that is open for reading.
 #[derive(Clone)]
@@ -46,6 +50,16 @@ impl OpenedFile {
         flags & bindings::PEERFS_FOP_DONTCACHE != 0
     }
 
+    /// Whether its filesystem has direct I/O, and with IOCB_NOWAIT only tries the file's `i_rwsem`. btrfs, for
+    /// one, waits for it all the same.
+    fn can_be_read_directly(&self) -> bool {
+        let file = self.file.as_ptr();
+        let can = bindings::PEERFS_FMODE_DIRECT_NOWAIT;
+        // SAFETY: the file is valid, and has an inode and that a superblock.
+        let (mode, magic) = unsafe { ((*file).f_mode, (*(*(*file).f_inode).i_sb).s_magic) };
+        mode & can == can && matches!(magic as u32, EXT4_SUPER_MAGIC | XFS_SUPER_MAGIC)
+    }
+
     /// Whether both are the same file.
     pub(crate) fn is_same_file(&self, other: &OpenedFile) -> bool {
         // SAFETY: both files are valid.
@@ -70,11 +84,31 @@ impl OpenedFile {
     /// As [`OpenedFile::read_at`], into new memory for at most `length` bytes.
     pub(crate) fn read_new(&self, length: usize, offset: u64, flags: Flags) -> Result<KVVec<u8>> {
         let mut buffer = KVVec::with_capacity(length, flags)?;
-        // SAFETY: the new memory has room for this many bytes.
-        let read = unsafe { self.read_raw(buffer.as_mut_ptr(), length, offset) }?;
+        self.read_behind(&mut buffer, length, offset)?;
+        Ok(buffer)
+    }
+
+    /// As [`OpenedFile::read_at`], at most `length` bytes behind what `buffer` has, as far as it has room.
+    pub(crate) fn read_behind(&self, buffer: &mut KVVec<u8>, length: usize, offset: u64) -> Result {
+        let room = buffer.spare_capacity_mut();
+        let length = length.min(room.len());
+        // SAFETY: there is room for this many bytes.
+        let read = unsafe { self.read_raw(room.as_mut_ptr().cast(), length, offset) }?;
         // SAFETY: so many were just written, `length` at the most.
         unsafe { buffer.inc_len(read) };
-        Ok(buffer)
+        Ok(())
+    }
+
+    /// As [`OpenedFile::read_behind`], but past the page cache, if nothing of it is there and that can be
+    /// done: offset, length and memory must be whole pages, and nobody be writing to the file. Often it
+    /// reads nothing.
+    pub(crate) fn read_behind_directly(&self, buffer: &mut KVVec<u8>, length: usize, offset: u64) {
+        let room = buffer.spare_capacity_mut();
+        let length = length.min(room.len());
+        // SAFETY: there is room for this many bytes.
+        let read = unsafe { self.read_raw_directly(room.as_mut_ptr().cast(), length, offset) };
+        // SAFETY: so many were just written, `length` at the most.
+        unsafe { buffer.inc_len(read.unwrap_or(0)) };
     }
 
     /// Says how many bytes from `buffer` on were written, at most `length`.
@@ -111,6 +145,54 @@ impl OpenedFile {
             }
         }
         Ok(done)
+    }
+
+    /// As [`OpenedFile::read_raw`], by direct I/O, or not at all.
+    ///
+    /// # Safety
+    ///
+    /// `buffer` must be valid for writes of `length` bytes, and nobody else's.
+    unsafe fn read_raw_directly(
+        &self,
+        buffer: *mut u8,
+        length: usize,
+        offset: u64,
+    ) -> Option<usize> {
+        let file = self.file.as_ptr();
+        let position = i64::try_from(offset).ok()?;
+        let last = position.checked_add(i64::try_from(length).ok()?.checked_sub(1)?)?;
+        let are_pages = |value| value % PAGE_SIZE == 0;
+        if !self.can_be_read_directly()
+            || !are_pages(buffer.addr())
+            || !are_pages(length)
+            || !are_pages(usize::try_from(offset).ok()?)
+        {
+            return None;
+        }
+        // SAFETY: the file is valid and has a mapping.
+        let cached = unsafe { bindings::filemap_range_has_page((*file).f_mapping, position, last) };
+        if cached {
+            return None;
+        }
+        let part = bindings::kvec {
+            iov_base: buffer.cast(),
+            iov_len: length,
+        };
+        // Without a function to call when it is complete it is waited for.
+        let mut request = bindings::kiocb {
+            ki_filp: file,
+            ki_pos: position,
+            ki_flags: bindings::PEERFS_IOCB_DIRECT_NOWAIT,
+            ..Default::default()
+        };
+        let mut iter = MaybeUninit::<bindings::iov_iter>::uninit();
+        // SAFETY: buffer, part and request live until the read is over. The file is open for reading,
+        // and its filesystem does both flags.
+        let count = unsafe {
+            bindings::iov_iter_kvec(iter.as_mut_ptr(), bindings::ITER_DEST, &part, 1, length);
+            bindings::vfs_iocb_iter_read(file, &mut request, iter.as_mut_ptr())
+        };
+        usize::try_from(count).ok().map(|count| count.min(length))
     }
 
     /// Reads exactly `buffer`'s length at `offset`; EIO if the file is too short.

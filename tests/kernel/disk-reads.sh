@@ -1,0 +1,87 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0 OR MIT
+# Packs on a disk are read past the page cache, and ahead of whoever reads small files in order.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
+
+on_disk disk
+mkdir tree
+python3 -c 'import sys; sys.stdout.buffer.write(bytes(range(256)))' >tree/bytes
+# Numbers, so that chunks are much shorter stored than segments are.
+seq 100000000 101500000 | split --bytes 8000 --suffix-length 4 - tree/small-
+image=$(build tree disk/store)
+pack=$(find disk/store/blobs -size +1M)
+stored=$(stat --format %s "$pack")
+loop=$(basename "$(findmnt --noheadings --output SOURCE --target disk)")
+
+# disk_stat FIELD: what the disk was asked for: 1: requests, 3: sectors.
+disk_stat() { awk -v field="$1" '{ print $field }' "/sys/block/$loop/stat"; }
+cached_pages() { fincore --noheadings --output PAGES "$pack" | tr -d ' '; }
+mount_anew() {
+    ! mountpoint -q mnt || umount mnt
+    mount_image /tmp/disk/store "$image" mnt
+    ls -l mnt >/dev/null
+}
+# read_all: reads the small files in order; sets read_requests and read_kib.
+read_all() {
+    local requests sectors
+    requests=$(disk_stat 1) sectors=$(disk_stat 3)
+    find mnt -name 'small-*' | sort | xargs cat >all
+    requests=$(($(disk_stat 1) - requests)) kib=$((($(disk_stat 3) - sectors) / 2))
+    echo "   $requests requests for $kib KiB, of $((stored / 1024)) KiB stored"
+    cat tree/small-* | cmp - all || fail "wrong bytes"
+    read_requests=$requests read_kib=$kib
+}
+
+check "each byte once, many at a time"
+mount_anew
+sync
+echo 3 >/proc/sys/vm/drop_caches
+ls -l mnt >/dev/null
+read_all
+((read_kib * 1024 < stored * 11 / 10)) || fail "$read_kib KiB were read"
+((read_requests * 100 * 1024 < stored)) || fail "$read_requests requests were made"
+
+check "and none of it stays in the page cache"
+expect 0 "$(cached_pages)" "pages of the pack in memory"
+
+check "what is there already is not read again"
+cat "$pack" >/dev/null
+(($(cached_pages) * 4096 >= stored)) || fail "the pack is not in memory"
+mount_anew
+read_all
+((read_kib * 10 * 1024 < stored)) || fail "$read_kib KiB were read"
+
+check "what was read ahead, and was damaged then, is right when it was mended"
+damaged=$((150 * 1024))
+dd if="$pack" of=right bs=1 count=64 skip=$damaged status=none
+dd if=/dev/zero of="$pack" bs=1 count=64 seek=$damaged conv=notrunc status=none
+sync
+mount_anew
+echo 3 >/proc/sys/vm/drop_caches
+ls -l mnt >/dev/null
+before=$(disk_stat 3)
+# Until the segment that has it is here: many files before anybody comes to it.
+for file in mnt/small-*; do
+    cat "$file" >/dev/null
+    ((($(disk_stat 3) - before) / 2 < 160)) || break
+    sleep 0.02
+done
+(($(disk_stat 3) - before < 1024)) || fail "$(($(disk_stat 3) - before)) sectors were read"
+dd if=right of="$pack" bs=1 seek=$damaged conv=notrunc status=none
+find mnt -name 'small-*' | sort | xargs cat | cmp - all || fail "wrong bytes"
+expect 0 "$(store_counter mnt chunks_damaged)" "damaged chunks"
+
+check "who writes to a pack what they map from a file in it does not wait for themselves"
+mount_anew
+echo 3 >/proc/sys/vm/drop_caches
+python3 - mnt/bytes "$pack" <<'PYTHON'
+import mmap, os, sys
+mapped = mmap.mmap(os.open(sys.argv[1], os.O_RDONLY), 0, prot=mmap.PROT_READ)
+pack = os.open(sys.argv[2], os.O_RDWR)
+# Far from the chunk, whose pages must not be in memory, and what is there already.
+there = os.fstat(pack).st_size * 3 // 4
+byte = os.pread(pack, 1, there)[0]
+os.pwrite(pack, memoryview(mapped)[byte : byte + 1], there)
+PYTHON
+same_tree tree mnt
+umount mnt disk
