@@ -149,14 +149,14 @@ impl<O: Origin> Store<O> {
             let bytes = stored.get(range.clone());
             bytes.is_some_and(|bytes| sha256(bytes) == record.digest.0)
         };
-        let stored = self.stored(pack, place, range.clone())?;
+        let stored = self.stored(pack, place, range.clone())?.filter(is_right);
         match (stored, place) {
-            (Some(stored), Place::Whole(file)) if !is_right(&stored) => {
-                // What was read ahead may have been mended since.
+            // What was read ahead may have been mended since.
+            (None, Place::Whole(file)) => {
                 let again = Arc::new(StoredBytes::read_new(file, range.clone())?, GFP_KERNEL)?;
                 Ok(Some(again).filter(is_right))
             }
-            (stored, _) => Ok(stored.filter(is_right)),
+            (stored, _) => Ok(stored),
         }
     }
 
