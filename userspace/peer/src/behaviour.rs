@@ -15,6 +15,7 @@ use libp2p::{
 };
 
 use crate::ban_list::BanList;
+use crate::inbound;
 use crate::{Error, NodeConfig};
 
 /// The DHT's protocol: a network of its own.
@@ -47,7 +48,10 @@ const PENDING_CONNECTIONS: u32 = 64;
 pub(crate) struct Behaviour {
     pub(crate) limits: connection_limits::Behaviour,
     pub(crate) bans: allow_block_list::Behaviour<BlockedPeers>,
-    pub(crate) streams: libp2p_stream::Behaviour,
+    /// The exchange streams that peers open.
+    pub(crate) inbound: inbound::Behaviour,
+    /// Those that this node opens.
+    pub(crate) outbound: libp2p_stream::Behaviour,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) kademlia: kad::Behaviour<MemoryStore>,
     pub(crate) identify: identify::Behaviour,
@@ -81,7 +85,8 @@ impl Behaviour {
         Ok(Behaviour {
             limits: connection_limits::Behaviour::new(limits),
             bans: blocked,
-            streams: libp2p_stream::Behaviour::new(),
+            inbound: inbound::Behaviour::default(),
+            outbound: libp2p_stream::Behaviour::new(),
             mdns: mdns.into(),
             kademlia: Self::kademlia(config, id),
             identify: identify::Behaviour::new(identify),

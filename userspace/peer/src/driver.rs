@@ -25,6 +25,7 @@ use crate::client::{Client, EXCHANGE_PROTOCOL};
 use crate::dialer::{peer_of, Dialer, Target};
 use crate::peer_table::PeerTable;
 use crate::resolver::resolve;
+use crate::server::Server;
 use crate::{Event, NodeConfig};
 
 /// How often it is looked whether something is to be dialled or announced.
@@ -53,14 +54,20 @@ pub(crate) enum Command {
 /// Whose addresses were looked up, and what came of it.
 type Resolution = (Target, io::Result<Vec<Multiaddr>>);
 
+/// Where the driver tells what happens.
+pub(crate) struct Outlets {
+    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) listen_addresses: watch::Sender<Vec<Multiaddr>>,
+}
+
 /// Owns the swarm.
 pub(crate) struct Driver {
     swarm: Swarm<Behaviour>,
     commands: mpsc::Receiver<Command>,
     peers: Arc<PeerTable>,
     client: Arc<Client>,
-    events: broadcast::Sender<Event>,
-    listen_addresses: watch::Sender<Vec<Multiaddr>>,
+    server: Arc<Server>,
+    outlets: Outlets,
     /// Whether the node listens on the loopback interface and nowhere else.
     loopback_only: bool,
     dialer: Dialer,
@@ -83,8 +90,8 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
         peers: Arc<PeerTable>,
         client: Arc<Client>,
-        events: broadcast::Sender<Event>,
-        listen_addresses: watch::Sender<Vec<Multiaddr>>,
+        server: Arc<Server>,
+        outlets: Outlets,
     ) -> Self {
         let mut dialer = Dialer::default();
         for address in &config.bootstrap {
@@ -95,8 +102,8 @@ impl Driver {
             commands,
             peers,
             client,
-            events,
-            listen_addresses,
+            server,
+            outlets,
             loopback_only: config.listen.iter().all(is_only_local),
             dialer_max: config.bootstrap.len() + config.connections_max as usize,
             dialer,
@@ -240,12 +247,14 @@ impl Driver {
                 if self.loopback_only || !is_only_local(&address) {
                     self.swarm.add_external_address(address.clone());
                 }
-                self.listen_addresses
+                self.outlets
+                    .listen_addresses
                     .send_modify(|addresses| addresses.push(address));
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.swarm.remove_external_address(&address);
-                self.listen_addresses
+                self.outlets
+                    .listen_addresses
                     .send_modify(|addresses| addresses.retain(|other| *other != address));
             }
             SwarmEvent::ListenerError { error, .. } => {
@@ -259,7 +268,7 @@ impl Driver {
         if self.peers.connected(peer, address.clone()) {
             tracing::info!(%peer, %address, "peer connected");
             // Nobody may be listening, which is no error.
-            let _ = self.events.send(Event::PeerConnected(peer));
+            let _ = self.outlets.events.send(Event::PeerConnected(peer));
         }
     }
 
@@ -269,7 +278,7 @@ impl Driver {
             self.client.forget_unless_connected(peer);
             let cause = cause.map(tracing::field::display);
             tracing::info!(%peer, cause, "peer disconnected");
-            let _ = self.events.send(Event::PeerDisconnected(peer));
+            let _ = self.outlets.events.send(Event::PeerDisconnected(peer));
         }
     }
 
@@ -308,6 +317,7 @@ impl Driver {
                     self.swarm.close_connection(connection);
                 }
             },
+            BehaviourEvent::Inbound(opened) => self.server.accept(opened),
             BehaviourEvent::Kademlia(event) => self.on_kademlia_event(event),
             _ => {}
         }

@@ -28,6 +28,7 @@ mod error;
 mod event;
 pub mod frame;
 mod identity;
+mod inbound;
 mod lane;
 pub mod limits;
 mod lookup;

@@ -15,8 +15,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::ban_list::BanList;
 use crate::behaviour::{self, Behaviour};
-use crate::client::{Client, EXCHANGE_PROTOCOL};
-use crate::driver::{Command, Driver};
+use crate::client::Client;
+use crate::driver::{Command, Driver, Outlets};
 use crate::lookup::{Finder, Lookup};
 use crate::peer_table::PeerTable;
 use crate::server::Server;
@@ -75,20 +75,21 @@ impl Node {
         let mut swarm = behaviour::swarm(&config, &bans)?;
         listen(&mut swarm, &config.listen)?;
 
-        let mut control = swarm.behaviour().streams.new_control();
-        let incoming = control
-            .accept(EXCHANGE_PROTOCOL)
-            .map_err(|error| Error::Transport(Box::new(error)))?;
         let client = Arc::new(Client::new(
-            control,
+            swarm.behaviour().outbound.new_control(),
             &config,
             peers.clone(),
             bans.clone(),
             tasks.clone(),
             shutdown.clone(),
         ));
-        let server = Arc::new(Server::new(&config, provider, peers.clone()));
-        tasks.spawn(server.run(incoming, tasks.clone(), shutdown.clone()));
+        let server = Server::new(
+            &config,
+            provider,
+            peers.clone(),
+            tasks.clone(),
+            shutdown.clone(),
+        );
 
         let (commands, commands_receiver) = mpsc::channel(COMMANDS_MAX);
         let (events, _) = broadcast::channel(EVENTS_MAX);
@@ -99,8 +100,11 @@ impl Node {
             commands_receiver,
             peers.clone(),
             client.clone(),
-            events.clone(),
-            listen_sender,
+            Arc::new(server),
+            Outlets {
+                events: events.clone(),
+                listen_addresses: listen_sender,
+            },
         );
         tasks.spawn(driver.run(shutdown.clone()));
         let first_address = listen_addresses.wait_for(|addresses| !addresses.is_empty());

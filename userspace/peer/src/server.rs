@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use futures::stream::{FuturesUnordered, StreamExt};
 use futures::{FutureExt, SinkExt};
 use libp2p::{PeerId, Stream};
-use libp2p_stream::IncomingStreams;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::codec::{self, FrameReader, FrameWriter, ReadError};
 use crate::frame::{Reply, Request};
+use crate::inbound::Opened;
 use crate::limits::{
     DATA_MAX, READS_AHEAD, READS_MAX, READ_TIMEOUT, STREAMS_MAX, STREAMS_PER_PEER, WRITE_TIMEOUT,
 };
@@ -35,6 +35,8 @@ pub(crate) struct Server {
     upload: Option<Mutex<TokenBucket>>,
     /// The streams that each peer has.
     streams: Mutex<HashMap<PeerId, usize>>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
 }
 
 /// Why serving a stream ended.
@@ -55,6 +57,8 @@ impl Server {
         config: &NodeConfig,
         provider: Arc<dyn Provider>,
         peers: Arc<PeerTable>,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
     ) -> Self {
         Server {
             provider,
@@ -64,29 +68,25 @@ impl Server {
                 .upload_limit
                 .map(|rate| Mutex::new(TokenBucket::new(rate, Instant::now()))),
             streams: Mutex::default(),
+            tasks,
+            shutdown,
         }
     }
 
-    /// Accepts streams until `shutdown`.
-    pub(crate) async fn run(
-        self: Arc<Self>,
-        mut incoming: IncomingStreams,
-        tasks: TaskTracker,
-        shutdown: CancellationToken,
-    ) {
-        while let Some(Some((peer, stream))) = shutdown.run_until_cancelled(incoming.next()).await {
-            let Some(slot) = StreamSlot::take(&self, peer) else {
-                tracing::debug!(%peer, "refused a stream, there are too many");
-                continue;
-            };
-            let shutdown = shutdown.clone();
-            tasks.spawn(async move {
-                let served = slot.server.serve(peer, stream);
-                if let Some(Err(error)) = shutdown.run_until_cancelled(served).await {
-                    tracing::debug!(%peer, error = &error as &dyn std::error::Error, "stream ended");
-                }
-            });
-        }
+    /// Serves a stream in a task of its own until `shutdown`, if the peer has not too many.
+    pub(crate) fn accept(self: &Arc<Self>, opened: Opened) {
+        let Opened { peer, stream } = opened;
+        let Some(slot) = StreamSlot::take(self, peer) else {
+            tracing::debug!(%peer, "refused a stream, there are too many");
+            return;
+        };
+        self.tasks.spawn(async move {
+            let server = &slot.server;
+            let served = server.serve(peer, stream);
+            if let Some(Err(error)) = server.shutdown.run_until_cancelled(served).await {
+                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "stream ended");
+            }
+        });
     }
 
     async fn serve(&self, peer: PeerId, stream: Stream) -> Result<(), ServeError> {

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::support::*;
+use futures::future::join_all;
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::{
     identify, noise, tcp, yamux, Multiaddr, PeerId, Stream, StreamProtocol, Swarm, SwarmBuilder,
@@ -13,6 +14,9 @@ use peerfs_peer::frame::{FrameError, HEADER_SIZE};
 use peerfs_peer::limits::{FRAME_MAX, STREAMS_PER_PEER};
 use peerfs_peer::{Event, Node, Priority, RequestError, Violation};
 use tokio::time::timeout;
+
+/// For what is answered at once, on a machine that does something else as well.
+const LONG: Duration = Duration::from_secs(20);
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/peerfs/exchange/1");
 
@@ -44,8 +48,12 @@ fn drive(mut swarm: Swarm<libp2p_stream::Behaviour>) {
     });
 }
 
-/// A client that is connected to a peer which does this with each stream that is opened to it.
-async fn client_of<F>(behave: impl Fn(Stream) -> F + Send + 'static) -> (Node, PeerId)
+/// A client that is connected to a peer which does this with each stream that is opened to it, and takes it
+/// for stalled after so long.
+async fn client_of<F>(
+    stall_timeout: Duration,
+    behave: impl Fn(Stream) -> F + Send + 'static,
+) -> (Node, PeerId)
 where
     F: std::future::Future<Output = ()> + Send + 'static,
 {
@@ -70,16 +78,16 @@ where
     });
     let mut settings = config();
     settings.bootstrap = vec![address];
-    settings.stall_timeout = Duration::from_secs(1);
+    settings.stall_timeout = stall_timeout;
     let client = start(settings, Store::default()).await;
     connected(&client, peer).await;
     (client, peer)
 }
 
-/// Waits for the first frames of a client, and then sends these bytes.
+/// Waits for a client's first request, which comes behind its credit, and then sends these bytes.
 async fn answer_with(mut stream: Stream, bytes: Vec<u8>) {
-    let mut first = [0; 64];
-    let _ = stream.read(&mut first).await;
+    let mut credit_and_more = [0; HEADER_SIZE + 4 + 1];
+    let _ = stream.read_exact(&mut credit_and_more).await;
     let _ = stream.write_all(&bytes).await;
     let _ = stream.flush().await;
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -96,9 +104,9 @@ fn frame(kind: u8, request: u32, payload: &[u8]) -> Vec<u8> {
 
 /// What a client says when it asks for chunk 1 and gets these bytes.
 async fn answered_with(bytes: Vec<u8>) -> RequestError {
-    let (client, peer) = client_of(move |stream| answer_with(stream, bytes.clone())).await;
+    let (client, peer) = client_of(LONG, move |stream| answer_with(stream, bytes.clone())).await;
     let mut chunks = client.fetch_chunks(peer, PACK, INDEX, &[1], Priority::Demand);
-    let answer = timeout(Duration::from_secs(5), chunks.next()).await;
+    let answer = timeout(LONG, chunks.next()).await;
     answer.expect("no answer").unwrap().unwrap_err()
 }
 
@@ -128,14 +136,17 @@ async fn garbage_and_answers_that_do_not_fit_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_says_nothing_or_hangs_up_is_not_waited_for() {
-    let (client, peer) = client_of(|stream| answer_with(stream, Vec::new())).await;
+    let (client, peer) = client_of(Duration::from_secs(1), |stream| {
+        answer_with(stream, Vec::new())
+    })
+    .await;
     let have = timeout(Duration::from_secs(5), client.have(peer, PACK, soon())).await;
     assert!(
         matches!(have, Ok(Err(RequestError::Stalled(_)))),
         "{have:?}"
     );
 
-    let (client, peer) = client_of(|stream| async { drop(stream) }).await;
+    let (client, peer) = client_of(LONG, |stream| async { drop(stream) }).await;
     let have = timeout(Duration::from_secs(5), client.have(peer, PACK, soon())).await;
     assert!(
         matches!(have, Ok(Err(RequestError::Disconnected))),
@@ -146,13 +157,19 @@ async fn a_server_that_says_nothing_or_hangs_up_is_not_waited_for() {
 /// A server, and a peer that is connected to it.
 async fn server_and_raw_peer() -> (Node, libp2p_stream::Control) {
     let server = start(config(), store_with_pack(10, 100)).await;
+    let control = raw_peer_of(&server).await;
+    (server, control)
+}
+
+/// A peer that is connected to this server.
+async fn raw_peer_of(server: &Node) -> libp2p_stream::Control {
     let (mut swarm, control) = raw_peer();
     let peer = *swarm.local_peer_id();
     let address = server.listen_addresses().swap_remove(0);
     swarm.dial(address).unwrap();
     drive(swarm);
-    connected(&server, peer).await;
-    (server, control)
+    connected(server, peer).await;
+    control
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,24 +236,48 @@ async fn a_client_that_breaks_the_protocol_is_cut_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_gets_only_so_many_streams() {
-    let (server, mut control) = server_and_raw_peer().await;
-    let mut streams = Vec::new();
-    for _ in 0..STREAMS_PER_PEER + 1 {
-        let mut stream = control
-            .open_stream(server.peer_id(), PROTOCOL)
-            .await
-            .unwrap();
-        // The server may have closed it already.
-        let _ = stream.write_all(&frame(2, 0, &[0; 32])).await;
-        let _ = stream.flush().await;
-        streams.push(stream);
+    let (server, control) = server_and_raw_peer().await;
+    assert_eq!(
+        answered_of(&server, control, STREAMS_PER_PEER + 1).await,
+        STREAMS_PER_PEER
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_stream_is_lost_when_many_peers_open_theirs_at_once() {
+    const PEERS: usize = 48;
+    let server = start(config(), store_with_pack(10, 100)).await;
+    let mut controls = Vec::new();
+    for _ in 0..PEERS {
+        controls.push(raw_peer_of(&server).await);
     }
-    let mut answered = 0;
-    for stream in &mut streams {
-        let mut answer = [0; 16];
-        if let Ok(Ok(1..)) = timeout(Duration::from_secs(2), stream.read(&mut answer)).await {
-            answered += 1;
+    let answered = controls
+        .into_iter()
+        .map(|control| answered_of(&server, control, STREAMS_PER_PEER));
+    let answered: usize = join_all(answered).await.into_iter().sum();
+    assert_eq!(answered, PEERS * STREAMS_PER_PEER);
+}
+
+/// Opens so many streams at once, and asks a question on each. How many are answered, and not closed.
+async fn answered_of(server: &Node, control: libp2p_stream::Control, streams: usize) -> usize {
+    let peer = server.peer_id();
+    let opened = (0..streams).map(|_| {
+        let mut control = control.clone();
+        async move {
+            let mut stream = control.open_stream(peer, PROTOCOL).await.unwrap();
+            // The server may have closed it already.
+            let _ = stream.write_all(&frame(2, 0, &[0; 32])).await;
+            let _ = stream.flush().await;
+            stream
         }
-    }
-    assert_eq!(answered, STREAMS_PER_PEER);
+    });
+    // Those that are answered stay open until the last one was asked.
+    let mut streams = join_all(opened).await;
+    let answers = streams.iter_mut().map(|stream| async {
+        let mut answer = [0; 16];
+        let read = timeout(LONG, stream.read(&mut answer)).await;
+        let length = read.expect("neither answered nor closed").unwrap_or(0);
+        usize::from(length > 0)
+    });
+    join_all(answers).await.into_iter().sum()
 }
