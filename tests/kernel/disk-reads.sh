@@ -26,10 +26,9 @@ read_all() {
     local requests sectors
     requests=$(disk_stat 1) sectors=$(disk_stat 3)
     find mnt -name 'small-*' | sort | xargs cat >all
-    requests=$(($(disk_stat 1) - requests)) kib=$((($(disk_stat 3) - sectors) / 2))
-    echo "   $requests requests for $kib KiB, of $((stored / 1024)) KiB stored"
+    read_requests=$(($(disk_stat 1) - requests)) read_kib=$((($(disk_stat 3) - sectors) / 2))
+    echo "   $read_requests requests for $read_kib KiB, of $((stored / 1024)) KiB stored"
     cat tree/small-* | cmp - all || fail "wrong bytes"
-    read_requests=$requests read_kib=$kib
 }
 
 check "each byte once, many at a time"

@@ -49,16 +49,6 @@ pub(super) enum Place {
     Missing,
 }
 
-impl Place {
-    /// The file that the chunk is in, perhaps.
-    pub(super) fn file(self) -> Option<OpenedFile> {
-        match self {
-            Place::Whole(file) | Place::Partial(file) | Place::Perhaps(file) => Some(file),
-            Place::Missing => None,
-        }
-    }
-}
-
 impl Pack {
     pub(super) fn new(number: u32, record: PackRecord) -> Result<Arc<Self>> {
         let state = State {

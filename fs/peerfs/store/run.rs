@@ -10,7 +10,7 @@
 use kernel::cpu::nr_cpu_ids;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use peerfs_format::{ChunkRecord, Codec, ZSTD_MAGIC};
+use peerfs_format::{ChunkRecord, Codec, PackIndex, ZSTD_MAGIC};
 
 use super::chunk::{stored_range, Chunk};
 use super::pack::{Pack, Place};
@@ -162,10 +162,9 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
             let lead_max = if wanted.is_whole() { 0 } else { lead_max() };
             if let Some(led) = self.store.sequence.goes_on(pack.number, number, lead_max) {
                 if !wanted.is_whole() {
-                    let last = led.end.saturating_sub(1).max(number);
-                    if let Ok(record) = index.chunk(&pack.record, last) {
-                        self.read_ahead(&pack, &record)?;
-                    }
+                    let last = led.clone().last().unwrap_or(number);
+                    // Whatever fails is left to the reader who needs it, if there is one.
+                    let _ = self.read_ahead(&pack, &index, last);
                 }
                 for number in led {
                     self.decode_ahead(&pack, number);
@@ -198,19 +197,19 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
 
     /// Has a worker read what will be wanted of a whole pack behind this chunk, which readers of small
     /// files will come to.
-    fn read_ahead(&self, pack: &Arc<Pack>, chunk: &ChunkRecord) -> Result {
-        let place @ Place::Whole(_) = pack.place(0) else {
+    fn read_ahead(&self, pack: &Pack, index: &PackIndex<'_>, number: u32) -> Result {
+        let Place::Whole(file) = pack.place(number) else {
             return Ok(());
         };
+        let record = index.chunk(&pack.record, number).map_err(|_| EIO)?;
         let length = u32::try_from(pack.record.stored_length).unwrap_or(u32::MAX);
         let segments = &self.store.caches.segments;
-        let segment = segments.goes_on(pack.number, stored_range(chunk), length)?;
-        if let (Some(segment), Some(file)) = (segment, place.file()) {
-            let _ = self.store.readers.spawn(move || {
+        match segments.goes_on(pack.number, stored_range(&record), length)? {
+            Some(segment) => self.store.readers.spawn(move || {
                 let _ = segment.read(&file);
-            });
+            }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Has a worker decode a chunk that readers of small files will come to, if it is here.

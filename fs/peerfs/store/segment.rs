@@ -24,9 +24,9 @@ const SEGMENT_MAX: u32 = 256 * 1024;
 /// is behind or ahead.
 const KEPT: usize = 4;
 
-/// Where a segment is.
+/// Which bytes a segment has.
 #[derive(Clone, Debug, PartialEq)]
-struct Place {
+struct Location {
     pack: u32,
     /// Of the pack as stored.
     range: Range<u32>,
@@ -35,7 +35,7 @@ struct Place {
 /// Stored bytes of a pack that are read at once.
 #[pin_data]
 pub(super) struct Segment {
-    place: Place,
+    location: Location,
     /// `None` until somebody has read them.
     #[pin]
     bytes: Mutex<Option<Arc<StoredBytes>>>,
@@ -48,7 +48,7 @@ impl Segment {
         if let Some(bytes) = &*bytes {
             return Ok(bytes.clone());
         }
-        let read = StoredBytes::read_new(file, self.place.range.clone())?;
+        let read = StoredBytes::read_new(file, self.location.range.clone())?;
         let read = Arc::new(read, GFP_KERNEL)?;
         *bytes = Some(read.clone());
         Ok(read)
@@ -74,7 +74,7 @@ impl Segments {
     fn at(&self, pack: u32, offset: u32) -> Option<Arc<Segment>> {
         let list = self.list.lock();
         let has = |segment: &&Arc<Segment>| {
-            segment.place.pack == pack && segment.place.range.contains(&offset)
+            segment.location.pack == pack && segment.location.range.contains(&offset)
         };
         list.iter().rev().find(has).cloned()
     }
@@ -90,19 +90,19 @@ impl Segments {
         let next = {
             let list = self.list.lock();
             next(
-                list.iter().map(|segment| &segment.place),
+                list.iter().map(|segment| &segment.location),
                 pack,
                 chunk.clone(),
                 length,
             )
         };
-        let Some(place) = next else {
+        let Some(location) = next else {
             return Ok(None);
         };
-        let is_ahead = place.range.start >= chunk.end;
+        let is_ahead = location.range.start >= chunk.end;
         let segment = Arc::pin_init(
             pin_init!(Segment {
-                place,
+                location,
                 bytes <- new_mutex!(None, "peerfs segment"),
             }),
             GFP_KERNEL,
@@ -131,25 +131,20 @@ impl Segments {
         file: &OpenedFile,
         range: Range<u32>,
     ) -> Result<Arc<StoredBytes>> {
-        let first = match self.at(pack, range.start) {
-            Some(segment) => Some(segment.read(file)?),
-            None => None,
+        let bytes_at = |offset| {
+            let segment = self.at(pack, offset);
+            segment.map(|segment| segment.read(file)).transpose()
         };
-        if let Some(bytes) = &first {
-            if bytes.get(range.clone()).is_some() {
-                return Ok(bytes.clone());
-            }
+        let mut next = bytes_at(range.start)?;
+        if let Some(bytes) = next.take_if(|bytes| bytes.get(range.clone()).is_some()) {
+            return Ok(bytes);
         }
         let mut bytes = StoredBytes::new(range.clone())?;
-        let mut next = first;
         while let Some(part) = next {
             if !bytes.take(&part)? || bytes.end() >= range.end {
                 break;
             }
-            next = match self.at(pack, bytes.end()) {
-                Some(segment) => Some(segment.read(file)?),
-                None => None,
-            };
+            next = bytes_at(bytes.end())?;
         }
         bytes.read(file)?;
         Ok(Arc::new(bytes, GFP_KERNEL)?)
@@ -170,29 +165,32 @@ impl Segments {
 /// The segment to be had next: around the chunk that somebody comes to, or behind the segment that they
 /// have come half through.
 fn next<'a>(
-    places: impl Iterator<Item = &'a Place> + Clone,
+    locations: impl Iterator<Item = &'a Location> + Clone,
     pack: u32,
     chunk: Range<u32>,
     length: u32,
-) -> Option<Place> {
-    let ours = places.filter(|place| place.pack == pack);
-    let at = |offset: u32| ours.clone().find(|place| place.range.contains(&offset));
+) -> Option<Location> {
+    let ours = locations.filter(|location| location.pack == pack);
+    let at = |offset: u32| {
+        ours.clone()
+            .find(|location| location.range.contains(&offset))
+    };
     let (start, bytes) = match at(chunk.start) {
         None => (page_start(chunk.start), SEGMENT_MIN),
-        Some(place) => {
-            let bytes = place.range.end - place.range.start;
-            let used = chunk.end.saturating_sub(place.range.start);
-            if used < bytes / 2 || at(place.range.end).is_some() {
+        Some(location) => {
+            let bytes = location.range.end - location.range.start;
+            let used = chunk.end.saturating_sub(location.range.start);
+            if used < bytes / 2 || at(location.range.end).is_some() {
                 return None;
             }
             (
-                place.range.end,
+                location.range.end,
                 bytes.saturating_mul(2).clamp(SEGMENT_MIN, SEGMENT_MAX),
             )
         }
     };
     let range = start..start.saturating_add(bytes).min(length);
-    (!range.is_empty()).then_some(Place { pack, range })
+    (!range.is_empty()).then_some(Location { pack, range })
 }
 
 #[cfg(CONFIG_KUNIT = "y")]
@@ -213,7 +211,7 @@ mod tests {
             segments.goes_on(7, chunk.clone(), LENGTH).unwrap();
             let segment = segments.at(7, chunk.start).unwrap();
             // At most the end of a chunk is in none.
-            let range = segment.place.range.clone();
+            let range = segment.location.range.clone();
             assert!(range.contains(&chunk.start));
             if found.last() != Some(&range) {
                 found.push(range, GFP_KERNEL).unwrap();
@@ -234,7 +232,7 @@ mod tests {
         let segments = KBox::pin_init(Segments::new(), GFP_KERNEL).unwrap();
         let said = |chunk: Range<u32>| {
             let segment = segments.goes_on(0, chunk, LENGTH).unwrap();
-            segment.map(|segment| segment.place.range.clone())
+            segment.map(|segment| segment.location.range.clone())
         };
         // The first one is read by who comes to it.
         assert_eq!(said(0..20_000), None);
@@ -251,7 +249,7 @@ mod tests {
     fn a_pack_ends() {
         let segments = KBox::pin_init(Segments::new(), GFP_KERNEL).unwrap();
         segments.goes_on(0, 0..40_000, 50_000).unwrap();
-        assert_eq!(segments.at(0, 0).unwrap().place.range, 0..50_000);
+        assert_eq!(segments.at(0, 0).unwrap().location.range, 0..50_000);
         assert!(segments
             .goes_on(0, 40_000..50_000, 50_000)
             .unwrap()
@@ -265,7 +263,7 @@ mod tests {
             .goes_on(0, u32::MAX - 10..u32::MAX, u32::MAX)
             .unwrap();
         assert_eq!(
-            segments.at(0, u32::MAX - 1).unwrap().place.range.end,
+            segments.at(0, u32::MAX - 1).unwrap().location.range.end,
             u32::MAX
         );
     }

@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn nobody_is_led_without_room() {
         let sequence = Sequence::new();
-        for chunk in 1..5 {
+        for chunk in 0..5 {
             let led = sequence.goes_on(0, chunk, 0);
             assert!(led.is_none_or(|led| led.is_empty()));
         }
