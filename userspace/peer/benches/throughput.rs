@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! How fast chunks come from a peer, over the loopback interface and over a line with a delay. The
-//! delay is made by a relay, so that it needs no privileges.
+//! How fast chunks come from a peer, over the loopback interface and over a line with a delay, many at once
+//! and one after the other, as a reader waits for them. The delay is made by a relay, so that it needs no
+//! privileges.
 
 #[path = "../tests/peer/relay.rs"]
 mod relay;
@@ -15,18 +16,23 @@ use support::*;
 
 const CHUNKS: u32 = 2000;
 const CHUNK: usize = 64 * 1024;
+const LONE_CHUNKS: u32 = 500;
 const DELAY: Duration = Duration::from_millis(10);
 
 #[tokio::main]
 async fn main() {
     for delay in [Duration::ZERO, DELAY] {
-        let rate = measure(delay).await;
-        println!("{:?} round trip: {rate:.0} MB/s", 2 * delay);
+        let (rate, wait) = measure(delay).await;
+        println!(
+            "{:?} round trip: {rate:.0} MB/s, a lone chunk in {:.3} ms",
+            2 * delay,
+            wait.as_secs_f64() * 1e3
+        );
     }
 }
 
-/// Megabytes per second.
-async fn measure(delay: Duration) -> f64 {
+/// Megabytes per second, and the median of how long one chunk takes.
+async fn measure(delay: Duration) -> (f64, Duration) {
     let server = start(config(), store_with_pack(CHUNKS, CHUNK)).await;
     let mut address = server.listen_addresses().swap_remove(0);
     if !delay.is_zero() {
@@ -45,7 +51,17 @@ async fn measure(delay: Duration) -> f64 {
         bytes += answer.unwrap().1.unwrap().len();
     }
     let seconds = begun.elapsed().as_secs_f64();
+
+    let mut waits = Vec::new();
+    for number in 0..LONE_CHUNKS {
+        let begun = Instant::now();
+        let mut chunk =
+            client.fetch_chunks(server.peer_id(), PACK, INDEX, &[number], Priority::Demand);
+        assert!(chunk.next().await.is_some_and(|answer| answer.is_ok()));
+        waits.push(begun.elapsed());
+    }
+    waits.sort();
     client.shutdown().await;
     server.shutdown().await;
-    bytes as f64 / 1e6 / seconds
+    (bytes as f64 / 1e6 / seconds, waits[waits.len() / 2])
 }
