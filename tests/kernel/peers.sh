@@ -30,7 +30,7 @@ machine() {
 declare -A pids
 # start NAME STORE: peerfsd on a machine.
 start() {
-    ip netns exec "$1" peerfsd --root-dir "$2" --control-socket "/run/$1.sock" >"log.$1" 2>&1 &
+    ip netns exec "$1" peerfsd --root-dir "$2" --state-dir "state.$1" --control-socket "/run/$1.sock" >"log.$1" 2>&1 &
     pids[$1]=$!
     wait_until 20 peerfs status --socket "/run/$1.sock" >/dev/null 2>&1
 }

@@ -23,7 +23,7 @@ for machine in seed reader; do
 done
 empty_store reader-store
 start() {
-    ip netns exec "$1" peerfsd --root-dir "$2" --control-socket "/run/$1.sock" >"log.$1" 2>&1 &
+    ip netns exec "$1" peerfsd --root-dir "$2" --state-dir "state.$1" --control-socket "/run/$1.sock" >"log.$1" 2>&1 &
     wait_until 20 peerfs status --socket "/run/$1.sock" >/dev/null 2>&1
 }
 start seed /tmp/seed

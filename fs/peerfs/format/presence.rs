@@ -9,24 +9,37 @@
 use crate::{Digest, Error, Result};
 
 /// Bytes before the bits.
-pub const PRESENCE_HEADER_SIZE: usize = 64;
+pub const PRESENCE_HEADER_SIZE: usize = 128;
 
 const MAGIC: [u8; 8] = *b"peerfsmp";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// All that a version of this format has of a chunk is whether it is there.
+const BITS_A_CHUNK: u32 = 1;
 
-/// The header of a map file: magic, version (u32), chunk count (u32), the pack's digest, zeros.
+/// The header of a map file: magic, version (u32), chunk count (u32), the pack's digest, its index's, bits a
+/// chunk (u32), zeros.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PresenceHeader {
     /// Chunks of the pack.
     pub chunk_count: u32,
     /// The pack.
     pub pack: Digest,
+    /// The index that says which chunk is which.
+    pub index: Digest,
 }
 
 impl PresenceHeader {
     /// Bytes of the bits behind the header.
     pub fn bits_size(&self) -> usize {
         self.chunk_count.div_ceil(8) as usize
+    }
+
+    /// Clears the bits behind that of the last chunk, which mean nothing.
+    pub fn clear_padding(&self, bits: &mut [u8]) {
+        let used = self.chunk_count % 8;
+        if let (Some(last), 1..) = (bits.get_mut(self.chunk_count as usize / 8), used) {
+            *last &= (1 << used) - 1;
+        }
     }
 
     /// Reads a header.
@@ -36,13 +49,19 @@ impl PresenceHeader {
         let (magic, rest) = header.split_first_chunk::<8>().ok_or(WHAT)?;
         let (version, rest) = rest.split_first_chunk::<4>().ok_or(WHAT)?;
         let (count, rest) = rest.split_first_chunk::<4>().ok_or(WHAT)?;
-        let (pack, _zeros) = rest.split_first_chunk::<32>().ok_or(WHAT)?;
-        if *magic != MAGIC || u32::from_le_bytes(*version) != VERSION {
+        let (pack, rest) = rest.split_first_chunk::<32>().ok_or(WHAT)?;
+        let (index, rest) = rest.split_first_chunk::<32>().ok_or(WHAT)?;
+        let (bits_a_chunk, _zeros) = rest.split_first_chunk::<4>().ok_or(WHAT)?;
+        if *magic != MAGIC
+            || u32::from_le_bytes(*version) != VERSION
+            || u32::from_le_bytes(*bits_a_chunk) != BITS_A_CHUNK
+        {
             return Err(WHAT);
         }
         Ok(PresenceHeader {
             chunk_count: u32::from_le_bytes(*count),
             pack: Digest(*pack),
+            index: Digest(*index),
         })
     }
 
@@ -53,7 +72,9 @@ impl PresenceHeader {
             .into_iter()
             .chain(VERSION.to_le_bytes())
             .chain(self.chunk_count.to_le_bytes())
-            .chain(self.pack.0);
+            .chain(self.pack.0)
+            .chain(self.index.0)
+            .chain(BITS_A_CHUNK.to_le_bytes());
         for (place, byte) in bytes.iter_mut().zip(fields) {
             *place = byte;
         }

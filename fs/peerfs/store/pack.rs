@@ -108,11 +108,12 @@ impl Pack {
         if let Some(file) = if_exists(directory.open_file(&path))? {
             return Ok(Some((file, Presence::Whole)));
         }
-        let path = CString::try_from_fmt(fmt!("partial/{digest}"))?;
+        let index = Hex(&self.record.index_digest);
+        let path = CString::try_from_fmt(fmt!("partial/{digest}-{index}"))?;
         let Some(file) = if_exists(directory.open_file(&path))? else {
             return Ok(None);
         };
-        let path = CString::try_from_fmt(fmt!("partial/{digest}.map"))?;
+        let path = CString::try_from_fmt(fmt!("partial/{digest}-{index}.map"))?;
         let presence = match if_exists(directory.open_file(&path))? {
             Some(map) => Presence::read(&self.record, &map)?,
             None => Presence::nothing(&self.record)?,

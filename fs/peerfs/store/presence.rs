@@ -31,17 +31,21 @@ impl Presence {
         )?))
     }
 
-    /// What a map file says; nothing if it is not the map of this pack.
+    /// What a map file says; nothing if it is not the map of this pack with this index.
     pub(super) fn read(pack: &PackRecord, map: &OpenedFile) -> Result<Self> {
+        let expected = PresenceHeader {
+            chunk_count: pack.chunk_count,
+            pack: pack.digest,
+            index: pack.index_digest,
+        };
         let mut header = [0; PRESENCE_HEADER_SIZE];
         let mut nothing = Self::nothing(pack)?;
         let fits = map.read_exact_at(&mut header, 0).is_ok()
-            && PresenceHeader::parse(&header).is_ok_and(|header| {
-                header.pack == pack.digest && header.chunk_count == pack.chunk_count
-            });
+            && PresenceHeader::parse(&header) == Ok(expected);
         if let (true, Presence::Partial(bits)) = (fits, &mut nothing) {
             // A map that ends early says nothing about the rest.
             map.read_at(bits, PRESENCE_HEADER_SIZE as u64)?;
+            expected.clear_padding(bits);
         }
         Ok(nothing)
     }

@@ -83,7 +83,7 @@ fn new_images(
     packs: &Packs,
     known: &BTreeSet<Digest>,
 ) -> peerfs_store::Result<BTreeMap<Digest, Vec<Digest>>> {
-    let partial: BTreeSet<Digest> = store.partial_packs()?.into_iter().collect();
+    let partial: BTreeSet<(Digest, Digest)> = store.partial_packs()?.into_iter().collect();
     let mut found = BTreeMap::new();
     for image in store.images()? {
         if known.contains(&image.manifest) {
@@ -98,7 +98,7 @@ fn new_images(
         let mut present = Vec::new();
         for pack in image_packs {
             packs.learn(pack.digest, pack.index_digest);
-            if partial.contains(&pack.digest) || store.has_blob(&pack.digest) {
+            if partial.contains(&(pack.digest, pack.index_digest)) || store.has_blob(&pack.digest) {
                 present.push(pack.digest);
             }
         }

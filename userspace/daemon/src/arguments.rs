@@ -23,6 +23,10 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     pub root_dir: Option<PathBuf>,
 
+    /// What is this node's own, its key above all, made if it does not exist; overrides the configuration
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
     /// The kernel's device, or `none` to serve peers only; overrides the configuration
     #[arg(long, value_name = "PATH")]
     pub device: Option<PathBuf>,
@@ -46,7 +50,8 @@ pub struct Arguments {
 
 const AFTER_HELP: &str = "\
 Exit status: 0 if it was told to end (SIGTERM, SIGINT), 1 if it could not start or go on,
-2 if the command line or the configuration is wrong.
+2 if the command line or the configuration is wrong. SIGHUP changes nothing: a changed configuration
+is read when the daemon is started again, which mounts do not notice.
 
 The example configuration peerfsd.toml explains every key. `peerfs status` shows what the daemon does.";
 
@@ -62,6 +67,9 @@ impl Arguments {
         };
         if let Some(root_dir) = &self.root_dir {
             config.root_dir = absolute("root_dir", root_dir)?;
+        }
+        if let Some(state_dir) = &self.state_dir {
+            config.state_dir = Some(absolute("state_dir", state_dir)?);
         }
         if let Some(device) = &self.device {
             config.device = DeviceChoice::from(device.clone());

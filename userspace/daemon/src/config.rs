@@ -15,6 +15,8 @@ use serde::{Deserialize, Deserializer};
 use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use crate::state;
+
 /// Where the configuration is read from if no file is named. It need not exist.
 pub const DEFAULT_PATH: &str = "/etc/peerfs/peerfsd.toml";
 
@@ -57,6 +59,9 @@ pub enum ConfigError {
 pub struct Config {
     /// The store.
     pub root_dir: PathBuf,
+    /// What is this node's own: its key, and whom it has banned. By default `/var/lib/peerfsd` for root, and
+    /// `$XDG_STATE_HOME/peerfsd` for others.
+    pub state_dir: Option<PathBuf>,
     /// The kernel's device, or `none` for a daemon that only serves peers.
     pub device: DeviceChoice,
     /// Where the daemon listens for `peerfs status`.
@@ -81,6 +86,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             root_dir: peerfs_store::DEFAULT_ROOT_DIR.into(),
+            state_dir: None,
             device: DeviceChoice::default(),
             control_socket: peerfs_control::DEFAULT_SOCKET.into(),
             request_timeout: Duration::from_secs(25),
@@ -156,7 +162,7 @@ pub enum LogFormat {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PeerConfig {
-    /// The node's key; made on the first start. By default `peer.key` in the store.
+    /// The node's key; made on the first start. By default `peer.key` in the state directory.
     pub key_file: Option<PathBuf>,
     /// The addresses to listen on, as multiaddresses; by default any free TCP port.
     #[serde(deserialize_with = "some_from_texts")]
@@ -251,11 +257,16 @@ impl Config {
         }
     }
 
+    /// The directory of what is this node's own.
+    pub fn state_dir(&self) -> PathBuf {
+        self.state_dir.clone().unwrap_or_else(state::default_path)
+    }
+
     /// The file of the node's key.
     pub fn key_file(&self) -> PathBuf {
         match &self.peer.key_file {
             Some(path) => path.clone(),
-            None => self.root_dir.join("peer.key"),
+            None => self.state_dir().join("peer.key"),
         }
     }
 
@@ -278,7 +289,12 @@ impl Config {
             "control_socket",
             absolute,
         )?;
+        require(self.state_dir().is_absolute(), "state_dir", absolute)?;
         require(self.key_file().is_absolute(), "peer.key_file", absolute)?;
+        let is_apart = |path: PathBuf| !path.starts_with(&self.root_dir);
+        let apart = "must not be in the store, which may be copied and served: two nodes with one key are one to all others";
+        require(is_apart(self.state_dir()), "state_dir", apart)?;
+        require(is_apart(self.key_file()), "peer.key_file", apart)?;
         if let DeviceChoice::Path(path) = &self.device {
             let problem = "must be an absolute path, or \"none\" for a daemon without a kernel";
             require(path.is_absolute(), "device", problem)?;
@@ -391,7 +407,7 @@ mod tests {
     fn an_empty_file_is_the_default() {
         let config = read("").unwrap();
         assert_eq!(config.root_dir, Path::new("/var/lib/peerfs"));
-        assert_eq!(config.key_file(), Path::new("/var/lib/peerfs/peer.key"));
+        assert_eq!(config.key_file(), config.state_dir().join("peer.key"));
         assert_eq!(config.device, DeviceChoice::Path("/dev/peerfs".into()));
         assert_eq!(config.request_timeout, Duration::from_secs(25));
     }
@@ -443,6 +459,15 @@ mod tests {
             ),
             ("[[mirror]]\nmanifest = 'latest'", "latest"),
             ("device = 'peerfs'", "device must be an absolute path"),
+            ("state_dir = 'x'", "state_dir must be an absolute path"),
+            (
+                "state_dir = '/var/lib/peerfs/state'",
+                "state_dir must not be in the store",
+            ),
+            (
+                "[peer]\nkey_file = '/var/lib/peerfs/peer.key'",
+                "peer.key_file must not be in the store",
+            ),
             ("root_dir = ", "line 1"),
         ] {
             let refusal = refusal(text);

@@ -2,14 +2,16 @@
 
 //! The control socket: tells `peerfs status` how the daemon is doing.
 
-use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerfs_control::{Reply, Request};
+use nix::sys::socket::{listen, socket, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::stat::{fchmod, Mode};
+use peerfs_control::{Reply, Request, LINE_MAX};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
@@ -47,10 +49,10 @@ impl ControlSocket {
         if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
             std::fs::remove_file(path)?;
         }
-        let listener = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        let socket = bind(path)?;
+        listen(&socket, Backlog::MAXCONN)?;
         Ok(ControlSocket {
-            listener,
+            listener: UnixListener::from_std(socket.into())?,
             path: path.to_owned(),
         })
     }
@@ -75,6 +77,16 @@ impl ControlSocket {
             }
         }
     }
+}
+
+/// A socket with this name, which nobody can connect to yet and nobody else ever could.
+fn bind(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    // Linux makes the name with the mode that the socket has.
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(socket)
 }
 
 impl Drop for ControlSocket {
@@ -102,13 +114,48 @@ async fn serve_client(stream: UnixStream, status: Arc<StatusReader>) {
             },
             Err(error) => Reply::Error(format!("not a request: {error}")),
         };
-        let Ok(mut answer) = serde_json::to_vec(&reply) else {
+        let Ok(answer) = to_line(&reply) else {
             return;
         };
-        answer.push(b'\n');
         match timeout(CLIENT_TIMEOUT, writer.write_all(&answer)).await {
             Ok(Ok(())) => (),
             _ => return debug!("a client of the control socket went away"),
         }
+    }
+}
+
+/// An answer as it is sent: never longer than what a client reads.
+fn to_line(reply: &Reply) -> serde_json::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(reply)?;
+    if line.len() as u64 >= LINE_MAX {
+        let problem = format!("the answer has more than {LINE_MAX} bytes");
+        line = serde_json::to_vec(&Reply::Error(problem))?;
+    }
+    line.push(b'\n');
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_never_longer_than_what_is_read() {
+        let long = Reply::Error("x".repeat(LINE_MAX as usize));
+        let line = to_line(&long).unwrap();
+        assert!((line.len() as u64) < LINE_MAX && line.ends_with(b"\n"));
+    }
+
+    #[test]
+    fn nobody_else_can_ever_connect() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let _socket = bind(&path).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let early = std::os::unix::net::UnixStream::connect(&path);
+        assert_eq!(early.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 }

@@ -3,7 +3,7 @@
 //! Puts the parts together, runs them, and ends them.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use crate::provider::StoreProvider;
 use crate::requests::LibraryHandler;
 use crate::scheduler::Limits;
 use crate::source::DirectorySource;
+use crate::state::{check_key, StateDirectory, StateError};
 use crate::status::StatusReader;
 use crate::traffic::Traffic;
 use crate::upcall::RequestHandler;
@@ -43,6 +44,9 @@ pub enum StartError {
     /// The node can't be started.
     #[error("cannot start the peer node")]
     Node(#[from] peerfs_peer::Error),
+    /// What is this node's own can't be used.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The control socket can't be made.
     #[error(
         "cannot listen at {}; name another place with --control-socket or control_socket",
@@ -64,6 +68,7 @@ pub struct Daemon {
     handler: Arc<dyn RequestHandler>,
     tasks: JoinSet<()>,
     shutdown: CancellationToken,
+    _state: StateDirectory,
 }
 
 impl Daemon {
@@ -73,8 +78,8 @@ impl Daemon {
     /// If the store is damaged or in use, if no address can be listened on, if the control socket
     /// can't be made.
     pub async fn start(config: &Config) -> Result<Daemon, StartError> {
-        let store = Store::create(&config.root_dir)?;
-        store.lock_for_filling()?;
+        let store = open_store(&config.root_dir)?;
+        let state = StateDirectory::take(&config.state_dir())?;
         let disk = Disk::new(Arc::new(store), config.limits.store_operations.get());
         let control = ControlSocket::listen(&config.control_socket).map_err(|source| {
             StartError::ControlSocket {
@@ -84,12 +89,13 @@ impl Daemon {
         })?;
         let packs = Arc::new(Packs::default());
         let provider = Arc::new(StoreProvider::new(disk.clone(), Arc::clone(&packs)));
-        let node = Node::start(node_config(config)?, provider).await?;
+        let node = Node::start(node_config(config, &state)?, provider).await?;
         let traffic = Arc::new(Traffic::default());
+        let directories = directories(config);
         let fetcher = Fetcher::new(
             scheduler_limits(config),
             Sources {
-                directories: directories(config)?,
+                directories: directories.clone(),
                 node: node.clone(),
             },
             disk.clone(),
@@ -130,6 +136,9 @@ impl Daemon {
             async move { announcer.run(disk, packs, shutdown).await }
         });
         tasks.spawn(control.serve(status, shutdown.clone()));
+        for directory in directories {
+            tasks.spawn(async move { directory.look().await });
+        }
         for image in &config.mirror {
             tasks.spawn(mirror(
                 Arc::clone(&library),
@@ -144,6 +153,7 @@ impl Daemon {
             handler,
             tasks,
             shutdown,
+            _state: state,
         };
         daemon.attach(config);
         info!(
@@ -202,15 +212,41 @@ impl Daemon {
     }
 }
 
-fn node_config(config: &Config) -> Result<NodeConfig, StartError> {
-    let identity = Identity::load_or_generate(&config.key_file())?;
+/// Opens the store to fill it; one on a read-only mount, to serve what is there.
+fn open_store(root_dir: &Path) -> peerfs_store::Result<Store> {
+    let to_fill = Store::create(root_dir).and_then(|store| {
+        store.lock_for_filling()?;
+        Ok(store)
+    });
+    match to_fill {
+        Err(error) if error.is_read_only() => {
+            warn!(store = %root_dir.display(), "is read only: what is there is served, and nothing is fetched");
+            Store::open(root_dir)
+        }
+        opened => opened,
+    }
+}
+
+fn node_config(config: &Config, state: &StateDirectory) -> Result<NodeConfig, StartError> {
+    let key = config.key_file();
+    let old_key = config.root_dir.join("peer.key");
+    if old_key.symlink_metadata().is_ok() {
+        warn!(
+            "{} is not used, since a store may be copied and served: to keep the node's id, move it to {}; \
+             otherwise remove it",
+            old_key.display(),
+            key.display()
+        );
+    }
+    check_key(&key)?;
+    let identity = Identity::load_or_generate(&key)?;
     let mut node = NodeConfig::new(identity);
     if let Some(listen) = &config.peer.listen {
         node.listen.clone_from(listen);
     }
     node.mdns = config.peer.mdns;
     node.bootstrap.clone_from(&config.peer.bootstrap);
-    node.ban_list = Some(config.root_dir.join("banned-peers"));
+    node.ban_list = Some(state.ban_list());
     node.upload_limit = config.peer.upload_bytes_per_second;
     node.connections_max = config.peer.connections_max.get();
     Ok(node)
@@ -225,10 +261,9 @@ fn scheduler_limits(config: &Config) -> Limits {
     }
 }
 
-fn directories(config: &Config) -> peerfs_store::Result<Vec<Arc<DirectorySource>>> {
-    config
-        .source
-        .iter()
-        .map(|source| DirectorySource::new(&source.directory).map(Arc::new))
+fn directories(config: &Config) -> Vec<Arc<DirectorySource>> {
+    let sources = config.source.iter();
+    sources
+        .map(|source| Arc::new(DirectorySource::new(&source.directory)))
         .collect()
 }

@@ -51,6 +51,11 @@ impl Disk {
         }
     }
 
+    /// Whether what is fetched can be put into the store.
+    pub fn can_be_filled(&self) -> bool {
+        self.store.is_locked_for_filling()
+    }
+
     /// Runs an operation. It runs to its end even if nobody waits for it any more.
     pub async fn run<T, F>(&self, operation: F) -> Result<T, DiskError>
     where

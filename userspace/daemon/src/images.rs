@@ -29,6 +29,7 @@ fn if_usable<T>(read: Result<T>) -> Result<Option<T>> {
             Error::BlobMissing(_)
             | Error::BlobDamaged(_)
             | Error::BlobTooLarge { .. }
+            | Error::NotARegularFile(_)
             | Error::Format { .. },
         ) => Ok(None),
         read => read.map(Some),

@@ -16,6 +16,7 @@
 //! | `provider`, `announcer` | the store as peers see it |
 //! | `mirror` | an image that is kept complete |
 //! | `disk`, `packs` | the store, used from asynchronous code |
+//! | [`state`] | what is this node's own: its key |
 //! | `control`, `status`, `traffic` | how the daemon is doing |
 
 #![forbid(unsafe_code)]
@@ -37,6 +38,7 @@ mod provider;
 mod requests;
 pub mod scheduler;
 mod source;
+pub mod state;
 mod status;
 pub mod traffic;
 pub mod upcall;

@@ -9,13 +9,13 @@ use nix::errno::Errno;
 use peerfs_format::{BlobTable, Digest, Manifest, METADATA_MAX};
 use peerfs_peer::Priority;
 use peerfs_store::{Error as StoreError, Pack};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::announcer::Announcer;
 use crate::disk::{Disk, DiskError};
 use crate::fetcher::Fetcher;
 use crate::packs::Packs;
-use crate::scheduler::{Full, Order, Outcome, Part};
+use crate::scheduler::{ContentId, Full, Order, Outcome, Part};
 use crate::source::Subject;
 
 /// Gets what is in the store, and fetches what is not.
@@ -52,6 +52,9 @@ pub enum GetError {
     /// It came, and the store could not take it.
     #[error("the store could not take it")]
     Unstorable(#[source] Errno),
+    /// It is not here, and the store can't be written to.
+    #[error("it is not here, and the store is read only")]
+    ReadOnly,
     /// The store could not be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -65,6 +68,7 @@ impl GetError {
             GetError::TimedOut => Errno::ETIMEDOUT,
             GetError::Full(Full) => Errno::ENOMEM,
             GetError::Unstorable(errno) => *errno,
+            GetError::ReadOnly => Errno::ENODATA,
             GetError::Disk(error) => error.errno(),
         }
     }
@@ -91,17 +95,21 @@ impl Library {
         let read = move |store: &peerfs_store::Store| store.read_metadata(&digest, METADATA_MAX);
         match self.disk.run(read).await {
             // A damaged one is replaced.
-            Err(DiskError::Store(StoreError::BlobMissing(_) | StoreError::BlobDamaged(_))) => (),
+            Err(DiskError::Store(
+                StoreError::BlobMissing(_)
+                | StoreError::BlobDamaged(_)
+                | StoreError::NotARegularFile(_),
+            )) => (),
             other => return Ok(other?),
         }
         let subject = Subject::Blob {
             manifest: purpose.manifest,
         };
-        self.fetch(digest, vec![Part::Whole], subject, purpose)
+        self.fetch(ContentId::Blob(digest), vec![Part::Whole], subject, purpose)
             .await?;
         let bytes = self.disk.run(read).await?;
         if digest == purpose.manifest && Manifest::parse(&bytes).is_ok() {
-            self.remember_image(digest, bytes.len() as u64).await?;
+            self.remember_image(digest, bytes.len() as u64).await;
         }
         Ok(bytes)
     }
@@ -135,17 +143,23 @@ impl Library {
         purpose: Purpose,
     ) -> Result<Arc<Pack>, GetError> {
         self.packs.learn(pack, index);
-        if let Some(open) = self.packs.get(pack, index) {
+        if let Some(open) = self.packs.get_to_fill(pack, index) {
             return Ok(open);
         }
         let packs = Arc::clone(&self.packs);
-        let open = move |store: &peerfs_store::Store| packs.open(store, pack, index);
+        let open = move |store: &peerfs_store::Store| {
+            if store.is_locked_for_filling() {
+                packs.open(store, pack, index).map(Some)
+            } else {
+                packs.find_with(store, pack, index)
+            }
+        };
         match self.disk.run(open.clone()).await {
             Err(DiskError::Store(StoreError::BlobMissing(_) | StoreError::BlobDamaged(_))) => (),
-            other => return Ok(other?),
+            opened => return opened?.ok_or(GetError::ReadOnly),
         }
         self.blob(index, purpose).await?;
-        Ok(self.disk.run(open).await?)
+        self.disk.run(open).await?.ok_or(GetError::ReadOnly)
     }
 
     /// Gets chunks of a pack into the store.
@@ -167,8 +181,11 @@ impl Library {
             pack: Arc::clone(pack),
             manifest: purpose.manifest,
         };
-        self.fetch(*pack.digest(), missing, subject, purpose)
-            .await?;
+        let content = ContentId::Pack {
+            pack: *pack.digest(),
+            index: pack.record().index_digest,
+        };
+        self.fetch(content, missing, subject, purpose).await?;
         self.announcer.announce(*pack.digest()).await;
         Ok(())
     }
@@ -181,11 +198,14 @@ impl Library {
 
     async fn fetch(
         &self,
-        content: Digest,
+        content: ContentId,
         parts: Vec<Part>,
         subject: Subject,
         purpose: Purpose,
     ) -> Result<(), GetError> {
+        if !self.disk.can_be_filled() {
+            return Err(GetError::ReadOnly);
+        }
         let order = Order {
             content,
             parts,
@@ -201,12 +221,13 @@ impl Library {
         }
     }
 
-    /// Who has fetched a manifest becomes a provider of the image.
-    async fn remember_image(&self, manifest: Digest, length: u64) -> Result<(), GetError> {
-        self.disk
-            .run(move |store| store.remember_image(&manifest, length))
-            .await?;
+    /// Who has fetched a manifest becomes a provider of the image. That it is not in the list of images is no
+    /// reason not to read it.
+    async fn remember_image(&self, manifest: Digest, length: u64) {
+        let remember = move |store: &peerfs_store::Store| store.remember_image(&manifest, length);
+        if let Err(error) = self.disk.run(remember).await {
+            warn!(%manifest, %error, "cannot add the image to the list");
+        }
         self.announcer.announce(manifest).await;
-        Ok(())
     }
 }

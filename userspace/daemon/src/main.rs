@@ -50,14 +50,20 @@ fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     let result = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         let daemon = Daemon::start(config).await?;
         tell_manager(&[
             NotifyState::Ready,
             NotifyState::Status("Serving the store and its peers."),
         ]);
-        tokio::select! {
-            _ = terminate.recv() => (),
-            _ = interrupt.recv() => (),
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => tracing::warn!(
+                    "SIGHUP changes nothing; to read a changed configuration, start peerfsd again"
+                ),
+            }
         }
         tell_manager(&[NotifyState::Stopping]);
         daemon.shut_down().await;

@@ -1,23 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The packs that are in use, and which index describes which pack.
+//! The packs that are in use, and which indexes describe which pack.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
-use peerfs_format::{Digest, PackIndex, PackRecord, METADATA_MAX};
-use peerfs_store::{Pack, Store};
+use peerfs_format::{Digest, PackIndex, PackRecord, METADATA_MAX, PACK_MAX};
+use peerfs_store::{Error, Pack, Store};
 
 /// Packs that are kept open, each with its index (a few hundred KiB) and a descriptor.
 const OPEN_PACKS: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not 0");
-/// Packs of which the index is remembered: 4 TiB of them.
+/// Packs of which the indexes are remembered: 4 TiB of them.
 const KNOWN_PACKS: NonZeroUsize = NonZeroUsize::new(65536).expect("65536 is not 0");
+/// Indexes that are remembered of a pack. Images that were built right agree on one.
+const INDEXES_MAX: usize = 4;
 
-/// Finds packs by digest. Where nothing else is said, methods block on the disk.
+/// Finds packs by their digest and that of an index. Where nothing else is said, methods block on the disk.
 pub struct Packs {
     open: Mutex<LruCache<(Digest, Digest), Arc<Pack>>>,
-    indexes: Mutex<LruCache<Digest, Digest>>,
+    /// The one learned last comes last.
+    indexes: Mutex<LruCache<Digest, Vec<Digest>>>,
 }
 
 impl Default for Packs {
@@ -30,9 +33,14 @@ impl Default for Packs {
 }
 
 impl Packs {
-    /// A pack that is open already. Does not block.
+    /// A pack that is open already, for whatever. Does not block.
     pub fn get(&self, pack: Digest, index: Digest) -> Option<Arc<Pack>> {
         lock(&self.open).get(&(pack, index)).cloned()
+    }
+
+    /// A pack that is open for filling already. Does not block.
+    pub fn get_to_fill(&self, pack: Digest, index: Digest) -> Option<Arc<Pack>> {
+        self.get(pack, index).filter(|pack| pack.is_for_filling())
     }
 
     /// Opens a pack to read and fill it; makes an empty one if there is nothing of it. Its index
@@ -47,28 +55,37 @@ impl Packs {
         pack: Digest,
         index: Digest,
     ) -> peerfs_store::Result<Arc<Pack>> {
-        if let Some(open) = self.get(pack, index) {
+        if let Some(open) = self.get_to_fill(pack, index) {
             return Ok(open);
         }
         let blob = store.read_metadata(&index, METADATA_MAX)?;
         let opened = store.pack(&pack_record(pack, index, &blob)?, blob)?;
+        // In the place of one that was opened to be read.
         lock(&self.open).put((pack, index), Arc::clone(&opened));
         self.learn(pack, index);
         Ok(opened)
     }
 
-    /// Opens a pack if there is something of it, by an index that was used or learned before.
+    /// Opens a pack to read it if there is something of it, by an index that was used or learned before; by that
+    /// of which most is there if there are several.
     ///
     /// # Errors
     /// As for [`Packs::open`].
     pub fn find(&self, store: &Store, pack: Digest) -> peerfs_store::Result<Option<Arc<Pack>>> {
-        let Some(index) = lock(&self.indexes).get(&pack).copied() else {
-            return Ok(None);
-        };
-        self.find_with(store, pack, index)
+        let mut found: Option<Arc<Pack>> = None;
+        for index in self.indexes_of(pack) {
+            if let Some(other) = self.find_with(store, pack, index)? {
+                let most = found.as_ref().map_or(0, |found| found.present_bytes());
+                if found.is_none() || other.present_bytes() > most {
+                    found = Some(other);
+                }
+            }
+        }
+        Ok(found)
     }
 
-    /// Opens a pack if its index and something of it are there.
+    /// Opens a pack to read it if its index and something of it are there. Nothing is made or changed: peers ask
+    /// for this.
     ///
     /// # Errors
     /// As for [`Packs::open`].
@@ -81,27 +98,44 @@ impl Packs {
         if let Some(open) = self.get(pack, index) {
             return Ok(Some(open));
         }
+        if let Some(filled) = store.open_pack(&pack, &index) {
+            return Ok(Some(filled));
+        }
         let blob = match store.read_metadata(&index, METADATA_MAX) {
-            Err(peerfs_store::Error::BlobMissing(_)) => return Ok(None),
+            Err(Error::BlobMissing(_) | Error::NotARegularFile(_)) => return Ok(None),
             read => read?,
         };
-        let record = pack_record(pack, index, &blob)?;
-        match store.find_pack(&record, blob)? {
-            Some(_) => self.open(store, pack, index).map(Some),
-            None => Ok(None),
-        }
+        let Some(found) = store.find_pack(&pack_record(pack, index, &blob)?, blob)? else {
+            return Ok(None);
+        };
+        let mut open = lock(&self.open);
+        // Perhaps it was opened for filling meanwhile, which shows what comes.
+        let found = open.get_or_insert((pack, index), || Arc::new(found));
+        Ok(Some(Arc::clone(found)))
+    }
+
+    /// The indexes that describe a pack, as far as images say so. Does not block.
+    pub fn indexes_of(&self, pack: Digest) -> Vec<Digest> {
+        lock(&self.indexes).get(&pack).cloned().unwrap_or_default()
     }
 
     /// Remembers which index describes a pack: an image says so.
     pub fn learn(&self, pack: Digest, index: Digest) {
-        lock(&self.indexes).put(pack, index);
+        let mut known = lock(&self.indexes);
+        let indexes = known.get_or_insert_mut(pack, Vec::new);
+        if !indexes.contains(&index) {
+            if indexes.len() == INDEXES_MAX {
+                indexes.remove(0);
+            }
+            indexes.push(index);
+        }
     }
 }
 
 /// What a manifest says about a pack, from the pack's index: chunks lie without gaps, so that the
 /// last one ends where the pack does.
 pub fn pack_record(pack: Digest, index: Digest, blob: &[u8]) -> peerfs_store::Result<PackRecord> {
-    let format = |source| peerfs_store::Error::Format {
+    let format = |source| Error::Format {
         digest: index,
         source,
     };
@@ -112,11 +146,16 @@ pub fn pack_record(pack: Digest, index: Digest, blob: &[u8]) -> peerfs_store::Re
         .and_then(|last| chunks.get(last))
         .ok_or(format(peerfs_format::Error::Malformed("pack index")))?;
     let too_large = |_| format(peerfs_format::Error::TooLarge("METADATA_MAX"));
+    let stored_length = u64::from(last.stored_offset) + u64::from(last.stored_length);
+    let logical_length = u64::from(last.logical_offset) + u64::from(last.logical_length);
+    if stored_length > PACK_MAX || logical_length > PACK_MAX {
+        return Err(format(peerfs_format::Error::TooLarge("PACK_MAX")));
+    }
     Ok(PackRecord {
         digest: pack,
         index_digest: index,
-        stored_length: u64::from(last.stored_offset) + u64::from(last.stored_length),
-        logical_length: u64::from(last.logical_offset) + u64::from(last.logical_length),
+        stored_length,
+        logical_length,
         index_length: u32::try_from(blob.len()).map_err(too_large)?,
         chunk_count: u32::try_from(chunks.len()).map_err(too_large)?,
     })

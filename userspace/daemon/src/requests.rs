@@ -12,8 +12,9 @@ use peerfs_format::upcall::{self, BlobKind, FetchBlob, FetchChunks, FETCH_AGAIN}
 use peerfs_format::Digest;
 use peerfs_peer::Priority;
 use peerfs_store::{Error as StoreError, Pack};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use crate::disk::DiskError;
 use crate::library::{GetError, Library, Purpose};
 use crate::traffic::Traffic;
 use crate::upcall::{Request, RequestHandler};
@@ -86,8 +87,8 @@ impl LibraryHandler {
         let discard = self.library.disk().run(move |_| {
             for chunk in chunks {
                 if let Err(error) = pack.read_chunk(chunk) {
-                    warn!(pack = %pack.digest(), chunk, %error, "is fetched anew");
                     pack.discard(chunk)?;
+                    warn!(pack = %pack.digest(), chunk, %error, "is fetched anew");
                 }
             }
             Ok(())
@@ -105,7 +106,13 @@ impl RequestHandler for LibraryHandler {
         };
         result.map_err(|error| {
             let errno = error.errno();
-            info!(?request, %error, %errno, "request failed");
+            match error {
+                // The log has it already, and it does not change.
+                GetError::Disk(DiskError::Store(StoreError::WrongIndex { .. })) => {
+                    debug!(?request, %error, %errno, "request failed");
+                }
+                _ => info!(?request, %error, %errno, "request failed"),
+            }
             errno
         })
     }

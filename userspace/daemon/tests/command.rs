@@ -23,9 +23,10 @@ fn peerfsd() -> Command {
 fn configure(root: &Path, more: &str) -> std::path::PathBuf {
     let file = root.join("peerfsd.toml");
     let text = format!(
-        "root_dir = {:?}\ncontrol_socket = {:?}\ndevice = \"none\"\n[peer]\nmdns = false\n\
-         listen = [\"/ip4/127.0.0.1/tcp/0\"]\n{more}",
+        "root_dir = {:?}\nstate_dir = {:?}\ncontrol_socket = {:?}\ndevice = \"none\"\n[peer]\n\
+         mdns = false\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n{more}",
         root.join("store"),
+        root.join("state"),
         root.join("control"),
     );
     std::fs::write(&file, text).unwrap();
@@ -42,20 +43,28 @@ impl Running {
     /// Starts a daemon and waits until it says so.
     fn start(arguments: &[&str]) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let mut child = peerfsd()
+        let mut command = peerfsd();
+        command
             .arg("--config")
             .arg(configure(root.path(), ""))
-            .args(arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .args(arguments);
+        Self::run(command, root).0
+    }
+
+    /// Starts one over this directory and waits until it says so; returns what it has logged until then.
+    fn run(mut command: Command, root: TempDir) -> (Self, String) {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
-        let mut lines = BufReader::new(stderr).lines();
-        let started = lines.any(|line| line.unwrap().contains("started"));
-        assert!(started, "peerfsd ended early");
+        let mut lines = BufReader::new(stderr).lines().map(Result::unwrap);
+        let mut log = String::new();
+        let started = lines.by_ref().any(|line| {
+            log += &line;
+            line.contains("started")
+        });
+        assert!(started, "peerfsd ended early: {log}");
         // Somebody has to read what it logs from now on.
         std::thread::spawn(move || lines.for_each(drop));
-        Running { child, root }
+        (Running { child, root }, log)
     }
 
     fn socket(&self) -> std::path::PathBuf {
@@ -146,6 +155,14 @@ fn it_ends_in_order_when_told_to() {
 }
 
 #[test]
+fn sighup_does_not_end_it() {
+    let daemon = Running::start(&[]);
+    kill(Pid::from_raw(daemon.child.id() as i32), Signal::SIGHUP).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    ask(&daemon.socket(), Request::Status, Duration::from_secs(10)).unwrap();
+}
+
+#[test]
 fn it_says_how_it_is_doing() {
     let daemon = Running::start(&[]);
     let Ok(Reply::Status(status)) = ask(&daemon.socket(), Request::Status, Duration::from_secs(10))
@@ -161,7 +178,7 @@ fn it_says_how_it_is_doing() {
 #[test]
 fn its_key_is_its_own() {
     let mut daemon = Running::start(&[]);
-    let key = daemon.root.path().join("store/peer.key");
+    let key = daemon.root.path().join("state/peer.key");
     let mode = std::fs::metadata(&key).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let mode = std::fs::metadata(daemon.socket())
@@ -170,6 +187,127 @@ fn its_key_is_its_own() {
         .mode();
     assert_eq!(mode & 0o777, 0o600);
     daemon.stop(Signal::SIGTERM);
+}
+
+/// Starts a daemon that must refuse to run; returns what it says.
+fn refusal(root: &Path, arguments: &[&str]) -> String {
+    let mut command = peerfsd();
+    command.arg("--config").arg(configure(root, ""));
+    let output = command.args(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    text(&output.stderr).to_owned()
+}
+
+#[test]
+fn a_key_that_others_may_know_is_refused() {
+    let mut daemon = Running::start(&[]);
+    daemon.stop(Signal::SIGTERM);
+    let key = daemon.root.path().join("state/peer.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let refusal = refusal(daemon.root.path(), &[]);
+    assert!(refusal.contains("chmod 600"), "{refusal}");
+}
+
+#[test]
+fn a_key_in_the_store_is_not_used() {
+    let mut daemon = Running::start(&[]);
+    let id =
+        |daemon: &Running| match ask(&daemon.socket(), Request::Status, Duration::from_secs(10)) {
+            Ok(Reply::Status(status)) => status.node_id,
+            other => panic!("{other:?}"),
+        };
+    let first = id(&daemon);
+    daemon.stop(Signal::SIGTERM);
+    // As a copy of a store would bring it.
+    let root = tempfile::tempdir().unwrap();
+    peerfs_store::Store::create(&root.path().join("store")).unwrap();
+    let (old, copied) = (
+        daemon.root.path().join("state/peer.key"),
+        root.path().join("store/peer.key"),
+    );
+    std::fs::copy(old, &copied).unwrap();
+    let mut command = peerfsd();
+    command.arg("--config").arg(configure(root.path(), ""));
+    let (second, log) = Running::run(command, root);
+    assert_ne!(id(&second), first);
+    assert!(log.contains("store/peer.key is not used"), "{log}");
+}
+
+#[test]
+fn two_daemons_do_not_share_a_key() {
+    let daemon = Running::start(&[]);
+    let other = ["store2", "control2"].map(|name| daemon.root.path().join(name));
+    let arguments = ["--root-dir", "--control-socket"];
+    let arguments: Vec<&str> = arguments
+        .iter()
+        .zip(&other)
+        .flat_map(|(&name, path)| [name, path.to_str().unwrap()])
+        .collect();
+    let refusal = refusal(daemon.root.path(), &arguments);
+    assert!(refusal.contains("--state-dir"), "{refusal}");
+}
+
+#[test]
+fn a_link_in_the_store_is_not_followed() {
+    for name in ["lock", "oci-layout", "tmp"] {
+        let root = tempfile::tempdir().unwrap();
+        let victim = root.path().join("victim");
+        std::fs::write(&victim, b"precious").unwrap();
+        let store = root.path().join("store");
+        drop(peerfs_store::Store::create(&store).unwrap());
+        let place = store.join(name);
+        if place.is_dir() {
+            std::fs::remove_dir(&place).unwrap();
+        } else {
+            let _ = std::fs::remove_file(&place);
+        }
+        std::os::unix::fs::symlink(&victim, place).unwrap();
+        let refusal = refusal(root.path(), &[]);
+        assert!(refusal.contains("symbolic link"), "{name}: {refusal}");
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+    }
+}
+
+#[test]
+fn a_store_on_a_read_only_mount_is_served() {
+    // Needs a mount of its own, and so a user who may have one.
+    const READ_ONLY: &str = "mount --bind $0 $0 && mount -o remount,bind,ro $0 && exec \"$@\"";
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args([
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            READ_ONLY,
+        ]);
+        command
+    };
+    let root = tempfile::tempdir().unwrap();
+    let store = root.path().join("store");
+    peerfs_store::Store::create(&store).unwrap();
+    if !unshare()
+        .arg(&store)
+        .arg("true")
+        .status()
+        .unwrap()
+        .success()
+    {
+        eprintln!("no user namespaces here");
+        return;
+    }
+    let before = std::fs::read_dir(&store).unwrap().count();
+    let mut command = unshare();
+    command
+        .arg(&store)
+        .arg(env!("CARGO_BIN_EXE_peerfsd"))
+        .arg("--config")
+        .arg(configure(root.path(), ""));
+    let (daemon, log) = Running::run(command, root);
+    assert!(log.contains("is read only"), "{log}");
+    ask(&daemon.socket(), Request::Status, Duration::from_secs(10)).unwrap();
+    assert_eq!(std::fs::read_dir(&store).unwrap().count(), before);
 }
 
 #[test]
@@ -195,6 +333,8 @@ fn a_socket_that_is_in_use_is_not_taken_away() {
         .arg(daemon.root.path().join("peerfsd.toml"))
         .arg("--root-dir")
         .arg(daemon.root.path().join("other"))
+        .arg("--state-dir")
+        .arg(daemon.root.path().join("other-state"))
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "daemons/stores.rs"]
+mod stores;
 mod support;
 
 use std::fs::File;

@@ -48,6 +48,7 @@ fn main() -> Result<()> {
     let header = PresenceHeader {
         chunk_count: chunks,
         pack: Digest::default(),
+        index: Digest::default(),
     };
     let map = [header.to_bytes().as_slice(), &[0x55]].concat();
     save("presence", "map", &map)?;

@@ -2,35 +2,34 @@
 
 //! Writing a blob that gets its name from its content.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use peerfs_format::Digest;
-use rustix::fs::{flock, FlockOperation};
-use tempfile::NamedTempFile;
 
 use crate::digest::sha256_file;
-use crate::layout::Layout;
-use crate::{whole_file, Error, Result, Sha256Writer};
+use crate::directory::StoreDirectory;
+use crate::layout;
+use crate::temporary_file::TemporaryFile;
+use crate::{Error, Result, Sha256Writer};
 
 /// A blob being written. Nothing has its final name before [`BlobWriter::finish`]; dropping it
 /// earlier leaves nothing.
 pub struct BlobWriter {
-    layout: Layout,
-    file: NamedTempFile,
+    directory: Arc<StoreDirectory>,
+    file: TemporaryFile,
     hash: Sha256Writer,
     length: u64,
 }
 
 impl BlobWriter {
-    pub(crate) fn new(layout: &Layout) -> Result<Self> {
-        let tmp = layout.tmp();
-        let file = whole_file::create(&tmp).map_err(Error::io("create a file in", &tmp))?;
-        // Says to other processes that the file is in use: see Store::remove_abandoned.
-        flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|errno| Error::io("lock", file.path())(errno.into()))?;
+    pub(crate) fn new(directory: &Arc<StoreDirectory>) -> Result<Self> {
+        let file = TemporaryFile::create(directory)
+            .map_err(directory.failed("create a file in", layout::TMP))?;
         Ok(BlobWriter {
-            layout: layout.clone(),
+            directory: directory.clone(),
             file,
             hash: Sha256Writer::default(),
             length: 0,
@@ -48,40 +47,47 @@ impl BlobWriter {
     /// A full or failing disk; the blob can't be finished then.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.hash.update(bytes);
+        let tmp = self.tmp();
         self.file
+            .file()
             .write_all(bytes)
-            .map_err(Error::io("write to", self.file.path()))?;
+            .map_err(Error::io("write to a file in", &tmp))?;
         self.length += bytes.len() as u64;
         Ok(())
     }
 
     /// Brings the bytes to disk and gives the file its name. An intact blob of this content that is
-    /// already there stays; a damaged one is replaced.
+    /// already there stays; a damaged one, or what else has the name, is replaced.
     ///
     /// # Errors
     /// A full or failing disk; nothing has changed then.
     pub fn finish(self) -> Result<Digest> {
         let digest = self.hash.finish();
-        let path = self.layout.blob(&digest);
-        if is_intact(&path, &digest, self.length).map_err(Error::io("read", &path))? {
+        let name = layout::blob(&digest);
+        if is_intact(&self.directory, &digest, self.length)? {
             return Ok(digest);
         }
         self.file
-            .as_file()
-            .sync_data()
-            .map_err(Error::io("write to", self.file.path()))?;
-        self.file
-            .persist(&path)
-            .map_err(|error| Error::io("create", &path)(error.error))?;
+            .persist(&name)
+            .map_err(self.directory.failed("create", &name))?;
         Ok(digest)
+    }
+
+    fn tmp(&self) -> PathBuf {
+        self.directory.path(layout::TMP)
     }
 }
 
-fn is_intact(path: &std::path::Path, digest: &Digest, length: u64) -> io::Result<bool> {
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+fn is_intact(directory: &StoreDirectory, digest: &Digest, length: u64) -> Result<bool> {
+    let name = layout::blob(digest);
+    let file = match directory.read(&name) {
+        Ok(Some(file)) => file,
+        Ok(None) | Err(Error::NotARegularFile(_)) => return Ok(false),
         Err(error) => return Err(error),
     };
-    Ok(file.metadata()?.size() == length && sha256_file(&file, |_| ())? == *digest)
+    let is_intact = || -> std::io::Result<bool> {
+        Ok(file.metadata()?.size() == length
+            && sha256_file(&file, length, |_| ())? == Some(*digest))
+    };
+    is_intact().map_err(Error::io("read", &directory.path(&name)))
 }

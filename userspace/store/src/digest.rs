@@ -46,18 +46,26 @@ impl Write for Sha256Writer {
     }
 }
 
-/// The SHA-256 of a whole file, wherever its cursor is; `progress` gets the bytes of each step.
-pub(crate) fn sha256_file(file: &File, mut progress: impl FnMut(u64)) -> io::Result<Digest> {
+/// The SHA-256 of a whole file, wherever its cursor is; None if it has more than `limit` bytes, which a file that
+/// grows while it is read has some time. `progress` gets the bytes of each step.
+pub(crate) fn sha256_file(
+    file: &File,
+    limit: u64,
+    mut progress: impl FnMut(u64),
+) -> io::Result<Option<Digest>> {
     let mut hash = Sha256Writer::default();
     let mut buffer = vec![0; READ_SIZE];
     let mut offset = 0;
     loop {
         let count = file.read_at(&mut buffer, offset)?;
         if count == 0 {
-            return Ok(hash.finish());
+            return Ok(Some(hash.finish()));
+        }
+        offset += count as u64;
+        if offset > limit {
+            return Ok(None);
         }
         hash.update(buffer.get(..count).unwrap_or_default());
-        offset += count as u64;
         progress(count as u64);
     }
 }

@@ -38,6 +38,24 @@ pub enum Error {
         .0.display()
     )]
     InUse(PathBuf),
+    /// Another process has locked a file of the store and does not give it up.
+    #[error("another process has locked {} and does not give it up; end it (`fuser` finds it)", .0.display())]
+    Locked(PathBuf),
+    /// Something in the store is not what can be read or written there.
+    #[error(
+        "{} is no regular file or directory, or is reached by a symbolic link, which is not followed \
+         in a store; remove it",
+        .0.display()
+    )]
+    NotARegularFile(PathBuf),
+    /// A pack that is what its digest says is not what the image's index says of it.
+    #[error("pack {pack} is whole, and its index {index} says something else of it: the image was built wrong")]
+    WrongIndex {
+        /// The pack.
+        pack: Digest,
+        /// The index.
+        index: Digest,
+    },
     /// A file of the layout is not what OCI says it should be.
     #[error("{} is not valid: {reason}", path.display())]
     Layout {
@@ -134,6 +152,12 @@ impl Error {
     /// For `map_err`: which blob could not be understood.
     pub fn format(digest: Digest) -> impl FnOnce(peerfs_format::Error) -> Error {
         move |source| Error::Format { digest, source }
+    }
+
+    /// Whether what is wrong is that the store can only be read.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, Error::Io { source, .. }
+            if source.kind() == io::ErrorKind::ReadOnlyFilesystem)
     }
 
     /// Whether what is wrong is that the disk is full.

@@ -1,67 +1,60 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Where things are in a store.
-
-use std::path::{Path, PathBuf};
+//! What things in a store are called, relative to its directory.
 
 use peerfs_format::Digest;
 
-/// The paths of a store.
-#[derive(Clone, Debug)]
-pub(crate) struct Layout {
-    root_dir: PathBuf,
+/// Says that the directory is an OCI image layout; its flock guards changes to the index.
+pub(crate) const OCI_LAYOUT: &str = "oci-layout";
+/// The images by tag.
+pub(crate) const INDEX: &str = "index.json";
+/// Where the directory of the complete blobs is.
+pub(crate) const BLOBS_PARENT: &str = "blobs";
+/// The complete blobs.
+pub(crate) const BLOBS: &str = "blobs/sha256";
+/// The packs that are being filled.
+pub(crate) const PARTIALS: &str = "partial";
+/// What is being written.
+pub(crate) const TMP: &str = "tmp";
+/// All directories, those first that others are in.
+pub(crate) const DIRECTORIES: [&str; 4] = [BLOBS_PARENT, BLOBS, PARTIALS, TMP];
+/// Its flock is held by the one process that fills packs.
+pub(crate) const LOCK: &str = "lock";
+
+/// How the names of files in [`TMP`] end: whatever is called otherwise is not ours.
+const TEMPORARY: &str = ".new";
+
+/// A complete blob.
+pub(crate) fn blob(digest: &Digest) -> String {
+    format!("{BLOBS}/{digest}")
 }
 
-impl Layout {
-    pub(crate) fn new(root_dir: &Path) -> Self {
-        Layout {
-            root_dir: root_dir.to_owned(),
-        }
-    }
+/// A pack that is being filled, as this index describes it.
+pub(crate) fn partial(pack: &Digest, index: &Digest) -> String {
+    format!("{PARTIALS}/{pack}-{index}")
+}
 
-    pub(crate) fn root_dir(&self) -> &Path {
-        &self.root_dir
-    }
+/// Which chunks of it are there.
+pub(crate) fn map(pack: &Digest, index: &Digest) -> String {
+    format!("{PARTIALS}/{pack}-{index}.map")
+}
 
-    /// Says that the directory is an OCI image layout; its flock guards changes to the index.
-    pub(crate) fn oci_layout(&self) -> PathBuf {
-        self.root_dir.join("oci-layout")
-    }
+/// The pack and the index that a name in [`PARTIALS`] stands for; None for that of a map.
+pub(crate) fn parse_partial(name: &str) -> Option<(Digest, Digest)> {
+    let (pack, index) = name.split_once('-')?;
+    Some((pack.parse().ok()?, index.parse().ok()?))
+}
 
-    /// The images by tag.
-    pub(crate) fn index(&self) -> PathBuf {
-        self.root_dir.join("index.json")
-    }
+/// A file that is being written, one of many of this process.
+pub(crate) fn temporary(number: u64) -> String {
+    let process = std::process::id();
+    format!("{TMP}/{process}-{number}{TEMPORARY}")
+}
 
-    /// The complete blobs.
-    pub(crate) fn blobs(&self) -> PathBuf {
-        self.root_dir.join("blobs/sha256")
-    }
-
-    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
-        self.blobs().join(digest.to_string())
-    }
-
-    /// The packs that are being filled.
-    pub(crate) fn partials(&self) -> PathBuf {
-        self.root_dir.join("partial")
-    }
-
-    pub(crate) fn partial(&self, pack: &Digest) -> PathBuf {
-        self.partials().join(pack.to_string())
-    }
-
-    pub(crate) fn map(&self, pack: &Digest) -> PathBuf {
-        self.partials().join(format!("{pack}.map"))
-    }
-
-    /// What is being written.
-    pub(crate) fn tmp(&self) -> PathBuf {
-        self.root_dir.join("tmp")
-    }
-
-    /// Its flock is held by the one process that fills packs.
-    pub(crate) fn lock(&self) -> PathBuf {
-        self.root_dir.join("lock")
-    }
+/// Whether a name in [`TMP`] is one of ours.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    name.strip_suffix(TEMPORARY)
+        .and_then(|name| name.split_once('-'))
+        .is_some_and(|(process, number)| is_number(process) && is_number(number))
 }

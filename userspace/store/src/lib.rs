@@ -5,8 +5,8 @@
 //! ```text
 //! root_dir/oci-layout, index.json            the images by tag
 //! root_dir/blobs/sha256/<hex>                complete blobs
-//! root_dir/partial/<pack hex>                a pack being filled: sparse, in the final pack's layout
-//! root_dir/partial/<pack hex>.map            which of its chunks are there
+//! root_dir/partial/<pack hex>-<index hex>      a pack being filled: sparse, in the final pack's layout
+//! root_dir/partial/<pack hex>-<index hex>.map  which of its chunks are there
 //! root_dir/tmp/                              being written; fsync and rename into place
 //! root_dir/lock                              held by the one process that fills packs
 //! ```
@@ -19,6 +19,7 @@
 mod blob_writer;
 mod chunk;
 mod digest;
+mod directory;
 mod error;
 mod image;
 mod inode;
@@ -29,10 +30,12 @@ mod pack;
 mod presence_map;
 mod store;
 mod tags;
+mod temporary_file;
 #[cfg(test)]
 mod tests;
 mod verify;
 mod whole_file;
+mod wrong_indexes;
 
 pub use blob_writer::BlobWriter;
 pub use chunk::decode_chunk;

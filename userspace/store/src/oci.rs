@@ -73,7 +73,7 @@ pub fn write_image(store: &Store, image: &ImageBlobs<'_>, tag: &str) -> Result<D
         manifest.len() as u64,
         oci_digest(&digest),
     );
-    TagIndex::change(store.layout(), |index| index.tag(entry, tag))?;
+    TagIndex::change(store.directory(), |index| index.tag(entry, tag))?;
     Ok(digest)
 }
 

@@ -2,29 +2,32 @@
 
 //! A pack of the store, whole or being filled.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use peerfs_format::{ChunkRecord, Digest, PackIndexLayout, PackRecord, METADATA_MAX};
+use peerfs_format::{ChunkRecord, Digest, PackIndexLayout, PackRecord, METADATA_MAX, PACK_MAX};
 use rustix::fs::{fallocate, FallocateFlags};
 
 use crate::chunk::is_stored_chunk;
 use crate::digest::sha256_file;
-use crate::layout::Layout;
+use crate::directory::{StoreDirectory, READABLE};
 use crate::lock::lock;
 use crate::presence_map::{full_bits, PresenceMap};
-use crate::whole_file::sync_directory;
-use crate::{sha256, Error, Result};
+use crate::wrong_indexes::WrongIndexes;
+use crate::{layout, sha256, Error, Result};
 
-/// A pack of the store. All methods may be called from many threads; they block on the disk.
+/// A pack of the store, as one index describes it: images may pair the same pack with other indexes, and neither
+/// has what is filled by another. All methods may be called from many threads; they block on the disk.
 pub struct Pack {
-    layout: Layout,
+    directory: Arc<StoreDirectory>,
     record: PackRecord,
     index: Vec<u8>,
     index_layout: PackIndexLayout,
-    /// Held by whoever makes a partial pack whole or a whole one partial, which takes as long as the disk does;
+    /// Where it is noted that the index is not the pack's; None for a pack that is only read.
+    filling: Option<Arc<WrongIndexes>>,
+    /// Held by whoever makes a partial pack whole or gives a whole one up, which takes as long as the disk does;
     /// before `state`.
     turning: Mutex<()>,
     /// Held for moments: those who ask what is there wait for it.
@@ -41,20 +44,17 @@ struct State {
 impl Pack {
     /// Opens a pack to read it; None if there is nothing of it.
     pub(crate) fn find(
-        layout: &Layout,
+        directory: &Arc<StoreDirectory>,
         record: &PackRecord,
         index: Vec<u8>,
     ) -> Result<Option<Self>> {
         let index_layout = check_index(record, &index)?;
-        let state = match open_existing(&layout.blob(&record.digest))? {
-            Some(file) => State {
-                file: Arc::new(file),
-                map: None,
-            },
+        let state = match State::find_whole(directory, record)? {
+            Some(whole) => whole,
             None => {
-                let file = open_existing(&layout.partial(&record.digest))?;
-                let map = PresenceMap::read(layout, &record.digest, record.chunk_count)?;
-                match (file, map) {
+                let file =
+                    directory.read(&layout::partial(&record.digest, &record.index_digest))?;
+                match (file, PresenceMap::read(directory, record)?) {
                     (Some(file), Some(map)) => State {
                         file: Arc::new(file),
                         map: Some(map),
@@ -64,36 +64,45 @@ impl Pack {
             }
         };
         Ok(Some(Pack {
-            layout: layout.clone(),
+            directory: directory.clone(),
             record: *record,
             index,
             index_layout,
+            filling: None,
             turning: Mutex::new(()),
             state: Mutex::new(state),
         }))
     }
 
     /// Opens a pack to fill it, and makes a partial one if there is nothing of it.
-    pub(crate) fn open(layout: &Layout, record: &PackRecord, index: Vec<u8>) -> Result<Self> {
+    pub(crate) fn open(
+        directory: &Arc<StoreDirectory>,
+        record: &PackRecord,
+        index: Vec<u8>,
+        wrong_indexes: &Arc<WrongIndexes>,
+    ) -> Result<Self> {
         let index_layout = check_index(record, &index)?;
-        let state = match open_existing(&layout.blob(&record.digest))? {
-            Some(file) => State {
-                file: Arc::new(file),
-                map: None,
-            },
-            None => State::open_partial(layout, record)?,
+        let state = match State::find_whole(directory, record)? {
+            Some(whole) => whole,
+            None => State::open_partial(directory, record)?,
         };
         let pack = Pack {
-            layout: layout.clone(),
+            directory: directory.clone(),
             record: *record,
             index,
             index_layout,
+            filling: Some(wrong_indexes.clone()),
             turning: Mutex::new(()),
             state: Mutex::new(state),
         };
         // A process may have died between writing the last chunk and renaming the pack.
         pack.complete()?;
         Ok(pack)
+    }
+
+    /// Whether it was opened to be filled, and not only to be read.
+    pub fn is_for_filling(&self) -> bool {
+        self.filling.is_some()
     }
 
     /// The pack's digest.
@@ -156,7 +165,7 @@ impl Pack {
     pub fn presence(&self) -> Vec<u8> {
         match &self.lock().map {
             Some(map) => map.bits().to_vec(),
-            None => full_bits(self.record.chunk_count),
+            None => full_bits(&self.record),
         }
     }
 
@@ -187,19 +196,15 @@ impl Pack {
             return Ok(None);
         }
         let file = self.lock().file.clone();
-        let mut stored = vec![0; record.stored_length as usize];
-        match file.read_exact_at(&mut stored, u64::from(record.stored_offset)) {
-            Ok(()) if is_stored_chunk(&record, &stored) => Ok(Some(stored)),
+        match read_stored(&file, &record) {
+            Ok(Some(stored)) => Ok(Some(stored)),
             // Discarded in between.
             _ if !self.has(chunk) => Ok(None),
-            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(Error::io(
-                "read",
-                &self.layout.partial(self.digest()),
-            )(error)),
-            _ => Err(Error::ChunkDamaged {
+            Ok(None) => Err(Error::ChunkDamaged {
                 pack: *self.digest(),
                 chunk,
             }),
+            Err(error) => Err(Error::io("read", &self.path())(error)),
         }
     }
 
@@ -210,6 +215,7 @@ impl Pack {
     /// [`Error::ChunkDamaged`] if these are not the chunk's bytes; [`Error::Io`] if the disk is
     /// full, after which the chunk counts as absent and the pack is as it was.
     pub fn write_chunk(&self, chunk: u32, stored: &[u8]) -> Result<bool> {
+        self.wrong_indexes()?;
         let record = self.chunk(chunk)?;
         if !is_stored_chunk(&record, stored) {
             return Err(Error::ChunkDamaged {
@@ -222,7 +228,7 @@ impl Pack {
         }
         let file = self.lock().file.clone();
         file.write_all_at(stored, u64::from(record.stored_offset))
-            .map_err(|error| Error::io("write to", &self.layout.partial(self.digest()))(error))?;
+            .map_err(Error::io("write to", &self.path()))?;
         let mut state = self.lock();
         let Some(map) = &mut state.map else {
             return Ok(false);
@@ -231,17 +237,25 @@ impl Pack {
         Ok(map.is_full())
     }
 
-    /// Forgets a chunk: because it is damaged, or to make room. A whole pack becomes a partial one.
+    /// Forgets a chunk that is damaged. A whole pack that is damaged is given up: what is right of it goes on as a
+    /// partial one, which replaces it when it is whole again. Until then it stays, for it is not for the index of
+    /// one image to say what others have.
     ///
     /// # Errors
+    /// [`Error::WrongIndex`] if the pack is what its digest says, so that it is the index that says something else;
     /// [`Error::Io`] if the store can't be changed.
     pub fn discard(&self, chunk: u32) -> Result<()> {
         let record = self.chunk(chunk)?;
+        let wrong_indexes = self.wrong_indexes()?;
         let _turning = lock(&self.turning);
-        let mut state = self.lock();
-        if state.map.is_none() {
-            *state = State::reopen_whole(&self.layout, &self.record)?;
+        let whole = {
+            let state = self.lock();
+            state.map.is_none().then(|| state.file.clone())
+        };
+        if let Some(whole) = whole {
+            return self.give_up(&whole, &record, wrong_indexes);
         }
+        let mut state = self.lock();
         if let Some(map) = &mut state.map {
             map.set(chunk, false)?;
         }
@@ -255,6 +269,51 @@ impl Pack {
         Ok(())
     }
 
+    /// Gives a whole pack up because of a chunk that is not what the index says.
+    fn give_up(
+        &self,
+        whole: &File,
+        chunk: &ChunkRecord,
+        wrong_indexes: &WrongIndexes,
+    ) -> Result<()> {
+        let (pack, index) = (self.record.digest, self.record.index_digest);
+        if wrong_indexes.contain(&pack, &index) {
+            return Err(Error::WrongIndex { pack, index });
+        }
+        // What can't be read is damaged.
+        if matches!(sha256_file(whole, PACK_MAX, |_| ()), Ok(Some(digest)) if digest == pack) {
+            if matches!(read_stored(whole, chunk), Ok(Some(_))) {
+                return Ok(());
+            }
+            wrong_indexes.add(&pack, &index);
+            return Err(Error::WrongIndex { pack, index });
+        }
+        let mut partial = State::open_partial(&self.directory, &self.record)?;
+        self.copy_right_chunks(whole, &mut partial)?;
+        *self.lock() = partial;
+        self.complete_if_full().map(|_| ())
+    }
+
+    fn copy_right_chunks(&self, whole: &File, partial: &mut State) -> Result<()> {
+        let Some(map) = &mut partial.map else {
+            return Ok(());
+        };
+        for number in 0..self.record.chunk_count {
+            let record = self.chunk(number)?;
+            if map.has(number) {
+                continue;
+            }
+            if let Ok(Some(stored)) = read_stored(whole, &record) {
+                partial
+                    .file
+                    .write_all_at(&stored, u64::from(record.stored_offset))
+                    .map_err(Error::io("write to", &self.path()))?;
+                map.set(number, true)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a partial pack of which all chunks are there a blob of the store, and says whether it is one now.
     /// If its digest is wrong, forgets the chunks that are. Reads all of it, and waits until it is on the disk.
     ///
@@ -262,6 +321,11 @@ impl Pack {
     /// [`Error::Io`] if the store can't be read or changed: to be tried again when the pack is opened.
     pub fn complete(&self) -> Result<bool> {
         let _turning = lock(&self.turning);
+        self.complete_if_full()
+    }
+
+    /// As [`Pack::complete`], for whoever holds `turning`.
+    fn complete_if_full(&self) -> Result<bool> {
         let file = {
             let state = self.lock();
             match &state.map {
@@ -270,39 +334,69 @@ impl Pack {
                 Some(_) => state.file.clone(),
             }
         };
-        let partial = self.layout.partial(self.digest());
-        let digest = sha256_file(&file, |_| ()).map_err(Error::io("read", &partial))?;
-        if digest != self.record.digest {
-            // If all chunks are right, the image's index is not that of the pack: the chunks can be
-            // read all the same, and the pack stays where it is.
-            self.forget_damaged(&file)?;
+        let wrong_indexes = self.wrong_indexes()?;
+        let (pack, index) = (self.record.digest, self.record.index_digest);
+        if wrong_indexes.contain(&pack, &index) {
             return Ok(false);
         }
-        file.sync_data().map_err(Error::io("write to", &partial))?;
-        let blob = self.layout.blob(self.digest());
-        fs::rename(&partial, &blob).map_err(Error::io("create", &blob))?;
+        let partial = layout::partial(&pack, &index);
+        let digest = sha256_file(&file, self.record.stored_length, |_| ())
+            .map_err(self.directory.failed("read", &partial))?;
+        if digest != Some(pack) {
+            // If all chunks are right, the image's index is not that of the pack: the chunks can be
+            // read all the same, and the pack stays where it is.
+            if self.forget_damaged(&file)? == 0 {
+                wrong_indexes.add(&pack, &index);
+            }
+            return Ok(false);
+        }
+        file.sync_data()
+            .map_err(self.directory.failed("write to", &partial))?;
+        let blob = layout::blob(&pack);
+        let create = || self.directory.failed("create", &blob);
+        self.directory.rename(&partial, &blob).map_err(create())?;
         self.lock().map = None;
         // Not without the map before the pack has its new name for good.
-        sync_directory(&self.layout.blobs()).map_err(Error::io("create", &blob))?;
-        let map = self.layout.map(self.digest());
-        fs::remove_file(&map).map_err(Error::io("remove", &map))?;
+        self.directory.sync(layout::BLOBS).map_err(create())?;
+        let map = layout::map(&pack, &index);
+        self.directory
+            .remove(&map)
+            .map_err(self.directory.failed("remove", &map))?;
         Ok(true)
     }
 
-    /// Forgets the chunks of a partial pack that are not what they should be.
-    fn forget_damaged(&self, file: &File) -> Result<()> {
+    /// Forgets the chunks of a partial pack that are not what they should be, and says how many.
+    fn forget_damaged(&self, file: &File) -> Result<u32> {
+        let mut damaged = 0;
         for chunk in 0..self.record.chunk_count {
-            let record = self.chunk(chunk)?;
-            let mut stored = vec![0; record.stored_length as usize];
-            let read = file.read_exact_at(&mut stored, u64::from(record.stored_offset));
-            if read.is_ok() && is_stored_chunk(&record, &stored) {
+            if matches!(read_stored(file, &self.chunk(chunk)?), Ok(Some(_))) {
                 continue;
             }
+            damaged += 1;
             if let Some(map) = &mut self.lock().map {
                 map.set(chunk, false)?;
             }
         }
-        Ok(())
+        Ok(damaged)
+    }
+
+    /// Where wrong indexes are noted.
+    ///
+    /// # Errors
+    /// That the pack was opened to be read only.
+    fn wrong_indexes(&self) -> Result<&WrongIndexes> {
+        self.filling.as_deref().ok_or_else(|| {
+            let read_only = io::ErrorKind::ReadOnlyFilesystem.into();
+            Error::io("write to", &self.path())(read_only)
+        })
+    }
+
+    /// The file, to be shown to people.
+    fn path(&self) -> std::path::PathBuf {
+        self.directory.path(&match self.lock().map {
+            Some(_) => layout::partial(&self.record.digest, &self.record.index_digest),
+            None => layout::blob(&self.record.digest),
+        })
     }
 
     /// Writes to another file from now on, for tests.
@@ -317,63 +411,51 @@ impl Pack {
 }
 
 impl State {
-    fn open_partial(layout: &Layout, record: &PackRecord) -> Result<Self> {
-        let path = layout.partial(&record.digest);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(Error::io("create", &path))?;
-        let length = file.metadata().map_err(Error::io("read", &path))?.size();
+    /// The whole pack. Something of its name that is no file is as good as nothing: it is replaced when
+    /// the pack becomes whole.
+    fn find_whole(directory: &StoreDirectory, record: &PackRecord) -> Result<Option<Self>> {
+        match directory.read(&layout::blob(&record.digest)) {
+            Ok(file) => Ok(file.map(|file| State {
+                file: Arc::new(file),
+                map: None,
+            })),
+            Err(Error::NotARegularFile(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open_partial(directory: &Arc<StoreDirectory>, record: &PackRecord) -> Result<Self> {
+        let name = layout::partial(&record.digest, &record.index_digest);
+        let file = directory.write_or_create(&name, READABLE)?;
+        let length = file
+            .metadata()
+            .map_err(directory.failed("read", &name))?
+            .size();
         if length != record.stored_length {
             file.set_len(record.stored_length)
-                .map_err(Error::io("create", &path))?;
+                .map_err(directory.failed("create", &name))?;
         }
         if length == 0 {
             // A map without its pack says nothing.
-            let map = layout.map(&record.digest);
-            match fs::remove_file(&map) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::io("remove", &map)(error))
-                }
-                _ => (),
-            }
+            let map = layout::map(&record.digest, &record.index_digest);
+            directory
+                .remove(&map)
+                .map_err(directory.failed("remove", &map))?;
         }
-        let map = PresenceMap::open(layout, &record.digest, record.chunk_count, false)?;
         Ok(State {
             file: Arc::new(file),
-            map: Some(map),
-        })
-    }
-
-    /// Makes a whole pack a partial one with all chunks.
-    fn reopen_whole(layout: &Layout, record: &PackRecord) -> Result<Self> {
-        let blob = layout.blob(&record.digest);
-        let partial = layout.partial(&record.digest);
-        let map = PresenceMap::open(layout, &record.digest, record.chunk_count, true)?;
-        fs::rename(&blob, &partial).map_err(Error::io("rename", &blob))?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&partial)
-            .map_err(Error::io("open", &partial))?;
-        // A damaged pack may be short or long.
-        file.set_len(record.stored_length)
-            .map_err(Error::io("write to", &partial))?;
-        Ok(State {
-            file: Arc::new(file),
-            map: Some(map),
+            map: Some(PresenceMap::open(directory, record)?),
         })
     }
 }
 
-fn open_existing(path: &std::path::Path) -> Result<Option<File>> {
-    match File::open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io("open", path)(error)),
+/// A chunk's stored bytes; None if what is there is something else, or not all there.
+fn read_stored(file: &File, record: &ChunkRecord) -> io::Result<Option<Vec<u8>>> {
+    let mut stored = vec![0; record.stored_length as usize];
+    match file.read_exact_at(&mut stored, u64::from(record.stored_offset)) {
+        Ok(()) => Ok(is_stored_chunk(record, &stored).then_some(stored)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -2,15 +2,16 @@
 
 //! The map file beside a partial pack.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use peerfs_format::{Digest, PresenceHeader, PRESENCE_HEADER_SIZE};
+use peerfs_format::{PackRecord, PresenceHeader, PRESENCE_HEADER_SIZE};
 
-use crate::layout::Layout;
-use crate::{whole_file, Error, Result};
+use crate::directory::StoreDirectory;
+use crate::{layout, whole_file, Error, Result};
 
 /// Which chunks of a partial pack are there: the file, and a copy of its bits.
 pub(crate) struct PresenceMap {
@@ -24,19 +25,17 @@ pub(crate) struct PresenceMap {
 
 impl PresenceMap {
     /// Reads the map of a pack; None if there is no valid one.
-    pub(crate) fn read(layout: &Layout, pack: &Digest, chunk_count: u32) -> Result<Option<Self>> {
-        let path = layout.map(pack);
-        let expected = PresenceHeader {
-            chunk_count,
-            pack: *pack,
-        };
+    pub(crate) fn read(directory: &StoreDirectory, record: &PackRecord) -> Result<Option<Self>> {
+        let name = name_of(record);
+        let expected = header_of(record);
         let length = PRESENCE_HEADER_SIZE + expected.bits_size();
-        let bytes = match whole_file::read(&path, length as u64) {
-            Ok(bytes) => bytes,
-            Err(error) => match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::FileTooLarge => return Ok(None),
-                _ => return Err(Error::io("read", &path)(error)),
-            },
+        let bytes = match whole_file::read(directory, &name, length as u64) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) | Err(Error::NotARegularFile(_)) => return Ok(None),
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::FileTooLarge => {
+                return Ok(None)
+            }
+            Err(error) => return Err(error),
         };
         let bits = match bytes.split_at_checked(PRESENCE_HEADER_SIZE) {
             Some((header, bits)) if PresenceHeader::parse(header) == Ok(expected) => bits,
@@ -45,57 +44,41 @@ impl PresenceMap {
         if bits.len() != expected.bits_size() {
             return Ok(None);
         }
-        Ok(Some(Self::with_bits(
-            path,
-            None,
-            bits.to_vec(),
-            chunk_count,
-        )))
+        let mut bits = bits.to_vec();
+        expected.clear_padding(&mut bits);
+        Ok(Some(Self::with_bits(directory, record, bits)))
     }
 
-    /// Opens the map of a pack for changes, and makes one if there is no valid one: with all chunks
-    /// `present` or none.
-    pub(crate) fn open(
-        layout: &Layout,
-        pack: &Digest,
-        chunk_count: u32,
-        present: bool,
-    ) -> Result<Self> {
-        let mut map = match Self::read(layout, pack, chunk_count)? {
+    /// Opens the map of a pack for changes, and makes one that has no chunks if there is no valid one.
+    pub(crate) fn open(directory: &Arc<StoreDirectory>, record: &PackRecord) -> Result<Self> {
+        let mut map = match Self::read(directory, record)? {
             Some(map) => map,
-            None => Self::create(layout, pack, chunk_count, present)?,
+            None => Self::create(directory, record)?,
         };
-        let file = OpenOptions::new()
-            .write(true)
-            .open(&map.path)
-            .map_err(Error::io("open", &map.path))?;
-        map.file = Some(file);
+        let name = name_of(record);
+        map.file = directory.write(&name)?;
+        if map.file.is_none() {
+            let vanished = io::ErrorKind::NotFound.into();
+            return Err(directory.failed("open", &name)(vanished));
+        }
         Ok(map)
     }
 
-    fn create(layout: &Layout, pack: &Digest, chunk_count: u32, present: bool) -> Result<Self> {
-        let path = layout.map(pack);
-        let header = PresenceHeader {
-            chunk_count,
-            pack: *pack,
-        };
-        let bits = if present {
-            full_bits(chunk_count)
-        } else {
-            vec![0; header.bits_size()]
-        };
+    fn create(directory: &Arc<StoreDirectory>, record: &PackRecord) -> Result<Self> {
+        let header = header_of(record);
+        let bits = vec![0; header.bits_size()];
         let content = [header.to_bytes().as_slice(), &bits].concat();
-        whole_file::replace(&layout.tmp(), &path, &content).map_err(Error::io("create", &path))?;
-        Ok(Self::with_bits(path, None, bits, chunk_count))
+        whole_file::replace(directory, &name_of(record), &content)?;
+        Ok(Self::with_bits(directory, record, bits))
     }
 
-    fn with_bits(path: PathBuf, file: Option<File>, bits: Vec<u8>, chunk_count: u32) -> Self {
+    fn with_bits(directory: &StoreDirectory, record: &PackRecord, bits: Vec<u8>) -> Self {
         let present = bits.iter().map(|byte| byte.count_ones()).sum();
         PresenceMap {
-            path,
-            file,
+            path: directory.path(&name_of(record)),
+            file: None,
             bits,
-            chunk_count,
+            chunk_count: record.chunk_count,
             present,
         }
     }
@@ -139,15 +122,26 @@ impl PresenceMap {
     }
 }
 
+fn name_of(record: &PackRecord) -> String {
+    layout::map(&record.digest, &record.index_digest)
+}
+
+fn header_of(record: &PackRecord) -> PresenceHeader {
+    PresenceHeader {
+        chunk_count: record.chunk_count,
+        pack: record.digest,
+        index: record.index_digest,
+    }
+}
+
 fn bit(chunk: u32) -> u8 {
     1 << (chunk % 8)
 }
 
-/// The bits of a pack that is all there; those behind the last chunk are zero.
-pub(crate) fn full_bits(chunk_count: u32) -> Vec<u8> {
-    let mut bits = vec![0xff; chunk_count.div_ceil(8) as usize];
-    if let (Some(last), 1..) = (bits.last_mut(), chunk_count % 8) {
-        *last = (1 << (chunk_count % 8)) - 1;
-    }
+/// The bits of a pack that is all there.
+pub(crate) fn full_bits(record: &PackRecord) -> Vec<u8> {
+    let header = header_of(record);
+    let mut bits = vec![0xff; header.bits_size()];
+    header.clear_padding(&mut bits);
     bits
 }

@@ -3,8 +3,8 @@
 //! A store and its blobs.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
@@ -13,10 +13,11 @@ use std::time::{Duration, SystemTime};
 use peerfs_format::{Digest, Manifest, PackRecord, METADATA_MAX};
 use rustix::fs::{flock, FlockOperation};
 
-use crate::layout::Layout;
+use crate::directory::{StoreDirectory, PRIVATE};
 use crate::lock::lock;
 use crate::tags::TagIndex;
-use crate::{sha256, whole_file, BlobWriter, Error, Pack, Result, TaggedImage};
+use crate::wrong_indexes::WrongIndexes;
+use crate::{layout, sha256, whole_file, BlobWriter, Error, Pack, Result, TaggedImage};
 
 /// How old a file in `tmp/` that nobody has locked must be to count as abandoned.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60);
@@ -29,9 +30,11 @@ const OCI_LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}\n";
 /// A store. Any number of processes may read and add blobs at the same time; one at a time fills
 /// packs. All methods block on the disk.
 pub struct Store {
-    layout: Layout,
-    /// The packs that are open for filling, so that there is one of each.
-    packs: Mutex<HashMap<Digest, Weak<Pack>>>,
+    directory: Arc<StoreDirectory>,
+    /// The packs that are open for filling, each by its digest and that of its index, so that there is
+    /// one of each.
+    packs: Mutex<HashMap<(Digest, Digest), Weak<Pack>>>,
+    wrong_indexes: Arc<WrongIndexes>,
     /// The lock file, locked, once a pack was opened for filling.
     filling: Mutex<Option<File>>,
 }
@@ -55,36 +58,13 @@ impl Store {
     /// # Errors
     /// [`Error::NotAStore`], [`Error::Layout`] or [`Error::Io`].
     pub fn open(root_dir: &Path) -> Result<Self> {
-        let layout = Layout::new(root_dir);
-        let path = layout.oci_layout();
-        let text = whole_file::read(&path, LAYOUT_MAX).map_err(|source| match source.kind() {
+        let directory = StoreDirectory::open(root_dir).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
                 Error::NotAStore(root_dir.to_owned())
             }
-            _ => Error::io("read", &path)(source),
+            _ => Error::io("open", root_dir)(error),
         })?;
-        let version = serde_json::from_slice::<oci_spec::image::OciLayout>(&text)
-            .map(|layout| layout.image_layout_version().clone());
-        match version {
-            Ok(version) if version.starts_with("1.") => (),
-            Ok(version) => {
-                return Err(Error::Layout {
-                    path,
-                    reason: format!("image layout version {version:?} is not known"),
-                })
-            }
-            Err(error) => {
-                return Err(Error::Layout {
-                    path,
-                    reason: error.to_string(),
-                })
-            }
-        }
-        Ok(Store {
-            layout,
-            packs: Mutex::default(),
-            filling: Mutex::default(),
-        })
+        Self::in_directory(Arc::new(directory))
     }
 
     /// Opens the store in `root_dir` to write to it, and makes it if there is nothing there yet.
@@ -92,77 +72,92 @@ impl Store {
     /// # Errors
     /// [`Error::NotEmpty`], [`Error::Layout`] or [`Error::Io`].
     pub fn create(root_dir: &Path) -> Result<Self> {
-        let layout = Layout::new(root_dir);
-        fs::create_dir_all(root_dir).map_err(Error::io("create", root_dir))?;
-        let is_new = !layout.oci_layout().exists();
-        if is_new && !is_unused(root_dir).map_err(Error::io("read", root_dir))? {
+        let directory = StoreDirectory::create(root_dir).map_err(Error::io("create", root_dir))?;
+        let directory = Arc::new(directory);
+        let is_new = directory
+            .metadata(layout::OCI_LAYOUT)
+            .map_err(directory.failed("read", layout::OCI_LAYOUT))?
+            .is_none();
+        if is_new && !is_unused(&directory)? {
             return Err(Error::NotEmpty(root_dir.to_owned()));
         }
-        for directory in [layout.blobs(), layout.partials(), layout.tmp()] {
-            fs::create_dir_all(&directory).map_err(Error::io("create", &directory))?;
-        }
+        directory.make_directories()?;
         if is_new {
             // What makes it a store comes last.
-            TagIndex::create(&layout)?;
-            let path = layout.oci_layout();
-            whole_file::replace(&layout.tmp(), &path, OCI_LAYOUT.as_bytes())
-                .map_err(Error::io("create", &path))?;
+            TagIndex::create(&directory)?;
+            whole_file::replace(&directory, layout::OCI_LAYOUT, OCI_LAYOUT.as_bytes())?;
         }
-        let store = Self::open(root_dir)?;
+        let store = Self::in_directory(directory)?;
         store.remove_abandoned()?;
         Ok(store)
     }
 
-    /// The directory of the store.
-    pub fn root_dir(&self) -> &Path {
-        self.layout.root_dir()
+    fn in_directory(directory: Arc<StoreDirectory>) -> Result<Self> {
+        let text = whole_file::read(&directory, layout::OCI_LAYOUT, LAYOUT_MAX)?
+            .ok_or_else(|| Error::NotAStore(directory.root_dir().to_owned()))?;
+        let version = serde_json::from_slice::<oci_spec::image::OciLayout>(&text)
+            .map(|layout| layout.image_layout_version().clone());
+        let problem = match version {
+            Ok(version) if version.starts_with("1.") => None,
+            Ok(version) => Some(format!("image layout version {version:?} is not known")),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(reason) = problem {
+            return Err(Error::Layout {
+                path: directory.path(layout::OCI_LAYOUT),
+                reason,
+            });
+        }
+        Ok(Store {
+            directory,
+            packs: Mutex::default(),
+            wrong_indexes: Arc::default(),
+            filling: Mutex::default(),
+        })
     }
 
-    pub(crate) fn layout(&self) -> &Layout {
-        &self.layout
+    /// The directory of the store.
+    pub fn root_dir(&self) -> &Path {
+        self.directory.root_dir()
+    }
+
+    pub(crate) fn directory(&self) -> &Arc<StoreDirectory> {
+        &self.directory
     }
 
     /// Where a complete blob is or would be.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.layout.blob(digest)
+        self.directory.path(&layout::blob(digest))
     }
 
     /// Whether a complete blob is there; its content is not verified.
     pub fn has_blob(&self, digest: &Digest) -> bool {
-        self.layout.blob(digest).is_file()
+        self.directory.has_file(&layout::blob(digest))
     }
 
     /// A complete blob's file, open for reading, its content not verified; None if it is not there.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::NotARegularFile`] or [`Error::Io`].
     pub fn open_blob(&self, digest: &Digest) -> Result<Option<File>> {
-        let path = self.layout.blob(digest);
-        match File::open(&path) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("open", &path)(error)),
-        }
+        self.directory.read(&layout::blob(digest))
     }
 
     /// A metadata blob of at most `limit` bytes, verified.
     ///
     /// # Errors
-    /// [`Error::BlobMissing`], [`Error::BlobDamaged`], [`Error::BlobTooLarge`] or [`Error::Io`].
+    /// [`Error::BlobMissing`], [`Error::BlobDamaged`], [`Error::BlobTooLarge`],
+    /// [`Error::NotARegularFile`] or [`Error::Io`].
     pub fn read_metadata(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
         let file = self.open_blob(digest)?.ok_or(Error::BlobMissing(*digest))?;
-        let mut bytes = Vec::new();
-        (&file)
-            .take(limit.saturating_add(1))
-            .read_to_end(&mut bytes)
-            .map_err(Error::io("read", &self.layout.blob(digest)))?;
-        if bytes.len() as u64 > limit {
-            return Err(Error::BlobTooLarge {
+        let bytes = whole_file::read_all(&file, limit).map_err(|error| match error.kind() {
+            io::ErrorKind::FileTooLarge => Error::BlobTooLarge {
                 digest: *digest,
                 length: file.metadata().map_or(limit, |metadata| metadata.size()),
                 limit,
-            });
-        }
+            },
+            _ => Error::io("read", &self.blob_path(digest))(error),
+        })?;
         if sha256(&bytes) != *digest {
             return Err(Error::BlobDamaged(*digest));
         }
@@ -209,28 +204,37 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn blob_writer(&self) -> Result<BlobWriter> {
-        BlobWriter::new(&self.layout)
+        BlobWriter::new(&self.directory)
     }
 
     /// A pack, to read and to fill it; a partial one without chunks is made if there is nothing of
-    /// it. `index` is the blob that the record names as its index. The same pack is one object.
+    /// it. `index` is the blob that the record names as its index. The same pack with the same index is
+    /// one object.
     ///
     /// # Errors
     /// [`Error::InUse`] if another process fills packs of this store; [`Error::BlobDamaged`] or
-    /// [`Error::Format`] if the index is not the pack's or not valid; [`Error::Io`].
+    /// [`Error::Format`] if the index is not the pack's or not valid; [`Error::NotARegularFile`];
+    /// [`Error::Io`].
     pub fn pack(&self, record: &PackRecord, index: Vec<u8>) -> Result<Arc<Pack>> {
         self.lock_for_filling()?;
+        let key = (record.digest, record.index_digest);
         // Held while the pack is opened, so that there are not two of it.
         let mut packs = lock(&self.packs);
-        if let Some(pack) = packs.get(&record.digest).and_then(Weak::upgrade) {
+        if let Some(pack) = packs.get(&key).and_then(Weak::upgrade) {
             if pack.record() == record {
                 return Ok(pack);
             }
         }
-        let pack = Arc::new(Pack::open(&self.layout, record, index)?);
+        let pack = Pack::open(&self.directory, record, index, &self.wrong_indexes)?;
+        let pack = Arc::new(pack);
         packs.retain(|_, pack| pack.strong_count() > 0);
-        packs.insert(record.digest, Arc::downgrade(&pack));
+        packs.insert(key, Arc::downgrade(&pack));
         Ok(pack)
+    }
+
+    /// A pack that is open for filling already.
+    pub fn open_pack(&self, pack: &Digest, index: &Digest) -> Option<Arc<Pack>> {
+        lock(&self.packs).get(&(*pack, *index))?.upgrade()
     }
 
     /// A pack as far as it is there, to read it only; None if there is nothing of it.
@@ -238,29 +242,35 @@ impl Store {
     /// # Errors
     /// As for [`Store::pack`], without [`Error::InUse`].
     pub fn find_pack(&self, record: &PackRecord, index: Vec<u8>) -> Result<Option<Pack>> {
-        Pack::find(&self.layout, record, index)
+        Pack::find(&self.directory, record, index)
     }
 
     /// Makes this process the one that fills packs, until the store is dropped. [`Store::pack`]
     /// does so by itself; a daemon calls this at its start to fail early.
     ///
     /// # Errors
-    /// [`Error::InUse`] if another process does so already; [`Error::Io`].
+    /// [`Error::InUse`] if another process does so already; [`Error::NotARegularFile`];
+    /// [`Error::Io`].
     pub fn lock_for_filling(&self) -> Result<()> {
         let mut filling = lock(&self.filling);
         if filling.is_some() {
             return Ok(());
         }
-        let path = self.layout.lock();
-        let file = File::create(&path).map_err(Error::io("create", &path))?;
+        // Whoever may read a file may lock it.
+        let file = self.directory.write_or_create(layout::LOCK, PRIVATE)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => *filling = Some(file),
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 return Err(Error::InUse(self.root_dir().to_owned()))
             }
-            Err(errno) => return Err(Error::io("lock", &path)(errno.into())),
+            Err(errno) => return Err(self.directory.failed("lock", layout::LOCK)(errno.into())),
         }
         Ok(())
+    }
+
+    /// Whether this process is the one that fills packs.
+    pub fn is_locked_for_filling(&self) -> bool {
+        lock(&self.filling).is_some()
     }
 
     /// The digest of the manifest that a user means with `name`: a tag, or a digest.
@@ -268,7 +278,7 @@ impl Store {
     /// # Errors
     /// [`Error::UnknownImage`], and those of [`Store::images`].
     pub fn resolve(&self, name: &str) -> Result<Digest> {
-        TagIndex::read(&self.layout)?.resolve(self, name)
+        TagIndex::read(&self.directory)?.resolve(self, name)
     }
 
     /// The images of the store by their manifests, those that were added without a tag too.
@@ -276,7 +286,7 @@ impl Store {
     /// # Errors
     /// [`Error::Layout`] if `index.json` is not valid; [`Error::Io`].
     pub fn images(&self) -> Result<Vec<TaggedImage>> {
-        TagIndex::read(&self.layout)?.images(self)
+        TagIndex::read(&self.directory)?.images(self)
     }
 
     /// Adds an image whose manifest is a blob of `length` bytes to [`Store::images`], without a tag:
@@ -292,7 +302,9 @@ impl Store {
         {
             return Ok(());
         }
-        TagIndex::change(&self.layout, |index| index.add_manifest(manifest, length))
+        TagIndex::change(&self.directory, |index| {
+            index.add_manifest(manifest, length)
+        })
     }
 
     /// The complete blobs, in no order.
@@ -300,15 +312,18 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn blobs(&self) -> Result<Vec<Digest>> {
-        digests_in(&self.layout.blobs())
+        let names = self.directory.names(layout::BLOBS)?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// The packs that are being filled, in no order.
+    /// The packs that are being filled, each with the index that describes it, in no order.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn partial_packs(&self) -> Result<Vec<Digest>> {
-        digests_in(&self.layout.partials())
+    pub fn partial_packs(&self) -> Result<Vec<(Digest, Digest)>> {
+        let names = self.directory.names(layout::PARTIALS)?;
+        let packs = names.iter().filter_map(|name| layout::parse_partial(name));
+        Ok(packs.collect())
     }
 
     /// How much the store holds.
@@ -316,8 +331,8 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn usage(&self) -> Result<Usage> {
-        let (blobs, blob_bytes) = occupied(&self.layout.blobs())?;
-        let (_, partial_bytes) = occupied(&self.layout.partials())?;
+        let (blobs, blob_bytes) = self.occupied(layout::BLOBS)?;
+        let (_, partial_bytes) = self.occupied(layout::PARTIALS)?;
         Ok(Usage {
             blobs,
             blob_bytes,
@@ -326,67 +341,59 @@ impl Store {
         })
     }
 
+    /// The files in a directory and the bytes on the disk that they occupy.
+    fn occupied(&self, directory: &str) -> Result<(u64, u64)> {
+        let (mut files, mut bytes) = (0, 0);
+        for name in self.directory.names(directory)? {
+            let name = format!("{directory}/{name}");
+            let metadata = self.directory.metadata(&name);
+            // It may have vanished.
+            if let Some(metadata) = metadata.map_err(self.directory.failed("read", &name))? {
+                if metadata.is_file() {
+                    files += 1;
+                    bytes += metadata.blocks() * 512;
+                }
+            }
+        }
+        Ok((files, bytes))
+    }
+
     /// Removes what processes that died left in `tmp/`.
     fn remove_abandoned(&self) -> Result<()> {
-        let tmp = self.layout.tmp();
-        for entry in fs::read_dir(&tmp).map_err(Error::io("read", &tmp))? {
-            let path = entry.map_err(Error::io("read", &tmp))?.path();
+        for name in self.directory.names(layout::TMP)? {
+            let path = format!("{}/{name}", layout::TMP);
             // It may vanish at any time, and what can't be judged now can be at the next start.
-            let is_old = fs::metadata(&path)
-                .and_then(|metadata| metadata.modified())
-                .is_ok_and(|modified| {
-                    SystemTime::now()
-                        .duration_since(modified)
-                        .is_ok_and(|age| age > ABANDONED_AFTER)
-                });
-            let is_locked = || {
-                File::open(&path).is_ok_and(|file| {
-                    flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
-                })
-            };
-            if is_old && !is_locked() {
-                let _ = fs::remove_file(&path);
+            if layout::is_temporary(&name) && self.is_abandoned(&path) {
+                let _ = self.directory.remove(&path);
             }
         }
         Ok(())
+    }
+
+    /// Whether a file in `tmp/` is old and in nobody's use.
+    fn is_abandoned(&self, name: &str) -> bool {
+        let Ok(Some(file)) = self.directory.read(name) else {
+            return false;
+        };
+        let modified = file.metadata().and_then(|metadata| metadata.modified());
+        let is_old = modified.is_ok_and(|modified| {
+            let age = SystemTime::now().duration_since(modified);
+            age.is_ok_and(|age| age > ABANDONED_AFTER)
+        });
+        is_old && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
     }
 }
 
 /// Whether nothing but what a new file system holds is in a directory, or a store whose making was
 /// interrupted.
-fn is_unused(directory: &Path) -> io::Result<bool> {
-    const OWN: [&str; 5] = ["lost+found", "blobs", "partial", "tmp", "index.json"];
-    for entry in fs::read_dir(directory)? {
-        if !OWN
-            .iter()
-            .any(|own| entry.as_ref().is_ok_and(|entry| entry.file_name() == *own))
-        {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn digests_in(directory: &Path) -> Result<Vec<Digest>> {
-    let names = fs::read_dir(directory).map_err(Error::io("read", directory))?;
-    let mut digests = Vec::new();
-    for entry in names {
-        let name = entry.map_err(Error::io("read", directory))?.file_name();
-        digests.extend(name.to_str().and_then(|name| name.parse::<Digest>().ok()));
-    }
-    Ok(digests)
-}
-
-/// The files in a directory and the bytes on the disk that they occupy.
-fn occupied(directory: &Path) -> Result<(u64, u64)> {
-    let (mut files, mut bytes) = (0, 0);
-    for entry in fs::read_dir(directory).map_err(Error::io("read", directory))? {
-        let metadata = match entry.and_then(|entry| entry.metadata()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            metadata => metadata.map_err(Error::io("read", directory))?,
-        };
-        files += 1;
-        bytes += metadata.blocks() * 512;
-    }
-    Ok((files, bytes))
+fn is_unused(directory: &StoreDirectory) -> Result<bool> {
+    let own = [
+        "lost+found",
+        layout::BLOBS_PARENT,
+        layout::PARTIALS,
+        layout::TMP,
+        layout::INDEX,
+    ];
+    let names = directory.names(".")?;
+    Ok(names.iter().all(|name| own.contains(&name.as_str())))
 }

@@ -3,16 +3,14 @@
 //! `index.json`: which images are in the store, and what they are called.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::sync::Arc;
 
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 use peerfs_format::{Digest, METADATA_MAX};
-use rustix::fs::{flock, FlockOperation};
 
-use crate::layout::Layout;
+use crate::directory::StoreDirectory;
 use crate::oci::{descriptor, media_type, new_index};
-use crate::whole_file::{self, sync_directory};
-use crate::{Error, Result, Store};
+use crate::{layout, whole_file, Error, Result, Store};
 
 /// OCI's annotation for the name of an image in a layout.
 const TAG_ANNOTATION: &str = "org.opencontainers.image.ref.name";
@@ -35,16 +33,17 @@ pub(crate) struct TagIndex {
 
 impl TagIndex {
     /// Writes an empty index, unless there is one.
-    pub(crate) fn create(layout: &Layout) -> Result<()> {
-        if layout.index().exists() {
+    pub(crate) fn create(directory: &Arc<StoreDirectory>) -> Result<()> {
+        if directory.has_file(layout::INDEX) {
             return Ok(());
         }
-        TagIndex { index: new_index() }.write(layout)
+        TagIndex { index: new_index() }.write(directory)
     }
 
-    pub(crate) fn read(layout: &Layout) -> Result<Self> {
-        let path = layout.index();
-        let text = whole_file::read(&path, METADATA_MAX).map_err(Error::io("read", &path))?;
+    pub(crate) fn read(directory: &StoreDirectory) -> Result<Self> {
+        let path = directory.path(layout::INDEX);
+        let text = whole_file::read(directory, layout::INDEX, METADATA_MAX)?
+            .ok_or_else(|| Error::io("read", &path)(std::io::ErrorKind::NotFound.into()))?;
         let index = serde_json::from_slice(&text).map_err(|error| Error::Layout {
             path,
             reason: error.to_string(),
@@ -53,27 +52,28 @@ impl TagIndex {
     }
 
     /// Changes the index; other processes that do so wait.
-    pub(crate) fn change(layout: &Layout, change: impl FnOnce(&mut Self)) -> Result<()> {
-        let path = layout.oci_layout();
-        let guard = File::open(&path).map_err(Error::io("open", &path))?;
-        flock(&guard, FlockOperation::LockExclusive)
-            .map_err(|errno| Error::io("lock", &path)(errno.into()))?;
-        let mut tags = Self::read(layout)?;
+    pub(crate) fn change(
+        directory: &Arc<StoreDirectory>,
+        change: impl FnOnce(&mut Self),
+    ) -> Result<()> {
+        let guard = directory
+            .read(layout::OCI_LAYOUT)?
+            .ok_or_else(|| Error::NotAStore(directory.root_dir().to_owned()))?;
+        directory.lock(layout::OCI_LAYOUT, &guard)?;
+        let mut tags = Self::read(directory)?;
         change(&mut tags);
-        tags.write(layout)
+        tags.write(directory)
     }
 
-    fn write(&self, layout: &Layout) -> Result<()> {
-        let path = layout.index();
-        let write = || -> std::io::Result<()> {
-            // The blobs' names must be on the disk before what refers to them.
-            sync_directory(&layout.blobs())?;
-            let mut text = serde_json::to_vec_pretty(&self.index)?;
-            text.push(b'\n');
-            whole_file::replace(&layout.tmp(), &path, &text)?;
-            sync_directory(layout.root_dir())
-        };
-        write().map_err(Error::io("write", &path))
+    fn write(&self, directory: &Arc<StoreDirectory>) -> Result<()> {
+        let failed = || directory.failed("write", layout::INDEX);
+        // The blobs' names must be on the disk before what refers to them.
+        directory.sync(layout::BLOBS).map_err(failed())?;
+        let mut text =
+            serde_json::to_vec_pretty(&self.index).map_err(|error| failed()(error.into()))?;
+        text.push(b'\n');
+        whole_file::replace(directory, layout::INDEX, &text)?;
+        directory.sync(".").map_err(failed())
     }
 
     /// Gives an OCI image manifest a tag, which another image loses if it had it.

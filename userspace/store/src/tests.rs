@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
 //! Stores: filling packs in any order, twice, from many threads, over restarts, on a full disk; blobs
-//! and tags.
+//! and tags; what others have put there.
+
+mod hostile;
+mod two_indexes;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -24,40 +27,46 @@ struct Source {
     chunks: Vec<Vec<u8>>,
 }
 
+/// The index of a pack of these chunks, and its record.
+fn describe(pack: &[u8], chunks: &[Vec<u8>]) -> (PackRecord, Vec<u8>) {
+    let (mut table, mut digests) = (Vec::new(), Vec::new());
+    let mut offset = 0;
+    for chunk in chunks {
+        let length = chunk.len() as u32;
+        let record = ChunkRecord {
+            digest: sha256(chunk),
+            logical_offset: offset,
+            stored_offset: offset,
+            logical_length: length,
+            stored_length: length,
+            codec: 0,
+        };
+        record.write_to(|part| table.extend_from_slice(part));
+        digests.extend_from_slice(&sha256(chunk).0);
+        offset += length;
+    }
+    let mut message = Builder::new_default();
+    let mut root = message.init_root::<peerfs_capnp::pack_index::Builder<'_>>();
+    root.set_chunks(&table);
+    root.set_content_digests(&digests);
+    let index = write_message_to_words(&message);
+    let record = PackRecord {
+        digest: sha256(pack),
+        index_digest: sha256(&index),
+        stored_length: offset.into(),
+        logical_length: offset.into(),
+        index_length: index.len() as u32,
+        chunk_count: chunks.len() as u32,
+    };
+    (record, index)
+}
+
 impl Source {
     fn new(chunk_count: u8) -> Self {
         let chunks: Vec<Vec<u8>> = (0..chunk_count)
             .map(|number| vec![number; 5000 + 100 * usize::from(number)])
             .collect();
-        let (mut table, mut digests) = (Vec::new(), Vec::new());
-        let mut offset = 0;
-        for chunk in &chunks {
-            let length = chunk.len() as u32;
-            let record = ChunkRecord {
-                digest: sha256(chunk),
-                logical_offset: offset,
-                stored_offset: offset,
-                logical_length: length,
-                stored_length: length,
-                codec: 0,
-            };
-            record.write_to(|part| table.extend_from_slice(part));
-            digests.extend_from_slice(&sha256(chunk).0);
-            offset += length;
-        }
-        let mut message = Builder::new_default();
-        let mut root = message.init_root::<peerfs_capnp::pack_index::Builder<'_>>();
-        root.set_chunks(&table);
-        root.set_content_digests(&digests);
-        let index = write_message_to_words(&message);
-        let record = PackRecord {
-            digest: sha256(&chunks.concat()),
-            index_digest: sha256(&index),
-            stored_length: offset.into(),
-            logical_length: offset.into(),
-            index_length: index.len() as u32,
-            chunk_count: chunk_count.into(),
-        };
+        let (record, index) = describe(&chunks.concat(), &chunks);
         Source {
             folder: tempfile::tempdir().unwrap(),
             record,
@@ -70,9 +79,29 @@ impl Source {
         Store::create(&self.folder.path().join("store")).unwrap()
     }
 
+    /// A whole pack.
+    fn fill(&self, store: &Store) -> Arc<crate::Pack> {
+        let pack = store.pack(&self.record, self.index.clone()).unwrap();
+        for (number, chunk) in self.chunks.iter().enumerate() {
+            pack.write_chunk(number as u32, chunk).unwrap();
+        }
+        assert!(pack.complete().unwrap());
+        pack
+    }
+
+    /// Changes a byte of a chunk of the whole pack, on the disk.
+    fn damage(&self, store: &Store, chunk: u32) {
+        let path = store.blob_path(&self.record.digest);
+        let pack = store.find_pack(&self.record, self.index.clone()).unwrap();
+        let place = pack.unwrap().chunk(chunk).unwrap().stored_offset;
+        let file = File::options().write(true).open(path).unwrap();
+        file.write_all_at(b"?", place.into()).unwrap();
+    }
+
     fn map(&self) -> std::path::PathBuf {
         let store = self.folder.path().join("store/partial");
-        store.join(format!("{}.map", self.record.digest))
+        let (pack, index) = (self.record.digest, self.record.index_digest);
+        store.join(format!("{pack}-{index}.map"))
     }
 }
 
@@ -156,7 +185,13 @@ fn what_was_filled_is_there_after_a_restart() {
         Some(source.chunks[3].clone())
     );
     assert_eq!(reader.read_chunk(4).unwrap(), None);
-    assert_eq!(store.partial_packs().unwrap(), [source.record.digest]);
+    let names = (source.record.digest, source.record.index_digest);
+    assert_eq!(store.partial_packs().unwrap(), [names]);
+    // Bits behind the last chunk mean nothing.
+    let map = File::options().write(true).open(source.map()).unwrap();
+    map.write_all_at(&[0b1111_1110], 129).unwrap();
+    let reader = store.find_pack(&source.record, source.index.clone());
+    assert_eq!(reader.unwrap().unwrap().presence(), [8, 0]);
     // A map that is not this pack's says nothing, and is made anew.
     fs::write(source.map(), b"nonsense").unwrap();
     let pack = store.pack(&source.record, source.index.clone()).unwrap();
@@ -193,27 +228,55 @@ fn a_full_map_over_damaged_chunks_is_corrected() {
 }
 
 #[test]
-fn a_discarded_chunk_is_fetched_anew() {
+fn a_damaged_chunk_is_fetched_anew() {
     let source = Source::new(9);
     let store = source.store();
-    let pack = store.pack(&source.record, source.index.clone()).unwrap();
-    for (number, chunk) in source.chunks.iter().enumerate() {
-        pack.write_chunk(number as u32, chunk).unwrap();
-    }
-    assert!(pack.complete().unwrap());
-    let file = pack.file();
+    let pack = source.fill(&store);
+    source.damage(&store, 5);
+    assert!(matches!(
+        pack.read_chunk(5),
+        Err(Error::ChunkDamaged { chunk: 5, .. })
+    ));
     pack.discard(5).unwrap();
-    assert!(!store.has_blob(pack.digest()) && !pack.has(5) && pack.has(4));
+    assert!(!pack.has(5) && pack.has(4));
     assert_eq!(pack.read_chunk(5).unwrap(), None);
+    assert_eq!(pack.read_chunk(4).unwrap(), Some(source.chunks[4].clone()));
+    // Whoever opens it from now on has what was right too.
     assert!(pack.write_chunk(5, &source.chunks[5]).unwrap());
+    let file = pack.file();
     assert!(pack.complete().unwrap());
-    assert!(store.has_blob(pack.digest()));
+    let content = fs::read(store.blob_path(pack.digest())).unwrap();
+    assert!(content == source.chunks.concat());
+    assert!(!source.map().exists());
     // It is still the same file.
     let record = pack.chunk(5).unwrap();
     let mut stored = vec![0; record.stored_length as usize];
     file.read_exact_at(&mut stored, record.stored_offset.into())
         .unwrap();
     assert_eq!(stored, source.chunks[5]);
+}
+
+#[test]
+fn a_damaged_pack_is_mended_over_a_restart() {
+    let source = Source::new(9);
+    {
+        let store = source.store();
+        let pack = source.fill(&store);
+        source.damage(&store, 5);
+        source.damage(&store, 6);
+        pack.discard(5).unwrap();
+        pack.write_chunk(5, &source.chunks[5]).unwrap();
+        assert_eq!(pack.presence(), [0b1011_1111, 1]);
+    }
+    // The damaged one is still the whole one; what was mended is remembered.
+    let store = source.store();
+    let pack = store.pack(&source.record, source.index.clone()).unwrap();
+    assert!(pack.read_chunk(6).is_err());
+    pack.discard(6).unwrap();
+    assert_eq!(pack.presence(), [0b1011_1111, 1]);
+    assert!(pack.write_chunk(6, &source.chunks[6]).unwrap());
+    assert!(pack.complete().unwrap());
+    assert!(pack.read_chunk(5).unwrap().is_some());
 }
 
 #[test]
@@ -300,6 +363,31 @@ fn a_store_is_only_made_where_nothing_is() {
         fs::read_dir(store.root_dir().join("tmp")).unwrap().count(),
         0
     );
+}
+
+#[test]
+fn directories_that_are_missing_are_empty_and_made_when_needed() {
+    let source = Source::new(3);
+    let store = source.store();
+    let digest = source.fill(&store).record().digest;
+    drop(store);
+    let root_dir = source.folder.path().join("store");
+    for name in ["partial", "tmp", "blobs"] {
+        fs::remove_dir_all(root_dir.join(name)).unwrap();
+    }
+    let store = Store::open(&root_dir).unwrap();
+    assert_eq!(store.blobs().unwrap(), []);
+    assert_eq!(store.partial_packs().unwrap(), []);
+    assert_eq!(store.usage().unwrap(), crate::Usage::default());
+    assert!(!store.has_blob(&digest));
+    crate::verify(
+        &Arc::new(Store::open(&root_dir).unwrap()),
+        &Default::default(),
+    )
+    .unwrap();
+    assert!(!root_dir.join("tmp").exists());
+    source.fill(&store);
+    assert!(store.has_blob(&digest));
 }
 
 #[test]

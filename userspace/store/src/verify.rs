@@ -61,7 +61,7 @@ pub fn verify(store: &Arc<Store>, progress: &VerifyProgress) -> Result<VerifyRep
     let damaged = verify_blobs(store, progress, &mut report)?;
     let mut users: HashMap<Digest, BTreeSet<String>> = HashMap::new();
     let mut checked_packs = BTreeSet::new();
-    for (digest, tag) in TagIndex::read(store.layout())?.entries() {
+    for (digest, tag) in TagIndex::read(store.directory())?.entries() {
         let name = tag.map_or_else(|| digest.to_string(), str::to_owned);
         users.entry(digest).or_default().insert(name);
     }
@@ -138,15 +138,17 @@ fn blob_problem(store: &Store, blob: &Digest, progress: &VerifyProgress) -> Opti
     // One that vanished since it was listed is not damaged.
     let hash = store.open_blob(blob).map(|file| {
         file.map(|file| {
-            sha256_file(&file, |count| {
+            let length = file.metadata()?.len();
+            sha256_file(&file, length, |count| {
                 progress.read_bytes.fetch_add(count, Ordering::Relaxed);
             })
         })
     });
     match hash {
         Ok(None) => None,
-        Ok(Some(Ok(digest))) if digest == *blob => None,
-        Ok(Some(Ok(digest))) => Some(format!("its content has the digest {digest}")),
+        Ok(Some(Ok(Some(digest)))) if digest == *blob => None,
+        Ok(Some(Ok(Some(digest)))) => Some(format!("its content has the digest {digest}")),
+        Ok(Some(Ok(None))) => Some("it grows while it is read".to_owned()),
         Ok(Some(Err(error))) => Some(format!("it can't be read: {error}")),
         Err(error) => Some(error.to_string()),
     }

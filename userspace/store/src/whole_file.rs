@@ -2,17 +2,30 @@
 
 //! Files that are read as a whole, and written so that they are there as a whole or not at all.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::sync::Arc;
 
-use tempfile::NamedTempFile;
+use crate::directory::StoreDirectory;
+use crate::temporary_file::TemporaryFile;
+use crate::{Error, Result};
 
-/// A file's content, of at most `limit` bytes.
-pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+/// A file's content, of at most `limit` bytes; None if there is no such file.
+///
+/// # Errors
+/// [`Error::NotARegularFile`] or [`Error::Io`], for a longer file of the kind `FileTooLarge`.
+pub(crate) fn read(directory: &StoreDirectory, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+    match directory.read(name)? {
+        Some(file) => read_all(&file, limit)
+            .map(Some)
+            .map_err(Error::io("read", &directory.path(name))),
+        None => Ok(None),
+    }
+}
+
+/// What is in an open file, of at most `limit` bytes, however long it says that it is.
+pub(crate) fn read_all(file: &File, limit: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    let file = File::open(path)?;
     file.take(limit.saturating_add(1))
         .read_to_end(&mut content)?;
     if content.len() as u64 > limit {
@@ -22,23 +35,15 @@ pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// A new file in `tmp`, which everybody may read.
-pub(crate) fn create(tmp: &Path) -> io::Result<NamedTempFile> {
-    tempfile::Builder::new()
-        .permissions(Permissions::from_mode(0o644))
-        .tempfile_in(tmp)
-}
-
-/// Writes `content` to `path`, by way of a file in `tmp`, and replaces what is there.
-pub(crate) fn replace(tmp: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = create(tmp)?;
-    file.write_all(content)?;
-    file.as_file().sync_data()?;
-    file.persist(path)?;
-    Ok(())
-}
-
-/// Brings the names in a directory to the disk.
-pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+/// Writes `content` to a file, by way of another one, and replaces what is there.
+///
+/// # Errors
+/// [`Error::Io`]; nothing has changed then.
+pub(crate) fn replace(directory: &Arc<StoreDirectory>, name: &str, content: &[u8]) -> Result<()> {
+    let write = || {
+        let mut file = TemporaryFile::create(directory)?;
+        file.file().write_all(content)?;
+        file.persist(name)
+    };
+    write().map_err(Error::io("create", &directory.path(name)))
 }

@@ -322,8 +322,22 @@ proptest! {
         prop_assert_eq!(text.parse(), Ok(digest));
         prop_assert_eq!(format!("sha256:{text}").parse(), Ok(digest));
         prop_assert!(text[1..].parse::<Digest>().is_err());
-        let header = PresenceHeader { chunk_count, pack: digest };
+        let index = Digest(digest.0.map(|byte| !byte));
+        let header = PresenceHeader { chunk_count, pack: digest, index };
         prop_assert_eq!(PresenceHeader::parse(&header.to_bytes()), Ok(header));
+    }
+
+    #[test]
+    fn a_map_says_nothing_of_chunks_that_are_not_there(chunk_count in 0..100_u32) {
+        let header = PresenceHeader {
+            chunk_count,
+            pack: Digest::default(),
+            index: Digest::default(),
+        };
+        let mut bits = vec![0xff; header.bits_size()];
+        header.clear_padding(&mut bits);
+        let present: u32 = bits.iter().map(|byte| byte.count_ones()).sum();
+        prop_assert_eq!(present, chunk_count);
     }
 }
 

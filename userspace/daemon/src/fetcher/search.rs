@@ -12,6 +12,7 @@ use peerfs_format::Digest;
 use tracing::{debug, trace};
 
 use super::Shared;
+use crate::scheduler::ContentId;
 use crate::source::{SourceId, Subject};
 
 /// Peers that one search asks what they have.
@@ -22,7 +23,7 @@ const QUESTIONS_MAX: usize = 16;
 impl Shared {
     /// Asks around who has how much of a content, and offers each answer to the scheduler as soon
     /// as it comes.
-    pub(super) async fn search(self: Arc<Self>, content: Digest, subject: Subject) {
+    pub(super) async fn search(self: Arc<Self>, content: ContentId, subject: Subject) {
         // It is only closed with the last handle, of which this is one.
         if let Ok(_permit) = self.searches.acquire().await {
             tokio::join!(
@@ -33,7 +34,7 @@ impl Shared {
         self.tell(|scheduler| scheduler.sought(content, Instant::now()));
     }
 
-    async fn search_directories(&self, content: Digest, subject: &Subject) {
+    async fn search_directories(&self, content: ContentId, subject: &Subject) {
         stream::iter(0..self.sources.directories.len())
             .for_each_concurrent(None, |place| {
                 self.ask(SourceId::Directory(place), content, subject)
@@ -43,8 +44,8 @@ impl Shared {
 
     /// Those who are known to have the content, and those who are known to have the image, which
     /// may not have announced each part of it.
-    async fn search_peers(&self, content: Digest, subject: &Subject) {
-        let digests: BTreeSet<Digest> = [content, subject.manifest()].into();
+    async fn search_peers(&self, content: ContentId, subject: &Subject) {
+        let digests: BTreeSet<Digest> = [content.digest(), subject.manifest()].into();
         let mut lists: FuturesUnordered<_> = digests
             .into_iter()
             .map(|digest| self.sources.node.find_providers(digest))
@@ -68,7 +69,11 @@ impl Shared {
     }
 
     /// Asks a new source for all that is wanted.
-    pub(super) async fn ask_for_all(self: Arc<Self>, id: SourceId, wanted: Vec<(Digest, Subject)>) {
+    pub(super) async fn ask_for_all(
+        self: Arc<Self>,
+        id: SourceId,
+        wanted: Vec<(ContentId, Subject)>,
+    ) {
         stream::iter(wanted)
             .for_each_concurrent(QUESTIONS_MAX, |(content, subject)| {
                 let shared = &self;
@@ -77,11 +82,11 @@ impl Shared {
             .await;
     }
 
-    async fn ask(&self, id: SourceId, content: Digest, subject: &Subject) {
+    async fn ask(&self, id: SourceId, content: ContentId, subject: &Subject) {
         let Some(source) = self.sources.get(id) else {
             return;
         };
-        match source.have(content, subject).await {
+        match source.have(content.digest(), subject).await {
             Ok(have) => self.tell(|scheduler| scheduler.offer(content, id, have)),
             Err(error) => debug!(source = ?id, %content, %error, "does not say what it has"),
         }

@@ -7,21 +7,20 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use peerfs_format::Digest;
 use peerfs_peer::Priority;
 use peerfs_store::{Error as StoreError, Pack};
 use tracing::{debug, warn};
 
 use super::Shared;
 use crate::disk::DiskError;
-use crate::scheduler::{End, Part, TransferId};
+use crate::scheduler::{ContentId, End, Part, TransferId};
 use crate::source::{Source, SourceError, SourceId, Subject};
 
 /// What the scheduler said.
 pub(super) struct Transfer {
     pub(super) id: TransferId,
     pub(super) source: SourceId,
-    pub(super) content: Digest,
+    pub(super) content: ContentId,
     pub(super) parts: Vec<Part>,
     pub(super) priority: Priority,
     pub(super) subject: Subject,
@@ -85,7 +84,7 @@ impl Shared {
     }
 
     async fn fetch_blob(&self, transfer: &Transfer, source: &dyn Source) -> Result<(), Stop> {
-        let digest = transfer.content;
+        let digest = transfer.content.digest();
         let bytes = source.fetch_blob(digest, transfer.priority).await?;
         self.traffic.received(transfer.source, bytes.len());
         let stored = self

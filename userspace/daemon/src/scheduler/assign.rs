@@ -6,12 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-use peerfs_format::Digest;
 use peerfs_peer::Priority;
 
 use super::source::SourceState;
 use super::transfer::Transfer;
-use super::{Action, Part, Scheduler, TransferId};
+use super::{Action, ContentId, Part, Scheduler, TransferId};
 
 impl<Source, Subject> Scheduler<Source, Subject>
 where
@@ -39,8 +38,8 @@ where
 
     /// Has parts that a reader waits for asked for once more, before others, if they are on their way
     /// behind many that nobody waits for. Those that come soon are not worth carrying twice.
-    pub(super) fn overtake(&mut self, digest: Digest, parts: &BTreeSet<Part>) {
-        let Some(content) = self.contents.get_mut(&digest) else {
+    pub(super) fn overtake(&mut self, id: ContentId, parts: &BTreeSet<Part>) {
+        let Some(content) = self.contents.get_mut(&id) else {
             return;
         };
         for &part in parts {
@@ -87,14 +86,14 @@ where
     /// Asks for sources: soon for contents of which the most urgent part has none that delivers,
     /// now and then for all others that are wanted.
     pub(super) fn seek(&mut self, now: Instant) {
-        let slow: BTreeSet<Digest> = self
+        let slow: BTreeSet<ContentId> = self
             .transfers
             .values()
             .filter(|transfer| transfer.is_slow)
             .map(|transfer| transfer.content)
             .collect();
         let sources = &self.sources;
-        for (&digest, content) in &mut self.contents {
+        for (&id, content) in &mut self.contents {
             if content.seeking || content.wants.is_empty() {
                 continue;
             }
@@ -104,7 +103,7 @@ where
                     usable && offer.has(part)
                 })
             };
-            let is_served = !slow.contains(&digest)
+            let is_served = !slow.contains(&id)
                 && content
                     .pending
                     .first()
@@ -117,7 +116,7 @@ where
             if content.sought.is_none_or(|sought| sought + interval <= now) {
                 content.seeking = true;
                 self.actions.push(Action::Seek {
-                    content: digest,
+                    content: id,
                     subject: content.subject.clone(),
                 });
             }
@@ -160,39 +159,39 @@ where
 
     /// The most urgent content that the source has something of, and its share of the parts that
     /// are as urgent.
-    fn choose(&self, source: Source, now: Instant) -> Option<(Digest, Priority, Vec<Part>)> {
+    fn choose(&self, source: Source, now: Instant) -> Option<(ContentId, Priority, Vec<Part>)> {
         let last_slot = self
             .sources
             .get(&source)
             .is_some_and(|state| state.transfers + 1 >= self.limits.transfers_per_source);
-        let (first, digest) = self
+        let (first, id) = self
             .contents
             .iter()
-            .filter_map(|(&digest, content)| {
+            .filter_map(|(&id, content)| {
                 let offer = content.offers.get(&source)?;
                 let first = content.pending.iter().find(|rank| offer.has(rank.2))?;
-                Some((*first, digest))
+                Some((*first, id))
             })
             .min()?;
         let (priority, ..) = first;
         if last_slot && priority != Priority::Demand {
             return None;
         }
-        let content = self.contents.get(&digest)?;
+        let content = self.contents.get(&id)?;
         let parts = content
             .pending
             .range(first..)
             .take_while(|rank| rank.0 == priority)
             .map(|&(_, _, part)| part)
             .filter(|&part| content.has(source, part))
-            .take(self.share(source, digest, now))
+            .take(self.share(source, id, now))
             .collect();
-        Some((digest, priority, parts))
+        Some((id, priority, parts))
     }
 
     /// How many of a content's pending parts the source is asked for at once: in proportion to its
     /// speed among the sources that could be asked.
-    fn share(&self, source: Source, content: Digest, now: Instant) -> usize {
+    fn share(&self, source: Source, content: ContentId, now: Instant) -> usize {
         let speed = |source: &Source| {
             self.sources
                 .get(source)
@@ -213,7 +212,7 @@ where
         &self,
         id: TransferId,
         now: Instant,
-    ) -> BTreeMap<Source, (Digest, Vec<Part>)> {
+    ) -> BTreeMap<Source, (ContentId, Vec<Part>)> {
         let mut chosen = BTreeMap::new();
         let Some(slow) = self.transfers.get(&id) else {
             return chosen;
@@ -245,13 +244,13 @@ where
     fn start(
         &mut self,
         source: Source,
-        digest: Digest,
+        id: ContentId,
         priority: Priority,
         parts: Vec<Part>,
         now: Instant,
     ) {
         let transfer = TransferId(self.next());
-        let Some(content) = self.contents.get_mut(&digest) else {
+        let Some(content) = self.contents.get_mut(&id) else {
             return;
         };
         for &part in &parts {
@@ -262,7 +261,7 @@ where
             transfer,
             Transfer {
                 source,
-                content: digest,
+                content: id,
                 priority,
                 parts: parts.clone(),
                 last_progress: now,
@@ -272,7 +271,7 @@ where
         self.actions.push(Action::Start {
             transfer,
             source,
-            content: digest,
+            content: id,
             parts,
             priority,
             subject: content.subject.clone(),

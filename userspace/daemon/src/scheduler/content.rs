@@ -3,11 +3,42 @@
 //! What is wanted of one blob or pack, and who offers it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Instant;
 
+use peerfs_format::Digest;
 use peerfs_peer::{Have, Priority};
 
 use super::{Ticket, TransferId};
+
+/// Names what is fetched.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum ContentId {
+    /// A metadata blob.
+    Blob(Digest),
+    /// A pack as an index describes it: by another one its chunks are others.
+    Pack {
+        /// The pack.
+        pack: Digest,
+        /// The index.
+        index: Digest,
+    },
+}
+
+impl ContentId {
+    /// The digest by which others know the blob or the pack.
+    pub fn digest(&self) -> Digest {
+        match self {
+            ContentId::Blob(digest) | ContentId::Pack { pack: digest, .. } => *digest,
+        }
+    }
+}
+
+impl fmt::Display for ContentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.digest().fmt(f)
+    }
+}
 
 /// A part of a content: the unit that is fetched and verified.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

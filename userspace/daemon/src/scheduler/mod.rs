@@ -31,11 +31,10 @@ use std::time::Instant;
 
 use lru::LruCache;
 use nix::errno::Errno;
-use peerfs_format::Digest;
 use peerfs_peer::{Have, Priority};
 
-pub use content::Part;
 use content::{Content, Want};
+pub use content::{ContentId, Part};
 pub use limits::Limits;
 use source::SourceState;
 use transfer::Transfer;
@@ -51,8 +50,8 @@ pub struct TransferId(u64);
 /// Parts of one content that somebody wants.
 #[derive(Clone, Debug)]
 pub struct Order<Subject> {
-    /// The blob or pack.
-    pub content: Digest,
+    /// Of what.
+    pub content: ContentId,
     /// What of it is wanted; at least one part.
     pub parts: Vec<Part>,
     /// How urgent it is.
@@ -92,7 +91,7 @@ pub enum Action<Source, Subject> {
     /// search by [`Scheduler::sought`].
     Seek {
         /// The blob or pack.
-        content: Digest,
+        content: ContentId,
         /// What the order said of it.
         subject: Subject,
     },
@@ -104,7 +103,7 @@ pub enum Action<Source, Subject> {
         /// Whom to ask.
         source: Source,
         /// The blob or pack.
-        content: Digest,
+        content: ContentId,
         /// What of it, the oldest order first.
         parts: Vec<Part>,
         /// How urgent these parts are.
@@ -132,7 +131,7 @@ pub enum Action<Source, Subject> {
 pub struct Full;
 
 struct OrderState {
-    content: Digest,
+    content: ContentId,
     missing: BTreeSet<Part>,
     deadline: Instant,
 }
@@ -140,7 +139,7 @@ struct OrderState {
 /// The fetch scheduler. See the module's documentation.
 pub struct Scheduler<Source, Subject> {
     limits: Limits,
-    contents: BTreeMap<Digest, Content<Source, Subject>>,
+    contents: BTreeMap<ContentId, Content<Source, Subject>>,
     orders: BTreeMap<Ticket, OrderState>,
     deadlines: BTreeSet<(Instant, Ticket)>,
     sources: BTreeMap<Source, SourceState>,
@@ -216,7 +215,7 @@ where
     }
 
     /// A source says what it has of a content; replaces what it said before.
-    pub fn offer(&mut self, content: Digest, source: Source, have: Have) {
+    pub fn offer(&mut self, content: ContentId, source: Source, have: Have) {
         if self.banned.contains(&source) {
             return;
         }
@@ -227,7 +226,7 @@ where
     }
 
     /// The search for sources that [`Action::Seek`] asked for is over.
-    pub fn sought(&mut self, content: Digest, now: Instant) {
+    pub fn sought(&mut self, content: ContentId, now: Instant) {
         if let Some(content) = self.contents.get_mut(&content) {
             content.seeking = false;
             content.sought = Some(now);
@@ -235,7 +234,7 @@ where
     }
 
     /// A part was received, verified and stored.
-    pub fn received(&mut self, transfer: TransferId, content: Digest, part: Part, now: Instant) {
+    pub fn received(&mut self, transfer: TransferId, content: ContentId, part: Part, now: Instant) {
         if let Some(transfer) = self.transfers.get_mut(&transfer) {
             let pace = transfer.progress(now);
             if let Some(source) = self.sources.get_mut(&transfer.source) {
@@ -251,7 +250,7 @@ where
     }
 
     /// A part was received and verified, and the store could not take it.
-    pub fn unstorable(&mut self, content: Digest, part: Part, errno: Errno) {
+    pub fn unstorable(&mut self, content: ContentId, part: Part, errno: Errno) {
         if let Some(want) = self.take_want(content, part) {
             self.release(&want, part, None);
             for ticket in want.tickets {
@@ -306,11 +305,11 @@ where
     }
 
     /// The contents of which something is wanted: what a new source is to be asked for.
-    pub fn wanted(&self) -> Vec<(Digest, Subject)> {
+    pub fn wanted(&self) -> Vec<(ContentId, Subject)> {
         self.contents
             .iter()
             .filter(|(_, content)| !content.wants.is_empty())
-            .map(|(&digest, content)| (digest, content.subject.clone()))
+            .map(|(&id, content)| (id, content.subject.clone()))
             .collect()
     }
 
@@ -372,7 +371,7 @@ where
         self.actions.push(Action::Finish { ticket, outcome });
     }
 
-    fn take_want(&mut self, content: Digest, part: Part) -> Option<Want> {
+    fn take_want(&mut self, content: ContentId, part: Part) -> Option<Want> {
         self.contents.get_mut(&content)?.take(part)
     }
 
@@ -504,17 +503,17 @@ where
         if self.contents.len() <= self.limits.contents {
             return;
         }
-        let mut idle: Vec<(u64, Digest)> = self
+        let mut idle: Vec<(u64, ContentId)> = self
             .contents
             .iter()
             .filter(|(_, content)| content.wants.is_empty() && !content.seeking)
-            .map(|(&digest, content)| (content.used, digest))
+            .map(|(&id, content)| (content.used, id))
             .collect();
         idle.sort_unstable();
         // Down to half, so that this is not done for every order.
         let excess = self.contents.len() - self.limits.contents / 2;
-        for (_, digest) in idle.into_iter().take(excess) {
-            self.contents.remove(&digest);
+        for (_, id) in idle.into_iter().take(excess) {
+            self.contents.remove(&id);
         }
         let contents = &self.contents;
         self.sources.retain(|source, state| {

@@ -2,21 +2,29 @@
 
 use std::time::{Duration, Instant};
 
+use peerfs_format::Digest;
 use peerfs_peer::ChunkMap;
 
 use super::*;
 
-const PACK: Digest = Digest([1; 32]);
-const OTHER_PACK: Digest = Digest([2; 32]);
-const BLOB: Digest = Digest([3; 32]);
+const PACK: ContentId = pack(1, 1);
+const OTHER_PACK: ContentId = pack(2, 2);
+const BLOB: ContentId = ContentId::Blob(Digest([3; 32]));
+
+const fn pack(pack: u8, index: u8) -> ContentId {
+    ContentId::Pack {
+        pack: Digest([pack; 32]),
+        index: Digest([index; 32]),
+    }
+}
 
 /// A scheduler, a clock that only the test moves, and what was decided so far.
 struct Bench {
     scheduler: Scheduler<&'static str, ()>,
     now: Instant,
-    running: Vec<(TransferId, &'static str, Digest, Vec<Part>)>,
+    running: Vec<(TransferId, &'static str, ContentId, Vec<Part>)>,
     stopped: Vec<TransferId>,
-    sought: Vec<Digest>,
+    sought: Vec<ContentId>,
     finished: Vec<(Ticket, Outcome)>,
 }
 
@@ -32,7 +40,7 @@ impl Bench {
         }
     }
 
-    fn order(&mut self, content: Digest, parts: Vec<Part>, priority: Priority) -> Ticket {
+    fn order(&mut self, content: ContentId, parts: Vec<Part>, priority: Priority) -> Ticket {
         self.scheduler
             .order(Order {
                 content,
@@ -44,7 +52,12 @@ impl Bench {
             .unwrap()
     }
 
-    fn chunks(&mut self, pack: Digest, chunks: std::ops::Range<u32>, priority: Priority) -> Ticket {
+    fn chunks(
+        &mut self,
+        pack: ContentId,
+        chunks: std::ops::Range<u32>,
+        priority: Priority,
+    ) -> Ticket {
         self.order(pack, chunks.map(Part::Chunk).collect(), priority)
     }
 
@@ -472,7 +485,7 @@ fn contents_that_are_not_wanted_are_forgotten() {
         ..Limits::default()
     });
     for number in 0..100 {
-        let pack = Digest([number; 32]);
+        let pack = pack(number, 1);
         bench.chunks(pack, 0..1, Priority::Demand);
         bench.scheduler.offer(pack, "a", Have::Complete);
         bench.deliver("a");
@@ -513,4 +526,19 @@ fn a_reader_overtakes_readahead_that_is_on_its_way() {
     bench.running.retain(|(id, ..)| *id != transfer);
     bench.deliver("one");
     assert_eq!(bench.finished.len(), 4);
+}
+
+#[test]
+fn the_chunks_of_one_pack_by_two_indexes_are_different_chunks() {
+    let mut bench = Bench::new(Limits::default());
+    let other = pack(1, 9);
+    let first = bench.chunks(PACK, 0..1, Priority::Demand);
+    let second = bench.chunks(other, 0..1, Priority::Demand);
+    bench.scheduler.offer(PACK, "a", Have::Complete);
+    bench.deliver("a");
+    assert_eq!(bench.finished, [(first, Outcome::Complete)]);
+    assert_eq!(bench.sought, [PACK, other]);
+    bench.scheduler.offer(other, "b", Have::Complete);
+    bench.deliver("b");
+    assert_eq!(bench.finished.last(), Some(&(second, Outcome::Complete)));
 }

@@ -4,14 +4,13 @@
 
 use std::time::{Duration, Instant};
 
-use peerfs_format::Digest;
 use peerfs_peer::Priority;
 
-use super::Part;
+use super::{ContentId, Part};
 
 pub(super) struct Transfer<Source> {
     pub(super) source: Source,
-    pub(super) content: Digest,
+    pub(super) content: ContentId,
     /// What it was started as.
     pub(super) priority: Priority,
     /// What it is still to bring, in the order in which that is expected.

@@ -3,6 +3,7 @@
 //! Another store as a source.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -12,32 +13,87 @@ use futures::StreamExt;
 use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_peer::{ChunkMap, Have, Priority};
 use peerfs_store::{Error, Pack, Store};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{ChunkReply, Source, SourceError, Subject, HAVE_TIMEOUT};
-use crate::disk::Disk;
+use crate::disk::DiskError;
 
 /// Operations that run at a time: those of a network mount that is gone never end, and must not
 /// take the threads that the rest of the daemon needs.
 const OPERATIONS: usize = 4;
 
-/// Another store as a source.
+/// Another store as a source. It is opened for each question, so that it may come and go, as network mounts do,
+/// and nothing is kept open that is in the way of unmounting it.
 pub struct DirectorySource {
+    place: Arc<Place>,
+}
+
+struct Place {
     root_dir: PathBuf,
-    disk: Disk,
+    permits: Arc<Semaphore>,
+    /// What is said of it in the log is said once, until that changes.
+    is_absent: AtomicBool,
 }
 
 impl DirectorySource {
-    /// The store in `root_dir`.
-    ///
-    /// # Errors
-    /// Those of [`Store::open`].
-    pub fn new(root_dir: &Path) -> peerfs_store::Result<Self> {
-        Ok(DirectorySource {
-            root_dir: root_dir.to_owned(),
-            disk: Disk::new(Arc::new(Store::open(root_dir)?), OPERATIONS),
-        })
+    /// The store in `root_dir`, when there is one.
+    pub fn new(root_dir: &Path) -> Self {
+        DirectorySource {
+            place: Arc::new(Place {
+                root_dir: root_dir.to_owned(),
+                permits: Arc::new(Semaphore::new(OPERATIONS)),
+                is_absent: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// Says in the log if it is not there, for whoever has just configured it.
+    pub async fn look(&self) {
+        // What is wrong is in the log.
+        let _ = timeout(HAVE_TIMEOUT, self.place.run(|_| Ok(()))).await;
+    }
+}
+
+impl Place {
+    /// Runs an operation on the store, on a thread that may block; None if there is no store now.
+    async fn run<T, F>(self: &Arc<Self>, operation: F) -> Result<Option<T>, DiskError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Store) -> peerfs_store::Result<T> + Send + 'static,
+    {
+        let permit = Arc::clone(&self.permits)
+            .acquire_owned()
+            .await
+            .map_err(|_| DiskError::ShuttingDown)?;
+        let place = Arc::clone(self);
+        let result = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            match place.open() {
+                Some(store) => operation(&store).map(Some),
+                None => Ok(None),
+            }
+        });
+        Ok(result.await.map_err(|_| DiskError::ShuttingDown)??)
+    }
+
+    fn open(&self) -> Option<Store> {
+        let directory = self.root_dir.display();
+        match Store::open(&self.root_dir) {
+            Ok(store) => {
+                if self.is_absent.swap(false, Ordering::Relaxed) {
+                    info!(%directory, "this source is there again");
+                }
+                Some(store)
+            }
+            Err(error) => {
+                if !self.is_absent.swap(true, Ordering::Relaxed) {
+                    warn!(%directory, %error, "nothing is fetched from this source until it is there");
+                }
+                None
+            }
+        }
     }
 }
 
@@ -48,7 +104,7 @@ impl Source for DirectorySource {
             Subject::Blob { .. } => None,
             Subject::Pack { pack, .. } => Some(Arc::clone(pack)),
         };
-        let have = self.disk.run(move |store| {
+        let have = self.place.run(move |store| {
             if store.has_blob(&content) {
                 return Ok(Have::Complete);
             }
@@ -61,20 +117,21 @@ impl Source for DirectorySource {
                 .map_or(Have::Absent, Have::Partial))
         });
         match timeout(HAVE_TIMEOUT, have).await {
-            Ok(have) => Ok(have?),
+            Ok(have) => Ok(have?.unwrap_or(Have::Absent)),
             Err(_) => Ok(Have::Absent),
         }
     }
 
     async fn fetch_blob(&self, blob: Digest, _priority: Priority) -> Result<Bytes, SourceError> {
-        let read = self.disk.run(
+        let read = self.place.run(
             move |store| match store.read_metadata(&blob, METADATA_MAX) {
                 // Damaged is as good as absent: nobody lied.
                 Err(Error::BlobMissing(_) | Error::BlobDamaged(_)) => Ok(None),
                 read => read.map(Some),
             },
         );
-        read.await?.map(Bytes::from).ok_or(SourceError::Missing)
+        let bytes = read.await?.flatten();
+        bytes.map(Bytes::from).ok_or(SourceError::Missing)
     }
 
     fn fetch_chunks(
@@ -83,17 +140,21 @@ impl Source for DirectorySource {
         chunks: Vec<u32>,
         _priority: Priority,
     ) -> BoxStream<'static, ChunkReply> {
-        let (disk, pack) = (self.disk.clone(), Arc::clone(pack));
+        let (place, pack) = (Arc::clone(&self.place), Arc::clone(pack));
         let open = {
-            let disk = disk.clone();
+            let place = Arc::clone(&place);
             async move {
-                disk.run(move |store| store.find_pack(pack.record(), pack.index().to_vec()))
-                    .await
+                let find =
+                    move |store: &Store| store.find_pack(pack.record(), pack.index().to_vec());
+                place.run(find).await
             }
         };
         stream::once(open)
             .flat_map(move |opened| match opened {
-                Ok(other) => read_chunks(disk.clone(), other.map(Arc::new), chunks.clone()),
+                Ok(other) => {
+                    let other = other.flatten().map(Arc::new);
+                    read_chunks(Arc::clone(&place), other, chunks.clone())
+                }
                 Err(error) => stream::iter([Err(error.into())]).boxed(),
             })
             .boxed()
@@ -101,27 +162,27 @@ impl Source for DirectorySource {
 
     async fn ban(&self, reason: &str) {
         // What it reads was verified, so it can't be that it lies.
-        warn!(source = %self.root_dir.display(), reason, "ignored");
+        warn!(source = %self.place.root_dir.display(), reason, "ignored");
     }
 }
 
 fn read_chunks(
-    disk: Disk,
+    place: Arc<Place>,
     pack: Option<Arc<Pack>>,
     chunks: Vec<u32>,
 ) -> BoxStream<'static, ChunkReply> {
     stream::iter(chunks)
         .then(move |chunk| {
-            let (disk, pack) = (disk.clone(), pack.clone());
+            let (place, pack) = (Arc::clone(&place), pack.clone());
             async move {
                 let Some(pack) = pack else {
                     return Ok((chunk, None));
                 };
-                let read = disk.run(move |_| match pack.read_chunk(chunk) {
+                let read = place.run(move |_| match pack.read_chunk(chunk) {
                     Err(Error::ChunkDamaged { .. }) => Ok(None),
                     read => read,
                 });
-                Ok((chunk, read.await?.map(Bytes::from)))
+                Ok((chunk, read.await?.flatten().map(Bytes::from)))
             }
         })
         .boxed()

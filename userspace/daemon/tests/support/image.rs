@@ -69,6 +69,21 @@ impl TestImage {
         }
     }
 
+    /// The image's pack, with an index that says that it has other chunks; and puts that into the store in
+    /// `root_dir`.
+    pub fn pack_by_a_lie(&self, root_dir: &Path) -> PackRecord {
+        let blob = index_blob(&[vec![1; 100], vec![2; 100], vec![3; 100]]);
+        let store = Store::open(root_dir).unwrap();
+        PackRecord {
+            index_digest: store.add_blob(&blob).unwrap(),
+            stored_length: 3 * u64::from(CHUNK_LENGTH),
+            logical_length: 3 * u64::from(CHUNK_LENGTH),
+            index_length: blob.len() as u32,
+            chunk_count: 3,
+            ..self.pack
+        }
+    }
+
     /// Where a chunk is in the pack.
     pub fn offset(&self, chunk: u32) -> u64 {
         u64::from(chunk) * u64::from(CHUNK_LENGTH)

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 use peerfs_daemon::upcall::{serve, Device, Ioctls, RequestHandler};
 use peerfs_format::upcall::{write_message, Failure, FetchBlob, FetchChunks, Header, Operation};
-use peerfs_format::{Digest, Record};
+use peerfs_format::{Digest, PackRecord, Record};
 use tokio::net::UnixDatagram;
 use tokio::sync::{mpsc, Mutex};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -82,12 +82,25 @@ impl FakeKernel {
         chunk_count: u32,
         flags: u32,
     ) -> Result<File, Errno> {
+        self.fetch_chunks_of(&image.pack, image, first_chunk, chunk_count, flags)
+            .await
+    }
+
+    /// Asks for chunks of a pack that an image says it has.
+    pub async fn fetch_chunks_of(
+        &self,
+        pack: &PackRecord,
+        image: &TestImage,
+        first_chunk: u32,
+        chunk_count: u32,
+        flags: u32,
+    ) -> Result<File, Errno> {
         let request = FetchChunks {
-            pack: image.pack.digest,
-            index: image.pack.index_digest,
+            pack: pack.digest,
+            index: pack.index_digest,
             manifest: image.manifest,
-            pack_length: image.pack.stored_length,
-            index_length: image.pack.index_length,
+            pack_length: pack.stored_length,
+            index_length: pack.index_length,
             first_chunk,
             chunk_count,
             priority: 0,

@@ -37,6 +37,7 @@ impl TestDaemon {
     ) -> Self {
         let mut config = Config {
             root_dir: store_dir(root.path()),
+            state_dir: Some(root.path().join("state")),
             device: DeviceChoice::None,
             control_socket: root.path().join("control"),
             ..Config::default()

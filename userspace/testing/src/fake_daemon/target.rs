@@ -40,7 +40,8 @@ impl Target {
         chunk_count: u32,
         whole: bool,
     ) -> Result<File> {
-        let path = self.store.join("partial").join(request.pack.to_string());
+        let name = format!("{}-{}", request.pack, request.index);
+        let path = self.store.join("partial").join(name);
         let map = path.with_extension("map");
         let write = || -> std::io::Result<()> {
             let file = open(&path)?;
@@ -54,6 +55,7 @@ impl Target {
             let header = PresenceHeader {
                 chunk_count,
                 pack: request.pack,
+                index: request.index,
             };
             let map = open(&map)?;
             map.set_len((PRESENCE_HEADER_SIZE + header.bits_size()) as u64)?;

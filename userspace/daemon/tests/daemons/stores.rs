@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Daemons over stores that somebody else has been at: images that lie, and things that are no files.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::support::{soon, store_dir, until, TestDaemon, TestImage};
+use nix::errno::Errno;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use peerfs_control::{ask, Reply, Request};
+use peerfs_daemon::config::SourceConfig;
+use peerfs_format::upcall::FETCH_AGAIN;
+use peerfs_peer::Priority;
+use peerfs_store::Store;
+
+const CHUNKS: u32 = 20;
+
+async fn daemon_with_image() -> (TestDaemon, TestImage, PathBuf) {
+    let root = tempfile::tempdir().unwrap();
+    let store = store_dir(root.path());
+    let image = TestImage::build(&store, CHUNKS);
+    let daemon = TestDaemon::start_with(root, Vec::new(), |config| {
+        config.request_timeout = Duration::from_secs(2);
+    });
+    (daemon.await, image, store)
+}
+
+fn names(directory: &Path) -> usize {
+    fs::read_dir(directory).unwrap().count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_lies_about_a_pack_does_not_take_it_from_others() {
+    let (a, image, store) = daemon_with_image().await;
+    let lie = image.pack_by_a_lie(&store);
+    let kernel = a.kernel();
+    let pack = store.join(format!("blobs/sha256/{}", image.pack.digest));
+    for _ in 0..3 {
+        let refused = kernel.fetch_chunks_of(&lie, &image, 0, 3, FETCH_AGAIN);
+        assert_eq!(refused.await.unwrap_err(), Errno::EIO);
+    }
+    assert!(fs::read(&pack).unwrap() == image.chunks.concat());
+    assert_eq!(names(&store.join("partial")), 0);
+    kernel
+        .fetch_chunks(&image, 0, CHUNKS, FETCH_AGAIN)
+        .await
+        .unwrap();
+
+    // Nor while it is being filled.
+    let b = TestDaemon::start_with(tempfile::tempdir().unwrap(), a.addresses(), |config| {
+        config.request_timeout = Duration::from_secs(5);
+    });
+    let b = b.await;
+    let kernel = Arc::new(b.kernel());
+    kernel.fetch_chunks(&image, 12, 1, 0).await.unwrap();
+    image.pack_by_a_lie(&store_dir(b.root.path()));
+    let refused = kernel.fetch_chunks_of(&lie, &image, 0, 3, FETCH_AGAIN);
+    assert_ne!(refused.await.unwrap_err(), Errno::UnknownErrno);
+    let before = b.daemon.traffic().peer_bytes();
+    let file = kernel.fetch_chunks(&image, 12, 1, 0).await.unwrap();
+    assert_eq!(file.metadata().unwrap().len(), image.pack.stored_length);
+    assert_eq!(b.daemon.traffic().peer_bytes(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_peer_asks_changes_nothing_in_the_store() {
+    let (a, image, store) = daemon_with_image().await;
+    let lie = image.pack_by_a_lie(&store);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = TestDaemon::start_with(elsewhere, a.addresses(), |_| ()).await;
+    let (node, peer) = (other.daemon.node(), a.daemon.node().peer_id());
+    until("they are connected", || {
+        node.peers().iter().any(|other| other.id == peer)
+    })
+    .await;
+    // Of a pack that is whole and of one of which nothing is here, by an index that is here.
+    fs::rename(
+        store.join(format!("blobs/sha256/{}", image.shard)),
+        store.join("tmp/shard"),
+    )
+    .unwrap();
+    for pack in [image.pack.digest, image.shard] {
+        for index in [image.pack.index_digest, lie.index_digest] {
+            let mut replies = node.fetch_chunks(peer, pack, index, &[0, 1], Priority::Demand);
+            while let Some(reply) = soon(replies.next()).await {
+                let (_, bytes) = reply.unwrap();
+                let is_right = pack == image.pack.digest && index == image.pack.index_digest;
+                assert_eq!(bytes.is_some(), is_right);
+            }
+        }
+    }
+    assert_eq!(names(&store.join("partial")), 0);
+    assert!(Store::open(&store).unwrap().has_blob(&image.pack.digest));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_may_come_later() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let directory = store_dir(elsewhere.path());
+    let b = TestDaemon::start_with(tempfile::tempdir().unwrap(), Vec::new(), |config| {
+        config.source = vec![SourceConfig {
+            directory: directory.clone(),
+        }];
+    })
+    .await;
+    let waiting = tokio::spawn({
+        let kernel = b.kernel();
+        let scratch = tempfile::tempdir().unwrap();
+        let image = TestImage::build(&store_dir(scratch.path()), CHUNKS);
+        async move { kernel.fetch_chunks(&image, 3, 2, 0).await.map(drop) }
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!waiting.is_finished());
+    TestImage::build(&directory, CHUNKS);
+    waiting.await.unwrap().unwrap();
+}
+
+/// Puts something there in the place of what is there, which is put aside.
+fn plant(kind: &str, path: &Path, victim: &Path) {
+    if path.symlink_metadata().is_ok() {
+        fs::rename(path, victim.with_extension("aside")).unwrap();
+    }
+    match kind {
+        "fifo" => mkfifo(path, Mode::from_bits_truncate(0o666)).unwrap(),
+        "directory" => fs::create_dir(path).unwrap(),
+        "link" => symlink(victim, path).unwrap(),
+        "socket" => {
+            // A socket's path must be short, and its name outlives it.
+            let short = victim.with_extension("socket");
+            drop(UnixListener::bind(&short).unwrap());
+            fs::rename(short, path).unwrap();
+        }
+        _ => panic!("{kind}"),
+    }
+}
+
+/// Takes away what was planted, unless it was replaced; a directory comes back.
+fn take_away(path: &Path, victim: &Path) {
+    let is_directory = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+    if is_directory {
+        fs::remove_dir_all(path).unwrap();
+    } else {
+        let _ = fs::remove_file(path);
+    }
+    let aside = victim.with_extension("aside");
+    if aside.is_dir() {
+        fs::rename(aside, path).unwrap();
+    } else {
+        let _ = fs::remove_file(aside);
+    }
+}
+
+/// Whatever is at whatever place of a store that a daemon serves: each request is answered in time, and nothing
+/// outside is changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_in_a_store_holds_the_daemon_up() {
+    let (a, image, _) = daemon_with_image().await;
+    let (pack, index) = (image.pack.digest, image.pack.index_digest);
+    let places = [
+        "index.json".to_owned(),
+        "tmp".to_owned(),
+        "partial".to_owned(),
+        "blobs/sha256".to_owned(),
+        format!("blobs/sha256/{}", image.manifest),
+        format!("blobs/sha256/{index}"),
+        format!("blobs/sha256/{pack}"),
+        format!("partial/{pack}-{index}"),
+        format!("partial/{pack}-{index}.map"),
+    ];
+    for kind in ["fifo", "socket", "directory", "link"] {
+        let root = tempfile::tempdir().unwrap();
+        let store = store_dir(root.path());
+        drop(Store::create(&store).unwrap());
+        let victim = root.path().join("victim");
+        fs::write(&victim, b"precious").unwrap();
+        let b = TestDaemon::start_with(root, a.addresses(), |config| {
+            config.request_timeout = Duration::from_secs(1);
+        })
+        .await;
+        let kernel = b.kernel();
+        for place in &places {
+            let path = store.join(place);
+            let is_directory = path.is_dir();
+            if is_directory && kind == "directory" {
+                continue;
+            }
+            plant(kind, &path, &victim);
+            let start = Instant::now();
+            let blob = kernel.fetch_blob(&image, image.manifest).await;
+            let chunks = kernel.fetch_chunks(&image, 1, 1, FETCH_AGAIN).await;
+            let took = start.elapsed();
+            assert!(
+                took < Duration::from_secs(20),
+                "{kind} for {place}: {took:?}"
+            );
+            // What is in the place of a blob is replaced by the blob, where that can be done.
+            if place.starts_with("blobs/sha256/") && kind != "directory" {
+                assert!(
+                    blob.is_ok() && chunks.is_ok(),
+                    "{kind} for {place}: {blob:?} {chunks:?}"
+                );
+            }
+            let socket = b.root.path().join("control");
+            let answer = tokio::task::spawn_blocking(move || {
+                ask(&socket, Request::Status, Duration::from_secs(20))
+            });
+            let answer = answer.await.unwrap();
+            assert!(
+                matches!(answer, Ok(Reply::Status(_) | Reply::Error(_))),
+                "{kind} for {place}: {answer:?}"
+            );
+            assert_eq!(
+                fs::read(&victim).unwrap(),
+                b"precious",
+                "{kind} for {place}"
+            );
+            take_away(&path, &victim);
+            drop(Store::create(&store));
+        }
+    }
+}
