@@ -58,6 +58,15 @@ cmp tree/content/large-text by-tag/content/large-text
 peerfs umount by-tag
 must_fail mountpoint -q by-tag
 
+check "a store whose path has a comma; a mount point that is no directory"
+mkdir a,b comma
+mount --bind store a,b
+mount.peerfs -o "root_dir=/tmp/a\,b,manifest=$image" none comma
+cmp tree/content/large-text comma/content/large-text
+umount comma a,b
+must_fail peerfs mount --root-dir store test tree/content/large-text 2>refused
+grep -q 'on a directory only' refused
+
 check "it is a lower layer of overlayfs"
 mkdir upper work merged
 mount -t overlay -o lowerdir=mnt,upperdir=upper,workdir=work overlay merged

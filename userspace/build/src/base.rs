@@ -3,51 +3,141 @@
 //! The chunks of images that a new one is built upon.
 
 use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use peerfs_format::{Digest, PackIndex, PackRecord, METADATA_MAX};
-use peerfs_store::{Error as StoreError, Image, Store};
+use peerfs_store::{decode_chunk, Error as StoreError, Image, Pack, Store};
 
-use crate::Result;
+use crate::{Options, Result};
 
-/// The chunks of the base images, and where they are over all packs.
-#[derive(Default)]
+/// The chunks of the base images, and where they are over all packs. What their indexes say is not believed:
+/// a chunk is read when it is to be used.
 pub(crate) struct BaseChunks {
-    /// By the digest of their content.
-    pub(crate) places: HashMap<Digest, u64>,
+    store: Arc<Store>,
+    packs: Vec<PackRecord>,
+    /// Where each pack begins.
+    starts: Vec<u64>,
+    /// The chunks' places by the digest of their content.
+    places: HashMap<Digest, u64>,
     /// Where the new chunks begin.
-    pub(crate) end: u64,
+    end: u64,
+    /// The pack that was used last, by its number; None if it can't be used.
+    open: Option<(usize, Option<Pack>)>,
+    unusable: u64,
 }
 
-/// Reads the pack indexes of base images. Returns their packs, in order and each once, and the
-/// chunks in them.
-pub(crate) fn read(store: &Arc<Store>, images: &[Digest]) -> Result<(Vec<PackRecord>, BaseChunks)> {
-    let mut packs = Vec::new();
-    let mut seen = HashSet::new();
-    let mut base = BaseChunks::default();
-    for digest in images {
-        let image = Image::open(store.clone(), digest)?;
-        let table = image.blob_table();
-        for number in 0..table.packs.len() as u32 {
-            let pack = table
-                .pack(number)
-                .map_err(StoreError::format(image.manifest().blob_table))?;
-            if !seen.insert(pack.digest) {
-                continue;
+impl BaseChunks {
+    /// Reads the pack indexes of base images. Those that are missing or damaged are passed over.
+    pub(crate) fn read(store: &Arc<Store>, options: &Options) -> Result<Self> {
+        let mut base = BaseChunks {
+            store: store.clone(),
+            packs: Vec::new(),
+            starts: Vec::new(),
+            places: HashMap::new(),
+            end: 0,
+            open: None,
+            unusable: 0,
+        };
+        let mut seen = HashSet::new();
+        for digest in &options.base {
+            let image = Image::open(store.clone(), digest)?;
+            let table = image.blob_table();
+            for number in 0..table.packs.len() as u32 {
+                options.check_cancelled()?;
+                let pack = table
+                    .pack(number)
+                    .map_err(StoreError::format(image.manifest().blob_table))?;
+                if seen.insert((pack.digest, pack.index_digest)) {
+                    base.add(&pack)?;
+                }
             }
-            let index = store.read_metadata(&pack.index_digest, METADATA_MAX)?;
-            let index = PackIndex::parse(&index).map_err(StoreError::format(pack.index_digest))?;
-            for (chunk, content) in index.content_digests.iter().enumerate() {
-                let record = index
-                    .chunk(&pack, chunk as u32)
-                    .map_err(StoreError::format(pack.index_digest))?;
-                base.places
-                    .entry(content)
-                    .or_insert(base.end + u64::from(record.logical_offset));
-            }
-            base.end += pack.logical_length;
-            packs.push(pack);
         }
+        Ok(base)
     }
-    Ok((packs, base))
+
+    /// The packs, in order and each once.
+    pub(crate) fn packs(&self) -> &[PackRecord] {
+        &self.packs
+    }
+
+    /// Where the new chunks begin.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Chunks that would have been used, were they not missing or damaged.
+    pub(crate) fn unusable(&self) -> u64 {
+        self.unusable
+    }
+
+    /// Where a chunk with this content is. One that is not there, or is something else, is never asked for again.
+    pub(crate) fn find(&mut self, digest: &Digest, content: &[u8]) -> Option<u64> {
+        let place = *self.places.get(digest)?;
+        if self.holds(place, content) {
+            return Some(place);
+        }
+        self.places.remove(digest);
+        self.unusable += 1;
+        None
+    }
+
+    fn add(&mut self, pack: &PackRecord) -> Result<()> {
+        let blob = match self.store.read_metadata(&pack.index_digest, METADATA_MAX) {
+            Ok(blob) => blob,
+            Err(error @ StoreError::Io { .. }) => return Err(error.into()),
+            Err(_) => {
+                self.unusable += u64::from(pack.chunk_count);
+                return Ok(());
+            }
+        };
+        let index = PackIndex::parse(&blob).map_err(StoreError::format(pack.index_digest))?;
+        for (chunk, content) in index.content_digests.iter().enumerate() {
+            let record = index
+                .chunk(pack, chunk as u32)
+                .map_err(StoreError::format(pack.index_digest))?;
+            self.places
+                .entry(content)
+                .or_insert(self.end + u64::from(record.logical_offset));
+        }
+        self.starts.push(self.end);
+        self.end += pack.logical_length;
+        self.packs.push(*pack);
+        Ok(())
+    }
+
+    /// Whether the chunk at a place is there and has this content.
+    fn holds(&mut self, place: u64, content: &[u8]) -> bool {
+        let after = self.starts.partition_point(|&start| start <= place);
+        let number = after.saturating_sub(1);
+        let (Some(record), Some(start)) = (self.packs.get(number), self.starts.get(number)) else {
+            return false;
+        };
+        if self.open.as_ref().is_none_or(|(open, _)| *open != number) {
+            self.open = Some((number, open_pack(&self.store, record).ok().flatten()));
+        }
+        let Some((_, Some(pack))) = &self.open else {
+            return false;
+        };
+        let offset = (place - start) as u32; // within a pack, whose bytes are at most PACK_MAX
+        read_chunk(pack, offset).is_some_and(|found| found == content)
+    }
+}
+
+/// A pack that is there as a whole: an image of parts would not be all there.
+fn open_pack(store: &Store, record: &PackRecord) -> Result<Option<Pack>> {
+    let index = store.read_metadata(&record.index_digest, METADATA_MAX)?;
+    let pack = store.find_pack(record, index)?;
+    Ok(pack.filter(Pack::is_whole))
+}
+
+/// The content of the chunk that begins at an offset; None if it is missing or damaged.
+fn read_chunk(pack: &Pack, offset: u32) -> Option<Vec<u8>> {
+    let (number, record) = pack.chunk_at(offset).ok()?;
+    let mut stored = vec![0; record.stored_length as usize];
+    pack.file()
+        .read_exact_at(&mut stored, u64::from(record.stored_offset))
+        .ok()?;
+    let content = decode_chunk(pack.digest(), number, &record, stored).ok()?;
+    (record.logical_offset == offset).then_some(content)
 }

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 
 use flume::bounded;
 use peerfs_format::{
@@ -12,12 +12,15 @@ use peerfs_format::{
 };
 use peerfs_store::{write_image, Error as StoreError, ImageBlobs, Store};
 
-use crate::base::{self, BaseChunks};
+use crate::base::BaseChunks;
 use crate::content::{Contents, PackPlaces};
 use crate::manifest;
+use crate::message::ReadContext;
 use crate::sequence::ChunkQueue;
 use crate::shard_plan::{self, ShardSource};
+use crate::threads::{join, spawn};
 use crate::tree::{Kind, Tree};
+use crate::unreadable::Unreadable;
 use crate::walk::ReadQueue;
 use crate::xattrs::XattrSets;
 use crate::{
@@ -53,6 +56,8 @@ pub struct BuiltImage {
     pub packs: Vec<PackRecord>,
     /// The inode shards.
     pub shards: Vec<ShardRecord>,
+    /// Chunks of the base that would have been used, were they not missing or damaged.
+    pub unusable_chunks: u64,
 }
 
 impl BuiltImage {
@@ -91,8 +96,14 @@ pub fn build(
         return Err(Error::ChunkSizes(options.layout.chunks));
     }
     let xattrs = XattrSets::default();
-    let (mut packs, base) = base::read(store, &options.base)?;
-    let (tree, contents, new_packs) = read_tree(root, store, options, base, progress, &xattrs)?;
+    let base = BaseChunks::read(store, options)?;
+    let mut packs = base.packs().to_vec();
+    let Found {
+        tree,
+        contents,
+        new_packs,
+        unusable_chunks,
+    } = read_tree(root, store, options, base, progress, &xattrs)?;
     packs.extend(new_packs);
     let (places, packs) = PackPlaces::new(&packs, &contents);
     let source = ShardSource {
@@ -101,13 +112,15 @@ pub fn build(
         packs: &places,
         xattrs: &xattrs,
     };
-    let planned = shard_plan::plan(&source, options.layout.shard);
-    let shards = shard_writer::write_all(&source, &planned, store, options.threads, root)?;
+    let planned = shard_plan::plan(&source, options.layout.shard, root)?;
+    let shards = shard_writer::write_all(&source, &planned, store, options, root)?;
     let blob_table = manifest::encode_blob_table(&packs, &shards);
     if blob_table.len() as u64 > METADATA_MAX {
         return Err(Error::TooLarge {
-            what: "the packs",
+            what: "bytes in its list of packs and shards",
             path: root.to_owned(),
+            count: blob_table.len() as u64,
+            limit: METADATA_MAX,
         });
     }
     let manifest = Manifest {
@@ -129,6 +142,7 @@ pub fn build(
         stored_bytes: manifest.stored_bytes,
         packs,
         shards,
+        unusable_chunks,
     })
 }
 
@@ -141,6 +155,14 @@ fn read_root(store: &Store, shards: &[ShardRecord]) -> Result<InodeRecord> {
     Ok(root.map_err(StoreError::format(first.digest))?)
 }
 
+/// What the stages from the walk to the packs make.
+struct Found {
+    tree: Tree,
+    contents: Contents,
+    new_packs: Vec<PackRecord>,
+    unusable_chunks: u64,
+}
+
 /// Runs the stages from the walk to the packs.
 fn read_tree(
     root: &Path,
@@ -149,65 +171,68 @@ fn read_tree(
     base: BaseChunks,
     progress: &Progress,
     xattrs: &XattrSets,
-) -> Result<(Tree, Contents, Vec<PackRecord>)> {
+) -> Result<Found> {
     let layout = &options.layout;
+    let unreadable = Unreadable::default();
     let (read_requests, to_read) = bounded(READS_WAITING);
     let (read_results, to_sequence) = bounded(READS_WAITING);
     let (compress_requests, to_compress) = bounded(CHUNKS_WAITING);
     let (stored_results, to_pack) = bounded(STORED_WAITING);
-    thread::scope(|scope| {
+    let found = thread::scope(|scope| -> Result<Found> {
         let read_queue = ReadQueue {
             requests: read_requests,
             results: read_results,
         };
-        let walker = scope.spawn(move || {
-            walk::walk(
-                root,
-                store.root_dir(),
-                layout.large_file,
-                read_queue,
-                xattrs,
-                progress,
-            )
-        });
+        let context = ReadContext {
+            options,
+            xattrs,
+            progress,
+            unreadable: &unreadable,
+        };
+        let walker = spawn(scope, move || {
+            walk::walk(root, store.root_dir(), read_queue, context)
+        })?;
         for _ in 0..options.threads.get() {
             let to_read = to_read.clone();
-            scope.spawn(move || file_reader::run(&to_read, layout.chunks, xattrs, progress));
+            spawn(scope, move || file_reader::run(&to_read, context))?;
         }
         drop(to_read);
         let chunk_queue = ChunkQueue {
             requests: compress_requests,
             results: stored_results,
         };
-        let sequencer = scope.spawn(move || sequence::run(&to_sequence, chunk_queue, base, layout));
-        let compressors: Vec<_> = (0..options.threads.get())
+        let sequencer = spawn(scope, move || {
+            sequence::run(&to_sequence, chunk_queue, base, layout)
+        })?;
+        let compressors = (0..options.threads.get())
             .map(|_| {
                 let to_compress = to_compress.clone();
-                scope.spawn(move || compress::run(&to_compress, options.compression))
+                spawn(scope, move || compress::run(&to_compress, options))
             })
-            .collect();
+            .collect::<Result<Vec<_>>>()?;
         drop(to_compress);
-        let packs = pack_writer::run(to_pack, store, layout.pack);
+        let new_packs = pack_writer::run(to_pack, store, options);
         // A stage that stops early makes those before it stop without an error of their own, so
         // the error is that of the last stage that has one.
         let contents = join(sequencer);
         let tree = join(walker);
         let compressed = compressors.into_iter().try_for_each(join);
-        let packs = packs?;
+        let new_packs = new_packs?;
         compressed?;
         let contents = contents?;
         let tree = tree?;
         match (tree, contents) {
-            (Some(tree), Some(contents)) => Ok((tree, contents, packs)),
+            (Some(tree), Some((contents, unusable_chunks))) => Ok(Found {
+                tree,
+                contents,
+                new_packs,
+                unusable_chunks,
+            }),
             _ => unreachable!("a stage stops early only because a later one fails"),
         }
-    })
-}
-
-fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    thread
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    unreadable.check()?;
+    Ok(found)
 }
 
 /// Bytes that regular files hold, holes not counted; each inode once.

@@ -12,15 +12,16 @@ use zstd::bulk::Compressor;
 use zstd::zstd_safe::{CParameter, ParamSwitch};
 
 use crate::message::{CompressRequest, StoredChunk};
-use crate::{Compression, Result};
+use crate::{Compression, Options, Result};
 
 /// Compresses chunks until there are no more.
-pub(crate) fn run(requests: &Receiver<CompressRequest>, compression: Compression) -> Result<()> {
-    let mut compressor = match compression {
+pub(crate) fn run(requests: &Receiver<CompressRequest>, options: &Options) -> Result<()> {
+    let mut compressor = match options.compression {
         Compression::None => None,
         Compression::Zstd(level) => Some(compressor(level).map_err(crate::Error::Compressor)?),
     };
     for request in requests {
+        options.check_cancelled()?;
         let compressed = compressor
             .as_mut()
             .and_then(|compressor| compress(compressor, &request.content));

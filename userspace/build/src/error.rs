@@ -5,6 +5,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use peerfs_store::printable;
+
 use crate::ChunkSizes;
 
 /// The result of a build or of a step of it.
@@ -14,7 +16,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused something.
-    #[error("can't {action} {}", path.display())]
+    #[error("can't {action} {}", printable(path))]
     Io {
         /// What was tried, as a verb.
         action: &'static str,
@@ -26,20 +28,43 @@ pub enum Error {
     /// Something in the tree changed while it was read.
     #[error(
         "{} changed while it was read; build from a tree that nothing writes to, such as a snapshot",
-        .0.display()
+        printable(.0)
     )]
     Changed(PathBuf),
     /// The store is inside the tree.
-    #[error("the store {} is inside the tree; name another with --root-dir", .0.display())]
+    #[error("the store {} is inside the tree; name another with --root-dir", printable(.0))]
     StoreInTree(PathBuf),
+    /// Files that the user may not read.
+    #[error("{}", list(paths, *more))]
+    Unreadable {
+        /// Some of them.
+        paths: Vec<PathBuf>,
+        /// How many more there are.
+        more: u64,
+    },
     /// The format can't hold it.
-    #[error("{what} of {} are more than the format allows", path.display())]
+    #[error(
+        "{} has {count} {what}, and the format allows {limit}",
+        printable(path)
+    )]
     TooLarge {
         /// What there is too much of.
         what: &'static str,
         /// In which file, or the tree.
         path: PathBuf,
+        /// How much of it there is.
+        count: u64,
+        /// How much there may be.
+        limit: u64,
     },
+    /// See [`Options::is_cancelled`](crate::Options::is_cancelled).
+    #[error("given up")]
+    Cancelled,
+    /// The system does not give any more threads.
+    #[error(
+        "can't start a thread; allow more processes (ulimit -u) or use fewer threads (--threads)"
+    )]
+    Thread(#[source] io::Error),
     /// Readers would refuse such chunks.
     #[error("chunks of {} to {} bytes, {} on average, are not possible", .0.min, .0.max, .0.average)]
     ChunkSizes(ChunkSizes),
@@ -78,4 +103,19 @@ impl Error {
             _ => Error::io(action, path)(errno),
         }
     }
+}
+
+fn list(paths: &[PathBuf], more: u64) -> String {
+    let count = paths.len() as u64 + more;
+    let mut text = format!("{count} files of the tree can't be read (try as root):");
+    if count == 1 {
+        text = "a file of the tree can't be read (try as root):".to_owned();
+    }
+    for path in paths {
+        text.push_str(&format!("\n  {}", printable(path)));
+    }
+    if more > 0 {
+        text.push_str(&format!("\n  and {more} more"));
+    }
+    text
 }

@@ -15,29 +15,23 @@ use peerfs_store::sha256;
 use rustix::fs::{fstat, openat, seek, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use crate::message::{FileJob, ReadJob, ReadPiece, ReadRequest, SmallFile, WholeFile};
+use crate::message::{FileJob, ReadContext, ReadJob, ReadPiece, ReadRequest, SmallFile, WholeFile};
 use crate::sparse_chunker::{SparseChunker, BLOCK_SIZE};
 use crate::xattrs::{self, XattrSets};
-use crate::{ChunkSizes, Error, Progress, Result};
+use crate::{Error, Result};
 
 /// Bytes read at once from a large file: a multiple of BLOCK_SIZE.
 const READ_SIZE: usize = 256 * 1024;
 
 /// Reads files until there are no more, or nobody wants them.
-pub(crate) fn run(
-    requests: &Receiver<ReadRequest>,
-    sizes: ChunkSizes,
-    xattrs: &XattrSets,
-    progress: &Progress,
-) {
+pub(crate) fn run(requests: &Receiver<ReadRequest>, context: ReadContext<'_>) {
     for request in requests {
         let pieces = &request.pieces;
         let outcome = match request.job {
             ReadJob::Small(files) => {
-                read_small(files, xattrs, progress).map(|piece| pieces.send(Ok(piece)).is_ok())
+                read_small(files, context).map(|piece| pieces.send(Ok(piece)).is_ok())
             }
-            ReadJob::Large(file) => LargeReader::new(file, sizes, pieces, progress)
-                .and_then(|reader| reader.read(xattrs)),
+            ReadJob::Large(file) => read_large(file, pieces, context),
         };
         let is_wanted = match outcome {
             Ok(is_wanted) => is_wanted,
@@ -54,8 +48,9 @@ impl FileJob {
         self.directory.path.join(OsStr::from_bytes(&self.name))
     }
 
+    /// Opens the file, if it is as the walk found it.
     fn open(&self) -> Result<File> {
-        // Should it be a FIFO by now, opening must not wait.
+        // Should it be a FIFO by now, opening must not wait, nor what is in it be read.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         openat(
             &self.directory.descriptor,
@@ -63,8 +58,9 @@ impl FileJob {
             flags,
             Mode::empty(),
         )
-        .map(File::from)
         .map_err(|errno| Error::tree("open", &self.path())(errno))
+        .map(File::from)
+        .and_then(|file| self.check(&file).map(|()| file))
     }
 
     /// Fails if the file is not as the walk found it.
@@ -78,82 +74,99 @@ impl FileJob {
     }
 }
 
-fn read_small(files: Vec<FileJob>, xattrs: &XattrSets, progress: &Progress) -> Result<ReadPiece> {
+fn read_small(files: Vec<FileJob>, context: ReadContext<'_>) -> Result<ReadPiece> {
     let total: u64 = files.iter().map(|file| file.expected.size).sum();
     let mut content = Vec::with_capacity(total as usize + 1);
     let mut read = Vec::with_capacity(files.len());
     for job in files {
-        let file = job.open()?;
-        let start = content.len();
-        // One byte more shows whether it has grown.
-        let mut limited = (&file).take(job.expected.size + 1);
-        let length = limited
-            .read_to_end(&mut content)
-            .map_err(|error| Error::io("read", &job.path())(error))?;
-        if length as u64 != job.expected.size {
-            return Err(Error::Changed(job.path()));
+        context.options.check_cancelled()?;
+        let file = context.unreadable.note(job.open())?;
+        if let Some(file) = file.filter(|_| context.unreadable.is_empty()) {
+            let outcome = read_small_file(&job, &file, &mut content, context.xattrs);
+            read.extend(context.unreadable.note(outcome)?);
         }
-        let set = xattrs::of_descriptor(file.as_fd(), &job.path())?;
-        job.check(&file)?;
-        read.push(SmallFile {
-            length,
-            whole: WholeFile {
-                digest: sha256(content.get(start..).unwrap_or_default()),
-                xattrs: xattrs.add(set),
-            },
-        });
     }
-    progress.add_done(read.len() as u64, total);
+    context.progress.add_done(read.len() as u64, total);
     Ok(ReadPiece::Small {
         files: read,
         content,
     })
 }
 
-/// Reads a large file.
+/// Appends a small file's bytes to `content`.
+fn read_small_file(
+    job: &FileJob,
+    file: &File,
+    content: &mut Vec<u8>,
+    xattrs: &XattrSets,
+) -> Result<SmallFile> {
+    let start = content.len();
+    // One byte more shows whether it has grown.
+    let length = file
+        .take(job.expected.size + 1)
+        .read_to_end(content)
+        .map_err(|error| Error::io("read", &job.path())(error))?;
+    if length as u64 != job.expected.size {
+        return Err(Error::Changed(job.path()));
+    }
+    let set = xattrs::of_descriptor(file.as_fd(), &job.path())?;
+    job.check(file)?;
+    Ok(SmallFile {
+        length,
+        whole: WholeFile {
+            digest: sha256(content.get(start..).unwrap_or_default()),
+            xattrs: xattrs.add(set),
+        },
+    })
+}
+
+/// Reads a large file; false if nobody wants it any more.
+fn read_large(
+    job: FileJob,
+    pieces: &Sender<Result<ReadPiece>>,
+    context: ReadContext<'_>,
+) -> Result<bool> {
+    let file = context.unreadable.note(job.open())?;
+    let Some(file) = file.filter(|_| context.unreadable.is_empty()) else {
+        return Ok(true);
+    };
+    let reader = LargeReader {
+        job,
+        file,
+        pieces,
+        context,
+        chunker: SparseChunker::new(context.options.layout.chunks),
+    };
+    Ok(context.unreadable.note(reader.read())?.unwrap_or(true))
+}
+
 struct LargeReader<'a> {
     job: FileJob,
     file: File,
     pieces: &'a Sender<Result<ReadPiece>>,
-    progress: &'a Progress,
+    context: ReadContext<'a>,
     chunker: SparseChunker,
 }
 
-impl<'a> LargeReader<'a> {
-    fn new(
-        job: FileJob,
-        sizes: ChunkSizes,
-        pieces: &'a Sender<Result<ReadPiece>>,
-        progress: &'a Progress,
-    ) -> Result<Self> {
-        let file = job.open()?;
-        job.check(&file)?;
-        Ok(LargeReader {
-            job,
-            file,
-            pieces,
-            progress,
-            chunker: SparseChunker::new(sizes),
-        })
-    }
-
-    /// Reads the file; false if nobody wants it any more.
-    fn read(mut self, xattrs: &XattrSets) -> Result<bool> {
+impl LargeReader<'_> {
+    fn read(mut self) -> Result<bool> {
+        let progress = self.context.progress;
         let mut buffer = vec![0; READ_SIZE];
         let size = self.job.expected.size;
         let mut offset = 0;
         while offset < size {
             let (data, data_end) = self.next_data(offset)?;
             self.chunker.push_hole(data - offset);
-            self.progress.add_done(0, data - offset);
+            progress.add_done(0, data - offset);
             offset = data;
             while offset < data_end {
+                self.context.options.check_cancelled()?;
                 let length = (data_end - offset).min(READ_SIZE as u64) as usize;
                 let part = buffer.get_mut(..length).unwrap_or_default();
                 self.read_exact(part, offset)?;
                 self.chunker.push(part);
                 offset += length as u64;
-                self.progress.add_done(0, length as u64);
+                progress.add_done(0, length as u64);
                 let chunks = self.chunker.chunks();
                 if !chunks.is_empty() && self.pieces.send(Ok(ReadPiece::Chunks(chunks))).is_err() {
                     return Ok(false);
@@ -162,11 +175,11 @@ impl<'a> LargeReader<'a> {
         }
         let set = xattrs::of_descriptor(self.file.as_fd(), &self.job.path())?;
         self.job.check(&self.file)?;
-        self.progress.add_done(1, 0);
+        progress.add_done(1, 0);
         let (chunks, digest) = self.chunker.finish();
         let end = WholeFile {
             digest,
-            xattrs: xattrs.add(set),
+            xattrs: self.context.xattrs.add(set),
         };
         Ok(self.pieces.send(Ok(ReadPiece::Chunks(chunks))).is_ok()
             && self.pieces.send(Ok(ReadPiece::End(end))).is_ok())
@@ -204,5 +217,39 @@ impl<'a> LargeReader<'a> {
                 io::ErrorKind::UnexpectedEof => Error::Changed(self.job.path()),
                 _ => Error::io("read", &self.job.path())(error),
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustix::fs::mkfifoat;
+
+    use super::*;
+    use crate::expected::Expected;
+    use crate::message::OpenDirectory;
+
+    #[test]
+    fn a_fifo_in_the_place_of_a_file_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "content").unwrap();
+        let expected = Expected::from(&rustix::fs::stat(&path).unwrap());
+        let directory = Arc::new(OpenDirectory {
+            descriptor: File::open(folder.path()).unwrap().into(),
+            path: folder.path().to_owned(),
+        });
+        std::fs::remove_file(&path).unwrap();
+        mkfifoat(&directory.descriptor, "file", Mode::RUSR | Mode::WUSR).unwrap();
+        let job = FileJob {
+            directory,
+            name: b"file".to_vec(),
+            expected,
+        };
+        // With nobody who writes, and with somebody who does not write yet.
+        assert!(matches!(job.open(), Err(Error::Changed(changed)) if changed == path));
+        let _writer = File::options().read(true).write(true).open(&path).unwrap();
+        assert!(matches!(job.open(), Err(Error::Changed(changed)) if changed == path));
     }
 }

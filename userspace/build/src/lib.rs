@@ -36,7 +36,9 @@ mod sequence;
 mod shard_plan;
 mod shard_writer;
 mod sparse_chunker;
+mod threads;
 mod tree;
+mod unreadable;
 mod walk;
 mod xattrs;
 

@@ -11,14 +11,24 @@ use flume::{Receiver, Sender};
 use peerfs_format::{Codec, Digest};
 
 use crate::expected::Expected;
-use crate::xattrs::XattrSetId;
-use crate::Result;
+use crate::unreadable::Unreadable;
+use crate::xattrs::{XattrSetId, XattrSets};
+use crate::{Options, Progress, Result};
 
 /// A directory of the tree, open while files of it are to be read.
 pub(crate) struct OpenDirectory {
     pub(crate) descriptor: OwnedFd,
     /// For messages.
     pub(crate) path: PathBuf,
+}
+
+/// What walking and reading share.
+#[derive(Clone, Copy)]
+pub(crate) struct ReadContext<'a> {
+    pub(crate) options: &'a Options,
+    pub(crate) xattrs: &'a XattrSets,
+    pub(crate) progress: &'a Progress,
+    pub(crate) unreadable: &'a Unreadable,
 }
 
 /// A regular file to read.

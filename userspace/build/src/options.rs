@@ -8,7 +8,7 @@ use std::thread;
 
 use peerfs_format::Digest;
 
-use crate::Layout;
+use crate::{Error, Layout, Result};
 
 /// How to build an image.
 #[derive(Clone, Debug)]
@@ -20,18 +20,40 @@ pub struct Options {
     /// How the image is divided.
     pub layout: Layout,
     /// Images of the store whose packs the new image may use, by their manifests: only what is not
-    /// in them is stored anew. What is built depends on it. Their builders are trusted to have told
-    /// what the packs hold.
+    /// in them is stored anew. What is built depends on it, and on what of them is there and whole.
     pub base: Vec<Digest>,
+    /// Whether directories that other file systems are mounted on are taken as empty ones.
+    pub one_file_system: bool,
+    /// Asked again and again whether to give up.
+    pub is_cancelled: fn() -> bool,
+}
+
+impl Options {
+    /// The most threads that make sense.
+    pub const THREADS_MAX: usize = 1024;
+
+    /// Fails if the build is to be given up.
+    pub(crate) fn check_cancelled(&self) -> Result<()> {
+        if (self.is_cancelled)() {
+            Err(Error::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
         Options {
-            threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            threads: thread::available_parallelism().map_or(NonZeroUsize::MIN, |processors| {
+                const MOST: NonZeroUsize = NonZeroUsize::new(Options::THREADS_MAX).unwrap();
+                processors.min(MOST)
+            }),
             compression: Compression::default(),
             layout: Layout::default(),
             base: Vec::new(),
+            one_file_system: false,
+            is_cancelled: || false,
         }
     }
 }
@@ -65,7 +87,7 @@ impl FromStr for Compression {
     type Err = String;
 
     /// Reads `none`, `zstd` or `zstd:LEVEL`.
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text.split_once(':') {
             None if text == "none" => Ok(Compression::None),
             None if text == "zstd" => Ok(Compression::default()),

@@ -10,7 +10,8 @@ use peerfs_store::{BlobWriter, Store};
 
 use crate::message::StoredChunk;
 use crate::metadata_blob::MetadataBlob;
-use crate::Result;
+use crate::threads::{join, spawn};
+use crate::{Options, Result};
 
 /// The most chunks of a pack, so that its index stays well below METADATA_MAX: each takes a chunk
 /// record and a digest.
@@ -19,24 +20,25 @@ const CHUNKS_MAX: u32 = 128 * 1024;
 /// Writes the chunks into packs, in their order, and returns the packs.
 ///
 /// # Errors
-/// A full or failing disk. The packs that were finished by then stay.
+/// A full or failing disk, or that it was cancelled. The packs that were finished by then stay.
 pub(crate) fn run(
     chunks: Receiver<Receiver<StoredChunk>>,
     store: &Store,
-    target: u64,
+    options: &Options,
 ) -> Result<Vec<PackRecord>> {
     thread::scope(|scope| {
         // Bringing a pack to the disk takes time in which the next one can be written.
         let (sender, finished) = bounded::<OpenPack>(1);
-        let finisher = scope.spawn(move || {
-            let packs = finished.into_iter();
-            packs.map(|pack| pack.finish(store)).collect()
-        });
-        let written = write(chunks, store, target, |pack| sender.send(pack).is_ok());
+        let finisher = spawn(scope, move || {
+            let finish = |pack: OpenPack| {
+                options.check_cancelled()?;
+                pack.finish(store)
+            };
+            finished.into_iter().map(finish).collect()
+        })?;
+        let written = write(chunks, store, options, |pack| sender.send(pack).is_ok());
         drop(sender);
-        let packs = finisher
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let packs = join(finisher);
         written.and(packs)
     })
 }
@@ -44,13 +46,14 @@ pub(crate) fn run(
 fn write(
     chunks: Receiver<Receiver<StoredChunk>>,
     store: &Store,
-    target: u64,
+    options: &Options,
     mut finish: impl FnMut(OpenPack) -> bool,
 ) -> Result<()> {
     let mut open: Option<OpenPack> = None;
     // Ends early if a compressor failed or the packs can't be finished: they tell the reason.
     for chunk in chunks.iter().map_while(|chunk| chunk.recv().ok()) {
-        if let Some(pack) = open.take_if(|pack| !pack.has_room(&chunk, target)) {
+        options.check_cancelled()?;
+        if let Some(pack) = open.take_if(|pack| !pack.has_room(&chunk, options.layout.pack)) {
             if !finish(pack) {
                 return Ok(());
             }

@@ -22,7 +22,8 @@ pub(crate) struct ChunkQueue {
     pub(crate) results: Sender<Receiver<StoredChunk>>,
 }
 
-/// Sequences what was read; the chunks of `base` are there already. Returns None if the packer stopped listening because it failed.
+/// Sequences what was read; the chunks of `base` are there already. Returns None if the packer stopped
+/// listening because it failed; otherwise also how many chunks of the base could not be used.
 ///
 /// # Errors
 /// The first error of a reader.
@@ -31,11 +32,12 @@ pub(crate) fn run(
     queue: ChunkQueue,
     base: BaseChunks,
     layout: &Layout,
-) -> Result<Option<Contents>> {
+) -> Result<Option<(Contents, u64)>> {
     let mut sequencer = Sequencer {
         contents: Contents::default(),
-        places: base.places,
-        next_place: base.end,
+        next_place: base.end(),
+        base,
+        places: HashMap::new(),
         small_chunker: Chunker::new(layout.chunks),
         small_cut: 0,
         small_offset: 0,
@@ -71,7 +73,8 @@ pub(crate) fn run(
 
 struct Sequencer {
     contents: Contents,
-    /// Where the chunks are, by the digest of their content.
+    base: BaseChunks,
+    /// Where the chunks are that were placed so far, by the digest of their content.
     places: HashMap<Digest, u64>,
     next_place: u64,
     /// The small files, one after another.
@@ -125,6 +128,10 @@ impl Sequencer {
         if let Some(place) = self.places.get(&digest) {
             return Some(*place);
         }
+        if let Some(place) = self.base.find(&digest, &content) {
+            self.places.insert(digest, place);
+            return Some(place);
+        }
         let place = self.next_place;
         self.next_place += content.len() as u64;
         self.places.insert(digest, place);
@@ -139,12 +146,12 @@ impl Sequencer {
         Some(place)
     }
 
-    fn finish(mut self) -> Option<Contents> {
+    fn finish(mut self) -> Option<(Contents, u64)> {
         while let Some(chunk) = self.small_chunker.next_at_end() {
             if !self.add_small_chunk(chunk) {
                 return None;
             }
         }
-        Some(self.contents)
+        Some((self.contents, self.base.unusable()))
     }
 }

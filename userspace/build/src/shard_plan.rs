@@ -4,15 +4,17 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::path::Path;
 
 use peerfs_format::{
     Digest, EntryRecord, ExtentRecord, InodeRecord, Record, SpanRecord, XattrRecord,
-    XattrSetRecord, ROOT_INODE,
+    XattrSetRecord, METADATA_MAX, ROOT_INODE,
 };
 
 use crate::content::{Contents, PackPlaces};
 use crate::tree::{Kind, Node, Tree};
-use crate::xattrs::{XattrSetId, XattrSets};
+use crate::xattrs::{self, XattrSetId, XattrSets};
+use crate::{Error, Result};
 
 /// All that a shard is made from.
 pub(crate) struct ShardSource<'a> {
@@ -31,12 +33,23 @@ pub(crate) struct PlannedShard {
     pub(crate) inodes: Range<u32>,
 }
 
+/// What one file may take of a shard, which has an entry or the root and the frame of the blob besides.
+pub(crate) const INODE_MAX: usize = METADATA_MAX as usize - 64 * 1024;
+
 /// Cuts the entries into shards: between directories, and inside one only if it does not fit into
-/// one shard.
-pub(crate) fn plan(source: &ShardSource<'_>, target: usize) -> Vec<PlannedShard> {
+/// one shard. `root` is for messages.
+///
+/// # Errors
+/// [`Error::TooLarge`] if a file does not fit into any shard.
+pub(crate) fn plan(
+    source: &ShardSource<'_>,
+    target: usize,
+    root: &Path,
+) -> Result<Vec<PlannedShard>> {
     let mut planner = Planner {
         source,
         target,
+        root,
         shards: Vec::new(),
         current: PlannedShard {
             entries: 0..0,
@@ -45,18 +58,19 @@ pub(crate) fn plan(source: &ShardSource<'_>, target: usize) -> Vec<PlannedShard>
         size: 0,
         xattr_sets: HashSet::new(),
     };
-    planner.add_inode(ROOT_INODE as u32);
+    planner.add_inode(ROOT_INODE as u32)?;
     for directory in &source.tree.directories {
-        planner.add_directory(directory.entries.clone());
+        planner.add_directory(directory.entries.clone())?;
     }
     planner.close();
-    planner.shards
+    Ok(planner.shards)
 }
 
 struct Planner<'a> {
     source: &'a ShardSource<'a>,
     /// Bytes of a shard, about.
     target: usize,
+    root: &'a Path,
     shards: Vec<PlannedShard>,
     current: PlannedShard,
     /// Bytes of the current shard's tables and heap.
@@ -66,7 +80,7 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn add_directory(&mut self, entries: Range<usize>) {
+    fn add_directory(&mut self, entries: Range<usize>) -> Result<()> {
         // What the directory takes in a shard of its own; counting may stop when it is too much.
         let mut alone = 0;
         let mut next_inode = self.current.inodes.end;
@@ -92,7 +106,7 @@ impl Planner<'_> {
         let may_cut = alone > self.target;
         for index in entries {
             let Some(entry) = self.source.tree.entries.get(index) else {
-                return;
+                return Ok(());
             };
             let is_new = entry.inode == self.current.inodes.end;
             let mut size = self.entry_size(entry.name);
@@ -105,15 +119,46 @@ impl Planner<'_> {
             self.size += self.entry_size(entry.name);
             self.current.entries.end = index + 1;
             if is_new {
-                self.add_inode(entry.inode);
+                self.add_inode(entry.inode)?;
             }
         }
+        Ok(())
     }
 
-    fn add_inode(&mut self, inode: u32) {
-        self.size += self.inode_size(inode, &self.xattr_sets);
+    fn add_inode(&mut self, inode: u32) -> Result<()> {
+        let size = self.inode_size(inode, &self.xattr_sets);
+        if size > INODE_MAX {
+            return Err(self.too_large(inode));
+        }
+        self.size += size;
         self.xattr_sets.extend(self.source.xattrs_of(inode));
         self.current.inodes.end = inode + 1;
+        Ok(())
+    }
+
+    /// Tells what there is too much of.
+    fn too_large(&self, inode: u32) -> Error {
+        let source = self.source;
+        let extents = match source.tree.node(inode).map(|node| node.kind) {
+            Some(Kind::Regular(file)) => source
+                .contents
+                .file(file)
+                .map_or(0, |file| source.contents.extents(file, source.packs).len()),
+            _ => 0,
+        };
+        let rest = self.inode_size(inode, &HashSet::new()) - extents * ExtentRecord::SIZE;
+        let (what, count, limit) = if extents * ExtentRecord::SIZE > rest {
+            let what = "pieces of content, divided by holes or by what is stored elsewhere";
+            (what, extents, INODE_MAX / ExtentRecord::SIZE)
+        } else {
+            (xattrs::TOO_LARGE, rest, INODE_MAX)
+        };
+        Error::TooLarge {
+            what,
+            path: source.tree.path_of(inode, self.root),
+            count: count as u64,
+            limit: limit as u64,
+        }
     }
 
     fn close(&mut self) {
@@ -172,5 +217,78 @@ impl ShardSource<'_> {
             Kind::Regular(file) => self.contents.file(file)?.xattrs,
             _ => node.xattrs,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::WholeFile;
+    use crate::tree::{Directory, Entry};
+
+    fn node(kind: Kind) -> Node {
+        Node {
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            size: 0,
+            mtime_seconds: 0,
+            mtime_nanoseconds: 0,
+            xattrs: None,
+            kind,
+        }
+    }
+
+    /// What is wrong with the file `directory/file` if it has these pieces of content and attributes.
+    fn refusal(pieces: u64, attributes: usize) -> Option<String> {
+        let directory = |index, parent| node(Kind::Directory { index, parent });
+        let mut tree = Tree::default();
+        tree.nodes = vec![directory(0, 1), directory(1, 1), node(Kind::Regular(0))];
+        for (number, name) in [b"directory".as_slice(), b"file"].iter().enumerate() {
+            let name = tree.add_bytes(name);
+            let inode = number as u32 + 2;
+            tree.entries.push(Entry { inode, name });
+            let entries = number..number + 1;
+            tree.directories.push(Directory { entries });
+        }
+        let mut contents = Contents::default();
+        for piece in 0..pieces {
+            contents.add_run(0, piece * 100_000, piece * 10, 1);
+        }
+        let xattrs = XattrSets::default();
+        let value = |number: usize| vec![number as u8; 65_536];
+        let set = (0..attributes).map(|number| (number.to_string().into(), value(number)));
+        let whole = WholeFile {
+            digest: Digest::default(),
+            xattrs: xattrs.add(set.collect()),
+        };
+        contents.add_large(whole, 0);
+        let (packs, _) = PackPlaces::new(&[], &contents);
+        let source = ShardSource {
+            tree: &tree,
+            contents: &contents,
+            packs: &packs,
+            xattrs: &xattrs,
+        };
+        let outcome = plan(&source, 256 * 1024, Path::new("/tree"));
+        outcome.err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_file_that_does_not_fit_is_named() {
+        assert_eq!(refusal(600_000, 20), None);
+        let message = refusal(710_000, 0).unwrap();
+        assert!(
+            message.starts_with("/tree/directory/file has 710000 pieces"),
+            "{message}"
+        );
+        assert!(message.ends_with("allows 696320"), "{message}");
+        let message = refusal(0, 300).unwrap();
+        assert!(message.contains("/tree/directory/file has 19"), "{message}");
+        assert!(
+            message.contains("bytes of extended attributes"),
+            "{message}"
+        );
     }
 }

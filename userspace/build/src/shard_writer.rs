@@ -3,7 +3,6 @@
 //! Writing the inode shards.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -16,19 +15,20 @@ use peerfs_store::Store;
 
 use crate::metadata_blob::MetadataBlob;
 use crate::shard_plan::{PlannedShard, ShardSource};
+use crate::threads::{join, spawn};
 use crate::tree::{Kind, Node};
 use crate::xattrs::XattrSetId;
-use crate::{Error, Result};
+use crate::{Error, Options, Result};
 
 /// Writes all shards, with so many threads, and returns them in order. `root` is for messages.
 ///
 /// # Errors
-/// [`Error::TooLarge`] if the metadata of one file does not fit; a full or failing disk.
+/// [`Error::TooLarge`] if the table of one directory does not fit; a full or failing disk.
 pub(crate) fn write_all(
     source: &ShardSource<'_>,
     shards: &[PlannedShard],
     store: &Store,
-    threads: NonZeroUsize,
+    options: &Options,
     root: &Path,
 ) -> Result<Vec<ShardRecord>> {
     let next = AtomicUsize::new(0);
@@ -39,14 +39,17 @@ pub(crate) fn write_all(
             let Some(shard) = shards.get(number) else {
                 return Ok(written);
             };
-            let blob = encode(source, shards, shard);
-            let too_large = || Error::TooLarge {
-                what: "the extended attributes or extents of a file",
-                path: root.to_owned(),
-            };
-            let blob = blob
-                .filter(|blob| blob.len() as u64 <= METADATA_MAX)
-                .ok_or_else(too_large)?;
+            options.check_cancelled()?;
+            let blob = encode(source, shards, shard).unwrap_or_default();
+            // The planner sees to it that each file fits.
+            if !(1..=METADATA_MAX).contains(&(blob.len() as u64)) {
+                return Err(Error::TooLarge {
+                    what: "bytes in the table of a directory",
+                    path: root.to_owned(),
+                    count: blob.len() as u64,
+                    limit: METADATA_MAX,
+                });
+            }
             let record = ShardRecord {
                 digest: store.add_blob(&blob)?,
                 first_inode: u64::from(shard.inodes.start),
@@ -58,12 +61,13 @@ pub(crate) fn write_all(
     };
     let mut written = Vec::with_capacity(shards.len());
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads.get()).map(|_| scope.spawn(write)).collect();
-        for thread in threads {
-            let part = thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            written.extend(part?);
+        // This thread writes too, and all if there is no other.
+        let others: Vec<_> = (1..options.threads.get())
+            .map_while(|_| spawn(scope, write).ok())
+            .collect();
+        written.extend(write()?);
+        for thread in others {
+            written.extend(join(thread)?);
         }
         Ok::<(), Error>(())
     })?;

@@ -2,7 +2,10 @@
 
 //! The tree in memory: what the walk found, compactly, since there may be millions of files.
 
+use std::ffi::OsStr;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use peerfs_format::FileType;
 
@@ -96,6 +99,28 @@ impl Tree {
     /// What an inode is.
     pub(crate) fn file_type(&self, inode: u32) -> Option<FileType> {
         FileType::from_mode(self.node(inode)?.mode)
+    }
+
+    /// A path of an inode, below `root`: for messages, since it is searched for.
+    pub(crate) fn path_of(&self, mut inode: u32, root: &Path) -> PathBuf {
+        let mut names = Vec::new();
+        // The first name of each is in a directory that was visited before.
+        while let Some(place) = self.entries.iter().position(|entry| entry.inode == inode) {
+            names.extend(self.entries.get(place).map(|entry| self.bytes(entry.name)));
+            let directory = self
+                .directories
+                .iter()
+                .position(|directory| directory.entries.contains(&place));
+            let parent = self.nodes.iter().position(|node| {
+                matches!(node.kind, Kind::Directory { index, .. }
+                    if Some(index as usize) == directory)
+            });
+            inode = parent.map_or(0, |parent| parent as u32 + 1);
+        }
+        let names = names.iter().rev();
+        names.fold(root.to_owned(), |path, name| {
+            path.join(OsStr::from_bytes(name))
+        })
     }
 
     /// The entries of the directory at this index.

@@ -10,21 +10,25 @@ use std::path::Path;
 use std::sync::Arc;
 
 use flume::{bounded, Sender};
-use peerfs_format::{EntryRecord, FileType, Record, CHUNK_MAX, ROOT_INODE};
+use peerfs_format::{EntryRecord, FileType, Record, CHUNK_MAX, NAME_MAX, ROOT_INODE, SYMLINK_MAX};
 use rustix::fs::{
     fstat, major, minor, openat, readlinkat, statat, AtFlags, Dir, Mode, OFlags, Stat, CWD,
 };
 
 use crate::expected::{size, Expected};
-use crate::message::{FileJob, OpenDirectory, ReadJob, ReadPieces, ReadRequest};
+use crate::message::{FileJob, OpenDirectory, ReadContext, ReadJob, ReadPieces, ReadRequest};
 use crate::tree::{Directory, Entry, Kind, Node, Tree};
-use crate::xattrs::{self, XattrSets};
-use crate::{Error, Progress, Result};
+use crate::xattrs;
+use crate::{Error, Result};
 
 /// Small files that are read as one job.
 const BATCH_FILES: usize = 64;
 /// Bytes of small files that are read as one job.
 const BATCH_BYTES: u64 = 4 * CHUNK_MAX as u64;
+/// Directories whose small files are read as one job: they stay open as long.
+const BATCH_DIRECTORIES: usize = 4;
+/// Directories on the way to the current one that stay open; those further up are opened again on the way back.
+const OPEN_MAX: usize = 64;
 /// Pieces of a large file that wait to be sequenced.
 const PIECES_WAITING: usize = 8;
 
@@ -39,10 +43,8 @@ pub(crate) struct ReadQueue {
 pub(crate) fn walk(
     root: &Path,
     store_dir: &Path,
-    large_file: u64,
     queue: ReadQueue,
-    xattrs: &XattrSets,
-    progress: &Progress,
+    context: ReadContext<'_>,
 ) -> Result<Option<Tree>> {
     let store = statat(CWD, store_dir, AtFlags::empty()).map_err(Error::io("read", store_dir))?;
     let mut walk = Walk {
@@ -51,15 +53,15 @@ pub(crate) fn walk(
         files: 0,
         batch: Vec::new(),
         batch_bytes: 0,
-        large_file,
+        batch_directories: 0,
         queue,
-        xattrs,
-        progress,
+        context,
+        device: 0,
         store,
         store_dir,
     };
     let is_wanted = walk.run(root)? && walk.send_batch();
-    progress.finish_walk();
+    context.progress.finish_walk();
     Ok(is_wanted.then_some(walk.tree))
 }
 
@@ -71,18 +73,21 @@ struct Walk<'a> {
     files: u32,
     batch: Vec<FileJob>,
     batch_bytes: u64,
-    /// The size from which on a file is read by itself.
-    large_file: u64,
+    batch_directories: usize,
     queue: ReadQueue,
-    xattrs: &'a XattrSets,
-    progress: &'a Progress,
+    context: ReadContext<'a>,
+    /// The root's.
+    device: u64,
     store: Stat,
     store_dir: &'a Path,
 }
 
 /// A directory that is being visited.
 struct Visit {
-    directory: Arc<OpenDirectory>,
+    /// None while it is far up.
+    directory: Option<Arc<OpenDirectory>>,
+    /// Its device and inode.
+    identity: (u64, u64),
     /// Its subdirectories that are still to be visited, the next one last.
     subdirectories: Vec<(u32, Vec<u8>)>,
 }
@@ -92,21 +97,33 @@ impl Walk<'_> {
         let directory = OpenDirectory::open_root(root)?;
         let stat = directory.stat()?;
         let parent = ROOT_INODE as u32;
+        self.device = stat.st_dev;
         self.add_node(&stat, Kind::Directory { index: 0, parent }, &directory.path)?;
-        let mut visits = vec![match self.visit(directory, &stat, parent)? {
-            Some(visit) => visit,
+        let mut visits = Vec::new();
+        match self.visit(directory, &stat, parent)? {
+            Some(visit) => visits.push(visit),
             None => return Ok(false),
-        }];
+        }
         while let Some(visit) = visits.last_mut() {
             let Some((inode, name)) = visit.subdirectories.pop() else {
-                visits.pop();
+                leave(&mut visits)?;
                 continue;
             };
-            let directory = visit.directory.open(&name)?;
+            let opened = match &visit.directory {
+                Some(directory) => directory.open(&name),
+                None => unreachable!("only directories that are far up are closed"),
+            };
+            let Some(directory) = self.context.unreadable.note(opened)? else {
+                continue;
+            };
             let stat = directory.stat()?;
             match self.visit(directory, &stat, inode)? {
                 Some(visit) => visits.push(visit),
                 None => return Ok(false),
+            }
+            let far = visits.len().checked_sub(OPEN_MAX + 1);
+            if let Some(far) = far.and_then(|far| visits.get_mut(far)) {
+                far.directory = None;
             }
         }
         Ok(true)
@@ -130,21 +147,28 @@ impl Walk<'_> {
         if !is_same {
             return Err(Error::Changed(directory.path.clone()));
         }
-        let set = xattrs::of_descriptor(directory.descriptor.as_fd(), &directory.path)?;
-        let set = self.xattrs.add(set);
+        let set = xattrs::of_descriptor(directory.descriptor.as_fd(), &directory.path);
+        let set = self.context.unreadable.note(set)?;
+        let set = self.context.xattrs.add(set.unwrap_or_default());
         let index = self.tree.directories.len() as u32;
         let first_entry = self.tree.entries.len();
-        let names = directory.names()?;
+        let is_elsewhere = self.context.options.one_file_system && stat.st_dev != self.device;
+        let names = if is_elsewhere {
+            Vec::new()
+        } else {
+            directory.names()?
+        };
         let directory = Arc::new(directory);
         let mut subdirectories = Vec::new();
         let mut bytes = 0;
         for name in names {
+            self.context.options.check_cancelled()?;
             bytes += (EntryRecord::SIZE + name.len()) as u64;
-            let Some((child, file_type)) = self.add_child(&directory, &name, inode)? else {
-                return Ok(None);
-            };
-            if file_type == FileType::Directory {
-                subdirectories.push((child, name));
+            let child = self.add_child(&directory, &name, inode);
+            match self.context.unreadable.note(child)? {
+                Some(Child::Directory(inode)) => subdirectories.push((inode, name)),
+                Some(Child::Other) | None => (),
+                Some(Child::Unwanted) => return Ok(None),
             }
         }
         if !Expected::from(stat).matches(&directory.stat()?) {
@@ -162,20 +186,28 @@ impl Walk<'_> {
         }
         subdirectories.reverse();
         Ok(Some(Visit {
-            directory,
+            directory: Some(directory),
+            identity: (stat.st_dev, stat.st_ino),
             subdirectories,
         }))
     }
 
-    /// Adds an entry and, unless it is another name of one that is there, its inode. None if nobody
-    /// wants the file.
+    /// Adds an entry and, unless it is another name of one that is there, its inode.
     fn add_child(
         &mut self,
         directory: &Arc<OpenDirectory>,
         name: &[u8],
         parent: u32,
-    ) -> Result<Option<(u32, FileType)>> {
+    ) -> Result<Child> {
         let path = || directory.path.join(OsStr::from_bytes(name));
+        if name.len() > NAME_MAX {
+            return Err(Error::TooLarge {
+                what: "bytes in its name",
+                path: path(),
+                count: name.len() as u64,
+                limit: NAME_MAX as u64,
+            });
+        }
         let stat = statat(&directory.descriptor, name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| Error::tree("read", &path())(errno))?;
         let file_type = FileType::from_mode(stat.st_mode).ok_or_else(|| {
@@ -200,11 +232,11 @@ impl Walk<'_> {
                 if file_type == FileType::Regular {
                     self.files += 1;
                     if !self.read_file(directory, name, &stat) {
-                        return Ok(None);
+                        return Ok(Child::Unwanted);
                     }
                 } else if file_type != FileType::Directory {
                     let set = xattrs::of_entry(directory.descriptor.as_fd(), name, &path())?;
-                    let set = self.xattrs.add(set);
+                    let set = self.context.xattrs.add(set);
                     if let Some(node) = self.tree.nodes.last_mut() {
                         node.xattrs = set;
                     }
@@ -214,7 +246,10 @@ impl Walk<'_> {
         };
         let name = self.tree.add_bytes(name);
         self.tree.entries.push(Entry { inode, name });
-        Ok(Some((inode, file_type)))
+        Ok(match file_type {
+            FileType::Directory => Child::Directory(inode),
+            _ => Child::Other,
+        })
     }
 
     fn kind(
@@ -234,7 +269,16 @@ impl Walk<'_> {
                         let path = directory.path.join(OsStr::from_bytes(name));
                         Error::tree("read", &path)(errno)
                     })?;
-                Kind::SymbolicLink(self.tree.add_bytes(target.as_bytes()))
+                let target = target.as_bytes();
+                if !(1..=SYMLINK_MAX).contains(&target.len()) {
+                    return Err(Error::TooLarge {
+                        what: "bytes in its target",
+                        path: directory.path.join(OsStr::from_bytes(name)),
+                        count: target.len() as u64,
+                        limit: SYMLINK_MAX as u64,
+                    });
+                }
+                Kind::SymbolicLink(self.tree.add_bytes(target))
             }
             FileType::CharacterDevice | FileType::BlockDevice => {
                 Kind::Device(encode_device(major(stat.st_rdev), minor(stat.st_rdev)))
@@ -245,8 +289,10 @@ impl Walk<'_> {
 
     fn add_node(&mut self, stat: &Stat, kind: Kind, path: &Path) -> Result<u32> {
         let inode = u32::try_from(self.tree.nodes.len() + 1).map_err(|_| Error::TooLarge {
-            what: "the inodes",
+            what: "files before it",
             path: path.to_owned(),
+            count: self.tree.nodes.len() as u64,
+            limit: u64::from(u32::MAX),
         })?;
         let size = match kind {
             Kind::Regular(_) => size(stat),
@@ -275,9 +321,16 @@ impl Walk<'_> {
             expected: Expected::from(stat),
         };
         let size = job.expected.size;
-        self.progress.add_found(size);
-        if size >= self.large_file {
+        self.context.progress.add_found(size);
+        if size >= self.context.options.layout.large_file {
             return self.send_batch() && self.send(ReadJob::Large(job), PIECES_WAITING);
+        }
+        let last = self.batch.last().map(|last| &last.directory);
+        if !last.is_some_and(|last| Arc::ptr_eq(last, directory)) {
+            if self.batch_directories == BATCH_DIRECTORIES && !self.send_batch() {
+                return false;
+            }
+            self.batch_directories += 1;
         }
         self.batch.push(job);
         self.batch_bytes += size;
@@ -287,6 +340,7 @@ impl Walk<'_> {
 
     fn send_batch(&mut self) -> bool {
         self.batch_bytes = 0;
+        self.batch_directories = 0;
         let batch = std::mem::take(&mut self.batch);
         batch.is_empty() || self.send(ReadJob::Small(batch), 1)
     }
@@ -299,6 +353,26 @@ impl Walk<'_> {
         };
         self.queue.results.send(receiver).is_ok() && self.queue.requests.send(request).is_ok()
     }
+}
+
+/// Ends the last visit and goes back to the directory above, which is opened again if it was closed.
+fn leave(visits: &mut Vec<Visit>) -> Result<()> {
+    let left = visits.pop().and_then(|visit| visit.directory);
+    if let (Some(left), Some(above)) = (left, visits.last_mut()) {
+        if above.directory.is_none() {
+            above.directory = Some(Arc::new(left.open_parent(above.identity)?));
+        }
+    }
+    Ok(())
+}
+
+/// What an entry turned out to be.
+enum Child {
+    /// A directory, to be visited later.
+    Directory(u32),
+    Other,
+    /// A file that nobody wants.
+    Unwanted,
 }
 
 impl OpenDirectory {
@@ -323,6 +397,19 @@ impl OpenDirectory {
         let descriptor = openat(&self.descriptor, name, flags, Mode::empty())
             .map_err(Error::tree("open", &path))?;
         Ok(OpenDirectory { descriptor, path })
+    }
+
+    /// Opens the directory that it is in, which must be the one that it was found in.
+    fn open_parent(&self, identity: (u64, u64)) -> Result<Self> {
+        let path = self.path.parent().unwrap_or(&self.path).to_owned();
+        let descriptor = openat(&self.descriptor, "..", Self::FLAGS, Mode::empty())
+            .map_err(Error::tree("open", &path))?;
+        let parent = OpenDirectory { descriptor, path };
+        let stat = parent.stat()?;
+        if (stat.st_dev, stat.st_ino) != identity {
+            return Err(Error::Changed(parent.path));
+        }
+        Ok(parent)
     }
 
     fn stat(&self) -> Result<Stat> {

@@ -8,14 +8,23 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use peerfs_format::SYMLINK_MAX;
+use peerfs_format::{Record, XattrRecord, SYMLINK_MAX};
 use rustix::fs::{fgetxattr, flistxattr, lgetxattr, llistxattr};
 use rustix::io::Errno;
 
+use crate::shard_plan::INODE_MAX;
 use crate::{Error, Result};
 
 /// The longest list of names and the longest value that Linux allows, in bytes.
 const LINUX_MAX: usize = 64 * 1024;
+
+/// What an inode may have too much of.
+pub(crate) const TOO_LARGE: &str = "bytes of extended attributes";
+
+/// What the format has of extended attributes: these spaces, and access control lists. Others say how a file
+/// system stores a file (`btrfs.compression`), not what the file is, and are left out.
+const SPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+const ACCESS_LISTS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
 /// Extended attributes of an inode: full names and values, sorted by name.
 pub(crate) type XattrSet = Vec<(Vec<u8>, Vec<u8>)>;
@@ -109,10 +118,8 @@ fn read(
         Err(errno) => return Err(Error::tree("list the extended attributes of", path)(errno)),
     };
     let mut set = Vec::new();
-    for name in names.split(|&byte| byte == 0) {
-        if name.is_empty() {
-            continue;
-        }
+    let mut bytes = 0;
+    for name in names.split(|&byte| byte == 0).filter(|name| is_kept(name)) {
         let mut value = vec![0; LINUX_MAX];
         match get(name, &mut value) {
             Ok(length) => value.truncate(length),
@@ -120,10 +127,24 @@ fn read(
             Err(errno) => return Err(Error::tree("read the extended attributes of", path)(errno)),
         }
         value.shrink_to_fit();
+        bytes += XattrRecord::SIZE + name.len() + value.len();
+        if bytes > INODE_MAX {
+            return Err(Error::TooLarge {
+                what: TOO_LARGE,
+                path: path.to_owned(),
+                count: bytes as u64,
+                limit: INODE_MAX as u64,
+            });
+        }
         set.push((name.to_vec(), value));
     }
     set.sort();
     Ok(set)
+}
+
+fn is_kept(name: &[u8]) -> bool {
+    let is_in = |space: &&[u8]| name.len() > space.len() && name.starts_with(space);
+    SPACES.iter().any(is_in) || ACCESS_LISTS.contains(&name)
 }
 
 #[cfg(test)]

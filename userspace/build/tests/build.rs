@@ -6,11 +6,11 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::Arc;
 use std::thread;
 
-use peerfs_build::{build, BuiltImage, ChunkSizes, Error, Layout, Options, Progress};
+use peerfs_build::{build, BuiltImage, ChunkSizes, Compression, Error, Layout, Options, Progress};
 use peerfs_format::{PackRecord, CHUNK_MAX};
 use peerfs_store::{Image, Store};
 use tempfile::TempDir;
@@ -245,4 +245,40 @@ fn a_large_directory_has_several_shards() {
         assert!(image.child(&directory, name.as_bytes()).unwrap().is_none());
     }
     assert_eq!(fixture.read(&built, "many/../zz"), b"behind it");
+}
+
+#[test]
+fn a_build_can_be_given_up_at_any_time() {
+    static QUESTIONS: AtomicI64 = AtomicI64::new(0);
+    let fixture = Fixture::new();
+    write(fixture.tree().join("large"), &random(1, 20_000_000));
+    for number in 0..100 {
+        write(fixture.tree().join(format!("small-{number}")), b"small");
+    }
+    let base = fixture.build(&Options::default()).manifest;
+    let options = Options {
+        threads: NonZeroUsize::new(3).unwrap(),
+        base: vec![base],
+        compression: Compression::None,
+        is_cancelled: || QUESTIONS.fetch_sub(1, Ordering::Relaxed) <= 0,
+        ..Options::default()
+    };
+    let mut answers = 0;
+    let outcome = loop {
+        QUESTIONS.store(answers, Ordering::Relaxed);
+        write(
+            fixture.tree().join("new"),
+            &random(answers as u64, 3_000_000),
+        );
+        let progress = Progress::default();
+        match build(&fixture.tree(), &fixture.store, &options, &progress) {
+            Err(Error::Cancelled) => (),
+            outcome => break outcome,
+        }
+        let left = fs::read_dir(fixture.store.root_dir().join("tmp")).unwrap();
+        assert_eq!(left.count(), 0);
+        answers += 1 + answers / 8;
+    };
+    outcome.unwrap();
+    assert!(answers > 100, "{answers}");
 }

@@ -7,7 +7,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
-use peerfs_build::Compression;
+use peerfs_build::{Compression, Options};
+use peerfs_format::Digest;
 
 /// Mount filesystem images that this machine does not have yet.
 ///
@@ -22,7 +23,7 @@ pub(crate) struct Arguments {
 }
 
 const AFTER_HELP: &str = "\
-Exit status: 0 if all went well, 1 if not, 2 if the command line is wrong.
+Exit status: 0 if all went well, 1 if not, 2 if the command line is wrong, 130 after Ctrl-C.
 
 Example:
   peerfs build ./tree --root-dir /var/lib/peerfs --tag mine
@@ -71,7 +72,8 @@ pub(crate) struct StoreArguments {
 /// Prints the digest to mount. The same tree makes the same digest on every machine.
 #[derive(Args)]
 pub(crate) struct BuildArguments {
-    /// The directory tree; read as it is, other file systems mounted in it included.
+    /// The directory tree; read as it is, other file systems mounted in it included. Of extended attributes
+    /// it takes user.*, trusted.*, security.* and access control lists.
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) tree: PathBuf,
     #[command(flatten)]
@@ -80,16 +82,19 @@ pub(crate) struct BuildArguments {
     #[arg(long, value_name = "NAME", value_parser = parse_tag)]
     pub(crate) tag: String,
     /// An image of the store that the tree has much in common with, such as its previous version:
-    /// only what is not in its packs is stored anew. The digest then depends on it. Whoever built it
-    /// is trusted to have told what its packs hold. May be repeated.
+    /// only what is not in its packs is stored anew, and what is missing or damaged there. The digest then
+    /// depends on it. May be repeated.
     #[arg(long, value_name = "TAG|DIGEST")]
     pub(crate) base: Vec<String>,
     /// How to compress: none, zstd or zstd:LEVEL (1 to 22). Levels up to 9 are made to be read fast,
     /// those above to be small.
     #[arg(long, value_name = "METHOD", default_value = "zstd:3")]
     pub(crate) compression: Compression,
-    /// Threads to use; by default one for each processor.
-    #[arg(long, value_name = "NUMBER")]
+    /// Take directories that other file systems are mounted on as empty.
+    #[arg(short = 'x', long)]
+    pub(crate) one_file_system: bool,
+    /// Threads to use, at most 1024; by default one for each processor.
+    #[arg(long, value_name = "NUMBER", value_parser = parse_threads)]
     pub(crate) threads: Option<NonZeroUsize>,
     /// Print a summary as JSON in place of the digest.
     #[arg(long)]
@@ -104,7 +109,7 @@ pub(crate) struct MountArguments {
     /// How long a reader waits for content that is not here, before it gets an error.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u32>,
-    /// Mount options as for mount(8), separated by commas.
+    /// Mount options as for mount(8), separated by commas; a comma of a path is written \, there.
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub(crate) options: Vec<OsString>,
     /// The image: a tag of the store, or the digest of a manifest.
@@ -196,8 +201,19 @@ pub(crate) struct StatusArguments {
     pub(crate) json: bool,
 }
 
-/// What OCI allows in the name of an image in a layout, so that other tools can name it too.
+fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {
+    let number = text.parse().ok();
+    number
+        .filter(|&number: &NonZeroUsize| number.get() <= Options::THREADS_MAX)
+        .ok_or_else(|| format!("a number from 1 to {} is expected", Options::THREADS_MAX))
+}
+
+/// What OCI allows in the name of an image in a layout, so that other tools can name it too; and
+/// no digest, which is that of one image only.
 fn parse_tag(text: &str) -> Result<String, String> {
+    if text.parse::<Digest>().is_ok() {
+        return Err("a digest is no tag: an image has its digest anyway".to_owned());
+    }
     let is_valid = !text.is_empty()
         && text.len() <= 255
         && text.starts_with(|first: char| first.is_ascii_alphanumeric())
@@ -225,7 +241,8 @@ mod tests {
     #[test]
     fn tags_are_what_oci_allows() {
         assert!(parse_tag("debian:12-slim").is_ok());
-        for tag in ["", "-x", "a b", "ä"] {
+        let digest = "aB".repeat(32);
+        for tag in ["", "-x", "a b", "ä", &digest, &format!("sha256:{digest}")] {
             assert!(parse_tag(tag).is_err(), "{tag:?}");
         }
     }

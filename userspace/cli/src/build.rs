@@ -8,12 +8,13 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 use peerfs_build::{BuiltImage, Options, Progress};
 use peerfs_store::Store;
+use peerfs_sys::interrupt;
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use serde::Serialize;
 
 use crate::arguments::BuildArguments;
 use crate::error::Result;
-use crate::output::{size, Output};
+use crate::output::{size, tell, Output};
 use crate::progress::show_while;
 
 /// What `--json` prints.
@@ -28,18 +29,23 @@ struct Summary {
     stored_bytes: u64,
     packs: usize,
     shards: usize,
+    unusable_base_chunks: u64,
     seconds: f64,
 }
 
 /// Builds an image and tags it.
 pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
     raise_descriptor_limit();
+    // Without it the build only leaves files behind when it is interrupted.
+    let _ = interrupt::watch();
     let start = Instant::now();
     let store = Arc::new(Store::create(&arguments.store.root_dir)?);
     let base = arguments.base.iter().map(|image| store.resolve(image));
     let mut options = Options {
         compression: arguments.compression,
         base: base.collect::<std::result::Result<_, _>>()?,
+        one_file_system: arguments.one_file_system,
+        is_cancelled: interrupt::is_requested,
         ..Options::default()
     };
     if let Some(threads) = arguments.threads {
@@ -72,6 +78,7 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
             stored_bytes: image.stored_bytes,
             packs: image.packs.len(),
             shards: image.shards.len(),
+            unusable_base_chunks: image.unusable_chunks,
             seconds,
         })?;
     } else {
@@ -83,18 +90,24 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
 
 /// Tells a person what was built.
 fn describe(image: &BuiltImage, seconds: f64) {
-    eprintln!(
+    tell(&format!(
         "{} inodes, {} of content, {} stored, in {seconds:.1} s",
         image.inode_count,
         size(image.content_bytes),
         size(image.stored_bytes),
-    );
+    ));
+    if image.unusable_chunks > 0 {
+        tell(&format!(
+            "{} chunks of the base are missing or damaged and were not used; `peerfs verify` says more",
+            image.unusable_chunks
+        ));
+    }
 }
 
-/// A deep tree keeps as many directories open as it has levels.
+/// Each thread keeps some files and directories open.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
-    // If it can't be raised, most trees can be built all the same.
+    // If it can't be raised, few threads can do without.
     let _ = setrlimit(
         Resource::Nofile,
         Rlimit {

@@ -5,6 +5,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use peerfs_store::printable;
+
 /// The result of a command.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
@@ -23,17 +25,17 @@ pub(crate) enum Error {
     /// The output can't be written.
     #[error("can't write the output")]
     Output(#[source] io::Error),
-    #[error("can't write {}", path.display())]
+    #[error("can't write {}", printable(path))]
     Write { path: PathBuf, source: io::Error },
     /// A mount failed; the kernel's messages are in `log`, or a hint.
-    #[error("can't mount {image} on {}: {log}", mountpoint.display())]
+    #[error("can't mount {} on {}: {log}", printable(image), printable(mountpoint))]
     Mount {
         image: String,
         mountpoint: PathBuf,
         log: String,
         source: io::Error,
     },
-    #[error("can't unmount {}{hint}", mountpoint.display())]
+    #[error("can't unmount {}{hint}", printable(mountpoint))]
     Unmount {
         mountpoint: PathBuf,
         hint: &'static str,
@@ -48,6 +50,11 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// Whether somebody wanted the command to end.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        matches!(self, Error::Build(peerfs_build::Error::Cancelled))
+    }
+
     /// Whether nobody reads the output any more, which is no reason for a message.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)

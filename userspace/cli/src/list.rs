@@ -43,9 +43,12 @@ struct FileInfo {
     /// Of the content; left out for a file with holes, whose content digest is another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
-    /// Values in hexadecimal.
+    /// Values in hexadecimal, of attributes whose names are UTF-8.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     xattrs: BTreeMap<String, String>,
+    /// Names and values in hexadecimal, of the others.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    xattrs_hex: BTreeMap<String, String>,
 }
 
 /// Lists files of an image.
@@ -150,7 +153,13 @@ fn file_info(inode: &Inode, path: &[u8]) -> Result<FileInfo> {
     let record = inode.record();
     let is_regular = inode.file_type() == FileType::Regular;
     let is_link = inode.file_type() == FileType::SymbolicLink;
-    let xattrs = inode.xattrs()?;
+    let (mut xattrs, mut xattrs_hex) = (BTreeMap::new(), BTreeMap::new());
+    for (name, value) in inode.xattrs()? {
+        match String::from_utf8(name) {
+            Ok(name) => xattrs.insert(name, hex(&value)),
+            Err(error) => xattrs_hex.insert(hex(error.as_bytes()), hex(&value)),
+        };
+    }
     Ok(FileInfo {
         path: String::from_utf8_lossy(path).into_owned(),
         path_hex: std::str::from_utf8(path).is_err().then(|| hex(path)),
@@ -173,10 +182,8 @@ fn file_info(inode: &Inode, path: &[u8]) -> Result<FileInfo> {
             .then(|| inode.content_digest())
             .transpose()?
             .map(|digest| digest.to_string()),
-        xattrs: xattrs
-            .iter()
-            .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), hex(value)))
-            .collect(),
+        xattrs,
+        xattrs_hex,
     })
 }
 

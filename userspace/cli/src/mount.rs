@@ -2,13 +2,12 @@
 
 //! `peerfs mount` and `peerfs umount`.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use peerfs_format::Digest;
-use peerfs_store::Store;
+use peerfs_store::{printable_bytes, Store};
+use rustix::fs::{open, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
@@ -89,12 +88,9 @@ impl MountRequest {
     /// Mounts the image.
     pub(crate) fn mount(&self) -> Result<()> {
         let manifest = self.manifest()?;
-        let failed = |log: String, errno: Errno| Error::Mount {
-            image: self.source.clone(),
-            mountpoint: self.mountpoint.clone(),
-            log,
-            source: errno.into(),
-        };
+        // Before an image is fetched that there is no place for.
+        self.check_mountpoint()?;
+        let failed = |log: String, errno: Errno| self.failed(log, errno);
         let context = fsopen("peerfs", FsOpenFlags::FSOPEN_CLOEXEC)
             .map_err(|errno| failed(open_hint(errno).to_owned(), errno))?;
         // In /proc/mounts it means the same wherever one is. The kernel tells what is wrong with it.
@@ -124,7 +120,24 @@ impl MountRequest {
                     MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
                 )
             })
-            .map_err(|errno| failed(attach_hint(errno, &self.mountpoint), errno))
+            .map_err(|errno| failed(attach_hint(errno).to_owned(), errno))
+    }
+
+    /// Fails if the mount point is nothing that an image can be mounted on.
+    pub(crate) fn check_mountpoint(&self) -> Result<()> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        open(&self.mountpoint, flags, Mode::empty())
+            .map(|_| ())
+            .map_err(|errno| self.failed(attach_hint(errno).to_owned(), errno))
+    }
+
+    fn failed(&self, log: String, errno: Errno) -> Error {
+        Error::Mount {
+            image: self.source.clone(),
+            mountpoint: self.mountpoint.clone(),
+            log,
+            source: errno.into(),
+        }
     }
 }
 
@@ -137,12 +150,11 @@ fn open_hint(errno: Errno) -> &'static str {
     }
 }
 
-fn attach_hint(errno: Errno, mountpoint: &Path) -> String {
-    let mountpoint = mountpoint.display();
+fn attach_hint(errno: Errno) -> &'static str {
     match errno {
-        Errno::NOENT => format!("make the directory {mountpoint} first"),
-        Errno::NOTDIR => format!("{mountpoint} is not a directory"),
-        _ => "the image is fine, but it can't be attached there".to_owned(),
+        Errno::NOENT => "make that directory first",
+        Errno::NOTDIR => "an image can be mounted on a directory only",
+        _ => "it can't be attached there",
     }
 }
 
@@ -168,15 +180,5 @@ fn kernel_log(context: BorrowedFd<'_>) -> String {
     if log.is_empty() {
         return "the kernel gives no reason; its log (dmesg) may".to_owned();
     }
-    String::from_utf8_lossy(&log).into_owned()
-}
-
-/// Whether a path is one that a mount can be put on, for a dry run.
-pub(crate) fn check_mountpoint(mountpoint: &Path) -> io::Result<()> {
-    if std::fs::metadata(mountpoint)?.is_dir() {
-        return Ok(());
-    }
-    let name = mountpoint.as_os_str().as_bytes();
-    let message = format!("{} is not a directory", String::from_utf8_lossy(name));
-    Err(io::Error::new(io::ErrorKind::NotADirectory, message))
+    printable_bytes(&log).to_string()
 }

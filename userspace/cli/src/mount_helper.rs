@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use peerfs_store::printable;
 
-use crate::error::{Error, Result};
-use crate::mount::{check_mountpoint, MountRequest};
+use crate::error::Result;
+use crate::mount::MountRequest;
 use crate::mount_options::MountOptions;
-use crate::run::report;
+use crate::output::Output;
+use crate::run::{explain, report};
 
 /// The exit statuses that mount(8) defines.
 const USAGE: u8 = 1;
@@ -30,7 +32,8 @@ struct HelperArguments {
     source: String,
     /// The directory to mount it on.
     mountpoint: PathBuf,
-    /// Mount options, separated by commas; root_dir= and manifest= among them.
+    /// Mount options, separated by commas; root_dir= and manifest= among them. A comma of a path is
+    /// written \, there.
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<OsString>,
     /// Ignore options that are not known.
@@ -54,11 +57,7 @@ struct HelperArguments {
 pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
     let arguments = match HelperArguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // If even this can't be printed, the status tells.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
-        }
+        Err(error) => return explain(&error, USAGE),
     };
     match mount(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -88,15 +87,12 @@ fn mount(arguments: &HelperArguments) -> Result<()> {
     };
     let manifest = request.manifest()?;
     if arguments.verbose {
-        println!("{manifest} on {}", request.mountpoint.display());
+        let mut output = Output::new();
+        output.line(&format!("{manifest} on {}", printable(&request.mountpoint)))?;
+        output.finish()?;
     }
     if arguments.fake {
-        return check_mountpoint(&request.mountpoint).map_err(|source| Error::Mount {
-            image: request.source.clone(),
-            mountpoint: request.mountpoint.clone(),
-            log: "the mount point is not usable".to_owned(),
-            source,
-        });
+        return request.check_mountpoint();
     }
     request.mount()
 }

@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use peerfs_store::{printable, printable_bytes};
 use rustix::mount::MountAttrFlags;
 
 use crate::error::{Error, Result};
@@ -34,23 +35,42 @@ impl Default for Attributes {
 }
 
 impl MountOptions {
-    /// Adds options from a comma-separated list.
+    /// Adds options from a comma-separated list. As mount(8) and overlayfs have it, a comma after a backslash or
+    /// between double quotes belongs to the value.
     pub(crate) fn add(&mut self, list: &OsStr) -> Result<()> {
-        let options = list.as_bytes().split(|&byte| byte == b',');
-        for option in options.filter(|option| !option.is_empty()) {
-            self.add_one(option)?;
+        let mut option = Vec::new();
+        let mut is_quoted = false;
+        let mut bytes = list.as_bytes().iter().copied().peekable();
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'\\' => {
+                    let escaped = bytes.next_if(|next| b"\\,\"".contains(next));
+                    option.push(escaped.unwrap_or(byte));
+                }
+                b'"' => is_quoted = !is_quoted,
+                b',' if !is_quoted => self.add_one(&std::mem::take(&mut option))?,
+                _ => option.push(byte),
+            }
         }
-        Ok(())
+        if is_quoted {
+            let list = printable(list);
+            let reason = format!("a double quote is not closed in the mount options {list}");
+            return Err(Error::MountOption(reason));
+        }
+        self.add_one(&option)
     }
 
     fn add_one(&mut self, option: &[u8]) -> Result<()> {
+        if option.is_empty() {
+            return Ok(());
+        }
         if let Some(path) = option.strip_prefix(b"root_dir=") {
             self.root_dir = Some(PathBuf::from(OsStr::from_bytes(path)));
             return Ok(());
         }
         let text = std::str::from_utf8(option).map_err(|_| {
-            let option = String::from_utf8_lossy(option);
-            Error::MountOption(format!("the mount option {option:?} is not UTF-8"))
+            let option = printable_bytes(option);
+            Error::MountOption(format!("the mount option {option} is not UTF-8"))
         })?;
         let (name, value) = match text.split_once('=') {
             Some((name, value)) => (name, Some(value)),
@@ -106,5 +126,23 @@ mod tests {
                 ),
             }
         );
+    }
+
+    #[test]
+    fn a_path_may_have_commas() {
+        for (list, root_dir) in [
+            (r"ro,root_dir=/a\,b,timeout=5", "/a,b"),
+            (r#"root_dir="/a,b",timeout=5"#, "/a,b"),
+            (r#""root_dir=/a,b",timeout=5"#, "/a,b"),
+            (r#"root_dir=/a\\,timeout=5"#, r"/a\"),
+            (r#"root_dir=/a\"b\x2d,timeout=5"#, r#"/a"b\x2d"#),
+        ] {
+            let mut options = MountOptions::default();
+            options.add(OsStr::new(list)).unwrap();
+            assert_eq!(options.root_dir, Some(root_dir.into()), "{list}");
+            assert_eq!(options.others, [("timeout".into(), Some("5".into()))]);
+        }
+        let unclosed = MountOptions::default().add(OsStr::new("root_dir=\"/a"));
+        assert!(unclosed.is_err());
     }
 }

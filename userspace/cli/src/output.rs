@@ -4,6 +4,7 @@
 
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
+use peerfs_store::printable_bytes;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -36,22 +37,11 @@ impl Output {
 
     /// Writes a name: as it is to a program, so that a person's terminal is safe from it otherwise.
     pub(crate) fn name(&mut self, name: &[u8]) -> Result<()> {
-        if !self.is_terminal {
-            return self.bytes(name);
+        if self.is_terminal {
+            write!(self.writer, "{}", printable_bytes(name)).map_err(Error::Output)
+        } else {
+            self.bytes(name)
         }
-        for piece in name.utf8_chunks() {
-            for letter in piece.valid().chars() {
-                if letter.is_control() || letter == '\\' {
-                    self.bytes(letter.escape_default().to_string().as_bytes())?;
-                } else {
-                    self.bytes(letter.encode_utf8(&mut [0; 4]).as_bytes())?;
-                }
-            }
-            for byte in piece.invalid() {
-                self.bytes(format!("\\x{byte:02x}").as_bytes())?;
-            }
-        }
-        Ok(())
     }
 
     /// Writes a value as a line of JSON.
@@ -65,6 +55,16 @@ impl Output {
     pub(crate) fn finish(mut self) -> Result<()> {
         self.writer.flush().map_err(Error::Output)
     }
+}
+
+/// Tells a person something, who may not listen: standard error may be full or closed, which is no reason to
+/// fail. Whatever controls a terminal is taken out, but the ends of lines.
+pub(crate) fn tell(text: &str) {
+    let text = text.replace(
+        |letter: char| letter.is_control() && letter != '\n',
+        "\u{fffd}",
+    );
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Bytes for people: `12.3 MiB`.

@@ -26,11 +26,13 @@ pub(crate) fn show_while<T>(update: impl Fn(&ProgressBar) + Send, work: impl FnO
     thread::scope(|scope| {
         let (done, is_done) = mpsc::channel::<()>();
         let shown = bar.clone();
-        scope.spawn(move || {
+        let show = move || {
             while is_done.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 update(&shown);
             }
-        });
+        };
+        // The work goes on without, if there is no thread for it.
+        let _ = thread::Builder::new().spawn_scoped(scope, show);
         let outcome = work();
         drop(done);
         bar.finish_and_clear();

@@ -4,14 +4,20 @@
 
 use std::error::Error as _;
 use std::ffi::OsString;
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use peerfs_sys::interrupt;
 
 use crate::arguments::{Arguments, Command};
 use crate::error::{Error, Result};
+use crate::output::tell;
 use crate::{build, cat, documentation, list, mount, mount_helper, status, verify};
+
+/// The exit status for a wrong command line.
+const MISUSED: u8 = 2;
 
 /// Runs the command that `arguments` (the program's name first) ask for.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
@@ -19,11 +25,17 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     if name.is_some_and(|name| name == "mount.peerfs") {
         return mount_helper::run(arguments);
     }
-    // Exits by itself, with status 2, if the arguments are wrong.
-    let arguments = Arguments::parse_from(arguments);
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => return explain(&error, MISUSED),
+    };
     match dispatch(&arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if error.is_cancelled() {
+                // Does not return, unless nobody interrupted it.
+                interrupt::end();
+            }
             report("peerfs", &error);
             ExitCode::FAILURE
         }
@@ -44,7 +56,26 @@ fn dispatch(command: &Command) -> Result<()> {
     }
 }
 
-/// Prints an error and its causes as one line.
+/// Prints what is wrong with the arguments, or the help that they ask for.
+pub(crate) fn explain(error: &clap::Error, misused: u8) -> ExitCode {
+    let text = error.render().to_string();
+    // It repeats arguments, which may be names that somebody else chose.
+    if error.use_stderr() && text.contains(|letter: char| letter.is_control() && letter != '\n') {
+        tell(&text);
+        return ExitCode::from(misused);
+    }
+    match error.print() {
+        // If this can't be printed, the status tells.
+        _ if error.use_stderr() => ExitCode::from(misused),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            report("peerfs", &Error::Output(error));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Prints an error and its causes as one line, unless it is a list.
 pub(crate) fn report(program: &str, error: &Error) {
     if error.is_broken_pipe() {
         return;
@@ -55,5 +86,5 @@ pub(crate) fn report(program: &str, error: &Error) {
         line.push_str(&format!(": {error}"));
         cause = error.source();
     }
-    eprintln!("{line}");
+    tell(&line);
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use peerfs_control::{ask, Reply, Request, Status};
 
+use peerfs_store::printable;
+
 use crate::arguments::StatusArguments;
 use crate::error::{Error, Result};
 use crate::output::{size, Output};
@@ -29,10 +31,10 @@ pub(crate) fn run(arguments: &StatusArguments) -> Result<()> {
 }
 
 fn print(status: &Status, output: &mut Output) -> Result<()> {
-    output.line(&format!("peerfsd {}", status.version))?;
-    output.line(&format!("node {}", status.node_id))?;
+    output.line(&format!("peerfsd {}", printable(&status.version)))?;
+    output.line(&format!("node {}", printable(&status.node_id)))?;
     for address in &status.listen_addresses {
-        output.line(&format!("  listens on {address}"))?;
+        output.line(&format!("  listens on {}", printable(address)))?;
     }
     output.line(&format!(
         "requests in flight: {}",
@@ -46,17 +48,18 @@ fn print(status: &Status, output: &mut Output) -> Result<()> {
         };
         output.line(&format!(
             "  {} at {}, round trip {time}, {} received",
-            peer.id,
-            peer.address,
+            printable(&peer.id),
+            printable(&peer.address),
             size(peer.bytes_received)
         ))?;
     }
     output.line(&format!("images: {}", status.images.len()))?;
     for image in &status.images {
+        let tags = image.tags.iter().map(|tag| format!(" {}", printable(tag)));
         output.line(&format!(
-            "  {} {}: {} of {} here",
-            image.manifest,
-            image.tags.join(" "),
+            "  {}{}: {} of {} here",
+            printable(&image.manifest),
+            tags.collect::<String>(),
             size(image.present_bytes),
             size(image.total_bytes)
         ))?;
@@ -69,7 +72,7 @@ fn print(status: &Status, output: &mut Output) -> Result<()> {
     }
     output.line("fetched since it started:")?;
     for (source, bytes) in &status.bytes_by_source {
-        output.line(&format!("  {source}: {}", size(*bytes)))?;
+        output.line(&format!("  {}: {}", printable(source), size(*bytes)))?;
     }
     Ok(())
 }

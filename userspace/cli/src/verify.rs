@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use indicatif::ProgressBar;
-use peerfs_store::{verify, Damage, Store, VerifyProgress, VerifyReport};
+use peerfs_store::{printable, verify, Damage, Store, VerifyProgress, VerifyReport};
 use serde::Serialize;
 
 use crate::arguments::VerifyArguments;
@@ -82,7 +82,8 @@ fn print(report: &VerifyReport, output: &mut Output) -> Result<()> {
     for damage in &report.damages {
         output.line(&format!("damaged: blob {}", damage.blob))?;
         output.line(&format!("  problem: {}", damage.problem))?;
-        let images: Vec<&str> = damage.images.iter().map(String::as_str).collect();
+        let images = damage.images.iter();
+        let images: Vec<String> = images.map(|image| printable(image).to_string()).collect();
         output.line(&match images.as_slice() {
             [] => "  no image of the store needs it".to_owned(),
             images => format!("  images: {}", images.join(", ")),
@@ -91,8 +92,9 @@ fn print(report: &VerifyReport, output: &mut Output) -> Result<()> {
     }
     for (image, missing) in &report.incomplete {
         output.line(&format!(
-            "not all here: image {image} misses {missing} blobs and chunks; peerfsd fetches them \
-             when they are read"
+            "not all here: image {} misses {missing} blobs and chunks; peerfsd fetches them \
+             when they are read",
+            printable(image)
         ))?;
     }
     output.line(&format!(

@@ -35,8 +35,10 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error, MISUSED),
     };
     if arguments.check {
-        println!("The configuration is valid.");
-        return ExitCode::SUCCESS;
+        return match writeln!(io::stdout(), "The configuration is valid.") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, FAILED),
+        };
     }
     logging::start(&config.log);
     match run(&config) {
@@ -90,6 +92,7 @@ fn fail(error: &dyn Error, status: u8) -> ExitCode {
         text.push_str(&error.to_string());
         cause = error.source();
     }
-    eprintln!("peerfsd: {}", text.trim_end());
+    // Where nobody reads it, the status tells.
+    let _ = writeln!(io::stderr(), "peerfsd: {}", text.trim_end());
     ExitCode::from(status)
 }

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -140,6 +141,26 @@ fn a_wrong_configuration_is_refused_with_the_key() {
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("/nonexistent/peerfsd.toml"));
+}
+
+#[test]
+fn nobody_need_listen_to_what_is_wrong() {
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let config = configure(root.path(), "");
+    let check = |config: &Path| {
+        let mut process = peerfsd();
+        process.arg("--check").arg("--config").arg(config);
+        process
+    };
+    let unheard = check(&config).stderr(full()).status().unwrap();
+    assert_eq!(unheard.code(), Some(0));
+    let unheard = check(Path::new("/nonexistent")).stderr(full()).status();
+    assert_eq!(unheard.unwrap().code(), Some(2));
+    // Whoever asks for the answer is not told that all is well.
+    let output = check(&config).stdout(full()).stderr(Stdio::piped()).spawn();
+    let output = output.unwrap().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use peerfs_format::Digest;
 
+use crate::printable::{printable, printable_bytes};
+
 /// The result of an operation on a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -14,7 +16,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused something.
-    #[error("can't {action} {}{}", path.display(), hint(source))]
+    #[error("can't {action} {}{}", printable(path), hint(source))]
     Io {
         /// What was tried, as a verb.
         action: &'static str,
@@ -26,26 +28,26 @@ pub enum Error {
     /// There is no store where one should be.
     #[error(
         "{} is not a peerfs store; name one with --root-dir, or make one with `peerfs build`",
-        .0.display()
+        printable(.0)
     )]
     NotAStore(PathBuf),
     /// The directory to make a store in holds something else.
-    #[error("{} is not empty and not a peerfs store; name another directory", .0.display())]
+    #[error("{} is not empty and not a peerfs store; name another directory", printable(.0))]
     NotEmpty(PathBuf),
     /// Another process fills packs of this store.
     #[error(
         "another process (peerfsd?) already fills the store {}; stop it or use another store",
-        .0.display()
+        printable(.0)
     )]
     InUse(PathBuf),
     /// Another process has locked a file of the store and does not give it up.
-    #[error("another process has locked {} and does not give it up; end it (`fuser` finds it)", .0.display())]
+    #[error("another process has locked {} and does not give it up; end it (`fuser` finds it)", printable(.0))]
     Locked(PathBuf),
     /// Something in the store is not what can be read or written there.
     #[error(
         "{} is no regular file or directory, or is reached by a symbolic link, which is not followed \
          in a store; remove it",
-        .0.display()
+        printable(.0)
     )]
     NotARegularFile(PathBuf),
     /// A pack that is what its digest says is not what the image's index says of it.
@@ -57,7 +59,7 @@ pub enum Error {
         index: Digest,
     },
     /// A file of the layout is not what OCI says it should be.
-    #[error("{} is not valid: {reason}", path.display())]
+    #[error("{} is not valid: {}", printable(path), printable(reason))]
     Layout {
         /// The file.
         path: PathBuf,
@@ -65,12 +67,50 @@ pub enum Error {
         reason: String,
     },
     /// Neither a tag of the store nor a digest.
-    #[error("no image is called {name:?} here; {}", list(known))]
+    #[error("no image is called {name:?} here; {}", list(known, *more))]
     UnknownImage {
         /// What was asked for.
         name: String,
-        /// The tags that there are.
+        /// Tags that there are, some of them if they are many.
         known: Vec<String>,
+        /// How many more there are.
+        more: usize,
+    },
+    /// A tag of the store is that of something else.
+    #[error("{0:?} is in the store, but is no peerfs image; build one with `peerfs build`")]
+    NotAnImage(String),
+    /// The OCI image manifest that a tag stands for is missing.
+    #[error(
+        "{tag:?} leads nowhere, since the OCI image manifest {blob} is missing; name the image by the digest of \
+         its manifest, or build it again"
+    )]
+    TagLeadsNowhere {
+        /// The tag.
+        tag: String,
+        /// What is missing.
+        blob: Digest,
+    },
+    /// There is no `index.json`, or nothing in it.
+    #[error(
+        "{} is missing or empty, and with it the images' names; name images by their digests, or build \
+         them again: `peerfs build` makes a new one, and finds the content that is here",
+        printable(.0)
+    )]
+    NoIndex(PathBuf),
+    /// A tag would look like a digest.
+    #[error("{0:?} is a digest, and no tag: an image has its digest anyway; choose a name for it")]
+    TagIsDigest(String),
+    /// What is to be written would be refused by those who read it.
+    #[error("{what} would have {length} bytes, more than the {limit} that are read; {advice}")]
+    TooLarge {
+        /// What it is.
+        what: &'static str,
+        /// Its bytes.
+        length: u64,
+        /// The most bytes allowed.
+        limit: u64,
+        /// What to do about it.
+        advice: &'static str,
     },
     /// A blob is not in the store.
     #[error("blob {0} is not in the store; mount the image with peerfsd running to fetch it")]
@@ -123,16 +163,16 @@ pub enum Error {
         source: peerfs_format::Error,
     },
     /// No such file in the image.
-    #[error("{}: no such file in the image", String::from_utf8_lossy(.0))]
+    #[error("{}: no such file in the image", printable_bytes(.0))]
     NoSuchFile(Vec<u8>),
     /// A path goes through, or a directory operation is on, something that is no directory.
-    #[error("{}: not a directory", String::from_utf8_lossy(.0))]
+    #[error("{}: not a directory", printable_bytes(.0))]
     NotADirectory(Vec<u8>),
     /// A path has too many symbolic links.
-    #[error("{}: too many levels of symbolic links", String::from_utf8_lossy(.0))]
+    #[error("{}: too many levels of symbolic links", printable_bytes(.0))]
     TooManyLinks(Vec<u8>),
     /// A file operation on something that is no regular file.
-    #[error("{}: not a regular file", String::from_utf8_lossy(.0))]
+    #[error("{}: not a regular file", printable_bytes(.0))]
     NotAFile(Vec<u8>),
 }
 
@@ -175,10 +215,15 @@ fn hint(source: &io::Error) -> &'static str {
     }
 }
 
-fn list(tags: &[String]) -> String {
-    if tags.is_empty() {
+fn list(tags: &[String], more: usize) -> String {
+    // Quoted, so that one sees where they begin and end.
+    let mut names: Vec<String> = tags.iter().map(|tag| format!("{tag:?}")).collect();
+    if more > 0 {
+        names.push(format!("and {more} more"));
+    }
+    if names.is_empty() {
         "the store has no tagged images".to_owned()
     } else {
-        format!("there are: {}", tags.join(", "))
+        format!("there are: {}", names.join(", "))
     }
 }

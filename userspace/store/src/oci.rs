@@ -6,10 +6,10 @@ use oci_spec::image::{
     Config, Descriptor, ImageConfiguration, ImageIndex, ImageManifestBuilder, MediaType, Os,
     RootFs, Sha256Digest, SCHEMA_VERSION,
 };
-use peerfs_format::{Digest, PackRecord, ShardRecord};
+use peerfs_format::{Digest, PackRecord, ShardRecord, METADATA_MAX};
 
 use crate::tags::TagIndex;
-use crate::{Error, Result, Store};
+use crate::{sha256, Error, Result, Store};
 
 /// The media types of an image's blobs.
 pub mod media_type {
@@ -48,12 +48,15 @@ pub struct ImageBlobs<'a> {
 /// same for the same image.
 ///
 /// # Errors
-/// [`Error::Io`] if the disk is full; the tag is as before then. [`Error::Layout`] if `index.json`
-/// is not valid.
+/// [`Error::TagIsDigest`]; [`Error::TooLarge`] if there are too many blobs or tags; [`Error::Layout`] if
+/// `index.json` is not valid; [`Error::Io`] if the disk is full. The tag is as before then.
 pub fn write_image(store: &Store, image: &ImageBlobs<'_>, tag: &str) -> Result<Digest> {
+    // Whoever names a digest means what has it.
+    if tag.parse::<Digest>().is_ok() {
+        return Err(Error::TagIsDigest(tag.to_owned()));
+    }
     let layers = layers(image);
     let config = json(store, &configuration(&layers))?;
-    let config_digest = store.add_blob(&config)?;
     let manifest = ImageManifestBuilder::default()
         .schema_version(SCHEMA_VERSION)
         .media_type(MediaType::ImageManifest)
@@ -61,12 +64,18 @@ pub fn write_image(store: &Store, image: &ImageBlobs<'_>, tag: &str) -> Result<D
         .config(Descriptor::new(
             MediaType::ImageConfig,
             config.len() as u64,
-            oci_digest(&config_digest),
+            oci_digest(&sha256(&config)),
         ))
         .layers(layers)
         .build()
         .expect("all mandatory fields are set");
     let manifest = json(store, &manifest)?;
+    check_length(
+        "the OCI image manifest",
+        &manifest,
+        "divide the tree into several images",
+    )?;
+    store.add_blob(&config)?;
     let digest = store.add_blob(&manifest)?;
     let entry = Descriptor::new(
         MediaType::ImageManifest,
@@ -151,6 +160,60 @@ fn oci_digest(digest: &Digest) -> oci_spec::image::Digest {
     digest.into()
 }
 
+/// Refuses to write what would not be read.
+pub(crate) fn check_length(what: &'static str, text: &[u8], advice: &'static str) -> Result<()> {
+    let length = text.len() as u64;
+    if length > METADATA_MAX {
+        return Err(Error::TooLarge {
+            what,
+            length,
+            limit: METADATA_MAX,
+            advice,
+        });
+    }
+    Ok(())
+}
+
 fn json(store: &Store, value: &impl serde::Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|error| Error::io("write to", store.root_dir())(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_read_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::create(folder.path()).unwrap();
+        let record = PackRecord {
+            digest: Digest::default(),
+            index_digest: Digest::default(),
+            stored_length: 1,
+            logical_length: 1,
+            index_length: 1,
+            chunk_count: 1,
+        };
+        let packs = vec![record; 60_000];
+        let mut image = ImageBlobs {
+            manifest: Digest::default(),
+            manifest_length: 1,
+            blob_table: Digest::default(),
+            blob_table_length: 1,
+            shards: &[],
+            packs: &packs,
+        };
+        let outcome = write_image(&store, &image, "large");
+        assert!(
+            matches!(outcome, Err(Error::TooLarge { .. })),
+            "{outcome:?}"
+        );
+        image.packs = &packs[..10];
+        let digest = Digest::default().to_string();
+        let outcome = write_image(&store, &image, &digest);
+        assert!(matches!(outcome, Err(Error::TagIsDigest(tag)) if tag == digest));
+        assert_eq!(store.images().unwrap(), []);
+        write_image(&store, &image, "small").unwrap();
+        assert_eq!(store.images().unwrap().len(), 1);
+    }
 }

@@ -273,12 +273,18 @@ impl Store {
         lock(&self.filling).is_some()
     }
 
-    /// The digest of the manifest that a user means with `name`: a tag, or a digest.
+    /// The digest of the manifest that a user means with `name`: a tag, or a digest, which no tag can hide.
     ///
     /// # Errors
-    /// [`Error::UnknownImage`], and those of [`Store::images`].
+    /// [`Error::UnknownImage`] or [`Error::NotAnImage`], and those of [`Store::images`].
     pub fn resolve(&self, name: &str) -> Result<Digest> {
-        TagIndex::read(&self.directory)?.resolve(self, name)
+        let index = TagIndex::read(&self.directory);
+        match (name.parse(), index) {
+            (Ok(digest), Ok(index)) => Ok(index.resolve_digest(self, digest)),
+            // It says all by itself.
+            (Ok(digest), Err(_)) => Ok(digest),
+            (Err(_), index) => index?.resolve_tag(self, name),
+        }
     }
 
     /// The images of the store by their manifests, those that were added without a tag too.

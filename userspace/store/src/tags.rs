@@ -2,18 +2,21 @@
 
 //! `index.json`: which images are in the store, and what they are called.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 use peerfs_format::{Digest, METADATA_MAX};
 
 use crate::directory::StoreDirectory;
-use crate::oci::{descriptor, media_type, new_index};
+use crate::oci::{check_length, descriptor, media_type, new_index};
 use crate::{layout, whole_file, Error, Result, Store};
 
 /// OCI's annotation for the name of an image in a layout.
 const TAG_ANNOTATION: &str = "org.opencontainers.image.ref.name";
+
+/// The most tags that a message lists.
+const TAGS_LISTED: usize = 20;
 
 /// An image of the store.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -24,6 +27,14 @@ pub struct TaggedImage {
     pub oci_manifest: Option<Digest>,
     /// What it is called; sorted.
     pub tags: Vec<String>,
+}
+
+/// Something that `index.json` or an OCI image manifest names and that is missing or not valid.
+pub(crate) struct IndexProblem {
+    pub(crate) blob: Digest,
+    pub(crate) problem: String,
+    /// Tags, or digests of what has none.
+    pub(crate) images: BTreeSet<String>,
 }
 
 /// The content of `index.json`.
@@ -40,10 +51,16 @@ impl TagIndex {
         TagIndex { index: new_index() }.write(directory)
     }
 
+    /// Reads the index.
+    ///
+    /// # Errors
+    /// [`Error::NoIndex`] if there is none, [`Error::Layout`] if it is not valid, and [`Error::Io`].
     pub(crate) fn read(directory: &StoreDirectory) -> Result<Self> {
         let path = directory.path(layout::INDEX);
-        let text = whole_file::read(directory, layout::INDEX, METADATA_MAX)?
-            .ok_or_else(|| Error::io("read", &path)(std::io::ErrorKind::NotFound.into()))?;
+        let text = whole_file::read(directory, layout::INDEX, METADATA_MAX)?.unwrap_or_default();
+        if text.trim_ascii().is_empty() {
+            return Err(Error::NoIndex(path));
+        }
         let index = serde_json::from_slice(&text).map_err(|error| Error::Layout {
             path,
             reason: error.to_string(),
@@ -51,7 +68,7 @@ impl TagIndex {
         Ok(TagIndex { index })
     }
 
-    /// Changes the index; other processes that do so wait.
+    /// Changes the index, and makes one if there is none; other processes that do so wait.
     pub(crate) fn change(
         directory: &Arc<StoreDirectory>,
         change: impl FnOnce(&mut Self),
@@ -60,18 +77,26 @@ impl TagIndex {
             .read(layout::OCI_LAYOUT)?
             .ok_or_else(|| Error::NotAStore(directory.root_dir().to_owned()))?;
         directory.lock(layout::OCI_LAYOUT, &guard)?;
-        let mut tags = Self::read(directory)?;
+        let mut tags = match Self::read(directory) {
+            Err(Error::NoIndex(_)) => TagIndex { index: new_index() },
+            tags => tags?,
+        };
         change(&mut tags);
         tags.write(directory)
     }
 
     fn write(&self, directory: &Arc<StoreDirectory>) -> Result<()> {
         let failed = || directory.failed("write", layout::INDEX);
-        // The blobs' names must be on the disk before what refers to them.
-        directory.sync(layout::BLOBS).map_err(failed())?;
         let mut text =
             serde_json::to_vec_pretty(&self.index).map_err(|error| failed()(error.into()))?;
         text.push(b'\n');
+        check_length(
+            "index.json",
+            &text,
+            "the store has too many images and tags: use another one (--root-dir)",
+        )?;
+        // The blobs' names must be on the disk before what refers to them.
+        directory.sync(layout::BLOBS).map_err(failed())?;
         whole_file::replace(directory, layout::INDEX, &text)?;
         directory.sync(".").map_err(failed())
     }
@@ -95,38 +120,52 @@ impl TagIndex {
         self.index.set_manifests(manifests);
     }
 
-    pub(crate) fn resolve(&self, store: &Store, name: &str) -> Result<Digest> {
+    /// The manifest of the image that is called `name`.
+    pub(crate) fn resolve_tag(&self, store: &Store, name: &str) -> Result<Digest> {
+        let mut is_foreign = false;
         for entry in self.index.manifests() {
             if tag_of(entry) == Some(name) {
-                if let Some((manifest, _)) = manifest_of(store, entry)? {
-                    return Ok(manifest);
+                match manifest_of(store, entry) {
+                    Ok(Some(found)) => return Ok(found.manifest),
+                    Ok(None) => is_foreign = true,
+                    Err(Error::BlobMissing(blob)) => {
+                        return Err(Error::TagLeadsNowhere {
+                            tag: name.to_owned(),
+                            blob,
+                        });
+                    }
+                    Err(error) => return Err(error),
                 }
             }
         }
-        let Ok(digest) = name.parse::<Digest>() else {
-            let tags = self.index.manifests().iter().filter_map(tag_of);
-            return Err(Error::UnknownImage {
-                name: name.to_owned(),
-                known: tags.map(str::to_owned).collect(),
-            });
-        };
-        // The digest of an OCI image manifest names its image too.
-        for entry in self.index.manifests() {
-            if digest_of(entry) == Some(digest) {
-                if let Some((manifest, _)) = manifest_of(store, entry)? {
-                    return Ok(manifest);
-                }
-            }
+        if is_foreign {
+            return Err(Error::NotAnImage(name.to_owned()));
         }
-        Ok(digest)
+        let mut tags = self.index.manifests().iter().filter_map(tag_of);
+        let known = tags.by_ref().take(TAGS_LISTED).map(str::to_owned).collect();
+        Err(Error::UnknownImage {
+            name: name.to_owned(),
+            known,
+            more: tags.count(),
+        })
+    }
+
+    /// The manifest that a digest stands for: it is the manifest's own or that of the OCI image manifest. What
+    /// it is called by others does not matter.
+    pub(crate) fn resolve_digest(&self, store: &Store, digest: Digest) -> Digest {
+        let entries = self.index.manifests().iter();
+        entries
+            .filter(|entry| digest_of(entry) == Some(digest))
+            // What is wrong with it is seen when it is read as a manifest.
+            .find_map(|entry| manifest_of(store, entry).ok().flatten())
+            .map_or(digest, |found| found.manifest)
     }
 
     pub(crate) fn images(&self, store: &Store) -> Result<Vec<TaggedImage>> {
         let mut images: Vec<TaggedImage> = Vec::new();
         for entry in self.index.manifests() {
-            // An image whose OCI manifest is missing or damaged can't be named by it; `verify` finds
-            // the blob.
-            let Ok(Some((manifest, oci_manifest))) = manifest_of(store, entry) else {
+            // An image whose OCI manifest is missing or damaged can't be named by it: see `problems`.
+            let Ok(Some(found)) = manifest_of(store, entry) else {
                 tracing::warn!(
                     "index.json names {}, which is no peerfs image or damaged",
                     entry.digest()
@@ -134,13 +173,17 @@ impl TagIndex {
                 continue;
             };
             let tag = tag_of(entry).map(str::to_owned);
-            match images.iter_mut().find(|image| image.manifest == manifest) {
+            let oci_manifest = found.oci.map(|oci| oci.manifest);
+            match images
+                .iter_mut()
+                .find(|image| image.manifest == found.manifest)
+            {
                 Some(image) => {
                     image.tags.extend(tag);
                     image.oci_manifest = image.oci_manifest.or(oci_manifest);
                 }
                 None => images.push(TaggedImage {
-                    manifest,
+                    manifest: found.manifest,
                     oci_manifest,
                     tags: tag.into_iter().collect(),
                 }),
@@ -150,6 +193,43 @@ impl TagIndex {
             image.tags.sort();
         }
         Ok(images)
+    }
+
+    /// What no image can be found or copied by: entries that lead nowhere, and OCI configurations that are
+    /// missing. Nobody fetches them, since a mount does not need them.
+    pub(crate) fn problems(&self, store: &Store) -> Vec<IndexProblem> {
+        let mut problems: BTreeMap<Digest, IndexProblem> = BTreeMap::new();
+        for entry in self.index.manifests() {
+            let Some(digest) = digest_of(entry) else {
+                continue;
+            };
+            let found = manifest_of(store, entry);
+            let (blob, problem) = match found.map(|found| found.and_then(|found| found.oci)) {
+                Ok(oci) => match oci.and_then(|oci| oci.config) {
+                    Some(config) if !store.has_blob(&config) => (
+                        config,
+                        "the OCI configuration is missing: other tools can't copy the image"
+                            .to_owned(),
+                    ),
+                    _ => continue,
+                },
+                Err(Error::BlobMissing(_)) => (
+                    digest,
+                    "the OCI image manifest is missing: the tag leads nowhere".to_owned(),
+                ),
+                Err(error) => (digest, error.to_string()),
+            };
+            let names = &mut problems
+                .entry(blob)
+                .or_insert_with(|| IndexProblem {
+                    blob,
+                    problem,
+                    images: BTreeSet::new(),
+                })
+                .images;
+            names.insert(tag_of(entry).map_or_else(|| digest.to_string(), str::to_owned));
+        }
+        problems.into_values().collect()
     }
 
     /// The OCI image manifests that the index names, with their tags.
@@ -171,14 +251,29 @@ pub(crate) fn digest_of(entry: &Descriptor) -> Option<Digest> {
     entry.as_digest_sha256()?.parse().ok()
 }
 
-/// The peerfs manifest and, unless it is named directly, the OCI manifest that an entry stands for;
-/// None if it is something else.
-fn manifest_of(store: &Store, entry: &Descriptor) -> Result<Option<(Digest, Option<Digest>)>> {
+/// What an entry of the index leads to.
+struct Found {
+    /// The peerfs manifest.
+    manifest: Digest,
+    /// What leads to it, unless it is named directly.
+    oci: Option<OciBlobs>,
+}
+
+struct OciBlobs {
+    manifest: Digest,
+    config: Option<Digest>,
+}
+
+/// What an entry leads to; None if that is no peerfs image.
+fn manifest_of(store: &Store, entry: &Descriptor) -> Result<Option<Found>> {
     let Some(digest) = digest_of(entry) else {
         return Ok(None);
     };
     if entry.media_type().as_ref() == media_type::MANIFEST {
-        return Ok(Some((digest, None)));
+        return Ok(Some(Found {
+            manifest: digest,
+            oci: None,
+        }));
     }
     if *entry.media_type() != MediaType::ImageManifest {
         return Ok(None);
@@ -192,5 +287,11 @@ fn manifest_of(store: &Store, entry: &Descriptor) -> Result<Option<(Digest, Opti
     let found = layers
         .filter(|layer| layer.media_type().as_ref() == media_type::MANIFEST)
         .find_map(digest_of);
-    Ok(found.map(|manifest| (manifest, Some(digest))))
+    Ok(found.map(|found| Found {
+        manifest: found,
+        oci: Some(OciBlobs {
+            manifest: digest,
+            config: digest_of(manifest.config()),
+        }),
+    }))
 }

@@ -11,7 +11,7 @@ use peerfs_format::{Digest, Error as FormatError, FileType, ROOT_INODE};
 
 use crate::digest::sha256_file;
 use crate::tags::TagIndex;
-use crate::{Error, Image, Result, Store};
+use crate::{printable, Error, Image, Result, Store};
 
 /// How far a verification is, for whoever watches it.
 #[derive(Debug, Default)]
@@ -61,11 +61,25 @@ pub fn verify(store: &Arc<Store>, progress: &VerifyProgress) -> Result<VerifyRep
     let damaged = verify_blobs(store, progress, &mut report)?;
     let mut users: HashMap<Digest, BTreeSet<String>> = HashMap::new();
     let mut checked_packs = BTreeSet::new();
-    for (digest, tag) in TagIndex::read(store.directory())?.entries() {
+    let index = TagIndex::read(store.directory())?;
+    for (digest, tag) in index.entries() {
         let name = tag.map_or_else(|| digest.to_string(), str::to_owned);
         users.entry(digest).or_default().insert(name);
     }
-    for image in store.images()? {
+    for problem in index.problems(store) {
+        // The others were found when they were hashed.
+        if !damaged.contains_key(&problem.blob) {
+            report.damages.push(Damage {
+                blob: problem.blob,
+                problem: problem.problem,
+                images: problem.images,
+                advice:
+                    "build the image again under its tag, or mount it by the digest of its manifest"
+                        .to_owned(),
+            });
+        }
+    }
+    for image in index.images(store)? {
         let names: BTreeSet<String> = if image.tags.is_empty() {
             BTreeSet::from([image.manifest.to_string()])
         } else {
@@ -94,7 +108,7 @@ pub fn verify(store: &Arc<Store>, progress: &VerifyProgress) -> Result<VerifyRep
             images: users.get(&blob).cloned().unwrap_or_default(),
             advice: format!(
                 "remove {} and build the image again, or let peerfsd fetch it from a peer",
-                store.blob_path(&blob).display()
+                printable(&store.blob_path(&blob))
             ),
         });
     }
@@ -116,19 +130,24 @@ fn verify_blobs(
         .store(usage.blob_bytes, Ordering::Relaxed);
     let next = AtomicUsize::new(0);
     let damaged = Mutex::new(BTreeMap::new());
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Some(problem) = blob_problem(store, blob, progress) {
-                        damaged
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .insert(*blob, problem);
-                    }
-                }
-            });
+    let hash = || {
+        while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Some(problem) = blob_problem(store, blob, progress) {
+                damaged
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(*blob, problem);
+            }
         }
+    };
+    thread::scope(|scope| {
+        for _ in 1..thread::available_parallelism().map_or(1, usize::from) {
+            // With as many threads as there can be, if only with this one.
+            if thread::Builder::new().spawn_scoped(scope, hash).is_err() {
+                break;
+            }
+        }
+        hash();
     });
     report.bytes = progress.read_bytes.load(Ordering::Relaxed);
     Ok(damaged.into_inner().unwrap_or_else(PoisonError::into_inner))

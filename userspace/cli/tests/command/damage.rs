@@ -3,130 +3,12 @@
 //! Damaged and incomplete stores, through the command line.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use crate::running::{build, peerfs, succeed};
-use peerfs_format::{
-    Digest, InodeRecord, Manifest, PackRecord, Record, ShardLayout, SpanRecord, METADATA_MAX,
-};
+use crate::fixture::{bytes_of, change, replace, Fixture};
+use crate::running::{build, fail, peerfs, succeed};
+use peerfs_format::{InodeRecord, ShardLayout, SpanRecord};
 use peerfs_store::{Image, Store};
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// A store with an image of one file, whose content does not compress.
-struct Fixture {
-    folder: TempDir,
-    manifest: Digest,
-    content: Vec<u8>,
-}
-
-impl Fixture {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let tree = folder.path().join("tree");
-        fs::create_dir(&tree).unwrap();
-        let mut state = 42_u64;
-        let content: Vec<u8> = std::iter::repeat_with(|| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
-            (state >> 56) as u8
-        })
-        .take(1_000_000)
-        .collect();
-        fs::write(tree.join("file"), &content).unwrap();
-        let manifest = build(&tree, &folder.path().join("store"), "image", &[]);
-        Fixture {
-            folder,
-            manifest: manifest.parse().unwrap(),
-            content,
-        }
-    }
-
-    fn store(&self) -> PathBuf {
-        self.folder.path().join("store")
-    }
-
-    fn blobs(&self) -> Vec<Digest> {
-        Store::open(&self.store()).unwrap().blobs().unwrap()
-    }
-
-    fn blob(&self, digest: &Digest) -> PathBuf {
-        self.store().join(format!("blobs/sha256/{digest}"))
-    }
-
-    fn read_manifest(&self) -> (Vec<u8>, Manifest) {
-        let bytes = fs::read(self.blob(&self.manifest)).unwrap();
-        let manifest = Manifest::parse(&bytes).unwrap();
-        (bytes, manifest)
-    }
-
-    fn pack(&self) -> (PackRecord, Vec<u8>) {
-        let store = Store::open(&self.store()).unwrap();
-        let image = Image::open(store.into(), &self.manifest).unwrap();
-        let record = image.blob_table().pack(0).unwrap();
-        let index = Store::open(&self.store())
-            .and_then(|store| store.read_metadata(&record.index_digest, METADATA_MAX))
-            .unwrap();
-        (record, index)
-    }
-
-    /// Reads the file through the command line; what is printed must be right as far as it goes.
-    fn cat_fails(&self) -> String {
-        let (content, message) = fail(peerfs(&self.store(), "cat").args(["image", "/file"]));
-        assert!(self.content.starts_with(&content));
-        assert!(content.len() < self.content.len());
-        message
-    }
-
-    /// What is wrong with a store that has got an image with this manifest.
-    fn only_problem_with(&self, manifest: &[u8]) -> String {
-        let store = Store::create(&self.store()).unwrap();
-        let digest = store.add_blob(manifest).unwrap();
-        store
-            .remember_image(&digest, manifest.len() as u64)
-            .unwrap();
-        let findings = self.verify_fails();
-        let damages = findings["damages"].as_array().unwrap();
-        assert_eq!(damages.len(), 1, "{damages:?}");
-        damages[0]["problem"].as_str().unwrap().to_owned()
-    }
-
-    fn verify_fails(&self) -> Value {
-        let (findings, _) = fail(peerfs(&self.store(), "verify").arg("--json"));
-        serde_json::from_slice(&findings).unwrap()
-    }
-}
-
-/// Runs a command that must fail with status 1 and one line on stderr that begins with `peerfs: `;
-/// returns its standard output and that line.
-fn fail(process: &mut Command) -> (Vec<u8>, String) {
-    let output = process.output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{process:?}");
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert!(message.starts_with("peerfs: "), "{message}");
-    assert_eq!(message.lines().count(), 1, "{message}");
-    (output.stdout, message)
-}
-
-fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let before = fs::read(path).unwrap();
-    let mut after = before.clone();
-    change(&mut after);
-    fs::write(path, after).unwrap();
-    before
-}
-
-fn bytes_of(record: &impl Record) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    record.write_to(|part| bytes.extend_from_slice(part));
-    bytes
-}
-
-/// Puts other bytes of the same length in the place of some that are there.
-fn replace(bytes: &mut [u8], old: &[u8], new: &[u8]) {
-    let place = bytes.windows(old.len()).position(|found| found == old);
-    bytes[place.unwrap()..][..new.len()].copy_from_slice(new);
-}
 
 #[test]
 fn every_damaged_blob_is_found() {
@@ -243,16 +125,9 @@ fn spans_that_do_not_follow_each_other_are_found() {
 #[test]
 fn a_partial_pack_is_checked_chunk_by_chunk() {
     let fixture = Fixture::new();
-    let (record, index) = fixture.pack();
-    let store = Store::create(&fixture.store()).unwrap();
-    let pack = store.pack(&record, index).unwrap();
-    assert!(pack.is_whole());
+    let (record, _) = fixture.pack();
+    let pack = fixture.make_partial(2);
     let chunk = pack.chunk(2).unwrap();
-    let whole = fixture.blob(&record.digest);
-    change(&whole, |bytes| bytes[chunk.stored_offset as usize] ^= 1);
-    pack.discard(2).unwrap();
-    assert!(!pack.is_whole());
-    fs::remove_file(whole).unwrap();
     succeed(peerfs(&fixture.store(), "verify").arg("--json"));
     let (content, _) = fail(peerfs(&fixture.store(), "cat").args(["image", "/file"]));
     assert!(content == fixture.content[..chunk.logical_offset as usize]);
@@ -272,7 +147,7 @@ fn a_partial_pack_is_checked_chunk_by_chunk() {
 fn messages_say_what_to_do() {
     let fixture = Fixture::new();
     let (_, message) = fail(peerfs(&fixture.store(), "ls").arg("other"));
-    assert!(message.contains("there are: image"), "{message}");
+    assert!(message.contains("there are: \"image\""), "{message}");
     let (_, message) = fail(peerfs(&fixture.store(), "ls").args(["image", "/nowhere"]));
     assert!(message.contains("/nowhere: no such file"), "{message}");
     let tree = fixture.folder.path().join("tree");

@@ -4,7 +4,15 @@
 
 #![forbid(unsafe_code)]
 
+mod base;
+mod building;
 mod damage;
+mod fixture;
+mod incomplete;
+mod mounting;
+mod naming;
+mod planted;
+mod resources;
 mod round_trip;
 mod running;
 mod status;

@@ -3,8 +3,16 @@
 //! Running the command line.
 
 use std::ffi::OsStr;
-use std::path::Path;
-use std::process::Command;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{kill_process, Pid, Signal};
 
 /// `peerfs` with a store.
 pub fn peerfs(root_dir: &Path, command: &str) -> Command {
@@ -33,4 +41,73 @@ pub fn build(tree: &Path, root_dir: &Path, tag: &str, options: &[&str]) -> Strin
         .args(options);
     let digest = String::from_utf8(succeed(&mut process)).unwrap();
     digest.trim_end().to_owned()
+}
+
+/// Runs a command that must fail with status 1 and one line on stderr that begins with `peerfs: `;
+/// returns its standard output and that line.
+pub fn fail(process: &mut Command) -> (Vec<u8>, String) {
+    let output = process.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{process:?}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.starts_with("peerfs: "), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+    (output.stdout, message)
+}
+
+/// The helper of mount(8), with a store.
+pub fn helper(root_dir: &Path) -> Command {
+    let mut process = Command::new(env!("CARGO_BIN_EXE_peerfs"));
+    process.arg0("mount.peerfs");
+    let escaped = root_dir.to_str().unwrap().replace(',', "\\,");
+    process.arg("-o").arg(format!("root_dir={escaped}"));
+    process
+}
+
+/// The output of a process, which must end within a time that is long for what it does.
+pub fn output_soon(process: &mut Command) -> Output {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let child = process
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_child(&child);
+    let (done, is_done) = mpsc::channel::<()>();
+    let watchdog = thread::spawn(move || {
+        let in_time = is_done.recv_timeout(PATIENCE) != Err(RecvTimeoutError::Timeout);
+        if !in_time {
+            kill_process(pid, Signal::KILL).unwrap();
+        }
+        in_time
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(done);
+    assert!(watchdog.join().unwrap(), "{process:?} does not end");
+    output
+}
+
+/// A shell with limits (`ulimit` with these options) that runs `peerfs`.
+pub fn limited(program: &Path, limits: &str) -> Command {
+    let mut shell = Command::new("bash");
+    let script = format!("ulimit {limits} && exec \"$0\" \"$@\"");
+    shell.arg("-c").arg(script).arg(program);
+    shell
+}
+
+/// A copy of `peerfs` in a folder that is opened to everybody.
+pub fn public_copy(folder: &Path) -> PathBuf {
+    let program = folder.join("peerfs");
+    fs::copy(env!("CARGO_BIN_EXE_peerfs"), &program).unwrap();
+    fs::set_permissions(folder, Permissions::from_mode(0o777)).unwrap();
+    program
+}
+
+/// Has a process run by a user who is not root.
+pub fn drop_privileges(process: &mut Command) -> &mut Command {
+    const NOBODY: u32 = 65534;
+    if rustix::process::geteuid().is_root() {
+        process.uid(NOBODY).gid(NOBODY);
+    }
+    process
 }

@@ -39,12 +39,18 @@ fn status() -> Reply {
             rtt_ms: Some(0.25),
             bytes_received: 5 * 1024 * 1024,
         }],
-        images: vec![ImageStatus {
-            manifest: "ab".repeat(32),
-            tags: vec!["debian".into()],
-            total_bytes: 3 << 20,
-            present_bytes: 1 << 20,
-        }],
+        images: vec![
+            ImageStatus {
+                manifest: "ab".repeat(32),
+                tags: vec!["debian".into()],
+                total_bytes: 3 << 20,
+                present_bytes: 1 << 20,
+            },
+            ImageStatus {
+                manifest: "cd".repeat(32),
+                ..ImageStatus::default()
+            },
+        ],
         bytes_by_source: [("peers".to_owned(), 1 << 20)].into(),
         ..Status::default()
     })
@@ -60,7 +66,8 @@ fn a_daemon_is_asked() {
         "12D3KooW",
         "12D3Peer at",
         "5.00 MiB received",
-        "1.00 MiB of 3.00 MiB here",
+        "debian: 1.00 MiB of 3.00 MiB here",
+        "cdcd: 0 B of 0 B here",
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Building upon an image that is not what it should be.
+
+use std::fs;
+
+use crate::fixture::{change, replace, Fixture};
+use crate::running::{build, peerfs, succeed};
+use peerfs_format::{Digest, METADATA_MAX};
+use peerfs_store::{sha256, Store};
+use serde_json::Value;
+
+/// Builds upon an image; returns the summary.
+fn build_upon(fixture: &Fixture, base: &str) -> Value {
+    fs::write(fixture.tree().join("new"), "new").unwrap();
+    let mut process = peerfs(&fixture.store(), "build");
+    process
+        .arg(fixture.tree())
+        .args(["--tag", "upon", "--json", "--base", base]);
+    serde_json::from_slice(&succeed(&mut process)).unwrap()
+}
+
+fn check(fixture: &Fixture) {
+    let content = succeed(peerfs(&fixture.store(), "cat").args(["upon", "/file", "/new"]));
+    assert!(content == [&fixture.content, &b"new"[..]].concat());
+}
+
+#[test]
+fn a_whole_base_is_used() {
+    let fixture = Fixture::new();
+    let summary = build_upon(&fixture, "image");
+    assert_eq!(summary["packs"], 2);
+    assert_eq!(summary["unusable_base_chunks"], 0);
+    check(&fixture);
+}
+
+#[test]
+fn a_damaged_chunk_of_a_base_is_stored_anew() {
+    let fixture = Fixture::new();
+    change(&fixture.blob(&fixture.pack().0.digest), |bytes| {
+        bytes[500_000] ^= 1
+    });
+    let summary = build_upon(&fixture, "image");
+    check(&fixture);
+    assert_eq!(summary["unusable_base_chunks"], 1);
+    assert!(summary["stored_bytes"].as_u64().unwrap() < 1_200_000);
+}
+
+#[test]
+fn what_is_missing_of_a_base_is_stored_anew() {
+    for is_index in [false, true] {
+        for is_damaged in [false, true] {
+            let fixture = Fixture::new();
+            let record = fixture.pack().0;
+            let blob = if is_index {
+                record.index_digest
+            } else {
+                record.digest
+            };
+            if is_damaged {
+                change(&fixture.blob(&blob), |bytes| bytes.truncate(100));
+            } else {
+                fs::remove_file(fixture.blob(&blob)).unwrap();
+            }
+            let summary = build_upon(&fixture, "image");
+            check(&fixture);
+            assert_eq!(
+                summary["unusable_base_chunks"],
+                u64::from(record.chunk_count)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_part_of_a_pack_is_no_base() {
+    let fixture = Fixture::new();
+    drop(fixture.make_partial(2));
+    build_upon(&fixture, "image");
+    check(&fixture);
+    let mut verify = peerfs(&fixture.store(), "verify");
+    let findings: Value = serde_json::from_slice(&succeed(verify.arg("--json"))).unwrap();
+    assert_eq!(findings["incomplete"]["upon"], Value::Null);
+}
+
+#[test]
+fn an_index_that_lies_about_content_changes_nothing() {
+    let fixture = Fixture::new();
+    let (record, mut index) = fixture.pack();
+    let store = Store::create(&fixture.store()).unwrap();
+    let first = store
+        .read_metadata(&record.index_digest, METADATA_MAX)
+        .unwrap();
+    let content_digest = {
+        let parsed = peerfs_format::PackIndex::parse(&first).unwrap();
+        parsed.content_digests.get(0).unwrap()
+    };
+    replace(&mut index, &content_digest.0, &sha256(b"new").0);
+    let (mut manifest, parsed) = fixture.read_manifest();
+    let mut table = fs::read(fixture.blob(&parsed.blob_table)).unwrap();
+    let add = |bytes: &[u8]| -> Digest { store.add_blob(bytes).unwrap() };
+    replace(&mut table, &record.index_digest.0, &add(&index).0);
+    replace(&mut manifest, &parsed.blob_table.0, &add(&table).0);
+    let forged = add(&manifest).to_string();
+    drop(store);
+    let summary = build_upon(&fixture, &forged);
+    check(&fixture);
+    assert_eq!(summary["unusable_base_chunks"], 1);
+    // What is right in it was used.
+    assert!(summary["stored_bytes"].as_u64().unwrap() < 1_200_000);
+    let alone = build(&fixture.tree(), &fixture.store(), "alone", &[]);
+    assert_ne!(summary["manifest"], alone);
+}
