@@ -26,6 +26,18 @@ expect 2 "$(find "$counters/mounts" -name store | wc -l)" "mounts"
 umount mnt second
 expect 0 "$(find "$counters/mounts" -name store | wc -l)" "mounts"
 
+check "mounts that come and go at once have each their own"
+come_and_go() {
+    for ((round = 0; round < 3; round++)); do
+        mount_image /tmp/pristine "$image" "$1"
+        expect 1 "$(store_counter "$1" blobs_verified)" "blobs verified by $1"
+        umount "$1"
+    done
+}
+for mount in a b c; do come_and_go "$mount" & done
+for job in $(jobs -p); do wait "$job"; done
+dmesg | must_fail grep "already exists"
+
 check "a reader that waits is seen, and for how long"
 start_daemon /tmp/store /tmp/pristine silent
 mount_image /tmp/store "$image" mnt ,timeout=4

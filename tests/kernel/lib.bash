@@ -34,13 +34,17 @@ empty_store() {
     echo '{"schemaVersion":2,"manifests":[]}' >"$1/index.json"
 }
 
-# on_disk FOLDER: makes it a filesystem on a disk, as stores are usually on. Packs are read there past the page
-# cache, which a tmpfs cannot do.
+# on_disk FOLDER [ext4|xfs|btrfs]: makes it a filesystem on a disk, as stores are usually on. Packs are read there
+# past the page cache, which a tmpfs cannot do.
 on_disk() {
-    truncate --size=300M "$1.disk"
-    mke2fs -q -t ext4 -b 4096 "$1.disk"
+    truncate --size=400M "$1.disk"
+    case ${2:-ext4} in
+    ext4) mke2fs -q -t ext4 -b 4096 "$1.disk" ;;
+    xfs) mkfs.xfs -q "$1.disk" ;;
+    btrfs) mkfs.btrfs -q "$1.disk" >/dev/null ;;
+    esac
     mkdir "$1"
-    mount -o loop "$1.disk" "$1"
+    mount -t "${2:-ext4}" -o loop "$1.disk" "$1"
 }
 
 # remove_packs STORE: leaves only the metadata of a tree of peerfs-testing.

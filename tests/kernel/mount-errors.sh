@@ -60,6 +60,12 @@ start_daemon /tmp/liar /tmp/store nothing
 refuses "$damaged" "not to be had" "root_dir=/tmp/liar,manifest=$image"
 stop_daemon
 
+# Who has a daemon running is not told to start one.
+start_daemon /tmp/store /tmp/store silent
+refuses "timed out" "did not answer in time" "root_dir=/tmp/store,manifest=$absent,timeout=1"
+must_fail grep "start peerfsd" message
+stop_daemon
+
 check "after all that a right mount works"
 mount_image /tmp/store "$image" mnt
 same_tree tree mnt
@@ -79,3 +85,11 @@ began=$SECONDS
 must_fail cat mnt/content/large-random 2>miss >/dev/null
 grep -q "No data available" miss || fail "a miss says $(<miss)"
 ((SECONDS - began < 10)) || fail "a miss took $((SECONDS - began)) s"
+
+check "a mount that complains much does not keep another from complaining"
+mount_image /tmp/store "$image" other
+for file in mnt/content/*; do cat "$file" >/dev/null 2>&1 || true; done
+dmesg --clear
+must_fail cat other/content/large-random 2>miss >/dev/null
+dmesg | grep -q "not in the store" || fail "nothing was said: $(dmesg)"
+umount other

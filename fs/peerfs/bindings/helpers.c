@@ -92,9 +92,54 @@ void peerfs_flush_dcache_folio(struct folio *folio)
 	flush_dcache_folio(folio);
 }
 
+bool peerfs_folio_test_uptodate(const struct folio *folio)
+{
+	return folio_test_uptodate(folio);
+}
+
+int peerfs_folio_lock_killable(struct folio *folio)
+{
+	return folio_lock_killable(folio);
+}
+
+unsigned int peerfs_memalloc_nofs_save(void)
+{
+	return memalloc_nofs_save();
+}
+
+void peerfs_memalloc_nofs_restore(unsigned int flags)
+{
+	memalloc_nofs_restore(flags);
+}
+
+/* Whether it is not a process that reads, on its own behalf, but a filesystem or a device below one. */
+bool peerfs_is_stacked_read(void)
+{
+	return current->flags & (PF_KTHREAD | PF_MEMALLOC_NOFS);
+}
+
+int peerfs_mutex_lock_killable_nested(struct mutex *lock, unsigned int subclass)
+{
+	return mutex_lock_killable_nested(lock, subclass);
+}
+
+/*
+ * As wait_for_completion_killable_timeout(), but a suspend goes on meanwhile. "Unsafe": the VFS's locks may be
+ * held, of a directory or of a file's position. Who waits for these keeps the machine from suspending.
+ */
+long peerfs_wait_for_completion_freezable_timeout(struct completion *x, long timeout)
+{
+	if (completion_done(x))
+		return timeout ?: 1;
+	return ___swait_event(x->wait, ___wait_cond_timeout(completion_done(x)),
+			      TASK_KILLABLE | TASK_FREEZABLE_UNSAFE, timeout,
+			      __ret = schedule_timeout(__ret));
+}
+
 struct workqueue_struct *peerfs_alloc_unbound_workqueue(const char *name)
 {
-	return alloc_workqueue("%s", WQ_UNBOUND, 0, name);
+	/* The limit is divided between NUMA nodes; that of what is queued is much lower, and counted by the caller. */
+	return alloc_workqueue("%s", WQ_UNBOUND, WQ_MAX_ACTIVE, name);
 }
 
 const struct cred *peerfs_get_current_cred(void)
@@ -171,6 +216,16 @@ unsigned long peerfs_thp_get_unmapped_area(struct file *file, unsigned long addr
 #endif
 }
 
+struct user_namespace *peerfs_get_user_ns(struct user_namespace *ns)
+{
+	return get_user_ns(ns);
+}
+
+void peerfs_put_user_ns(struct user_namespace *ns)
+{
+	put_user_ns(ns);
+}
+
 struct user_namespace *peerfs_i_user_ns(const struct inode *inode)
 {
 	return i_user_ns(inode);
@@ -186,11 +241,67 @@ void peerfs_set_link(struct inode *inode, char *target)
 	inode_set_cached_link(inode, target, strlen(target));
 }
 
-bool peerfs_ratelimit(void)
+bool peerfs_fatal_signal_pending(void)
 {
-	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+	return fatal_signal_pending(current);
+}
 
-	return __ratelimit(&state);
+void peerfs_cond_resched(void)
+{
+	cond_resched();
+}
+
+bool peerfs_is_dax(const struct inode *inode)
+{
+	return IS_DAX(inode);
+}
+
+bool peerfs_inode_is_locked(struct inode *inode)
+{
+	return inode_is_locked(inode);
+}
+
+int peerfs_security_file_post_open(struct file *file, int mask)
+{
+	return security_file_post_open(file, mask);
+}
+
+void peerfs_page_cache_sync_readahead(struct file *file, pgoff_t index, unsigned long count)
+{
+	page_cache_sync_readahead(file->f_mapping, &file->f_ra, file, index, count);
+}
+
+struct folio *peerfs_filemap_get_folio(struct address_space *mapping, pgoff_t index)
+{
+	return filemap_get_folio(mapping, index);
+}
+
+int peerfs_folio_wait_locked_killable(struct folio *folio)
+{
+	return folio_wait_locked_killable(folio);
+}
+
+void peerfs_filemap_invalidate_lock_shared(struct address_space *mapping)
+{
+	filemap_invalidate_lock_shared(mapping);
+}
+
+void peerfs_filemap_invalidate_unlock_shared(struct address_space *mapping)
+{
+	filemap_invalidate_unlock_shared(mapping);
+}
+
+void peerfs_ratelimit_state_init(struct ratelimit_state *rs)
+{
+	ratelimit_default_init(rs);
+}
+
+bool peerfs_ratelimit(struct ratelimit_state *rs)
+{
+	/* One for all whom the machine does not trust. */
+	static DEFINE_RATELIMIT_STATE(others, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(rs ?: &others);
 }
 
 int peerfs_path_permission(const struct path *path, int mask)
@@ -201,6 +312,21 @@ int peerfs_path_permission(const struct path *path, int mask)
 void peerfs_super_set_uuid(struct super_block *sb, const u8 *uuid, unsigned int len)
 {
 	super_set_uuid(sb, uuid, len);
+}
+
+/*
+ * Filesystems of ours may be stacked: locks of one are held while those of another are taken, never the other way
+ * round. Tells lockdep which are whose.
+ */
+void peerfs_set_lock_classes(struct inode *inode, unsigned int depth)
+{
+	static struct lock_class_key rwsem[FILESYSTEM_MAX_STACK_DEPTH + 1];
+	static struct lock_class_key invalidate[FILESYSTEM_MAX_STACK_DEPTH + 1];
+
+	if (depth <= FILESYSTEM_MAX_STACK_DEPTH) {
+		lockdep_set_class(&inode->i_rwsem, &rwsem[depth]);
+		lockdep_set_class(&inode->i_data.invalidate_lock, &invalidate[depth]);
+	}
 }
 
 bool peerfs_is_init_user_ns(const struct user_namespace *ns)

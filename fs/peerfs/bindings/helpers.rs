@@ -27,6 +27,16 @@ extern "C" {
     pub(crate) fn peerfs_folio_page(folio: *mut folio, number: usize) -> *mut page;
     pub(crate) fn peerfs_folio_address(folio: *const folio) -> *mut c_void;
     pub(crate) fn peerfs_flush_dcache_folio(folio: *mut folio);
+    pub(crate) fn peerfs_folio_test_uptodate(folio: *const folio) -> bool;
+    pub(crate) fn peerfs_folio_lock_killable(folio: *mut folio) -> c_int;
+    pub(crate) fn peerfs_memalloc_nofs_save() -> c_uint;
+    pub(crate) fn peerfs_memalloc_nofs_restore(flags: c_uint);
+    pub(crate) fn peerfs_is_stacked_read() -> bool;
+    pub(crate) fn peerfs_mutex_lock_killable_nested(lock: *mut mutex, subclass: c_uint) -> c_int;
+    pub(crate) fn peerfs_wait_for_completion_freezable_timeout(
+        x: *mut completion,
+        timeout: c_long,
+    ) -> c_long;
     pub(crate) fn peerfs_alloc_unbound_workqueue(name: *const c_char) -> *mut workqueue_struct;
     pub(crate) fn peerfs_get_current_cred() -> *const cred;
     pub(crate) fn peerfs_put_cred(cred: *const cred);
@@ -60,11 +70,28 @@ extern "C" {
         pgoff: c_ulong,
         flags: c_ulong,
     ) -> c_ulong;
+    pub(crate) fn peerfs_get_user_ns(ns: *mut user_namespace) -> *mut user_namespace;
+    pub(crate) fn peerfs_put_user_ns(ns: *mut user_namespace);
     pub(crate) fn peerfs_i_user_ns(inode: *const inode) -> *mut user_namespace;
     pub(crate) fn peerfs_may_list_trusted() -> bool;
     pub(crate) fn peerfs_set_link(inode: *mut inode, target: *mut c_char);
-    pub(crate) fn peerfs_ratelimit() -> bool;
+    pub(crate) fn peerfs_fatal_signal_pending() -> bool;
+    pub(crate) fn peerfs_cond_resched();
+    pub(crate) fn peerfs_is_dax(inode: *const inode) -> bool;
+    pub(crate) fn peerfs_inode_is_locked(inode: *mut inode) -> bool;
+    pub(crate) fn peerfs_security_file_post_open(file: *mut file, mask: c_int) -> c_int;
+    pub(crate) fn peerfs_page_cache_sync_readahead(file: *mut file, index: c_ulong, count: c_ulong);
+    pub(crate) fn peerfs_filemap_get_folio(
+        mapping: *mut address_space,
+        index: c_ulong,
+    ) -> *mut folio;
+    pub(crate) fn peerfs_folio_wait_locked_killable(folio: *mut folio) -> c_int;
+    pub(crate) fn peerfs_filemap_invalidate_lock_shared(mapping: *mut address_space);
+    pub(crate) fn peerfs_filemap_invalidate_unlock_shared(mapping: *mut address_space);
+    pub(crate) fn peerfs_ratelimit_state_init(rs: *mut ratelimit_state);
+    pub(crate) fn peerfs_ratelimit(rs: *mut ratelimit_state) -> bool;
     pub(crate) fn peerfs_path_permission(path: *const path, mask: c_int) -> c_int;
     pub(crate) fn peerfs_super_set_uuid(sb: *mut super_block, uuid: *const u8, len: c_uint);
+    pub(crate) fn peerfs_set_lock_classes(inode: *mut inode, depth: c_uint);
     pub(crate) fn peerfs_is_init_user_ns(ns: *const user_namespace) -> bool;
 }

@@ -3,10 +3,9 @@
 //! The blob table: which packs and inode shards an image consists of.
 
 use crate::message::read_message;
-use crate::table::{Record, TableField};
+use crate::table::TableField;
 use crate::{
-    peerfs_capnp, ChunkRecord, Error, PackRecord, Result, ShardRecord, Table, METADATA_MAX,
-    PACK_MAX, ROOT_INODE,
+    peerfs_capnp, Error, PackRecord, Result, ShardRecord, Table, METADATA_MAX, ROOT_INODE,
 };
 
 const WHAT: &str = "blob table";
@@ -19,8 +18,8 @@ pub struct BlobTableLayout {
 }
 
 impl BlobTableLayout {
-    /// Checks the frame of a blob table; records are checked when they are used.
-    pub fn parse(blob: &[u8]) -> Result<Self> {
+    /// Checks the blob table of an image with this many inodes, every record of it.
+    pub fn parse(blob: &[u8], inode_count: u64) -> Result<Self> {
         let message = read_message(blob, WHAT)?;
         let root: peerfs_capnp::blob_table::Reader<'_> =
             message.get_root().map_err(|_| Error::Malformed(WHAT))?;
@@ -28,10 +27,13 @@ impl BlobTableLayout {
             packs: TableField::locate(blob, root.get_packs(), "pack list")?,
             shards: TableField::locate(blob, root.get_shards(), "shard list")?,
         };
-        match layout.view(blob).shards.get(0) {
-            Some(first) if first.first_inode == ROOT_INODE && first.inode_count > 0 => Ok(layout),
-            _ => Err(Error::Malformed("shard list")),
-        }
+        let table = layout.view(blob);
+        table
+            .packs
+            .iter()
+            .try_for_each(|pack| pack.checked().map(drop))?;
+        check_shards(&table.shards, inode_count)?;
+        Ok(layout)
     }
 
     /// The blob table over its bytes, which must be those that were parsed.
@@ -40,6 +42,26 @@ impl BlobTableLayout {
             packs: self.packs.of(blob),
             shards: self.shards.of(blob),
         }
+    }
+}
+
+/// Each inode is in one shard: the first one begins with the root, each other one where the one before ends,
+/// and the last one ends with the last inode.
+fn check_shards(shards: &Table<'_, ShardRecord>, inode_count: u64) -> Result<()> {
+    const WHAT: Error = Error::Malformed("shard list");
+    let mut next = ROOT_INODE;
+    for shard in shards.iter() {
+        let is_valid = shard.first_inode == next
+            && (1..=METADATA_MAX).contains(&shard.length.into())
+            && (next > ROOT_INODE || shard.inode_count > 0);
+        if !is_valid {
+            return Err(WHAT);
+        }
+        next = next.checked_add(shard.inode_count.into()).ok_or(WHAT)?;
+    }
+    match inode_count.checked_add(ROOT_INODE) {
+        Some(end) if end == next && next > ROOT_INODE => Ok(()),
+        _ => Err(WHAT),
     }
 }
 
@@ -53,40 +75,23 @@ pub struct BlobTable<'a> {
 }
 
 impl<'a> BlobTable<'a> {
-    /// Checks and reads a blob table.
-    pub fn parse(blob: &'a [u8]) -> Result<Self> {
-        Ok(BlobTableLayout::parse(blob)?.view(blob))
+    /// Checks and reads the blob table of an image with this many inodes.
+    pub fn parse(blob: &'a [u8], inode_count: u64) -> Result<Self> {
+        Ok(BlobTableLayout::parse(blob, inode_count)?.view(blob))
     }
 
-    /// The pack at `index`, if there is one and its sizes are within the format's limits.
+    /// The pack at `index`, if there is one.
     pub fn pack(&self, index: u32) -> Result<PackRecord> {
-        let pack = self
-            .packs
+        self.packs
             .get(index as usize)
-            .ok_or(Error::Malformed("pack number"))?;
-        if pack.stored_length > PACK_MAX || pack.logical_length > PACK_MAX {
-            return Err(Error::TooLarge("PACK_MAX"));
-        }
-        if u64::from(pack.index_length) > METADATA_MAX {
-            return Err(Error::TooLarge("METADATA_MAX"));
-        }
-        // The chunks are all in the index: a reader may have room for each without having seen it.
-        if (pack.index_length as usize / ChunkRecord::SIZE) < pack.chunk_count as usize {
-            return Err(Error::Malformed("pack record"));
-        }
-        Ok(pack)
+            .ok_or(Error::Malformed("pack number"))
     }
 
-    /// The shard at `index`, if there is one and its size is within the format's limits.
+    /// The shard at `index`, if there is one.
     pub fn shard(&self, index: u32) -> Result<ShardRecord> {
-        let shard = self
-            .shards
+        self.shards
             .get(index as usize)
-            .ok_or(Error::Malformed("shard number"))?;
-        if u64::from(shard.length) > METADATA_MAX {
-            return Err(Error::TooLarge("METADATA_MAX"));
-        }
-        Ok(shard)
+            .ok_or(Error::Malformed("shard number"))
     }
 
     /// The index of the shard that holds `inode`.

@@ -4,7 +4,49 @@
 
 use core::ops::Range;
 
-use crate::ExtentRecord;
+use crate::{ExtentRecord, Table};
+
+/// The extents of a file, wherever they are kept: ascending, as [`crate::Shard::extents`] has them.
+pub trait ExtentList {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// The extent at `index`.
+    fn extent(&self, index: usize) -> Option<ExtentRecord>;
+
+    /// The index of the first extent that ends behind `byte`.
+    fn covering(&self, byte: u64) -> usize {
+        let (mut low, mut high) = (0, self.count());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.extent(middle) {
+                Some(extent) if end_of(&extent) <= byte => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        low
+    }
+}
+
+impl<T: AsRef<[ExtentRecord]> + ?Sized> ExtentList for T {
+    fn count(&self) -> usize {
+        self.as_ref().len()
+    }
+
+    fn extent(&self, index: usize) -> Option<ExtentRecord> {
+        self.as_ref().get(index).copied()
+    }
+}
+
+impl ExtentList for Table<'_, ExtentRecord> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn extent(&self, index: usize) -> Option<ExtentRecord> {
+        self.get(index)
+    }
+}
 
 /// Where the bytes of a piece come from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,18 +74,20 @@ pub struct Piece {
 }
 
 /// The pieces of a range, in order and without gaps. Made by [`pieces`].
-pub struct Pieces<'a> {
-    extents: &'a [ExtentRecord],
+pub struct Pieces<'a, L: ?Sized> {
+    extents: &'a L,
+    /// The index of the next extent.
+    next: usize,
     position: u64,
     end: u64,
 }
 
-/// Divides a range of a file into pieces. Extents that overlap or are out of order, which only a
-/// damaged image has, give some division all the same.
-pub fn pieces(extents: &[ExtentRecord], range: Range<u64>) -> Pieces<'_> {
-    let passed = extents.partition_point(|extent| end_of(extent) <= range.start);
+/// Divides a range of a file into pieces. Extents that overlap or are out of order, which no reader accepts, give
+/// some division all the same.
+pub fn pieces<L: ExtentList + ?Sized>(extents: &L, range: Range<u64>) -> Pieces<'_, L> {
     Pieces {
-        extents: extents.get(passed..).unwrap_or_default(),
+        extents,
+        next: extents.covering(range.start),
         position: range.start,
         end: range.end,
     }
@@ -53,7 +97,7 @@ fn end_of(extent: &ExtentRecord) -> u64 {
     extent.file_offset.saturating_add(u64::from(extent.length))
 }
 
-impl Iterator for Pieces<'_> {
+impl<L: ExtentList + ?Sized> Iterator for Pieces<'_, L> {
     type Item = Piece;
 
     fn next(&mut self) -> Option<Piece> {
@@ -61,24 +105,23 @@ impl Iterator for Pieces<'_> {
             return None;
         }
         let file_offset = self.position;
-        while let Some((extent, rest)) = self.extents.split_first() {
-            if end_of(extent) > file_offset {
-                break;
-            }
-            self.extents = rest;
+        let mut next = self.extents.extent(self.next);
+        while next.is_some_and(|extent| end_of(&extent) <= file_offset) {
+            self.next += 1;
+            next = self.extents.extent(self.next);
         }
-        let (end, source) = match self.extents.first() {
+        let (end, source) = match next {
             Some(extent) if extent.file_offset <= file_offset => {
                 // Below the extent's length, which is 32 bits wide.
                 let skipped = (file_offset - extent.file_offset) as u32;
                 match extent.pack_offset.checked_add(skipped) {
                     Some(offset) => {
                         let pack = extent.pack;
-                        (end_of(extent), Source::Pack { pack, offset })
+                        (end_of(&extent), Source::Pack { pack, offset })
                     }
                     // Beyond any pack: a place that the pack's reader refuses.
                     None => (
-                        end_of(extent),
+                        end_of(&extent),
                         Source::Pack {
                             pack: extent.pack,
                             offset: u32::MAX,
@@ -99,14 +142,14 @@ impl Iterator for Pieces<'_> {
 }
 
 /// The first byte of a range that is data, for SEEK_DATA.
-pub fn first_data(extents: &[ExtentRecord], range: Range<u64>) -> Option<u64> {
+pub fn first_data<L: ExtentList + ?Sized>(extents: &L, range: Range<u64>) -> Option<u64> {
     pieces(extents, range)
         .find(|piece| piece.source != Source::Hole)
         .map(|piece| piece.file_offset)
 }
 
 /// The first byte of a range that is a hole, or the range's end, for SEEK_HOLE.
-pub fn first_hole(extents: &[ExtentRecord], range: Range<u64>) -> u64 {
+pub fn first_hole<L: ExtentList + ?Sized>(extents: &L, range: Range<u64>) -> u64 {
     let end = range.end;
     pieces(extents, range)
         .find(|piece| piece.source == Source::Hole)
@@ -117,7 +160,7 @@ pub fn first_hole(extents: &[ExtentRecord], range: Range<u64>) -> u64 {
 /// extents. `chunk` gives the range of the chunk at an offset of a pack's address space, if that is
 /// known; it is asked once if both ends are in one chunk.
 pub fn widened(
-    extents: &[ExtentRecord],
+    extents: &(impl ExtentList + ?Sized),
     range: Range<u64>,
     chunk: impl Fn(u32, u32) -> Option<Range<u32>>,
 ) -> Range<u64> {
@@ -127,8 +170,7 @@ pub fn widened(
     // What the chunk at a byte has of the file before that byte and behind it.
     let mut last_chunk: Option<(u32, Range<u32>)> = None;
     let mut around = |byte: u64| {
-        let number = extents.partition_point(|extent| end_of(extent) <= byte);
-        let extent = extents.get(number)?;
+        let extent = extents.extent(extents.covering(byte))?;
         let inside = u32::try_from(byte.checked_sub(extent.file_offset)?).ok()?;
         let offset = extent.pack_offset.checked_add(inside)?;
         let chunk = match &last_chunk {
@@ -138,7 +180,7 @@ pub fn widened(
         last_chunk = Some((extent.pack, chunk.clone()));
         let before = offset.checked_sub(chunk.start)?.min(inside);
         let behind = chunk.end.checked_sub(offset)?.checked_sub(1)?;
-        let behind = u64::from(behind).min(end_of(extent).saturating_sub(byte).checked_sub(1)?);
+        let behind = u64::from(behind).min(end_of(&extent).saturating_sub(byte).checked_sub(1)?);
         Some((u64::from(before), behind))
     };
     let start = around(range.start).map_or(range.start, |(before, _)| range.start - before);

@@ -28,5 +28,7 @@ pub const NAME_MAX: usize = 255;
 pub const SYMLINK_MAX: usize = 4095;
 /// The longest xattr name, prefix included.
 pub const XATTR_NAME_MAX: usize = 255;
+/// The most bytes of all names of an inode's xattrs, each with a NUL: the longest list that listxattr(2) returns.
+pub const XATTR_NAMES_MAX: usize = 64 * 1024;
 /// The longest xattr value.
 pub const XATTR_VALUE_MAX: usize = 64 * 1024;

@@ -5,7 +5,7 @@
 use crate::message::read_message;
 use crate::{
     peerfs_capnp, Digest, Error, FileType, InodeRecord, Result, Table, FORMAT_VERSION,
-    KNOWN_INCOMPATIBLE_FEATURES, METADATA_MAX,
+    KNOWN_INCOMPATIBLE_FEATURES, METADATA_MAX, ROOT_INODE,
 };
 
 const WHAT: &str = "manifest";
@@ -13,7 +13,7 @@ const WHAT: &str = "manifest";
 /// A manifest. It is as long for an image of any size: all that a mount needs is in it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Manifest {
-    /// Inodes of the image.
+    /// Inodes of the image, at least 1.
     pub inode_count: u64,
     /// Bytes that regular files hold, holes not counted.
     pub content_bytes: u64,
@@ -23,7 +23,7 @@ pub struct Manifest {
     pub root: InodeRecord,
     /// SHA-256 of the blob table.
     pub blob_table: Digest,
-    /// Bytes of the blob table: at most `METADATA_MAX`.
+    /// Bytes of the blob table: 1 to `METADATA_MAX`.
     pub blob_table_length: u32,
 }
 
@@ -46,6 +46,9 @@ impl Manifest {
         if u64::from(fields.get_blob_table_length()) > METADATA_MAX {
             return Err(Error::TooLarge("METADATA_MAX"));
         }
+        if fields.get_blob_table_length() == 0 || fields.get_inode_count() == 0 {
+            return Err(Error::Malformed(WHAT));
+        }
         Ok(Manifest {
             inode_count: fields.get_inode_count(),
             content_bytes: fields.get_content_bytes(),
@@ -62,7 +65,7 @@ fn root_record(data: capnp::Result<&[u8]>) -> Result<InodeRecord> {
     let table = Table::<InodeRecord>::new(data.map_err(|_| ROOT)?, "root directory")?;
     let record = table.get(0).ok_or(ROOT)?.checked()?;
     match record.file_type() {
-        Some(FileType::Directory) if table.len() == 1 => Ok(record),
+        Some(FileType::Directory) if table.len() == 1 && record.link == ROOT_INODE => Ok(record),
         _ => Err(ROOT),
     }
 }

@@ -4,7 +4,9 @@
 
 use crate::message::read_message;
 use crate::table::TableField;
-use crate::{peerfs_capnp, ChunkRecord, Digest, Error, PackRecord, Result, Table, CHUNK_MAX};
+use crate::{
+    peerfs_capnp, ChunkRecord, Codec, Digest, Error, PackRecord, Result, Table, CHUNK_MAX,
+};
 
 const WHAT: &str = "pack index";
 
@@ -16,8 +18,16 @@ pub struct PackIndexLayout {
 }
 
 impl PackIndexLayout {
-    /// Checks the frame of a pack index; chunk records are checked when they are used.
-    pub fn parse(blob: &[u8]) -> Result<Self> {
+    /// Checks the index of this pack, every chunk record of it: chunks follow each other without gap or overlap
+    /// in both address spaces of the pack, and end where these do. So the chunk at an offset is the same,
+    /// whether it is searched for or come to from the beginning.
+    pub fn parse(blob: &[u8], pack: &PackRecord) -> Result<Self> {
+        let layout = Self::locate(blob)?;
+        check_chunks(&layout.view(blob).chunks, pack)?;
+        Ok(layout)
+    }
+
+    fn locate(blob: &[u8]) -> Result<Self> {
         let message = read_message(blob, WHAT)?;
         let root: peerfs_capnp::pack_index::Reader<'_> =
             message.get_root().map_err(|_| Error::Malformed(WHAT))?;
@@ -36,6 +46,34 @@ impl PackIndexLayout {
     }
 }
 
+fn check_chunks(chunks: &Table<'_, ChunkRecord>, pack: &PackRecord) -> Result<()> {
+    if chunks.len() as u64 != u64::from(pack.chunk_count) {
+        return Err(Error::Malformed("chunk count"));
+    }
+    let (mut logical_end, mut stored_end) = (0_u64, 0_u64);
+    for chunk in chunks.iter() {
+        let is_valid = u64::from(chunk.logical_offset) == logical_end
+            && u64::from(chunk.stored_offset) == stored_end
+            && (1..=CHUNK_MAX).contains(&chunk.logical_length)
+            && (1..=chunk.logical_length).contains(&chunk.stored_length)
+            && match chunk.codec() {
+                Some(Codec::Raw) => chunk.stored_length == chunk.logical_length,
+                Some(Codec::Zstd) => true,
+                None => false,
+            };
+        if !is_valid {
+            return Err(Error::Malformed("chunk record"));
+        }
+        // There are fewer than 2^32 chunks of less than 2^32 bytes.
+        logical_end += u64::from(chunk.logical_length);
+        stored_end += u64::from(chunk.stored_length);
+    }
+    match (logical_end, stored_end) == (pack.logical_length, pack.stored_length) {
+        true => Ok(()),
+        false => Err(Error::Malformed("pack length")),
+    }
+}
+
 /// A pack index, read in place.
 #[derive(Clone, Copy)]
 pub struct PackIndex<'a> {
@@ -45,49 +83,54 @@ pub struct PackIndex<'a> {
     pub content_digests: Table<'a, Digest>,
 }
 
+impl PackRecord {
+    /// What an image says of the pack that this index describes, for who knows both but not the image: the last
+    /// chunk ends where the pack does. Fails unless it is an index.
+    pub fn of_index(digest: Digest, index_digest: Digest, index: &[u8]) -> Result<Self> {
+        let chunks = PackIndexLayout::locate(index)?.view(index).chunks;
+        let last = chunks
+            .len()
+            .checked_sub(1)
+            .and_then(|last| chunks.get(last))
+            .ok_or(Error::Malformed(WHAT))?;
+        let too_large = |_| Error::TooLarge("METADATA_MAX");
+        let record = PackRecord {
+            digest,
+            index_digest,
+            stored_length: u64::from(last.stored_offset) + u64::from(last.stored_length),
+            logical_length: u64::from(last.logical_offset) + u64::from(last.logical_length),
+            index_length: u32::try_from(index.len()).map_err(too_large)?,
+            chunk_count: u32::try_from(chunks.len()).map_err(too_large)?,
+        };
+        check_chunks(&chunks, &record)?;
+        record.checked()
+    }
+}
+
 impl<'a> PackIndex<'a> {
-    /// Checks and reads a pack index.
-    pub fn parse(blob: &'a [u8]) -> Result<Self> {
-        Ok(PackIndexLayout::parse(blob)?.view(blob))
+    /// Checks and reads the index of this pack.
+    pub fn parse(blob: &'a [u8], pack: &PackRecord) -> Result<Self> {
+        Ok(PackIndexLayout::parse(blob, pack)?.view(blob))
     }
 
-    /// The number of the chunk that covers `logical_offset`, and its checked record.
-    pub fn chunk_at(&self, pack: &PackRecord, logical_offset: u32) -> Result<(u32, ChunkRecord)> {
+    /// The number of the chunk that covers an offset of the pack's logical address space, and its record.
+    pub fn chunk_at(&self, logical_offset: u32) -> Result<(u32, ChunkRecord)> {
+        const BEYOND: Error = Error::Malformed("offset in a pack");
         let after = self
             .chunks
             .partition_point(|chunk| chunk.logical_offset <= logical_offset);
-        let number = after
-            .checked_sub(1)
-            .and_then(|number| u32::try_from(number).ok())
-            .ok_or(Error::Malformed(WHAT))?;
-        let chunk = self.chunk(pack, number)?;
-        // chunk() has checked that the end does not overflow.
-        if logical_offset - chunk.logical_offset >= chunk.logical_length {
-            return Err(Error::Malformed(WHAT));
+        let number = after.checked_sub(1).ok_or(BEYOND)? as u32;
+        let chunk = self.chunk(number)?;
+        match logical_offset.checked_sub(chunk.logical_offset) {
+            Some(place) if place < chunk.logical_length => Ok((number, chunk)),
+            _ => Err(BEYOND),
         }
-        Ok((number, chunk))
     }
 
-    /// The record of chunk `number`, with its place and lengths checked against the pack and the
-    /// format's limits.
-    pub fn chunk(&self, pack: &PackRecord, number: u32) -> Result<ChunkRecord> {
-        let chunk = self
-            .chunks
+    /// The record of chunk `number`.
+    pub fn chunk(&self, number: u32) -> Result<ChunkRecord> {
+        self.chunks
             .get(number as usize)
-            .ok_or(Error::Malformed("chunk number"))?;
-        let logical_end = u64::from(chunk.logical_offset) + u64::from(chunk.logical_length);
-        let stored_end = u64::from(chunk.stored_offset) + u64::from(chunk.stored_length);
-        let valid = number < pack.chunk_count
-            && chunk.codec().is_some()
-            && (1..=CHUNK_MAX).contains(&chunk.logical_length)
-            && (1..=chunk.logical_length).contains(&chunk.stored_length)
-            && (chunk.codec != 0 || chunk.stored_length == chunk.logical_length)
-            && logical_end <= pack.logical_length
-            && stored_end <= pack.stored_length;
-        if valid {
-            Ok(chunk)
-        } else {
-            Err(Error::Malformed("chunk record"))
-        }
+            .ok_or(Error::Malformed("chunk number"))
     }
 }

@@ -50,7 +50,7 @@ pub mod peerfs_capnp {
 pub use blob_table::{BlobTable, BlobTableLayout};
 pub use digest::Digest;
 pub use error::{Error, Result};
-pub use extents::{first_data, first_hole, pieces, widened, Piece, Pieces, Source};
+pub use extents::{first_data, first_hole, pieces, widened, ExtentList, Piece, Pieces, Source};
 pub use limits::*;
 pub use lookahead::{ahead, lengthened};
 pub use manifest::Manifest;
@@ -60,5 +60,5 @@ pub use record::{
     ChunkRecord, Codec, EntryRecord, ExtentRecord, FileType, InodeRecord, PackRecord, ShardRecord,
     SpanRecord, XattrRecord, XattrSetRecord, NO_XATTRS,
 };
-pub use shard::{Shard, ShardLayout};
+pub use shard::{is_xattr_name, Shard, ShardLayout};
 pub use table::{Record, Table};

@@ -3,7 +3,7 @@
 //! The records of the fixed-width tables. The order of a struct's fields is the order on disk.
 
 use crate::table::{FieldReader, FieldWriter, Record};
-use crate::{Digest, Error, Result};
+use crate::{Digest, Error, Result, METADATA_MAX, PACK_MAX};
 
 /// How a chunk is stored.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -67,6 +67,23 @@ pub struct PackRecord {
     pub index_length: u32,
     /// Chunks in it.
     pub chunk_count: u32,
+}
+
+impl PackRecord {
+    /// The record, if its numbers are such as a pack can have.
+    pub(crate) fn checked(self) -> Result<Self> {
+        let is_length = |length| (1..=PACK_MAX).contains(&length);
+        // The chunks are all in the index: a reader may have room for each without having seen it.
+        let chunk_bytes = u64::from(self.chunk_count) * ChunkRecord::SIZE as u64;
+        let is_valid = is_length(self.stored_length)
+            && is_length(self.logical_length)
+            && u64::from(self.index_length) <= METADATA_MAX
+            && (1..self.index_length.into()).contains(&chunk_bytes);
+        match is_valid {
+            true => Ok(self),
+            false => Err(Error::Malformed("pack record")),
+        }
+    }
 }
 
 impl Record for PackRecord {
@@ -230,11 +247,9 @@ impl InodeRecord {
     pub(crate) fn checked(self) -> Result<Self> {
         let is_valid = self.file_type().is_some()
             && self.mode <= 0o177777
+            && self.nlink >= 1
             && self.mtime_nanoseconds < 1_000_000_000
-            && self.size <= i64::MAX as u64
-            && (self.allocated <= self.size
-                || self.payload_count == 0
-                || self.mode & 0o170000 != 0o100000);
+            && self.size <= i64::MAX as u64;
         match is_valid {
             true => Ok(self),
             false => Err(Error::Malformed("inode record")),

@@ -5,8 +5,9 @@
 use crate::message::read_message;
 use crate::table::{Field, TableField};
 use crate::{
-    peerfs_capnp, Digest, EntryRecord, Error, ExtentRecord, InodeRecord, Result, SpanRecord, Table,
-    XattrRecord, XattrSetRecord, NO_XATTRS, SYMLINK_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX,
+    peerfs_capnp, Digest, EntryRecord, Error, ExtentRecord, FileType, InodeRecord, PackRecord,
+    Result, ShardRecord, SpanRecord, Table, XattrRecord, XattrSetRecord, NO_XATTRS, ROOT_INODE,
+    SYMLINK_MAX, XATTR_NAMES_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX,
 };
 
 const WHAT: &str = "inode shard";
@@ -26,8 +27,9 @@ pub struct ShardLayout {
 }
 
 impl ShardLayout {
-    /// Checks the frame of a shard; records are checked when they are used.
-    pub fn parse(blob: &[u8]) -> Result<Self> {
+    /// Checks the frame of this shard, that it has the inodes that are said to be in it, and that these share
+    /// neither extents nor spans; otherwise records are checked when they are used.
+    pub fn parse(blob: &[u8], record: &ShardRecord) -> Result<Self> {
         let message = read_message(blob, WHAT)?;
         let root: peerfs_capnp::inode_shard::Reader<'_> =
             message.get_root().map_err(|_| Error::Malformed(WHAT))?;
@@ -43,12 +45,38 @@ impl ShardLayout {
             digests: TableField::locate(blob, root.get_digests(), "digest table")?,
             heap: Field::locate(blob, heap, WHAT)?,
         };
+        let inodes = layout.inodes.of(blob).len() as u64;
+        if layout.first_inode != record.first_inode || inodes != record.inode_count.into() {
+            return Err(Error::Malformed("inode table"));
+        }
         // So that every inode has a number, and the number behind the last one is none of them.
         layout
             .first_inode
-            .checked_add(layout.inodes.of(blob).len() as u64)
+            .checked_add(inodes)
             .ok_or(Error::Malformed("inode number"))?;
+        layout.check_shares(blob)?;
         Ok(layout)
+    }
+
+    /// Checks that the regular files have together no more extents than there are, and the directories no more
+    /// spans: were each to have all of them, looking at every inode would take as long as there are of both.
+    fn check_shares(&self, blob: &[u8]) -> Result<()> {
+        let (mut extents, mut spans) = (0_u64, 0_u64);
+        for inode in self.inodes.of(blob).iter() {
+            // No sum of fewer than 2^32 numbers below 2^32 is too large.
+            match inode.file_type() {
+                Some(FileType::Regular) => extents += u64::from(inode.payload_count),
+                Some(FileType::Directory) => spans += u64::from(inode.payload_count),
+                _ => (),
+            }
+        }
+        if extents > self.extents.of(blob).len() as u64 {
+            return Err(Error::Malformed("extent table"));
+        }
+        if spans > self.spans.of(blob).len() as u64 {
+            return Err(Error::Malformed("span table"));
+        }
+        Ok(())
     }
 
     /// The shard over its bytes, which must be those that were parsed.
@@ -71,14 +99,27 @@ pub struct Shard<'a> {
 }
 
 impl<'a> Shard<'a> {
-    /// The record of an inode of this shard.
-    pub fn inode(&self, inode: u64) -> Result<InodeRecord> {
+    /// The record of an inode of this shard, if it is valid and what it says about its payload is. `packs` are
+    /// those of the blob table.
+    pub fn inode(&self, inode: u64, packs: &Table<'_, PackRecord>) -> Result<InodeRecord> {
         let record = inode
             .checked_sub(self.layout.first_inode)
             .and_then(|place| usize::try_from(place).ok())
             .and_then(|place| self.layout.inodes.of(self.blob).get(place))
-            .ok_or(Error::Malformed("inode number"))?;
-        record.checked()
+            .ok_or(Error::Malformed("inode number"))?
+            .checked()?;
+        if record.xattrs != NO_XATTRS
+            && record.xattrs as usize >= self.layout.xattr_sets.of(self.blob).len()
+        {
+            return Err(Error::Malformed("xattr set"));
+        }
+        match record.file_type() {
+            Some(FileType::Regular) => check_extents(&self.extents(&record)?, &record, packs)?,
+            Some(FileType::Directory) => drop(self.spans(&record)?),
+            Some(FileType::SymbolicLink) => drop(self.symlink_target(&record)?),
+            _ => (),
+        }
+        Ok(record)
     }
 
     /// The inodes of this shard, as numbers.
@@ -87,7 +128,8 @@ impl<'a> Shard<'a> {
         first..first.saturating_add(self.layout.inodes.of(self.blob).len() as u64)
     }
 
-    /// A regular file's extents.
+    /// A regular file's extents. Those of an inode that [`Shard::inode`] has returned ascend and do not overlap,
+    /// none is empty, they end within the file, and lie in packs.
     pub fn extents(&self, inode: &InodeRecord) -> Result<Table<'a, ExtentRecord>> {
         self.layout
             .extents
@@ -116,12 +158,12 @@ impl<'a> Shard<'a> {
             .ok_or(Error::Malformed("span table"))
     }
 
-    /// How many entries a directory has, by its spans. Each must begin with the entry behind the last one of
-    /// the span before, so that a position is that of one entry only, wherever a listing begins.
+    /// How many entries a directory has, by its spans. Each must have one, and begin with the entry behind the
+    /// last one of the span before, so that a position is that of one entry only, wherever a listing begins.
     pub fn entry_count(&self, directory: &InodeRecord) -> Result<u64> {
         let spans = self.spans(directory)?;
         let count = spans.iter().try_fold(0_u64, |before, span| {
-            if span.entries_before == before {
+            if span.entries_before == before && span.entry_count > 0 {
                 before.checked_add(span.entry_count.into())
             } else {
                 None
@@ -145,7 +187,18 @@ impl<'a> Shard<'a> {
             .ok_or(Error::Malformed("entry table"))
     }
 
-    /// The name of an entry of this shard: not empty, without `/` and NUL, not `.` or `..`.
+    /// Checks that a span, which lies in this shard, begins with the entry of this name: that which the span
+    /// repeats, and by which it is found.
+    pub fn check_span_name(&self, span: &SpanRecord, name: &[u8]) -> Result<()> {
+        let first = self.entries(span)?.get(0);
+        match first.map(|entry| self.checked_entry_name(&entry)) {
+            Some(Ok(first)) if first == name => Ok(()),
+            _ => Err(Error::Malformed("span name")),
+        }
+    }
+
+    /// The name of an entry of this shard, which is checked: it has a type, does not name the root, and its
+    /// name is not empty, without `/` and NUL, and not `.` or `..`.
     #[inline]
     pub fn entry_name(&self, entry: &EntryRecord) -> Result<&'a [u8]> {
         let name = self.checked_entry_name(entry)?;
@@ -153,6 +206,11 @@ impl<'a> Shard<'a> {
             name.is_empty() || name == b"." || name == b".." || has_separator_or_nul(name);
         if invalid {
             return Err(Error::Malformed("entry name"));
+        }
+        // The root has no name. Were it found in a directory that a file handle led to, the dentry cache
+        // would move it there, and the tree hang from nothing.
+        if entry.inode == ROOT_INODE || FileType::from_d_type(entry.file_type).is_none() {
+            return Err(Error::Malformed("directory entry"));
         }
         Ok(name)
     }
@@ -187,17 +245,24 @@ impl<'a> Shard<'a> {
         }
     }
 
-    /// A symbolic link's target: not empty and without NUL.
+    /// A symbolic link's target: not empty, without NUL, and as long as the link's size says.
     pub fn symlink_target(&self, inode: &InodeRecord) -> Result<&'a [u8]> {
         self.bytes(inode.payload_first, inode.payload_count)
             .filter(|target| {
-                !target.is_empty() && target.len() <= SYMLINK_MAX && !target.contains(&0)
+                (1..=SYMLINK_MAX).contains(&target.len())
+                    && target.len() as u64 == inode.size
+                    && !target.contains(&0)
             })
             .ok_or(Error::Malformed("symbolic link"))
     }
 
-    /// An inode's extended attributes.
-    pub fn xattrs(&self, inode: &InodeRecord) -> Result<Table<'a, XattrRecord>> {
+    /// An inode's extended attributes: full names, which ascend and are no longer in sum than one list of
+    /// them may be, and values.
+    /// After an error nothing else is of use.
+    pub fn xattrs(
+        &self,
+        inode: &InodeRecord,
+    ) -> Result<impl Iterator<Item = Result<(&'a [u8], &'a [u8])>>> {
         let xattrs = self.layout.xattrs.of(self.blob);
         let range = if inode.xattrs == NO_XATTRS {
             xattrs.range(0, 0)
@@ -206,14 +271,26 @@ impl<'a> Shard<'a> {
             sets.get(inode.xattrs as usize)
                 .and_then(|set| xattrs.range(set.first as usize, set.count as usize))
         };
-        range.ok_or(Error::Malformed("xattr table"))
+        let range = range.ok_or(Error::Malformed("xattr table"))?;
+        let shard = *self;
+        let mut last: &[u8] = b"";
+        let mut room = XATTR_NAMES_MAX;
+        Ok(range.iter().map(move |xattr| {
+            const WHAT: Error = Error::Malformed("xattr table");
+            let (name, value) = shard.xattr(&xattr)?;
+            room = room.checked_sub(name.len() + 1).ok_or(WHAT)?;
+            match core::mem::replace(&mut last, name) < name {
+                true => Ok((name, value)),
+                false => Err(WHAT),
+            }
+        }))
     }
 
     /// An extended attribute's full name and value.
-    pub fn xattr(&self, xattr: &XattrRecord) -> Result<(&'a [u8], &'a [u8])> {
+    fn xattr(&self, xattr: &XattrRecord) -> Result<(&'a [u8], &'a [u8])> {
         let name = self
             .bytes(xattr.name_offset, xattr.name_length)
-            .filter(|name| (1..=XATTR_NAME_MAX).contains(&name.len()) && !name.contains(&0));
+            .filter(|name| is_xattr_name(name));
         let value = self
             .bytes(xattr.value_offset, xattr.value_length)
             .filter(|value| value.len() <= XATTR_VALUE_MAX);
@@ -224,6 +301,44 @@ impl<'a> Shard<'a> {
         let start = offset as usize;
         self.heap.get(start..start.checked_add(length as usize)?)
     }
+}
+
+/// Checks the extents of a regular file. Their list is then divided in the same way wherever in the file
+/// somebody begins.
+fn check_extents(
+    extents: &Table<'_, ExtentRecord>,
+    inode: &InodeRecord,
+    packs: &Table<'_, PackRecord>,
+) -> Result<()> {
+    const WHAT: Error = Error::Malformed("extent record");
+    let mut end_before = 0;
+    for extent in extents.iter() {
+        let end = extent.file_offset.checked_add(extent.length.into());
+        let end = end.ok_or(WHAT)?;
+        let pack = packs.get(extent.pack as usize).ok_or(WHAT)?;
+        let is_valid = extent.file_offset >= end_before
+            && extent.length >= 1
+            && end <= inode.size
+            && u64::from(extent.pack_offset) + u64::from(extent.length) <= pack.logical_length;
+        if !is_valid {
+            return Err(WHAT);
+        }
+        end_before = end;
+    }
+    Ok(())
+}
+
+/// Whether this is the full name of an xattr that an inode may have.
+pub fn is_xattr_name(name: &[u8]) -> bool {
+    const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+    const PREFIXES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+    let has_rest = |prefix: &&[u8]| {
+        name.strip_prefix(*prefix)
+            .is_some_and(|rest| !rest.is_empty())
+    };
+    name.len() <= XATTR_NAME_MAX
+        && !name.contains(&0)
+        && (PREFIXES.iter().any(has_rest) || ACLS.contains(&name))
 }
 
 /// Whether a name has a `/` or a NUL: eight bytes at a time, for every name that is listed is asked.

@@ -5,66 +5,71 @@
 
 use kernel::ffi::c_ulong;
 use kernel::prelude::*;
-use kernel::sync::Arc;
 use peerfs_format::upcall::{FetchBlob, FetchChunks, Priority, FETCH_AGAIN};
 
-use crate::store::{BlobRequest, ChunksRequest, Fetched, Origin};
-use crate::upcall::{Outcome, Upcall};
-use crate::vfs::descriptor::DirectoryId;
+use crate::store::{BlobRequest, ChunksRequest, Fetched, Missed, Origin};
+use crate::upcall::{Outcome, StoreUpcall};
 use crate::vfs::OpenedFile;
 
 /// The daemons that serve a store.
 pub(crate) struct Daemon {
     /// None for a mount whose mounter may not have the store filled.
-    upcall: Option<Arc<Upcall>>,
-    store: DirectoryId,
+    upcall: Option<StoreUpcall>,
     /// Jiffies that a reader waits.
     timeout: c_ulong,
 }
 
 impl Daemon {
-    /// The daemons that serve the store with this directory, for readers who wait this many seconds.
-    pub(super) fn new(upcall: Option<Arc<Upcall>>, store: DirectoryId, timeout: u32) -> Self {
+    /// The daemons behind this upcall, for readers who wait this many seconds.
+    pub(super) fn new(upcall: Option<StoreUpcall>, timeout: u32) -> Self {
         Daemon {
             upcall,
-            store,
             timeout: crate::vfs::seconds_to_jiffies(timeout),
         }
     }
 
-    /// The way to the daemons; ENODATA if there is none for this mount. Of what is there and wrong, EIO
-    /// if nobody is there to mend it: no reason to wait.
-    fn upcall(&self, again: bool) -> Result<&Upcall> {
-        let upcall = self.upcall.as_deref().ok_or(ENODATA)?;
-        match again && !upcall.is_attached(self.store) {
-            true => Err(EIO),
-            false => Ok(upcall),
+    /// Asks, unless there is nobody to ask for this mount. Of what is there and wrong, it is EIO if nobody is
+    /// there to mend it: no reason to wait.
+    fn ask(
+        &self,
+        again: bool,
+        ask: impl FnOnce(&StoreUpcall) -> Result<Outcome>,
+    ) -> core::result::Result<Fetched, Missed> {
+        let upcall = self.upcall.as_ref().ok_or(ENODATA)?;
+        if again && !upcall.is_attached() {
+            return Err(EIO.into());
         }
+        let fetched = ask(upcall).and_then(fetched);
+        fetched.map_err(|error| match error == ETIMEDOUT && !upcall.is_attached() {
+            true => Missed::Nobody,
+            false => error.into(),
+        })
     }
 }
 
 impl Origin for Daemon {
-    fn fetch_blob(&self, request: &BlobRequest) -> Result<Fetched> {
-        let upcall = self.upcall(request.again)?;
-        let request = FetchBlob {
+    fn fetch_blob(&self, request: &BlobRequest) -> core::result::Result<Fetched, Missed> {
+        let message = FetchBlob {
             digest: request.digest,
             manifest: request.manifest,
             length: request.length,
             kind: request.kind as u32,
             priority: Priority::Demand as u32,
         };
-        fetched(upcall.fetch_blob(self.store, request, self.timeout)?)
+        self.ask(request.again, |upcall| {
+            upcall.fetch_blob(message, self.timeout)
+        })
     }
 
-    fn fetch_chunks(&self, request: &ChunksRequest<'_>) -> Result<Fetched> {
-        let upcall = self.upcall(request.again)?;
-        let request = message(request, Priority::Demand);
-        fetched(upcall.fetch_chunks(self.store, request, self.timeout)?)
+    fn fetch_chunks(&self, request: &ChunksRequest<'_>) -> core::result::Result<Fetched, Missed> {
+        self.ask(request.again, |upcall| {
+            upcall.fetch_chunks(message(request, Priority::Demand), self.timeout)
+        })
     }
 
     fn prefetch_chunks(&self, request: &ChunksRequest<'_>) {
         if let Some(upcall) = &self.upcall {
-            upcall.prefetch_chunks(self.store, message(request, Priority::Readahead));
+            upcall.prefetch_chunks(message(request, Priority::Readahead));
         }
     }
 }

@@ -5,14 +5,18 @@
 
 use core::ops::Range;
 
+use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::atomic::Relaxed;
-use peerfs_format::{ahead, first_data, first_hole, lengthened, pieces, widened, Source};
+use peerfs_format::{
+    ahead, first_data, first_hole, lengthened, pieces, widened, ExtentList, Source,
+};
 
+use super::daemon::Daemon;
 use super::Inode;
-use crate::store::Runs;
-use crate::vfs::{ContentId, FolioBytes, Readahead};
+use crate::store::{Runs, Store};
+use crate::vfs::{is_being_killed, ContentId, FolioBytes, Readahead};
 
 /// Opens the packs that the file lies in: the last chance to walk a path, for reading must not.
 pub(super) fn open(inode: &Inode) -> Result {
@@ -25,13 +29,27 @@ pub(super) fn open(inode: &Inode) -> Result {
 #[cold]
 fn open_packs(inode: &Inode) -> Result {
     let data = inode.data();
+    let store = &inode.super_block().data().store;
     let mut all = true;
     let mut last = None;
-    for extent in data.extents.iter() {
-        if last != Some(extent.pack) {
-            all &= inode.super_block().data().store.open_pack(extent.pack)?;
-            last = Some(extent.pack);
+    // Which packs were opened, for a file that goes to and fro between many: a bit for each.
+    let mut opened = KVVec::new();
+    if data.count() > 1 {
+        let bytes = store.known_blob_table()?.packs.len().div_ceil(8);
+        opened.resize(bytes, 0_u8, GFP_KERNEL_ACCOUNT)?;
+    }
+    for extent in (0..data.count()).map_while(|index| data.extent(index)) {
+        let bit = 1 << (extent.pack % 8);
+        let byte = opened.get_mut(extent.pack as usize / 8);
+        let was_opened = byte.is_some_and(|byte| core::mem::replace(byte, *byte | bit) & bit != 0);
+        if last == Some(extent.pack) || was_opened {
+            continue;
         }
+        if is_being_killed() {
+            return Err(EINTR);
+        }
+        all &= store.open_pack(extent.pack)?;
+        last = Some(extent.pack);
     }
     data.opened.store(all, Relaxed);
     Ok(())
@@ -39,36 +57,60 @@ fn open_packs(inode: &Inode) -> Result {
 
 /// With which files the file can share its pages. Whoever cannot get a pack's index hears of it when
 /// reading, and has pages of their own.
-pub(super) fn content_id(inode: &Inode) -> Option<ContentId> {
+pub(super) fn content_id(inode: &Inode) -> Result<Option<ContentId>> {
     let store = &inode.super_block().data().store;
-    store
-        .content_id(&inode.data().extents, inode.size())
-        .unwrap_or_default()
+    match store.shares_pages() {
+        true => store.content_id(inode.data(), inode.size()),
+        false => Ok(None),
+    }
 }
 
-/// Fills a folio, and waits for what is missing.
-pub(super) fn read_folio(inode: &Inode, bytes: FolioBytes) -> Result {
+/// Reads bytes, and waits for what is missing. Those behind the end of the file are zeros.
+pub(super) fn read(inode: &Inode, range: Range<u64>) -> Result<KVVec<u8>> {
     let store = &inode.super_block().data().store;
-    divide(inode, bytes, |pack, offset, mut rest| {
-        let mut offset = offset;
-        let until =
-            u32::try_from(rest.len()).map_or(u32::MAX, |length| offset.saturating_add(length));
-        while rest.len() > 0 {
-            let chunk = store.chunk_at(pack, offset, until)?;
-            let skipped = offset.checked_sub(chunk.logical_offset).ok_or(EIO)? as usize;
-            let here = chunk.bytes.get(skipped..).filter(|here| !here.is_empty());
-            let here = here.ok_or(EIO)?;
-            let (bytes, behind) = rest.split_at(here.len());
-            let here = here.get(..bytes.len()).ok_or(EIO)?;
-            bytes.fill_with(here)?;
-            rest = behind;
-            offset = u32::try_from(here.len())
-                .ok()
-                .and_then(|length| offset.checked_add(length))
-                .ok_or(EIO)?;
+    let end = range.end.min(inode.size()).max(range.start);
+    let length = usize::try_from(range.end.saturating_sub(range.start))?;
+    let mut bytes = KVVec::with_capacity(length, GFP_KERNEL)?;
+    for piece in pieces(inode.data(), range.start..end) {
+        match piece.source {
+            Source::Hole => bytes.extend_with(usize::try_from(piece.length)?, 0, GFP_KERNEL)?,
+            Source::Pack { pack, offset } => {
+                let end = u32::try_from(piece.length)
+                    .ok()
+                    .and_then(|length| offset.checked_add(length));
+                read_pack(store, pack, offset..end.ok_or(EIO)?, &mut bytes)?;
+            }
         }
-        Ok(())
-    })
+    }
+    let behind = length.saturating_sub(bytes.len());
+    bytes.extend_with(behind, 0, GFP_KERNEL)?;
+    Ok(bytes)
+}
+
+/// Appends a range of a pack's uncompressed address space.
+fn read_pack(
+    store: &Store<Daemon>,
+    pack: u32,
+    mut range: Range<u32>,
+    bytes: &mut KVVec<u8>,
+) -> Result {
+    while !range.is_empty() {
+        // A folio may have as many chunks as bytes.
+        if is_being_killed() {
+            return Err(EINTR);
+        }
+        let chunk = store.chunk_at(pack, range.start, range.end)?;
+        let skipped = range.start.checked_sub(chunk.logical_offset).ok_or(EIO)? as usize;
+        let here = chunk.bytes.get(skipped..).filter(|here| !here.is_empty());
+        let here = here.ok_or(EIO)?;
+        let here = here.get(..here.len().min(range.len())).ok_or(EIO)?;
+        bytes.extend_from_slice(here, GFP_KERNEL)?;
+        range.start = u32::try_from(here.len())
+            .ok()
+            .and_then(|length| range.start.checked_add(length))
+            .ok_or(EIO)?;
+    }
+    Ok(())
 }
 
 /// Has the folios filled with what is here, and asks for the rest.
@@ -84,7 +126,7 @@ pub(super) fn readahead(inode: &Inode, mut readahead: Readahead<'_>) {
     // What a chunk has of the file is decoded anyway. Pages that it shares with the next chunk are left
     // out, or that would have to be decoded as well.
     let wide = widened(
-        &inode.data().extents,
+        inode.data(),
         range.start..range.end.min(inode.size()),
         |pack, offset| store.chunk_range(pack, offset),
     );
@@ -127,10 +169,13 @@ fn ask_ahead(inode: &Inode, range: Range<u64>) {
     }
 }
 
+/// Pieces of a range that are asked for at the most: enough for 16 MiB of small files, whatever an image has.
+const PIECES_MAX: usize = 1024;
+
 /// Asks for what is missing of a range, and does not wait for it.
 fn ask(inode: &Inode, range: Range<u64>) -> Result {
     let store = &inode.super_block().data().store;
-    for piece in pieces(&inode.data().extents, range) {
+    for piece in pieces(inode.data(), range).take(PIECES_MAX) {
         if let Source::Pack { pack, offset } = piece.source {
             let length = u32::try_from(piece.length).unwrap_or(u32::MAX);
             store.prefetch(pack, offset..offset.saturating_add(length))?;
@@ -149,7 +194,7 @@ fn divide(
     let start = bytes.position();
     let end = start.saturating_add(bytes.len() as u64).min(inode.size());
     let mut rest = bytes;
-    for piece in pieces(&inode.data().extents, start..end.max(start)) {
+    for piece in pieces(inode.data(), start..end.max(start)) {
         let (bytes, behind) = rest.split_at(usize::try_from(piece.length)?);
         rest = behind;
         match piece.source {
@@ -163,10 +208,10 @@ fn divide(
 
 /// SEEK_DATA.
 pub(super) fn seek_data(inode: &Inode, offset: u64) -> Result<Option<u64>> {
-    Ok(first_data(&inode.data().extents, offset..inode.size()))
+    Ok(first_data(inode.data(), offset..inode.size()))
 }
 
 /// SEEK_HOLE.
 pub(super) fn seek_hole(inode: &Inode, offset: u64) -> Result<u64> {
-    Ok(first_hole(&inode.data().extents, offset..inode.size()))
+    Ok(first_hole(inode.data(), offset..inode.size()))
 }

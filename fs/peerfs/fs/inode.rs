@@ -3,19 +3,19 @@
 //! Inodes from their shards.
 #![forbid(unsafe_code)]
 
-use core::ops::Deref;
+use core::format_args;
 
 use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::prelude::*;
-use kernel::str::CString;
 use kernel::sync::aref::ARef;
 use kernel::sync::atomic::Atomic;
 use kernel::sync::Arc;
-use peerfs_format::{ExtentRecord, FileType, InodeRecord, Shard, Table, ROOT_INODE};
+use peerfs_format::Error as FormatError;
+use peerfs_format::{ExtentList, ExtentRecord, FileType, InodeRecord, ROOT_INODE};
 
-use super::{Inode, PeerFs, SuperBlock};
+use super::{Inode, SuperBlock};
 use crate::store::ShardBlob;
-use crate::vfs::{c_string, Attributes, InodeKind, NewInode};
+use crate::vfs::{c_string, Attributes, InodeKind};
 
 /// What an inode keeps of its shard.
 pub(crate) struct InodeData {
@@ -23,8 +23,8 @@ pub(crate) struct InodeData {
     pub(super) record: InodeRecord,
     /// The index of the shard that has the record.
     pub(super) shard: u32,
-    /// A regular file's extents.
-    pub(super) extents: Extents,
+    /// Where a regular file's extents are.
+    extents: Extents,
     /// Where the last readahead of it ended.
     pub(super) read: Atomic<u64>,
     /// Whether the packs that it lies in, and their indexes, are open, and need not be looked at again.
@@ -40,90 +40,130 @@ pub(crate) struct InodeData {
 /// Larger than any position in a directory.
 pub(super) const ENTRIES_UNKNOWN: u64 = u64::MAX;
 
-/// A regular file's extents. Most files have one, which takes no memory of its own.
-pub(crate) enum Extents {
-    One([ExtentRecord; 1]),
-    Other(KVVec<ExtentRecord>),
+/// Where a regular file's extents are, which were checked. Most files have one, which takes no memory of its own; many stay
+/// where they are, in their shard: other names may be of the same ones, and would each have a copy.
+pub(super) enum Extents {
+    None,
+    One(ExtentRecord),
+    Copied(KVVec<ExtentRecord>),
+    InShard(Arc<ShardBlob>),
 }
 
-impl Extents {
-    const NONE: Self = Extents::Other(KVVec::new());
+/// Extents that are copied at the most.
+const COPIED_MAX: usize = 32;
 
-    /// Copies them. They are charged to whoever looks the file up, as the inode is: an image may claim any
-    /// number.
-    fn read(table: &Table<'_, ExtentRecord>) -> Result<Self> {
-        if let (1, Some(extent)) = (table.len(), table.get(0)) {
-            return Ok(Extents::One([extent]));
+impl Extents {
+    /// Copies are charged to whoever looks the file up, as the inode is.
+    fn new(shard: &Arc<ShardBlob>, record: &InodeRecord) -> Result<Self> {
+        let view = shard.view();
+        let table = view.extents(record).map_err(|_| EIO)?;
+        if let (0 | 1, first) = (table.len(), table.get(0)) {
+            return Ok(first.map_or(Extents::None, Extents::One));
+        }
+        if table.len() > COPIED_MAX {
+            return Ok(Extents::InShard(shard.clone()));
         }
         let mut extents = KVVec::with_capacity(table.len(), GFP_KERNEL_ACCOUNT)?;
         for extent in table.iter() {
             extents.push(extent, GFP_KERNEL_ACCOUNT)?;
         }
-        Ok(Extents::Other(extents))
+        Ok(Extents::Copied(extents))
     }
 }
 
-impl Deref for Extents {
-    type Target = [ExtentRecord];
-
-    fn deref(&self) -> &[ExtentRecord] {
-        match self {
-            Extents::One(extent) => extent,
-            Extents::Other(extents) => extents,
+/// The extents of a regular file.
+impl ExtentList for InodeData {
+    fn count(&self) -> usize {
+        match &self.extents {
+            Extents::None => 0,
+            Extents::One(_) => 1,
+            Extents::Copied(extents) => extents.len(),
+            Extents::InShard(_) => self.record.payload_count as usize,
         }
     }
+
+    fn extent(&self, index: usize) -> Option<ExtentRecord> {
+        match &self.extents {
+            Extents::None => None,
+            Extents::One(extent) => (index == 0).then_some(*extent),
+            Extents::Copied(extents) => extents.get(index).copied(),
+            Extents::InShard(shard) => shard.view().extents(&self.record).ok()?.get(index),
+        }
+    }
+}
+
+/// What an inode is made of: checked, and nobody else's.
+struct Parts {
+    record: InodeRecord,
+    /// The index of the shard that has the record.
+    shard: u32,
+    kind: InodeKind,
+    extents: Extents,
 }
 
 /// A blob table's first shard begins with the root.
 const ROOT_SHARD: u32 = 0;
 
-/// The inode of this number.
+/// The inode of this number. Whoever looks for an inode that is being made waits for it, and cannot be
+/// killed meanwhile: so all that takes time is done before.
 pub(super) fn get(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> {
-    let new = match super_block.get_or_create_inode(number)? {
-        Ok(inode) => return Ok(inode),
-        Err(new) => new,
-    };
+    match super_block.find_inode(number) {
+        Some(inode) => Ok(inode),
+        None => init(super_block, number, parts(super_block, number)?),
+    }
+}
+
+/// What the inode of this number is, as the image says.
+fn parts(super_block: &SuperBlock, number: u64) -> Result<Parts> {
     let store = &super_block.data().store;
     if number == ROOT_INODE {
-        let root = store.manifest().root;
-        return init(
-            super_block,
-            new,
-            root,
-            ROOT_SHARD,
-            InodeKind::Directory,
-            Extents::NONE,
-        );
+        return Ok(Parts {
+            record: store.manifest().root,
+            shard: ROOT_SHARD,
+            kind: InodeKind::Directory,
+            extents: Extents::None,
+        });
     }
     let index = store.shard_of(number)?;
     let shard = store.shard(index)?;
-    let shard = shard.view();
-    let record = shard.inode(number).map_err(|_| EIO)?;
-    let mut extents = Extents::NONE;
+    let refused = |error| store.refused_in(index, format_args!("inode {number}"), error);
+    let view = shard.view();
+    let packs = store.known_blob_table()?.packs;
+    let record = view.inode(number, &packs).map_err(refused)?;
+    let mut extents = Extents::None;
     let kind = match record.file_type().ok_or(EIO)? {
         FileType::Directory => InodeKind::Directory,
         FileType::Regular => {
-            let table = shard.extents(&record);
-            extents = Extents::read(&table.map_err(|_| EIO)?)?;
+            extents = Extents::new(&shard, &record)?;
             InodeKind::Regular
         }
-        FileType::SymbolicLink => InodeKind::SymbolicLink(link_target(&shard, &record)?),
+        FileType::SymbolicLink => {
+            InodeKind::SymbolicLink(c_string(view.symlink_target(&record).map_err(refused)?)?)
+        }
         FileType::Fifo | FileType::Socket | FileType::CharacterDevice | FileType::BlockDevice => {
             InodeKind::Special(record.payload_first)
         }
     };
-    init(super_block, new, record, index, kind, extents)
+    Ok(Parts {
+        record,
+        shard: index,
+        kind,
+        extents,
+    })
 }
 
-/// A new inode with what its record, in the shard of this index, says.
-fn init(
-    super_block: &SuperBlock,
-    new: NewInode<PeerFs>,
-    record: InodeRecord,
-    shard: u32,
-    kind: InodeKind,
-    extents: Extents,
-) -> Result<ARef<Inode>> {
+/// The inode of these parts, unless another task has made it.
+fn init(super_block: &SuperBlock, number: u64, parts: Parts) -> Result<ARef<Inode>> {
+    let new = match super_block.get_or_create_inode(number)? {
+        Ok(inode) => return Ok(inode),
+        Err(new) => new,
+    };
+    let Parts {
+        record,
+        shard,
+        kind,
+        extents,
+    } = parts;
     let blocks = match kind {
         InodeKind::Regular => record.allocated.div_ceil(512),
         _ => 0,
@@ -169,16 +209,19 @@ pub(super) fn parent(directory: &Inode) -> Result<ARef<Inode>> {
     let parent = get(directory.super_block(), directory.data().record.link)?;
     match parent.data().record.file_type() {
         Some(FileType::Directory) => Ok(parent),
-        _ => Err(EIO),
+        _ => Err(refused(directory, FormatError::Malformed("link"))),
     }
+}
+
+/// Says in the log what is wrong with an inode, or with what its record leads to.
+#[cold]
+pub(super) fn refused(inode: &Inode, error: FormatError) -> Error {
+    let number = inode.number();
+    let store = &inode.super_block().data().store;
+    store.refused_in(inode.data().shard, format_args!("inode {number}"), error)
 }
 
 /// The shard that has an inode's record.
 pub(super) fn shard_of(inode: &Inode) -> Result<Arc<ShardBlob>> {
     inode.super_block().data().store.shard(inode.data().shard)
-}
-
-fn link_target(shard: &Shard<'_>, record: &InodeRecord) -> Result<CString> {
-    let target = shard.symlink_target(record).map_err(|_| EIO)?;
-    c_string(target)
 }

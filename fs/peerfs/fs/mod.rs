@@ -13,6 +13,8 @@ mod super_block;
 mod tests;
 mod xattr;
 
+use core::ops::Range;
+
 use kernel::debugfs::Dir;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
@@ -78,9 +80,16 @@ impl vfs::FileSystem for PeerFs {
         context: &vfs::FsContext<'_>,
         shared: &Self::Shared,
         options: &Self::Options,
-        device: vfs::DeviceNumber,
     ) -> Result<Self::SuperData> {
-        super_block::SuperData::new(context, shared, options, device)
+        super_block::SuperData::new(context, shared, options)
+    }
+
+    fn begin(shared: &Self::Shared, data: &Self::SuperData, device: vfs::DeviceNumber) -> Result {
+        data.show_counters(&shared.debugfs, device)
+    }
+
+    fn end(data: &Self::SuperData) {
+        data.hide_counters();
     }
 
     fn uuid(data: &Self::SuperData) -> [u8; 16] {
@@ -131,12 +140,12 @@ impl vfs::FileSystem for PeerFs {
         file::open(inode)
     }
 
-    fn content_id(inode: &Inode) -> Option<vfs::ContentId> {
+    fn content_id(inode: &Inode) -> Result<Option<vfs::ContentId>> {
         file::content_id(inode)
     }
 
-    fn read_folio(inode: &Inode, bytes: vfs::FolioBytes) -> Result {
-        file::read_folio(inode, bytes)
+    fn read(inode: &Inode, range: Range<u64>) -> Result<KVVec<u8>> {
+        file::read(inode, range)
     }
 
     fn readahead(inode: &Inode, readahead: vfs::Readahead<'_>) {

@@ -3,16 +3,17 @@
 //! What belongs to a mount.
 #![forbid(unsafe_code)]
 
-use kernel::debugfs::File;
+use kernel::debugfs::{Dir, File};
+use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::str::CString;
-use kernel::sync::Arc;
+use kernel::sync::{Arc, Mutex};
 use peerfs_format::NAME_MAX;
 
 use super::daemon::Daemon;
 use super::options::Options;
 use super::Shared;
-use crate::store::{Hex, Readers, Statistics, Store};
+use crate::store::{Hex, Statistics, Store};
 use crate::vfs::{
     current_credential, DeviceNumber, Directory, ErrorName, FsContext, OptionsWriter, StatFs,
 };
@@ -23,28 +24,24 @@ const BLOCK_SIZE: u32 = 4096;
 /// What belongs to a mount.
 pub(crate) struct SuperData {
     /// The store's counters, for as long as the mount lives.
-    _debugfs: Pin<KBox<File<Arc<Statistics>>>>,
+    counters: Pin<KBox<Mutex<Option<Counters>>>>,
     pub(super) store: Arc<Store<Daemon>>,
-    readers: Arc<Readers>,
     timeout: u32,
 }
 
+type Counters = Pin<KBox<File<Arc<Statistics>>>>;
+
 impl Drop for SuperData {
     fn drop(&mut self) {
-        // Readahead that nobody waits for any more still has the store. It shall not outlive the
-        // mount, whose filesystem below would stay busy.
-        self.readers.flush();
+        // Readahead that nobody waits for any more still has the store. It should not outlive the
+        // mount, whose filesystem below would stay busy; but if that is stuck, the mount goes alone.
+        self.store.wait_for_work();
     }
 }
 
 impl SuperData {
-    /// Opens the store and the image.
-    pub(super) fn new(
-        context: &FsContext<'_>,
-        shared: &Shared,
-        options: &Options,
-        device: DeviceNumber,
-    ) -> Result<Self> {
+    /// Opens the store and the image, and waits for its manifest.
+    pub(super) fn new(context: &FsContext<'_>, shared: &Shared, options: &Options) -> Result<Self> {
         let Some(root_dir) = &options.root_dir else {
             context.error(format_args!(
                 "root_dir= is missing: the folder of the store"
@@ -66,37 +63,51 @@ impl SuperData {
             ));
         })?;
         // A daemon writes with privileges: it does so only for who could write there alone.
-        let upcall =
-            (context.is_privileged() || directory.is_writable()).then(|| shared.upcall.clone());
-        let daemon = Daemon::new(upcall, directory.id(), options.timeout());
-        let readers = shared.readers.clone();
+        let may_ask = context.is_privileged() || directory.is_writable();
+        let upcall = match may_ask {
+            true => Some(shared.upcall.store(directory.id())?),
+            false => None,
+        };
+        let daemon = Daemon::new(upcall, options.timeout());
         let store = Store::open(
             name,
             directory,
             current_credential(),
             digest,
             daemon,
-            readers.clone(),
+            shared.readers.clone(),
+            context.is_privileged(),
         )
         .map_err(|error| {
             context.error(format_args!("manifest {digest} in {path}: {error}"));
             Error::from(error)
         })?;
+        Ok(SuperData {
+            counters: KBox::pin_init(new_mutex!(None, "peerfs counters"), GFP_KERNEL)?,
+            store,
+            timeout: options.timeout(),
+        })
+    }
+
+    /// Shows the store's counters, in a folder with the device's number.
+    pub(super) fn show_counters(&self, debugfs: &Dir, device: DeviceNumber) -> Result {
         let folder = CString::try_from_fmt(fmt!("{device}"))?;
-        let debugfs = KBox::pin_init(
-            shared.debugfs.subdir(&folder).read_callback_file(
+        let counters = KBox::pin_init(
+            debugfs.subdir(&folder).read_callback_file(
                 c"store",
-                store.statistics().clone(),
+                self.store.statistics().clone(),
                 &|statistics: &Arc<Statistics>, f| statistics.show(f),
             ),
             GFP_KERNEL,
         )?;
-        Ok(SuperData {
-            _debugfs: debugfs,
-            store,
-            readers,
-            timeout: options.timeout(),
-        })
+        *self.counters.lock() = Some(counters);
+        Ok(())
+    }
+
+    /// Takes them back: another mount may get the number.
+    pub(super) fn hide_counters(&self) {
+        let counters = self.counters.lock().take();
+        drop(counters);
     }
 
     /// A remount changes nothing: refuses options that differ.

@@ -3,6 +3,7 @@
 //! Extended attributes from the inode's shard.
 #![forbid(unsafe_code)]
 
+use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::prelude::*;
 use peerfs_format::NO_XATTRS;
 
@@ -18,11 +19,12 @@ pub(super) fn has(inode: &Inode) -> bool {
 pub(super) fn get(inode: &Inode, prefix: &[u8], name: &[u8]) -> Result<KVVec<u8>> {
     let shard = inode::shard_of(inode)?;
     let shard = shard.view();
-    for xattr in shard.xattrs(&inode.data().record).map_err(|_| EIO)?.iter() {
-        let (full, value) = shard.xattr(&xattr).map_err(|_| EIO)?;
+    let refused = |error| inode::refused(inode, error);
+    for xattr in shard.xattrs(&inode.data().record).map_err(refused)? {
+        let (full, value) = xattr.map_err(refused)?;
         if full.strip_prefix(prefix) == Some(name) {
-            let mut copy = KVVec::with_capacity(value.len(), GFP_KERNEL)?;
-            copy.extend_from_slice(value, GFP_KERNEL)?;
+            let mut copy = KVVec::with_capacity(value.len(), GFP_KERNEL_ACCOUNT)?;
+            copy.extend_from_slice(value, GFP_KERNEL_ACCOUNT)?;
             return Ok(copy);
         }
     }
@@ -33,8 +35,9 @@ pub(super) fn get(inode: &Inode, prefix: &[u8], name: &[u8]) -> Result<KVVec<u8>
 pub(super) fn list(inode: &Inode, lister: &mut XattrLister<'_>) -> Result {
     let shard = inode::shard_of(inode)?;
     let shard = shard.view();
-    for xattr in shard.xattrs(&inode.data().record).map_err(|_| EIO)?.iter() {
-        let (full, _value) = shard.xattr(&xattr).map_err(|_| EIO)?;
+    let refused = |error| inode::refused(inode, error);
+    for xattr in shard.xattrs(&inode.data().record).map_err(refused)? {
+        let (full, _value) = xattr.map_err(refused)?;
         lister.add(full)?;
     }
     Ok(())

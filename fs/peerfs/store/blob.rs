@@ -3,7 +3,7 @@
 //! Metadata blobs in memory: read whole, verified, parsed once.
 #![forbid(unsafe_code)]
 
-use core::fmt;
+use core::{fmt, format_args};
 
 use kernel::alloc::{flags::GFP_KERNEL_ACCOUNT, AllocError};
 use kernel::prelude::*;
@@ -15,13 +15,13 @@ use peerfs_format::{
 
 use super::cache::Size;
 use super::statistics::Statistics;
-use super::{Fetched, Hex};
-use crate::vfs::{report, sha256, ErrorName, OpenedFile};
+use super::{Fetched, Hex, Missed};
+use crate::vfs::{sha256, ErrorName, Found, OpenedFile, Reporter};
 
 /// Why a blob cannot be used.
 pub(crate) enum OpenError {
     /// It is not in the store, and nobody gave it: why.
-    Missing(Error),
+    Missing(Missed),
     /// It is in the store, but cannot be read.
     Read(Error),
     /// Its bytes are not those that the digest names.
@@ -33,7 +33,8 @@ pub(crate) enum OpenError {
 impl From<OpenError> for Error {
     fn from(error: OpenError) -> Self {
         match error {
-            OpenError::Missing(error) | OpenError::Read(error) => error,
+            OpenError::Missing(missed) => missed.into(),
+            OpenError::Read(error) => error,
             OpenError::Digest => EIO,
             OpenError::Format(
                 peerfs_format::Error::UnsupportedVersion(_)
@@ -53,18 +54,7 @@ impl From<AllocError> for OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            OpenError::Missing(error) if *error == ETIMEDOUT => f.write_str(
-                "not in the store, and no peerfsd answered in time: start peerfsd for this root_dir",
-            ),
-            OpenError::Missing(error) if *error == ENODATA => f.write_str(
-                "not in the store, and there is nobody to ask (upcall=0, a store that the mounter may not write to, or no source has it)",
-            ),
-            OpenError::Missing(error) if *error == EHOSTUNREACH => {
-                f.write_str("not in the store, and no peer has it: check the digest and the peers")
-            }
-            OpenError::Missing(error) => {
-                write!(f, "not in the store and not to be had: {}", ErrorName(*error))
-            }
+            OpenError::Missing(missed) => missed.fmt(f),
             OpenError::Read(error) => write!(f, "cannot be read: {}", ErrorName(*error)),
             OpenError::Digest => {
                 f.write_str("damaged, its digest differs: run `peerfs verify` on the store")
@@ -80,36 +70,6 @@ impl fmt::Display for OpenError {
     }
 }
 
-/// How a kind of blob is parsed.
-pub(crate) trait Layout: Sized {
-    /// Checks the blob.
-    fn parse(bytes: &[u8]) -> peerfs_format::Result<Self>;
-}
-
-impl Layout for Manifest {
-    fn parse(bytes: &[u8]) -> peerfs_format::Result<Self> {
-        Manifest::parse(bytes)
-    }
-}
-
-impl Layout for BlobTableLayout {
-    fn parse(bytes: &[u8]) -> peerfs_format::Result<Self> {
-        BlobTableLayout::parse(bytes)
-    }
-}
-
-impl Layout for PackIndexLayout {
-    fn parse(bytes: &[u8]) -> peerfs_format::Result<Self> {
-        PackIndexLayout::parse(bytes)
-    }
-}
-
-impl Layout for ShardLayout {
-    fn parse(bytes: &[u8]) -> peerfs_format::Result<Self> {
-        ShardLayout::parse(bytes)
-    }
-}
-
 /// How often a blob is asked for.
 const FETCHES_MAX: usize = 2;
 
@@ -119,29 +79,33 @@ pub(crate) struct Blob<L> {
     layout: L,
 }
 
-impl<L: Layout> Blob<L> {
-    /// Reads a blob from the file that `open` gives. If that says ENOENT or has other bytes, from what
-    /// `fetch` gives, which is told whether there are other bytes.
+impl<L> Blob<L> {
+    /// Reads a blob from the file that `open` gives, and has it parsed. If there is nothing, something else or
+    /// other bytes, it is read from what `fetch` gives, which is told whether there was something.
     pub(super) fn open(
         expected: &Expected<'_>,
-        open: impl Fn() -> Result<OpenedFile>,
-        fetch: impl Fn(bool) -> Result<Fetched>,
+        open: impl Fn() -> Result<Found>,
+        fetch: impl Fn(bool) -> core::result::Result<Fetched, Missed>,
+        parse: impl Fn(&[u8]) -> peerfs_format::Result<L>,
     ) -> core::result::Result<Self, OpenError> {
-        let look = || match open() {
-            Ok(file) => expected.read(&file).map(Some),
-            Err(error) if error == ENOENT => Ok(None),
-            Err(error) => Err(OpenError::Read(error)),
+        let look = || match open().map_err(OpenError::Read)? {
+            Found::File(file) => expected.read(&file).map(Some),
+            Found::Nothing => Ok(None),
+            Found::Unusable(why) => Ok(Some(expected.damaged(why))),
         };
         let mut found = look()?;
         let mut damaged = false;
         for fetches in 0..=FETCHES_MAX {
             match found {
-                Some(Found::Right(bytes)) => {
+                Some(Content::Right(bytes)) => {
                     expected.statistics.blobs.verified.count();
-                    let layout = L::parse(&bytes).map_err(OpenError::Format)?;
+                    // The digest is right, so the image was made like this.
+                    let layout = parse(&bytes)
+                        .inspect_err(|error| expected.report(format_args!("refused: {error}")))
+                        .map_err(OpenError::Format)?;
                     return Ok(Blob { bytes, layout });
                 }
-                Some(Found::Damaged) => damaged = true,
+                Some(Content::Damaged) => damaged = true,
                 None => {}
             }
             if fetches == FETCHES_MAX {
@@ -155,15 +119,17 @@ impl<L: Layout> Blob<L> {
                 Ok(Fetched::Filled(None)) => look()?,
                 Ok(Fetched::Data(data)) => Some(expected.copy(&data)?),
                 // Whoever is being killed does not look into damage any more.
-                Err(error) if damaged && error != EINTR => return Err(OpenError::Digest),
-                Err(error) => return Err(OpenError::Missing(error)),
+                Err(missed) if damaged && Error::from(missed) != EINTR => {
+                    return Err(OpenError::Digest)
+                }
+                Err(missed) => return Err(OpenError::Missing(missed)),
             };
         }
         // Whoever takes it away each time does not do so for ever. It is no ENOENT: the mountpoint exists,
         // whatever the store lacks.
         Err(match damaged {
             true => OpenError::Digest,
-            false => OpenError::Missing(EIO),
+            false => OpenError::Missing(EIO.into()),
         })
     }
 }
@@ -172,6 +138,7 @@ impl<L: Layout> Blob<L> {
 pub(super) struct Expected<'a> {
     /// The store's path, for messages.
     pub(super) store: &'a CString,
+    pub(super) log: &'a Reporter,
     pub(super) statistics: &'a Statistics,
     pub(super) digest: &'a Digest,
     /// Its bytes, if that is known: any other number is damage.
@@ -179,7 +146,7 @@ pub(super) struct Expected<'a> {
 }
 
 /// What there is in the place of a blob.
-enum Found {
+enum Content {
     /// The blob.
     Right(KVVec<u8>),
     /// Something else, which was counted and reported.
@@ -187,10 +154,10 @@ enum Found {
 }
 
 impl Expected<'_> {
-    fn read(&self, file: &OpenedFile) -> core::result::Result<Found, OpenError> {
+    fn read(&self, file: &OpenedFile) -> core::result::Result<Content, OpenError> {
         let size = file.size();
         if size > METADATA_MAX || self.length.is_some_and(|length| u64::from(length) != size) {
-            return Ok(self.damaged());
+            return Ok(self.damaged(OTHER_BYTES));
         }
         let bytes = file
             .read_new(size as usize, 0, GFP_KERNEL_ACCOUNT)
@@ -198,29 +165,36 @@ impl Expected<'_> {
         Ok(self.verify(bytes))
     }
 
-    fn copy(&self, data: &[u8]) -> core::result::Result<Found, OpenError> {
+    fn copy(&self, data: &[u8]) -> core::result::Result<Content, OpenError> {
         let mut bytes = KVVec::with_capacity(data.len(), GFP_KERNEL_ACCOUNT)?;
         bytes.extend_from_slice(data, GFP_KERNEL_ACCOUNT)?;
         Ok(self.verify(bytes))
     }
 
-    fn verify(&self, bytes: KVVec<u8>) -> Found {
+    fn verify(&self, bytes: KVVec<u8>) -> Content {
         match sha256(&bytes) == self.digest.0 {
-            true => Found::Right(bytes),
-            false => self.damaged(),
+            true => Content::Right(bytes),
+            false => self.damaged(OTHER_BYTES),
         }
     }
 
-    fn damaged(&self) -> Found {
+    fn damaged(&self, why: &str) -> Content {
         self.statistics.blobs.damaged.count();
-        report(fmt!(
-            "{}: blob {}: damaged: its digest differs\n",
+        self.report(format_args!("damaged: {why}"));
+        Content::Damaged
+    }
+
+    fn report(&self, what: fmt::Arguments<'_>) {
+        self.log.report(fmt!(
+            "{}: blob {}: {what}\n",
             self.store.to_str().unwrap_or("store"),
             Hex(self.digest)
         ));
-        Found::Damaged
     }
 }
+
+/// What is damaged about most that is.
+const OTHER_BYTES: &str = "its digest differs";
 
 impl<L> Size for Blob<L> {
     fn size(&self) -> usize {

@@ -6,9 +6,11 @@
 //! value dropped under it.
 #![forbid(unsafe_code)]
 
+use kernel::ffi::c_int;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
+use peerfs_format::METADATA_MAX;
 
 use super::chunk::Chunk;
 use super::segment::Segments;
@@ -21,7 +23,9 @@ const ENTRIES_MAX: usize = 256;
 /// Bytes of shards that are kept.
 const SHARDS_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of pack indexes that are kept.
-const INDEXES_BYTES: usize = 8 * 1024 * 1024;
+const INDEXES_BYTES: usize = 16 * 1024 * 1024;
+// The largest one is read once, and not once for each chunk.
+const _: () = assert!(SHARDS_BYTES as u64 >= METADATA_MAX && INDEXES_BYTES as u64 >= METADATA_MAX);
 /// Bytes of decoded chunks that are kept: of those that small files share.
 const CHUNKS_BYTES: usize = 4 * 1024 * 1024;
 
@@ -130,13 +134,14 @@ pub(super) struct Caches {
 }
 
 impl Caches {
-    pub(super) fn new() -> Result<Arc<Self>> {
+    /// Empty ones, of a mount at this depth of stacked filesystems.
+    pub(super) fn new(depth: c_int) -> Result<Arc<Self>> {
         Arc::pin_init(
             try_pin_init!(Caches {
                 shards <- Cache::new(SHARDS_BYTES),
                 indexes <- Cache::new(INDEXES_BYTES),
                 chunks <- Cache::new(CHUNKS_BYTES),
-                segments <- Segments::new(),
+                segments <- Segments::new(depth),
             }),
             GFP_KERNEL,
         )

@@ -7,14 +7,14 @@ use core::ops::Range;
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use peerfs_format::upcall::{ChunkData, FETCH_CHUNKS_MAX};
+use peerfs_format::upcall::ChunkData;
 use peerfs_format::{ChunkRecord, Codec, Digest};
 
 use super::cache::Size;
 use super::pack::{Pack, Place};
 use super::stored::StoredBytes;
-use super::{ChunksRequest, Fetched, Hex, OpenError, Origin, Store};
-use crate::vfs::{report, sha256, ZstdDecoder};
+use super::{ChunksRequest, Fetched, Hex, Missed, Origin, Store};
+use crate::vfs::{sha256, ZstdDecoder};
 
 /// A verified and decoded chunk.
 pub(crate) struct Chunk {
@@ -34,6 +34,10 @@ impl Size for Chunk {
 /// turned out to be wrong.
 const FETCHES_MAX: usize = 2;
 
+/// Requests that one readahead makes for what lies in one piece of a pack: enough for 16 MiB in chunks of 4 KiB,
+/// whatever an image has.
+const PREFETCHES_MAX: usize = 64;
+
 impl<O: Origin> Store<O> {
     /// The chunk that covers `offset` of a pack's uncompressed address space. If it is missing, it is
     /// waited for, with the missing chunks after it that begin before `until`.
@@ -41,10 +45,9 @@ impl<O: Origin> Store<O> {
         let pack = self.pack(number)?;
         let index = self.index(&pack)?;
         let index = index.view();
-        let (first, record) = index.chunk_at(&pack.record, offset).map_err(|_| {
-            self.report_index(&pack);
-            EIO
-        })?;
+        let (first, record) = index
+            .chunk_at(offset)
+            .map_err(|error| self.refused(&pack.record.index_digest, error))?;
         let beyond = index
             .chunks
             .partition_point(|chunk| chunk.logical_offset < until);
@@ -81,16 +84,16 @@ impl<O: Origin> Store<O> {
                 manifest: self.manifest_digest,
                 first,
                 count: match missing.start == first {
-                    true => missing.len().clamp(1, FETCH_CHUNKS_MAX as usize) as u32,
+                    true => missing.len().max(1) as u32,
                     false => 1,
                 },
                 again,
             };
             self.statistics.chunks.missed.count();
-            let fetched = self.origin.fetch_chunks(&request).inspect_err(|error| {
+            let fetched = self.origin.fetch_chunks(&request).inspect_err(|missed| {
                 // Whoever is being killed does not miss anything any more.
-                if *error != EINTR {
-                    self.report_missing(&pack.record.digest, first, *error);
+                if Error::from(*missed) != EINTR {
+                    self.report_missing(&pack.record.digest, first, *missed);
                 }
             })?;
             match fetched {
@@ -113,26 +116,26 @@ impl<O: Origin> Store<O> {
         let index = self.index_if_here(&pack)?;
         let index = index.view();
         let (mut first, _) = index
-            .chunk_at(&pack.record, offsets.start)
-            .map_err(|_| EIO)?;
+            .chunk_at(offsets.start)
+            .map_err(|error| self.refused(&pack.record.index_digest, error))?;
         let beyond = index
             .chunks
             .partition_point(|chunk| chunk.logical_offset < offsets.end);
         let beyond = u32::try_from(beyond).unwrap_or(u32::MAX);
-        while first < beyond {
+        // What is beyond that is left to whoever comes to it.
+        for _ in 0..PREFETCHES_MAX {
             let missing = pack.missing(first..beyond);
             if missing.is_empty() {
                 break;
             }
-            let count = missing.len().min(FETCH_CHUNKS_MAX as usize) as u32;
             self.origin.prefetch_chunks(&ChunksRequest {
                 pack: &pack.record,
                 manifest: self.manifest_digest,
                 first: missing.start,
-                count,
+                count: missing.len() as u32,
                 again: false,
             });
-            first = missing.start.saturating_add(count);
+            first = missing.end;
         }
         Ok(())
     }
@@ -197,7 +200,7 @@ impl<O: Origin> Store<O> {
             if number < first || number - first >= count {
                 continue;
             }
-            let record = index.chunk(&pack.record, number).map_err(|_| EIO)?;
+            let record = index.chunk(number).map_err(|_| EIO)?;
             if bytes.len() != record.stored_length as usize || sha256(bytes) != record.digest.0 {
                 self.report_chunk(
                     &pack.record.digest,
@@ -253,27 +256,18 @@ impl<O: Origin> Store<O> {
         Ok(chunk)
     }
 
-    /// The index is what its digest says, so the image was made like this.
-    fn report_index(&self, pack: &Pack) {
-        report(fmt!(
-            "{}: blob {}: the pack index is malformed\n",
-            self.name.to_str().unwrap_or("store"),
-            Hex(&pack.record.index_digest)
-        ));
-    }
-
-    fn report_missing(&self, pack: &Digest, chunk: u32, error: Error) {
-        report(fmt!(
+    fn report_missing(&self, pack: &Digest, chunk: u32, missed: Missed) {
+        self.log.report(fmt!(
             "{}: pack {} chunk {chunk}: {}\n",
             self.name.to_str().unwrap_or("store"),
             Hex(pack),
-            core::format_args!("{}", OpenError::Missing(error))
+            core::format_args!("{missed}")
         ));
     }
 
     fn report_chunk(&self, pack: &Digest, chunk: u32, what: &str) {
         self.statistics.chunks.damaged.count();
-        report(fmt!(
+        self.log.report(fmt!(
             "{}: pack {} chunk {chunk}: damaged: {what}\n",
             self.name.to_str().unwrap_or("store"),
             Hex(pack)

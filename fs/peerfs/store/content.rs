@@ -4,16 +4,19 @@
 //!
 //! The digest that an image gives for a file's content is not verified by anybody, and so proves
 //! nothing. The digests of its chunks are: a file whose every byte comes from the same place of a chunk
-//! with the same digest has the same bytes.
+//! with the same digest has the same bytes. That is said by one walk from the beginning of the file, and its pages
+//! are filled by searches that begin anywhere. Both come to the same chunks because extents and pack indexes were
+//! checked when they were read: they ascend, without overlapping (`format/tests/hostile`).
 #![forbid(unsafe_code)]
 
+use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::prelude::*;
-use peerfs_format::{pieces, ExtentRecord, Source};
+use peerfs_format::{pieces, ExtentList, Source};
 
 use super::{Origin, Store};
 use crate::vfs::{sha256, ContentId};
 
-/// Files of more chunks keep their pages for themselves: some 1 GiB, where the list is 768 KiB.
+/// Files of more chunks and holes keep their pages for themselves: some 1 GiB, where the list is 768 KiB.
 const CHUNKS_MAX: usize = 16 * 1024;
 /// Bytes of the list for a chunk.
 const ENTRY: usize = 48;
@@ -23,14 +26,17 @@ impl<O: Origin> Store<O> {
     /// large. May fetch pack indexes.
     pub(crate) fn content_id(
         &self,
-        extents: &[ExtentRecord],
+        extents: &impl ExtentList,
         size: u64,
     ) -> Result<Option<ContentId>> {
-        if extents.is_empty() {
+        if extents.count() == 0 {
             return Ok(None);
         }
         let mut list = KVVec::new();
         for piece in pieces(extents, 0..size) {
+            if list.len() >= CHUNKS_MAX * ENTRY {
+                return Ok(None);
+            }
             let Source::Pack { pack, mut offset } = piece.source else {
                 // No chunk has this digest: nobody knows bytes for it.
                 entry(&mut list, &[0; 32], piece.length, 0)?;
@@ -44,7 +50,7 @@ impl<O: Origin> Store<O> {
                 if list.len() >= CHUNKS_MAX * ENTRY {
                     return Ok(None);
                 }
-                let (_, chunk) = index.chunk_at(&pack.record, offset).map_err(|_| EIO)?;
+                let (_, chunk) = index.chunk_at(offset).map_err(|_| EIO)?;
                 let skipped = offset.checked_sub(chunk.logical_offset).ok_or(EIO)?;
                 let length = chunk.logical_length.saturating_sub(skipped).min(rest);
                 entry(
@@ -64,9 +70,9 @@ impl<O: Origin> Store<O> {
 /// Appends a part: what it is of, which bytes, and how they are decoded, since one digest of stored bytes
 /// may be that of a raw chunk here and of a compressed one there.
 fn entry(list: &mut KVVec<u8>, digest: &[u8; 32], bytes: u64, decoding: u64) -> Result {
-    list.reserve(ENTRY, GFP_KERNEL)?;
-    list.extend_from_slice(digest, GFP_KERNEL)?;
-    list.extend_from_slice(&bytes.to_le_bytes(), GFP_KERNEL)?;
-    list.extend_from_slice(&decoding.to_le_bytes(), GFP_KERNEL)?;
+    list.reserve(ENTRY, GFP_KERNEL_ACCOUNT)?;
+    list.extend_from_slice(digest, GFP_KERNEL_ACCOUNT)?;
+    list.extend_from_slice(&bytes.to_le_bytes(), GFP_KERNEL_ACCOUNT)?;
+    list.extend_from_slice(&decoding.to_le_bytes(), GFP_KERNEL_ACCOUNT)?;
     Ok(())
 }

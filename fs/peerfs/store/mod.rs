@@ -38,11 +38,12 @@ use peerfs_format::{
     BlobTable, BlobTableLayout, Digest, Manifest, PackIndexLayout, PackRecord, ShardLayout,
 };
 
-use crate::vfs::{override_credential, Directory, OpenedFile, Shrinker};
-use blob::{Blob, Expected, Layout};
+use crate::vfs::{override_credential, Directory, Found, Reporter, Shrinker};
+use blob::{Blob, Expected};
 use cache::Caches;
 use decoding::Decoding;
 use pack::Pack;
+use readers::OwnWork;
 use sequence::Sequence;
 
 pub(crate) use blob::OpenError;
@@ -51,7 +52,7 @@ pub(crate) use blob::OpenError;
 pub(crate) type ShardBlob = Blob<ShardLayout>;
 /// A pack index in memory.
 type IndexBlob = Blob<PackIndexLayout>;
-pub(crate) use origin::{BlobRequest, ChunksRequest, Fetched, Origin};
+pub(crate) use origin::{BlobRequest, ChunksRequest, Fetched, Missed, Origin};
 pub(crate) use readers::Readers;
 pub(crate) use run::Runs;
 pub(crate) use statistics::Statistics;
@@ -61,10 +62,12 @@ pub(crate) use statistics::Statistics;
 pub(crate) struct Store<O> {
     /// The path that it was mounted with, for messages.
     name: CString,
+    log: Pin<KBox<Reporter>>,
+    // Before the directory, by which it knows the store.
+    origin: O,
     directory: Directory,
     /// The mounter's, with which everything in the store is opened.
     credential: ARef<Credential>,
-    origin: O,
     statistics: Arc<Statistics>,
     manifest_digest: Digest,
     manifest: Manifest,
@@ -78,6 +81,8 @@ pub(crate) struct Store<O> {
     decoding: Decoding,
     sequence: Sequence,
     readers: Arc<Readers>,
+    /// What its readers have still to do.
+    work: Arc<OwnWork>,
 }
 
 impl<O: Origin> Store<O> {
@@ -89,13 +94,19 @@ impl<O: Origin> Store<O> {
         manifest_digest: Digest,
         origin: O,
         readers: Arc<Readers>,
+        is_privileged: bool,
     ) -> core::result::Result<Arc<Self>, OpenError> {
+        let log =
+            KBox::pin_init(Reporter::new(is_privileged), GFP_KERNEL).map_err(OpenError::Read)?;
+        let work = OwnWork::new().map_err(OpenError::Read)?;
+        let depth = directory.stack_depth().saturating_add(1);
         let statistics = Arc::new(Statistics::new(), GFP_KERNEL)?;
-        let caches = Caches::new().map_err(OpenError::Read)?;
+        let caches = Caches::new(depth).map_err(OpenError::Read)?;
         let shrinker = Shrinker::new(c"peerfs-caches", caches.clone()).map_err(OpenError::Read)?;
         let manifest = Blob::<Manifest>::open(
             &Expected {
                 store: &name,
+                log: &log,
                 statistics: &statistics,
                 digest: &manifest_digest,
                 length: None,
@@ -110,13 +121,15 @@ impl<O: Origin> Store<O> {
                     again,
                 })
             },
+            Manifest::parse,
         )?;
         Arc::pin_init(
             pin_init!(Store {
                 name,
+                log,
+                origin,
                 directory,
                 credential,
-                origin,
                 statistics,
                 manifest_digest,
                 manifest: *manifest.view(),
@@ -124,9 +137,10 @@ impl<O: Origin> Store<O> {
                 packs <- new_mutex!(RBTree::new(), "peerfs packs"),
                 _shrinker: shrinker,
                 caches,
-                decoding <- Decoding::new(),
+                decoding <- Decoding::new(depth),
                 sequence: Sequence::new(),
                 readers,
+                work,
             }),
             GFP_KERNEL,
         )
@@ -148,6 +162,17 @@ impl<O: Origin> Store<O> {
         self.directory.stack_depth().saturating_add(1)
     }
 
+    /// Whether its files may share their pages with those of other mounts: only if nobody can be made to wait for
+    /// pages of this mount by filling those that are shared (see `vfs`).
+    pub(crate) fn shares_pages(&self) -> bool {
+        self.directory.is_local()
+    }
+
+    /// Waits for what its readers have still to do, but not for ever: what is left then has the store until it is done.
+    pub(crate) fn wait_for_work(&self) {
+        self.work.wait();
+    }
+
     /// The digest of the image's manifest.
     pub(crate) fn manifest_digest(&self) -> &Digest {
         &self.manifest_digest
@@ -164,11 +189,14 @@ impl<O: Origin> Store<O> {
             return Ok(table.view());
         }
         let Manifest {
+            inode_count,
             blob_table: digest,
             blob_table_length: length,
             ..
         } = self.manifest;
-        let table = self.blob_by_path(BlobKind::BlobTable, digest, length)?;
+        let table = self.blob_by_path(BlobKind::BlobTable, digest, length, |bytes| {
+            BlobTableLayout::parse(bytes, inode_count)
+        })?;
         // Another task may have been faster: its table is as good.
         self.blob_table.populate(table);
         Ok(self.blob_table.as_ref().ok_or(EIO)?.view())
@@ -176,7 +204,11 @@ impl<O: Origin> Store<O> {
 
     /// The index in the blob table of the shard that holds an inode. May open that by path.
     pub(crate) fn shard_of(&self, inode: u64) -> Result<u32> {
-        self.blob_table()?.shard_of(inode).ok_or(EIO)
+        let shard = self.blob_table()?.shard_of(inode);
+        shard.ok_or_else(|| {
+            let error = peerfs_format::Error::Malformed("inode number");
+            self.refused(&self.manifest.blob_table, error)
+        })
     }
 
     /// An inode shard, by its index in the blob table. May open it by path.
@@ -185,8 +217,14 @@ impl<O: Origin> Store<O> {
             self.statistics.blobs.cached.count();
             return Ok(shard);
         }
-        let record = self.blob_table()?.shard(number).map_err(|_| EIO)?;
-        let shard = self.blob_by_path(BlobKind::InodeShard, record.digest, record.length)?;
+        let record = self.blob_table()?.shard(number);
+        let record = record.map_err(|error| self.refused(&self.manifest.blob_table, error))?;
+        let shard = self.blob_by_path(
+            BlobKind::InodeShard,
+            record.digest,
+            record.length,
+            |bytes| ShardLayout::parse(bytes, &record),
+        )?;
         let shard = Arc::new(shard, GFP_KERNEL)?;
         self.caches.shards.insert(number, shard.clone());
         Ok(shard)
@@ -197,15 +235,55 @@ impl<O: Origin> Store<O> {
     /// the store is.
     pub(crate) fn open_pack(&self, number: u32) -> Result<bool> {
         let pack = self.pack(number)?;
-        override_credential(&self.credential, || pack.open(&self.directory))
+        override_credential(&self.credential, || pack.open(self.name(), &self.log, &self.directory))
+    }
+
+    /// The image's blob table; EIO if nothing was looked up yet.
+    pub(crate) fn known_blob_table(&self) -> Result<BlobTable<'_>> {
+        Ok(self.blob_table.as_ref().ok_or(EIO)?.view())
+    }
+
+    /// Says in the log what is wrong with a blob of the image, whose digest is right: it was made like this.
+    #[cold]
+    pub(crate) fn refused(&self, blob: &Digest, error: peerfs_format::Error) -> Error {
+        self.log.report(fmt!(
+            "{}: blob {}: refused: {}\n",
+            self.name.to_str().unwrap_or("store"),
+            Hex(blob),
+            core::format_args!("{error}")
+        ));
+        EIO
+    }
+
+    /// As [`Store::refused`], about an object that is in the shard of this index in the blob table.
+    #[cold]
+    pub(crate) fn refused_in(
+        &self,
+        shard: u32,
+        object: core::fmt::Arguments<'_>,
+        error: peerfs_format::Error,
+    ) -> Error {
+        let record = self.blob_table().map(|table| table.shard(shard));
+        let digest = match record {
+            Ok(Ok(record)) => record.digest,
+            _ => self.manifest_digest,
+        };
+        self.log.report(fmt!(
+            "{}: blob {}: {object}: refused: {}\n",
+            self.name.to_str().unwrap_or("store"),
+            Hex(&digest),
+            core::format_args!("{error}")
+        ));
+        EIO
     }
 
     /// A metadata blob, opened by path, or from the origin.
-    fn blob_by_path<L: Layout>(
+    fn blob_by_path<L>(
         &self,
         kind: BlobKind,
         digest: Digest,
         length: u32,
+        parse: impl Fn(&[u8]) -> peerfs_format::Result<L>,
     ) -> Result<Blob<L>> {
         let blob = Blob::open(
             &self.expected(&digest, length),
@@ -219,6 +297,7 @@ impl<O: Origin> Store<O> {
                     again,
                 })
             },
+            parse,
         )?;
         Ok(blob)
     }
@@ -226,6 +305,7 @@ impl<O: Origin> Store<O> {
     fn expected<'a>(&'a self, digest: &'a Digest, length: u32) -> Expected<'a> {
         Expected {
             store: &self.name,
+            log: &self.log,
             statistics: &self.statistics,
             digest,
             length: Some(length),
@@ -238,8 +318,8 @@ impl<O: Origin> Store<O> {
         if let Some(pack) = packs.get(&number) {
             return Ok(pack.clone());
         }
-        let table = self.blob_table.as_ref().ok_or(EIO)?.view();
-        let record = table.pack(number).map_err(|_| EIO)?;
+        let record = self.known_blob_table()?.pack(number);
+        let record = record.map_err(|error| self.refused(&self.manifest.blob_table, error))?;
         let pack = Pack::new(number, record)?;
         packs.try_create_and_insert(number, pack.clone(), GFP_KERNEL_ACCOUNT)?;
         Ok(pack)
@@ -259,7 +339,7 @@ impl<O: Origin> Store<O> {
     pub(crate) fn chunk_range(&self, number: u32, offset: u32) -> Option<Range<u32>> {
         let pack = self.pack(number).ok()?;
         let index = self.index_if_here(&pack).ok()?;
-        let (_, record) = index.view().chunk_at(&pack.record, offset).ok()?;
+        let (_, record) = index.view().chunk_at(offset).ok()?;
         let end = record.logical_offset.checked_add(record.logical_length)?;
         Some(record.logical_offset..end)
     }
@@ -273,7 +353,7 @@ impl<O: Origin> Store<O> {
         let record: &PackRecord = &pack.record;
         let index = Blob::open(
             &self.expected(&record.index_digest, record.index_length),
-            || pack.index_file().ok_or(ENOENT),
+            || Ok(pack.index_file().map_or(Found::Nothing, Found::File)),
             |again| {
                 let fetched = self.origin.fetch_blob(&BlobRequest {
                     digest: record.index_digest,
@@ -287,6 +367,7 @@ impl<O: Origin> Store<O> {
                 }
                 Ok(fetched)
             },
+            |bytes| PackIndexLayout::parse(bytes, record),
         )?;
         let index = Arc::new(index, GFP_KERNEL)?;
         self.caches.indexes.insert(pack.number, index.clone());
@@ -295,11 +376,7 @@ impl<O: Origin> Store<O> {
 }
 
 /// Opens a complete blob by path.
-fn open_blob(
-    directory: &Directory,
-    credential: &Credential,
-    digest: &Digest,
-) -> Result<OpenedFile> {
+fn open_blob(directory: &Directory, credential: &Credential, digest: &Digest) -> Result<Found> {
     let path = CString::try_from_fmt(fmt!("blobs/sha256/{}", Hex(digest)))?;
     override_credential(credential, || directory.open_file(&path))
 }

@@ -3,12 +3,14 @@
 //! Where what is missing comes from.
 #![forbid(unsafe_code)]
 
+use core::fmt;
+
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use peerfs_format::upcall::BlobKind;
 use peerfs_format::{Digest, PackRecord};
 
-use crate::vfs::OpenedFile;
+use crate::vfs::{ErrorName, OpenedFile};
 
 /// What came of asking.
 pub(crate) enum Fetched {
@@ -16,6 +18,52 @@ pub(crate) enum Fetched {
     Filled(Option<OpenedFile>),
     /// These bytes: a whole blob, or chunks as in the upcall's `Data` reply.
     Data(Arc<KVVec<u8>>),
+}
+
+/// Why nothing came of asking.
+#[derive(Clone, Copy)]
+pub(crate) enum Missed {
+    /// Nobody was there to answer in time.
+    Nobody,
+    /// It was answered so, or there was no time for an answer.
+    Failed(Error),
+}
+
+impl From<Error> for Missed {
+    fn from(error: Error) -> Self {
+        Missed::Failed(error)
+    }
+}
+
+impl From<Missed> for Error {
+    fn from(missed: Missed) -> Self {
+        match missed {
+            Missed::Nobody => ETIMEDOUT,
+            Missed::Failed(error) => error,
+        }
+    }
+}
+
+impl fmt::Display for Missed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Missed::Nobody => f.write_str(
+                "not in the store, and no peerfsd is there to ask: start peerfsd for this root_dir",
+            ),
+            Missed::Failed(error) if *error == ETIMEDOUT => f.write_str(
+                "not in the store, and peerfsd did not answer in time: see what `peerfs status` says",
+            ),
+            Missed::Failed(error) if *error == ENODATA => f.write_str(
+                "not in the store, and there is nobody to ask (upcall=0, a store that the mounter may not write to, or no source has it)",
+            ),
+            Missed::Failed(error) if *error == EHOSTUNREACH => {
+                f.write_str("not in the store, and no peer has it: check the digest and the peers")
+            }
+            Missed::Failed(error) => {
+                write!(f, "not in the store and not to be had: {}", ErrorName(*error))
+            }
+        }
+    }
 }
 
 /// A metadata blob to fetch.
@@ -49,10 +97,10 @@ pub(crate) struct ChunksRequest<'a> {
 /// Whoever can get what the store lacks. Nothing that it answers is trusted.
 pub(crate) trait Origin: Send + Sync {
     /// Waits for a blob: killable, and not for ever.
-    fn fetch_blob(&self, request: &BlobRequest) -> Result<Fetched>;
+    fn fetch_blob(&self, request: &BlobRequest) -> core::result::Result<Fetched, Missed>;
 
     /// Waits for chunks: killable, and not for ever.
-    fn fetch_chunks(&self, request: &ChunksRequest<'_>) -> Result<Fetched>;
+    fn fetch_chunks(&self, request: &ChunksRequest<'_>) -> core::result::Result<Fetched, Missed>;
 
     /// Asks for chunks without waiting.
     fn prefetch_chunks(&self, request: &ChunksRequest<'_>);

@@ -9,15 +9,17 @@
 use core::ops::Range;
 
 use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
+use kernel::fmt;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::{Arc, Mutex};
+use peerfs_format::upcall::FETCH_CHUNKS_MAX;
 use peerfs_format::PackRecord;
 
 use super::presence::Presence;
 use super::Hex;
-use crate::vfs::{Directory, OpenedFile};
+use crate::vfs::{Directory, Found, OpenedFile, Reporter};
 
 /// A pack of the image.
 #[pin_data]
@@ -68,7 +70,12 @@ impl Pack {
 
     /// Opens by path what the store has of the pack and is not open yet. What it lacks is no error. Says
     /// whether pack and index are open.
-    pub(super) fn open(&self, directory: &Directory) -> Result<bool> {
+    pub(super) fn open(
+        &self,
+        store: &CString,
+        log: &Reporter,
+        directory: &Directory,
+    ) -> Result<bool> {
         let (has_index, has_file) = {
             let state = self.state.lock();
             (state.index_file.is_some(), state.file.is_some())
@@ -80,13 +87,12 @@ impl Pack {
             true => None,
             false => {
                 let digest = Hex(&self.record.index_digest);
-                let path = CString::try_from_fmt(fmt!("blobs/sha256/{digest}"))?;
-                if_exists(directory.open_file(&path))?
+                open_if_usable(store, log, directory, fmt!("blobs/sha256/{digest}"))?
             }
         };
         let found = match has_file {
             true => None,
-            false => self.find(directory)?,
+            false => self.find(store, log, directory)?,
         };
 
         // Another task may have been faster, and knows more by now.
@@ -102,19 +108,22 @@ impl Pack {
     }
 
     /// The pack's file, whole or partial, and what is there of it.
-    fn find(&self, directory: &Directory) -> Result<Option<(OpenedFile, Presence)>> {
+    fn find(
+        &self,
+        store: &CString,
+        log: &Reporter,
+        directory: &Directory,
+    ) -> Result<Option<(OpenedFile, Presence)>> {
         let digest = Hex(&self.record.digest);
-        let path = CString::try_from_fmt(fmt!("blobs/sha256/{digest}"))?;
-        if let Some(file) = if_exists(directory.open_file(&path))? {
+        let open = |path: fmt::Arguments<'_>| open_if_usable(store, log, directory, path);
+        if let Some(file) = open(fmt!("blobs/sha256/{digest}"))? {
             return Ok(Some((file, Presence::Whole)));
         }
         let index = Hex(&self.record.index_digest);
-        let path = CString::try_from_fmt(fmt!("partial/{digest}-{index}"))?;
-        let Some(file) = if_exists(directory.open_file(&path))? else {
+        let Some(file) = open(fmt!("partial/{digest}-{index}"))? else {
             return Ok(None);
         };
-        let path = CString::try_from_fmt(fmt!("partial/{digest}-{index}.map"))?;
-        let presence = match if_exists(directory.open_file(&path))? {
+        let presence = match open(fmt!("partial/{digest}-{index}.map"))? {
             Some(map) => Presence::read(&self.record, &map)?,
             None => Presence::nothing(&self.record)?,
         };
@@ -150,14 +159,17 @@ impl Pack {
         matches!(self.state.lock().presence, Presence::Whole)
     }
 
-    /// The first run of chunks in a range that are missing, as far as is known.
+    /// The first run of chunks in a range that are missing, as far as is known, or as many of it as one request
+    /// asks for.
     pub(super) fn missing(&self, chunks: Range<u32>) -> Range<u32> {
         let state = self.state.lock();
         let chunks = chunks.start..chunks.end.min(self.record.chunk_count);
-        match state.file {
-            Some(_) => state.presence.missing(chunks),
+        let missing = match state.file {
+            Some(_) => state.presence.missing(chunks, FETCH_CHUNKS_MAX),
             None => chunks,
-        }
+        };
+        let end = missing.start.saturating_add(FETCH_CHUNKS_MAX);
+        missing.start..missing.end.min(end)
     }
 
     /// Notes that these chunks are in the store now, in `file` if it is given.
@@ -189,11 +201,25 @@ impl Pack {
     }
 }
 
-/// `None` for a file that does not exist.
-fn if_exists(file: Result<OpenedFile>) -> Result<Option<OpenedFile>> {
-    match file {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error == ENOENT => Ok(None),
-        Err(error) => Err(error),
+/// Opens a file of the store; `None` if it does not exist, or if what is in its place is not to be opened, which
+/// is as good as nothing: peerfsd is asked for it.
+fn open_if_usable(
+    store: &CString,
+    log: &Reporter,
+    directory: &Directory,
+    path: fmt::Arguments<'_>,
+) -> Result<Option<OpenedFile>> {
+    let path = CString::try_from_fmt(path)?;
+    match directory.open_file(&path)? {
+        Found::File(file) => Ok(Some(file)),
+        Found::Nothing => Ok(None),
+        Found::Unusable(why) => {
+            log.report(fmt!(
+                "{}: {}: {why}\n",
+                store.to_str().unwrap_or("store"),
+                path.to_str().unwrap_or("a pack")
+            ));
+            Ok(None)
+        }
     }
 }

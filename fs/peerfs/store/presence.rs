@@ -59,10 +59,11 @@ impl Presence {
         }
     }
 
-    /// The first run of chunks in a range that are not there.
-    pub(super) fn missing(&self, chunks: Range<u32>) -> Range<u32> {
+    /// The first chunks in a range that are not there and follow each other, this many at the most.
+    pub(super) fn missing(&self, chunks: Range<u32>, most: u32) -> Range<u32> {
         let Range { start, end } = chunks;
         let first = (start..end).find(|chunk| !self.has(*chunk)).unwrap_or(end);
+        let end = end.min(first.saturating_add(most));
         let after = (first..end).find(|chunk| self.has(*chunk)).unwrap_or(end);
         first..after
     }
@@ -107,12 +108,13 @@ mod tests {
     #[test]
     fn the_first_run_that_is_missing_ends_at_what_is_there() -> Result {
         let presence = presence(&[3, 4, 5, 7, 8])?;
-        assert_eq!(presence.missing(0..20), 0..3);
-        assert_eq!(presence.missing(3..20), 6..7);
-        assert_eq!(presence.missing(7..20), 9..20);
-        assert_eq!(presence.missing(10..12), 10..12);
-        assert!(presence.missing(3..6).is_empty());
-        assert!(presence.missing(6..6).is_empty());
+        assert_eq!(presence.missing(0..20, 20), 0..3);
+        assert_eq!(presence.missing(3..20, 20), 6..7);
+        assert_eq!(presence.missing(7..20, 20), 9..20);
+        assert_eq!(presence.missing(10..12, 20), 10..12);
+        assert!(presence.missing(3..6, 20).is_empty());
+        assert!(presence.missing(6..6, 20).is_empty());
+        assert_eq!(presence.missing(7..20, 4), 9..13);
         Ok(())
     }
 
@@ -121,7 +123,7 @@ mod tests {
         let mut presence = presence(&[7, 8, 9])?;
         presence.set(8, false);
         assert!(presence.has(7) && !presence.has(8) && presence.has(9));
-        assert_eq!(presence.missing(7..10), 8..9);
+        assert_eq!(presence.missing(7..10, 20), 8..9);
         Ok(())
     }
 
@@ -130,7 +132,7 @@ mod tests {
         let mut presence = presence(&[])?;
         presence.set(1000, true);
         assert!(!presence.has(1000) && !presence.has(u32::MAX));
-        assert_eq!(presence.missing(18..30), 18..30);
+        assert_eq!(presence.missing(18..30, 20), 18..30);
         Ok(())
     }
 
@@ -139,7 +141,7 @@ mod tests {
         let mut whole = Presence::Whole;
         whole.set(3, false);
         assert!(whole.has(3));
-        assert!(whole.missing(0..20).is_empty());
+        assert!(whole.missing(0..20, 20).is_empty());
         Ok(())
     }
 }

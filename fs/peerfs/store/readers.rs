@@ -4,17 +4,25 @@
 //! read ahead, and decompressors.
 #![forbid(unsafe_code)]
 
-use kernel::new_mutex;
 use kernel::prelude::*;
-use kernel::sync::{Arc, Mutex};
+use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::{Arc, CondVar, CondVarTimeoutResult, Mutex};
+use kernel::{new_condvar, new_mutex};
 use peerfs_format::CHUNK_MAX;
 
-use crate::vfs::{Shrink, Workqueue, ZstdDecoder};
+use crate::vfs::{seconds_to_jiffies, ModuleReference, NoFsScope, Shrink, Workqueue, ZstdDecoder};
 
 /// Stored bytes that are read at once, unless a single chunk has more: with half of it compressed
 /// away, four processors decode a readahead of 1 MiB side by side.
 pub(super) const RUN_BYTES: usize = 128 * 1024;
 const _: () = assert!(RUN_BYTES <= CHUNK_MAX as usize);
+
+/// Pieces of work that wait or are done at the most, of all mounts: as many as the queue has workers for at once, so
+/// that nothing waits for what another mount has to do, which may be stuck.
+const WORK_MAX: usize = 256;
+
+/// For how long unmounting waits for work of the mount's own: seconds.
+const UNMOUNT_WAIT: u32 = 1;
 
 /// Idle decompressors that are kept: about one a processor of a small machine, some 160 KiB each.
 const KEPT: usize = 8;
@@ -23,6 +31,8 @@ const KEPT: usize = 8;
 #[pin_data]
 pub(crate) struct Readers {
     queue: Workqueue,
+    /// Pieces of work that are not done, of all mounts.
+    pending: Atomic<usize>,
     /// Has room for `KEPT`. A leaf; taken in memory reclaim, too, so nothing is allocated under it.
     #[pin]
     idle: Mutex<KVec<ZstdDecoder>>,
@@ -36,20 +46,29 @@ impl Readers {
         Arc::pin_init(
             pin_init!(Readers {
                 queue,
+                pending: Atomic::new(0),
                 idle <- new_mutex!(idle, "peerfs readers"),
             }),
             GFP_KERNEL,
         )
     }
 
-    /// Has a worker do this. Without memory it is dropped.
-    pub(super) fn spawn(&self, work: impl FnOnce() + Send + 'static) -> Result {
-        self.queue.spawn(work)
-    }
-
-    /// Waits for all work that was spawned before.
-    pub(crate) fn flush(&self) {
-        self.queue.flush();
+    /// A turn of a worker for a mount; `None` if it has as many already as are left for all others. So the mounts whose
+    /// stores are stuck never have them all.
+    pub(super) fn turn(self: &Arc<Self>, own: &Arc<OwnWork>) -> Option<Turn> {
+        let mut pending = own.pending.lock();
+        // Several mounts at once may take a few more.
+        let left = WORK_MAX.saturating_sub(self.pending.load(Relaxed));
+        if *pending >= left {
+            return None;
+        }
+        *pending = pending.saturating_add(1);
+        self.pending.add(1, Relaxed);
+        Some(Turn {
+            place: Place(self.clone()),
+            _module: ModuleReference::new(),
+            _own: OwnPlace(own.clone()),
+        })
     }
 
     /// Calls `work` with a decompressor, which is kept for the next one.
@@ -69,6 +88,84 @@ impl Readers {
     }
 }
 
+/// The work of a mount that is not done.
+#[pin_data]
+pub(super) struct OwnWork {
+    #[pin]
+    pending: Mutex<usize>,
+    #[pin]
+    done: CondVar,
+}
+
+impl OwnWork {
+    /// None.
+    pub(super) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(OwnWork {
+                pending <- new_mutex!(0, "peerfs work"),
+                done <- new_condvar!("peerfs work done"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Waits until all of it is done, as it is soon unless the store is stuck: then for a second.
+    pub(super) fn wait(&self) {
+        let mut left = seconds_to_jiffies(UNMOUNT_WAIT);
+        let mut pending = self.pending.lock();
+        while *pending > 0 {
+            left = match self.done.wait_interruptible_timeout(&mut pending, left) {
+                CondVarTimeoutResult::Woken { jiffies } => jiffies,
+                CondVarTimeoutResult::Timeout | CondVarTimeoutResult::Signal { .. } => return,
+            };
+        }
+    }
+}
+
+/// A piece of work, counted until it is done. Given up in this order: without the queue, which must not be destroyed by
+/// its own worker, the module may go, whose end destroys the queue and so waits for what is left of the work; and who
+/// unmounts learns of it when nothing of it keeps the module any more.
+pub(super) struct Turn {
+    place: Place,
+    _module: ModuleReference,
+    _own: OwnPlace,
+}
+
+impl Turn {
+    /// Has a worker do this. Without memory it is dropped.
+    pub(super) fn spawn(self, work: impl FnOnce() + Send + 'static) -> Result {
+        let readers = self.place.0.clone();
+        readers.queue.spawn(move || {
+            let turn = self;
+            let _scope = NoFsScope::new();
+            work();
+            drop(turn);
+        })
+    }
+}
+
+/// A place among the pieces of work of all mounts.
+struct Place(Arc<Readers>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A place among those of one mount.
+struct OwnPlace(Arc<OwnWork>);
+
+impl Drop for OwnPlace {
+    fn drop(&mut self) {
+        let mut pending = self.0.pending.lock();
+        *pending = pending.saturating_sub(1);
+        if *pending == 0 {
+            self.0.done.notify_all();
+        }
+    }
+}
+
 impl Shrink for Readers {
     fn count(&self) -> usize {
         self.idle.lock().len()
@@ -77,5 +174,38 @@ impl Shrink for Readers {
     fn shrink(&self, count: usize) -> usize {
         let take = || self.idle.lock().pop();
         (0..count).map_while(|_| take()).count()
+    }
+}
+
+#[cfg(CONFIG_KUNIT = "y")]
+#[kunit_tests(peerfs_readers)]
+mod tests {
+    use super::*;
+
+    /// As many turns as a mount gets.
+    fn turns(readers: &Arc<Readers>, own: &Arc<OwnWork>) -> Result<KVec<Turn>> {
+        let mut turns = KVec::new();
+        while let Some(turn) = readers.turn(own) {
+            turns.push(turn, GFP_KERNEL)?;
+        }
+        Ok(turns)
+    }
+
+    #[test]
+    fn a_mount_leaves_the_others_as_many_turns_as_it_has() -> Result {
+        let readers = Readers::new()?;
+        let (stuck, other, third) = (OwnWork::new()?, OwnWork::new()?, OwnWork::new()?);
+        let first = turns(&readers, &stuck)?;
+        let second = turns(&readers, &other)?;
+        assert_eq!((first.len(), second.len()), (WORK_MAX / 2, WORK_MAX / 4));
+        assert_eq!(turns(&readers, &third)?.len(), WORK_MAX / 8);
+        assert!(readers.turn(&stuck).is_none());
+        drop(first);
+        assert!(readers.turn(&stuck).is_some());
+        drop(second);
+        assert_eq!(turns(&readers, &third)?.len(), WORK_MAX / 2);
+        // Nothing is left that one would wait for.
+        stuck.wait();
+        Ok(())
     }
 }

@@ -123,10 +123,16 @@ impl Run {
     }
 }
 
+/// Parts of chunks that one readahead plans for at the most: enough for its 1 MiB in chunks of 2 KiB, whatever an
+/// image has. The rest is left to the readers who need it.
+const PARTS_MAX: usize = 512;
+
 /// A readahead that is being planned.
 pub(crate) struct Runs<'a, O: Origin> {
     store: &'a Arc<Store<O>>,
     runs: KVec<Run>,
+    /// Parts that may still be added.
+    room: usize,
 }
 
 impl<'a, O: Origin + 'static> Runs<'a, O> {
@@ -135,11 +141,12 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
         Runs {
             store,
             runs: KVec::new(),
+            room: PARTS_MAX,
         }
     }
 
     /// Adds what lies at `offset` of a pack's uncompressed address space. What is in memory is filled
-    /// at once. EAGAIN if the pack's index would have to be fetched.
+    /// at once. EAGAIN if the pack's index would have to be fetched, or if it is too much.
     pub(crate) fn add(&mut self, number: u32, offset: u32, bytes: FolioBytes) -> Result {
         let pack = self.store.pack(number)?;
         let index = self.store.index_if_here(&pack)?;
@@ -147,7 +154,8 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
         let mut offset = offset;
         let mut rest = bytes;
         while rest.len() > 0 {
-            let (number, record) = index.chunk_at(&pack.record, offset).map_err(|_| EIO)?;
+            self.room = self.room.checked_sub(1).ok_or(EAGAIN)?;
+            let (number, record) = index.chunk_at(offset).map_err(|_| EIO)?;
             let skipped = offset.checked_sub(record.logical_offset).ok_or(EIO)?;
             let length = record.logical_length.saturating_sub(skipped);
             let (bytes, behind) = rest.split_at(length as usize);
@@ -201,11 +209,11 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
         let Place::Whole(file) = pack.place(number) else {
             return Ok(());
         };
-        let record = index.chunk(&pack.record, number).map_err(|_| EIO)?;
+        let record = index.chunk(number).map_err(|_| EIO)?;
         let length = u32::try_from(pack.record.stored_length).unwrap_or(u32::MAX);
         let segments = &self.store.caches.segments;
         match segments.goes_on(pack.number, stored_range(&record), length)? {
-            Some(segment) => self.store.readers.spawn(move || {
+            Some(segment) => self.store.spawn(move || {
                 let _ = segment.read(&file);
             }),
             None => Ok(()),
@@ -216,7 +224,7 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
     fn decode_ahead(&self, pack: &Arc<Pack>, number: u32) {
         let (store, pack) = (self.store.clone(), pack.clone());
         // Whatever fails is left to the reader who needs it, if there is one.
-        let _ = self.store.readers.spawn(move || {
+        let _ = self.store.spawn(move || {
             let _ = store.decode_ahead(&pack, number);
         });
     }
@@ -228,10 +236,18 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
         let first = if somebody_waits { runs.next() } else { None };
         // Whatever fails is left to the reader who needs it, if there is one.
         for run in runs {
-            let store = self.store.clone();
-            let _ = self.store.readers.spawn(move || {
-                let _ = run.fill(&store);
-            });
+            match self.store.readers.turn(&self.store.work) {
+                Some(turn) => {
+                    let store = self.store.clone();
+                    let _ = turn.spawn(move || {
+                        let _ = run.fill(&store);
+                    });
+                }
+                None if somebody_waits => {
+                    let _ = run.fill(self.store);
+                }
+                None => {}
+            }
         }
         if let Some(run) = first {
             let _ = run.fill(self.store);
@@ -240,6 +256,11 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
 }
 
 impl<O: Origin> Store<O> {
+    /// Has a worker do this, unless there is too much to do.
+    fn spawn(&self, work: impl FnOnce() + Send + 'static) -> Result {
+        self.readers.turn(&self.work).ok_or(EBUSY)?.spawn(work)
+    }
+
     fn cached_chunk(&self, pack: &Pack, number: u32) -> Option<Arc<Chunk>> {
         let chunk = self.caches.chunks.get(&(pack.number, number))?;
         self.statistics.chunks.cached.count();
@@ -250,7 +271,7 @@ impl<O: Origin> Store<O> {
     fn decode_ahead(&self, pack: &Pack, number: u32) -> Result {
         if let Place::Whole(_) | Place::Partial(_) = pack.place(number) {
             let index = self.index_if_here(pack)?;
-            let record = index.view().chunk(&pack.record, number);
+            let record = index.view().chunk(number);
             self.decode_shared(pack, number, &record.map_err(|_| EIO)?)?;
             self.statistics.chunks_ahead.count();
         }
@@ -265,7 +286,7 @@ impl<O: Origin> Store<O> {
         number: u32,
         record: &ChunkRecord,
     ) -> Result<Option<Arc<Chunk>>> {
-        let _decoding = self.decoding.lock(number);
+        let _decoding = self.decoding.lock(number)?;
         if let Some(chunk) = self.cached_chunk(pack, number) {
             return Ok(Some(chunk));
         }

@@ -3,18 +3,19 @@
 //! Segments: stored bytes of many small chunks, read at once and ahead of whoever reads small files in
 //! order. They stay as they are stored until somebody comes to a chunk in them.
 //!
-//! Locking: a segment's lock is held while it is read from the store's filesystem. That of the list is a
+//! Locking: a segment's lock is held while it is read from the store's filesystem; who waits for it can be killed. That of the list is a
 //! leaf; it is taken in memory reclaim, too, so nothing is allocated and no segment dropped under it.
 #![forbid(unsafe_code)]
 
 use core::ops::Range;
 
+use kernel::ffi::c_int;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
 
 use super::stored::{page_start, StoredBytes};
-use crate::vfs::OpenedFile;
+use crate::vfs::{lock_killable, OpenedFile};
 
 /// Bytes of the first segment for somebody who began to go on; the next ones are twice as long each.
 const SEGMENT_MIN: u32 = 64 * 1024;
@@ -36,6 +37,8 @@ struct Location {
 #[pin_data]
 pub(super) struct Segment {
     location: Location,
+    /// Of stacked filesystems.
+    depth: c_int,
     /// `None` until somebody has read them.
     #[pin]
     bytes: Mutex<Option<Arc<StoredBytes>>>,
@@ -44,7 +47,7 @@ pub(super) struct Segment {
 impl Segment {
     /// Its bytes, from the pack's file. Who comes first reads them; the others wait for that.
     pub(super) fn read(&self, file: &OpenedFile) -> Result<Arc<StoredBytes>> {
-        let mut bytes = self.bytes.lock();
+        let mut bytes = lock_killable(&self.bytes, self.depth)?;
         if let Some(bytes) = &*bytes {
             return Ok(bytes.clone());
         }
@@ -58,14 +61,16 @@ impl Segment {
 /// The segments of a store.
 #[pin_data]
 pub(super) struct Segments {
+    depth: c_int,
     /// The newest one last. Has room for `KEPT`.
     #[pin]
     list: Mutex<KVec<Arc<Segment>>>,
 }
 
 impl Segments {
-    pub(super) fn new() -> impl PinInit<Self, Error> {
+    pub(super) fn new(depth: c_int) -> impl PinInit<Self, Error> {
         try_pin_init!(Segments {
+            depth,
             list <- new_mutex!(KVec::with_capacity(KEPT, GFP_KERNEL)?, "peerfs segments"),
         })
     }
@@ -103,6 +108,7 @@ impl Segments {
         let segment = Arc::pin_init(
             pin_init!(Segment {
                 location,
+                depth: self.depth,
                 bytes <- new_mutex!(None, "peerfs segment"),
             }),
             GFP_KERNEL,
@@ -202,7 +208,7 @@ mod tests {
 
     #[test]
     fn who_goes_on_finds_longer_and_longer_segments_that_follow_each_other() {
-        let segments = KBox::pin_init(Segments::new(), GFP_KERNEL).unwrap();
+        let segments = KBox::pin_init(Segments::new(1), GFP_KERNEL).unwrap();
         let mut found = KVec::new();
         let mut at = 10_000;
         // Chunks of 30,000 bytes, as long as segments are planned for.
@@ -229,7 +235,7 @@ mod tests {
 
     #[test]
     fn what_is_ahead_is_said_once_and_in_time() {
-        let segments = KBox::pin_init(Segments::new(), GFP_KERNEL).unwrap();
+        let segments = KBox::pin_init(Segments::new(1), GFP_KERNEL).unwrap();
         let said = |chunk: Range<u32>| {
             let segment = segments.goes_on(0, chunk, LENGTH).unwrap();
             segment.map(|segment| segment.location.range.clone())
@@ -247,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_pack_ends() {
-        let segments = KBox::pin_init(Segments::new(), GFP_KERNEL).unwrap();
+        let segments = KBox::pin_init(Segments::new(1), GFP_KERNEL).unwrap();
         segments.goes_on(0, 0..40_000, 50_000).unwrap();
         assert_eq!(segments.at(0, 0).unwrap().location.range, 0..50_000);
         assert!(segments

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{message::MESSAGE_MAX, queue::FileId, request::Wanted, Outcome, Upcall};
+use super::{message::MESSAGE_MAX, queue::FileId, request::Wanted, Outcome, StoreUpcall, Upcall};
 use crate::vfs::{
     descriptor::{check_readable, same_filesystem, DirectoryId},
     misc_device::{Ioctl, MiscDevice, POLL_READABLE, POLL_WRITABLE},
@@ -34,6 +34,8 @@ pub(crate) struct Device {
 }
 
 struct Attachment {
+    /// The store's requests.
+    store: StoreUpcall,
     /// The file's name in the queue.
     id: FileId,
     /// Keeps the directory, and so its [`DirectoryId`], from being reused.
@@ -56,27 +58,30 @@ impl MiscDevice for Device {
 
     /// As many whole messages as fit; waits only for the first one.
     fn read(&self, nonblock: bool, to: &mut IovIterDest<'_>) -> Result<usize> {
-        let file = self.attachment()?.id;
+        let Attachment {
+            store, id: file, ..
+        } = self.attachment()?;
+        let file = *file;
         if to.len() < REQUEST_MAX {
             return Err(EINVAL);
         }
-        let mut message = match self.upcall.next(file) {
+        let mut message = match store.next(file) {
             Some(message) => message,
             None if nonblock => return Err(EAGAIN),
-            None => self.upcall.wait_next(file)?,
+            None => store.wait_next(file)?,
         };
         let mut count: usize = 0;
         loop {
             let bytes = message.as_slice();
             if to.copy_to_iter(bytes) < bytes.len() {
-                self.upcall.put_back(file, &message);
+                store.put_back(file, &message);
                 return if count == 0 { Err(EFAULT) } else { Ok(count) };
             }
             count = count.saturating_add(bytes.len());
             if to.len() < MESSAGE_MAX {
                 return Ok(count);
             }
-            match self.upcall.next(file) {
+            match store.next(file) {
                 Some(next) => message = next,
                 None => return Ok(count),
             }
@@ -85,7 +90,10 @@ impl MiscDevice for Device {
 
     /// Exactly one reply.
     fn write(&self, from: &mut IovIterSource<'_>) -> Result<usize> {
-        let file = self.attachment()?.id;
+        let Attachment {
+            store, id: file, ..
+        } = self.attachment()?;
+        let file = *file;
         let length = from.len();
         if !(HEADER_SIZE..=REPLY_MAX).contains(&length) {
             return Err(EINVAL);
@@ -99,15 +107,16 @@ impl MiscDevice for Device {
             return Err(EINVAL);
         }
         // Before the payload is copied, so that nobody makes the kernel copy what it won't take.
-        let request = self.upcall.find(file, header.id)?;
+        let request = store.find(file, header.id)?;
         let outcome = read_outcome(header.operation, &request.wanted, from)?;
-        self.upcall.answer(file, header.id, outcome)?;
+        store.answer(file, header.id, outcome)?;
         Ok(length)
     }
 
     fn poll(&self, file: &File, table: PollTable<'_>) -> u32 {
-        let attached = self.attachment.as_ref().map(|attachment| attachment.id);
-        if self.upcall.poll(attached, file, table) {
+        self.upcall.register(file, table);
+        let attached = self.attachment.as_ref();
+        if attached.is_some_and(|attachment| attachment.store.has_next(attachment.id)) {
             POLL_READABLE | POLL_WRITABLE
         } else {
             POLL_WRITABLE
@@ -136,12 +145,17 @@ impl Device {
     }
 
     fn attach(&self, directory: ARef<File>) -> Result {
-        let id = self.upcall.attach(DirectoryId::of(&directory)?)?;
-        if !self.attachment.populate(Attachment { id, directory }) {
-            self.upcall.detach(id);
-            return Err(EBUSY);
+        let store = self.upcall.store(DirectoryId::of(&directory)?)?;
+        let id = store.attach()?;
+        let attachment = Attachment {
+            store,
+            id,
+            directory,
+        };
+        match self.attachment.populate(attachment) {
+            true => Ok(()),
+            false => Err(EBUSY),
         }
-        Ok(())
     }
 
     fn reply_file(&self, id: u64, file: ARef<File>) -> Result {
@@ -152,15 +166,13 @@ impl Device {
             return Err(EXDEV);
         }
         let outcome = Outcome::Filled(Some(file));
-        self.upcall.answer(attachment.id, id, Ok(outcome))
+        attachment.store.answer(attachment.id, id, Ok(outcome))
     }
 }
 
-impl Drop for Device {
+impl Drop for Attachment {
     fn drop(&mut self) {
-        if let Some(attachment) = self.attachment.as_ref() {
-            self.upcall.detach(attachment.id);
-        }
+        self.store.detach(self.id);
     }
 }
 

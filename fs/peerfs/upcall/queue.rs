@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which requests are pending, who waits for them and who is to answer them: the decisions, without
+//! Which requests of a store are pending, who waits for them and who is to answer them: the decisions, without
 //! device, waiting or waking.
 //!
 //! A request is queued, then handed to one open file, then answered, and so gone. It keeps its id,
 //! which says how old it is, when it goes back to the queue. All operations take time linear in the
-//! number of pending requests, which is bounded for each store.
+//! number of pending requests: of demands there is at the most one for each task that waits, and their number is
+//! bounded for each mount.
 
 #![forbid(unsafe_code)]
 
@@ -14,15 +15,18 @@ use super::{
     request::{Request, Wanted},
     Statistics,
 };
-use crate::vfs::descriptor::DirectoryId;
 use kernel::{
+    alloc::flags::GFP_KERNEL_ACCOUNT,
     prelude::*,
-    sync::Arc,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc,
+    },
     time::{Delta, Instant, Monotonic},
 };
 use peerfs_format::upcall::Priority;
 
-/// The most demands that are pending for a store: one without a daemon must not hold up others.
+/// The most demands that are pending for a mount: it must not keep the others of the store from asking.
 pub(super) const DEMAND_MAX: usize = 4096;
 /// The most readahead requests that are pending for a store.
 pub(super) const READAHEAD_MAX: usize = 256;
@@ -31,19 +35,38 @@ pub(super) const CANCEL_MAX: usize = 64;
 /// For how long a readahead request stays where it is, queued or handed out.
 pub(super) const READAHEAD_LIFETIME: Delta = Delta::from_secs(60);
 
-/// An open file that has attached a store.
+/// Counts requests, also those of other stores: ids are unique.
+static REQUESTS: Atomic<u64> = Atomic::new(0);
+/// Counts files.
+static FILES: Atomic<u64> = Atomic::new(0);
+/// Counts mounts.
+static MOUNTS: Atomic<u64> = Atomic::new(0);
+
+/// An open file that has attached the store.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct FileId(u64);
 
+/// A mount of the store.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct MountId(pub(super) u64);
+
+impl MountId {
+    /// One that nobody has.
+    pub(super) fn new() -> Self {
+        MountId(next(&MOUNTS))
+    }
+}
+
 struct AttachedFile {
     id: FileId,
-    store: DirectoryId,
     /// The requests that it was handed and that nobody waits for any more.
     cancelled: KVec<u64>,
 }
 
 struct Pending {
     request: Arc<Request>,
+    /// Who made it; others may wait for it as well.
+    mount: MountId,
     priority: Priority,
     /// How many tasks wait; a demand has at least one.
     waiters: u32,
@@ -55,13 +78,11 @@ struct Pending {
     since: Instant<Monotonic>,
 }
 
-/// The pending requests and the attached files.
+/// The pending requests and the attached files of a store.
 pub(super) struct Queue {
     /// Ascending by id.
     pending: KVVec<Pending>,
     files: KVec<AttachedFile>,
-    last_request: u64,
-    last_file: u64,
     statistics: Statistics,
 }
 
@@ -70,29 +91,25 @@ impl Queue {
         Queue {
             pending: KVVec::new(),
             files: KVec::new(),
-            last_request: 0,
-            last_file: 0,
             statistics: Statistics::default(),
         }
     }
 
-    /// A new file serves `store`.
-    pub(super) fn attach(&mut self, store: DirectoryId, now: Instant<Monotonic>) -> Result<FileId> {
+    /// A new file serves the store.
+    pub(super) fn attach(&mut self, now: Instant<Monotonic>) -> Result<FileId> {
         self.expire(now);
-        let id = FileId(self.last_file.wrapping_add(1));
+        let id = FileId(next(&FILES));
         let file = AttachedFile {
             id,
-            store,
             cancelled: KVec::new(),
         };
         self.files.push(file, GFP_KERNEL)?;
-        self.last_file = id.0;
         Ok(id)
     }
 
-    /// Whether a file serves `store`.
-    pub(super) fn is_attached(&self, store: DirectoryId) -> bool {
-        self.files.iter().any(|file| file.store == store)
+    /// Whether a file serves the store.
+    pub(super) fn is_attached(&self) -> bool {
+        !self.files.is_empty()
     }
 
     /// The file is gone; what it was to answer is queued again, before what is younger.
@@ -113,14 +130,14 @@ impl Queue {
     /// treating it as such. It learns instead that part of it is urgent.
     pub(super) fn demand(
         &mut self,
-        store: DirectoryId,
+        mount: MountId,
         wanted: Wanted,
         now: Instant<Monotonic>,
     ) -> Result<Arc<Request>> {
         wanted.check()?;
         count(&mut self.statistics.made);
         if let Some(pending) = self.pending.iter_mut().find(|pending| {
-            pending.answers(store, &wanted)
+            pending.request.wanted.covers(&wanted)
                 && (pending.priority == Priority::Demand || pending.holder.is_none())
         }) {
             count(&mut self.statistics.coalesced);
@@ -128,28 +145,28 @@ impl Queue {
             pending.waiters = pending.waiters.saturating_add(1);
             return Ok(pending.request.clone());
         }
-        if self.pending_with(store, Priority::Demand) >= DEMAND_MAX {
+        let own =
+            |pending: &&Pending| pending.priority == Priority::Demand && pending.mount == mount;
+        if self.pending.iter().filter(own).count() >= DEMAND_MAX {
             return Err(EBUSY);
         }
-        self.insert(store, wanted, Priority::Demand, now)
+        self.insert(mount, wanted, Priority::Demand, now)
     }
 
     /// Somebody may soon want `wanted`. Dropped when that is already requested, when there are too
     /// many such requests, when no daemon is there, or when memory is short.
-    pub(super) fn prefetch(&mut self, store: DirectoryId, wanted: Wanted, now: Instant<Monotonic>) {
+    pub(super) fn prefetch(&mut self, mount: MountId, wanted: Wanted, now: Instant<Monotonic>) {
         count(&mut self.statistics.made);
         self.expire(now);
-        if self
-            .pending
-            .iter()
-            .any(|pending| pending.answers(store, &wanted))
-        {
+        let answers = |pending: &Pending| pending.request.wanted.covers(&wanted);
+        let is_readahead = |pending: &&Pending| pending.priority == Priority::Readahead;
+        if self.pending.iter().any(answers) {
             count(&mut self.statistics.coalesced);
         } else if wanted.check().is_err()
-            || !self.files.iter().any(|file| file.store == store)
-            || self.pending_with(store, Priority::Readahead) >= READAHEAD_MAX
+            || self.files.is_empty()
+            || self.pending.iter().filter(is_readahead).count() >= READAHEAD_MAX
             || self
-                .insert(store, wanted, Priority::Readahead, now)
+                .insert(mount, wanted, Priority::Readahead, now)
                 .is_err()
         {
             count(&mut self.statistics.dropped);
@@ -175,18 +192,16 @@ impl Queue {
         true
     }
 
-    /// The next message for the file: a cancellation, else the oldest demand for its store, else
-    /// the oldest readahead. It is the file's to answer from now on.
+    /// The next message for the file: a cancellation, else the oldest demand, else the oldest readahead. It is the file's to answer from now on.
     pub(super) fn next(&mut self, file: FileId, now: Instant<Monotonic>) -> Option<Message> {
         let attached = self.files.iter_mut().find(|attached| attached.id == file)?;
         if let Ok(id) = attached.cancelled.remove(0) {
             return Some(Message::cancel(id));
         }
-        let store = attached.store;
         let pending = self
             .pending
             .iter_mut()
-            .filter(|pending| pending.is_queued(store))
+            .filter(|pending| pending.holder.is_none())
             .min_by_key(|pending| pending.priority)?;
         pending.holder = Some(file);
         pending.since = now;
@@ -203,11 +218,8 @@ impl Queue {
         let Some(attached) = self.files.iter().find(|attached| attached.id == file) else {
             return false;
         };
-        !attached.cancelled.is_empty()
-            || self
-                .pending
-                .iter()
-                .any(|pending| pending.is_queued(attached.store))
+        let is_queued = |pending: &Pending| pending.holder.is_none();
+        !attached.cancelled.is_empty() || self.pending.iter().any(is_queued)
     }
 
     /// A message from `next` could not be handed over: a request is queued again. A cancellation is
@@ -259,23 +271,22 @@ impl Queue {
 
     fn insert(
         &mut self,
-        store: DirectoryId,
+        mount: MountId,
         wanted: Wanted,
         priority: Priority,
         now: Instant<Monotonic>,
     ) -> Result<Arc<Request>> {
-        let id = self.last_request.wrapping_add(1);
-        let request = Request::new(id, store, wanted)?;
+        let request = Request::new(next(&REQUESTS), wanted)?;
         let pending = Pending {
             request: request.clone(),
+            mount,
             priority,
             waiters: u32::from(priority == Priority::Demand),
             holder: None,
             made: now,
             since: now,
         };
-        self.pending.push(pending, GFP_KERNEL)?;
-        self.last_request = id;
+        self.pending.push(pending, GFP_KERNEL_ACCOUNT)?;
         Ok(request)
     }
 
@@ -299,12 +310,6 @@ impl Queue {
         });
     }
 
-    fn pending_with(&self, store: DirectoryId, priority: Priority) -> usize {
-        let same =
-            |pending: &&Pending| pending.request.store == store && pending.priority == priority;
-        self.pending.iter().filter(same).count()
-    }
-
     fn position(&self, id: u64) -> Option<usize> {
         self.pending
             .binary_search_by_key(&id, |pending| pending.request.id)
@@ -314,16 +319,6 @@ impl Queue {
     fn remove(&mut self, index: usize) {
         // Fails only for an index that `position` didn't return.
         let _ = self.pending.remove(index);
-    }
-}
-
-impl Pending {
-    fn answers(&self, store: DirectoryId, wanted: &Wanted) -> bool {
-        self.request.store == store && self.request.wanted.covers(wanted)
-    }
-
-    fn is_queued(&self, store: DirectoryId) -> bool {
-        self.holder.is_none() && self.request.store == store
     }
 }
 
@@ -342,4 +337,9 @@ fn cancel(files: &mut KVec<AttachedFile>, pending: &Pending) {
 
 fn count(counter: &mut u64) {
     *counter = counter.wrapping_add(1);
+}
+
+/// Counts on; the first is 1.
+fn next(counter: &Atomic<u64>) -> u64 {
+    counter.fetch_add(1, Relaxed).wrapping_add(1)
 }

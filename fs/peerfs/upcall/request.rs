@@ -4,11 +4,9 @@
 
 #![forbid(unsafe_code)]
 
-use crate::vfs::{
-    completion::{Completion, Wait},
-    descriptor::DirectoryId,
-};
+use crate::vfs::completion::{Completion, Wait};
 use kernel::{
+    alloc::flags::GFP_KERNEL_ACCOUNT,
     ffi::c_ulong,
     fs::File,
     prelude::*,
@@ -126,8 +124,6 @@ fn end(chunks: &FetchChunks) -> u64 {
 pub(super) struct Request {
     /// Unique on this kernel, and ascending.
     pub(super) id: u64,
-    /// Whose daemon is asked.
-    pub(super) store: DirectoryId,
     /// What is asked for.
     pub(super) wanted: Wanted,
     /// Set before `done` is completed.
@@ -137,16 +133,15 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn new(id: u64, store: DirectoryId, wanted: Wanted) -> Result<Arc<Self>> {
+    pub(super) fn new(id: u64, wanted: Wanted) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 id,
-                store,
                 wanted,
                 outcome: SetOnce::new(),
                 done <- Completion::new(),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 

@@ -34,6 +34,45 @@ pub(crate) struct Statistics {
 }
 
 impl Statistics {
+    /// Adds those of another store.
+    pub(super) fn add(&mut self, other: &Self) {
+        let Statistics {
+            made,
+            coalesced,
+            dropped,
+            handed_out,
+            answered,
+            failed,
+            timed_out,
+            attached,
+            waiting,
+            pending,
+            oldest,
+        } = self;
+        *made = made.wrapping_add(other.made);
+        *coalesced = coalesced.wrapping_add(other.coalesced);
+        *dropped = dropped.wrapping_add(other.dropped);
+        *handed_out = handed_out.wrapping_add(other.handed_out);
+        *answered = answered.wrapping_add(other.answered);
+        *failed = failed.wrapping_add(other.failed);
+        *timed_out = timed_out.wrapping_add(other.timed_out);
+        *attached = attached.wrapping_add(other.attached);
+        *waiting = waiting.wrapping_add(other.waiting);
+        *pending = pending.wrapping_add(other.pending);
+        *oldest = (*oldest).max(other.oldest);
+    }
+
+    /// Those of the past alone.
+    pub(super) fn without_pending(self) -> Self {
+        Statistics {
+            attached: 0,
+            waiting: 0,
+            pending: 0,
+            oldest: None,
+            ..self
+        }
+    }
+
     /// Writes a line for each counter: its name, a space, its value.
     pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let oldest = self.oldest.map_or(0, Delta::as_millis);

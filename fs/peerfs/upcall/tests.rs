@@ -6,7 +6,7 @@
 
 use super::{
     message::Message,
-    queue::{FileId, Queue, CANCEL_MAX, DEMAND_MAX, READAHEAD_LIFETIME, READAHEAD_MAX},
+    queue::{FileId, MountId, Queue, CANCEL_MAX, DEMAND_MAX, READAHEAD_LIFETIME, READAHEAD_MAX},
     request::Wanted,
     Outcome, Upcall,
 };
@@ -24,8 +24,8 @@ use peerfs_format::{
     Digest, CHUNK_MAX, METADATA_MAX,
 };
 
-const STORE: DirectoryId = DirectoryId(1);
-const OTHER_STORE: DirectoryId = DirectoryId(2);
+const MOUNT: MountId = MountId(u64::MAX);
+const OTHER_MOUNT: MountId = MountId(u64::MAX - 1);
 
 fn chunks(first_chunk: u32, chunk_count: u32) -> FetchChunks {
     FetchChunks {
@@ -59,10 +59,10 @@ fn now() -> Instant<Monotonic> {
     Instant::now()
 }
 
-/// A queue, and a file that has attached `STORE`.
+/// A queue, and a file that is attached.
 fn queue_and_file() -> Result<(Queue, FileId)> {
     let mut queue = Queue::new();
-    let file = queue.attach(STORE, now())?;
+    let file = queue.attach(now())?;
     Ok((queue, file))
 }
 
@@ -110,9 +110,9 @@ mod queue_tests {
     #[test]
     fn demand_is_handed_out_before_readahead() -> Result {
         let (mut queue, file) = queue_and_file()?;
-        queue.prefetch(STORE, run(0, 8), now());
-        queue.prefetch(STORE, run(8, 8), now());
-        let demand = queue.demand(STORE, run(100, 2), now())?;
+        queue.prefetch(MOUNT, run(0, 8), now());
+        queue.prefetch(MOUNT, run(8, 8), now());
+        let demand = queue.demand(MOUNT, run(100, 2), now())?;
         assert!(queue.has_next(file));
 
         let (id, request) = fetch_chunks(queue.next(file, now()))?;
@@ -137,7 +137,7 @@ mod queue_tests {
     #[test]
     fn blob_request_is_encoded() -> Result {
         let (mut queue, file) = queue_and_file()?;
-        queue.demand(STORE, Wanted::Blob(blob(77)), now())?;
+        queue.demand(MOUNT, Wanted::Blob(blob(77)), now())?;
         let message = queue.next(file, now()).ok_or(ENOENT)?;
         let (header, payload) = Header::parse(message.as_slice()).map_err(|_| EINVAL)?;
         assert_eq!(header.operation, Operation::FetchBlob);
@@ -149,14 +149,14 @@ mod queue_tests {
     #[test]
     fn demands_coalesce() -> Result {
         let mut queue = Queue::new();
-        let first = queue.demand(STORE, run(10, 10), now())?;
+        let first = queue.demand(MOUNT, run(10, 10), now())?;
         // The same, its ends, its middle.
         for (start, count) in [(10, 10), (10, 1), (19, 1), (12, 5)] {
-            assert_eq!(queue.demand(STORE, run(start, count), now())?.id, first.id);
+            assert_eq!(queue.demand(MOUNT, run(start, count), now())?.id, first.id);
         }
         // Not wholly in it.
         for (start, count) in [(9, 1), (20, 1), (9, 11), (19, 2)] {
-            assert!(queue.demand(STORE, run(start, count), now())?.id != first.id);
+            assert!(queue.demand(MOUNT, run(start, count), now())?.id != first.id);
         }
         let again = FetchChunks {
             flags: FETCH_AGAIN,
@@ -171,58 +171,57 @@ mod queue_tests {
             Wanted::Chunks(other_pack),
             Wanted::Blob(blob(1)),
         ] {
-            assert!(queue.demand(STORE, wanted, now())?.id != first.id);
+            assert!(queue.demand(MOUNT, wanted, now())?.id != first.id);
         }
-        assert!(queue.demand(OTHER_STORE, run(10, 10), now())?.id != first.id);
+        // Whoever asks.
+        assert_eq!(queue.demand(OTHER_MOUNT, run(11, 2), now())?.id, first.id);
 
-        let blob_request = queue.demand(STORE, Wanted::Blob(blob(2)), now())?;
-        let same = queue.demand(STORE, Wanted::Blob(blob(2)), now())?;
+        let blob_request = queue.demand(MOUNT, Wanted::Blob(blob(2)), now())?;
+        let same = queue.demand(MOUNT, Wanted::Blob(blob(2)), now())?;
         assert_eq!(same.id, blob_request.id);
-        let other = queue.demand(STORE, Wanted::Blob(blob(3)), now())?;
+        let other = queue.demand(MOUNT, Wanted::Blob(blob(3)), now())?;
         assert!(other.id != blob_request.id);
-        assert_eq!(queue.statistics(now()).coalesced, 5);
+        assert_eq!(queue.statistics(now()).coalesced, 6);
         Ok(())
     }
 
     #[test]
     fn demand_raises_queued_readahead() -> Result {
         let (mut queue, file) = queue_and_file()?;
-        queue.prefetch(STORE, run(0, 8), now());
-        queue.prefetch(STORE, run(8, 8), now());
-        let demand = queue.demand(STORE, run(9, 1), now())?;
+        queue.prefetch(MOUNT, run(0, 8), now());
+        queue.prefetch(MOUNT, run(8, 8), now());
+        let demand = queue.demand(MOUNT, run(9, 1), now())?;
         let (id, request) = fetch_chunks(queue.next(file, now()))?;
         assert_eq!(id, demand.id);
         assert_eq!((request.first_chunk, request.chunk_count), (8, 8));
         assert_eq!(request.priority, Priority::Demand as u32);
         // It is handed out as a demand: the next one joins.
-        assert_eq!(queue.demand(STORE, run(10, 1), now())?.id, demand.id);
+        assert_eq!(queue.demand(MOUNT, run(10, 1), now())?.id, demand.id);
         Ok(())
     }
 
     #[test]
     fn demand_does_not_wait_for_readahead_that_was_handed_out() -> Result {
         let (mut queue, file) = queue_and_file()?;
-        queue.prefetch(STORE, run(0, 8), now());
+        queue.prefetch(MOUNT, run(0, 8), now());
         let (readahead, _) = fetch_chunks(queue.next(file, now()))?;
-        let demand = queue.demand(STORE, run(0, 1), now())?;
+        let demand = queue.demand(MOUNT, run(0, 1), now())?;
         assert!(demand.id != readahead);
         let (id, request) = fetch_chunks(queue.next(file, now()))?;
         assert_eq!(id, demand.id);
         assert_eq!(request.priority, Priority::Demand as u32);
         // But readahead of what is on its way is not asked for twice.
-        queue.prefetch(STORE, run(2, 2), now());
+        queue.prefetch(MOUNT, run(2, 2), now());
         assert!(!queue.has_next(file));
         Ok(())
     }
 
     #[test]
-    fn files_get_the_requests_of_their_store() -> Result {
+    fn a_request_is_for_one_of_the_files() -> Result {
         let (mut queue, file) = queue_and_file()?;
-        let second = queue.attach(STORE, now())?;
-        let other = queue.attach(OTHER_STORE, now())?;
-        queue.demand(STORE, run(0, 1), now())?;
-        assert!(queue.has_next(file) && queue.has_next(second) && !queue.has_next(other));
-        assert!(queue.next(other, now()).is_none());
+        let second = queue.attach(now())?;
+        queue.demand(MOUNT, run(0, 1), now())?;
+        assert!(queue.has_next(file) && queue.has_next(second));
         assert!(queue.next(second, now()).is_some());
         assert!(queue.next(file, now()).is_none());
         Ok(())
@@ -231,8 +230,8 @@ mod queue_tests {
     #[test]
     fn only_the_holder_answers_and_once() -> Result {
         let (mut queue, file) = queue_and_file()?;
-        let second = queue.attach(STORE, now())?;
-        let id = queue.demand(STORE, run(0, 1), now())?.id;
+        let second = queue.attach(now())?;
+        let id = queue.demand(MOUNT, run(0, 1), now())?.id;
         assert_eq!(queue.take(file, id, false).err(), Some(ENOENT));
         fetch_chunks(queue.next(file, now()))?;
         assert_eq!(queue.find(second, id).err(), Some(ENOENT));
@@ -254,7 +253,7 @@ mod queue_tests {
         let (mut queue, file) = queue_and_file()?;
         let mut ids = [0; 4];
         for (id, first) in ids.iter_mut().zip(0..) {
-            *id = queue.demand(STORE, run(first, 1), now())?.id;
+            *id = queue.demand(MOUNT, run(first, 1), now())?.id;
         }
         for _ in 0..3 {
             fetch_chunks(queue.next(file, now()))?;
@@ -264,7 +263,7 @@ mod queue_tests {
         assert!(queue.next(file, now()).is_none());
         assert_eq!(queue.take(file, 1, false).err(), Some(ENOENT));
 
-        let successor = queue.attach(STORE, now())?;
+        let successor = queue.attach(now())?;
         for id in ids {
             assert_eq!(fetch_chunks(queue.next(successor, now()))?.0, id);
         }
@@ -276,8 +275,8 @@ mod queue_tests {
     fn requests_end_with_their_last_waiter() -> Result {
         let (mut queue, file) = queue_and_file()?;
         // Queued: nobody learns of it.
-        let request = queue.demand(STORE, run(0, 1), now())?;
-        queue.demand(STORE, run(0, 1), now())?;
+        let request = queue.demand(MOUNT, run(0, 1), now())?;
+        queue.demand(MOUNT, run(0, 1), now())?;
         assert!(queue.leave(&request, true));
         assert!(queue.has_next(file));
         assert!(queue.leave(&request, false));
@@ -285,7 +284,7 @@ mod queue_tests {
         assert!(!queue.leave(&request, true));
 
         // Handed out: the holder is told.
-        let request = queue.demand(STORE, run(1, 1), now())?;
+        let request = queue.demand(MOUNT, run(1, 1), now())?;
         fetch_chunks(queue.next(file, now()))?;
         assert!(queue.leave(&request, true));
         assert!(queue.has_next(file));
@@ -302,13 +301,13 @@ mod queue_tests {
         let (mut queue, file) = queue_and_file()?;
         let mut requests = KVec::new();
         for first in 0..=CANCEL_MAX as u32 {
-            requests.push(queue.demand(STORE, run(first, 1), now())?, GFP_KERNEL)?;
+            requests.push(queue.demand(MOUNT, run(first, 1), now())?, GFP_KERNEL)?;
             fetch_chunks(queue.next(file, now()))?;
         }
         for request in &requests {
             queue.leave(request, false);
         }
-        queue.demand(STORE, run(0, 1), now())?;
+        queue.demand(MOUNT, run(0, 1), now())?;
         for _ in 0..CANCEL_MAX {
             cancelled(queue.next(file, now()))?;
         }
@@ -319,9 +318,9 @@ mod queue_tests {
     #[test]
     fn messages_that_were_not_read_go_back() -> Result {
         let (mut queue, file) = queue_and_file()?;
-        let second = queue.attach(STORE, now())?;
-        queue.demand(STORE, run(0, 1), now())?;
-        queue.demand(STORE, run(5, 1), now())?;
+        let second = queue.attach(now())?;
+        queue.demand(MOUNT, run(0, 1), now())?;
+        queue.demand(MOUNT, run(5, 1), now())?;
         let message = queue.next(file, now()).ok_or(ENOENT)?;
         assert_eq!(operation(&message)?, Operation::FetchChunks);
         // Only by the one who has it.
@@ -336,22 +335,23 @@ mod queue_tests {
     fn demands_are_bounded() -> Result {
         let mut queue = Queue::new();
         for first in 0..DEMAND_MAX as u32 {
-            queue.demand(STORE, run(first, 1), now())?;
+            queue.demand(MOUNT, run(first, 1), now())?;
         }
-        let refused = queue.demand(STORE, run(DEMAND_MAX as u32, 1), now());
+        let refused = queue.demand(MOUNT, run(DEMAND_MAX as u32, 1), now());
         assert_eq!(refused.err(), Some(EBUSY));
-        // Who joins costs nothing, and other stores have their own.
-        queue.demand(STORE, run(7, 1), now())?;
-        queue.demand(OTHER_STORE, run(DEMAND_MAX as u32, 1), now())?;
+        // Who joins costs nothing, and other mounts of the store have their own.
+        queue.demand(MOUNT, run(7, 1), now())?;
+        queue.demand(OTHER_MOUNT, run(DEMAND_MAX as u32, 1), now())?;
         Ok(())
     }
 
     #[test]
     fn readahead_is_bounded_and_needs_a_daemon() -> Result {
-        let (mut queue, file) = queue_and_file()?;
-        queue.prefetch(OTHER_STORE, run(0, 1), now());
+        let mut queue = Queue::new();
+        queue.prefetch(MOUNT, run(0, 1), now());
+        let file = queue.attach(now())?;
         for first in 0..=READAHEAD_MAX as u32 {
-            queue.prefetch(STORE, run(first, 1), now());
+            queue.prefetch(MOUNT, run(first, 1), now());
         }
         let statistics = queue.statistics(now());
         assert_eq!((statistics.pending, statistics.dropped), (READAHEAD_MAX, 2));
@@ -359,7 +359,7 @@ mod queue_tests {
             fetch_chunks(queue.next(file, now()))?;
         }
         // Demand is not held up by it.
-        queue.demand(STORE, run(1000, 1), now())?;
+        queue.demand(MOUNT, run(1000, 1), now())?;
         Ok(())
     }
 
@@ -367,13 +367,13 @@ mod queue_tests {
     fn readahead_expires() -> Result {
         let (mut queue, file) = queue_and_file()?;
         let start = now();
-        queue.prefetch(STORE, run(0, 1), start);
-        queue.prefetch(STORE, run(1, 1), start);
+        queue.prefetch(MOUNT, run(0, 1), start);
+        queue.prefetch(MOUNT, run(1, 1), start);
         let (id, _) = fetch_chunks(queue.next(file, start))?;
-        queue.demand(STORE, run(2, 1), start)?;
+        queue.demand(MOUNT, run(2, 1), start)?;
 
         let later = start + READAHEAD_LIFETIME + Delta::from_secs(1);
-        queue.prefetch(STORE, run(0, 1), later);
+        queue.prefetch(MOUNT, run(0, 1), later);
         assert_eq!(cancelled(queue.next(file, later))?, id);
         assert_eq!(fetch_chunks(queue.next(file, later))?.1.first_chunk, 2);
         let (renewed, request) = fetch_chunks(queue.next(file, later))?;
@@ -392,9 +392,9 @@ mod queue_tests {
             run(u32::MAX, 1),
             Wanted::Blob(blob(METADATA_MAX + 1)),
         ] {
-            assert_eq!(queue.demand(STORE, wanted, now()).err(), Some(EINVAL));
+            assert_eq!(queue.demand(MOUNT, wanted, now()).err(), Some(EINVAL));
         }
-        queue.demand(STORE, run(u32::MAX - 1, 1), now())?;
+        queue.demand(MOUNT, run(u32::MAX - 1, 1), now())?;
         Ok(())
     }
 
@@ -439,15 +439,18 @@ mod upcall_tests {
         Arc::pin_init(Upcall::new(true), GFP_KERNEL)
     }
 
+    const STORE: DirectoryId = DirectoryId(1);
+    const OTHER_STORE: DirectoryId = DirectoryId(2);
+
     /// Another task attaches, takes one request and answers it.
     fn daemon(upcall: &Arc<Upcall>, answer: fn() -> Result<Outcome>) -> Result {
-        let upcall = upcall.clone();
+        let store = upcall.store(STORE)?;
         workqueue::system_unbound().try_spawn(GFP_KERNEL, move || {
             let serve = || {
-                let file = upcall.attach(STORE)?;
-                let id = upcall.wait_next(file)?.request_id().ok_or(EINVAL)?;
-                upcall.answer(file, id, answer())?;
-                upcall.detach(file);
+                let file = store.attach()?;
+                let id = store.wait_next(file)?.request_id().ok_or(EINVAL)?;
+                store.answer(file, id, answer())?;
+                store.detach(file);
                 Ok::<(), Error>(())
             };
             if serve().is_err() {
@@ -460,9 +463,10 @@ mod upcall_tests {
     #[test]
     fn without_upcalls_there_is_no_data() -> Result {
         let upcall = Arc::pin_init(Upcall::new(false), GFP_KERNEL)?;
-        let outcome = upcall.fetch_chunks(STORE, chunks(0, 1), 1000);
+        let store = upcall.store(STORE)?;
+        let outcome = store.fetch_chunks(chunks(0, 1), 1000);
         assert_eq!(outcome.err(), Some(ENODATA));
-        upcall.prefetch_chunks(STORE, chunks(0, 1));
+        store.prefetch_chunks(chunks(0, 1));
         assert_eq!(upcall.statistics().made, 0);
         Ok(())
     }
@@ -470,9 +474,10 @@ mod upcall_tests {
     #[test]
     fn without_a_daemon_time_runs_out() -> Result {
         let upcall = upcall()?;
-        let outcome = upcall.fetch_chunks(STORE, chunks(0, 1), msecs_to_jiffies(20));
+        let store = upcall.store(STORE)?;
+        let outcome = store.fetch_chunks(chunks(0, 1), msecs_to_jiffies(20));
         assert_eq!(outcome.err(), Some(ETIMEDOUT));
-        let outcome = upcall.fetch_blob(STORE, blob(1), 0);
+        let outcome = store.fetch_blob(blob(1), 0);
         assert_eq!(outcome.err(), Some(ETIMEDOUT));
         let statistics = upcall.statistics();
         assert_eq!((statistics.timed_out, statistics.pending), (2, 0));
@@ -482,24 +487,60 @@ mod upcall_tests {
     #[test]
     fn answers_reach_who_waits() -> Result {
         let upcall = upcall()?;
+        let store = upcall.store(STORE)?;
         let timeout = msecs_to_jiffies(20_000);
 
         daemon(&upcall, || Ok(Outcome::Filled(None)))?;
-        let outcome = upcall.fetch_chunks(STORE, chunks(0, 1), timeout)?;
+        let outcome = store.fetch_chunks(chunks(0, 1), timeout)?;
         assert!(matches!(outcome, Outcome::Filled(None)));
 
         daemon(&upcall, || {
             Ok(Outcome::Data(Arc::new(chunk_data(&[7], 3)?, GFP_KERNEL)?))
         })?;
-        let outcome = upcall.fetch_chunks(STORE, chunks(7, 1), timeout)?;
+        let outcome = store.fetch_chunks(chunks(7, 1), timeout)?;
         assert!(matches!(outcome, Outcome::Data(data) if data.len() == 11));
 
         daemon(&upcall, || Err(EHOSTUNREACH))?;
-        let outcome = upcall.fetch_blob(STORE, blob(0), timeout);
+        let outcome = store.fetch_blob(blob(0), timeout);
         assert_eq!(outcome.err(), Some(EHOSTUNREACH));
 
         let statistics = upcall.statistics();
         assert_eq!((statistics.answered, statistics.failed), (3, 1));
+        Ok(())
+    }
+
+    #[test]
+    fn each_store_has_its_own() -> Result {
+        let upcall = upcall()?;
+        let (store, same, other) = (
+            upcall.store(STORE)?,
+            upcall.store(STORE)?,
+            upcall.store(OTHER_STORE)?,
+        );
+        let file = store.attach()?;
+        assert!(same.is_attached() && !other.is_attached());
+        other.prefetch_chunks(chunks(0, 1));
+        assert!(!store.has_next(file));
+        same.prefetch_chunks(chunks(0, 1));
+        assert!(store.has_next(file));
+        Ok(())
+    }
+
+    #[test]
+    fn what_nobody_took_goes_with_the_store() -> Result {
+        let upcall = upcall()?;
+        let (mount, daemon) = (upcall.store(STORE)?, upcall.store(STORE)?);
+        let file = daemon.attach()?;
+        mount.prefetch_chunks(chunks(0, 1));
+        assert_eq!(upcall.statistics().pending, 1);
+        daemon.detach(file);
+        drop((mount, daemon));
+        let statistics = upcall.statistics();
+        assert_eq!((statistics.pending, statistics.made), (0, 1));
+        // Another directory may be where that was.
+        let daemon = upcall.store(STORE)?;
+        let file = daemon.attach()?;
+        assert!(!daemon.has_next(file));
         Ok(())
     }
 }

@@ -2,7 +2,8 @@
 
 //! `struct address_space`.
 //!
-//! Locking: the folios that are to be filled are locked; see `folio`.
+//! Locking: the folios that are to be filled are locked; see `folio`. The VFS holds the mapping's
+//! `invalidate_lock` shared, which nobody takes otherwise: nothing is ever truncated.
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -11,26 +12,24 @@ use kernel::error::from_result;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 
-use super::{FileSystem, FolioBytes, Inode, Readahead};
+use super::folio::WantedFolio;
+use super::{FileSystem, Inode, NoFsScope, Readahead};
 use crate::bindings;
 
-/// Gives a new inode's address space its operations. A `SHARED` one is used by files of inodes of `T`
-/// only, and its host is none.
+/// Gives a new inode's address space its operations.
 ///
 /// # Safety
 ///
-/// `mapping` must be that of a new inode, of `T` unless it is shared.
-pub(super) unsafe fn attach<T: FileSystem, const SHARED: bool>(
-    mapping: &mut bindings::address_space,
-) {
-    mapping.a_ops = &Operations::<T, SHARED>::TABLE;
+/// `mapping` must be that of a new inode. Only files of inodes of `T` may use it.
+pub(super) unsafe fn attach<T: FileSystem>(mapping: &mut bindings::address_space) {
+    mapping.a_ops = &Operations::<T>::TABLE;
     // SAFETY: nobody else has the mapping yet.
     unsafe { bindings::peerfs_mapping_set_large_folios(mapping) };
 }
 
-struct Operations<T, const SHARED: bool>(PhantomData<T>);
+struct Operations<T>(PhantomData<T>);
 
-impl<T: FileSystem, const SHARED: bool> Operations<T, SHARED> {
+impl<T: FileSystem> Operations<T> {
     const TABLE: bindings::address_space_operations = bindings::address_space_operations {
         read_folio: Some(Self::read_folio),
         readahead: Some(Self::readahead),
@@ -41,20 +40,12 @@ impl<T: FileSystem, const SHARED: bool> Operations<T, SHARED> {
     ///
     /// # Safety
     ///
-    /// `mapping` must be one that was attached like this, and `file` null or a file that uses it. Both
-    /// must be valid for `'a`.
-    unsafe fn inode<'a>(
-        file: *mut bindings::file,
-        mapping: *mut bindings::address_space,
-    ) -> Option<&'a Inode<T>> {
-        if !SHARED {
-            // SAFETY: by the requirements the host is an inode of `T`.
-            return Some(unsafe { Inode::from_raw((*mapping).host) });
-        }
+    /// `file` must be null, or a file of `T` that is valid for `'a`.
+    unsafe fn inode<'a>(file: *mut bindings::file) -> Option<&'a Inode<T>> {
         if file.is_null() {
             return None;
         }
-        // SAFETY: only `open` of `T`'s files has given them this mapping.
+        // SAFETY: by the requirements.
         Some(unsafe { Inode::from_raw((*file).f_inode) })
     }
 
@@ -66,17 +57,21 @@ impl<T: FileSystem, const SHARED: bool> Operations<T, SHARED> {
         folio: *mut bindings::folio,
     ) -> c_int {
         from_result(|| {
-            // SAFETY: the VFS gives a locked folio, whose mapping stays while it is locked, and the
-            // lock is handed over to us.
-            let (inode, bytes) = unsafe {
-                let mapping = (*folio).__bindgen_anon_1.__bindgen_anon_1.mapping;
+            // SAFETY: the VFS gives a file that uses this mapping, which only `open` of `T` gives to files, and a
+            // locked folio of it. It keeps both.
+            let (inode, folio) = unsafe {
                 (
-                    Self::inode(file, mapping),
-                    FolioBytes::of_folio(NonNull::new_unchecked(folio))?,
+                    Self::inode(file),
+                    WantedFolio::unlock(NonNull::new_unchecked(folio)),
                 )
             };
-            T::read_folio(inode.ok_or(EIO)?, bytes)?;
-            Ok(0)
+            let _scope = NoFsScope::new();
+            let bytes = T::read(inode.ok_or(EIO)?, folio.range())?;
+            match folio.fill_with(&bytes)? {
+                true => Ok(0),
+                // Whoever wants it looks for it again.
+                false => Ok(bindings::positive_aop_returns_AOP_TRUNCATED_PAGE as c_int),
+            }
         })
     }
 
@@ -84,12 +79,13 @@ impl<T: FileSystem, const SHARED: bool> Operations<T, SHARED> {
     ///
     /// Only for the VFS, by its rules for `readahead`.
     unsafe extern "C" fn readahead(control: *mut bindings::readahead_control) {
-        // SAFETY: the VFS gives a valid control.
+        // SAFETY: the VFS gives a valid control; its file is as in `read_folio`.
         let (inode, control) = unsafe {
             let control = &mut *control;
-            (Self::inode(control.file, control.mapping), control)
+            (Self::inode(control.file), control)
         };
         if let Some(inode) = inode {
+            let _scope = NoFsScope::new();
             // SAFETY: as above.
             T::readahead(inode, unsafe { Readahead::from_raw(control) });
         }

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `struct completion` with a wait that ends: kernel::sync::Completion has neither timeout nor kill.
+//! `struct completion` with a wait that ends, and that a suspend does not wait for: kernel::sync::Completion has
+//! neither timeout nor kill.
 //!
 //! Locking: the completion's own, which is taken for an instant, in any context. Waiting sleeps, so nobody
 //! who waits may hold a lock that is taken with interrupts or preemption off.
 
 use crate::bindings;
-use kernel::{ffi::c_ulong, prelude::*, types::Opaque};
+use kernel::{
+    ffi::{c_long, c_ulong},
+    prelude::*,
+    types::Opaque,
+};
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -49,13 +54,15 @@ impl Completion {
         unsafe { bindings::complete_all(self.inner.get()) };
     }
 
-    /// Waits at most `timeout` jiffies; only a fatal signal ends the wait early. Sleeps.
+    /// Waits at most `timeout` jiffies; only a fatal signal ends the wait early. Sleeps, and is frozen with
+    /// the machine when that is suspended.
     pub(crate) fn wait_killable_timeout(&self, timeout: c_ulong) -> Wait {
         // LONG_MAX, which is MAX_SCHEDULE_TIMEOUT, would mean for ever.
         const LONGEST: c_ulong = (isize::MAX - 1) as c_ulong;
+        let timeout = timeout.min(LONGEST) as c_long;
         // SAFETY: `inner` was initialised in `new` and lives as long as `self`, hence as the wait.
         let left = unsafe {
-            bindings::wait_for_completion_killable_timeout(self.inner.get(), timeout.min(LONGEST))
+            bindings::peerfs_wait_for_completion_freezable_timeout(self.inner.get(), timeout)
         };
         match left {
             0 => Wait::TimedOut,

@@ -5,6 +5,8 @@
 //! Locking: registering and its end take the kernel's lock of the list of filesystems. The methods are
 //! called with what the files say that call them: `fs_context`, `super_block`, `dentry`, `dir`, `folio`.
 
+use core::ops::Range;
+
 use kernel::error::to_result;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
@@ -13,7 +15,7 @@ use kernel::sync::aref::ARef;
 use kernel::types::Opaque;
 
 use super::inode_cache::InodeCache;
-use super::shared_mapping::SharedMappings;
+use super::pages::Pages;
 use super::*;
 use crate::bindings;
 
@@ -47,13 +49,19 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
         parameter: &Parameter<'_>,
     ) -> Result<bool>;
 
-    /// Makes the superblock's data for a new mount, whose files' `st_dev` is `device`.
+    /// Makes the superblock's data for a new mount. This may wait for what is slow: there is no superblock yet
+    /// that others would have to wait for, as sync(2) does.
     fn new_super(
         context: &FsContext<'_>,
         shared: &Self::Shared,
         options: &Self::Options,
-        device: DeviceNumber,
     ) -> Result<Self::SuperData>;
+
+    /// The superblock is there, and its files' `st_dev` is `device`.
+    fn begin(shared: &Self::Shared, data: &Self::SuperData, device: DeviceNumber) -> Result;
+
+    /// The superblock's end: nobody else has `device` yet.
+    fn end(data: &Self::SuperData);
 
     /// What tells superblocks with other content apart, wherever and whenever they are mounted.
     fn uuid(data: &Self::SuperData) -> [u8; 16];
@@ -69,7 +77,7 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
         options: &Self::Options,
     ) -> Result;
 
-    /// The root directory.
+    /// The root directory. Must not wait for anything slow.
     fn root(super_block: &SuperBlock<Self>) -> Result<ARef<Inode<Self>>>;
 
     /// The inode that a file handle names; ESTALE if there is none of this number.
@@ -95,13 +103,13 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
 
     /// What a regular file holds, asked when it is opened, until there is an answer. The file shares its
     /// pages with all files that have the same id, in superblocks of the same user namespace.
-    fn content_id(inode: &Inode<Self>) -> Option<ContentId>;
+    fn content_id(inode: &Inode<Self>) -> Result<Option<ContentId>>;
 
-    /// Fills a folio of a regular file, whose bytes these are.
-    fn read_folio(inode: &Inode<Self>, bytes: FolioBytes) -> Result;
+    /// Bytes of a regular file, as many as the range has; those behind the end of the file are zeros.
+    fn read(inode: &Inode<Self>, range: Range<u64>) -> Result<KVVec<u8>>;
 
     /// Fills, or starts filling, what it can of the folios of a readahead without waiting for anything
-    /// slow; the others are read by [`FileSystem::read_folio`] when somebody needs them.
+    /// slow; the others are read by [`FileSystem::read`] when somebody needs them.
     fn readahead(inode: &Inode<Self>, readahead: Readahead<'_>);
 
     /// The first offset at or after `offset`, which is below the file's size, that is data
@@ -131,12 +139,13 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
 pub(crate) struct Registration<T: FileSystem> {
     #[pin]
     fs_type: Opaque<bindings::file_system_type>,
-    // Destroyed after the filesystem is unregistered, hence after the last inode; the mappings first,
-    // since the cache waits for what is freed by RCU.
-    #[pin]
-    shared_mappings: SharedMappings<T>,
-    cache: InodeCache<T>,
+    // All of it goes after the filesystem is unregistered, hence after the last superblock. First what mounts share:
+    // with it ends the work that still has pages. Then the pages, and last the cache, since it waits for what is
+    // freed by RCU.
     shared: T::Shared,
+    #[pin]
+    pages: Pages<T>,
+    cache: InodeCache<T>,
 }
 
 // SAFETY: unregistering may be done by any task.
@@ -149,7 +158,7 @@ impl<T: FileSystem> Registration<T> {
     pub(crate) fn new(module: &'static ThisModule, shared: T::Shared) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             cache: InodeCache::new()?,
-            shared_mappings <- SharedMappings::new(),
+            pages <- Pages::new(),
             fs_type <- Opaque::try_ffi_init(|slot: *mut bindings::file_system_type| {
                 // SAFETY: `slot` is valid for writes, and all zeros is a valid value.
                 unsafe { slot.write_bytes(0, 1) };
@@ -185,9 +194,9 @@ impl<T: FileSystem> Registration<T> {
         &self.shared
     }
 
-    /// The address spaces that its inodes share.
-    pub(super) fn shared_mappings(&self) -> &SharedMappings<T> {
-        &self.shared_mappings
+    /// The address spaces of its inodes.
+    pub(super) fn pages(&self) -> &Pages<T> {
+        &self.pages
     }
 }
 

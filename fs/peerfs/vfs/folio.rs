@@ -2,13 +2,17 @@
 
 //! Locked folios of the page cache that are being filled.
 //!
-//! Locking: a folio is locked by whoever asks for it to be filled (`read_folio`, `readahead`). It
+//! Locking: a folio is locked by whoever asks for it to be filled (`read_folio`, `readahead`). In readahead it
 //! stays locked, and with it in its mapping, as long as a [`FolioBytes`] covers a part of it; then it
-//! is unlocked exactly once, by whichever task gave up the last part. No other lock is involved.
+//! is unlocked exactly once, by whichever task gave up the last part. The mapping's inode stays until then, too:
+//! to evict it would be to wait for its folios, which memory reclaim must not do. In `read_folio` it is unlocked
+//! while its bytes are read ([`WantedFolio`]): those who want it, too, then wait each for itself, and can be
+//! killed, and frozen. No other lock is involved.
 
 use core::ops::Range;
 use core::ptr::NonNull;
 
+use kernel::error::to_result;
 use kernel::ffi::{c_int, c_uint, c_ulong, c_ushort};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Full, Relaxed};
@@ -71,6 +75,30 @@ impl Folio {
     }
 }
 
+/// A reference to the inode that a mapping belongs to.
+struct Host(NonNull<bindings::inode>);
+
+impl Host {
+    /// # Safety
+    ///
+    /// `folio` must be valid and locked, and somebody have a reference to its mapping's inode.
+    unsafe fn of(folio: NonNull<bindings::folio>) -> Result<Self> {
+        // SAFETY: by the requirements; a folio that is locked for being filled has a mapping.
+        let host = unsafe { (*(*folio.as_ptr()).__bindgen_anon_1.__bindgen_anon_1.mapping).host };
+        let host = NonNull::new(host).ok_or(EINVAL)?;
+        // SAFETY: there is a reference.
+        unsafe { bindings::ihold(host.as_ptr()) };
+        Ok(Host(host))
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // SAFETY: the reference is ours. It may be the last one: folios are filled by tasks that may sleep.
+        unsafe { bindings::iput(self.0.as_ptr()) };
+    }
+}
+
 impl Drop for Folio {
     fn drop(&mut self) {
         if *self.parts.get_mut() != 0 {
@@ -92,6 +120,8 @@ struct Folios {
     address: NonNull<u8>,
     /// Pages that are mapped at `address`; 0 if it is the address of the only folio.
     mapped: c_uint,
+    /// Given up last, with all folios unlocked.
+    _host: Host,
 }
 
 // SAFETY: folios may be filled and unlocked by any task.
@@ -104,6 +134,8 @@ impl Folios {
         let first = folios.first().ok_or(EINVAL)?.folio;
         // SAFETY: it is locked, so it stays where it is.
         let position = unsafe { bindings::peerfs_folio_pos(first.as_ptr()) };
+        // SAFETY: as above, and whoever asked for it has the file open.
+        let host = unsafe { Host::of(first) }?;
         let (address, mapped) = if folios.len() == 1 {
             // SAFETY: as above; there is no highmem (see Kconfig), so that it has an address.
             (unsafe { bindings::peerfs_folio_address(first.as_ptr()) }, 0)
@@ -131,6 +163,7 @@ impl Folios {
             position: u64::try_from(position).unwrap_or(0),
             address: NonNull::new(address.cast()).ok_or(ENOMEM)?,
             mapped,
+            _host: host,
         })
     }
 
@@ -183,19 +216,6 @@ impl FolioBytes {
             range: 0..end,
             filled: false,
         })
-    }
-
-    /// Takes over the lock of a folio, also if this fails.
-    ///
-    /// # Safety
-    ///
-    /// `folio` must be valid and locked for the caller, who hands the lock over.
-    pub(super) unsafe fn of_folio(folio: NonNull<bindings::folio>) -> Result<Self> {
-        // SAFETY: by the requirements.
-        let folio = unsafe { Folio::new(folio, 0) };
-        let mut folios = KVVec::new();
-        folios.push(folio, GFP_KERNEL)?;
-        FolioBytes::new(folios)
     }
 
     /// Where the bytes begin in the file.
@@ -271,6 +291,77 @@ impl Drop for FolioBytes {
         for folio in self.folios.covering(self.range.clone()) {
             folio.end_part(self.filled);
         }
+    }
+}
+
+/// A folio that somebody waits for, unlocked while its bytes are read.
+pub(super) struct WantedFolio {
+    folio: NonNull<bindings::folio>,
+    mapping: *mut bindings::address_space,
+    range: Range<u64>,
+}
+
+impl WantedFolio {
+    /// Unlocks a folio.
+    ///
+    /// # Safety
+    ///
+    /// `folio` must be locked for the caller, who keeps a reference to it, and to its mapping's inode, for longer
+    /// than this lives.
+    pub(super) unsafe fn unlock(folio: NonNull<bindings::folio>) -> Self {
+        // SAFETY: by the requirements.
+        unsafe {
+            let wanted = WantedFolio {
+                folio,
+                mapping: (*folio.as_ptr()).__bindgen_anon_1.__bindgen_anon_1.mapping,
+                range: Self::range_of(folio),
+            };
+            bindings::folio_unlock(folio.as_ptr());
+            wanted
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `folio` must be locked.
+    unsafe fn range_of(folio: NonNull<bindings::folio>) -> Range<u64> {
+        // SAFETY: by the requirements.
+        let (position, size) = unsafe {
+            (
+                bindings::peerfs_folio_pos(folio.as_ptr()),
+                bindings::peerfs_folio_size(folio.as_ptr()),
+            )
+        };
+        let position = u64::try_from(position).unwrap_or(0);
+        position..position.saturating_add(size as u64)
+    }
+
+    /// Which bytes of the file it is for.
+    pub(super) fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+
+    /// Fills it, unless somebody else has. `false`: it is not the file's any more.
+    pub(super) fn fill_with(self, bytes: &[u8]) -> Result<bool> {
+        let folio = self.folio.as_ptr();
+        // SAFETY: the caller of `unlock` keeps it.
+        to_result(unsafe { bindings::peerfs_folio_lock_killable(folio) })?;
+        // SAFETY: it is locked now, and unlocked once, below. There is no highmem (see Kconfig), so that it has
+        // an address, and nobody else writes to it: it is not up to date, and what fills it has it locked.
+        unsafe {
+            let mapping = (*folio).__bindgen_anon_1.__bindgen_anon_1.mapping;
+            let same = mapping == self.mapping && Self::range_of(self.folio) == self.range;
+            let fits = bytes.len() as u64 == self.range.end - self.range.start;
+            if !same || !fits || bindings::peerfs_folio_test_uptodate(folio) {
+                bindings::folio_unlock(folio);
+                return Ok(same);
+            }
+            let address: *mut u8 = bindings::peerfs_folio_address(folio).cast();
+            core::ptr::copy_nonoverlapping(bytes.as_ptr(), address, bytes.len());
+            bindings::peerfs_flush_dcache_folio(folio);
+            bindings::folio_end_read(folio, true);
+        }
+        Ok(true)
     }
 }
 

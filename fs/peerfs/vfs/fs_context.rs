@@ -3,7 +3,8 @@
 //! `struct fs_context`: a mount that is being set up.
 //!
 //! Locking: the VFS calls every operation with `fc->uapi_mutex` held, or before anybody else can
-//! reach the context.
+//! reach the context. What takes time is done in `get_tree` before there is a superblock: while one is filled,
+//! `s_umount` is held, for which sync(2) and memory reclaim on demand wait.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -14,7 +15,7 @@ use kernel::prelude::*;
 use kernel::str::{CStr, CString};
 
 use super::text::Text;
-use super::{super_block, DeviceNumber, FileSystem, Registration};
+use super::{super_block, FileSystem, Registration};
 use crate::bindings;
 
 /// A mount that is being set up: where messages for whoever mounts go.
@@ -140,8 +141,36 @@ impl<T: FileSystem> Operations<T> {
     ///
     /// Only for the VFS, by its rules for `get_tree`.
     unsafe extern "C" fn get_tree(context: *mut bindings::fs_context) -> c_int {
-        // SAFETY: `context` is valid, as the VFS calls.
-        unsafe { bindings::get_tree_nodev(context.cast(), Some(Self::fill_super)) }
+        from_result(|| {
+            let view = FsContext {
+                context,
+                _borrow: PhantomData,
+            };
+            // SAFETY: the context was prepared for `T`, and is one of a mount of it, which keeps the module loaded.
+            let (options, shared) = unsafe {
+                (
+                    Self::options(context),
+                    Registration::<T>::of((*context).fs_type).shared(),
+                )
+            };
+            let data = KBox::new(T::new_super(&view, shared, options)?, GFP_KERNEL)?;
+            // The new superblock takes it over.
+            // SAFETY: the context is valid, and nobody uses the field until the superblock is made.
+            unsafe { (*context).s_fs_info = KBox::into_raw(data).cast() };
+            // SAFETY: as above.
+            let result =
+                unsafe { bindings::get_tree_nodev(context.cast(), Some(Self::fill_super)) };
+            // SAFETY: as above.
+            let data: *mut T::SuperData = unsafe { (*context).s_fs_info.cast() };
+            if !data.is_null() {
+                // SAFETY: no superblock has taken it over; it came from a `KBox`, and nobody else has it.
+                unsafe {
+                    (*context).s_fs_info = core::ptr::null_mut();
+                    drop(KBox::from_raw(data));
+                }
+            }
+            Ok(result)
+        })
     }
 
     /// # Safety
@@ -156,20 +185,20 @@ impl<T: FileSystem> Operations<T> {
                 context,
                 _borrow: PhantomData,
             };
-            // SAFETY: the context was prepared for `T`.
-            let options = unsafe { Self::options(context) };
             // SAFETY: the context is one of a mount of `T`, which keeps the module loaded.
             let shared = unsafe { Registration::<T>::of((*context).fs_type) }.shared();
-            // SAFETY: `super_block` is valid, and has its number.
-            let device = unsafe { DeviceNumber::of(super_block) };
-            let data = T::new_super(&view, shared, options, device)?;
-            // SAFETY: `super_block` is new and ours to fill.
-            unsafe { super_block::fill::<T>(super_block, data) }.inspect_err(|error| {
-                view.error(core::format_args!(
-                    "cannot read the root directory: {}",
-                    ErrorName(*error)
-                ));
-            })?;
+            // SAFETY: `super_block` is new and ours to fill, and has taken over what `get_tree` made.
+            unsafe { super_block::fill::<T>(super_block, shared) }.inspect_err(
+                |error| match *error == ELOOP {
+                    true => view.error(core::format_args!(
+                        "too many filesystems are stacked on each other"
+                    )),
+                    false => view.error(core::format_args!(
+                        "cannot read the root directory: {}",
+                        ErrorName(*error)
+                    )),
+                },
+            )?;
             Ok(0)
         })
     }

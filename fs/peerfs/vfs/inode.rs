@@ -15,7 +15,7 @@ use kernel::sync::aref::{ARef, AlwaysRefCounted};
 use kernel::types::Opaque;
 
 use super::inode_cache::InodeAndData;
-use super::{address_space, dentry, dir, file, FileSystem, SuperBlock};
+use super::{dentry, dir, file, FileSystem, SuperBlock};
 use crate::bindings;
 
 /// An initialised inode of `T`.
@@ -132,7 +132,16 @@ pub(crate) struct NewInode<T: FileSystem> {
 }
 
 impl<T: FileSystem> SuperBlock<T> {
-    /// The inode of this number, or a new one to fill in.
+    /// The inode of this number, if it is in memory.
+    pub(crate) fn find_inode(&self, number: u64) -> Option<ARef<Inode<T>>> {
+        // SAFETY: the superblock is valid.
+        let inode = unsafe { bindings::ilookup(self.as_ptr(), number) };
+        // SAFETY: it is initialised, for this waits until it is, and the reference is ours.
+        NonNull::new(inode).map(|inode| unsafe { ARef::from_raw(inode.cast()) })
+    }
+
+    /// The inode of this number, or a new one to fill in: at once, since nobody who waits for that can be
+    /// killed.
     pub(crate) fn get_or_create_inode(
         &self,
         number: u64,
@@ -186,13 +195,13 @@ impl<T: FileSystem> NewInode<T> {
             );
             match kind {
                 InodeKind::Directory => {
+                    bindings::peerfs_set_lock_classes(raw, (*(*raw).i_sb).s_stack_depth as c_uint);
                     (*raw).i_op = dentry::directory_operations::<T>();
                     (*raw).__bindgen_anon_3.i_fop = dir::operations::<T>();
                 }
                 InodeKind::Regular => {
                     (*raw).i_op = dentry::plain_operations::<T>();
                     (*raw).__bindgen_anon_3.i_fop = file::operations::<T>();
-                    address_space::attach::<T, false>(&mut (*raw).i_data);
                 }
                 InodeKind::SymbolicLink(target) => {
                     (*raw).i_op = dentry::link_operations::<T>();

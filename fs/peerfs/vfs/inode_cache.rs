@@ -3,7 +3,7 @@
 //! The slab cache of a filesystem's inodes, each with the filesystem's data behind it.
 //!
 //! Lifetime of an inode's parts: `data` is set once before the inode is visible, and dropped in
-//! `destroy_inode`, when nobody has a reference; with it the reference to a shared inode. The target of a symbolic link may still be read by
+//! `destroy_inode`, when nobody has a reference; with it the references to the inodes that have its pages. The target of a symbolic link may still be read by
 //! a path walk under RCU then, so it is freed with the inode in `free_inode`, after a grace period.
 //!
 //! Locking: none; `alloc_inode` may sleep, and so may `destroy_inode`; `free_inode` is called back by RCU
@@ -30,15 +30,17 @@ pub(super) struct InodeAndData<D> {
     /// The target of a symbolic link.
     pub(super) link: Option<CString>,
     /// The inode whose address space a regular file uses.
-    pub(super) shared: SharedInode,
+    pub(super) pages: PagesInode,
+    /// The one that stacked reads use instead, if that one's is shared.
+    pub(super) stacked_pages: PagesInode,
 }
 
-/// A reference to a shared inode (see `shared_mapping`), or none. Set at most once.
-pub(super) struct SharedInode(AtomicPtr<bindings::inode>);
+/// A reference to an inode that has pages of regular files (see `pages`), or none. Set at most once.
+pub(super) struct PagesInode(AtomicPtr<bindings::inode>);
 
-impl SharedInode {
+impl PagesInode {
     fn none() -> Self {
-        SharedInode(AtomicPtr::new(core::ptr::null_mut()))
+        PagesInode(AtomicPtr::new(core::ptr::null_mut()))
     }
 
     /// The inode, or null.
@@ -64,7 +66,7 @@ impl SharedInode {
     }
 }
 
-impl Drop for SharedInode {
+impl Drop for PagesInode {
     fn drop(&mut self) {
         let inode = *self.0.get_mut();
         if !inode.is_null() {
@@ -131,7 +133,8 @@ impl<T: FileSystem> InodeCache<T> {
         unsafe {
             (&raw mut (*whole).data).write(None);
             (&raw mut (*whole).link).write(None);
-            (&raw mut (*whole).shared).write(SharedInode::none());
+            (&raw mut (*whole).pages).write(PagesInode::none());
+            (&raw mut (*whole).stacked_pages).write(PagesInode::none());
         }
         inode
     }
@@ -144,7 +147,8 @@ impl<T: FileSystem> InodeCache<T> {
         // SAFETY: `alloc_inode` made it, and nobody has a reference any more.
         unsafe {
             (*whole).data = None;
-            (*whole).shared = SharedInode::none();
+            (*whole).pages = PagesInode::none();
+            (*whole).stacked_pages = PagesInode::none();
         }
     }
 

@@ -2,22 +2,37 @@
 
 //! `struct file` of another filesystem, opened for reading by the kernel.
 //!
-//! Locking: a file is counted, and reading takes the locks of its own filesystem. Direct I/O takes the
-//! file's `i_rwsem`, which somebody who writes to the file holds while they have page faults on what they
-//! write. That may be a mapping of a file whose bytes are read from this one: so the lock is only tried
-//! (IOCB_NOWAIT), and not waited for.
+//! Locking: a file is counted, and reading takes the locks of its own filesystem, in the order of a page fault
+//! on a mapping of the file: this is called with folios locked that are filled from it. The file's `i_rwsem` is
+//! above these: somebody who writes to the file holds it while they have page faults on what they write, which may
+//! be a mapping of a file whose bytes are read from this one. So it is only tried (IOCB_NOWAIT) for direct I/O,
+//! and on DAX; where `read_iter` waits for it (XFS, NFS and others do) the page cache is read as a page fault
+//! reads it.
 
 use core::mem::MaybeUninit;
+use core::ops::Range;
+use core::ptr::NonNull;
 
 use kernel::alloc::Flags;
-use kernel::ffi::c_int;
+use kernel::error::{from_err_ptr, to_result};
+use kernel::ffi::{c_int, c_ulong};
 use kernel::fs::File;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
+use kernel::time::{delay::fsleep, Delta};
 
+use super::credential::StackedRead;
 use super::descriptor::check_readable;
-use crate::bindings::{self, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC};
+use super::task::is_being_killed;
+use crate::bindings::{
+    self, BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FUSE_SUPER_MAGIC, XFS_SUPER_MAGIC,
+};
+
+/// How often reading on DAX is tried while somebody holds the file's lock, and how long is waited in between:
+/// some seconds in all.
+const DAX_TRIES: u32 = 5000;
+const DAX_PAUSE: Delta = Delta::from_millis(1);
 
 /// A regular file that is open for reading.
 #[derive(Clone)]
@@ -43,21 +58,53 @@ impl OpenedFile {
         Ok(opened)
     }
 
-    /// Whether its filesystem can drop from the page cache what is read, at once.
+    /// Whether its filesystem can drop from the page cache what is read, at once. On DAX there is none.
     fn can_drop(&self) -> bool {
         // SAFETY: the file is valid and has operations.
         let flags = unsafe { (*(*self.file.as_ptr()).f_op).fop_flags };
-        flags & bindings::PEERFS_FOP_DONTCACHE != 0
+        flags & bindings::PEERFS_FOP_DONTCACHE != 0 && !self.is_dax()
+    }
+
+    /// Whether it is in memory as it is, without a page cache.
+    fn is_dax(&self) -> bool {
+        // SAFETY: the file is valid, and has an inode.
+        unsafe { bindings::peerfs_is_dax((*self.file.as_ptr()).f_inode) }
+    }
+
+    /// The magic number of its filesystem.
+    fn magic(&self) -> u32 {
+        // SAFETY: the file is valid, and has an inode and that a superblock.
+        unsafe { (*(*(*self.file.as_ptr()).f_inode).i_sb).s_magic as u32 }
+    }
+
+    /// Whether `read_iter` may wait for the file's `i_rwsem`, as far as the page cache can be read without it.
+    fn is_read_by_folios(&self) -> bool {
+        // SAFETY: the file is valid, and has a mapping with operations.
+        let read_folio = unsafe { (*(*(*self.file.as_ptr()).f_mapping).a_ops).read_folio };
+        let is_known = matches!(
+            self.magic(),
+            EXT4_SUPER_MAGIC | BTRFS_SUPER_MAGIC | FUSE_SUPER_MAGIC
+        );
+        read_folio.is_some() && !is_known && self.has_own_pages()
+    }
+
+    /// Whether its pages are those of its inode. If not, as in filesystems of this module, `read_iter` alone knows
+    /// which ones a stacked read may wait for.
+    fn has_own_pages(&self) -> bool {
+        let file = self.file.as_ptr();
+        // SAFETY: the file is valid, and has an inode and a mapping.
+        unsafe { (*(*file).f_mapping).host == (*file).f_inode }
     }
 
     /// Whether its filesystem has direct I/O, and with IOCB_NOWAIT only tries the file's `i_rwsem`. btrfs, for
     /// one, waits for it all the same.
     fn can_be_read_directly(&self) -> bool {
-        let file = self.file.as_ptr();
         let can = bindings::PEERFS_FMODE_DIRECT_NOWAIT;
-        // SAFETY: the file is valid, and has an inode and that a superblock.
-        let (mode, magic) = unsafe { ((*file).f_mode, (*(*(*file).f_inode).i_sb).s_magic) };
-        mode & can == can && matches!(magic as u32, EXT4_SUPER_MAGIC | XFS_SUPER_MAGIC)
+        // SAFETY: the file is valid.
+        let mode = unsafe { (*self.file.as_ptr()).f_mode };
+        mode & can == can
+            && matches!(self.magic(), EXT4_SUPER_MAGIC | XFS_SUPER_MAGIC)
+            && !self.is_dax()
     }
 
     /// Whether both are the same file.
@@ -117,11 +164,19 @@ impl OpenedFile {
     ///
     /// `buffer` must be valid for writes of `length` bytes, and nobody else's.
     unsafe fn read_raw(&self, buffer: *mut u8, length: usize, offset: u64) -> Result<usize> {
+        if self.is_read_by_folios() {
+            // SAFETY: by the requirements.
+            return unsafe { self.read_folios(buffer, length, offset) };
+        }
         let file = self.file.as_ptr();
-        let flags = match self.can_drop() {
-            true => bindings::PEERFS_RWF_DONTCACHE,
-            false => 0,
+        // SAFETY: the file is valid.
+        let can_try = unsafe { (*file).f_mode } & bindings::PEERFS_FMODE_NOWAIT != 0;
+        let mut flags = match (self.can_drop(), can_try && self.is_dax()) {
+            (true, _) => bindings::PEERFS_RWF_DONTCACHE,
+            (_, true) => bindings::PEERFS_RWF_NOWAIT,
+            _ => 0,
         };
+        let mut tries = DAX_TRIES;
         let mut position = i64::try_from(offset)?;
         let mut done = 0;
         while done < length {
@@ -132,6 +187,7 @@ impl OpenedFile {
                 iov_len: rest,
             };
             let mut iter = MaybeUninit::<bindings::iov_iter>::uninit();
+            let _stacked = StackedRead::of(&self.file);
             // SAFETY: the part is the rest of the buffer, and both live until the read is over. The
             // file is open for reading.
             let count = unsafe {
@@ -141,10 +197,78 @@ impl OpenedFile {
             match usize::try_from(count) {
                 Ok(0) => break,
                 Ok(count) => done += count.min(rest),
-                Err(_) => return Err(Error::from_errno(count as i32)),
+                Err(_) => {
+                    let error = Error::from_errno(count as i32);
+                    if error != EAGAIN || flags & bindings::PEERFS_RWF_NOWAIT == 0 {
+                        return Err(error);
+                    }
+                    flags = self.flags_of_next_try(flags)?;
+                    tries = tries.checked_sub(1).ok_or(EIO)?;
+                }
             }
         }
         Ok(done)
+    }
+
+    /// How to go on on DAX after a read that would have waited: if not for the lock, it may wait.
+    fn flags_of_next_try(&self, flags: c_int) -> Result<c_int> {
+        if is_being_killed() {
+            return Err(EINTR);
+        }
+        // SAFETY: the file is valid, and has an inode.
+        if !unsafe { bindings::peerfs_inode_is_locked((*self.file.as_ptr()).f_inode) } {
+            return Ok(flags & !bindings::PEERFS_RWF_NOWAIT);
+        }
+        fsleep(DAX_PAUSE);
+        Ok(flags)
+    }
+
+    /// As [`OpenedFile::read_raw`], by folios of the page cache, which are dropped again if none was there.
+    ///
+    /// # Safety
+    ///
+    /// `buffer` must be valid for writes of `length` bytes, and nobody else's.
+    unsafe fn read_folios(&self, buffer: *mut u8, length: usize, offset: u64) -> Result<usize> {
+        let file = self.file.as_ptr();
+        let end = offset.saturating_add(length as u64).min(self.size());
+        let Some(last) = end.checked_sub(1).filter(|last| *last >= offset) else {
+            return Ok(0);
+        };
+        let index = |offset: u64| c_ulong::try_from(offset / PAGE_SIZE as u64);
+        let (first_index, last_index) = (index(offset)?, index(last)?);
+        // SAFETY: the file is valid and has a mapping.
+        let mapping = unsafe { (*file).f_mapping };
+        let was_there = {
+            let (first, last) = (i64::try_from(offset)?, i64::try_from(last)?);
+            // SAFETY: as above.
+            unsafe { bindings::filemap_range_has_page(mapping, first, last) }
+        };
+        let _stacked = StackedRead::of(&self.file);
+        if !was_there {
+            let pages = (last_index - first_index).saturating_add(1);
+            // SAFETY: the file is valid. It takes the locks of a page fault.
+            unsafe { bindings::peerfs_page_cache_sync_readahead(file, first_index, pages) };
+        }
+        let mut position = offset;
+        while position < end {
+            let folio = CachedFolio::read(&self.file, index(position)?)?;
+            let range = folio.range();
+            let inside = position.checked_sub(range.start).ok_or(EIO)?;
+            let count = range.end.min(end).checked_sub(position);
+            let count = count.filter(|count| *count > 0).ok_or(EIO)?;
+            // SAFETY: the folio has so many bytes there, and stays; the buffer has room for them.
+            unsafe {
+                let from = folio.address().add(inside as usize);
+                let to = buffer.add((position - offset) as usize);
+                core::ptr::copy_nonoverlapping(from, to, count as usize);
+            }
+            position = position.saturating_add(count);
+        }
+        if !was_there {
+            // SAFETY: the mapping is valid. Folios that somebody uses stay.
+            unsafe { bindings::invalidate_mapping_pages(mapping, first_index, last_index) };
+        }
+        Ok((end - offset) as usize)
     }
 
     /// As [`OpenedFile::read_raw`], by direct I/O, or not at all.
@@ -186,6 +310,7 @@ impl OpenedFile {
             ..Default::default()
         };
         let mut iter = MaybeUninit::<bindings::iov_iter>::uninit();
+        let _stacked = StackedRead::of(&self.file);
         // SAFETY: buffer, part and request live until the read is over. The file is open for reading,
         // and its filesystem does both flags.
         let count = unsafe {
@@ -202,5 +327,62 @@ impl OpenedFile {
         } else {
             Err(EIO)
         }
+    }
+}
+
+/// An up-to-date folio of a file's page cache, which stays while this does.
+struct CachedFolio(NonNull<bindings::folio>);
+
+impl CachedFolio {
+    /// The folio that has this page of a file, read if need be. Whoever is being killed does not wait.
+    fn read(file: &File, index: c_ulong) -> Result<Self> {
+        let file = file.as_ptr();
+        // SAFETY: the file is valid and has a mapping.
+        let mapping = unsafe { (*file).f_mapping };
+        // SAFETY: the mapping is valid; the result is a reference of ours, or an error.
+        let found = unsafe { bindings::peerfs_filemap_get_folio(mapping, index) };
+        if let Ok(found) = from_err_ptr(found) {
+            let folio = CachedFolio(NonNull::new(found).ok_or(EIO)?);
+            // SAFETY: the folio is valid.
+            to_result(unsafe { bindings::peerfs_folio_wait_locked_killable(found) })?;
+            // SAFETY: as above.
+            if unsafe { bindings::peerfs_folio_test_uptodate(found) } {
+                return Ok(folio);
+            }
+        }
+        // SAFETY: the file and its mapping are valid, and the mapping can read folios. The lock is the one that a
+        // page fault takes, and given back at once.
+        let folio = unsafe {
+            bindings::peerfs_filemap_invalidate_lock_shared(mapping);
+            let folio = bindings::read_cache_folio(mapping, index, None, file);
+            bindings::peerfs_filemap_invalidate_unlock_shared(mapping);
+            folio
+        };
+        Ok(CachedFolio(NonNull::new(from_err_ptr(folio)?).ok_or(EIO)?))
+    }
+
+    /// The bytes of the file that it has.
+    fn range(&self) -> Range<u64> {
+        // SAFETY: the folio is valid, and not split while there is a reference.
+        let (start, size) = unsafe {
+            (
+                bindings::peerfs_folio_pos(self.0.as_ptr()),
+                bindings::peerfs_folio_size(self.0.as_ptr()),
+            )
+        };
+        let start = u64::try_from(start).unwrap_or(0);
+        start..start.saturating_add(size as u64)
+    }
+
+    fn address(&self) -> *const u8 {
+        // SAFETY: the folio is valid; there is no highmem (see Kconfig), so that it has an address.
+        unsafe { bindings::peerfs_folio_address(self.0.as_ptr()) }.cast()
+    }
+}
+
+impl Drop for CachedFolio {
+    fn drop(&mut self) {
+        // SAFETY: the reference is ours.
+        unsafe { bindings::peerfs_folio_put(self.0.as_ptr()) };
     }
 }

@@ -113,18 +113,19 @@ impl OptionsWriter<'_> {
 ///
 /// # Safety
 ///
-/// `super_block` must be new, and be of a filesystem type that was registered for `T`.
+/// `super_block` must be new, be of a filesystem type that was registered for `T`, and have its `T::SuperData`,
+/// from a `KBox`.
 pub(super) unsafe fn fill<T: FileSystem>(
     super_block: *mut bindings::super_block,
-    data: T::SuperData,
+    shared: &T::Shared,
 ) -> Result {
-    let stack_depth = T::stack_depth(&data);
-    let uuid = T::uuid(&data);
-    let data = KBox::new(data, GFP_KERNEL)?;
+    // SAFETY: by the requirements.
+    let data: &T::SuperData = unsafe { &*(*super_block).s_fs_info.cast() };
+    let stack_depth = T::stack_depth(data);
+    let uuid = T::uuid(data);
     // SAFETY: it is valid and nobody else has it yet.
     unsafe {
         let fields = &mut *super_block;
-        fields.s_fs_info = KBox::into_raw(data).cast();
         fields.s_flags |= bindings::PEERFS_SB_RDONLY | bindings::PEERFS_SB_POSIXACL;
         fields.s_magic = T::MAGIC as c_ulong;
         fields.s_maxbytes = i64::MAX;
@@ -135,6 +136,9 @@ pub(super) unsafe fn fill<T: FileSystem>(
         fields.s_export_op = export::operations::<T>();
         bindings::peerfs_super_set_uuid(fields, uuid.as_ptr(), uuid.len() as c_uint);
         fields.s_xattr = xattr::handlers::<T>();
+        if !bindings::peerfs_is_init_user_ns(fields.s_user_ns) {
+            fields.s_iflags |= bindings::SB_I_UNTRUSTED_MOUNTER as c_ulong;
+        }
     }
     if stack_depth > bindings::FILESYSTEM_MAX_STACK_DEPTH as c_int {
         return Err(ELOOP);
@@ -143,7 +147,9 @@ pub(super) unsafe fn fill<T: FileSystem>(
     unsafe { (*super_block).s_stack_depth = stack_depth };
     // SAFETY: the superblock is new. Without a `backing_dev_info` of its own there is no readahead.
     to_result(unsafe { bindings::super_setup_bdi(super_block) })?;
-    // SAFETY: `s_fs_info` was set above.
+    // SAFETY: `super_block` has its number.
+    T::begin(shared, data, unsafe { DeviceNumber::of(super_block) })?;
+    // SAFETY: `s_fs_info` is set.
     let root = T::root(unsafe { SuperBlock::<T>::from_raw(super_block) })?;
     // SAFETY: this hands the reference over, also if it fails.
     let root = unsafe { bindings::d_make_root(ARef::into_raw(root).as_ptr().cast()) };
@@ -163,10 +169,14 @@ pub(super) unsafe fn fill<T: FileSystem>(
 pub(super) unsafe extern "C" fn kill_sb<T: FileSystem>(super_block: *mut bindings::super_block) {
     // SAFETY: it is valid and was made by `get_tree_nodev`.
     let data: *mut T::SuperData = unsafe { (*super_block).s_fs_info.cast() };
-    // SAFETY: as above. This evicts all inodes.
+    if !data.is_null() {
+        // SAFETY: `get_tree` set it, and it stays until it is dropped below.
+        T::end(unsafe { &*data });
+    }
+    // SAFETY: as above. This evicts all inodes, and gives the superblock's number back.
     unsafe { bindings::kill_anon_super(super_block) };
     if !data.is_null() {
-        // SAFETY: `fill` made it from a `KBox`, and nothing refers to it any more.
+        // SAFETY: `get_tree` made it from a `KBox`, and nothing refers to it any more.
         drop(unsafe { KBox::from_raw(data) });
     }
 }

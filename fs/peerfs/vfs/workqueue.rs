@@ -46,12 +46,6 @@ impl Workqueue {
         let queue = unsafe { Queue::from_raw(self.queue.as_ptr()) };
         Ok(queue.try_spawn(GFP_KERNEL, work)?)
     }
-
-    /// Waits until all that was queued before has run. Not to be called by the work itself.
-    pub(crate) fn flush(&self) {
-        // SAFETY: by the invariant.
-        unsafe { bindings::__flush_workqueue(self.queue.as_ptr()) };
-    }
 }
 
 impl Drop for Workqueue {

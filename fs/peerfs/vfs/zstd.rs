@@ -24,7 +24,8 @@ impl ZstdDecoder {
         Ok(ZstdDecoder { workspace })
     }
 
-    /// Decompresses one frame of exactly `output`'s length; EIO if it is damaged or has another one.
+    /// Decompresses exactly one frame, of exactly `output`'s length; EIO if it is damaged, has another length,
+    /// or there is more than it.
     pub(crate) fn decompress(&mut self, frame: &[u8], output: &mut [u8]) -> Result {
         // SAFETY: the output has this length and is initialised memory of the caller's.
         unsafe { self.decompress_raw(frame, output.as_mut_ptr(), output.len()) }
@@ -45,6 +46,14 @@ impl ZstdDecoder {
     /// `output` must be valid for writes of `length` bytes, and nobody else's. They have all been
     /// written when this succeeds.
     unsafe fn decompress_raw(&mut self, frame: &[u8], output: *mut u8, length: usize) -> Result {
+        // The decoder would skip frames that have no content, and decode one behind the other.
+        // SAFETY: the input has its length. An error is a number that no input is long enough for.
+        let size = unsafe {
+            bindings::zstd_find_frame_compressed_size(frame.as_ptr().cast(), frame.len())
+        };
+        if !frame.starts_with(&bindings::ZSTD_MAGICNUMBER.to_le_bytes()) || size != frame.len() {
+            return Err(EIO);
+        }
         let size = self.workspace.capacity() * core::mem::size_of::<u64>();
         // SAFETY: the workspace has this size and is exclusively ours; the context lies inside it and
         // is not used after this call. The input has its length, and the output by the requirements.

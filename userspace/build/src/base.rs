@@ -91,10 +91,10 @@ impl BaseChunks {
                 return Ok(());
             }
         };
-        let index = PackIndex::parse(&blob).map_err(StoreError::format(pack.index_digest))?;
+        let index = PackIndex::parse(&blob, pack).map_err(StoreError::format(pack.index_digest))?;
         for (chunk, content) in index.content_digests.iter().enumerate() {
             let record = index
-                .chunk(pack, chunk as u32)
+                .chunk(chunk as u32)
                 .map_err(StoreError::format(pack.index_digest))?;
             self.places
                 .entry(content)

@@ -8,7 +8,8 @@ use std::thread;
 
 use flume::bounded;
 use peerfs_format::{
-    Digest, InodeRecord, Manifest, PackRecord, ShardLayout, ShardRecord, METADATA_MAX, ROOT_INODE,
+    Digest, InodeRecord, Manifest, PackRecord, ShardLayout, ShardRecord, Table, METADATA_MAX,
+    ROOT_INODE,
 };
 use peerfs_store::{write_image, Error as StoreError, ImageBlobs, Store};
 
@@ -150,8 +151,11 @@ pub fn build(
 fn read_root(store: &Store, shards: &[ShardRecord]) -> Result<InodeRecord> {
     let first = shards.first().expect("a tree has a root");
     let blob = store.read_metadata(&first.digest, first.length.into())?;
-    let layout = ShardLayout::parse(&blob);
-    let root = layout.and_then(|layout| layout.view(&blob).inode(ROOT_INODE));
+    let root = ShardLayout::parse(&blob, first).and_then(|layout| {
+        // A directory lies in no pack.
+        let packs = Table::new(&[], "pack list")?;
+        layout.view(&blob).inode(ROOT_INODE, &packs)
+    });
     Ok(root.map_err(StoreError::format(first.digest))?)
 }
 

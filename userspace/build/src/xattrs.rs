@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use peerfs_format::{Record, XattrRecord, SYMLINK_MAX};
+use peerfs_format::{is_xattr_name, Record, XattrRecord, SYMLINK_MAX};
 use rustix::fs::{fgetxattr, flistxattr, lgetxattr, llistxattr};
 use rustix::io::Errno;
 
@@ -20,11 +20,6 @@ const LINUX_MAX: usize = 64 * 1024;
 
 /// What an inode may have too much of.
 pub(crate) const TOO_LARGE: &str = "bytes of extended attributes";
-
-/// What the format has of extended attributes: these spaces, and access control lists. Others say how a file
-/// system stores a file (`btrfs.compression`), not what the file is, and are left out.
-const SPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
-const ACCESS_LISTS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
 /// Extended attributes of an inode: full names and values, sorted by name.
 pub(crate) type XattrSet = Vec<(Vec<u8>, Vec<u8>)>;
@@ -119,7 +114,8 @@ fn read(
     };
     let mut set = Vec::new();
     let mut bytes = 0;
-    for name in names.split(|&byte| byte == 0).filter(|name| is_kept(name)) {
+    // Others, such as btrfs.compression, say how the tree is stored.
+    for name in names.split(|&byte| byte == 0).filter(|name| is_xattr_name(name)) {
         let mut value = vec![0; LINUX_MAX];
         match get(name, &mut value) {
             Ok(length) => value.truncate(length),
@@ -140,11 +136,6 @@ fn read(
     }
     set.sort();
     Ok(set)
-}
-
-fn is_kept(name: &[u8]) -> bool {
-    let is_in = |space: &&[u8]| name.len() > space.len() && name.starts_with(space);
-    SPACES.iter().any(is_in) || ACCESS_LISTS.contains(&name)
 }
 
 #[cfg(test)]

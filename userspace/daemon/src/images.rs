@@ -20,7 +20,15 @@ pub fn manifest(store: &Store, digest: &Digest) -> Result<Option<Manifest>> {
 pub fn packs(store: &Store, manifest: &Manifest) -> Result<Option<Vec<PackRecord>>> {
     let length = u64::from(manifest.blob_table_length);
     let blob = if_usable(store.read_metadata(&manifest.blob_table, length))?;
-    Ok(blob.and_then(|blob| Some(BlobTable::parse(&blob).ok()?.packs.iter().collect())))
+    Ok(blob.and_then(|blob| {
+        Some(
+            BlobTable::parse(&blob, manifest.inode_count)
+                .ok()?
+                .packs
+                .iter()
+                .collect(),
+        )
+    }))
 }
 
 fn if_usable<T>(read: Result<T>) -> Result<Option<T>> {

@@ -127,7 +127,7 @@ impl Library {
         let Ok(table) = self.blob(manifest.blob_table, purpose).await else {
             return;
         };
-        let first = BlobTable::parse(&table).and_then(|table| table.shard(0));
+        let first = BlobTable::parse(&table, manifest.inode_count).and_then(|table| table.shard(0));
         if let Ok(shard) = first {
             if let Err(error) = self.blob(shard.digest, purpose).await {
                 debug!(%error, "the first shard did not come ahead of its reader");

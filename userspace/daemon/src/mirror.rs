@@ -57,9 +57,9 @@ async fn fetch_all(library: &Library, manifest: Digest) -> Result<(), MirrorErro
     };
     let blob = library.blob(manifest, purpose()).await?;
     let not_an_image = |error| MirrorError::Manifest(manifest, error);
-    let table = Manifest::parse(&blob).map_err(not_an_image)?.blob_table;
-    let table = library.blob(table, purpose()).await?;
-    let table = BlobTable::parse(&table).map_err(not_an_image)?;
+    let parsed = Manifest::parse(&blob).map_err(not_an_image)?;
+    let table = library.blob(parsed.blob_table, purpose()).await?;
+    let table = BlobTable::parse(&table, parsed.inode_count).map_err(not_an_image)?;
     for shard in table.shards.iter() {
         library.blob(shard.digest, purpose()).await?;
     }

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
-use peerfs_format::{Digest, PackIndex, PackRecord, METADATA_MAX, PACK_MAX};
+use peerfs_format::{Digest, PackRecord, METADATA_MAX};
 use peerfs_store::{Error, Pack, Store};
 
 /// Packs that are kept open, each with its index (a few hundred KiB) and a descriptor.
@@ -132,32 +132,11 @@ impl Packs {
     }
 }
 
-/// What a manifest says about a pack, from the pack's index: chunks lie without gaps, so that the
-/// last one ends where the pack does.
+/// What a manifest says about a pack, from the pack's index.
 pub fn pack_record(pack: Digest, index: Digest, blob: &[u8]) -> peerfs_store::Result<PackRecord> {
-    let format = |source| Error::Format {
+    PackRecord::of_index(pack, index, blob).map_err(|source| Error::Format {
         digest: index,
         source,
-    };
-    let chunks = PackIndex::parse(blob).map_err(format)?.chunks;
-    let last = chunks
-        .len()
-        .checked_sub(1)
-        .and_then(|last| chunks.get(last))
-        .ok_or(format(peerfs_format::Error::Malformed("pack index")))?;
-    let too_large = |_| format(peerfs_format::Error::TooLarge("METADATA_MAX"));
-    let stored_length = u64::from(last.stored_offset) + u64::from(last.stored_length);
-    let logical_length = u64::from(last.logical_offset) + u64::from(last.logical_length);
-    if stored_length > PACK_MAX || logical_length > PACK_MAX {
-        return Err(format(peerfs_format::Error::TooLarge("PACK_MAX")));
-    }
-    Ok(PackRecord {
-        digest: pack,
-        index_digest: index,
-        stored_length,
-        logical_length,
-        index_length: u32::try_from(blob.len()).map_err(too_large)?,
-        chunk_count: u32::try_from(chunks.len()).map_err(too_large)?,
     })
 }
 

@@ -2,7 +2,7 @@
 
 //! A chunk's stored bytes and what they decode to.
 
-use peerfs_format::{ChunkRecord, Codec, Digest};
+use peerfs_format::{ChunkRecord, Codec, Digest, ZSTD_MAGIC};
 
 use crate::{sha256, Error, Result};
 
@@ -29,11 +29,50 @@ pub fn decode_chunk(
     let length = record.logical_length as usize;
     let content = match record.codec() {
         Some(Codec::Raw) => stored,
-        Some(Codec::Zstd) => zstd::bulk::decompress(&stored, length).map_err(|_| damaged())?,
+        Some(Codec::Zstd) if is_one_frame(&stored) => {
+            zstd::bulk::decompress(&stored, length).map_err(|_| damaged())?
+        }
+        Some(Codec::Zstd) => return Err(damaged()),
         None => return Err(damaged()),
     };
     if content.len() != length {
         return Err(damaged());
     }
     Ok(content)
+}
+
+/// Whether there is one zstd frame and nothing else: the decoder would skip frames that have no content, and
+/// decode one behind the other.
+fn is_one_frame(stored: &[u8]) -> bool {
+    stored.starts_with(&ZSTD_MAGIC)
+        && zstd::zstd_safe::find_frame_compressed_size(stored) == Ok(stored.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_one_frame() {
+        let half = zstd::bulk::compress(&[7; 500], 3).unwrap();
+        let whole = zstd::bulk::compress(&[7; 1000], 3).unwrap();
+        let skippable = [0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 9];
+        let decode = |stored: &[u8]| {
+            let record = ChunkRecord {
+                digest: sha256(stored),
+                logical_offset: 0,
+                stored_offset: 0,
+                logical_length: 1000,
+                stored_length: stored.len() as u32,
+                codec: Codec::Zstd as u8,
+            };
+            decode_chunk(&Digest::default(), 0, &record, stored.to_vec())
+        };
+        assert_eq!(decode(&whole).unwrap(), [7; 1000]);
+        for parts in [[&half, &half], [&whole, &skippable.to_vec()]] {
+            assert!(decode(&parts.map(Vec::as_slice).concat()).is_err());
+        }
+        assert!(decode(&[&skippable[..], &whole].concat()).is_err());
+        assert!(decode(&half).is_err() && decode(&whole[..whole.len() - 1]).is_err());
+    }
 }

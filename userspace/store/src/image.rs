@@ -61,8 +61,8 @@ impl Image {
         let manifest = store.read_manifest(&digest)?;
         let length = u64::from(manifest.blob_table_length);
         let table = store.read_metadata(&manifest.blob_table, length)?;
-        let table_layout =
-            BlobTableLayout::parse(&table).map_err(Error::format(manifest.blob_table))?;
+        let table_layout = BlobTableLayout::parse(&table, manifest.inode_count)
+            .map_err(Error::format(manifest.blob_table))?;
         Ok(Image {
             store,
             digest,
@@ -105,7 +105,7 @@ impl Image {
             ROOT_INODE => self.manifest.root,
             _ => shard
                 .view()
-                .inode(number)
+                .inode(number, &self.blob_table().packs)
                 .map_err(Error::format(shard.digest))?,
         };
         let file_type = record
@@ -316,7 +316,7 @@ impl Image {
         let bytes = self
             .store
             .read_metadata(&record.digest, u64::from(record.length))?;
-        let layout = ShardLayout::parse(&bytes).map_err(Error::format(record.digest))?;
+        let layout = ShardLayout::parse(&bytes, &record).map_err(Error::format(record.digest))?;
         let shard = Arc::new(ShardBlob {
             digest: record.digest,
             bytes,

@@ -92,10 +92,8 @@ impl Inode {
     /// [`Error::Format`] if they are not valid.
     pub fn xattrs(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         self.with_shard(|shard| {
-            let xattrs = shard.xattrs(&self.record)?;
-            xattrs
-                .iter()
-                .map(|xattr| shard.xattr(&xattr))
+            shard
+                .xattrs(&self.record)?
                 .map(|pair| pair.map(|(name, value)| (name.to_vec(), value.to_vec())))
                 .collect()
         })

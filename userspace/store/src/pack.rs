@@ -127,7 +127,7 @@ impl Pack {
     pub fn chunk(&self, chunk: u32) -> Result<ChunkRecord> {
         self.index_layout
             .view(&self.index)
-            .chunk(&self.record, chunk)
+            .chunk(chunk)
             .map_err(Error::format(self.record.index_digest))
     }
 
@@ -138,7 +138,7 @@ impl Pack {
     pub fn chunk_at(&self, logical_offset: u32) -> Result<(u32, ChunkRecord)> {
         self.index_layout
             .view(&self.index)
-            .chunk_at(&self.record, logical_offset)
+            .chunk_at(logical_offset)
             .map_err(Error::format(self.record.index_digest))
     }
 
@@ -470,13 +470,5 @@ fn check_index(record: &PackRecord, index: &[u8]) -> Result<PackIndexLayout> {
     if sha256(index) != record.index_digest {
         return Err(Error::BlobDamaged(record.index_digest));
     }
-    let layout = PackIndexLayout::parse(index).map_err(Error::format(record.index_digest))?;
-    let view = layout.view(index);
-    if view.chunks.len() as u64 != u64::from(record.chunk_count) {
-        return Err(Error::Format {
-            digest: record.index_digest,
-            source: peerfs_format::Error::Malformed("chunk count"),
-        });
-    }
-    Ok(layout)
+    PackIndexLayout::parse(index, record).map_err(Error::format(record.index_digest))
 }

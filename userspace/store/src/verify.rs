@@ -300,7 +300,9 @@ impl ImageCheck<'_> {
 fn check_shard(image: &Image, shard: u32) -> Result<()> {
     let shard = image.shard(shard)?;
     let numbers = shard.view().inode_numbers();
-    if numbers.contains(&ROOT_INODE) && shard.view().inode(ROOT_INODE) != Ok(image.manifest().root)
+    let packs = image.blob_table().packs;
+    if numbers.contains(&ROOT_INODE)
+        && shard.view().inode(ROOT_INODE, &packs) != Ok(image.manifest().root)
     {
         return Err(Error::format(shard.digest)(FormatError::Malformed(
             "root directory",

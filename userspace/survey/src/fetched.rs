@@ -49,10 +49,10 @@ pub(crate) fn print(store: &Path, manifest: &Digest) -> Result<()> {
                     new.insert(store.read_metadata(&record.index_digest, METADATA_MAX)?)
                 }
             };
-            let index = PackIndex::parse(index)?;
+            let index = PackIndex::parse(index, &record)?;
             let mut next = u64::from(offset);
             while next < u64::from(offset) + piece.length {
-                let (number, chunk) = index.chunk_at(&record, next as u32)?;
+                let (number, chunk) = index.chunk_at(next as u32)?;
                 chunks.insert((pack, number), chunk.stored_length);
                 next = u64::from(chunk.logical_offset) + u64::from(chunk.logical_length);
             }

@@ -14,7 +14,7 @@ use capnp::serialize::{read_message_from_flat_slice_no_alloc, write_message_to_w
 use clap::ValueEnum;
 use peerfs_format::{
     peerfs_capnp, ChunkRecord, Digest, EntryRecord, PackIndexLayout, PackRecord, Record,
-    ShardLayout, SpanRecord,
+    ShardLayout, ShardRecord, SpanRecord,
 };
 
 use crate::{lists_capnp, Error, Result};
@@ -47,11 +47,10 @@ pub(crate) fn search(array: Array, count: u32, searches: u32) -> Result<()> {
     let mut found = 0;
     match array {
         Array::ChunkTable => {
-            let layout = PackIndexLayout::parse(&blob)?;
-            let pack = pack(count);
+            let layout = PackIndexLayout::parse(&blob, &pack(count))?;
             for place in places {
                 let index = layout.view(black_box(&blob));
-                let chunk = index.chunk_at(&pack, place * CHUNK + 7);
+                let chunk = index.chunk_at(place * CHUNK + 7);
                 found += u32::from(black_box(chunk).is_ok_and(|(number, _)| number == place));
             }
         }
@@ -62,7 +61,7 @@ pub(crate) fn search(array: Array, count: u32, searches: u32) -> Result<()> {
             }
         }
         Array::EntryTable => {
-            let layout = ShardLayout::parse(&blob)?;
+            let layout = ShardLayout::parse(&blob, &shard())?;
             let span = SpanRecord {
                 entries_before: 0,
                 shard: 0,
@@ -110,6 +109,16 @@ fn pack(count: u32) -> PackRecord {
         logical_length: u64::from(count) * u64::from(CHUNK),
         index_length: 0,
         chunk_count: count,
+    }
+}
+
+/// What leads to a shard of entries only.
+fn shard() -> ShardRecord {
+    ShardRecord {
+        digest: digest(0),
+        first_inode: 0,
+        inode_count: 0,
+        length: 0,
     }
 }
 

@@ -58,19 +58,19 @@ fn read(store: &Path, digest: &Digest) -> Result<Vec<u8>> {
     fs::read(&path).map_err(Error::io("read", &path))
 }
 
-/// The blob table of an image: its digest and its bytes.
-fn read_blob_table(store: &Path, manifest: &Digest) -> Result<(Digest, Vec<u8>)> {
+/// The manifest of an image, and the bytes of its blob table.
+fn read_blob_table(store: &Path, manifest: &Digest) -> Result<(Manifest, Vec<u8>)> {
     let bytes = read(store, manifest)?;
     let parsed = Manifest::parse(&bytes).map_err(Error::format(&blob_path(store, manifest)))?;
     let table = read(store, &parsed.blob_table)?;
-    Ok((parsed.blob_table, table))
+    Ok((parsed, table))
 }
 
 /// All that the kernel reads of an image.
 fn blobs(store: &Path, manifest: &Digest) -> Result<Vec<Blob>> {
-    let (table_digest, table) = read_blob_table(store, manifest)?;
-    let table = BlobTable::parse(&table).map_err(Error::format(store))?;
-    let mut found = vec![("manifest", *manifest), ("blob-table", table_digest)];
+    let (parsed, table) = read_blob_table(store, manifest)?;
+    let table = BlobTable::parse(&table, parsed.inode_count).map_err(Error::format(store))?;
+    let mut found = vec![("manifest", *manifest), ("blob-table", parsed.blob_table)];
     for pack in table.packs.iter() {
         found.push(("index", pack.index_digest));
         found.push(("pack", pack.digest));
@@ -150,14 +150,14 @@ fn flip(rng: &mut Rng, path: &Path) -> std::io::Result<(u64, u32)> {
 }
 
 fn zero_chunk(store: &Path, manifest: &Digest, rng: &mut Rng) -> Result<()> {
-    let (_, table) = read_blob_table(store, manifest)?;
-    let table = BlobTable::parse(&table).map_err(Error::format(store))?;
+    let (parsed, table) = read_blob_table(store, manifest)?;
+    let table = BlobTable::parse(&table, parsed.inode_count).map_err(Error::format(store))?;
     let packs: Vec<PackRecord> = table.packs.iter().collect();
     let pack = &packs[rng.usize(..packs.len())];
     let index = read(store, &pack.index_digest)?;
-    let index = PackIndex::parse(&index).map_err(Error::format(store))?;
+    let index = PackIndex::parse(&index, pack).map_err(Error::format(store))?;
     let number = rng.u32(..pack.chunk_count);
-    let chunk = index.chunk(pack, number).map_err(Error::format(store))?;
+    let chunk = index.chunk(number).map_err(Error::format(store))?;
     let path = blob_path(store, &pack.digest);
     let zeros = vec![0; chunk.stored_length as usize];
     OpenOptions::new()

@@ -105,6 +105,16 @@ enum Command {
     },
     /// Mounts damaged images whose digests fit, one after the other, and looks at them.
     Publish(publisher::Settings),
+    /// Puts an image into a store of which a table is as large as can be, and prints its digest.
+    Bloat {
+        store: PathBuf,
+        table: publisher::Table,
+    },
+    /// Puts an image into a store that breaks a rule of the format, and prints its digest.
+    BreakRule {
+        store: PathBuf,
+        rule: publisher::Rule,
+    },
     /// Reads mounts while everything that can happen to them happens.
     Stress(stress::Settings),
     /// Measures a mounted filesystem, or the kernel's own hashing and decoding.
@@ -157,6 +167,8 @@ fn run(command: Command) -> Result<()> {
             kind,
         } => damage::forge(&store, &manifest, kind),
         Command::Publish(settings) => publisher::run(&settings),
+        Command::Bloat { store, table } => publisher::bloat(&store, table),
+        Command::BreakRule { store, rule } => publisher::break_rule(&store, rule),
         Command::Stress(settings) => stress::run(&settings),
         Command::Measure { what } => measure::measure(what),
         Command::Daemon(settings) => fake_daemon::run(settings),

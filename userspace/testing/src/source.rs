@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use peerfs_format::upcall::FetchChunks;
-use peerfs_format::{Digest, PackIndex, PackRecord, PACK_MAX};
+use peerfs_format::{Digest, PackIndex, PackRecord};
 
 use crate::{Error, Result};
 
@@ -51,19 +51,12 @@ impl Source {
             self.packs.insert(request.pack, pack);
         }
         let (file, index) = &self.packs[&request.pack];
-        let index = PackIndex::parse(index).map_err(Error::format(&path))?;
-        // The request says all of the pack but what only the manifest knows.
-        let record = PackRecord {
-            digest: request.pack,
-            index_digest: request.index,
-            stored_length: request.pack_length,
-            logical_length: PACK_MAX,
-            index_length: request.index_length,
-            chunk_count: index.chunks.len() as u32,
-        };
+        let record = PackRecord::of_index(request.pack, request.index, index)
+            .map_err(Error::format(&path))?;
+        let index = PackIndex::parse(index, &record).map_err(Error::format(&path))?;
         let mut chunks = Vec::new();
         for number in request.first_chunk..request.first_chunk + request.chunk_count {
-            let chunk = index.chunk(&record, number).map_err(Error::format(&path))?;
+            let chunk = index.chunk(number).map_err(Error::format(&path))?;
             let offset = u64::from(chunk.stored_offset);
             let mut bytes = vec![0; chunk.stored_length as usize];
             file.read_exact_at(&mut bytes, offset)

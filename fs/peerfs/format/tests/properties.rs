@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod hostile;
 mod walk;
 
 use capnp::message::Builder;
@@ -203,7 +204,7 @@ proptest! {
     }
 
     #[test]
-    fn a_manifest_comes_back(digest in digest(), total: u64, mode in 0..0o10000_u32, first: u32) {
+    fn a_manifest_comes_back(digest in digest(), total in 1_u64.., mode in 0..0o10000_u32, first: u32) {
         let root = InodeRecord { mode: 0o040000 | mode, payload_first: first, ..ROOT };
         let read = Manifest::parse(&manifest(&encode(&[root]), &digest.0, total)).unwrap();
         prop_assert_eq!(read.inode_count, total);
@@ -221,7 +222,8 @@ proptest! {
             next += u64::from(inode_count);
         }
         let blob = blob_table(&[], &encode(&shards));
-        let read = BlobTable::parse(&blob).unwrap();
+        prop_assert!(BlobTable::parse(&blob, next).is_err());
+        let read = BlobTable::parse(&blob, next - 1).unwrap();
         prop_assert_eq!(read.shards.iter().collect::<Vec<_>>(), shards.clone());
         for inode in 1..next {
             let shard = shards[read.shard_of(inode).unwrap() as usize];
@@ -248,7 +250,6 @@ proptest! {
             end += length;
         }
         let blob = pack_index(&encode(&chunks), &encode(&vec![digest; chunks.len()]));
-        let index = PackIndex::parse(&blob).unwrap();
         let pack = PackRecord {
             digest,
             index_digest: digest,
@@ -257,13 +258,14 @@ proptest! {
             index_length: blob.len() as u32,
             chunk_count: chunks.len() as u32,
         };
+        let index = PackIndex::parse(&blob, &pack).unwrap();
         for offset in 0..end {
-            let (number, chunk) = index.chunk_at(&pack, offset).unwrap();
+            let (number, chunk) = index.chunk_at(offset).unwrap();
             prop_assert_eq!(chunk, chunks[number as usize]);
             let place = offset.checked_sub(chunk.logical_offset);
             prop_assert!(place.is_some_and(|place| place < chunk.logical_length));
         }
-        prop_assert!(index.chunk_at(&pack, end).is_err());
+        prop_assert!(index.chunk_at(end).is_err());
     }
 
     #[test]
@@ -382,17 +384,29 @@ fn a_shard_from_a_builder_is_read() {
         b"linktarget".to_vec(),
     ];
     let blob = shard(1, &tables);
-    let layout = ShardLayout::parse(&blob).unwrap();
+    let record = walk::claimed_shard(&blob).unwrap();
+    let layout = ShardLayout::parse(&blob, &record).unwrap();
     let shard = layout.view(&blob);
-    let root = shard.inode(1).unwrap();
+    let packs = Table::new(&[], "packs").unwrap();
+    let root = shard.inode(1, &packs).unwrap();
     let span = shard.spans(&root).unwrap().get(0).unwrap();
     assert_eq!(shard.span_name(&span), Ok(b"link".as_slice()));
     let entry = shard.entries(&span).unwrap().get(0).unwrap();
     assert_eq!(shard.entry_name(&entry), Ok(b"link".as_slice()));
-    let link = shard.inode(entry.inode).unwrap();
+    assert_eq!(shard.check_span_name(&span, b"link"), Ok(()));
+    assert!(shard.check_span_name(&span, b"lin").is_err());
+    let link = shard.inode(entry.inode, &packs).unwrap();
     assert_eq!(shard.symlink_target(&link), Ok(b"target".as_slice()));
     assert_eq!(link.mtime_seconds, i64::MIN);
-    assert!(shard.inode(3).is_err());
+    assert!(shard.inode(3, &packs).is_err());
+    for (first_inode, inode_count) in [(2, 2), (1, 1), (1, 3)] {
+        let other = ShardRecord {
+            first_inode,
+            inode_count,
+            ..record
+        };
+        assert!(ShardLayout::parse(&blob, &other).is_err());
+    }
 }
 
 #[test]
@@ -402,9 +416,13 @@ fn inode_numbers_do_not_wrap() {
         tables[0] = vec![0; InodeRecord::SIZE];
         tables
     };
-    assert!(ShardLayout::parse(&shard(u64::MAX, &tables)).is_ok());
-    assert!(ShardLayout::parse(&shard(u64::MAX - 1, &one_inode(tables.clone()))).is_ok());
-    assert!(ShardLayout::parse(&shard(u64::MAX, &one_inode(tables))).is_err());
+    let parse = |first, tables: &[Vec<u8>; 8]| {
+        let blob = shard(first, tables);
+        ShardLayout::parse(&blob, &walk::claimed_shard(&blob).unwrap())
+    };
+    assert!(parse(u64::MAX, &tables).is_ok());
+    assert!(parse(u64::MAX - 1, &one_inode(tables.clone())).is_ok());
+    assert!(parse(u64::MAX, &one_inode(tables)).is_err());
 }
 
 #[test]
@@ -417,10 +435,20 @@ fn a_root_that_is_no_directory_is_refused() {
         mtime_nanoseconds: 1_000_000_000,
         ..ROOT
     };
-    for roots in [&[][..], &[file], &[broken], &[ROOT, ROOT]] {
+    let below_another = InodeRecord { link: 2, ..ROOT };
+    let nameless = InodeRecord { nlink: 0, ..ROOT };
+    for roots in [
+        &[][..],
+        &[file],
+        &[broken],
+        &[below_another],
+        &[nameless],
+        &[ROOT, ROOT],
+    ] {
         assert!(Manifest::parse(&manifest(&encode(roots), &[0; Digest::SIZE], 1)).is_err());
     }
     assert!(Manifest::parse(&manifest(&encode(&[ROOT]), &[0; 31], 1)).is_err());
+    assert!(Manifest::parse(&manifest(&encode(&[ROOT]), &[0; Digest::SIZE], 0)).is_err());
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn an_index_that_lies_about_content_changes_nothing() {
         .read_metadata(&record.index_digest, METADATA_MAX)
         .unwrap();
     let content_digest = {
-        let parsed = peerfs_format::PackIndex::parse(&first).unwrap();
+        let parsed = peerfs_format::PackIndex::parse(&first, &record).unwrap();
         parsed.content_digests.get(0).unwrap()
     };
     replace(&mut index, &content_digest.0, &sha256(b"new").0);

@@ -99,9 +99,10 @@ fn spans_that_do_not_follow_each_other_are_found() {
         Store::open(&fixture.store()).unwrap().into(),
         &fixture.manifest,
     );
-    let first_shard = image.unwrap().blob_table().shard(0).unwrap().digest;
+    let record = image.unwrap().blob_table().shard(0).unwrap();
+    let first_shard = record.digest;
     let mut shard = fs::read(fixture.blob(&first_shard)).unwrap();
-    let span = ShardLayout::parse(&shard)
+    let span = ShardLayout::parse(&shard, &record)
         .unwrap()
         .view(&shard)
         .spans(&manifest.root)

@@ -91,11 +91,11 @@ impl Image {
         let bytes = read(manifest)?;
         let parsed = Manifest::parse(&bytes).map_err(malformed())?;
         let table = read(&parsed.blob_table)?;
-        let table = BlobTable::parse(&table).map_err(malformed())?;
+        let table = BlobTable::parse(&table, parsed.inode_count).map_err(malformed())?;
         let mut packs = Vec::new();
         for record in table.packs.iter() {
             let index = read(&record.index_digest)?;
-            let index = PackIndex::parse(&index).map_err(malformed())?;
+            let index = PackIndex::parse(&index, &record).map_err(malformed())?;
             packs.push(Pack {
                 record,
                 chunks: encode(index.chunks.iter()),
@@ -245,10 +245,53 @@ impl Pack {
     }
 }
 
+impl Pack {
+    /// Takes over other chunks, each with its stored bytes, which then follow each other without gaps.
+    pub(super) fn set_chunks(&mut self, chunks: Vec<(ChunkRecord, Vec<u8>)>) {
+        self.bytes.clear();
+        let mut records = Vec::new();
+        for (mut record, stored) in chunks {
+            record.stored_offset = self.bytes.len() as u32;
+            record.stored_length = stored.len() as u32;
+            self.bytes.extend(stored);
+            records.push(record);
+        }
+        self.record.stored_length = self.bytes.len() as u64;
+        self.record.chunk_count = records.len() as u32;
+        self.chunks = encode(records);
+        self.is_changed = true;
+    }
+
+    /// The chunks with their stored bytes; `None` if one's are not in the pack.
+    pub(super) fn stored_chunks(&self) -> Option<Vec<(ChunkRecord, Vec<u8>)>> {
+        let stored = |record: ChunkRecord| {
+            let start = record.stored_offset as usize;
+            let end = start.checked_add(record.stored_length as usize)?;
+            Some((record, self.bytes.get(start..end)?.to_vec()))
+        };
+        decode(&self.chunks).into_iter().map(stored).collect()
+    }
+}
+
 impl ShardImage {
+    /// A shard of nothing.
+    pub(super) fn empty() -> Self {
+        ShardImage {
+            record: ShardRecord {
+                digest: Digest::default(),
+                first_inode: 0,
+                inode_count: 0,
+                length: 0,
+            },
+            first_inode: 0,
+            tables: Default::default(),
+            heap: Vec::new(),
+        }
+    }
+
     fn read(record: ShardRecord, bytes: &[u8]) -> Result<Self, capnp::Error> {
         // Bounds and meaning are the readers' business; here every field is just bytes.
-        if let Err(error) = ShardLayout::parse(bytes) {
+        if let Err(error) = ShardLayout::parse(bytes, &record) {
             return Err(capnp::Error::failed(error.to_string()));
         }
         let message = capnp::serialize::read_message(bytes, capnp::message::ReaderOptions::new())?;

@@ -2,14 +2,18 @@
 
 //! A malicious publisher: images that are damaged in one place or a few and whose digests all fit, so
 //! that nothing but the kernel's readers stands between them and the kernel. Each is mounted, looked
-//! at and unmounted. What the damage does not touch must be right, or an error.
+//! at and unmounted, alone or beside another one. What the damage does not touch must be right, or an error; and
+//! who has the image mounted that they are made of must not notice.
 
+mod bloat;
 mod blob;
 mod frame;
 mod image;
 mod mutation;
 mod reference;
+mod refusal;
 mod table;
+mod victim;
 mod visit;
 
 use std::collections::BTreeMap;
@@ -27,10 +31,12 @@ use rustix::io::Errno;
 use crate::entry::{walk, Entry};
 use crate::mounting::{mount_image, unmount_image};
 use crate::{ensure, Error, Result};
+pub(crate) use bloat::{bloat, Table};
 use frame::Frames;
 use image::{Image, Published};
 use reference::Fingerprints;
-use visit::Visited;
+pub(crate) use refusal::Rule;
+use victim::Victim;
 
 /// How long a mutant may take before it is called a hang.
 const HANG: Duration = Duration::from_secs(20);
@@ -44,10 +50,10 @@ pub(crate) struct Settings {
     manifest: Digest,
     /// An empty folder to mount on.
     mount: PathBuf,
-    /// Decides everything; the mutant `n` of a seed is also the first one of `seed + n`.
+    /// Decides everything; round `n` of a seed is also the first one of `seed + n`.
     #[arg(long)]
     seed: u64,
-    /// The most mutants.
+    /// The most rounds, of a mutant or two.
     #[arg(long, default_value_t = u64::MAX)]
     mutants: u64,
     /// Ends after so many seconds.
@@ -65,6 +71,7 @@ struct Original {
 
 #[derive(Debug, Default)]
 struct Totals {
+    rounds: u64,
     mutants: u64,
     mounted: u64,
     visited: u64,
@@ -74,31 +81,45 @@ struct Totals {
     slowest: Duration,
 }
 
+/// An image that is mounted and looked at: what was done to what.
+struct Mutant<'a> {
+    original: &'a Original,
+    image: Image,
+    /// Where it is mounted.
+    directory: &'a Path,
+}
+
+/// Writes an image that breaks a rule into a store, and prints its manifest's digest.
+pub(crate) fn break_rule(store: &Path, rule: Rule) -> Result<()> {
+    bloat::add(store, &refusal::image(rule))
+}
+
 /// Makes, mounts and looks at mutants, until one does harm.
 pub(crate) fn run(settings: &Settings) -> Result<()> {
     let frames = Frames::new().map_err(Error::io("compress", Path::new("a frame")))?;
-    let publisher = Publisher { settings };
+    let [first, second, other] =
+        ["first", "second", "victim"].map(|name| settings.mount.join(name));
+    for directory in [&first, &second, &other] {
+        fs::create_dir_all(directory).map_err(Error::io("create", directory))?;
+    }
+    let publisher = Publisher {
+        settings,
+        directories: [&first, &second],
+    };
     let image = Image::read(&settings.store, &settings.manifest)?;
     let originals = [
         publisher.original(image.clone())?,
         publisher.original(image.spread())?,
     ];
+    let victim = Victim::new(&settings.store, &settings.manifest, other, &originals[0])?;
     let watch = watch_for_hangs();
     let mut totals = Totals::default();
     let deadline = Instant::now() + Duration::from_secs(settings.seconds);
-    while totals.mutants < settings.mutants && Instant::now() < deadline {
-        let seed = settings.seed.wrapping_add(totals.mutants);
+    while totals.rounds < settings.mutants && Instant::now() < deadline {
+        let seed = settings.seed.wrapping_add(totals.rounds);
         let mut rng = Rng::with_seed(seed);
-        let original = &originals[rng.usize(..2)];
-        let mut image = original.image.clone();
-        let mut whats = Vec::new();
-        let wanted = [1, 1, 1, 2, 3][rng.usize(..5)];
-        while whats.len() < wanted {
-            let what = mutation::mutate(&mut image, &frames, &mut rng);
-            let what = what.map_err(Error::io("compress", Path::new("a frame")))?;
-            whats.push(what.unwrap_or_else(|| "nothing".to_owned()));
-        }
-        let what = format!("mutant {seed}: {}", whats.join("; "));
+        let (mutants, whats) = publisher.mutants(&originals, &frames, &mut rng)?;
+        let what = format!("mutant {seed}: {whats}");
         // Before it is mounted: the last line is what a kernel that is no more was given.
         println!("{what}");
         std::io::stdout()
@@ -108,12 +129,13 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         let _ = watch.send(Some(what.clone()));
         let began = Instant::now();
         publisher
-            .mutant(original, &image, &mut rng, &mut totals)
+            .round(&mutants, (&victim, &originals[0]), &mut rng, &mut totals)
             .map_err(|error| Error::Finding(format!("{what}: {error}")))?;
         let _ = watch.send(None);
-        totals.mutants += 1;
+        totals.rounds += 1;
         totals.slowest = totals.slowest.max(began.elapsed());
     }
+    victim.leave()?;
     println!("{totals:?}");
     ensure(2 * totals.mounted > totals.mutants, || {
         "too few could be mounted".to_owned()
@@ -125,6 +147,8 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
 
 struct Publisher<'a> {
     settings: &'a Settings,
+    /// Where mutants are mounted.
+    directories: [&'a Path; 2],
 }
 
 impl Publisher<'_> {
@@ -132,8 +156,8 @@ impl Publisher<'_> {
     fn original(&self, image: Image) -> Result<Original> {
         let published = image.publish();
         self.write(&published)?;
-        let directory = &self.settings.mount;
-        self.mount(&published.manifest)
+        let directory = self.directories[0];
+        self.mount(&published.manifest, directory)
             .map_err(Error::io("mount", directory))?;
         let failed = |path: &Path| Error::io("read", path);
         let mut entries = BTreeMap::new();
@@ -142,7 +166,7 @@ impl Publisher<'_> {
             let entry = Entry::read(&full).map_err(failed(&full))?;
             entries.insert(path, entry.to_string());
         }
-        self.unmount()?;
+        unmount(directory)?;
         let fingerprints = reference::fingerprints(&image);
         ensure(fingerprints.keys().eq(entries.keys()), || {
             "the plain reader does not find the same paths as the kernel".to_owned()
@@ -154,66 +178,70 @@ impl Publisher<'_> {
         })
     }
 
-    fn mutant(
+    /// One mutant, or two to be mounted side by side, and what they are.
+    fn mutants<'a>(
+        &'a self,
+        originals: &'a [Original; 2],
+        frames: &Frames,
+        rng: &mut Rng,
+    ) -> Result<(Vec<Mutant<'a>>, String)> {
+        let mut mutants = Vec::new();
+        let mut whats = Vec::new();
+        for directory in &self.directories[..rng.usize(1..=2)] {
+            let original = &originals[rng.usize(..2)];
+            let mut image = original.image.clone();
+            for _ in 0..[1, 1, 1, 2, 3][rng.usize(..5)] {
+                let what = mutation::mutate(&mut image, frames, rng);
+                let what = what.map_err(Error::io("compress", Path::new("a frame")))?;
+                whats.push(what.unwrap_or_else(|| "nothing".to_owned()));
+            }
+            mutants.push(Mutant {
+                original,
+                image,
+                directory,
+            });
+            whats.push("beside".to_owned());
+        }
+        whats.pop();
+        Ok((mutants, whats.join("; ")))
+    }
+
+    /// Mounts mutants, looks at them, and at what others have mounted: in one half of the rounds these read
+    /// their files first, in the other half the mutants are the ones that fill what pages both share.
+    fn round(
         &self,
-        original: &Original,
-        image: &Image,
+        mutants: &[Mutant<'_>],
+        (victim, unharmed): (&Victim, &Original),
         rng: &mut Rng,
         totals: &mut Totals,
     ) -> Result<()> {
-        let published = image.publish();
-        let added = self.write(&published)?;
-        if self.mount(&published.manifest).is_ok() {
-            totals.mounted += 1;
-            let looked = self.look(original, image, rng, totals);
-            self.unmount()?;
-            let visited = looked?;
-            totals.visited += visited.paths;
-            totals.visit_errors += visited.errors;
+        victim.forget()?;
+        if rng.bool() {
+            victim.check(unharmed)?;
         }
+        let mut added = Vec::new();
+        let mut mounted = Vec::new();
+        for mutant in mutants {
+            let published = mutant.image.publish();
+            added.extend(self.write(&published)?);
+            totals.mutants += 1;
+            if self.mount(&published.manifest, mutant.directory).is_ok() {
+                mounted.push(mutant);
+                totals.mounted += 1;
+            }
+        }
+        let looked = mounted
+            .iter()
+            .try_for_each(|mutant| look(mutant, rng, totals))
+            .and_then(|()| victim.check(unharmed));
+        for mutant in mounted {
+            unmount(mutant.directory)?;
+        }
+        looked?;
         for path in added {
             fs::remove_file(&path).map_err(Error::io("remove", &path))?;
         }
         Ok(())
-    }
-
-    /// Looks at what is mounted: at what is untouched first or last.
-    fn look(
-        &self,
-        original: &Original,
-        image: &Image,
-        rng: &mut Rng,
-        totals: &mut Totals,
-    ) -> Result<Visited> {
-        let fingerprints = reference::fingerprints(image);
-        let is_first = rng.bool();
-        let mut visited = Visited::default();
-        if !is_first {
-            visited = visit::visit(&self.settings.mount, rng)?;
-        }
-        for (path, fingerprint) in &fingerprints {
-            if original.fingerprints.get(path) != Some(fingerprint) {
-                continue;
-            }
-            totals.untouched += 1;
-            match Entry::read(&self.settings.mount.join(path)) {
-                Ok(entry) => {
-                    let (found, expected) = (entry.to_string(), &original.entries[path]);
-                    ensure(found == *expected, || {
-                        let path = path.display();
-                        format!("{path} is untouched and wrong\n  expected {expected}\n  found    {found}")
-                    })?;
-                }
-                Err(error) => {
-                    println!("  {} is untouched: {error}", path.display());
-                    totals.untouched_errors += 1;
-                }
-            }
-        }
-        if is_first {
-            visited = visit::visit(&self.settings.mount, rng)?;
-        }
-        Ok(visited)
     }
 
     /// Adds the blobs that the store does not have; where they are.
@@ -233,13 +261,56 @@ impl Publisher<'_> {
         Ok(added)
     }
 
-    fn mount(&self, manifest: &Digest) -> Result<(), Errno> {
-        mount_image(&self.settings.store, manifest, &self.settings.mount, 1)
+    fn mount(&self, manifest: &Digest, directory: &Path) -> Result<(), Errno> {
+        mount_image(&self.settings.store, manifest, directory, 1)
     }
+}
 
-    fn unmount(&self) -> Result<()> {
-        let directory = &self.settings.mount;
-        unmount_image(directory).map_err(Error::io("unmount", directory))
+fn unmount(directory: &Path) -> Result<()> {
+    unmount_image(directory).map_err(Error::io("unmount", directory))
+}
+
+/// Looks at what is mounted: at what is untouched first or last.
+fn look(mutant: &Mutant<'_>, rng: &mut Rng, totals: &mut Totals) -> Result<()> {
+    let Mutant {
+        original,
+        image,
+        directory,
+    } = mutant;
+    let visit = |rng: &mut Rng, totals: &mut Totals| {
+        let visited = visit::visit(directory, rng)?;
+        totals.visited += visited.paths;
+        totals.visit_errors += visited.errors;
+        Ok(())
+    };
+    let is_first = rng.bool();
+    if !is_first {
+        visit(rng, totals)?;
+    }
+    for (path, fingerprint) in &reference::fingerprints(image) {
+        if original.fingerprints.get(path) != Some(fingerprint) {
+            continue;
+        }
+        totals.untouched += 1;
+        match Entry::read(&directory.join(path)) {
+            Ok(entry) => {
+                let (found, expected) = (entry.to_string(), &original.entries[path]);
+                ensure(found == *expected, || {
+                    let path = path.display();
+                    format!(
+                        "{path} is untouched and wrong\n  expected {expected}\n  found    {found}"
+                    )
+                })?;
+            }
+            Err(error) => {
+                println!("  {} is untouched: {error}", path.display());
+                totals.untouched_errors += 1;
+            }
+        }
+    }
+    match is_first {
+        true => visit(rng, totals),
+        false => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::io;
 
 use fastrand::Rng;
 use peerfs_format::{
-    ChunkRecord, EntryRecord, FileType, InodeRecord, Record, SpanRecord, ROOT_INODE,
+    ChunkRecord, EntryRecord, ExtentRecord, FileType, InodeRecord, Record, SpanRecord, ROOT_INODE,
 };
 
 use super::blob::{BlobDamage, BlobName};
@@ -36,7 +36,11 @@ const TARGETS: [&[u8]; 6] = [
     b"name-0/name-0",
 ];
 
+/// Bytes that are read at once, at the least.
+const PAGE: u32 = 4096;
+
 const INODES: usize = 0;
+const EXTENTS: usize = 1;
 const SPANS: usize = 2;
 const ENTRIES: usize = 3;
 
@@ -46,7 +50,7 @@ pub(super) fn mutate(
     frames: &Frames,
     rng: &mut Rng,
 ) -> io::Result<Option<String>> {
-    Ok(match rng.u32(..32) {
+    Ok(match rng.u32(..36) {
         0..10 => shard_table(image, rng),
         10 => root(image, rng),
         11..14 => chunk_table(image, rng),
@@ -59,7 +63,9 @@ pub(super) fn mutate(
         28 => total(image, rng),
         29 => first_inode(image, rng),
         30 => heap(image, rng),
-        _ => chain(image, rng),
+        31 => chain(image, rng),
+        32..34 => decoy_chunk(image, rng),
+        _ => decoy_extent(image, rng),
     })
 }
 
@@ -106,38 +112,77 @@ fn root(image: &mut Image, rng: &mut Rng) -> Option<String> {
     Some(format!("manifest, {what}"))
 }
 
-/// Other stored bytes for a chunk, behind all others, with a record that leads there.
+/// Other stored bytes for a chunk.
 fn stored_chunk(image: &mut Image, frames: &Frames, rng: &mut Rng) -> io::Result<Option<String>> {
     let number = rng.usize(..image.packs.len());
     let pack = &mut image.packs[number];
-    let mut chunks: Vec<ChunkRecord> = decode(&pack.chunks);
-    if chunks.is_empty() {
-        return Ok(None);
-    }
-    let index = rng.usize(..chunks.len());
-    let chunk = &mut chunks[index];
-    let start = chunk.stored_offset as usize;
-    let stored = pack
-        .bytes
-        .get(start..start.saturating_add(chunk.stored_length as usize));
-    let Some(stored) = stored.map(<[u8]>::to_vec) else {
+    let Some(mut chunks) = pack.stored_chunks().filter(|chunks| !chunks.is_empty()) else {
         return Ok(None);
     };
+    let index = rng.usize(..chunks.len());
+    let (chunk, stored) = &mut chunks[index];
     if chunk.logical_length > peerfs_format::CHUNK_MAX {
         return Ok(None);
     }
-    let (bytes, what) = frames.choose(&stored, chunk.logical_length, rng)?;
-    chunk.stored_offset = pack.bytes.len() as u32;
-    chunk.stored_length = bytes.len() as u32;
+    let (bytes, what) = frames.choose(stored, chunk.logical_length, rng)?;
+    *stored = bytes;
     chunk.codec = 1;
     if rng.u32(..8) == 0 {
         chunk.logical_length = rng.u32(1..=peerfs_format::CHUNK_MAX);
     }
-    pack.bytes.extend(&bytes);
-    pack.record.stored_length = pack.bytes.len() as u64;
-    pack.chunks = encode(chunks);
-    pack.is_changed = true;
+    pack.set_chunks(chunks);
     Ok(Some(format!("pack {number}, chunk {index}: {what}")))
+}
+
+/// A page of the publisher's own in the middle of a chunk, where only who does not come from the beginning
+/// finds it: were this accepted, whoever reads a file with the same chunks in another image would get it.
+fn decoy_chunk(image: &mut Image, rng: &mut Rng) -> Option<String> {
+    let number = rng.usize(..image.packs.len());
+    let pack = &mut image.packs[number];
+    let mut chunks = pack.stored_chunks()?;
+    let long: Vec<usize> = (0..chunks.len())
+        .filter(|&index| chunks[index].0.logical_length > 2 * PAGE)
+        .collect();
+    let index = *rng.choice(&long)?;
+    let (chunk, _) = chunks[index];
+    let decoy = ChunkRecord {
+        logical_offset: chunk.logical_offset + rng.u32(1..chunk.logical_length - PAGE),
+        logical_length: rng.u32(1..=PAGE),
+        codec: 0,
+        ..chunk
+    };
+    let stored = vec![b'!'; decoy.logical_length as usize];
+    chunks.insert(index + 1, (decoy, stored));
+    pack.set_chunks(chunks);
+    Some(format!("index {number}: a decoy in chunk {index}"))
+}
+
+/// An extent behind those of a file that ends where the file's first page does: who comes from the beginning
+/// does not meet it, but a search for a later page ends behind it.
+fn decoy_extent(image: &mut Image, rng: &mut Rng) -> Option<String> {
+    let number = with_records(image, INODES, rng)?;
+    let shard = &mut image.shards[number];
+    let mut inodes: Vec<InodeRecord> = decode(&shard.tables[INODES]);
+    let mut extents: Vec<ExtentRecord> = decode(&shard.tables[EXTENTS]);
+    let long: Vec<usize> = (0..inodes.len())
+        .filter(|&index| {
+            inodes[index].file_type() == Some(FileType::Regular)
+                && inodes[index].payload_count == 1
+                && inodes[index].size > u64::from(2 * PAGE)
+        })
+        .collect();
+    let index = *rng.choice(&long)?;
+    let inode = &mut inodes[index];
+    let extent = *extents.get(inode.payload_first as usize)?;
+    inode.payload_first = extents.len() as u32;
+    inode.payload_count = 2;
+    let length = rng.u32(1..=PAGE);
+    extents.extend([extent, ExtentRecord { length, ..extent }]);
+    shard.tables[INODES] = encode(inodes);
+    shard.tables[EXTENTS] = encode(extents);
+    Some(format!(
+        "shard {number}: a decoy behind the extent of inode {index}"
+    ))
 }
 
 fn blob(image: &mut Image, rng: &mut Rng) -> String {

@@ -115,8 +115,16 @@ impl Visit {
     fn file(&mut self, file: &File, size: u64, rng: &mut Rng) {
         let length = self.buffer.len();
         let middle = rng.u64(..=size);
-        for offset in [0, middle, size.saturating_sub(5000)] {
-            let read = pread(file, &mut self.buffer[..], offset);
+        // What is read first is read by itself, be it in the middle of a chunk.
+        let mut reads = [
+            (0, length),
+            (middle, 1),
+            (middle, length),
+            (size.saturating_sub(5000), length),
+        ];
+        rng.shuffle(&mut reads);
+        for (offset, length) in reads {
+            let read = pread(file, &mut self.buffer[..length], offset);
             self.count(read);
         }
         // Pages that cannot be read end a program that touches them: asked for instead.

@@ -7,11 +7,14 @@
 
 use std::hint::black_box;
 
+use capnp::message::{Reader, ReaderOptions};
+use capnp::serialize::{read_message_from_flat_slice_no_alloc, NoAllocSliceSegments};
 use peerfs_format::upcall::{ChunkData, Failure, FetchBlob, FetchChunks, FileReply, Header};
 use peerfs_format::{
-    first_data, first_hole, pieces, BlobTable, Codec, Digest, FileType, InodeRecord, Manifest,
-    PackIndex, PackRecord, PresenceHeader, Shard, ShardLayout, CHUNK_MAX, METADATA_MAX, NAME_MAX,
-    PACK_MAX, SYMLINK_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX,
+    first_data, first_hole, peerfs_capnp, pieces, BlobTable, Codec, Digest, Error, ExtentRecord,
+    FileType, InodeRecord, Manifest, PackIndex, PackRecord, Piece, PresenceHeader, Record, Shard,
+    ShardLayout, ShardRecord, Source, Table, CHUNK_MAX, METADATA_MAX, NAME_MAX, PACK_MAX,
+    SYMLINK_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX,
 };
 
 /// The most records of a table that are looked at, so that an input takes bounded time.
@@ -26,126 +29,223 @@ pub fn manifest(bytes: &[u8]) {
     assert!(u64::from(manifest.blob_table_length) <= METADATA_MAX);
 }
 
-/// Reads bytes as a blob table.
+/// Reads bytes as the blob table of an image with as many inodes as its last shard ends with.
 pub fn blob_table(bytes: &[u8]) {
-    let Ok(table) = BlobTable::parse(bytes) else {
+    let inode_count = claimed_shards(bytes)
+        .and_then(|shards| shards.last().copied())
+        .map_or(1, |last| {
+            last.first_inode
+                .saturating_add(last.inode_count.into())
+                .saturating_sub(1)
+        });
+    let Ok(table) = BlobTable::parse(bytes, inode_count) else {
         return;
     };
+    assert!(BlobTable::parse(bytes, inode_count.wrapping_add(1)).is_err());
     for number in numbers(table.packs.len()) {
-        if let Ok(pack) = table.pack(number) {
-            assert!(pack.stored_length <= PACK_MAX && pack.logical_length <= PACK_MAX);
-            assert!(u64::from(pack.index_length) <= METADATA_MAX);
-        }
+        let pack = table.pack(number).unwrap();
+        assert!((1..=PACK_MAX).contains(&pack.stored_length));
+        assert!((1..=PACK_MAX).contains(&pack.logical_length));
+        assert!(u64::from(pack.index_length) <= METADATA_MAX && pack.chunk_count >= 1);
     }
+    let mut next = 1;
     for number in numbers(table.shards.len()) {
-        let Ok(shard) = table.shard(number) else {
-            continue;
-        };
-        assert!(u64::from(shard.length) <= METADATA_MAX);
-        for inode in [
-            shard.first_inode,
-            shard.first_inode.wrapping_sub(1),
-            u64::MAX,
-        ] {
-            if let Some(found) = table.shard_of(inode) {
-                assert!((found as usize) < table.shards.len());
-            }
+        let shard = table.shard(number).unwrap();
+        assert!((1..=METADATA_MAX).contains(&shard.length.into()));
+        assert_eq!(shard.first_inode, next);
+        next += u64::from(shard.inode_count);
+        if shard.inode_count > 0 {
+            assert_eq!(table.shard_of(shard.first_inode), Some(number));
+            assert_eq!(table.shard_of(next - 1), Some(number));
         }
     }
+    assert_eq!(table.shard_of(0), None);
+    assert_eq!(table.shard_of(u64::MAX), None);
     assert!(table.pack(u32::MAX).is_err() && table.shard(u32::MAX).is_err());
 }
 
-/// Reads bytes as the index of a pack as large as there can be.
-pub fn pack_index(bytes: &[u8]) {
-    let Ok(index) = PackIndex::parse(bytes) else {
-        return;
+/// Reads bytes as the index of a pack that ends where its last chunk does. Whether it is one.
+pub fn pack_index(bytes: &[u8]) -> bool {
+    let Ok(pack) = PackRecord::of_index(Digest::default(), Digest::default(), bytes) else {
+        return false;
     };
-    let pack = PackRecord {
-        digest: Digest::default(),
-        index_digest: Digest::default(),
-        stored_length: PACK_MAX,
-        logical_length: PACK_MAX,
-        index_length: bytes.len() as u32,
-        chunk_count: index.chunks.len() as u32,
-    };
+    let index = PackIndex::parse(bytes, &pack).unwrap();
+    let mut next = (0, 0);
     for number in numbers(index.chunks.len()) {
-        let Ok(chunk) = index.chunk(&pack, number) else {
-            continue;
-        };
+        let chunk = index.chunk(number).unwrap();
+        assert_eq!((chunk.logical_offset, chunk.stored_offset), next);
         assert!((1..=CHUNK_MAX).contains(&chunk.logical_length));
         assert!((1..=chunk.logical_length).contains(&chunk.stored_length));
         assert!(matches!(chunk.codec(), Some(Codec::Raw | Codec::Zstd)));
-        let end = chunk.logical_offset + (chunk.logical_length - 1);
-        for offset in [chunk.logical_offset, end] {
-            if let Ok((_, found)) = index.chunk_at(&pack, offset) {
-                let covered = found.logical_offset..found.logical_offset + found.logical_length;
-                assert!(covered.contains(&offset));
-            }
+        let last = chunk.logical_offset + (chunk.logical_length - 1);
+        // What a walk from the beginning comes to is what a search finds, wherever it begins.
+        for offset in [
+            chunk.logical_offset,
+            (chunk.logical_offset + last) / 2,
+            last,
+        ] {
+            assert_eq!(index.chunk_at(offset), Ok((number, chunk)));
         }
+        next = (last + 1, chunk.stored_offset + chunk.stored_length);
     }
-    black_box(index.chunk_at(&pack, u32::MAX).is_ok());
+    assert!(index.chunk_at(u32::MAX).is_err());
     black_box(index.content_digests.iter().count());
+    true
 }
 
-/// Reads bytes as an inode shard.
-pub fn shard(bytes: &[u8]) {
-    let Ok(layout) = ShardLayout::parse(bytes) else {
-        return;
+/// Reads bytes as an inode shard of an image with some packs. Whether it has a regular file with extents that
+/// is accepted, and one that is not.
+pub fn shard(bytes: &[u8]) -> (bool, bool) {
+    let mut found = (false, false);
+    let Some(record) = claimed_shard(bytes) else {
+        return found;
     };
+    let Ok(layout) = ShardLayout::parse(bytes, &record) else {
+        return found;
+    };
+    let packs = packs();
+    let packs = Table::new(&packs, "packs").unwrap();
     let shard = layout.view(bytes);
     let numbers = shard.inode_numbers();
-    assert!(shard.inode(numbers.end).is_err());
-    assert!(shard.inode(numbers.start.wrapping_sub(1)).is_err());
+    assert!(shard.inode(numbers.end, &packs).is_err());
+    assert!(shard.inode(numbers.start.wrapping_sub(1), &packs).is_err());
     for number in numbers.take(RECORDS_MAX) {
-        if let Ok(inode) = shard.inode(number) {
-            walk_inode(&shard, &inode);
+        match shard.inode(number, &packs) {
+            Ok(inode) => {
+                walk_inode(&shard, &inode, &packs);
+                found.0 |= inode.file_type() == Some(FileType::Regular) && inode.payload_count > 1;
+            }
+            Err(error) => found.1 |= error == Error::Malformed("extent record"),
         }
     }
+    found
 }
 
-fn walk_inode(shard: &Shard<'_>, inode: &InodeRecord) {
+/// Two packs of different lengths.
+fn packs() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for logical_length in [1000, PACK_MAX] {
+        let pack = PackRecord {
+            digest: Digest::default(),
+            index_digest: Digest::default(),
+            stored_length: 1,
+            logical_length,
+            index_length: 4096,
+            chunk_count: 1,
+        };
+        pack.write_to(|part| bytes.extend_from_slice(part));
+    }
+    bytes
+}
+
+/// What whoever leads to a blob says of it when they say what is in it.
+fn message(mut bytes: &[u8]) -> Option<Reader<NoAllocSliceSegments<'_>>> {
+    read_message_from_flat_slice_no_alloc(&mut bytes, ReaderOptions::new()).ok()
+}
+
+fn records<R: Record>(data: capnp::Result<&[u8]>) -> Option<Vec<R>> {
+    let table = Table::new(data.ok()?, "table").ok()?;
+    Some(table.iter().collect())
+}
+
+fn claimed_shards(bytes: &[u8]) -> Option<Vec<ShardRecord>> {
+    let message = message(bytes)?;
+    let root: peerfs_capnp::blob_table::Reader<'_> = message.get_root().ok()?;
+    records(root.get_shards())
+}
+
+/// The record of a shard as it says itself.
+pub fn claimed_shard(bytes: &[u8]) -> Option<ShardRecord> {
+    let message = message(bytes)?;
+    let root: peerfs_capnp::inode_shard::Reader<'_> = message.get_root().ok()?;
+    Some(ShardRecord {
+        digest: Digest::default(),
+        first_inode: root.get_first_inode(),
+        inode_count: records::<InodeRecord>(root.get_inodes())?.len() as u32,
+        length: bytes.len() as u32,
+    })
+}
+
+fn walk_inode(shard: &Shard<'_>, inode: &InodeRecord, packs: &Table<'_, PackRecord>) {
     assert!(inode.mtime_nanoseconds < 1_000_000_000 && inode.size <= i64::MAX as u64);
+    assert!(inode.nlink >= 1);
     if let Ok(xattrs) = shard.xattrs(inode) {
-        for xattr in xattrs.iter().take(RECORDS_MAX) {
-            if let Ok((name, value)) = shard.xattr(&xattr) {
-                assert!((1..=XATTR_NAME_MAX).contains(&name.len()));
-                assert!(value.len() <= XATTR_VALUE_MAX);
-            }
+        let mut last = Vec::new();
+        for (name, value) in xattrs.take(RECORDS_MAX).map_while(Result::ok) {
+            assert!((1..=XATTR_NAME_MAX).contains(&name.len()));
+            assert!(value.len() <= XATTR_VALUE_MAX);
+            assert!(name > &last[..]);
+            last = name.to_vec();
         }
     }
     match inode.file_type() {
-        Some(FileType::Regular) => walk_file(shard, inode),
+        Some(FileType::Regular) => walk_file(shard, inode, packs),
         Some(FileType::Directory) => walk_directory(shard, inode),
         Some(FileType::SymbolicLink) => {
-            if let Ok(target) = shard.symlink_target(inode) {
-                assert!((1..=SYMLINK_MAX).contains(&target.len()) && !target.contains(&0));
-            }
+            let target = shard.symlink_target(inode).unwrap();
+            assert!((1..=SYMLINK_MAX).contains(&target.len()) && !target.contains(&0));
+            assert_eq!(target.len() as u64, inode.size);
         }
         Some(_) => (),
         None => panic!("an inode without a type was accepted"),
     }
 }
 
-fn walk_file(shard: &Shard<'_>, inode: &InodeRecord) {
+fn walk_file(shard: &Shard<'_>, inode: &InodeRecord, packs: &Table<'_, PackRecord>) {
     black_box(shard.content_digest(inode).is_ok());
-    let Ok(extents) = shard.extents(inode) else {
-        return;
-    };
-    let extents: Vec<_> = extents.iter().take(RECORDS_MAX).collect();
-    let range = 0..inode.size;
+    let extents = shard.extents(inode).unwrap();
+    let whole: Vec<_> = pieces(&extents, 0..inode.size).take(RECORDS_MAX).collect();
     let mut position = 0;
-    // Extents out of order can make no more pieces than two for each.
-    for piece in pieces(&extents, range.clone()) {
+    for piece in &whole {
         assert!(piece.file_offset == position && piece.length > 0);
         position += piece.length;
+        if let Source::Pack { pack, offset } = piece.source {
+            let length = packs.get(pack as usize).unwrap().logical_length;
+            assert!(u64::from(offset) + piece.length <= length);
+        }
     }
-    assert_eq!(position, inode.size);
-    for start in [0, inode.size / 2, inode.size] {
+    assert!(position == inode.size || whole.len() == RECORDS_MAX);
+    let decoded: Vec<ExtentRecord> = extents.iter().collect();
+    // Wherever a reader begins, they get what a walk from the beginning comes to.
+    for start in whole.iter().flat_map(places) {
+        let piece = pieces(&extents, start..inode.size).next().unwrap();
+        assert_eq!(Some(piece), part_of(&whole, start));
+        assert_eq!(pieces(&decoded, start..inode.size).next(), Some(piece));
         let data = first_data(&extents, start..inode.size);
         assert!(data.is_none_or(|data| (start..inode.size).contains(&data)));
         let hole = first_hole(&extents, start..inode.size);
         assert!((start..=inode.size).contains(&hole));
+        assert_eq!(data == Some(start), piece.source != Source::Hole);
     }
+}
+
+/// Bytes at the ends of a piece and in it.
+fn places(piece: &Piece) -> [u64; 3] {
+    let last = piece.file_offset + (piece.length - 1);
+    [
+        piece.file_offset,
+        piece.file_offset + piece.length / 2,
+        last,
+    ]
+}
+
+/// What is left of the piece that has this byte, from there on.
+fn part_of(pieces: &[Piece], byte: u64) -> Option<Piece> {
+    let has =
+        |piece: &&Piece| (piece.file_offset..piece.file_offset + piece.length).contains(&byte);
+    let piece = pieces.iter().find(has)?;
+    let skipped = byte - piece.file_offset;
+    Some(Piece {
+        file_offset: byte,
+        length: piece.length - skipped,
+        source: match piece.source {
+            Source::Hole => Source::Hole,
+            Source::Pack { pack, offset } => Source::Pack {
+                pack,
+                offset: offset + skipped as u32,
+            },
+        },
+    })
 }
 
 fn walk_directory(shard: &Shard<'_>, inode: &InodeRecord) {
@@ -166,8 +266,16 @@ fn walk_directory(shard: &Shard<'_>, inode: &InodeRecord) {
                 if let Ok(Some(found)) = shard.entry(&span, name) {
                     assert_eq!(shard.entry_name(&found), Ok(name));
                 }
+                assert!(entry.inode != 1 && FileType::from_d_type(entry.file_type).is_some());
             }
-            black_box(FileType::from_d_type(entry.file_type));
+        }
+        let first = entries.get(0).map(|entry| shard.checked_entry_name(&entry));
+        let repeated = shard.span_name(&span);
+        if let (Some(Ok(first)), Ok(repeated)) = (first, repeated) {
+            assert_eq!(
+                shard.check_span_name(&span, repeated).is_ok(),
+                first == repeated
+            );
         }
     }
     black_box(shard.span_of(inode, b"name").is_ok());

@@ -1,25 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Address spaces that inodes with the same content share, also across superblocks: reading the same
-//! file in two images takes memory once.
+//! The address spaces that have the pages of regular files: of one file, or of all files with the same content, also
+//! across superblocks, so that reading the same file in two images takes memory once.
 //!
-//! A shared address space is that of an inode of an internal filesystem without names, found by what
-//! it holds ([`ContentId`]). The inode of a regular file refers to it from its first open to its
-//! eviction (`i_mapping`), as block devices and Coda do. Its host has nothing to read from, so folios
-//! are filled through the file that somebody reads, whose superblock is in use while it is open.
+//! Each is that of an inode of an internal filesystem without names, found by what it holds ([`ContentId`]) if it
+//! is shared. The inode of a regular file refers to it from its first open to its eviction (`i_mapping`), as block
+//! devices and Coda do. Its host has nothing to read from, so folios are filled through the file that somebody
+//! reads, whose superblock is in use while it is open. A folio that is being filled keeps the host, and so nobody
+//! waits for it who evicts a file's inode: neither memory reclaim nor unmounting.
 //!
-//! Locking: the inode hash's, by `iget5_locked`. `InodeAndData::shared` is set once, atomically, and
-//! then stays.
+//! Filesystems may be stacked: what fills a folio may read a file of this filesystem in turn, with the same
+//! content, by way of others, of loop devices, of threads of the kernel. It would wait for itself if that had the
+//! same pages. So stacked reads never come near shared pages: they have pages of their own in each inode
+//! (`stacked`), and what waits for one of these waits only for what lies below.
+//!
+//! Locking: the inode hash's, by `iget5_locked`. A [`PagesInode`] is set once, atomically, and then stays.
 
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 
 use kernel::error::{from_err_ptr, to_result};
-use kernel::ffi::{c_int, c_ulong, c_void};
+use kernel::ffi::{c_int, c_uint, c_ulong, c_void};
 use kernel::prelude::*;
 use kernel::types::Opaque;
 
-use super::inode_cache::{InodeAndData, SharedInode};
+use super::inode_cache::{InodeAndData, PagesInode};
 use super::{address_space, FileSystem, Inode};
 use crate::bindings;
 
@@ -32,25 +37,46 @@ pub(crate) struct ContentId(pub(crate) [u8; 32]);
 #[derive(Eq, PartialEq)]
 struct Key {
     /// That of the superblocks that share it: who knows an id, but not the bytes, shall not get at
-    /// them through what another user has read. Only compared; the sharing superblocks keep it.
-    namespace: *const bindings::user_namespace,
+    /// them through what another user has read.
+    namespace: UserNamespace,
     content: ContentId,
 }
 
-/// The internal filesystem with the shared inodes.
+/// A reference to a user namespace: no other one gets its address.
+#[derive(Eq, PartialEq)]
+struct UserNamespace(*mut bindings::user_namespace);
+
+impl UserNamespace {
+    fn of<T: FileSystem>(inode: &Inode<T>) -> Self {
+        // SAFETY: the inode's superblock is valid, and keeps its namespace.
+        unsafe {
+            let namespace = (*(*inode.as_ptr()).i_sb).s_user_ns;
+            UserNamespace(bindings::peerfs_get_user_ns(namespace))
+        }
+    }
+}
+
+impl Drop for UserNamespace {
+    fn drop(&mut self) {
+        // SAFETY: the reference is ours. This may be done in any context.
+        unsafe { bindings::peerfs_put_user_ns(self.0) };
+    }
+}
+
+/// The internal filesystem with the inodes that have the pages.
 ///
 /// # Invariants
 ///
 /// `mount` is its mount.
 #[pin_data(PinnedDrop)]
-pub(super) struct SharedMappings<T> {
+pub(super) struct Pages<T> {
     #[pin]
     fs_type: Opaque<bindings::file_system_type>,
     mount: NonNull<bindings::vfsmount>,
     _filesystem: PhantomData<T>,
 }
 
-impl<T: FileSystem> SharedMappings<T> {
+impl<T: FileSystem> Pages<T> {
     pub(super) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             fs_type <- Opaque::ffi_init(|slot: *mut bindings::file_system_type| {
@@ -69,51 +95,87 @@ impl<T: FileSystem> SharedMappings<T> {
         })
     }
 
-    /// Has `file`, which is being opened, and its inode use the address space for their content, if
-    /// there is one.
+    /// Has `file`, which is being opened, and its inode use the address space for their content.
     ///
     /// # Safety
     ///
     /// `file` must be one of `inode` for whose `open` this is called.
-    pub(super) unsafe fn share(&self, inode: &Inode<T>, file: *mut bindings::file) -> Result {
+    pub(super) unsafe fn open(&self, inode: &Inode<T>, file: *mut bindings::file) -> Result {
         let raw = inode.as_ptr();
-        let mut shared = Self::place(inode).get();
-        if shared.is_null() {
-            shared = self.find(inode)?;
-            if shared.is_null() {
-                return Ok(());
-            }
+        let mut pages = place(inode).get();
+        if pages.is_null() {
+            pages = self.find(inode)?;
         }
-        // SAFETY: the shared inode stays until `inode` is evicted. Its mapping is as good as the own
-        // one at any time, and the file is not in use yet.
+        // SAFETY: the inode with the pages stays until `inode` is evicted. Nobody has used the own mapping, and
+        // the file is not in use yet.
         unsafe {
-            let mapping = &raw mut (*shared).i_data;
+            let mapping = &raw mut (*pages).i_data;
             ptr::write_volatile(&raw mut (*raw).i_mapping, mapping);
             (*file).f_mapping = mapping;
         }
         Ok(())
     }
 
-    /// Where an inode keeps its shared inode.
-    fn place(inode: &Inode<T>) -> &SharedInode {
-        let whole: *const InodeAndData<T::InodeData> = inode.as_ptr().cast();
-        // SAFETY: an inode of `T` lies in the whole, and the field is atomic.
-        unsafe { &(*whole).shared }
-    }
-
-    /// The shared inode of one that is opened for the first time; null if there is none for it.
+    /// The inode with the pages of one that is opened for the first time, or whose content is not known yet.
     #[cold]
     fn find(&self, inode: &Inode<T>) -> Result<*mut bindings::inode> {
-        match T::content_id(inode) {
-            Some(content) => Ok(Self::place(inode).set_or_put(self.get(inode, content)?)),
-            None => Ok(ptr::null_mut()),
+        let pages = match T::content_id(inode) {
+            Ok(Some(content)) => self.get(inode, content)?,
+            Ok(None) => self.new_inode(inode)?,
+            Err(_) => return self.stacked_inode(inode),
+        };
+        Ok(place(inode).set_or_put(pages))
+    }
+
+    /// The address space that stacked reads of an open file use; `None` if it is the file's own.
+    pub(super) fn stacked(&self, inode: &Inode<T>) -> Result<Option<*mut bindings::address_space>> {
+        let pages = place(inode).get();
+        // SAFETY: it stays as long as the inode; only shared ones have a key.
+        if pages.is_null() || unsafe { (*pages).i_private.is_null() } {
+            return Ok(None);
+        }
+        let pages = self.stacked_inode(inode)?;
+        // SAFETY: it is valid as long as `inode`.
+        Ok(Some(unsafe { &raw mut (*pages).i_data }))
+    }
+
+    /// The inode with pages that are never shared.
+    fn stacked_inode(&self, inode: &Inode<T>) -> Result<*mut bindings::inode> {
+        let found = stacked_place(inode).get();
+        match found.is_null() {
+            true => Ok(stacked_place(inode).set_or_put(self.new_inode(inode)?)),
+            false => Ok(found),
+        }
+    }
+
+    /// A new inode with the pages of one file alone.
+    fn new_inode(&self, inode: &Inode<T>) -> Result<NonNull<bindings::inode>> {
+        // SAFETY: by the invariant.
+        let pages = unsafe { bindings::new_inode((*self.mount.as_ptr()).mnt_sb) };
+        let pages = NonNull::new(pages).ok_or(ENOMEM)?;
+        // SAFETY: nobody else has it yet.
+        unsafe { Self::init(inode, pages) };
+        Ok(pages)
+    }
+
+    /// # Safety
+    ///
+    /// `pages` must be new.
+    unsafe fn init(inode: &Inode<T>, pages: NonNull<bindings::inode>) {
+        // SAFETY: by the requirements this is the only task that touches it.
+        unsafe {
+            let depth = (*(*inode.as_ptr()).i_sb).s_stack_depth as c_uint;
+            bindings::peerfs_set_lock_classes(pages.as_ptr(), depth);
+            let pages = &mut *pages.as_ptr();
+            pages.i_mode = (bindings::S_IFREG | 0o444) as u16;
+            pages.i_size = (*inode.as_ptr()).i_size;
+            address_space::attach::<T>(&mut pages.i_data);
         }
     }
 
     /// The shared inode with this content, and a reference to it.
     fn get(&self, inode: &Inode<T>, content: ContentId) -> Result<NonNull<bindings::inode>> {
-        // SAFETY: the inode's superblock is valid.
-        let namespace = unsafe { (*(*inode.as_ptr()).i_sb).s_user_ns };
+        let namespace = UserNamespace::of(inode);
         let key = KBox::new(Key { namespace, content }, GFP_KERNEL)?;
         let hash = content
             .0
@@ -139,15 +201,28 @@ impl<T: FileSystem> SharedMappings<T> {
             drop(unsafe { KBox::from_raw(key) });
             return NonNull::new(shared).ok_or(ENOMEM);
         }
+        let shared = NonNull::new(shared).ok_or(ENOMEM)?;
         // SAFETY: the inode is new, so this is the only task that touches it.
         unsafe {
-            (*shared).i_mode = (bindings::S_IFREG | 0o444) as u16;
-            (*shared).i_size = (*inode.as_ptr()).i_size;
-            address_space::attach::<T, true>(&mut (*shared).i_data);
-            bindings::unlock_new_inode(shared);
+            Self::init(inode, shared);
+            bindings::unlock_new_inode(shared.as_ptr());
         }
-        NonNull::new(shared).ok_or(ENOMEM)
+        Ok(shared)
     }
+}
+
+/// Where an inode keeps the inode with its pages.
+fn place<T: FileSystem>(inode: &Inode<T>) -> &PagesInode {
+    let whole: *const InodeAndData<T::InodeData> = inode.as_ptr().cast();
+    // SAFETY: an inode of `T` lies in the whole, and the field is atomic.
+    unsafe { &(*whole).pages }
+}
+
+/// Where an inode keeps the one with the pages of stacked reads.
+fn stacked_place<T: FileSystem>(inode: &Inode<T>) -> &PagesInode {
+    let whole: *const InodeAndData<T::InodeData> = inode.as_ptr().cast();
+    // SAFETY: as above.
+    unsafe { &(*whole).stacked_pages }
 }
 
 /// # Safety
@@ -167,7 +242,7 @@ unsafe fn mount(fs_type: *mut bindings::file_system_type) -> Result<NonNull<bind
 }
 
 #[pinned_drop]
-impl<T> PinnedDrop for SharedMappings<T> {
+impl<T> PinnedDrop for Pages<T> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: by the invariant. There is no superblock of `T` any more, and so no reference to a
         // shared inode.
