@@ -60,5 +60,5 @@ pub use record::{
     ChunkRecord, Codec, EntryRecord, ExtentRecord, FileType, InodeRecord, PackRecord, ShardRecord,
     SpanRecord, XattrRecord, XattrSetRecord, NO_XATTRS,
 };
-pub use shard::{is_xattr_name, Shard, ShardLayout};
+pub use shard::{is_xattr_name, Shard, ShardLayout, ShardTables};
 pub use table::{Record, Table};

@@ -98,7 +98,40 @@ pub struct Shard<'a> {
     heap: &'a [u8],
 }
 
+/// The tables of a shard, for whoever looks at all of them. Their records are not checked.
+#[derive(Clone, Copy)]
+pub struct ShardTables<'a> {
+    /// The inodes.
+    pub inodes: Table<'a, InodeRecord>,
+    /// The regular files' extents.
+    pub extents: Table<'a, ExtentRecord>,
+    /// The directories' spans.
+    pub spans: Table<'a, SpanRecord>,
+    /// The entries.
+    pub entries: Table<'a, EntryRecord>,
+    /// The sets of xattrs.
+    pub xattr_sets: Table<'a, XattrSetRecord>,
+    /// The xattrs in them.
+    pub xattrs: Table<'a, XattrRecord>,
+    /// The regular files' content digests.
+    pub digests: Table<'a, Digest>,
+}
+
 impl<'a> Shard<'a> {
+    /// All tables.
+    pub fn tables(&self) -> ShardTables<'a> {
+        let layout = self.layout;
+        ShardTables {
+            inodes: layout.inodes.of(self.blob),
+            extents: layout.extents.of(self.blob),
+            spans: layout.spans.of(self.blob),
+            entries: layout.entries.of(self.blob),
+            xattr_sets: layout.xattr_sets.of(self.blob),
+            xattrs: layout.xattrs.of(self.blob),
+            digests: layout.digests.of(self.blob),
+        }
+    }
+
     /// The record of an inode of this shard, if it is valid and what it says about its payload is. `packs` are
     /// those of the blob table.
     pub fn inode(&self, inode: u64, packs: &Table<'_, PackRecord>) -> Result<InodeRecord> {

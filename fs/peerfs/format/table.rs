@@ -133,6 +133,11 @@ impl<'a, R: Record> Table<'a, R> {
         self.bytes.len() / R::SIZE
     }
 
+    /// The bytes of the records.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// Whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()

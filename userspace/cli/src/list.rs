@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
+use std::str::from_utf8;
 use std::sync::Arc;
 
 use peerfs_format::FileType;
@@ -12,7 +13,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::arguments::ListArguments;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::output::Output;
 
 /// What `--json` prints of a file.
@@ -40,9 +41,9 @@ struct FileInfo {
     /// In hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     target_hex: Option<String>,
-    /// Of the content; left out for a file with holes, whose content digest is another one.
+    /// What the publisher says of the content (Documentation/format.md); nobody has verified it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    sha256: Option<String>,
+    claimed_content_digest: Option<String>,
     /// Values in hexadecimal, of attributes whose names are UTF-8.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     xattrs: BTreeMap<String, String>,
@@ -66,7 +67,7 @@ pub(crate) fn run(arguments: &ListArguments) -> Result<()> {
     if inode.file_type() == FileType::Directory && !arguments.directory {
         listing.directories(&inode, path)?;
     } else {
-        listing.file(&inode, path)?;
+        file(arguments, &mut listing.output, &inode, path)?;
     }
     listing.output.finish()
 }
@@ -84,69 +85,102 @@ impl Listing<'_> {
             b"/" | b"" => Vec::new(),
             other => other.strip_suffix(b"/").unwrap_or(other).to_vec(),
         };
-        // A path from the top, and its inode; the next one last.
+        // A path from the top, and its inode; the next one last. That of a directory is in one place only.
         let mut waiting = vec![(Vec::new(), top.number())];
         while let Some((path, number)) = waiting.pop() {
             let directory = self.image.inode(number)?;
-            let mut entries = Vec::new();
-            self.image.for_each_entry(&directory, |entry| {
-                entries.push(entry);
-                Ok::<_, peerfs_store::Error>(())
-            })?;
-            let mut subdirectories = Vec::new();
-            for entry in entries {
-                let mut shown = path.clone();
-                if !shown.is_empty() {
-                    shown.push(b'/');
-                }
-                shown.extend_from_slice(&entry.name);
-                if self.arguments.long || self.arguments.json {
-                    let inode = self.image.inode(entry.inode)?;
-                    let full = [prefix.as_slice(), b"/", &shown].concat();
-                    self.file(&inode, if self.arguments.json { &full } else { &shown })?;
-                } else {
-                    self.output.name(&shown)?;
-                    self.output.bytes(b"\n")?;
-                }
-                if self.arguments.recursive && entry.file_type == FileType::Directory {
-                    subdirectories.push((shown, entry.inode));
-                }
-            }
+            let place = Place {
+                prefix: &prefix,
+                path: &path,
+            };
+            let subdirectories = self.directory(&directory, place)?;
             waiting.extend(subdirectories.into_iter().rev());
         }
         Ok(())
     }
 
-    fn file(&mut self, inode: &Inode, path: &[u8]) -> Result<()> {
-        if self.arguments.json {
-            let info = file_info(inode, path)?;
-            return self.output.json(&info);
+    /// Lists a directory, and returns the subdirectories that are to be listed too.
+    fn directory(&mut self, directory: &Inode, place: Place<'_>) -> Result<Vec<(Vec<u8>, u64)>> {
+        let Listing {
+            image,
+            arguments,
+            output,
+        } = self;
+        let mut subdirectories = Vec::new();
+        if !(arguments.long || arguments.json || arguments.recursive) {
+            image.for_each_entry(directory, |entry| -> Result<()> {
+                output.name(&place.shown(&entry.name))?;
+                output.bytes(b"\n")
+            })?;
+            return Ok(subdirectories);
         }
-        if self.arguments.long {
-            let record = inode.record();
-            let size = match inode.device() {
-                Some((major, minor)) => format!("{major}, {minor}"),
-                None => record.size.to_string(),
-            };
-            self.output.bytes(
-                format!(
-                    "{} {:>3} {:>5} {:>5} {size:>10} {} ",
-                    mode_text(inode.file_type(), inode.mode()),
-                    record.nlink,
-                    record.uid,
-                    record.gid,
-                    time_text(record.mtime_seconds),
-                )
-                .as_bytes(),
-            )?;
-        }
-        self.output.name(path)?;
-        if self.arguments.long && inode.file_type() == FileType::SymbolicLink {
-            self.output.bytes(b" -> ")?;
-            self.output.name(&inode.symlink_target()?)?;
-        }
-        self.output.bytes(b"\n")
+        image.for_each_child(directory, |entry, inode| {
+            let shown = place.shown(&entry.name);
+            if arguments.json {
+                file(arguments, output, &inode, &place.full(&shown))?;
+            } else {
+                file(arguments, output, &inode, &shown)?;
+            }
+            if arguments.recursive && inode.file_type() == FileType::Directory {
+                subdirectories.push((shown, entry.inode));
+            }
+            Ok::<_, Error>(())
+        })?;
+        Ok(subdirectories)
     }
+}
+
+/// Where a directory is.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    /// The path that was asked for.
+    prefix: &'a [u8],
+    /// The path from there.
+    path: &'a [u8],
+}
+
+impl Place<'_> {
+    /// What to call a name in it.
+    fn shown(self, name: &[u8]) -> Vec<u8> {
+        let separator: &[u8] = if self.path.is_empty() { b"" } else { b"/" };
+        [self.path, separator, name].concat()
+    }
+
+    /// The path from the image's root of what is shown so.
+    fn full(self, shown: &[u8]) -> Vec<u8> {
+        [self.prefix, b"/", shown].concat()
+    }
+}
+
+/// Prints what a file is.
+fn file(arguments: &ListArguments, output: &mut Output, inode: &Inode, path: &[u8]) -> Result<()> {
+    if arguments.json {
+        return output.json(&file_info(inode, path)?);
+    }
+    if arguments.long {
+        let record = inode.record();
+        let size = match inode.device() {
+            Some((major, minor)) => format!("{major}, {minor}"),
+            None => record.size.to_string(),
+        };
+        output.bytes(
+            format!(
+                "{} {:>3} {:>5} {:>5} {size:>10} {} ",
+                mode_text(inode.file_type(), inode.mode()),
+                record.nlink,
+                record.uid,
+                record.gid,
+                time_text(record.mtime_seconds),
+            )
+            .as_bytes(),
+        )?;
+    }
+    output.name(path)?;
+    if arguments.long && inode.file_type() == FileType::SymbolicLink {
+        output.bytes(b" -> ")?;
+        output.name(&inode.symlink_target()?)?;
+    }
+    output.bytes(b"\n")
 }
 
 fn file_info(inode: &Inode, path: &[u8]) -> Result<FileInfo> {
@@ -162,7 +196,7 @@ fn file_info(inode: &Inode, path: &[u8]) -> Result<FileInfo> {
     }
     Ok(FileInfo {
         path: String::from_utf8_lossy(path).into_owned(),
-        path_hex: std::str::from_utf8(path).is_err().then(|| hex(path)),
+        path_hex: from_utf8(path).is_err().then(|| hex(path)),
         inode: inode.number(),
         r#type: type_name(inode.file_type()),
         mode: format!("{:o}", record.mode),
@@ -178,9 +212,9 @@ fn file_info(inode: &Inode, path: &[u8]) -> Result<FileInfo> {
             .then(|| inode.symlink_target())
             .transpose()?
             .map(|target| hex(&target)),
-        sha256: (is_regular && record.allocated == record.size)
-            .then(|| inode.content_digest())
-            .transpose()?
+        claimed_content_digest: is_regular
+            .then(|| inode.content_digest().ok())
+            .flatten()
             .map(|digest| digest.to_string()),
         xattrs,
         xattrs_hex,

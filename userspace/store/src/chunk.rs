@@ -26,19 +26,18 @@ pub fn decode_chunk(
     if !is_stored_chunk(record, &stored) {
         return Err(damaged());
     }
+    decode(record, stored).ok_or_else(damaged)
+}
+
+/// What stored bytes that were verified decode to; None if that is not what the record says.
+pub(crate) fn decode(record: &ChunkRecord, stored: Vec<u8>) -> Option<Vec<u8>> {
     let length = record.logical_length as usize;
-    let content = match record.codec() {
-        Some(Codec::Raw) => stored,
-        Some(Codec::Zstd) if is_one_frame(&stored) => {
-            zstd::bulk::decompress(&stored, length).map_err(|_| damaged())?
-        }
-        Some(Codec::Zstd) => return Err(damaged()),
-        None => return Err(damaged()),
+    let content = match record.codec()? {
+        Codec::Raw => stored,
+        Codec::Zstd if is_one_frame(&stored) => zstd::bulk::decompress(&stored, length).ok()?,
+        Codec::Zstd => return None,
     };
-    if content.len() != length {
-        return Err(damaged());
-    }
-    Ok(content)
+    (content.len() == length).then_some(content)
 }
 
 /// Whether there is one zstd frame and nothing else: the decoder would skip frames that have no content, and

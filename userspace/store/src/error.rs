@@ -138,6 +138,16 @@ pub enum Error {
         /// The most bytes allowed.
         limit: u64,
     },
+    /// A blob has fewer bytes than the image says.
+    #[error("blob {digest} has {length} bytes, fewer than the {expected} that the image says")]
+    BlobTooShort {
+        /// The blob.
+        digest: Digest,
+        /// Its bytes.
+        length: u64,
+        /// What the image says.
+        expected: u64,
+    },
     /// A chunk is not in the store.
     #[error("chunk {chunk} of pack {pack} is not in the store; mount the image with peerfsd running to fetch it")]
     ChunkMissing {

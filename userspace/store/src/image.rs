@@ -2,13 +2,15 @@
 
 //! Reading an image: paths, directories and files' content, as the kernel does.
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{self, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
 use peerfs_format::{
-    pieces, BlobTable, BlobTableLayout, Digest, Error as FormatError, FileType, Manifest,
-    ShardLayout, Source, ROOT_INODE,
+    pieces, BlobTable, BlobTableLayout, Digest, EntryRecord, Error as FormatError, FileType,
+    Manifest, Shard, ShardLayout, Source, ROOT_INODE,
 };
 
 use crate::inode::ShardBlob;
@@ -33,6 +35,10 @@ pub struct Image {
     table: Vec<u8>,
     table_layout: BlobTableLayout,
     shards: Mutex<LruCache<u32, Arc<ShardBlob>>>,
+    /// How many shards were read, some of them again.
+    shards_read: AtomicU64,
+    /// And their bytes.
+    shard_bytes_read: AtomicU64,
     packs: Mutex<LruCache<u32, Arc<Pack>>>,
     chunks: Mutex<ChunkCache>,
 }
@@ -51,6 +57,17 @@ pub struct Entry {
     pub file_type: FileType,
 }
 
+/// An entry of a directory where it is found.
+pub(crate) struct FoundEntry<'a> {
+    /// The number of its shard in the blob table.
+    pub(crate) shard: u32,
+    /// Its place among the shard's entries.
+    pub(crate) place: usize,
+    pub(crate) record: EntryRecord,
+    pub(crate) name: &'a [u8],
+    pub(crate) file_type: FileType,
+}
+
 impl Image {
     /// Opens the image with this manifest.
     ///
@@ -59,8 +76,7 @@ impl Image {
     pub fn open(store: Arc<Store>, manifest: &Digest) -> Result<Self> {
         let digest = *manifest;
         let manifest = store.read_manifest(&digest)?;
-        let length = u64::from(manifest.blob_table_length);
-        let table = store.read_metadata(&manifest.blob_table, length)?;
+        let table = read_blob(&store, &manifest.blob_table, manifest.blob_table_length)?;
         let table_layout = BlobTableLayout::parse(&table, manifest.inode_count)
             .map_err(Error::format(manifest.blob_table))?;
         Ok(Image {
@@ -70,6 +86,8 @@ impl Image {
             table,
             table_layout,
             shards: Mutex::new(LruCache::new(SHARDS_KEPT)),
+            shards_read: AtomicU64::new(0),
+            shard_bytes_read: AtomicU64::new(0),
             packs: Mutex::new(LruCache::new(PACKS_KEPT)),
             chunks: Mutex::new(LruCache::new(CHUNKS_KEPT)),
         })
@@ -150,7 +168,7 @@ impl Image {
             let child = self
                 .child(&inode, &name)?
                 .ok_or_else(|| Error::NoSuchFile(path.to_vec()))?;
-            let child = self.inode(child.inode)?;
+            let child = self.inode_of(&inode, &child)?;
             if child.file_type == FileType::SymbolicLink && (follow || !rest.is_empty()) {
                 links += 1;
                 if links > LINKS_MAX {
@@ -173,16 +191,42 @@ impl Image {
     /// # Errors
     /// Those of reading metadata.
     pub fn child(&self, directory: &Inode, name: &[u8]) -> Result<Option<Entry>> {
+        let own = directory.shard.view();
         let Some(span) = directory.span_of(name)? else {
             return Ok(None);
         };
         let shard = self.shard(span.shard)?;
         let view = shard.view();
-        let entry = view.entry(&span, name);
-        entry
-            .map_err(Error::format(shard.digest))?
-            .map(|entry| read_entry(&shard, &view, &entry))
-            .transpose()
+        let find = || {
+            view.check_span_name(&span, own.span_name(&span)?)?;
+            let Some(entry) = view.entry(&span, name)? else {
+                return Ok(None);
+            };
+            read_entry(&view, &entry).map(|(name, file_type)| {
+                Some(Entry {
+                    name: name.to_vec(),
+                    inode: entry.inode,
+                    file_type,
+                })
+            })
+        };
+        find().map_err(Error::format(shard.digest))
+    }
+
+    /// The inode that an entry of a directory names, if it is what the entry says, and a directory is in the one
+    /// directory that it can be in.
+    ///
+    /// # Errors
+    /// [`Error::Format`], and those of [`Image::inode`].
+    pub fn inode_of(&self, directory: &Inode, entry: &Entry) -> Result<Inode> {
+        let inode = self.inode(entry.inode)?;
+        let is_there = inode.file_type == entry.file_type
+            && (inode.file_type != FileType::Directory || inode.record.link == directory.number);
+        if is_there {
+            Ok(inode)
+        } else {
+            Err(directory.malformed("directory entry"))
+        }
     }
 
     /// Calls `each` with the entries of a directory, in the order of their names and without `.` and
@@ -195,18 +239,72 @@ impl Image {
         directory: &Inode,
         mut each: impl FnMut(Entry) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.walk_entries(directory, |found| {
+            each(Entry {
+                name: found.name.to_vec(),
+                inode: found.record.inode,
+                file_type: found.file_type,
+            })
+        })
+    }
+
+    /// As [`Image::for_each_entry`], with the inodes that the entries name. An entry that is not what its inode
+    /// is, and a directory that is not in this one only, are errors: so nobody who walks a tree comes to a place
+    /// a second time.
+    ///
+    /// # Errors
+    /// As for [`Image::for_each_entry`] and [`Image::inode_of`].
+    pub fn for_each_child<E: From<Error>>(
+        &self,
+        directory: &Inode,
+        mut each: impl FnMut(Entry, Inode) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut subdirectories = HashSet::new();
+        self.for_each_entry(directory, |entry| {
+            let inode = self.inode_of(directory, &entry)?;
+            if inode.file_type == FileType::Directory && !subdirectories.insert(entry.inode) {
+                return Err(directory.malformed("directory with two names").into());
+            }
+            each(entry, inode)
+        })
+    }
+
+    /// Calls `each` with a directory's entries, which are in order, and in the spans that the directory says.
+    pub(crate) fn walk_entries<E: From<Error>>(
+        &self,
+        directory: &Inode,
+        mut each: impl FnMut(FoundEntry<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
         if directory.file_type != FileType::Directory {
             return Err(Error::NotADirectory(directory.describe()).into());
         }
-        for span in directory.spans()? {
+        let own = directory.shard.view();
+        let own_error = || Error::format(directory.shard.digest);
+        let spans = own.spans(&directory.record).map_err(own_error())?;
+        own.entry_count(&directory.record).map_err(own_error())?;
+        let mut last: Vec<u8> = Vec::new();
+        for span in spans.iter() {
+            let name = own.span_name(&span).map_err(own_error())?;
             let shard = self.shard(span.shard)?;
             let view = shard.view();
-            for entry in view
-                .entries(&span)
-                .map_err(Error::format(shard.digest))?
-                .iter()
-            {
-                each(read_entry(&shard, &view, &entry)?)?;
+            let error = || Error::format(shard.digest);
+            view.check_span_name(&span, name).map_err(error())?;
+            let entries = view.entries(&span).map_err(error())?;
+            for (place, record) in (span.first_entry as usize..).zip(entries.iter()) {
+                let (name, file_type) = read_entry(&view, &record).map_err(error())?;
+                // No name is empty.
+                if name <= last.as_slice() {
+                    return Err(error()(FormatError::Malformed("order of names")).into());
+                }
+                last.clear();
+                last.extend_from_slice(name);
+                each(FoundEntry {
+                    shard: span.shard,
+                    place,
+                    record,
+                    name,
+                    file_type,
+                })?;
             }
         }
         Ok(())
@@ -292,9 +390,7 @@ impl Image {
             .blob_table()
             .pack(number)
             .map_err(Error::format(self.manifest.blob_table))?;
-        let index = self
-            .store
-            .read_metadata(&record.index_digest, u64::from(record.index_length))?;
+        let index = read_blob(&self.store, &record.index_digest, record.index_length)?;
         let pack = self
             .store
             .find_pack(&record, index)?
@@ -302,6 +398,16 @@ impl Image {
         let pack = Arc::new(pack);
         lock(&self.packs).put(number, pack.clone());
         Ok(pack)
+    }
+
+    /// How many shards were read since the image was opened, and their bytes. Those that are in memory are not read
+    /// again.
+    pub(crate) fn shards_read(&self) -> (u64, u64) {
+        let order = atomic::Ordering::Relaxed;
+        (
+            self.shards_read.load(order),
+            self.shard_bytes_read.load(order),
+        )
     }
 
     /// A shard by its number in the blob table.
@@ -313,9 +419,10 @@ impl Image {
             .blob_table()
             .shard(number)
             .map_err(Error::format(self.manifest.blob_table))?;
-        let bytes = self
-            .store
-            .read_metadata(&record.digest, u64::from(record.length))?;
+        let order = atomic::Ordering::Relaxed;
+        self.shards_read.fetch_add(1, order);
+        self.shard_bytes_read.fetch_add(record.length.into(), order);
+        let bytes = read_blob(&self.store, &record.digest, record.length)?;
         let layout = ShardLayout::parse(&bytes, &record).map_err(Error::format(record.digest))?;
         let shard = Arc::new(ShardBlob {
             digest: record.digest,
@@ -327,22 +434,29 @@ impl Image {
     }
 }
 
-fn read_entry(
-    shard: &ShardBlob,
-    view: &peerfs_format::Shard<'_>,
-    entry: &peerfs_format::EntryRecord,
-) -> Result<Entry> {
-    let name = view
-        .entry_name(entry)
-        .map_err(Error::format(shard.digest))?;
-    let file_type = FileType::from_d_type(entry.file_type)
-        .ok_or(FormatError::Malformed("entry type"))
-        .map_err(Error::format(shard.digest))?;
-    Ok(Entry {
-        name: name.to_vec(),
-        inode: entry.inode,
-        file_type,
-    })
+/// A metadata blob, verified, which has just so many bytes.
+fn read_blob(store: &Store, digest: &Digest, length: u32) -> Result<Vec<u8>> {
+    let bytes = store.read_metadata(digest, length.into())?;
+    if bytes.len() as u64 != u64::from(length) {
+        return Err(Error::BlobTooShort {
+            digest: *digest,
+            length: bytes.len() as u64,
+            expected: length.into(),
+        });
+    }
+    Ok(bytes)
+}
+
+/// An entry's name, checked, and its type.
+fn read_entry<'a>(
+    shard: &Shard<'a>,
+    entry: &EntryRecord,
+) -> peerfs_format::Result<(&'a [u8], FileType)> {
+    let name = shard.entry_name(entry)?;
+    match FileType::from_d_type(entry.file_type) {
+        Some(file_type) => Ok((name, file_type)),
+        None => Err(FormatError::Malformed("entry type")),
+    }
 }
 
 /// The components of a path, the last one first.

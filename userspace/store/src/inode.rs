@@ -78,7 +78,7 @@ impl Inode {
         self.with_shard(|shard| shard.symlink_target(&self.record).map(<[u8]>::to_vec))
     }
 
-    /// A regular file's content digest: the SHA-256 of its bytes if it has no holes.
+    /// A regular file's content digest, as the image's builder claims it: nobody verifies it.
     ///
     /// # Errors
     /// [`Error::Format`] if it has none.
@@ -107,23 +107,14 @@ impl Inode {
         self.with_shard(|shard| Ok(shard.extents(&self.record)?.iter().collect()))
     }
 
-    /// A directory's spans.
-    pub(crate) fn spans(&self) -> Result<Vec<SpanRecord>> {
-        self.with_shard(|shard| Ok(shard.spans(&self.record)?.iter().collect()))
-    }
-
-    /// Reads of a directory's spans the names that they begin with, and how they follow each other.
-    pub(crate) fn check_spans(&self) -> Result<()> {
-        self.with_shard(|shard| {
-            shard.entry_count(&self.record)?;
-            let mut spans = shard.spans(&self.record)?.iter();
-            spans.try_for_each(|span| shard.span_name(&span).map(drop))
-        })
-    }
-
     /// The span of a directory that has the entry of this name, if there is one.
     pub(crate) fn span_of(&self, name: &[u8]) -> Result<Option<SpanRecord>> {
         self.with_shard(|shard| shard.span_of(&self.record, name))
+    }
+
+    /// The error that something of this inode is not what it must be.
+    pub(crate) fn malformed(&self, what: &'static str) -> Error {
+        Error::format(self.shard.digest)(peerfs_format::Error::Malformed(what))
     }
 
     fn with_shard<T>(

@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0 OR MIT
+"""The second reader and a mount have the same trees, and refuse the same images. For the test kernel, in a mount
+namespace of its own: the mounts stay until it ends, since each unmounting takes long.
+
+    kernel.py FOLDER [PART OF]     every OFth mutant, from the PARTth on
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import mutants
+import reader
+import writer
+from records import ROOT
+
+# What only those see who look at a whole directory with its inodes, or at all of them.
+NOT_SEEN = {"a directory twice in one directory"}
+
+
+def lines_of(store):
+    """What `peerfs-testing manifest` must print of a mount, or why it must fail."""
+    try:
+        opened = reader.Store(store)
+        image = reader.Image(opened, opened.resolve("mutant"))
+        lines = [f". {reader.line(image, *image.inode(ROOT))}"]
+        return lines + [f"{reader.escape(path)} {reader.line(image, *found)}" for path, *found in image.walk()], None
+    except reader.Refused as refused:
+        return None, str(refused)
+
+
+def mounted(store, manifest, mountpoint):
+    """What it does print, or why it does not."""
+    options = f"root_dir={store},manifest={manifest.hex()},timeout=1"
+    done = subprocess.run(["mount", "-t", "peerfs", "-o", options, "none", mountpoint], capture_output=True, check=False)
+    if done.returncode != 0:
+        return None, f"mount: {done.stderr.decode()}"
+    done = subprocess.run(["peerfs-testing", "manifest", mountpoint], capture_output=True, check=False)
+    return (done.stdout.decode().splitlines(), None) if done.returncode == 0 else (None, done.stderr.decode())
+
+
+def complaint(letter, wanted, refused, found, error):
+    """What is wrong, or None."""
+    if letter == mutants.U and found is None:
+        return None
+    if wanted is None:
+        return None if found is None else f"the second reader refuses: {refused}; the kernel does not"
+    if found is None:
+        return f"the kernel refuses: {error}"
+    different = [pair for pair in zip(wanted, found) if pair[0] != pair[1]]
+    return f"they differ: {different[:2]}" if different or len(wanted) != len(found) else None
+
+
+def main(folder, part="0", of="1"):
+    began, failures = time.monotonic(), 0
+    chosen = mutants.MUTANTS[int(part)::int(of)]
+    chosen = [(mutants.FINE, "as it is", lambda draft: None), *chosen]
+    for number, (letter, name, change) in enumerate(chosen):
+        store, mountpoint = os.path.join(folder, f"mutant-{number}"), os.path.join(folder, f"mounted-{number}")
+        os.mkdir(mountpoint)
+        draft = writer.Tree().draft
+        change(draft)
+        manifest = draft.write(store)
+        wanted, refused = lines_of(store)
+        found = complaint(letter, wanted, refused, *mounted(store, manifest, mountpoint))
+        if found and name not in NOT_SEEN:
+            failures += 1
+            print(f"{letter} {name}: {found}"[:1000], flush=True)
+        shutil.rmtree(store)
+    print(f"{len(chosen)} mutants, {failures} failures, {time.monotonic() - began:.0f} s")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Checking one image: its manifest and blob table, and which blobs of it are there.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use peerfs_format::{Digest, PackRecord, ShardRecord, Table};
+
+use super::marks::Marks;
+use super::packs::{check_chunks, PackProblem};
+use super::tree::TreeCheck;
+use super::{Blobs, Damage, VerifyProgress, VerifyReport};
+use crate::{Error, Image, Store};
+
+/// The packs that were checked, each with its index.
+pub(super) type CheckedPacks = BTreeSet<(Digest, Digest)>;
+
+/// What is wrong with a blob whose digest is right.
+const BUILT_WRONG: &str = "its digest is right, so it was built wrong: build the image again";
+
+/// The check of one image.
+pub(super) struct ImageCheck<'a> {
+    store: &'a Arc<Store>,
+    blobs: &'a Blobs,
+    progress: &'a VerifyProgress,
+    names: &'a BTreeSet<String>,
+    users: &'a mut HashMap<Digest, BTreeSet<String>>,
+    report: &'a mut VerifyReport,
+    missing: u64,
+}
+
+impl<'a> ImageCheck<'a> {
+    /// The check of the image with these names. The `users` of damaged blobs are noted, all else goes to the
+    /// `report`.
+    pub(super) fn new(
+        store: &'a Arc<Store>,
+        blobs: &'a Blobs,
+        progress: &'a VerifyProgress,
+        names: &'a BTreeSet<String>,
+        users: &'a mut HashMap<Digest, BTreeSet<String>>,
+        report: &'a mut VerifyReport,
+    ) -> Self {
+        ImageCheck {
+            store,
+            blobs,
+            progress,
+            names,
+            users,
+            report,
+            missing: 0,
+        }
+    }
+
+    /// How many blobs and chunks of the image are not there.
+    pub(super) fn missing(&self) -> u64 {
+        self.missing
+    }
+
+    /// Checks the image with this manifest. Packs that were `checked` for another one are not read again.
+    pub(super) fn run(&mut self, manifest: &Digest, checked: &mut CheckedPacks) {
+        if !self.is_readable(manifest) {
+            return;
+        }
+        let table = match self.store.read_manifest(manifest) {
+            Ok(manifest) => manifest.blob_table,
+            Err(error) => return self.add_damage(*manifest, describe(&error)),
+        };
+        if !self.is_readable(&table) {
+            return;
+        }
+        let image = match Image::open(self.store.clone(), manifest) {
+            Ok(image) => image,
+            Err(error) => return self.add_damage(table, describe(&error)),
+        };
+        self.check_tree(&image);
+        self.check_packs(&image, checked);
+    }
+
+    fn check_tree(&mut self, image: &Image) {
+        let shards = image.blob_table().shards;
+        let again = repeated(&shards, |shard: &ShardRecord| shard.digest);
+        let different = (0..).zip(shards.iter());
+        let different = different
+            .filter(|(number, _)| again.as_ref().is_none_or(|again| !again.is_marked(*number)))
+            .fold((0, 0), |(count, bytes), (_, shard)| {
+                (count + 1, bytes + u64::from(shard.length))
+            });
+        drop(again);
+        let Some(mut tree) = TreeCheck::new(image, different) else {
+            return self.add_table_damage(image, "it names the same shards too often");
+        };
+        let mut is_complete = true;
+        for (number, shard) in shards.iter().enumerate() {
+            if !self.is_readable(&shard.digest) {
+                is_complete = false;
+                continue;
+            }
+            if let Err(problem) = tree.read_shard(number as u32) {
+                self.add_damage(shard.digest, problem);
+                is_complete = false;
+            }
+        }
+        // What is between the shards can be told only of all of them.
+        if is_complete {
+            self.check_whole_tree(image, tree);
+        }
+    }
+
+    fn check_whole_tree(&mut self, image: &Image, mut tree: TreeCheck<'_>) {
+        if tree.content_bytes() != image.manifest().content_bytes.into() {
+            let problem = format!(
+                "contentBytes is not {}, which is what its files hold",
+                tree.content_bytes()
+            );
+            self.add_damage(*image.digest(), problem);
+        }
+        if !tree.names_all_packs() {
+            self.add_table_damage(image, "it names a pack that no file needs");
+        }
+        for (number, shard) in image.blob_table().shards.iter().enumerate() {
+            if let Err(problem) = tree.check_directories(number as u32) {
+                // The rest would be a consequence of it.
+                return self.add_damage(shard.digest, problem);
+            }
+        }
+        if let Err((shard, problem)) = tree.check_inodes() {
+            let shard = image.blob_table().shard(shard);
+            self.add_damage(shard.map_or(*image.digest(), |shard| shard.digest), problem);
+        }
+    }
+
+    fn check_packs(&mut self, image: &Image, checked: &mut CheckedPacks) {
+        let packs = image.blob_table().packs;
+        let again = repeated(&packs, |pack: &PackRecord| pack.digest);
+        if again.is_some() {
+            self.add_table_damage(image, "it names a pack twice");
+        }
+        let mut stored_bytes = 0_u128;
+        for (number, pack) in packs.iter().enumerate() {
+            if again.as_ref().is_none_or(|again| !again.is_marked(number)) {
+                stored_bytes += u128::from(pack.stored_length);
+            }
+            self.check_pack(image, number as u32, &pack, checked);
+        }
+        if stored_bytes != image.manifest().stored_bytes.into() {
+            let problem =
+                format!("storedBytes is not {stored_bytes}, which is what its packs have");
+            self.add_damage(*image.digest(), problem);
+        }
+    }
+
+    fn check_pack(
+        &mut self,
+        image: &Image,
+        number: u32,
+        record: &PackRecord,
+        checked: &mut CheckedPacks,
+    ) {
+        let key = (record.digest, record.index_digest);
+        let has_index = self.is_readable(&record.index_digest);
+        if self.blobs.has(&record.digest) && !self.is_readable(&record.digest) || !has_index {
+            return;
+        }
+        let pack = match image.pack(number) {
+            Ok(pack) => pack,
+            Err(Error::BlobMissing(_)) => {
+                self.missing += 1;
+                return;
+            }
+            Err(error) => return self.add_damage(record.index_digest, describe(&error)),
+        };
+        let is_partial = !self.blobs.has(&record.digest);
+        let length = pack.file().metadata().map(|metadata| metadata.len());
+        if let (false, Ok(length)) = (is_partial, length) {
+            if length != record.stored_length {
+                let digest = record.digest;
+                let problem = format!("pack {digest} has {length} bytes, not as many as it says");
+                self.add_table_damage(image, &problem);
+            }
+        }
+        let present = (0..record.chunk_count).filter(|chunk| pack.has(*chunk));
+        let present = present.count() as u64;
+        self.missing += u64::from(record.chunk_count) - present;
+        if !checked.insert(key) {
+            return;
+        }
+        if is_partial {
+            self.report.partial_chunks += present;
+        }
+        match check_chunks(&pack, self.progress) {
+            Ok(()) => (),
+            Err(PackProblem::Index(problem)) => self.add_damage(record.index_digest, problem),
+            Err(PackProblem::Chunks(count)) if is_partial => self.report.damages.push(Damage {
+                blob: record.digest,
+                problem: format!("{count} chunks of the partial pack are damaged"),
+                images: self.names.clone(),
+                advice: "nothing needs to be done: peerfsd fetches them anew when they are read"
+                    .to_owned(),
+            }),
+            Err(PackProblem::Chunks(count)) => self.add_damage(
+                record.index_digest,
+                format!("{count} chunks of the pack are not what it says"),
+            ),
+        }
+    }
+
+    /// Whether a blob of the image is there and whole; notes who needs a damaged one.
+    fn is_readable(&mut self, blob: &Digest) -> bool {
+        if self.blobs.damaged.contains_key(blob) {
+            let users = self.users.entry(*blob).or_default();
+            users.extend(self.names.iter().cloned());
+            return false;
+        }
+        let is_there = self.blobs.has(blob);
+        self.missing += u64::from(!is_there);
+        is_there
+    }
+
+    fn add_table_damage(&mut self, image: &Image, problem: &str) {
+        self.add_damage(image.manifest().blob_table, problem.to_owned());
+    }
+
+    fn add_damage(&mut self, blob: Digest, problem: String) {
+        self.report.damages.push(Damage {
+            blob,
+            problem,
+            images: self.names.clone(),
+            advice: BUILT_WRONG.to_owned(),
+        });
+    }
+}
+
+/// An error and its causes.
+pub(super) fn describe(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// The records of a table that name a blob which another one names already; None if there are none.
+fn repeated<R: peerfs_format::Record>(
+    table: &Table<'_, R>,
+    digest: impl Fn(&R) -> Digest,
+) -> Option<Marks> {
+    let digest_at = |number: u32| table.get(number as usize).map(|record| digest(&record).0);
+    // Eight bytes a record, since there may be hundreds of thousands. Who has made the digests does not know this
+    // hash of them.
+    let hasher = RandomState::new();
+    let mut order: Vec<(u32, u32)> = (0..)
+        .zip(table.iter())
+        .map(|(number, record)| (hasher.hash_one(digest(&record).0) as u32, number))
+        .collect();
+    order.sort_unstable_by(|one, other| {
+        let by_hash = one.0.cmp(&other.0);
+        by_hash
+            .then_with(|| digest_at(one.1).cmp(&digest_at(other.1)))
+            .then(one.1.cmp(&other.1))
+    });
+    let mut marks: Option<Marks> = None;
+    for pair in order.windows(2) {
+        if let [(one_hash, one), (other_hash, other)] = *pair {
+            if one_hash == other_hash && digest_at(one) == digest_at(other) {
+                marks
+                    .get_or_insert_with(|| Marks::new(table.len()))
+                    .mark(other as usize);
+            }
+        }
+    }
+    marks
+}

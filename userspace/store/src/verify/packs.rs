@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Checking that chunks are what the index of their pack says.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+
+use peerfs_format::PackIndexLayout;
+
+use super::image::describe;
+use super::tree::are_reserved_bytes_zero;
+use super::VerifyProgress;
+use crate::chunk::decode;
+use crate::{sha256, Error, Pack};
+
+/// What is wrong with a pack.
+pub(super) enum PackProblem {
+    /// Something in the index.
+    Index(String),
+    /// So many chunks do not have their digests, or do not decode.
+    Chunks(u32),
+}
+
+/// Reads and decodes all chunks of a pack that are there, on all processors.
+pub(super) fn check_chunks(pack: &Pack, progress: &VerifyProgress) -> Result<(), PackProblem> {
+    let error =
+        |error| PackProblem::Index(describe(&Error::format(pack.record().index_digest)(error)));
+    let layout = PackIndexLayout::parse(pack.index(), pack.record()).map_err(error)?;
+    let index = layout.view(pack.index());
+    let problem = |problem: &str| Err(PackProblem::Index(problem.to_owned()));
+    if !are_reserved_bytes_zero(&index.chunks) {
+        return problem("a chunk record's reserved bytes are not zero");
+    }
+    if index.content_digests.len() != index.chunks.len() {
+        return problem("it has more or fewer content digests than chunks");
+    }
+    progress
+        .total_bytes
+        .fetch_add(pack.present_bytes(), Ordering::Relaxed);
+    let next = AtomicU32::new(0);
+    let bad = AtomicU32::new(0);
+    let is_other_content = AtomicBool::new(false);
+    let check = || loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        if number >= pack.record().chunk_count {
+            return;
+        }
+        let content = match (pack.read_chunk(number), pack.chunk(number)) {
+            (Ok(None), _) => continue,
+            (Ok(Some(stored)), Ok(record)) => {
+                let length = stored.len() as u64;
+                progress.read_bytes.fetch_add(length, Ordering::Relaxed);
+                decode(&record, stored)
+            }
+            _ => None,
+        };
+        match content {
+            None => drop(bad.fetch_add(1, Ordering::Relaxed)),
+            Some(content) => {
+                if index.content_digests.get(number as usize) != Some(sha256(&content)) {
+                    is_other_content.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    thread::scope(|scope| {
+        for _ in 1..threads.min(pack.record().chunk_count as usize) {
+            // One that can't be had is done without.
+            let _ = thread::Builder::new().spawn_scoped(scope, check);
+        }
+        check();
+    });
+    match bad.into_inner() {
+        0 if is_other_content.into_inner() => problem("a content digest is not that of its chunk"),
+        0 => Ok(()),
+        count => Err(PackProblem::Chunks(count)),
+    }
+}
