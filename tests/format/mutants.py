@@ -171,7 +171,8 @@ def inodes():
     fields(V, "FIFO", inode(10), first=1)
     fields(V, "file", inode(3), link=[1, 99, WRAP])
     fields(FINE, "file", inode(9), seconds=[-1 << 63, (1 << 63) - 1], nanoseconds=999_999_999,
-           uid=0xffffffff, mode=0o107777)
+           uid=0xfffffffe, mode=0o107777)
+    fields(U, "file", inode(9), uid=0xffffffff, gid=0xffffffff)
     fields(FINE, "file of nothing but a hole", inode(9), size=[1, 70_000, (1 << 63) - 1])
     fields(FINE, "empty directory", inode(11), first=0)
     fields(R, "empty run behind its table", inode(9), first=[1, 0xffffffff])

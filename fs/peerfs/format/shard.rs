@@ -242,7 +242,8 @@ impl<'a> Shard<'a> {
         }
         // The root has no name. Were it found in a directory that a file handle led to, the dentry cache
         // would move it there, and the tree hang from nothing.
-        if entry.inode == ROOT_INODE || FileType::from_d_type(entry.file_type).is_none() {
+        // No inode has number 0, and the C library passes over an entry that says so.
+        if entry.inode <= ROOT_INODE || FileType::from_d_type(entry.file_type).is_none() {
             return Err(Error::Malformed("directory entry"));
         }
         Ok(name)

@@ -115,7 +115,10 @@ fn read(
     let mut set = Vec::new();
     let mut bytes = 0;
     // Others, such as btrfs.compression, say how the tree is stored.
-    for name in names.split(|&byte| byte == 0).filter(|name| is_xattr_name(name)) {
+    for name in names
+        .split(|&byte| byte == 0)
+        .filter(|name| is_xattr_name(name))
+    {
         let mut value = vec![0; LINUX_MAX];
         match get(name, &mut value) {
             Ok(length) => value.truncate(length),

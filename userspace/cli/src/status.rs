@@ -64,6 +64,9 @@ fn print(status: &Status, output: &mut Output) -> Result<()> {
             size(image.total_bytes)
         ))?;
     }
+    for mirror in &status.mirrors {
+        output.line(&format!("mirror {}: {}", mirror.manifest, mirror.state))?;
+    }
     if status.lying_sources > 0 {
         output.line(&format!(
             "sources that sent wrong bytes and are not asked any more: {}",

@@ -40,6 +40,9 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// The images of its store and those that are mounted from it.
     pub images: Vec<ImageStatus>,
+    /// The images that the configuration wants complete, those that nobody has too.
+    #[serde(default)]
+    pub mirrors: Vec<MirrorStatus>,
     /// Requests of the kernel that are not answered yet.
     pub requests_in_flight: u64,
     /// Bytes fetched since the daemon started, by the name of the source.
@@ -72,6 +75,15 @@ pub struct ImageStatus {
     pub total_bytes: u64,
     /// Those of them that are in the store.
     pub present_bytes: u64,
+}
+
+/// An image that is to be kept complete.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct MirrorStatus {
+    /// The hexadecimal digest of its manifest.
+    pub manifest: String,
+    /// How it is doing, for people.
+    pub state: String,
 }
 
 #[cfg(test)]

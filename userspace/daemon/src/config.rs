@@ -5,12 +5,13 @@
 use std::fmt::Display;
 use std::io;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use peerfs_format::Digest;
-use peerfs_peer::Multiaddr;
+use peerfs_peer::{bootstrap_problem, listen_problem, Multiaddr};
 use serde::{Deserialize, Deserializer};
 use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -141,7 +142,9 @@ impl Default for LogConfig {
         LogConfig {
             level: Targets::new()
                 .with_default(Level::INFO)
-                .with_target("libp2p", Level::WARN),
+                .with_target("libp2p", Level::WARN)
+                // It warns of what peers do, and of a start without any.
+                .with_target("libp2p_kad", Level::ERROR),
             format: LogFormat::default(),
         }
     }
@@ -312,6 +315,17 @@ impl Config {
             "peer.listen",
             "must have at least one address, such as \"/ip4/0.0.0.0/tcp/4001\"",
         )?;
+        require(
+            SocketAddr::from_pathname(&self.control_socket).is_ok(),
+            "control_socket",
+            "is too long for a socket: at most 107 bytes",
+        )?;
+        for address in self.peer.listen.iter().flatten() {
+            check_address("peer.listen", address, listen_problem(address))?;
+        }
+        for address in &self.peer.bootstrap {
+            check_address("peer.bootstrap", address, bootstrap_problem(address))?;
+        }
         for (key, count) in [
             ("limits.requests", self.limits.requests),
             ("limits.transfers", self.limits.transfers),
@@ -336,6 +350,22 @@ impl Config {
             )?;
         }
         Ok(())
+    }
+}
+
+fn check_address(
+    key: &'static str,
+    address: &Multiaddr,
+    problem: Option<&str>,
+) -> Result<(), ConfigError> {
+    match problem {
+        None => Ok(()),
+        Some(problem) => Err(ConfigError::Value {
+            key,
+            problem: format!(
+                "has \"{address}\", which {problem}; an address is such as \"/ip4/192.0.2.1/tcp/4001\""
+            ),
+        }),
     }
 }
 
@@ -442,6 +472,17 @@ mod tests {
             ("request_timeout = '0s'", "request_timeout must be between"),
             ("[peer]\nlisten = ['4001']", "4001"),
             ("[peer]\nlisten = []", "peer.listen must have"),
+            ("[peer]\nlisten = ['/dns4/a/tcp/1']", "which is a name"),
+            ("[peer]\nbootstrap = ['']", "peer.bootstrap has \"\""),
+            ("[peer]\nbootstrap = ['/ip4/192.0.2.1']", "has no port"),
+            (
+                "[peer]\nbootstrap = ['/ip4/192.0.2.1/udp/1/quic-v1']",
+                "no TCP address",
+            ),
+            (
+                &format!("control_socket = '/{}'", "x".repeat(107)),
+                "control_socket is too long",
+            ),
             (
                 "[peer]\nupload_bytes_per_second = 0",
                 "upload_bytes_per_second",

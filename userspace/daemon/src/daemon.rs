@@ -21,7 +21,7 @@ use crate::control::ControlSocket;
 use crate::disk::Disk;
 use crate::fetcher::{Fetcher, Sources};
 use crate::library::Library;
-use crate::mirror::mirror;
+use crate::mirror::{mirror, Mirrors};
 use crate::packs::Packs;
 use crate::provider::StoreProvider;
 use crate::requests::LibraryHandler;
@@ -113,7 +113,9 @@ impl Daemon {
             Arc::clone(&traffic),
             config.request_timeout,
         ));
+        let mirrors = Mirrors::default();
         let status = StatusReader {
+            mirrors: mirrors.clone(),
             disk: disk.clone(),
             packs: Arc::clone(&packs),
             node: node.clone(),
@@ -142,6 +144,7 @@ impl Daemon {
         for image in &config.mirror {
             tasks.spawn(mirror(
                 Arc::clone(&library),
+                mirrors.clone(),
                 image.manifest,
                 shutdown.clone(),
             ));

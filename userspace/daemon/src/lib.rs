@@ -4,7 +4,7 @@
 //!
 //! | module | noun |
 //! |---|---|
-//! | [`arguments`], [`config`], [`logging`] | what the daemon is told, and what it tells |
+//! | [`arguments`], [`config`], [`logging`], `log_limit` | what the daemon is told, and what it tells |
 //! | [`daemon`] | all parts together |
 //! | [`upcall`] | the kernel's requests |
 //! | `attachment` | the store, attached to the kernel |
@@ -31,6 +31,7 @@ pub mod disk;
 mod fetcher;
 mod images;
 mod library;
+mod log_limit;
 pub mod logging;
 mod mirror;
 mod packs;

@@ -4,11 +4,13 @@
 
 use std::io::{self, IsTerminal};
 
+use tracing_subscriber::filter::FilterExt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::Layer;
 
 use crate::config::{LogConfig, LogFormat};
+use crate::log_limit::LogLimit;
 
 /// Starts to log, for the rest of the process.
 pub fn start(config: &LogConfig) {
@@ -17,7 +19,9 @@ pub fn start(config: &LogConfig) {
         LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().boxed(),
     };
+    let limit = LogLimit::default();
     tracing_subscriber::registry()
-        .with(lines.with_filter(config.level.clone()))
+        .with(lines.with_filter(config.level.clone().and(limit.clone())))
         .init();
+    limit.report();
 }

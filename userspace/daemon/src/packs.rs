@@ -62,26 +62,7 @@ impl Packs {
         let opened = store.pack(&pack_record(pack, index, &blob)?, blob)?;
         // In the place of one that was opened to be read.
         lock(&self.open).put((pack, index), Arc::clone(&opened));
-        self.learn(pack, index);
         Ok(opened)
-    }
-
-    /// Opens a pack to read it if there is something of it, by an index that was used or learned before; by that
-    /// of which most is there if there are several.
-    ///
-    /// # Errors
-    /// As for [`Packs::open`].
-    pub fn find(&self, store: &Store, pack: Digest) -> peerfs_store::Result<Option<Arc<Pack>>> {
-        let mut found: Option<Arc<Pack>> = None;
-        for index in self.indexes_of(pack) {
-            if let Some(other) = self.find_with(store, pack, index)? {
-                let most = found.as_ref().map_or(0, |found| found.present_bytes());
-                if found.is_none() || other.present_bytes() > most {
-                    found = Some(other);
-                }
-            }
-        }
-        Ok(found)
     }
 
     /// Opens a pack to read it if its index and something of it are there. Nothing is made or changed: peers ask

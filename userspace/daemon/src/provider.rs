@@ -2,30 +2,37 @@
 
 //! Serves the store to peers.
 
-use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+mod blob_cache;
+mod verdicts;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lru::LruCache;
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_peer::{ChunkMap, Have, Provider};
-use peerfs_store::Error as StoreError;
-use tracing::warn;
+use peerfs_peer::{ChunkMap, Have, Provider, Work};
+use peerfs_store::{Error as StoreError, Pack, Store};
+use tokio::sync::Semaphore;
+use tracing::{debug, warn};
 
 use crate::disk::{Disk, DiskError};
 use crate::packs::Packs;
+use blob_cache::BlobCache;
+use verdicts::{Asked, Verdicts};
 
-/// Metadata blobs that are kept in memory while peers read them piece by piece; a few hundred KiB
-/// each as a rule, 16 MiB at most.
-const CACHED_BLOBS: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not 0");
+/// Whole blobs that are read for peers at a time, 16 MiB each at most.
+const WHOLE_READS: usize = 4;
 
 /// The store, as peers see it. Everything is verified before it is sent, so that a damaged disk does
-/// not make this node a liar.
+/// not make this node a liar. What is read for a peer is charged to it before; what proved unreadable is not
+/// read again for a while.
 pub struct StoreProvider {
     disk: Disk,
     packs: Arc<Packs>,
-    blobs: Mutex<LruCache<Digest, Bytes>>,
+    blobs: Mutex<BlobCache>,
+    verdicts: Mutex<Verdicts>,
+    whole_reads: Semaphore,
 }
 
 impl StoreProvider {
@@ -34,81 +41,187 @@ impl StoreProvider {
         StoreProvider {
             disk,
             packs,
-            blobs: Mutex::new(LruCache::new(CACHED_BLOBS)),
+            blobs: Mutex::default(),
+            verdicts: Mutex::default(),
+            whole_reads: Semaphore::new(WHOLE_READS),
         }
     }
 
-    /// A metadata blob. Larger blobs are packs, and those are served by the chunk.
-    async fn metadata(&self, digest: Digest) -> Option<Bytes> {
-        if let Some(bytes) = self.lock().get(&digest) {
-            return Some(bytes.clone());
+    /// A metadata blob, verified. Larger blobs are packs, and those are served by the chunk.
+    async fn metadata(&self, digest: Digest, work: &Work) -> Option<Bytes> {
+        let asked = Asked::Blob(digest);
+        if let Some(bytes) = lock(&self.blobs).get(&digest) {
+            return Some(bytes);
+        }
+        if self.is_unreadable(&asked) {
+            return None;
+        }
+        // Never closed. Whoever waited may find that another one has read it.
+        let _permit = self.whole_reads.acquire().await;
+        if let Some(bytes) = lock(&self.blobs).get(&digest) {
+            return Some(bytes);
+        }
+        let length = self.length(digest).await?;
+        if length > METADATA_MAX || !work.charge(length) {
+            return None;
         }
         let read = self
             .disk
             .run(move |store| store.read_metadata(&digest, METADATA_MAX));
-        let bytes = Bytes::from(ok_or_absent(read.await)?);
-        self.lock().put(digest, bytes.clone());
+        let bytes = Bytes::from(self.readable(asked, read.await)?);
+        lock(&self.blobs).put(digest, bytes.clone());
         Some(bytes)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<Digest, Bytes>> {
-        // A cache is valid after every step.
-        self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The length of the file that should be this blob.
+    async fn length(&self, digest: Digest) -> Option<u64> {
+        let length = self.disk.run(move |store| length(store, &digest));
+        self.readable(Asked::Blob(digest), length.await).flatten()
+    }
+
+    /// A pack, if its index and something of it are here.
+    async fn pack(&self, pack: Digest, index: Digest, work: &Work) -> Option<Arc<Pack>> {
+        if let Some(open) = self.packs.get(pack, index) {
+            return Some(open);
+        }
+        let asked = Asked::Pack { pack, index };
+        if self.is_unreadable(&asked) {
+            return None;
+        }
+        let _permit = self.whole_reads.acquire().await;
+        if let Some(open) = self.packs.get(pack, index) {
+            return Some(open);
+        }
+        // All of the index is read and hashed to open a pack.
+        if !work.charge(self.length(index).await?) {
+            return None;
+        }
+        let packs = Arc::clone(&self.packs);
+        let open = self
+            .disk
+            .run(move |store| packs.find_with(store, pack, index));
+        self.readable(asked, open.await).flatten()
+    }
+
+    fn is_unreadable(&self, asked: &Asked) -> bool {
+        lock(&self.verdicts).is_unreadable(asked, Instant::now())
+    }
+
+    /// To a peer, what can't be read is the same as what is not there. Only what is wrong here is logged, and
+    /// once, not what a peer may ask for in vain.
+    fn readable<T>(&self, asked: Asked, result: Result<T, DiskError>) -> Option<T> {
+        let error = match result {
+            Ok(value) => return Some(value),
+            Err(
+                DiskError::ShuttingDown
+                | DiskError::Store(StoreError::BlobMissing(_) | StoreError::BlobTooLarge { .. }),
+            ) => return None,
+            Err(error) => error,
+        };
+        let new = lock(&self.verdicts).unreadable(asked, Instant::now());
+        // An index that a peer names need not be one.
+        if new && !matches!(error, DiskError::Store(StoreError::Format { .. })) {
+            warn!(%error, "cannot serve a peer");
+        }
+        None
     }
 }
 
 #[async_trait]
 impl Provider for StoreProvider {
-    async fn blob_length(&self, blob: &Digest) -> Option<u64> {
-        Some(self.metadata(*blob).await?.len() as u64)
+    async fn blob_length(&self, blob: &Digest, _work: &Work) -> Option<u64> {
+        if self.is_unreadable(&Asked::Blob(*blob)) {
+            return None;
+        }
+        self.length(*blob).await
     }
 
-    async fn read_blob(&self, blob: &Digest, offset: u64, length: u32) -> Option<Bytes> {
-        let bytes = self.metadata(*blob).await?;
+    fn blob_max(&self) -> u64 {
+        METADATA_MAX
+    }
+
+    async fn read_blob(
+        &self,
+        blob: &Digest,
+        offset: u64,
+        length: u32,
+        work: &Work,
+    ) -> Option<Bytes> {
+        let bytes = self.metadata(*blob, work).await?;
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(length as usize)?;
         (end <= bytes.len()).then(|| bytes.slice(start..end))
     }
 
-    async fn have(&self, digest: &Digest) -> Have {
-        let (packs, digest) = (Arc::clone(&self.packs), *digest);
-        let have = self.disk.run(move |store| {
-            if store.has_blob(&digest) {
-                return Ok(Have::Complete);
-            }
-            let map = packs
-                .find(store, digest)?
-                .and_then(|pack| ChunkMap::new(pack.record().chunk_count, pack.presence().into()));
-            Ok(map.map_or(Have::Absent, Have::Partial))
-        });
-        ok_or_absent(have.await).unwrap_or(Have::Absent)
+    async fn have(&self, digest: &Digest, work: &Work) -> Have {
+        let digest = *digest;
+        if self.is_unreadable(&Asked::Blob(digest)) {
+            return Have::Absent;
+        }
+        let whole = self.disk.run(move |store| Ok(store.has_blob(&digest)));
+        if self.readable(Asked::Blob(digest), whole.await) == Some(true) {
+            return Have::Complete;
+        }
+        let mut packs = Vec::new();
+        for index in self.packs.indexes_of(digest) {
+            packs.extend(self.pack(digest, index, work).await);
+        }
+        let most = match packs.len() {
+            0 | 1 => packs.pop(),
+            _ => packs.into_iter().max_by_key(|pack| pack.present_bytes()),
+        };
+        let map =
+            most.and_then(|pack| ChunkMap::new(pack.record().chunk_count, pack.presence().into()));
+        map.map_or(Have::Absent, Have::Partial)
     }
 
-    async fn read_chunk(&self, pack: &Digest, index: &Digest, number: u32) -> Option<Bytes> {
-        let (packs, pack, index) = (Arc::clone(&self.packs), *pack, *index);
-        let read = self
-            .disk
-            .run(move |store| match packs.find_with(store, pack, index)? {
-                Some(pack) => pack.read_chunk(number),
-                None => Ok(None),
-            });
-        ok_or_absent(read.await).flatten().map(Bytes::from)
+    async fn read_chunk(
+        &self,
+        pack: &Digest,
+        index: &Digest,
+        number: u32,
+        work: &Work,
+    ) -> Option<Bytes> {
+        let (pack, index) = (*pack, *index);
+        let whole = Asked::Pack { pack, index };
+        let chunk = Asked::Chunk {
+            pack,
+            index,
+            number,
+        };
+        if self.is_unreadable(&whole) || self.is_unreadable(&chunk) {
+            return None;
+        }
+        let open = self.pack(pack, index, work).await?;
+        let length = open.chunk(number).ok()?.stored_length;
+        if !open.has(number) || !work.charge(u64::from(length)) {
+            return None;
+        }
+        let read = self.disk.run(move |_| open.read_chunk(number)).await;
+        let damaged = matches!(read, Err(DiskError::Store(StoreError::ChunkDamaged { .. })));
+        if damaged && !self.packs.indexes_of(pack).contains(&index) {
+            // No image here has that index, so it is the index that is not the pack's: all of it is refused.
+            debug!(%pack, %index, "a peer named an index of another pack");
+            lock(&self.verdicts).unreadable(whole, Instant::now());
+            return None;
+        }
+        self.readable(chunk, read).flatten().map(Bytes::from)
     }
 }
 
-/// To a peer, what can't be read is the same as what is not there. Only what is wrong here is
-/// logged, not what a peer may ask for in vain.
-fn ok_or_absent<T>(result: Result<T, DiskError>) -> Option<T> {
-    match result {
-        Ok(value) => Some(value),
-        Err(DiskError::Store(
-            StoreError::BlobMissing(_)
-            | StoreError::BlobTooLarge { .. }
-            | StoreError::Format { .. },
-        )) => None,
-        Err(error) => {
-            warn!(%error, "cannot serve a peer");
-            None
-        }
-    }
+fn length(store: &Store, digest: &Digest) -> peerfs_store::Result<Option<u64>> {
+    let Some(file) = store.open_blob(digest)? else {
+        return Ok(None);
+    };
+    let metadata = file.metadata().map_err(|source| StoreError::Io {
+        action: "read",
+        path: store.blob_path(digest),
+        source,
+    })?;
+    Ok(Some(metadata.len()))
+}
+
+/// Nothing that is done under these locks can leave the data half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use peerfs_control::{ImageStatus, PeerStatus, Status};
+use peerfs_control::{ImageStatus, MirrorStatus, PeerStatus, Status};
 use peerfs_peer::Node;
 use peerfs_store::Store;
 
 use crate::disk::{Disk, DiskError};
 use crate::images;
+use crate::mirror::Mirrors;
 use crate::packs::Packs;
 use crate::traffic::Traffic;
 
@@ -25,6 +26,8 @@ pub struct StatusReader {
     pub node: Node,
     /// What was fetched.
     pub traffic: Arc<Traffic>,
+    /// The images that are kept complete.
+    pub mirrors: Mirrors,
     /// The other stores, in the order of the configuration.
     pub directories: Vec<PathBuf>,
 }
@@ -43,6 +46,11 @@ impl StatusReader {
             rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
             bytes_received: peer.bytes_received,
         });
+        let mirrors = self.mirrors.states().into_iter();
+        let mirrors = mirrors.map(|(manifest, state)| MirrorStatus {
+            manifest: manifest.to_string(),
+            state,
+        });
         let listen_addresses = self.node.listen_addresses();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -50,6 +58,7 @@ impl StatusReader {
             listen_addresses: listen_addresses.iter().map(ToString::to_string).collect(),
             peers: peers.collect(),
             images,
+            mirrors: mirrors.collect(),
             requests_in_flight: self.traffic.requests() as u64,
             bytes_by_source: self.bytes_by_source(),
             lying_sources: self.traffic.lies(),

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use peerfs_daemon::config::{MirrorConfig, SourceConfig};
 use peerfs_format::upcall::FETCH_AGAIN;
 use peerfs_format::Digest;
-use peerfs_peer::{Have, Identity, Node, NodeConfig, Provider};
+use peerfs_peer::{Have, Identity, Node, NodeConfig, Provider, Work};
 use peerfs_store::Store;
 use support::{store_dir, until, TestDaemon, TestImage};
 
@@ -130,20 +130,30 @@ struct Liar(Store);
 
 #[async_trait]
 impl Provider for Liar {
-    async fn blob_length(&self, blob: &Digest) -> Option<u64> {
+    async fn blob_length(&self, blob: &Digest, _: &Work) -> Option<u64> {
         Some(self.0.read_metadata(blob, 1 << 20).ok()?.len() as u64)
     }
 
-    async fn read_blob(&self, blob: &Digest, offset: u64, length: u32) -> Option<Bytes> {
+    fn blob_max(&self) -> u64 {
+        1 << 20
+    }
+
+    async fn read_blob(&self, blob: &Digest, offset: u64, length: u32, _: &Work) -> Option<Bytes> {
         let bytes = Bytes::from(self.0.read_metadata(blob, 1 << 20).ok()?);
         Some(bytes.slice(offset as usize..offset as usize + length as usize))
     }
 
-    async fn have(&self, _digest: &Digest) -> Have {
+    async fn have(&self, _digest: &Digest, _: &Work) -> Have {
         Have::Complete
     }
 
-    async fn read_chunk(&self, _pack: &Digest, _index: &Digest, number: u32) -> Option<Bytes> {
+    async fn read_chunk(
+        &self,
+        _pack: &Digest,
+        _index: &Digest,
+        number: u32,
+        _: &Work,
+    ) -> Option<Bytes> {
         Some(vec![number as u8; 20_000].into())
     }
 }

@@ -2,12 +2,12 @@
 
 //! The parts of libp2p that a node is made of.
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::allow_block_list::{self, BlockedPeers};
-use libp2p::connection_limits::{self, ConnectionLimits};
-use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::{
@@ -15,7 +15,11 @@ use libp2p::{
 };
 
 use crate::ban_list::BanList;
-use crate::inbound;
+use crate::connections::Connections;
+use crate::dialer::peer_of;
+use crate::peer_table::PeerTable;
+use crate::provider_records::ProviderRecords;
+use crate::{connection_gate, inbound};
 use crate::{Error, NodeConfig};
 
 /// The DHT's protocol: a network of its own.
@@ -23,11 +27,6 @@ pub(crate) const KADEMLIA_PROTOCOL: StreamProtocol = StreamProtocol::new("/peerf
 /// What nodes call this protocol family when they introduce themselves.
 const IDENTIFY_PROTOCOL: &str = "/peerfs/1";
 
-/// The most keys in this node's part of the DHT, its own included: a terabyte of packs, and the
-/// records of a few thousand nodes.
-const PROVIDED_KEYS_MAX: usize = 65536;
-/// The most providers of one key.
-const PROVIDERS_PER_KEY: usize = 20;
 /// How long a lookup or an announcement in the DHT may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often neighbours on the link are looked for when nothing is heard from them; at the start
@@ -37,36 +36,31 @@ const MDNS_QUERY_INTERVAL: Duration = Duration::from_secs(15);
 const MDNS_TIME_TO_LIVE: Duration = Duration::from_secs(120);
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections stay open while both nodes live: a peer that is connected can be asked at once.
+/// Connections are closed by [`Connections`], not because there is no stream on them at the moment: a peer
+/// that is connected can be asked at once.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
-/// A peer may have one for each transport and direction.
-const CONNECTIONS_PER_PEER: u32 = 4;
-/// Connections that are being set up, in each direction.
-const PENDING_CONNECTIONS: u32 = 64;
 
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
-    pub(crate) limits: connection_limits::Behaviour,
+    /// Asked first, so that nobody goes for somebody who is not let in.
     pub(crate) bans: allow_block_list::Behaviour<BlockedPeers>,
+    pub(crate) connections: connection_gate::Behaviour,
     /// The exchange streams that peers open.
     pub(crate) inbound: inbound::Behaviour,
     /// Those that this node opens.
     pub(crate) outbound: libp2p_stream::Behaviour,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
-    pub(crate) kademlia: kad::Behaviour<MemoryStore>,
+    pub(crate) kademlia: kad::Behaviour<ProviderRecords>,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
 }
 
 impl Behaviour {
-    fn new(config: &NodeConfig, bans: &BanList) -> Result<Self, Error> {
+    fn new(config: &NodeConfig, bans: &BanList, peers: Arc<PeerTable>) -> Result<Self, Error> {
         let keypair = config.identity.keypair();
         let id = config.identity.peer_id();
-        let limits = ConnectionLimits::default()
-            .with_max_established(Some(config.connections_max))
-            .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER))
-            .with_max_pending_incoming(Some(PENDING_CONNECTIONS))
-            .with_max_pending_outgoing(Some(PENDING_CONNECTIONS));
+        let bootstrap: HashSet<PeerId> = config.bootstrap.iter().filter_map(peer_of).collect();
+        let connections = Connections::new(id, config.connections_max as usize, bootstrap);
         let mut blocked = allow_block_list::Behaviour::default();
         for peer in bans.peers() {
             blocked.block_peer(peer);
@@ -83,7 +77,7 @@ impl Behaviour {
             .with_interval(PING_INTERVAL)
             .with_timeout(PING_TIMEOUT);
         Ok(Behaviour {
-            limits: connection_limits::Behaviour::new(limits),
+            connections: connection_gate::Behaviour::new(connections, peers),
             bans: blocked,
             inbound: inbound::Behaviour::default(),
             outbound: libp2p_stream::Behaviour::new(),
@@ -103,17 +97,8 @@ impl Behaviour {
         mdns::tokio::Behaviour::new(config, id).map_err(Error::Mdns)
     }
 
-    fn kademlia(config: &NodeConfig, id: PeerId) -> kad::Behaviour<MemoryStore> {
-        let store = MemoryStore::with_config(
-            id,
-            MemoryStoreConfig {
-                // Only provider records are used.
-                max_records: 0,
-                max_value_bytes: 0,
-                max_providers_per_key: PROVIDERS_PER_KEY,
-                max_provided_keys: PROVIDED_KEYS_MAX,
-            },
-        );
+    fn kademlia(config: &NodeConfig, id: PeerId) -> kad::Behaviour<ProviderRecords> {
+        let store = ProviderRecords::new(id, fastrand::Rng::new());
         let mut settings = kad::Config::new(KADEMLIA_PROTOCOL);
         settings
             .set_query_timeout(QUERY_TIMEOUT)
@@ -122,6 +107,8 @@ impl Behaviour {
             .set_provider_publication_interval(None)
             .set_publication_interval(None)
             .set_replication_interval(None)
+            // The driver does it, when there is somebody to ask.
+            .set_periodic_bootstrap_interval(None)
             .set_parallelism(NonZeroUsize::MIN.saturating_add(2));
         let mut kademlia = kad::Behaviour::with_config(id, store, settings);
         // Without waiting to be found reachable from everywhere: on a LAN no node ever is.
@@ -131,8 +118,12 @@ impl Behaviour {
 }
 
 /// The swarm of a node, which does not listen yet.
-pub(crate) fn swarm(config: &NodeConfig, bans: &BanList) -> Result<Swarm<Behaviour>, Error> {
-    let behaviour = Behaviour::new(config, bans)?;
+pub(crate) fn swarm(
+    config: &NodeConfig,
+    bans: &BanList,
+    peers: Arc<PeerTable>,
+) -> Result<Swarm<Behaviour>, Error> {
+    let behaviour = Behaviour::new(config, bans, peers)?;
     let swarm = SwarmBuilder::with_existing_identity(config.identity.keypair().clone())
         .with_tokio()
         .with_tcp(

@@ -117,7 +117,7 @@ impl Client {
         deadline: Instant,
     ) -> Result<T, RequestError> {
         let ask = async {
-            self.lane(peer, priority.into()).await?.request(want).await;
+            self.send(peer, priority, want).await?;
             answered
                 .recv()
                 .await
@@ -168,7 +168,6 @@ impl Client {
         priority: Priority,
         answer: &mpsc::Sender<ChunkAnswer>,
     ) -> Result<(), RequestError> {
-        let lane = self.lane(peer, priority.into()).await?;
         for chunks in chunks.chunks(CLIENT_CHUNKS) {
             let want = Want::Chunks {
                 priority,
@@ -177,9 +176,27 @@ impl Client {
                 chunks: chunks.to_vec(),
                 answer: answer.clone(),
             };
-            lane.request(want).await;
+            self.send(peer, priority, want).await?;
         }
         Ok(())
+    }
+
+    /// Sends a request on a lane to the peer. A lane may end for being idle in the moment in which it is
+    /// wanted again; then it is another one.
+    async fn send(
+        &self,
+        peer: PeerId,
+        priority: Priority,
+        mut want: Want,
+    ) -> Result<(), RequestError> {
+        for _ in 0..2 {
+            let lane = self.lane(peer, priority.into()).await?;
+            match lane.request(want).await {
+                Ok(()) => return Ok(()),
+                Err(unsent) => want = unsent,
+            }
+        }
+        Err(RequestError::Disconnected)
     }
 
     /// The lane to a peer, opened if need be.

@@ -2,17 +2,23 @@
 
 //! Frames on an asynchronous stream.
 
+use std::future::{poll_fn, Future};
 use std::io;
 use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
+use futures::StreamExt;
 use libp2p::Stream;
-use tokio::io::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, ReadHalf, WriteHalf};
+use tokio::time::{sleep, Sleep};
 use tokio_util::codec::{Decoder, Encoder, FramedRead, FramedWrite};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
 use crate::frame::{self, Frame, FrameError, Reply, Request};
-use crate::limits::DATA_MAX;
+use crate::limits::{DATA_MAX, FRAME_TIMEOUT};
 
 /// Frames of one direction.
 pub(crate) struct Codec<F>(PhantomData<F>);
@@ -24,6 +30,8 @@ pub(crate) enum ReadError {
     Io(#[from] io::Error),
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error("a frame was not complete within {0:?}")]
+    Unfinished(Duration),
 }
 
 impl<F: Frame> Decoder for Codec<F> {
@@ -44,8 +52,45 @@ impl<F: Frame> Encoder<F> for Codec<F> {
     }
 }
 
+/// Reads frames, each of which must be complete soon after it was begun.
+pub(crate) struct Frames<R, F> {
+    frames: FramedRead<R, Codec<F>>,
+    patience: Duration,
+    /// When the frame that was begun must be complete.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<R: AsyncRead + Unpin, F: Frame> Frames<R, F> {
+    fn new(read: R, patience: Duration) -> Self {
+        Frames {
+            frames: FramedRead::new(read, Codec(PhantomData)),
+            patience,
+            deadline: None,
+        }
+    }
+
+    /// The next frame; `None` at the end of the stream. Nothing is lost if the future is dropped.
+    pub(crate) async fn next(&mut self) -> Option<Result<F, ReadError>> {
+        poll_fn(|context| self.poll(context)).await
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<F, ReadError>>> {
+        let next = self.frames.poll_next_unpin(context);
+        if next.is_ready() || self.frames.read_buffer().is_empty() {
+            self.deadline = None;
+            return next;
+        }
+        let patience = self.patience;
+        let deadline = self
+            .deadline
+            .get_or_insert_with(|| Box::pin(sleep(patience)));
+        let late = deadline.as_mut().poll(context);
+        late.map(|()| Some(Err(ReadError::Unfinished(patience))))
+    }
+}
+
 /// The frames of one direction to read.
-pub(crate) type FrameReader<F> = FramedRead<ReadHalf<Compat<Stream>>, Codec<F>>;
+pub(crate) type FrameReader<F> = Frames<ReadHalf<Compat<Stream>>, F>;
 /// The frames of one direction to write.
 pub(crate) type FrameWriter<F> = FramedWrite<WriteHalf<Compat<Stream>>, Codec<F>>;
 
@@ -64,5 +109,43 @@ fn framed<In: Frame, Out: Frame>(stream: Stream) -> (FrameReader<In>, FrameWrite
     let mut writer = FramedWrite::new(write, Codec(PhantomData));
     // Small frames are collected, one with data goes out by itself.
     writer.set_backpressure_boundary(DATA_MAX as usize / 4);
-    (FramedRead::new(read, Codec(PhantomData)), writer)
+    (Frames::new(read, FRAME_TIMEOUT), writer)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_that_was_begun_must_be_finished() {
+        let (mut peer, here) = tokio::io::duplex(1024);
+        let mut frames = Frames::<_, Request>::new(here, FRAME_TIMEOUT);
+        let mut bytes = BytesMut::new();
+        Request::Cancel { request: 7 }.encode(&mut bytes);
+        // Between frames it may take any time.
+        let send = async {
+            sleep(FRAME_TIMEOUT * 10).await;
+            peer.write_all(&bytes).await.unwrap();
+            sleep(FRAME_TIMEOUT * 10).await;
+            peer.write_all(&bytes[..5]).await.unwrap();
+        };
+        let receive = async {
+            let first = frames.next().await.unwrap().unwrap();
+            assert_eq!(first, Request::Cancel { request: 7 });
+            // Who asks again and again waits no longer.
+            loop {
+                tokio::select! {
+                    next = frames.next() => break next.unwrap().unwrap_err(),
+                    () = sleep(FRAME_TIMEOUT / 7) => (),
+                }
+            }
+        };
+        let begun = Instant::now();
+        let ((), error) = tokio::join!(send, receive);
+        assert!(matches!(error, ReadError::Unfinished(_)), "{error}");
+        assert_eq!(begun.elapsed(), FRAME_TIMEOUT * 21);
+    }
 }

@@ -12,6 +12,9 @@ use libp2p::{Multiaddr, PeerId};
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A connection that stood so long was worth its making, also if nothing was exchanged on it. One that the
+/// peer drops at once, because it has no room, was not.
+const STOOD: Duration = Duration::from_secs(60);
 
 /// Whom a dialer keeps connected.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -42,7 +45,8 @@ enum State {
     Waiting(Instant),
     Resolving,
     Dialing(ConnectionId),
-    Connected,
+    /// Since then.
+    Connected(Instant),
 }
 
 impl Dialer {
@@ -59,7 +63,7 @@ impl Dialer {
             target,
             peer,
             state: if connected {
-                State::Connected
+                State::Connected(now)
             } else {
                 State::Waiting(now)
             },
@@ -82,9 +86,12 @@ impl Dialer {
         self.entries.len()
     }
 
-    /// A target to dial now, if there is one.
-    pub(crate) fn due(&self, now: Instant) -> Option<Target> {
-        let due = |entry: &&Entry| matches!(entry.state, State::Waiting(at) if at <= now);
+    /// A target to dial now, if there is one; only one that was configured, if there is no room for others.
+    pub(crate) fn due(&self, room: bool, now: Instant) -> Option<Target> {
+        let due = |entry: &&Entry| {
+            matches!(entry.state, State::Waiting(at) if at <= now)
+                && (room || matches!(entry.target, Target::Address(_)))
+        };
         self.entries
             .iter()
             .find(due)
@@ -114,15 +121,20 @@ impl Dialer {
         }
     }
 
+    /// Whether a target is always to be connected, because it was configured.
+    pub(crate) fn is_bootstrap(&self, target: &Target) -> bool {
+        matches!(target, Target::Address(_))
+            && self.entries.iter().any(|entry| entry.target == *target)
+    }
+
     /// A connection was made, by whomever.
-    pub(crate) fn connected(&mut self, connection: ConnectionId, peer: PeerId) {
+    pub(crate) fn connected(&mut self, connection: ConnectionId, peer: PeerId, now: Instant) {
         for entry in &mut self.entries {
             if entry.state == State::Dialing(connection) {
                 entry.peer = Some(peer);
             }
-            if entry.peer == Some(peer) {
-                entry.state = State::Connected;
-                entry.pause = PAUSE_MIN;
+            if entry.peer == Some(peer) && !matches!(entry.state, State::Connected(_)) {
+                entry.state = State::Connected(now);
             }
         }
     }
@@ -135,17 +147,25 @@ impl Dialer {
         Some(entry.target.clone())
     }
 
-    /// An attempt will never succeed: the target is this node itself.
-    pub(crate) fn hopeless(&mut self, connection: ConnectionId) {
-        self.entries
-            .retain(|entry| entry.state != State::Dialing(connection));
+    /// An attempt will never succeed: whoever answers has this node's own key. Returns whose it was.
+    pub(crate) fn hopeless(&mut self, connection: ConnectionId) -> Option<Target> {
+        let dialing = |entry: &Entry| entry.state == State::Dialing(connection);
+        let place = self.entries.iter().position(dialing)?;
+        Some(self.entries.swap_remove(place).target)
     }
 
-    /// The last connection to a peer ended.
-    pub(crate) fn disconnected(&mut self, peer: PeerId, now: Instant) {
+    /// The last connection to a peer ended. It is dialled again soon if the connection was `useful` or stood
+    /// for some time; otherwise it is as if there had been none.
+    pub(crate) fn disconnected(&mut self, peer: PeerId, useful: bool, now: Instant) {
         for entry in &mut self.entries {
-            if entry.peer == Some(peer) && entry.state == State::Connected {
-                entry.state = State::Waiting(now + entry.pause);
+            let State::Connected(since) = entry.state else {
+                continue;
+            };
+            if entry.peer == Some(peer) {
+                if useful || now.saturating_duration_since(since) >= STOOD {
+                    entry.pause = PAUSE_MIN;
+                }
+                entry.fail(now);
             }
         }
     }
@@ -182,10 +202,10 @@ mod tests {
 
     /// Dials the target that is due.
     fn dial(dialer: &mut Dialer, number: usize, now: Instant) -> bool {
-        let target = dialer.due(now);
+        let target = dialer.due(true, now);
         if let Some(target) = &target {
             dialer.resolving(target);
-            assert_eq!(dialer.due(now), None);
+            assert_eq!(dialer.due(true, now), None);
             dialer.dialing(target, connection(number));
         }
         target.is_some()
@@ -219,10 +239,10 @@ mod tests {
         let (peer, now) = (PeerId::random(), Instant::now());
         dialer.add(address(), false, now);
         assert!(dial(&mut dialer, 1, now));
-        dialer.connected(connection(1), peer);
+        dialer.connected(connection(1), peer, now);
         let later = now + Duration::from_secs(60);
         assert!(!dial(&mut dialer, 2, later));
-        dialer.disconnected(peer, later);
+        dialer.disconnected(peer, false, later);
         assert!(!dial(&mut dialer, 3, later));
         assert!(dial(&mut dialer, 3, later + PAUSE_MIN));
     }
@@ -232,9 +252,60 @@ mod tests {
         let mut dialer = Dialer::default();
         let (peer, now) = (PeerId::random(), Instant::now());
         dialer.add(Target::Peer(peer), false, now);
-        dialer.connected(connection(7), peer);
+        dialer.connected(connection(7), peer, now);
         assert!(!dial(&mut dialer, 8, now));
         dialer.remove_peer(peer);
         assert_eq!(dialer.len(), 0);
+    }
+
+    /// How often a target is dialled in a minute whose connections end after so long, used or not.
+    fn dialled_in_a_minute(stands: Duration, useful: bool) -> usize {
+        let mut dialer = Dialer::default();
+        let (peer, start) = (PeerId::random(), Instant::now());
+        dialer.add(address(), false, start);
+        let (mut dialled, mut ends) = (0, None);
+        for step in 0..600 {
+            let now = start + Duration::from_millis(100) * step;
+            if ends.is_some_and(|at| at <= now) {
+                ends = None;
+                dialer.disconnected(peer, useful, now);
+            }
+            if dial(&mut dialer, dialled, now) {
+                dialer.connected(connection(dialled), peer, now);
+                dialled += 1;
+                ends = Some(now + stands);
+            }
+        }
+        dialled
+    }
+
+    #[test]
+    fn a_handshake_alone_does_not_shorten_the_pauses() {
+        let moment = Duration::from_millis(100);
+        assert!(dialled_in_a_minute(moment, false) <= 8);
+        assert!(dialled_in_a_minute(moment, true) > 50);
+        let (mut dialer, now) = (Dialer::default(), Instant::now());
+        let peer = PeerId::random();
+        dialer.add(address(), false, now);
+        for number in 0..5 {
+            assert!(dial(&mut dialer, number, now + PAUSE_MAX * number as u32));
+            dialer.failed(connection(number), now);
+        }
+        let later = now + PAUSE_MAX * 5;
+        assert!(dial(&mut dialer, 9, later));
+        dialer.connected(connection(9), peer, later);
+        dialer.disconnected(peer, false, later + STOOD);
+        assert!(dial(&mut dialer, 10, later + STOOD + PAUSE_MIN));
+    }
+
+    #[test]
+    fn without_room_only_what_was_configured_is_dialled() {
+        let (mut dialer, now) = (Dialer::default(), Instant::now());
+        dialer.add(Target::Peer(PeerId::random()), false, now);
+        assert_eq!(dialer.due(false, now), None);
+        dialer.add(address(), false, now);
+        assert_eq!(dialer.due(false, now), Some(address()));
+        assert!(dialer.is_bootstrap(&address()));
+        assert!(!dialer.is_bootstrap(&Target::Address("/ip4/127.0.0.1/tcp/2".parse().unwrap())));
     }
 }

@@ -12,26 +12,29 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use libp2p::kad::{self, GetProvidersOk, QueryId, QueryResult};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::DialOpts;
-use libp2p::swarm::{ConnectionError, ConnectionId, DialError, SwarmEvent};
+use libp2p::swarm::{ConnectionError, ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{identify, mdns, ping, Multiaddr, PeerId, Swarm};
 use peerfs_format::Digest;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::{interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::addresses;
 use crate::announcer::Announcer;
 use crate::behaviour::{Behaviour, BehaviourEvent, KADEMLIA_PROTOCOL};
 use crate::client::{Client, EXCHANGE_PROTOCOL};
 use crate::dialer::{peer_of, Dialer, Target};
 use crate::peer_table::PeerTable;
+use crate::provider_records::ProviderRecords;
 use crate::resolver::resolve;
 use crate::server::Server;
+use crate::twins::{is_own, Ear, Twins};
 use crate::{Event, NodeConfig};
 
 /// How often it is looked whether something is to be dialled or announced.
 const TICK: Duration = Duration::from_millis(250);
-/// The addresses that are taken of one peer.
-const ADDRESSES_PER_PEER: usize = 16;
+/// How often the routing table of the DHT is filled anew.
+const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// The lookups under way at a time; more are answered with nothing.
 const LOOKUPS_MAX: usize = 256;
 
@@ -75,7 +78,11 @@ pub(crate) struct Driver {
     /// As many as there are targets, and some more.
     resolutions: FuturesUnordered<BoxFuture<'static, Resolution>>,
     announcer: Announcer,
+    bootstrap_at: Instant,
     lookups: HashMap<QueryId, mpsc::Sender<PeerId>>,
+    twins: Twins,
+    /// Whether multicast DNS is in use.
+    mdns: bool,
 }
 
 /// The key of a manifest or pack in the DHT.
@@ -109,12 +116,17 @@ impl Driver {
             dialer,
             resolutions: FuturesUnordered::new(),
             announcer: Announcer::new(config.provider_record_lifetime / 3),
+            bootstrap_at: Instant::now() + BOOTSTRAP_INTERVAL,
             lookups: HashMap::new(),
+            twins: Twins::default(),
+            mdns: config.mdns,
         }
     }
 
     /// Drives the swarm until `shutdown`. Dropping it then ends all connections.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let own_id = *self.swarm.local_peer_id();
+        let mut ear = self.mdns.then(Ear::open).and_then(Result::ok);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -125,10 +137,32 @@ impl Driver {
                 Some((target, addresses)) = self.resolutions.next() => {
                     self.on_resolved(target, addresses);
                 }
-                _ = tick.tick() => {}
+                heard = hear(&mut ear, &own_id) => self.on_heard(&heard),
+                _ = tick.tick() => self.tidy(),
             }
             self.dial_due();
             self.announce_due();
+        }
+    }
+
+    /// What is to be done from time to time. The swarm is polled after it.
+    fn tidy(&mut self) {
+        let now = Instant::now();
+        let behaviour = self.swarm.behaviour_mut();
+        behaviour.connections.tidy(now);
+        behaviour.kademlia.store_mut().expire(now);
+        if now >= self.bootstrap_at {
+            self.bootstrap_at = now + BOOTSTRAP_INTERVAL;
+            // Alone, there is nobody to ask; it begins by itself with the first node that is met.
+            let _ = behaviour.kademlia.bootstrap();
+        }
+    }
+
+    /// Somebody with the node's id said its addresses, perhaps the node itself.
+    fn on_heard(&mut self, addresses: &[Multiaddr]) {
+        let own = self.outlets.listen_addresses.borrow();
+        for address in addresses {
+            self.twins.seen(address, &own, Instant::now());
         }
     }
 
@@ -163,7 +197,8 @@ impl Driver {
     }
 
     fn dial_due(&mut self) {
-        while let Some(target) = self.dialer.due(Instant::now()) {
+        let room = self.swarm.behaviour().connections.has_room();
+        while let Some(target) = self.dialer.due(room, Instant::now()) {
             self.dialer.resolving(&target);
             self.resolve(target);
         }
@@ -183,25 +218,54 @@ impl Driver {
     }
 
     fn on_resolved(&mut self, target: Target, addresses: io::Result<Vec<Multiaddr>>) {
-        let options = match (&target, addresses) {
+        let addresses = match (&target, addresses) {
             (Target::Address(address), Err(error)) => {
                 tracing::warn!(%address, %error, "cannot look up the address");
                 self.dialer.unresolved(&target, Instant::now());
                 return;
             }
-            (_, addresses) => dial_options(&target, addresses.unwrap_or_default()),
+            (_, addresses) => addresses.unwrap_or_default(),
         };
+        if self.is_this_node(&target, &addresses) {
+            self.dialer.remove(&target);
+            return;
+        }
+        let options = dial_options(&target, addresses);
         let connection = options.connection_id();
+        let bootstrap = self.dialer.is_bootstrap(&target);
+        self.swarm
+            .behaviour_mut()
+            .connections
+            .expect(connection, bootstrap);
         self.dialer.dialing(&target, connection);
         if let Err(error) = self.swarm.dial(options) {
             self.dial_failed(connection, &error);
         }
     }
 
+    /// Whether a target is the node itself, or another one with its key: dialling would never succeed.
+    fn is_this_node(&mut self, target: &Target, addresses: &[Multiaddr]) -> bool {
+        let own = self.outlets.listen_addresses.borrow();
+        let id = match target {
+            Target::Peer(peer) => Some(*peer),
+            Target::Address(address) => peer_of(address),
+        };
+        let with_own_id = id == Some(*self.swarm.local_peer_id());
+        match addresses.first() {
+            Some(first) if with_own_id || addresses.iter().all(|one| is_own(one, &own)) => {
+                self.twins.met(first, &own);
+                true
+            }
+            _ => with_own_id,
+        }
+    }
+
     fn dial_failed(&mut self, connection: ConnectionId, error: &DialError) {
         log_dial(error);
-        if let DialError::LocalPeerId { .. } = error {
+        if let DialError::LocalPeerId { address } = error {
             self.dialer.hopeless(connection);
+            self.twins
+                .met(address, &self.outlets.listen_addresses.borrow());
             return;
         }
         // Somebody configured this one, and wants to know.
@@ -230,7 +294,8 @@ impl Driver {
                 endpoint,
                 ..
             } => {
-                self.dialer.connected(connection_id, peer_id);
+                self.dialer
+                    .connected(connection_id, peer_id, Instant::now());
                 self.on_connected(peer_id, endpoint.get_remote_address());
             }
             SwarmEvent::ConnectionClosed { peer_id, cause, .. } => {
@@ -241,6 +306,14 @@ impl Driver {
                 error,
                 ..
             } => self.dial_failed(connection_id, &error),
+            SwarmEvent::IncomingConnectionError {
+                error: ListenError::LocalPeerId { .. },
+                send_back_addr,
+                ..
+            } => {
+                let own = self.outlets.listen_addresses.borrow();
+                self.twins.came(&send_back_addr, &own);
+            }
             SwarmEvent::NewListenAddr { address, .. } => {
                 tracing::info!(%address, "listening");
                 // No relay or observer is needed to know one's address on a LAN.
@@ -273,8 +346,9 @@ impl Driver {
     }
 
     fn on_disconnected(&mut self, peer: PeerId, cause: Option<&ConnectionError>) {
+        let useful = self.peers.activity(peer).useful.is_some();
         if self.peers.disconnected(peer) {
-            self.dialer.disconnected(peer, Instant::now());
+            self.dialer.disconnected(peer, useful, Instant::now());
             self.client.forget_unless_connected(peer);
             let cause = cause.map(tracing::field::display);
             tracing::info!(%peer, cause, "peer disconnected");
@@ -337,8 +411,16 @@ impl Driver {
             return;
         }
         let kademlia = &mut self.swarm.behaviour_mut().kademlia;
-        for address in info.listen_addrs.into_iter().take(ADDRESSES_PER_PEER) {
-            kademlia.add_address(&peer, address);
+        let addresses = addresses::useful(info.listen_addrs);
+        for address in &addresses {
+            kademlia.add_address(&peer, address.clone());
+        }
+        // Those that it said earlier: a table grows with peers, not with what they say.
+        let known = known_addresses(kademlia, peer);
+        let excess = known.len().saturating_sub(addresses::ADDRESSES_MAX);
+        let stale = known.iter().filter(|known| !addresses.contains(known));
+        for address in stale.take(excess) {
+            kademlia.remove_address(&peer, address);
         }
     }
 
@@ -385,6 +467,33 @@ impl Driver {
                 // Full when there are more than the one who asks wants to know.
                 let _ = found.try_send(peer);
             }
+        }
+    }
+}
+
+/// The addresses of a peer in the routing table.
+fn known_addresses(kademlia: &mut kad::Behaviour<ProviderRecords>, peer: PeerId) -> Vec<Multiaddr> {
+    let Some(bucket) = kademlia.kbucket(peer) else {
+        return Vec::new();
+    };
+    let entry = bucket
+        .iter()
+        .find(|entry| *entry.node.key.preimage() == peer);
+    entry.map_or(Vec::new(), |entry| {
+        entry.node.value.iter().cloned().collect()
+    })
+}
+
+/// What is heard on the link of a node with this id; nothing more after an error.
+async fn hear(ear: &mut Option<Ear>, id: &PeerId) -> Vec<Multiaddr> {
+    let Some(open) = ear else {
+        return std::future::pending().await;
+    };
+    match open.hear(id).await {
+        Ok(addresses) => addresses,
+        Err(_) => {
+            *ear = None;
+            Vec::new()
         }
     }
 }

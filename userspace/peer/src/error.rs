@@ -54,6 +54,21 @@ pub enum Error {
     },
 }
 
+/// An error with all its causes, as far as they say something.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        // Some errors repeat their cause, some say nothing.
+        if !text.is_empty() && texts.last().is_none_or(|last| !last.contains(&text)) {
+            texts.push(text);
+        }
+        next = error.source();
+    }
+    texts.join(": ")
+}
+
 /// Why a request to a peer failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -119,6 +134,9 @@ pub enum Violation {
     /// More data than there was credit for.
     #[error("data without credit")]
     CreditExceeded,
+    /// Many answers that nobody asked for; the last of them.
+    #[error("answers to requests that there are not, such as {0}")]
+    Unasked(u32),
     /// An answer that does not fit the request.
     #[error("the answer to request {0} does not fit it")]
     UnexpectedReply(u32),

@@ -8,7 +8,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use peerfs_format::Digest;
 
-use crate::limits::{CHUNKS_PER_REQUEST, DATA_MAX, FRAME_MAX};
+use crate::limits::{CHUNKS_PER_REQUEST, DATA_MAX, FRAME_MAX, REQUEST_MAX};
 use crate::{ChunkMap, Have, Priority};
 
 /// Bytes of a header.
@@ -26,7 +26,7 @@ pub enum FrameError {
     /// A type that does not exist, or not in this direction.
     #[error("unknown frame type {0}")]
     Type(u8),
-    /// A payload that does not fit the type: names it.
+    /// A field or a payload that does not fit the type: names it.
     #[error("malformed {0} frame")]
     Malformed(&'static str),
 }
@@ -174,6 +174,9 @@ const PARTIAL: u32 = 2;
 
 /// A frame of one direction.
 pub trait Frame: Sized {
+    /// Bytes of the longest frame of this direction, its length field included.
+    const SIZE_MAX: usize;
+
     /// Appends the frame's bytes.
     fn encode(&self, to: &mut BytesMut);
 
@@ -206,7 +209,7 @@ pub fn decode<F: Frame>(from: &mut BytesMut) -> Result<Option<F>, FrameError> {
     let size = usize::try_from(length)
         .ok()
         .and_then(|length| length.checked_add(LENGTH_SIZE))
-        .filter(|size| (HEADER_SIZE..=FRAME_MAX).contains(size))
+        .filter(|size| (HEADER_SIZE..=F::SIZE_MAX).contains(size))
         .ok_or(FrameError::Length(length))?;
     if from.len() < size {
         from.reserve(size - from.len());
@@ -292,6 +295,8 @@ impl Fields {
 }
 
 impl Frame for Request {
+    const SIZE_MAX: usize = REQUEST_MAX;
+
     fn encode(&self, to: &mut BytesMut) {
         match self {
             Request::Credit { bytes } => {
@@ -347,6 +352,7 @@ impl Frame for Request {
             frame,
         };
         let decoded = match header.kind {
+            CREDIT if request != 0 => return Err(fields.malformed()),
             CREDIT => Request::Credit {
                 bytes: fields.u32()?,
             },
@@ -394,6 +400,8 @@ fn chunk_numbers(fields: &mut Fields) -> Result<Vec<u32>, FrameError> {
 }
 
 impl Frame for Reply {
+    const SIZE_MAX: usize = FRAME_MAX;
+
     fn encode(&self, to: &mut BytesMut) {
         let header = |to: &mut BytesMut, kind, payload| {
             put_header(to, kind, Priority::Demand, self.request(), payload);

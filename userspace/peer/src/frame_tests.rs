@@ -90,7 +90,7 @@ fn decode_pieces<F: Frame>(bytes: &[u8], piece: usize) -> Result<Vec<F>, FrameEr
         while let Some(frame) = decode(&mut buffer)? {
             frames.push(frame);
         }
-        assert!(buffer.capacity() <= 2 * FRAME_MAX + piece);
+        assert!(buffer.capacity() <= 2 * F::SIZE_MAX + 2 * piece);
     }
     Ok(frames)
 }
@@ -152,6 +152,39 @@ fn an_oversized_frame_is_refused_at_its_length() {
     }
 }
 
+/// An unfinished frame takes no more of a server than the longest request has.
+#[test]
+fn a_client_s_frame_has_no_room_for_more_than_the_longest_request() {
+    let longest = Request::WantChunks {
+        request: 1,
+        priority: Priority::Background,
+        pack: Digest::default(),
+        index: Digest::default(),
+        chunks: (0..CHUNKS_PER_REQUEST as u32).collect(),
+    };
+    let bytes = encoded(std::slice::from_ref(&longest));
+    assert_eq!(bytes.len(), REQUEST_MAX);
+    assert_eq!(decode_pieces::<Request>(&bytes, 100).unwrap(), [longest]);
+
+    let length = (REQUEST_MAX - LENGTH_SIZE + 1) as u32;
+    let mut bytes = BytesMut::from(&length.to_le_bytes()[..]);
+    assert_eq!(
+        decode::<Request>(&mut bytes),
+        Err(FrameError::Length(length))
+    );
+    assert!(bytes.capacity() < 64);
+}
+
+#[test]
+fn credit_belongs_to_no_request() {
+    let mut bytes = encoded(&[Request::Credit { bytes: 1 }]);
+    bytes[HEADER_SIZE - 4] = 1;
+    assert_eq!(
+        decode_pieces::<Request>(&bytes, AT_ONCE),
+        Err(FrameError::Malformed("Credit"))
+    );
+}
+
 #[test]
 fn the_longest_chunk_and_the_longest_map_fit_a_frame() {
     let chunk = Reply::ChunkData {
@@ -173,10 +206,12 @@ fn the_longest_chunk_and_the_longest_map_fit_a_frame() {
 
 #[test]
 fn repeated_and_missing_chunk_numbers_are_malformed() {
-    for chunks in [
-        vec![],
-        vec![1, 2, 1],
-        (0..=CHUNKS_PER_REQUEST as u32).collect(),
+    let malformed = FrameError::Malformed("WantChunks");
+    let too_many = FrameError::Length((REQUEST_MAX + 4 - LENGTH_SIZE) as u32);
+    for (chunks, error) in [
+        (vec![], malformed),
+        (vec![1, 2, 1], malformed),
+        ((0..=CHUNKS_PER_REQUEST as u32).collect(), too_many),
     ] {
         let request = Request::WantChunks {
             request: 1,
@@ -185,10 +220,8 @@ fn repeated_and_missing_chunk_numbers_are_malformed() {
             index: Digest::default(),
             chunks,
         };
-        assert_eq!(
-            decode_pieces::<Request>(&encoded(&[request]), AT_ONCE),
-            Err(FrameError::Malformed("WantChunks"))
-        );
+        let decoded = decode_pieces::<Request>(&encoded(&[request]), AT_ONCE);
+        assert_eq!(decoded, Err(error));
     }
 }
 

@@ -5,16 +5,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::{SinkExt, StreamExt};
+use futures::SinkExt;
 use libp2p::{PeerId, Stream};
 use tokio::sync::{mpsc, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::codec::{self, FrameReader, FrameWriter, ReadError};
 use crate::frame::{Reply, Request};
-use crate::limits::CLIENT_REQUESTS;
-use crate::peer_table::PeerTable;
+use crate::limits::{CLIENT_REQUESTS, LANE_IDLE};
+use crate::peer_table::{PeerTable, Waiting};
 use crate::requester::Requester;
 use crate::want::Want;
 use crate::{RequestError, Violation};
@@ -40,19 +40,18 @@ impl Lane {
         self.wants.is_closed()
     }
 
-    /// Sends a request, as soon as there are not too many outstanding.
-    pub(crate) async fn request(&self, want: Want) {
+    /// Sends a request, as soon as there are not too many outstanding; gives it back if the stream has
+    /// ended before.
+    pub(crate) async fn request(&self, want: Want) -> Result<(), Want> {
         let permit = tokio::select! {
             permit = self.permits.clone().acquire_owned() => permit.ok(),
             () = self.wants.closed() => None,
         };
         let Some(permit) = permit else {
-            return want.fail(RequestError::Disconnected);
+            return Err(want);
         };
-        if let Err(error) = self.wants.send((want, permit)).await {
-            let (want, _) = error.0;
-            want.fail(RequestError::Disconnected);
-        }
+        let sent = self.wants.send((want, permit)).await;
+        sent.map_err(|unsent| unsent.0 .0)
     }
 }
 
@@ -69,6 +68,7 @@ pub(crate) async fn run(
     let (requester, hello) = Requester::new();
     let mut exchange = Exchange {
         peer,
+        waiting: Waiting::new(peers.clone(), peer),
         peers,
         requester,
         reader,
@@ -93,6 +93,7 @@ struct Exchange {
     reader: FrameReader<Reply>,
     writer: FrameWriter<Request>,
     stall_timeout: Duration,
+    waiting: Waiting,
 }
 
 impl Exchange {
@@ -121,14 +122,16 @@ impl Exchange {
     ) -> Result<(), RequestError> {
         let taken = self.requester.taken();
         let stalled_at = self.requester.stalled_at(self.stall_timeout);
+        let idle = self.requester.is_idle();
+        self.waiting.set(!idle);
         tokio::select! {
             reply = self.reader.next() => self.receive(reply)?,
             want = wants.recv() => {
                 // None when nobody holds the lane any more; what is outstanding is abandoned then.
                 let (want, permit) = want.ok_or(RequestError::Disconnected)?;
-                let frame = self.requester.start(want, permit, Instant::now());
-                self.send([frame]).await?;
+                self.start(want, permit).await?;
             }
+            () = sleep(LANE_IDLE), if idle => return self.finish(wants).await,
             () = taken.enough() => {
                 let grant = self.requester.grant(Instant::now());
                 self.send(grant).await?;
@@ -145,6 +148,40 @@ impl Exchange {
         self.send(cancelled).await
     }
 
+    async fn start(
+        &mut self,
+        want: Want,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), RequestError> {
+        let frame = self.requester.start(want, permit, Instant::now());
+        self.send([frame]).await
+    }
+
+    /// Takes no more requests, and ends when those that came in this moment are answered. The next ones
+    /// find the lane closed, and open another.
+    async fn finish(
+        &mut self,
+        wants: &mut mpsc::Receiver<(Want, OwnedSemaphorePermit)>,
+    ) -> Result<(), RequestError> {
+        wants.close();
+        while let Ok((want, permit)) = wants.try_recv() {
+            self.start(want, permit).await?;
+        }
+        while !self.requester.is_idle() {
+            let taken = self.requester.taken();
+            let stalled_at = self.requester.stalled_at(self.stall_timeout);
+            tokio::select! {
+                reply = self.reader.next() => self.receive(reply)?,
+                () = taken.enough() => {
+                    let grant = self.requester.grant(Instant::now());
+                    self.send(grant).await?;
+                }
+                () = stall(stalled_at) => return Err(RequestError::Stalled(self.stall_timeout)),
+            }
+        }
+        Err(RequestError::Disconnected)
+    }
+
     fn receive(&mut self, reply: Option<Result<Reply, ReadError>>) -> Result<(), RequestError> {
         match reply {
             Some(Ok(reply)) => {
@@ -152,6 +189,7 @@ impl Exchange {
                 Ok(self.requester.receive(reply, Instant::now())?)
             }
             Some(Err(ReadError::Frame(error))) => Err(Violation::from(error).into()),
+            Some(Err(ReadError::Unfinished(time))) => Err(RequestError::Stalled(time)),
             Some(Err(ReadError::Io(_))) | None => Err(RequestError::Disconnected),
         }
     }

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 /// The longest frame, its length field included.
 pub const FRAME_MAX: usize = 512 * 1024;
+/// The longest frame from a client, its length field included: a `WantChunks` with all its numbers.
+pub const REQUEST_MAX: usize =
+    crate::frame::HEADER_SIZE + 2 * peerfs_format::Digest::SIZE + 4 * CHUNKS_PER_REQUEST;
 /// The most bytes of a blob or a chunk in one frame: the longest chunk fits.
 pub const DATA_MAX: u32 = peerfs_format::CHUNK_MAX;
 /// The most chunks that one `WantChunks` frame asks for.
@@ -21,6 +24,19 @@ pub const STREAMS_PER_PEER: usize = 4;
 
 /// How long a server waits for the peer to take one frame.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a frame may take from its first byte to its last one, at either end.
+pub(crate) const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client keeps a stream on which it waits for nothing.
+pub(crate) const LANE_IDLE: Duration = Duration::from_secs(60);
+/// How long a server keeps such a stream: longer, so that it does not close one that is just being used.
+pub(crate) const STREAM_IDLE: Duration = Duration::from_secs(150);
+/// The replies without a request that a client takes on a stream. A correct server sends none, but for
+/// requests that were cancelled so long ago that the client has forgotten them.
+pub(crate) const STRAYS_MAX: u32 = 1024;
+/// The bytes of data in those; none of it is given back as credit.
+pub(crate) const STRAY_BYTES_MAX: u32 = WINDOW / 4;
+/// The cancelled requests that a client remembers on a stream.
+pub(crate) const CANCELLED_MAX: usize = 1024;
 /// How long a server waits for its own store.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// The credit that a client gives on a stream: what may be on the way or waiting for its taker.

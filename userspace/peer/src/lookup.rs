@@ -10,6 +10,7 @@ use futures::future::{BoxFuture, FutureExt, Shared};
 use futures::stream::{FuturesUnordered, StreamExt};
 use libp2p::PeerId;
 use peerfs_format::Digest;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{sleep_until, Instant};
 use tokio_util::task::TaskTracker;
@@ -131,6 +132,7 @@ impl Finder {
                 .filter_map(|info| ask(info.id)),
         );
         let mut providers = Vec::new();
+        let mut events_open = true;
         let mut end = deadline;
         loop {
             if answers.is_empty() && (!dht_open || !providers.is_empty()) {
@@ -147,7 +149,16 @@ impl Finder {
                     Some(peer) => answers.extend(ask(peer)),
                     None => dht_open = false,
                 },
-                Ok(Event::PeerConnected(peer)) = connected.recv() => answers.extend(ask(peer)),
+                event = connected.recv(), if events_open => match event {
+                    Ok(Event::PeerConnected(peer)) => answers.extend(ask(peer)),
+                    // Who was missed is among those that are connected now.
+                    Err(RecvError::Lagged(_)) => {
+                        let missed = self.peers.infos().into_iter();
+                        answers.extend(missed.filter_map(|info| ask(info.id)));
+                    }
+                    Ok(Event::PeerDisconnected(_)) => {}
+                    Err(RecvError::Closed) => events_open = false,
+                },
                 () = sleep_until(end) => return providers,
             }
         }

@@ -2,10 +2,12 @@
 
 //! The handle of a running node.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use libp2p::core::transport::TransportError;
 use libp2p::{Multiaddr, PeerId, Swarm};
 use peerfs_format::Digest;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -17,6 +19,7 @@ use crate::ban_list::BanList;
 use crate::behaviour::{self, Behaviour};
 use crate::client::Client;
 use crate::driver::{Command, Driver, Outlets};
+use crate::error::causes;
 use crate::lookup::{Finder, Lookup};
 use crate::peer_table::PeerTable;
 use crate::server::Server;
@@ -72,7 +75,7 @@ impl Node {
         let peers = Arc::new(PeerTable::default());
         let tasks = TaskTracker::new();
         let shutdown = CancellationToken::new();
-        let mut swarm = behaviour::swarm(&config, &bans)?;
+        let mut swarm = behaviour::swarm(&config, &bans, peers.clone())?;
         listen(&mut swarm, &config.listen)?;
 
         let client = Arc::new(Client::new(
@@ -262,7 +265,8 @@ fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<(), E
         match swarm.listen_on(address.clone()) {
             Ok(_) => listening = true,
             Err(error) => {
-                tracing::warn!(%address, %error, "cannot listen");
+                let error = listen_error(error);
+                tracing::warn!(%address, error = causes(&error), "cannot listen");
                 failed = Some(Error::Listen {
                     address: address.clone(),
                     source: Box::new(error),
@@ -276,31 +280,46 @@ fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<(), E
     }
 }
 
+/// Why an address cannot be listened on; libp2p's error says nothing of its own.
+fn listen_error(error: TransportError<io::Error>) -> io::Error {
+    match error {
+        TransportError::Other(error) => error,
+        TransportError::MultiaddrNotSupported(_) => io::Error::new(
+            io::ErrorKind::Unsupported,
+            "only TCP over IPv4 or IPv6 is spoken here",
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::Identity;
+    use crate::{Identity, Work};
 
     /// A store with nothing in it.
     struct Nothing;
 
     #[async_trait]
     impl Provider for Nothing {
-        async fn blob_length(&self, _: &Digest) -> Option<u64> {
+        async fn blob_length(&self, _: &Digest, _: &Work) -> Option<u64> {
             None
         }
 
-        async fn read_blob(&self, _: &Digest, _: u64, _: u32) -> Option<Bytes> {
+        fn blob_max(&self) -> u64 {
+            u64::MAX
+        }
+
+        async fn read_blob(&self, _: &Digest, _: u64, _: u32, _: &Work) -> Option<Bytes> {
             None
         }
 
-        async fn have(&self, _: &Digest) -> Have {
+        async fn have(&self, _: &Digest, _: &Work) -> Have {
             Have::Absent
         }
 
-        async fn read_chunk(&self, _: &Digest, _: &Digest, _: u32) -> Option<Bytes> {
+        async fn read_chunk(&self, _: &Digest, _: &Digest, _: u32, _: &Work) -> Option<Bytes> {
             None
         }
     }
@@ -322,6 +341,25 @@ mod tests {
             peers.push(peer);
         }
         peers
+    }
+
+    #[tokio::test]
+    async fn it_is_said_why_nobody_can_listen() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        for (address, reason) in [
+            (format!("/ip4/127.0.0.1/tcp/{port}"), "in use"),
+            ("/ip4/127.0.0.1/udp/1/quic-v1".to_owned(), "only TCP"),
+        ] {
+            let mut config = NodeConfig::new(Identity::generate());
+            config.listen = vec![address.parse().unwrap()];
+            config.mdns = false;
+            let Err(error) = Node::start(config, Arc::new(Nothing)).await else {
+                panic!("listens at {address}");
+            };
+            let text = causes(&error);
+            assert!(text.contains(&address) && text.contains(reason), "{text}");
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -3,8 +3,8 @@
 //! The peers that are connected.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId};
 
@@ -20,6 +20,19 @@ pub(crate) struct PeerTable {
 struct Entry {
     info: PeerInfo,
     connections: u32,
+    /// The streams on which somebody waits for something.
+    waiting: u32,
+    /// When bytes of blobs or chunks last came or went.
+    useful: Option<Instant>,
+}
+
+/// How much a peer is in use.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Activity {
+    /// Whether this node or the peer waits for an answer of the other.
+    pub(crate) waiting: bool,
+    /// When bytes of blobs or chunks last came or went.
+    pub(crate) useful: Option<Instant>,
 }
 
 impl PeerTable {
@@ -40,6 +53,8 @@ impl PeerTable {
                 bytes_sent: 0,
             },
             connections: 0,
+            waiting: 0,
+            useful: None,
         });
         entry.info.address = address;
         entry.connections = entry.connections.saturating_add(1);
@@ -66,17 +81,32 @@ impl PeerTable {
     }
 
     pub(crate) fn received(&self, id: PeerId, bytes: u32) {
-        if let Some(entry) = self.lock().get_mut(&id) {
-            let info = &mut entry.info;
-            info.bytes_received = info.bytes_received.saturating_add(u64::from(bytes));
-        }
+        self.carried(id, bytes, |info| &mut info.bytes_received);
     }
 
     pub(crate) fn sent(&self, id: PeerId, bytes: u32) {
-        if let Some(entry) = self.lock().get_mut(&id) {
-            let info = &mut entry.info;
-            info.bytes_sent = info.bytes_sent.saturating_add(u64::from(bytes));
+        self.carried(id, bytes, |info| &mut info.bytes_sent);
+    }
+
+    fn carried(&self, id: PeerId, bytes: u32, counter: fn(&mut PeerInfo) -> &mut u64) {
+        if bytes == 0 {
+            return;
         }
+        if let Some(entry) = self.lock().get_mut(&id) {
+            let counter = counter(&mut entry.info);
+            *counter = counter.saturating_add(u64::from(bytes));
+            entry.useful = Some(Instant::now());
+        }
+    }
+
+    /// How much a peer is in use; not at all, if it is not connected.
+    pub(crate) fn activity(&self, id: PeerId) -> Activity {
+        self.lock()
+            .get(&id)
+            .map_or(Activity::default(), |entry| Activity {
+                waiting: entry.waiting > 0,
+                useful: entry.useful,
+            })
     }
 
     /// The connected peers, the nearest first; those that were not measured yet last.
@@ -95,9 +125,63 @@ impl PeerTable {
     }
 }
 
+/// Tells the table whether somebody waits for something on a stream.
+pub(crate) struct Waiting {
+    peers: Arc<PeerTable>,
+    id: PeerId,
+    waiting: bool,
+}
+
+impl Waiting {
+    /// On a new stream nobody does.
+    pub(crate) fn new(peers: Arc<PeerTable>, id: PeerId) -> Self {
+        Waiting {
+            peers,
+            id,
+            waiting: false,
+        }
+    }
+
+    pub(crate) fn set(&mut self, waiting: bool) {
+        if self.waiting == waiting {
+            return;
+        }
+        self.waiting = waiting;
+        if let Some(entry) = self.peers.lock().get_mut(&self.id) {
+            // A peer that was gone meanwhile was counted anew.
+            entry.waiting = match waiting {
+                true => entry.waiting.saturating_add(1),
+                false => entry.waiting.saturating_sub(1),
+            };
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_is_in_use_while_a_stream_waits() {
+        let (table, id) = (Arc::new(PeerTable::default()), PeerId::random());
+        table.connected(id, Multiaddr::empty());
+        let mut stream = Waiting::new(table.clone(), id);
+        assert_eq!(table.activity(id), Activity::default());
+        stream.set(true);
+        stream.set(true);
+        assert!(table.activity(id).waiting);
+        drop(stream);
+        table.sent(id, 0);
+        assert_eq!(table.activity(id), Activity::default());
+        table.sent(id, 1);
+        assert!(table.activity(id).useful.is_some());
+    }
 
     #[test]
     fn a_peer_is_there_from_its_first_to_its_last_connection() {

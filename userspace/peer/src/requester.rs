@@ -4,7 +4,7 @@
 //! nothing.
 
 use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::delivered::{Delivered, Taken};
 use crate::frame::{Reply, Request};
-use crate::limits::{DATA_MAX, WINDOW};
+use crate::limits::{CANCELLED_MAX, DATA_MAX, STRAYS_MAX, STRAY_BYTES_MAX, WINDOW};
 use crate::want::Want;
 use crate::{RequestError, Violation};
 
@@ -26,6 +26,18 @@ pub(crate) struct Requester {
     taken: Arc<Taken>,
     /// Since when the peer could send something and has not.
     waiting_since: Option<Instant>,
+    /// Requests that were cancelled, the oldest first: the peer may have answered them meanwhile.
+    cancelled: VecDeque<(u32, Late)>,
+    /// Replies that belong to no request.
+    strays: u32,
+    /// The bytes of data in them.
+    stray_bytes: u32,
+}
+
+/// What may still come for a request that was cancelled.
+struct Late {
+    replies: usize,
+    bytes: u64,
 }
 
 struct Outstanding {
@@ -38,7 +50,11 @@ struct Outstanding {
 /// What came of an answer that has several parts.
 enum Received {
     Nothing,
-    Blob(BytesMut),
+    Blob {
+        pieces: BytesMut,
+        /// Bytes of the whole blob, as the first piece says.
+        length: Option<u64>,
+    },
     /// The chunks that have not been answered.
     ChunksMissing(HashSet<u32>),
 }
@@ -52,6 +68,9 @@ impl Requester {
             credit: WINDOW,
             taken: Arc::default(),
             waiting_since: None,
+            cancelled: VecDeque::new(),
+            strays: 0,
+            stray_bytes: 0,
         };
         (requester, Request::Credit { bytes: WINDOW })
     }
@@ -85,7 +104,10 @@ impl Requester {
                 maximum,
                 ..
             } => (
-                Received::Blob(BytesMut::new()),
+                Received::Blob {
+                    pieces: BytesMut::new(),
+                    length: None,
+                },
                 Request::WantBlob {
                     request,
                     priority: *priority,
@@ -123,7 +145,7 @@ impl Requester {
     }
 
     /// Takes a frame of the peer. One for a request that is not outstanding is a late answer to one
-    /// that was cancelled.
+    /// that was cancelled, or a stray; neither is a sign of life, so that who sends nothing else stalls.
     pub(crate) fn receive(&mut self, reply: Reply, now: Instant) -> Result<(), Violation> {
         let data_length = reply.data_length();
         self.credit = self
@@ -131,26 +153,58 @@ impl Requester {
             .checked_sub(data_length)
             .ok_or(Violation::CreditExceeded)?;
         let request = reply.request();
-        let progress = match self.outstanding.get_mut(&request) {
-            Some(outstanding) => outstanding.receive(reply, &self.taken)?,
-            None => {
-                self.taken.add(data_length);
-                Progress::More
-            }
+        let Some(outstanding) = self.outstanding.get_mut(&request) else {
+            return self.receive_unasked(request, data_length);
         };
-        if progress == Progress::Done {
+        if outstanding.receive(reply, &self.taken)? == Progress::Done {
             self.outstanding.remove(&request);
         }
         self.heard(now);
         Ok(())
     }
 
+    /// Takes a reply that nobody waits for. Its data gets new credit if it was asked for once.
+    fn receive_unasked(&mut self, request: u32, data_length: u32) -> Result<(), Violation> {
+        let late = self
+            .cancelled
+            .iter_mut()
+            .rev()
+            .find(|(cancelled, _)| *cancelled == request)
+            .is_some_and(|(_, late)| late.take(data_length));
+        if late {
+            self.taken.add(data_length);
+            return Ok(());
+        }
+        self.strays += 1;
+        self.stray_bytes = self.stray_bytes.saturating_add(data_length);
+        if self.strays > STRAYS_MAX || self.stray_bytes > STRAY_BYTES_MAX {
+            return Err(Violation::Unasked(request));
+        }
+        Ok(())
+    }
+
     /// Forgets the requests that nobody waits for any more; the frames are to be sent.
     pub(crate) fn cancel_abandoned(&mut self) -> Vec<Request> {
-        self.outstanding
-            .extract_if(|_, outstanding| outstanding.want.is_abandoned())
-            .map(|(request, _)| Request::Cancel { request })
-            .collect()
+        let abandoned = self
+            .outstanding
+            .extract_if(|_, outstanding| outstanding.want.is_abandoned());
+        let mut cancels = Vec::new();
+        for (request, outstanding) in abandoned {
+            if self.cancelled.len() == CANCELLED_MAX {
+                self.cancelled.pop_front();
+            }
+            self.cancelled.push_back((request, outstanding.late()));
+            cancels.push(Request::Cancel { request });
+        }
+        if self.outstanding.is_empty() {
+            self.waiting_since = None;
+        }
+        cancels
+    }
+
+    /// Whether nothing is outstanding.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.outstanding.is_empty()
     }
 
     /// Gives the peer credit for what was taken; the frame is to be sent.
@@ -190,7 +244,43 @@ enum Progress {
     Done,
 }
 
+impl Late {
+    /// Takes a reply with so much data; false if there should be none.
+    fn take(&mut self, data_length: u32) -> bool {
+        match (
+            self.replies.checked_sub(1),
+            self.bytes.checked_sub(u64::from(data_length)),
+        ) {
+            (Some(replies), Some(bytes)) => {
+                *self = Late { replies, bytes };
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Outstanding {
+    /// What may still come if the request is cancelled now.
+    fn late(&self) -> Late {
+        match (&self.want, &self.received) {
+            (_, Received::ChunksMissing(missing)) => Late {
+                replies: missing.len(),
+                bytes: missing.len() as u64 * u64::from(DATA_MAX),
+            },
+            (Want::Blob { maximum, .. }, Received::Blob { pieces, length }) => {
+                let bytes = length.unwrap_or(*maximum) - pieces.len() as u64;
+                // A piece has at least a byte; that there is no blob is one reply too.
+                let replies = usize::try_from(bytes).unwrap_or(usize::MAX).max(1);
+                Late { replies, bytes }
+            }
+            _ => Late {
+                replies: 1,
+                bytes: 0,
+            },
+        }
+    }
+
     /// Passes on what is in a frame. That nobody listens any more is no error: the request will be
     /// cancelled.
     fn receive(&mut self, reply: Reply, taken: &Arc<Taken>) -> Result<Progress, Violation> {
@@ -204,19 +294,22 @@ impl Outstanding {
                 Want::Blob {
                     answer, maximum, ..
                 },
-                Received::Blob(blob),
+                Received::Blob {
+                    pieces,
+                    length: known,
+                },
                 Reply::BlobData { length, data, .. },
             ) => {
                 // Its memory is the caller's, who said how much it may be.
                 taken.add(data.len() as u32);
-                if length > *maximum {
+                if length > *maximum || length != *known.get_or_insert(length) {
                     return Err(unexpected);
                 }
-                blob.extend_from_slice(&data);
-                match (blob.len() as u64).cmp(&length) {
+                pieces.extend_from_slice(&data);
+                match (pieces.len() as u64).cmp(&length) {
                     Ordering::Less => Ok(Progress::More),
                     Ordering::Equal => {
-                        let _ = answer.try_send(Ok(std::mem::take(blob).freeze()));
+                        let _ = answer.try_send(Ok(std::mem::take(pieces).freeze()));
                         Ok(Progress::Done)
                     }
                     Ordering::Greater => Err(unexpected),

@@ -120,6 +120,8 @@ fn a_blob_must_be_as_long_as_it_says_and_no_longer_than_allowed() {
     let unexpected = Err(Violation::UnexpectedReply(0));
     assert_eq!(fetch(&[(100, 60), (100, 41)]), unexpected);
     assert_eq!(fetch(&[(101, 1)]), unexpected);
+    // The length does not change on the way.
+    assert_eq!(fetch(&[(100, 60), (90, 30)]), unexpected);
 }
 
 #[test]
@@ -190,6 +192,53 @@ fn abandoned_requests_are_cancelled_and_late_answers_passed_over() {
         .receive(chunk(1, CREDIT_STEP as usize), now)
         .unwrap();
     assert!(requester.grant(now).is_some());
+}
+
+/// A server that answers what nobody asked stalls, and gets neither credit nor for ever.
+#[test]
+fn junk_is_no_sign_of_life_gets_no_credit_and_ends() {
+    let start = Instant::now();
+    let (mut requester, _answers) = with_chunks(vec![1], start);
+    let later = start + TIMEOUT / 2;
+    let junk = |length| Reply::ChunkData {
+        request: 9,
+        number: 1,
+        data: Bytes::from(vec![0; length]),
+    };
+    for _ in 0..STRAYS_MAX {
+        requester.receive(junk(1), later).unwrap();
+    }
+    assert_eq!(requester.stalled_at(TIMEOUT), Some(start + TIMEOUT));
+    assert_eq!(requester.taken.collect(), None);
+    assert_eq!(
+        requester.receive(junk(1), later),
+        Err(Violation::Unasked(9))
+    );
+
+    let (mut requester, _answers) = with_chunks(vec![1], start);
+    let frames = STRAY_BYTES_MAX / DATA_MAX;
+    for _ in 0..frames {
+        requester.receive(junk(DATA_MAX as usize), later).unwrap();
+    }
+    assert_eq!(requester.taken.collect(), None);
+    let violation = requester.receive(junk(DATA_MAX as usize), later);
+    assert_eq!(violation, Err(Violation::Unasked(9)));
+}
+
+/// What may still come for a cancelled request is what was asked, and no more.
+#[test]
+fn a_cancelled_request_is_answered_once() {
+    let now = Instant::now();
+    let (mut requester, answers) = with_chunks(vec![1, 2], now);
+    drop(answers);
+    requester.cancel_abandoned();
+    assert_eq!(requester.stalled_at(TIMEOUT), None);
+    for _ in 0..2 {
+        requester.receive(chunk(1, 10), now).unwrap();
+    }
+    assert_eq!(requester.strays, 0);
+    requester.receive(chunk(1, 10), now).unwrap();
+    assert_eq!(requester.strays, 1);
 }
 
 #[test]

@@ -71,6 +71,26 @@ pub(crate) struct Done {
     pub(crate) reply: Reply,
     /// What is left of the request, if it is a blob's.
     pub(crate) rest: Option<BlobPiece>,
+    /// The credit that was taken off for the step.
+    pub(crate) reserved: u32,
+}
+
+impl Step {
+    /// The request that it is for.
+    pub(crate) fn request(&self) -> u32 {
+        match self {
+            Step::Have { request, .. } | Step::Chunk { request, .. } => *request,
+            Step::Blob(piece) => piece.request,
+        }
+    }
+
+    /// The credit that is taken off for it: how long the data is is known when it was read.
+    pub(crate) fn reserved(&self) -> u32 {
+        match self {
+            Step::Have { .. } => 0,
+            Step::Blob(_) | Step::Chunk { .. } => DATA_MAX,
+        }
+    }
 }
 
 impl Responder {
@@ -146,7 +166,6 @@ impl Responder {
         if let Some(have) = self.haves.pop_front() {
             return Some(have);
         }
-        // How long the data is is known when it was read.
         let credit = self.credit.checked_sub(DATA_MAX)?;
         let step = self.queues.iter_mut().find_map(next_of)?;
         self.credit = credit;
@@ -155,21 +174,24 @@ impl Responder {
 
     /// The reply to send, unless the request was cancelled meanwhile.
     pub(crate) fn finish(&mut self, done: Done) -> Option<Reply> {
-        let Done { reply, rest } = done;
+        let Done {
+            reply,
+            rest,
+            reserved,
+        } = done;
         let request = reply.request();
-        let is_data_step = !matches!(reply, Reply::Presence { .. });
         let live = self.live.contains_key(&request);
-        if is_data_step {
-            let used = if live { reply.data_length() } else { 0 };
-            // What next() took off, at most.
-            self.credit = self.credit.saturating_add(DATA_MAX.saturating_sub(used));
-        }
+        let used = if live { reply.data_length() } else { 0 };
+        // What next() took off, at most.
+        self.credit = self.credit.saturating_add(reserved.saturating_sub(used));
         if !live {
             return None;
         }
         match rest {
             // Before others of its priority: what was begun is finished first.
             Some(piece) => self.queue(piece.priority).push_front(Work::Blob(piece)),
+            // Ends the request, whatever else it asked for.
+            None if matches!(reply, Reply::Busy { .. }) => self.cancel(request),
             None => self.answered(request),
         }
         Some(reply)

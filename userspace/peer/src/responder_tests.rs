@@ -30,6 +30,15 @@ fn responder(frames: impl IntoIterator<Item = Request>) -> Responder {
     responder
 }
 
+/// The end of a step that needs data.
+fn done(reply: Reply) -> Done {
+    Done {
+        reply,
+        rest: None,
+        reserved: DATA_MAX,
+    }
+}
+
 /// The chunks of the next steps, until there is none.
 fn chunks(responder: &mut Responder) -> Vec<(u32, u32)> {
     let mut chunks = Vec::new();
@@ -47,7 +56,7 @@ fn chunks(responder: &mut Responder) -> Vec<(u32, u32)> {
             number,
             data,
         };
-        responder.finish(Done { reply, rest: None });
+        responder.finish(done(reply));
     }
     chunks
 }
@@ -85,7 +94,11 @@ fn data_waits_for_credit_and_questions_do_not() {
         request: 2,
         have: Have::Complete,
     };
-    assert!(responder.finish(Done { reply, rest: None }).is_some());
+    let asked = Done {
+        reserved: 0,
+        ..done(reply)
+    };
+    assert!(responder.finish(asked).is_some());
     assert_eq!(responder.next(), None);
     responder.receive(credit(3 * DATA_MAX - 1)).unwrap();
     assert_eq!(chunks(&mut responder).len(), 2);
@@ -104,7 +117,7 @@ fn credit_that_short_data_did_not_need_is_left() {
         number,
         data,
     };
-    responder.finish(Done { reply, rest: None });
+    responder.finish(done(reply));
     assert_eq!(responder.credit, DATA_MAX - 5);
     assert_eq!(responder.next(), None);
     responder.receive(credit(5)).unwrap();
@@ -131,15 +144,28 @@ fn the_pieces_of_a_blob_come_one_after_the_other() {
         length: 20,
         data: Bytes::from_static(&[0; 10]),
     };
-    let done = Done {
-        reply: reply.clone(),
+    let more = Done {
         rest: Some(piece.clone()),
+        ..done(reply.clone())
     };
-    assert!(responder.finish(done).is_some());
+    assert!(responder.finish(more).is_some());
     assert_eq!(responder.next(), Some(Step::Blob(piece)));
-    assert!(responder.finish(Done { reply, rest: None }).is_some());
+    assert!(responder.finish(done(reply)).is_some());
     assert!(responder.live.is_empty());
     assert_eq!(responder.credit, CREDIT_MAX - 20);
+}
+
+/// What the server will not do for the peer ends the request: none of its other chunks is read.
+#[test]
+fn busy_ends_a_request_that_was_begun() {
+    let mut responder = responder([credit(2 * DATA_MAX), want_chunks(1, Priority::Demand, 0..5)]);
+    assert!(responder.next().is_some() && responder.next().is_some());
+    let busy = Reply::Busy { request: 1 };
+    assert_eq!(responder.finish(done(busy.clone())), Some(busy.clone()));
+    assert_eq!(responder.finish(done(busy)), None);
+    assert_eq!(responder.next(), None);
+    assert_eq!(responder.credit, 2 * DATA_MAX);
+    assert!(responder.live.is_empty() && responder.answers == 0);
 }
 
 #[test]
@@ -155,7 +181,7 @@ fn what_was_cancelled_is_neither_read_nor_sent() {
         number: 1,
         data: Bytes::from_static(b"late"),
     };
-    assert_eq!(responder.finish(Done { reply, rest: None }), None);
+    assert_eq!(responder.finish(done(reply)), None);
     assert_eq!(responder.credit, DATA_MAX);
     assert_eq!(responder.next(), None);
     assert!(responder.live.is_empty() && responder.answers == 0);

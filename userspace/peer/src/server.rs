@@ -2,7 +2,6 @@
 
 //! Serves exchange streams that peers open.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,19 +9,19 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use futures::{FutureExt, SinkExt};
 use libp2p::{PeerId, Stream};
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::codec::{self, FrameReader, FrameWriter, ReadError};
 use crate::frame::{Reply, Request};
 use crate::inbound::Opened;
-use crate::limits::{
-    DATA_MAX, READS_AHEAD, READS_MAX, READ_TIMEOUT, STREAMS_MAX, STREAMS_PER_PEER, WRITE_TIMEOUT,
-};
-use crate::peer_table::PeerTable;
+use crate::limits::{DATA_MAX, READS_AHEAD, READS_MAX, READ_TIMEOUT, STREAM_IDLE, WRITE_TIMEOUT};
+use crate::peer_table::{PeerTable, Waiting};
 use crate::responder::{BlobPiece, Done, Responder, Step};
+use crate::streams::{Slot, Streams};
 use crate::token_bucket::TokenBucket;
+use crate::work::{Ledger, Work, QUESTION};
 use crate::{NodeConfig, Provider, Violation};
 
 /// What all served streams share.
@@ -33,8 +32,10 @@ pub(crate) struct Server {
     /// stream gets its turn, however much it has asked for.
     reads: Semaphore,
     upload: Option<Mutex<TokenBucket>>,
-    /// The streams that each peer has.
-    streams: Mutex<HashMap<PeerId, usize>>,
+    /// The streams that peers have.
+    streams: Arc<Mutex<Streams>>,
+    /// What was done for each peer and not paid by what it was sent.
+    ledger: Arc<Mutex<Ledger>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -50,6 +51,8 @@ enum ServeError {
     Write(#[from] std::io::Error),
     #[error("the peer took nothing for {WRITE_TIMEOUT:?}")]
     Stalled,
+    #[error("the peer was sent nothing for {STREAM_IDLE:?}")]
+    Idle,
 }
 
 impl Server {
@@ -67,35 +70,38 @@ impl Server {
             upload: config
                 .upload_limit
                 .map(|rate| Mutex::new(TokenBucket::new(rate, Instant::now()))),
-            streams: Mutex::default(),
+            streams: Arc::default(),
+            ledger: Arc::new(Mutex::new(Ledger::new(Instant::now()))),
             tasks,
             shutdown,
         }
     }
 
-    /// Serves a stream in a task of its own until `shutdown`, if the peer has not too many.
+    /// Serves a stream in a task of its own until `shutdown`, if the peer has not too many. When there are
+    /// too many in all, the one that was idle longest makes room.
     pub(crate) fn accept(self: &Arc<Self>, opened: Opened) {
         let Opened { peer, stream } = opened;
-        let Some(slot) = StreamSlot::take(self, peer) else {
+        let Some(slot) = Streams::take(&self.streams, peer, Instant::now()) else {
             tracing::debug!(%peer, "refused a stream, there are too many");
             return;
         };
+        let server = Arc::clone(self);
         self.tasks.spawn(async move {
-            let server = &slot.server;
-            let served = server.serve(peer, stream);
-            if let Some(Err(error)) = server.shutdown.run_until_cancelled(served).await {
+            let served = server.serve(peer, stream, &slot);
+            let served = slot.ended().run_until_cancelled(served);
+            if let Some(Some(Err(error))) = server.shutdown.run_until_cancelled(served).await {
                 tracing::debug!(%peer, error = &error as &dyn std::error::Error, "stream ended");
             }
         });
     }
 
-    async fn serve(&self, peer: PeerId, stream: Stream) -> Result<(), ServeError> {
+    async fn serve(&self, peer: PeerId, stream: Stream, slot: &Slot) -> Result<(), ServeError> {
         let (mut reader, mut writer) = codec::accepted(stream);
         let session = Session::default();
         // Reading never waits for writing, so that two nodes can't wait for each other for ever.
         tokio::select! {
             result = session.read(&mut reader) => result,
-            result = self.write(peer, &session, &mut writer) => result,
+            result = self.write(peer, &session, &mut writer, slot) => result,
         }
     }
 
@@ -104,15 +110,19 @@ impl Server {
         peer: PeerId,
         session: &Session,
         writer: &mut FrameWriter<Reply>,
+        slot: &Slot,
     ) -> Result<(), ServeError> {
         let mut reads = FuturesUnordered::new();
+        let mut waiting = Waiting::new(self.peers.clone(), peer);
+        // Since the last reply, whatever the peer sent meanwhile.
+        let mut idle_since = Instant::now();
         loop {
             let refused = session.lock().refused.pop();
             while reads.len() < READS_AHEAD {
                 let Some(step) = session.lock().responder.next() else {
                     break;
                 };
-                reads.push(self.perform(step));
+                reads.push(self.perform(peer, step));
             }
             let reply = match refused {
                 Some(busy) => Some(busy),
@@ -121,15 +131,24 @@ impl Server {
                     None => {
                         // Nothing to send at the moment: what was collected goes out.
                         within(WRITE_TIMEOUT, writer.flush()).await?;
+                        let idle = reads.is_empty();
+                        waiting.set(!idle);
+                        slot.set_idle(idle.then_some(idle_since));
                         tokio::select! {
                             Some(done) = reads.next() => session.lock().responder.finish(done),
                             () = session.changed.notified() => None,
+                            () = sleep_until((idle_since + STREAM_IDLE).into()), if idle => {
+                                return Err(ServeError::Idle);
+                            }
                         }
                     }
                 },
             };
             if let Some(reply) = reply {
+                waiting.set(true);
+                slot.set_idle(None);
                 self.send(peer, writer, reply).await?;
+                idle_since = Instant::now();
             }
         }
     }
@@ -147,27 +166,46 @@ impl Server {
         }
         within(WRITE_TIMEOUT, writer.feed(reply)).await?;
         self.peers.sent(peer, bytes);
+        if bytes > 0 {
+            lock(&self.ledger).paid(peer, u64::from(bytes));
+        }
         Ok(())
     }
 
-    /// Reads what a step needs.
-    async fn perform(&self, step: Step) -> Done {
-        // Only closed when the node is gone, and then nobody waits for the answer.
-        let _permit = self.reads.acquire().await;
+    /// Does what a step needs, if the peer has not caused too much for nothing already.
+    async fn perform(&self, peer: PeerId, step: Step) -> Done {
+        let (request, reserved) = (step.request(), step.reserved());
+        let work = Work::for_peer(&self.ledger, peer);
+        let mut answer = None;
+        if work.charge(QUESTION) {
+            // Only closed when the node is gone, and then nobody waits for the answer.
+            let _permit = self.reads.acquire().await;
+            answer = Some(self.answer(step, &work).await);
+        }
+        let (reply, rest) = match answer {
+            Some(answer) if !work.was_refused() => answer,
+            _ => (Reply::Busy { request }, None),
+        };
+        Done {
+            reply,
+            rest,
+            reserved,
+        }
+    }
+
+    async fn answer(&self, step: Step, work: &Work) -> (Reply, Option<BlobPiece>) {
         match step {
             Step::Have { request, digest } => {
-                let have = timeout(READ_TIMEOUT, self.provider.have(&digest)).await;
+                let have = timeout(READ_TIMEOUT, self.provider.have(&digest, work)).await;
                 let have = have.unwrap_or(crate::Have::Absent);
-                let reply = Reply::Presence { request, have };
-                Done { reply, rest: None }
+                (Reply::Presence { request, have }, None)
             }
             Step::Blob(piece) => {
                 let request = piece.request;
-                let read = timeout(READ_TIMEOUT, self.read_blob(piece)).await;
-                read.ok().flatten().unwrap_or(Done {
-                    reply: Reply::BlobNotFound { request },
-                    rest: None,
-                })
+                let read = timeout(READ_TIMEOUT, self.read_blob(piece, work)).await;
+                read.ok()
+                    .flatten()
+                    .unwrap_or((Reply::BlobNotFound { request }, None))
             }
             Step::Chunk {
                 request,
@@ -175,7 +213,7 @@ impl Server {
                 index,
                 number,
             } => {
-                let read = self.provider.read_chunk(&pack, &index, number);
+                let read = self.provider.read_chunk(&pack, &index, number, work);
                 let data = timeout(READ_TIMEOUT, read).await.ok().flatten();
                 let fits = |length| (1..=DATA_MAX as usize).contains(&length);
                 let reply = match data.filter(|data| fits(data.len())) {
@@ -186,23 +224,29 @@ impl Server {
                     },
                     None => Reply::ChunkNotFound { request, number },
                 };
-                Done { reply, rest: None }
+                (reply, None)
             }
         }
     }
 
-    async fn read_blob(&self, mut piece: BlobPiece) -> Option<Done> {
+    /// The next piece of a blob. How long it is is known before anything of it is read.
+    async fn read_blob(
+        &self,
+        mut piece: BlobPiece,
+        work: &Work,
+    ) -> Option<(Reply, Option<BlobPiece>)> {
         let request = piece.request;
         let length = match piece.length {
             Some(length) => length,
-            None => self.provider.blob_length(&piece.digest).await?,
+            None => self.provider.blob_length(&piece.digest, work).await?,
         };
-        if length > piece.maximum {
-            let reply = Reply::TooLarge { request, length };
-            return Some(Done { reply, rest: None });
+        if length > piece.maximum.min(self.provider.blob_max()) {
+            return Some((Reply::TooLarge { request, length }, None));
         }
         let size = length.checked_sub(piece.offset)?.min(u64::from(DATA_MAX)) as u32;
-        let data = self.provider.read_blob(&piece.digest, piece.offset, size);
+        let data = self
+            .provider
+            .read_blob(&piece.digest, piece.offset, size, work);
         let data = data.await.filter(|data| data.len() == size as usize)?;
         piece.offset += u64::from(size);
         piece.length = Some(length);
@@ -212,7 +256,7 @@ impl Server {
             data,
         };
         let rest = (piece.offset < length).then_some(piece);
-        Some(Done { reply, rest })
+        Some((reply, rest))
     }
 }
 
@@ -253,43 +297,6 @@ impl Session {
             self.changed.notify_one();
         }
         Ok(())
-    }
-}
-
-/// One of the streams that a peer may have.
-struct StreamSlot {
-    server: Arc<Server>,
-    peer: PeerId,
-}
-
-impl StreamSlot {
-    fn take(server: &Arc<Server>, peer: PeerId) -> Option<Self> {
-        let mut streams = lock(&server.streams);
-        let all: usize = streams.values().sum();
-        let count = streams.entry(peer).or_default();
-        if *count >= STREAMS_PER_PEER || all >= STREAMS_MAX {
-            if *count == 0 {
-                streams.remove(&peer);
-            }
-            return None;
-        }
-        *count += 1;
-        Some(StreamSlot {
-            server: server.clone(),
-            peer,
-        })
-    }
-}
-
-impl Drop for StreamSlot {
-    fn drop(&mut self) {
-        let mut streams = lock(&self.server.streams);
-        if let Some(count) = streams.get_mut(&self.peer) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                streams.remove(&self.peer);
-            }
-        }
     }
 }
 

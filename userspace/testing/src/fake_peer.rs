@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use clap::ValueEnum;
 use peerfs_format::upcall::FetchChunks;
-use peerfs_format::Digest;
-use peerfs_peer::{Have, Identity, Multiaddr, Node, NodeConfig, Provider};
+use peerfs_format::{Digest, METADATA_MAX};
+use peerfs_peer::{Have, Identity, Multiaddr, Node, NodeConfig, Provider, Work};
 
 use crate::source::Source;
 use crate::{Error, Result};
@@ -92,11 +92,21 @@ fn falsify(bytes: &mut [u8]) {
 
 #[async_trait]
 impl Provider for Store {
-    async fn blob_length(&self, blob: &Digest) -> Option<u64> {
+    async fn blob_length(&self, blob: &Digest, _work: &Work) -> Option<u64> {
         self.blob(blob).map(|bytes| bytes.len() as u64)
     }
 
-    async fn read_blob(&self, blob: &Digest, offset: u64, length: u32) -> Option<Bytes> {
+    fn blob_max(&self) -> u64 {
+        METADATA_MAX
+    }
+
+    async fn read_blob(
+        &self,
+        blob: &Digest,
+        offset: u64,
+        length: u32,
+        _work: &Work,
+    ) -> Option<Bytes> {
         println!("blob {blob} {offset}+{length}");
         let mut bytes = self.blob(blob)?;
         if self.behaviour == Behaviour::Lie {
@@ -107,14 +117,20 @@ impl Provider for Store {
         bytes.get(offset..end).map(Bytes::copy_from_slice)
     }
 
-    async fn have(&self, digest: &Digest) -> Have {
+    async fn have(&self, digest: &Digest, _work: &Work) -> Have {
         match self.blob(digest) {
             Some(_) => Have::Complete,
             None => Have::Absent,
         }
     }
 
-    async fn read_chunk(&self, pack: &Digest, index: &Digest, number: u32) -> Option<Bytes> {
+    async fn read_chunk(
+        &self,
+        pack: &Digest,
+        index: &Digest,
+        number: u32,
+        work: &Work,
+    ) -> Option<Bytes> {
         println!("chunk {pack} {number}");
         if self.behaviour == Behaviour::Stall {
             pending::<()>().await;
@@ -123,7 +139,7 @@ impl Provider for Store {
             pack: *pack,
             index: *index,
             manifest: Digest::default(),
-            pack_length: self.blob_length(pack).await?,
+            pack_length: self.blob_length(pack, work).await?,
             index_length: 0,
             first_chunk: number,
             chunk_count: 1,

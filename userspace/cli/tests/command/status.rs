@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread;
 
 use crate::running::{peerfs, succeed};
-use peerfs_control::{ImageStatus, PeerStatus, Reply, Status};
+use peerfs_control::{ImageStatus, MirrorStatus, PeerStatus, Reply, Status};
 use serde_json::Value;
 
 /// Answers one request with `reply` while `peerfs status` runs with these options.
@@ -51,6 +51,10 @@ fn status() -> Reply {
                 ..ImageStatus::default()
             },
         ],
+        mirrors: vec![MirrorStatus {
+            manifest: "ef".repeat(32),
+            state: "waiting".into(),
+        }],
         bytes_by_source: [("peers".to_owned(), 1 << 20)].into(),
         ..Status::default()
     })
@@ -68,6 +72,7 @@ fn a_daemon_is_asked() {
         "5.00 MiB received",
         "debian: 1.00 MiB of 3.00 MiB here",
         "cdcd: 0 B of 0 B here",
+        "efef: waiting",
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }

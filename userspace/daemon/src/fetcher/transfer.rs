@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use peerfs_peer::Priority;
+use peerfs_peer::{Priority, RequestError};
 use peerfs_store::{Error as StoreError, Pack};
 use tracing::{debug, warn};
 
@@ -60,6 +60,7 @@ impl Shared {
         };
         match result {
             Ok(()) | Err(Stop::Source(SourceError::Missing)) => End::Answered,
+            Err(Stop::Source(SourceError::Peer(RequestError::Busy))) => End::Busy,
             Err(Stop::Source(error)) => {
                 debug!(source = ?transfer.source, content = %transfer.content, %error, "failed");
                 End::Failed

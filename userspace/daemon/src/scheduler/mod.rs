@@ -82,6 +82,8 @@ pub enum End {
     Answered,
     /// The source could not be asked, or broke off.
     Failed,
+    /// The source has too much to do at the moment.
+    Busy,
 }
 
 /// What the owner of a scheduler is to do.
@@ -271,6 +273,7 @@ where
             match end {
                 End::Answered => source.answered(),
                 End::Failed => source.failed(now, &self.limits),
+                End::Busy => source.busy(now, &self.limits),
             }
         }
         if let Some(content) = self.contents.get_mut(&ended.content) {

@@ -47,6 +47,12 @@ impl SourceState {
         self.rest(now, limits);
     }
 
+    /// It answered that it has too much to do: it is within reach.
+    pub(super) fn busy(&mut self, now: Instant, limits: &Limits) {
+        self.unreachable = false;
+        self.rest(now, limits);
+    }
+
     /// A transfer makes no progress. Several at the same time are one trouble.
     pub(super) fn slowed_down(&mut self, now: Instant, limits: &Limits) {
         if self.is_usable(now) {

@@ -421,6 +421,22 @@ fn sources_that_only_fail_count_as_out_of_reach() {
 }
 
 #[test]
+fn a_busy_source_rests_and_is_within_reach() {
+    let mut bench = Bench::new(Limits::default());
+    let ticket = bench.chunks(PACK, 0..1, Priority::Demand);
+    bench.scheduler.offer(PACK, "busy", Have::Complete);
+    bench.poll();
+    bench.fail("busy", End::Busy);
+    assert_eq!(bench.asked("busy"), []);
+    bench.wait(Duration::from_millis(250));
+    assert_eq!(bench.asked("busy"), [Part::Chunk(0)]);
+    bench.fail("busy", End::Busy);
+    bench.now += Duration::from_secs(25);
+    bench.poll();
+    assert_eq!(bench.finished, [(ticket, Outcome::TimedOut)]);
+}
+
+#[test]
 fn what_nobody_wants_any_more_is_stopped() {
     let mut bench = Bench::new(Limits::default());
     let first = bench.chunks(PACK, 0..2, Priority::Readahead);

@@ -2,6 +2,8 @@
 
 //! What the tests with whole daemons share: a store with an image, daemons, and a kernel.
 
+#![allow(dead_code)] // Each test uses a part of it.
+
 mod image;
 mod kernel;
 

@@ -18,10 +18,10 @@ use tokio::time::timeout;
 /// For what is answered at once, on a machine that does something else as well.
 const LONG: Duration = Duration::from_secs(20);
 
-const PROTOCOL: StreamProtocol = StreamProtocol::new("/peerfs/exchange/1");
+pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/peerfs/exchange/1");
 
 /// A peer that has the transport of a node and nothing else.
-fn raw_peer() -> (Swarm<libp2p_stream::Behaviour>, libp2p_stream::Control) {
+pub fn raw_peer() -> (Swarm<libp2p_stream::Behaviour>, libp2p_stream::Control) {
     let swarm = SwarmBuilder::with_new_identity()
         .with_tokio()
         .with_tcp(
@@ -93,7 +93,7 @@ async fn answer_with(mut stream: Stream, bytes: Vec<u8>) {
     tokio::time::sleep(Duration::from_secs(60)).await;
 }
 
-fn frame(kind: u8, request: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, request: u32, payload: &[u8]) -> Vec<u8> {
     let length = (HEADER_SIZE - 4 + payload.len()) as u32;
     let mut frame = length.to_le_bytes().to_vec();
     frame.extend_from_slice(&[kind, 0, 0, 0]);
@@ -154,6 +154,23 @@ async fn a_server_that_says_nothing_or_hangs_up_is_not_waited_for() {
     );
 }
 
+/// What nobody asked for keeps no stream alive.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_sends_only_junk_is_not_waited_for() {
+    let (client, peer) = client_of(Duration::from_secs(1), |mut stream| async move {
+        let junk = frame(20, 99, &[1, 0, 0, 0]);
+        while stream.write_all(&junk).await.is_ok() && stream.flush().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    let have = timeout(Duration::from_secs(5), client.have(peer, PACK, soon())).await;
+    assert!(
+        matches!(have, Ok(Err(RequestError::Stalled(_)))),
+        "{have:?}"
+    );
+}
+
 /// A server, and a peer that is connected to it.
 async fn server_and_raw_peer() -> (Node, libp2p_stream::Control) {
     let server = start(config(), store_with_pack(10, 100)).await;
@@ -162,7 +179,7 @@ async fn server_and_raw_peer() -> (Node, libp2p_stream::Control) {
 }
 
 /// A peer that is connected to this server.
-async fn raw_peer_of(server: &Node) -> libp2p_stream::Control {
+pub async fn raw_peer_of(server: &Node) -> libp2p_stream::Control {
     let (mut swarm, control) = raw_peer();
     let peer = *swarm.local_peer_id();
     let address = server.listen_addresses().swap_remove(0);
@@ -225,7 +242,16 @@ async fn a_client_that_breaks_the_protocol_is_cut_off() {
         is_cut_off(&(FRAME_MAX as u32).to_le_bytes()).await,
         "too long"
     );
+    let length = FRAME_MAX as u32 - 4;
+    assert!(
+        is_cut_off(&length.to_le_bytes()).await,
+        "longer than any request"
+    );
     assert!(is_cut_off(&frame(16, 0, &[0; 8])).await, "a server's frame");
+    assert!(
+        is_cut_off(&frame(1, 7, &[1, 0, 0, 0])).await,
+        "credit of a request"
+    );
     assert!(
         is_cut_off(&frame(1, 0, &[0xff; 4])).await,
         "too much credit"

@@ -2,6 +2,7 @@
 
 //! Nodes with each other.
 
+mod burden;
 mod discovery;
 mod exchange;
 mod hostile;

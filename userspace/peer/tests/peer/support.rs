@@ -5,7 +5,7 @@
 #![allow(dead_code)] // The benchmark uses a part of it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use libp2p::multiaddr::Protocol;
 use libp2p::Multiaddr;
 use peerfs_format::Digest;
-use peerfs_peer::{ChunkMap, Event, Have, Identity, Node, NodeConfig, PeerId, Provider};
+use peerfs_peer::{ChunkMap, Event, Have, Identity, Node, NodeConfig, PeerId, Provider, Work};
 use tokio::time::{timeout, Instant};
 
 use crate::relay;
@@ -29,22 +29,40 @@ pub struct Store {
     pub delay: Duration,
     /// Chunks that were read.
     pub chunks_read: AtomicUsize,
+    /// For a store that reads and hashes a blob whenever somebody begins to fetch it: those bytes.
+    pub hashed: Option<Arc<AtomicU64>>,
 }
 
 #[async_trait]
 impl Provider for Store {
-    async fn blob_length(&self, blob: &Digest) -> Option<u64> {
+    async fn blob_length(&self, blob: &Digest, _: &Work) -> Option<u64> {
         self.blobs.get(blob).map(|blob| blob.len() as u64)
     }
 
-    async fn read_blob(&self, blob: &Digest, offset: u64, length: u32) -> Option<Bytes> {
+    fn blob_max(&self) -> u64 {
+        u64::MAX
+    }
+
+    async fn read_blob(
+        &self,
+        blob: &Digest,
+        offset: u64,
+        length: u32,
+        work: &Work,
+    ) -> Option<Bytes> {
         let blob = self.blobs.get(blob)?;
+        if let Some(hashed) = self.hashed.as_ref().filter(|_| offset == 0) {
+            if !work.charge(blob.len() as u64) {
+                return None;
+            }
+            hashed.fetch_add(blob.len() as u64, Ordering::Relaxed);
+        }
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(length as usize)?;
         (end <= blob.len()).then(|| blob.slice(start..end))
     }
 
-    async fn have(&self, digest: &Digest) -> Have {
+    async fn have(&self, digest: &Digest, _: &Work) -> Have {
         match self.packs.get(digest) {
             Some((count, chunks)) if chunks.len() == *count as usize => Have::Complete,
             Some((count, chunks)) => {
@@ -59,7 +77,13 @@ impl Provider for Store {
         }
     }
 
-    async fn read_chunk(&self, pack: &Digest, index: &Digest, number: u32) -> Option<Bytes> {
+    async fn read_chunk(
+        &self,
+        pack: &Digest,
+        index: &Digest,
+        number: u32,
+        _: &Work,
+    ) -> Option<Bytes> {
         if !self.delay.is_zero() {
             tokio::time::sleep(self.delay).await;
         }

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Addresses that peers tell: which are of use, and how many are kept.
+
+use std::net::IpAddr;
+
+use libp2p::multiaddr::Protocol;
+use libp2p::Multiaddr;
+
+/// The addresses that are kept of one peer.
+pub(crate) const ADDRESSES_MAX: usize = 8;
+/// Their bytes together. With those of 20 providers and 20 nearer nodes an answer of the DHT fits a packet of
+/// 16 KiB, so that nobody hides a key behind long records.
+const BYTES_MAX: usize = 256;
+
+/// Those of a peer's addresses that can be dialled and kept, without the peer's id at their end.
+pub(crate) fn useful(addresses: impl IntoIterator<Item = Multiaddr>) -> Vec<Multiaddr> {
+    let mut useful: Vec<Multiaddr> = Vec::new();
+    let mut bytes = 0;
+    for address in addresses {
+        let Some(address) = tcp_of(&address) else {
+            continue;
+        };
+        if useful.contains(&address) {
+            continue;
+        }
+        bytes += address.len();
+        if useful.len() == ADDRESSES_MAX || bytes > BYTES_MAX {
+            break;
+        }
+        useful.push(address);
+    }
+    useful
+}
+
+/// What is wrong with an address to listen on, if anything is: it is to be written behind the address.
+pub fn listen_problem(address: &Multiaddr) -> Option<&'static str> {
+    let mut parts = address.iter();
+    match parts.next() {
+        None => Some("is empty"),
+        Some(Protocol::Ip4(_) | Protocol::Ip6(_)) => {
+            tcp_problem(parts.next()).or(parts.next().map(|_| "has something behind its port"))
+        }
+        Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)) => {
+            Some("is a name; give an IP address of this machine, or 0.0.0.0 for all of them")
+        }
+        Some(_) => Some(NOT_AN_ADDRESS),
+    }
+}
+
+/// What is wrong with the address of a bootstrap peer, if anything is.
+pub fn bootstrap_problem(address: &Multiaddr) -> Option<&'static str> {
+    let mut parts = address.iter();
+    let names_no_machine = match parts.next() {
+        None => return Some("is empty"),
+        Some(Protocol::Ip4(ip)) => ip.is_unspecified(),
+        Some(Protocol::Ip6(ip)) => ip.is_unspecified(),
+        Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)) => false,
+        Some(_) => return Some(NOT_AN_ADDRESS),
+    };
+    if names_no_machine {
+        return Some("names no machine");
+    }
+    let port = parts.next();
+    if port == Some(Protocol::Tcp(0)) {
+        return Some("has port 0, at which nobody listens");
+    }
+    tcp_problem(port).or(match (parts.next(), parts.next()) {
+        (None | Some(Protocol::P2p(_)), None) => None,
+        _ => Some("has something else than /p2p/ and the peer's id behind its port"),
+    })
+}
+
+const NOT_AN_ADDRESS: &str = "does not begin with an IP address or a host name";
+
+fn tcp_problem(part: Option<Protocol<'_>>) -> Option<&'static str> {
+    match part {
+        Some(Protocol::Tcp(_)) => None,
+        Some(_) => Some("is no TCP address, and peers speak nothing else"),
+        None => Some("has no port"),
+    }
+}
+
+/// The part of an address that is an IP address and a TCP port, if that and a peer's id is all of it.
+fn tcp_of(address: &Multiaddr) -> Option<Multiaddr> {
+    let mut parts = address.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => IpAddr::V4(ip),
+        Protocol::Ip6(ip) => IpAddr::V6(ip),
+        _ => return None,
+    };
+    let port = match parts.next()? {
+        Protocol::Tcp(port) if port != 0 => port,
+        _ => return None,
+    };
+    let ends = match parts.next() {
+        None => true,
+        Some(Protocol::P2p(_)) => parts.next().is_none(),
+        Some(_) => false,
+    };
+    (ends && !ip.is_unspecified()).then(|| Multiaddr::from(ip).with(Protocol::Tcp(port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::PeerId;
+
+    use super::*;
+
+    fn address(text: &str) -> Multiaddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn only_what_can_be_dialled_is_kept_and_once() {
+        let id = PeerId::random();
+        let told = [
+            "",
+            "/dns4/a.example/tcp/1",
+            "/ip4/192.0.2.1/udp/1/quic-v1",
+            "/ip4/192.0.2.1/tcp/0",
+            "/ip4/0.0.0.0/tcp/1",
+            "/ip4/192.0.2.1/tcp/1/ws",
+            "/ip4/192.0.2.1/tcp/1",
+            &format!("/ip4/192.0.2.1/tcp/1/p2p/{id}"),
+            &format!("/ip4/192.0.2.1/tcp/1/p2p/{id}/p2p-circuit"),
+            "/ip6/2001:db8::1/tcp/1",
+        ];
+        let kept = useful(told.iter().map(|text| address(text)));
+        let good = ["/ip4/192.0.2.1/tcp/1", "/ip6/2001:db8::1/tcp/1"];
+        assert_eq!(kept, good.map(address));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let id = PeerId::random();
+        for good in ["/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/4001"] {
+            assert_eq!(listen_problem(&address(good)), None, "{good}");
+        }
+        for (wrong, named) in [
+            ("", "empty"),
+            ("/dns4/a.example/tcp/1", "is a name"),
+            ("/ip4/0.0.0.0", "no port"),
+            ("/ip4/0.0.0.0/udp/1/quic-v1", "no TCP address"),
+            ("/ip4/0.0.0.0/tcp/1/ws", "behind its port"),
+            ("/unix/a", "does not begin"),
+        ] {
+            let problem = listen_problem(&address(wrong)).expect(wrong);
+            assert!(problem.contains(named), "{wrong}: {problem}");
+        }
+        for good in [
+            "/ip4/192.0.2.1/tcp/1",
+            "/dns/a.example/tcp/1",
+            &format!("/ip6/2001:db8::1/tcp/1/p2p/{id}"),
+        ] {
+            assert_eq!(bootstrap_problem(&address(good)), None, "{good}");
+        }
+        for (wrong, named) in [
+            ("", "empty"),
+            ("/ip4/0.0.0.0/tcp/1", "no machine"),
+            ("/dns4/a.example", "no port"),
+            ("/ip4/192.0.2.1/tcp/0", "port 0"),
+            ("/ip4/192.0.2.1/udp/1/quic-v1", "no TCP address"),
+            ("/ip4/192.0.2.1/tcp/1/ws", "behind its port"),
+            (&format!("/p2p/{id}"), "does not begin"),
+        ] {
+            let problem = bootstrap_problem(&address(wrong)).expect(wrong);
+            assert!(problem.contains(named), "{wrong}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_peer_has_few() {
+        let many = (1..300).map(|port| address(&format!("/ip6/2001:db8::1/tcp/{port}")));
+        let kept = useful(many);
+        assert_eq!(kept.len(), ADDRESSES_MAX);
+        assert!(kept.iter().map(Multiaddr::len).sum::<usize>() <= BYTES_MAX);
+    }
+}

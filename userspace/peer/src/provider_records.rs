@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! This node's part of the DHT: who is said to have what.
+//!
+//! Strangers write to it, so that everything is bounded: the keys and the bytes of each peer, the records of
+//! each key, all records. What this node announces itself is kept apart and always there.
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::iter;
+use std::time::Instant;
+
+use libp2p::kad::store::{Error, RecordStore, Result};
+use libp2p::kad::{ProviderRecord, Record, RecordKey};
+use libp2p::PeerId;
+use peerfs_format::Digest;
+
+use crate::addresses;
+
+/// The keys that one peer may announce: more than a store of 256 GiB has packs.
+pub(crate) const KEYS_PER_PEER: usize = 4096;
+/// The records of one key, this node's own aside.
+pub(crate) const RECORDS_PER_KEY: usize = 20;
+/// All records. With addresses each has some 500 bytes.
+const RECORDS_MAX: usize = 65536;
+
+/// The provider records of a node.
+pub(crate) struct ProviderRecords {
+    local: PeerId,
+    /// What this node announces.
+    own: HashSet<Digest>,
+    /// What others do.
+    keys: HashMap<Digest, Vec<ProviderRecord>>,
+    /// The keys of each peer, those first whose records expire first.
+    peers: HashMap<PeerId, BTreeSet<(Instant, Digest)>>,
+    /// The peers by the number of their records.
+    sizes: BTreeSet<(usize, PeerId)>,
+    /// All records by the time at which they expire.
+    expiry: BTreeSet<(Instant, PeerId, Digest)>,
+    random: fastrand::Rng,
+}
+
+impl ProviderRecords {
+    pub(crate) fn new(local: PeerId, random: fastrand::Rng) -> Self {
+        ProviderRecords {
+            local,
+            own: HashSet::new(),
+            keys: HashMap::new(),
+            peers: HashMap::new(),
+            sizes: BTreeSet::new(),
+            expiry: BTreeSet::new(),
+            random,
+        }
+    }
+
+    /// Forgets the records that have expired.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        while let Some((at, peer, key)) = self.expiry.first().copied() {
+            if at > now {
+                return;
+            }
+            self.remove_record(&key, &peer);
+        }
+    }
+
+    fn add(&mut self, mut record: ProviderRecord) -> Result<()> {
+        let key = digest_of(&record.key).ok_or(Error::ValueTooLarge)?;
+        let peer = record.provider;
+        if peer == self.local {
+            self.own.insert(key);
+            return Ok(());
+        }
+        // The lifetime is this node's, so there always is one.
+        let expires = record.expires.ok_or(Error::ValueTooLarge)?;
+        record.addresses = addresses::useful(record.addresses);
+        self.remove_record(&key, &peer);
+        if self.peers.get(&peer).map_or(0, BTreeSet::len) >= KEYS_PER_PEER {
+            return Err(Error::MaxProvidedKeys);
+        }
+        self.make_room(&key);
+        self.keys.entry(key).or_default().push(record);
+        self.expiry.insert((expires, peer, key));
+        self.resize(peer, |keys| keys.insert((expires, key)));
+        Ok(())
+    }
+
+    /// Makes room for a record of a key. A full key loses any of its records, so that who came first does
+    /// not stay for ever; a full node loses the oldest record of the peer that has the most.
+    fn make_room(&mut self, key: &Digest) {
+        let of_key = self.keys.get(key).map_or(0, Vec::len);
+        if of_key >= RECORDS_PER_KEY {
+            let place = self.random.usize(..of_key);
+            let victim = self.keys.get(key).and_then(|records| records.get(place));
+            if let Some(peer) = victim.map(|record| record.provider) {
+                self.remove_record(key, &peer);
+            }
+        }
+        if self.expiry.len() >= RECORDS_MAX {
+            let largest = self.sizes.last().map(|(_, peer)| *peer);
+            let oldest = largest.and_then(|peer| Some((peer, *self.peers.get(&peer)?.first()?)));
+            if let Some((peer, (_, key))) = oldest {
+                self.remove_record(&key, &peer);
+            }
+        }
+    }
+
+    fn remove_record(&mut self, key: &Digest, peer: &PeerId) {
+        let Some(records) = self.keys.get_mut(key) else {
+            return;
+        };
+        let Some(place) = records.iter().position(|record| record.provider == *peer) else {
+            return;
+        };
+        let record = records.swap_remove(place);
+        if records.is_empty() {
+            self.keys.remove(key);
+        }
+        if let Some(expires) = record.expires {
+            self.expiry.remove(&(expires, *peer, *key));
+            self.resize(*peer, |keys| keys.remove(&(expires, *key)));
+        }
+    }
+
+    /// Changes the keys of a peer, and with them its place among the peers.
+    fn resize(
+        &mut self,
+        peer: PeerId,
+        change: impl FnOnce(&mut BTreeSet<(Instant, Digest)>) -> bool,
+    ) {
+        let keys = self.peers.entry(peer).or_default();
+        let before = keys.len();
+        change(keys);
+        let after = keys.len();
+        if after == 0 {
+            self.peers.remove(&peer);
+        }
+        self.sizes.remove(&(before, peer));
+        if after > 0 {
+            self.sizes.insert((after, peer));
+        }
+    }
+
+    fn own_record(&self, key: &Digest) -> ProviderRecord {
+        // Without addresses: those of the moment are filled in.
+        ProviderRecord::new(RecordKey::new(&key.0), self.local, Vec::new())
+    }
+}
+
+fn digest_of(key: &RecordKey) -> Option<Digest> {
+    Some(Digest(key.as_ref().try_into().ok()?))
+}
+
+impl RecordStore for ProviderRecords {
+    type RecordsIter<'a> = iter::Empty<Cow<'a, Record>>;
+    type ProvidedIter<'a> = Box<dyn Iterator<Item = Cow<'a, ProviderRecord>> + 'a>;
+
+    fn get(&self, _: &RecordKey) -> Option<Cow<'_, Record>> {
+        None
+    }
+
+    fn put(&mut self, _: Record) -> Result<()> {
+        // There are no value records.
+        Err(Error::MaxRecords)
+    }
+
+    fn remove(&mut self, _: &RecordKey) {}
+
+    fn records(&self) -> Self::RecordsIter<'_> {
+        iter::empty()
+    }
+
+    fn add_provider(&mut self, record: ProviderRecord) -> Result<()> {
+        self.add(record)
+    }
+
+    fn providers(&self, key: &RecordKey) -> Vec<ProviderRecord> {
+        let Some(key) = digest_of(key) else {
+            return Vec::new();
+        };
+        let own = self.own.contains(&key).then(|| self.own_record(&key));
+        let others = self.keys.get(&key).into_iter().flatten().cloned();
+        own.into_iter().chain(others).collect()
+    }
+
+    fn provided(&self) -> Self::ProvidedIter<'_> {
+        Box::new(self.own.iter().map(|key| Cow::Owned(self.own_record(key))))
+    }
+
+    fn remove_provider(&mut self, key: &RecordKey, provider: &PeerId) {
+        let Some(key) = digest_of(key) else {
+            return;
+        };
+        if *provider == self.local {
+            self.own.remove(&key);
+        } else {
+            self.remove_record(&key, provider);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "provider_records_tests.rs"]
+mod tests;
