@@ -112,6 +112,11 @@ void peerfs_memalloc_nofs_restore(unsigned int flags)
 	memalloc_nofs_restore(flags);
 }
 
+bool peerfs_is_in_nofs_scope(void)
+{
+	return current->flags & PF_MEMALLOC_NOFS;
+}
+
 /* Whether it is not a process that reads, on its own behalf, but a filesystem or a device below one. */
 bool peerfs_is_stacked_read(void)
 {

@@ -31,6 +31,7 @@ extern "C" {
     pub(crate) fn peerfs_folio_lock_killable(folio: *mut folio) -> c_int;
     pub(crate) fn peerfs_memalloc_nofs_save() -> c_uint;
     pub(crate) fn peerfs_memalloc_nofs_restore(flags: c_uint);
+    pub(crate) fn peerfs_is_in_nofs_scope() -> bool;
     pub(crate) fn peerfs_is_stacked_read() -> bool;
     pub(crate) fn peerfs_mutex_lock_killable_nested(lock: *mut mutex, subclass: c_uint) -> c_int;
     pub(crate) fn peerfs_wait_for_completion_freezable_timeout(

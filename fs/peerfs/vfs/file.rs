@@ -16,7 +16,7 @@ use kernel::ffi::{c_int, c_uint, c_void};
 use kernel::prelude::*;
 
 use super::pages::Pages;
-use super::{FileSystem, Inode, Registration};
+use super::{FileSystem, Inode, NoFsScope, Registration};
 use crate::bindings;
 
 /// The file operations of regular files.
@@ -51,7 +51,11 @@ impl<T: FileSystem> Operations<T> {
         from_result(|| {
             // SAFETY: the VFS gives an initialised regular file of `T`.
             let inode = unsafe { Inode::<T>::from_raw(inode) };
-            T::open(inode)?;
+            // What `T` does walks paths. Who opens in this scope, as `stacked` does, holds locks, of folios for example,
+            // for which tasks may be waiting who hold those of directories. Once was enough for this inode.
+            if !(NoFsScope::is_open() && Pages::was_opened(inode)) {
+                T::open(inode)?;
+            }
             // SAFETY: `file` is being opened.
             unsafe { Self::pages(inode).open(inode, file)? };
             Ok(0)
@@ -94,6 +98,7 @@ impl<T: FileSystem> Operations<T> {
         if !found.is_null() {
             return Ok(found.cast());
         }
+        let _scope = NoFsScope::new();
         let Some(mapping) = Self::pages(inode).stacked(inode)? else {
             return Ok(file);
         };

@@ -25,6 +25,12 @@ impl NoFsScope {
             _task: NotThreadSafe,
         }
     }
+
+    /// Whether the current task is in such a scope, of whomever.
+    pub(super) fn is_open() -> bool {
+        // SAFETY: may be asked at any time.
+        unsafe { bindings::peerfs_is_in_nofs_scope() }
+    }
 }
 
 impl Drop for NoFsScope {

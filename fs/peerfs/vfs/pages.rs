@@ -116,6 +116,11 @@ impl<T: FileSystem> Pages<T> {
         Ok(())
     }
 
+    /// Whether a file of this inode was opened before, and its content is known.
+    pub(super) fn was_opened(inode: &Inode<T>) -> bool {
+        !place(inode).get().is_null()
+    }
+
     /// The inode with the pages of one that is opened for the first time, or whose content is not known yet.
     #[cold]
     fn find(&self, inode: &Inode<T>) -> Result<*mut bindings::inode> {
