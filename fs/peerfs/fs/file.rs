@@ -70,10 +70,13 @@ pub(super) fn read(inode: &Inode, range: Range<u64>) -> Result<KVVec<u8>> {
     let store = &inode.super_block().data().store;
     let end = range.end.min(inode.size()).max(range.start);
     let length = usize::try_from(range.end.saturating_sub(range.start))?;
-    let mut bytes = KVVec::with_capacity(length, GFP_KERNEL)?;
+    // As long as the daemon is waited for each reader has one, of up to the largest folio: charged to them.
+    let mut bytes = KVVec::with_capacity(length, GFP_KERNEL_ACCOUNT)?;
     for piece in pieces(inode.data(), range.start..end) {
         match piece.source {
-            Source::Hole => bytes.extend_with(usize::try_from(piece.length)?, 0, GFP_KERNEL)?,
+            Source::Hole => {
+                bytes.extend_with(usize::try_from(piece.length)?, 0, GFP_KERNEL_ACCOUNT)?
+            }
             Source::Pack { pack, offset } => {
                 let end = u32::try_from(piece.length)
                     .ok()
@@ -83,7 +86,7 @@ pub(super) fn read(inode: &Inode, range: Range<u64>) -> Result<KVVec<u8>> {
         }
     }
     let behind = length.saturating_sub(bytes.len());
-    bytes.extend_with(behind, 0, GFP_KERNEL)?;
+    bytes.extend_with(behind, 0, GFP_KERNEL_ACCOUNT)?;
     Ok(bytes)
 }
 
@@ -104,7 +107,7 @@ fn read_pack(
         let here = chunk.bytes.get(skipped..).filter(|here| !here.is_empty());
         let here = here.ok_or(EIO)?;
         let here = here.get(..here.len().min(range.len())).ok_or(EIO)?;
-        bytes.extend_from_slice(here, GFP_KERNEL)?;
+        bytes.extend_from_slice(here, GFP_KERNEL_ACCOUNT)?;
         range.start = u32::try_from(here.len())
             .ok()
             .and_then(|length| range.start.checked_add(length))
