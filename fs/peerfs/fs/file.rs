@@ -179,6 +179,10 @@ const PIECES_MAX: usize = 1024;
 fn ask(inode: &Inode, range: Range<u64>) -> Result {
     let store = &inode.super_block().data().store;
     for piece in pieces(inode.data(), range).take(PIECES_MAX) {
+        // Each may be of another pack, whose index is read anew.
+        if is_being_killed() {
+            return Err(EINTR);
+        }
         if let Source::Pack { pack, offset } = piece.source {
             let length = u32::try_from(piece.length).unwrap_or(u32::MAX);
             store.prefetch(pack, offset..offset.saturating_add(length))?;

@@ -14,7 +14,7 @@ use kernel::prelude::*;
 use peerfs_format::{pieces, ExtentList, Source};
 
 use super::{Origin, Store};
-use crate::vfs::{sha256, ContentId};
+use crate::vfs::{is_being_killed, sha256, ContentId};
 
 /// Files of more chunks and holes keep their pages for themselves: some 1 GiB, where the list is 768 KiB.
 const CHUNKS_MAX: usize = 16 * 1024;
@@ -42,6 +42,10 @@ impl<O: Origin> Store<O> {
                 entry(&mut list, &[0; 32], piece.length, 0)?;
                 continue;
             };
+            // Each may be of another pack, whose index is read anew.
+            if is_being_killed() {
+                return Err(EINTR);
+            }
             let pack = self.pack(pack)?;
             let index = self.index(&pack)?;
             let index = index.view();

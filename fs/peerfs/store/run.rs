@@ -16,7 +16,7 @@ use super::chunk::{stored_range, Chunk};
 use super::pack::{Pack, Place};
 use super::readers::RUN_BYTES;
 use super::{Origin, Store};
-use crate::vfs::{sha256, FolioBytes};
+use crate::vfs::{is_being_killed, sha256, FolioBytes};
 
 /// Chunks that are decoded ahead at the most, of up to 256 KiB each: a quarter of what the cache holds
 /// of the usual size.
@@ -155,6 +155,9 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
         let mut rest = bytes;
         while rest.len() > 0 {
             self.room = self.room.checked_sub(1).ok_or(EAGAIN)?;
+            if is_being_killed() {
+                return Err(EINTR);
+            }
             let (number, record) = index.chunk_at(offset).map_err(|_| EIO)?;
             let skipped = offset.checked_sub(record.logical_offset).ok_or(EIO)?;
             let length = record.logical_length.saturating_sub(skipped);
