@@ -296,9 +296,12 @@ void peerfs_filemap_invalidate_unlock_shared(struct address_space *mapping)
 	filemap_invalidate_unlock_shared(mapping);
 }
 
-void peerfs_ratelimit_state_init(struct ratelimit_state *rs)
+/* Who is "quiet" does not add in the log how many lines were suppressed. */
+void peerfs_ratelimit_state_init(struct ratelimit_state *rs, bool quiet)
 {
 	ratelimit_default_init(rs);
+	if (quiet)
+		ratelimit_set_flags(rs, RATELIMIT_MSG_ON_RELEASE);
 }
 
 bool peerfs_ratelimit(struct ratelimit_state *rs)

@@ -89,7 +89,7 @@ extern "C" {
     pub(crate) fn peerfs_folio_wait_locked_killable(folio: *mut folio) -> c_int;
     pub(crate) fn peerfs_filemap_invalidate_lock_shared(mapping: *mut address_space);
     pub(crate) fn peerfs_filemap_invalidate_unlock_shared(mapping: *mut address_space);
-    pub(crate) fn peerfs_ratelimit_state_init(rs: *mut ratelimit_state);
+    pub(crate) fn peerfs_ratelimit_state_init(rs: *mut ratelimit_state, quiet: bool);
     pub(crate) fn peerfs_ratelimit(rs: *mut ratelimit_state) -> bool;
     pub(crate) fn peerfs_path_permission(path: *const path, mask: c_int) -> c_int;
     pub(crate) fn peerfs_super_set_uuid(sb: *mut super_block, uuid: *const u8, len: c_uint);

@@ -29,11 +29,13 @@ unsafe impl Sync for Reporter {}
 impl Reporter {
     /// Has not said anything yet.
     pub(crate) fn new(is_privileged: bool) -> impl PinInit<Self> {
+        // The line about those that were suppressed has no limit but this one.
+        let quiet = !is_privileged;
         pin_init!(Reporter {
             is_privileged,
             limit <- Opaque::ffi_init(|slot: *mut bindings::ratelimit_state| {
                 // SAFETY: `slot` is valid for writes, and pinned from here on.
-                unsafe { bindings::peerfs_ratelimit_state_init(slot) };
+                unsafe { bindings::peerfs_ratelimit_state_init(slot, quiet) };
             }),
         })
     }
