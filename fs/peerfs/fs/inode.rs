@@ -13,8 +13,9 @@ use kernel::sync::Arc;
 use peerfs_format::Error as FormatError;
 use peerfs_format::{ExtentList, ExtentRecord, FileType, InodeRecord, ROOT_INODE};
 
+use super::daemon::Daemon;
 use super::{Inode, SuperBlock};
-use crate::store::ShardBlob;
+use crate::store::{KeptShard, ShardBlob, Store};
 use crate::vfs::{c_string, Attributes, InodeKind};
 
 /// What an inode keeps of its shard.
@@ -46,7 +47,7 @@ pub(super) enum Extents {
     None,
     One(ExtentRecord),
     Copied(KVVec<ExtentRecord>),
-    InShard(Arc<ShardBlob>),
+    InShard(KeptShard),
 }
 
 /// Extents that are copied at the most.
@@ -54,14 +55,19 @@ const COPIED_MAX: usize = 32;
 
 impl Extents {
     /// Copies are charged to whoever looks the file up, as the inode is.
-    fn new(shard: &Arc<ShardBlob>, record: &InodeRecord) -> Result<Self> {
+    fn new(
+        store: &Store<Daemon>,
+        number: u32,
+        shard: &Arc<ShardBlob>,
+        record: &InodeRecord,
+    ) -> Result<Self> {
         let view = shard.view();
         let table = view.extents(record).map_err(|_| EIO)?;
         if let (0 | 1, first) = (table.len(), table.get(0)) {
             return Ok(first.map_or(Extents::None, Extents::One));
         }
         if table.len() > COPIED_MAX {
-            return Ok(Extents::InShard(shard.clone()));
+            return Ok(Extents::InShard(store.keep_shard(number, shard)?));
         }
         let mut extents = KVVec::with_capacity(table.len(), GFP_KERNEL_ACCOUNT)?;
         for extent in table.iter() {
@@ -134,7 +140,7 @@ fn parts(super_block: &SuperBlock, number: u64) -> Result<Parts> {
     let kind = match record.file_type().ok_or(EIO)? {
         FileType::Directory => InodeKind::Directory,
         FileType::Regular => {
-            extents = Extents::new(&shard, &record)?;
+            extents = Extents::new(store, index, &shard, &record)?;
             InodeKind::Regular
         }
         FileType::SymbolicLink => {

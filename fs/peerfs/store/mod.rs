@@ -12,6 +12,7 @@ mod cache;
 mod chunk;
 mod content;
 mod decoding;
+mod kept;
 mod origin;
 mod pack;
 mod presence;
@@ -42,6 +43,7 @@ use crate::vfs::{override_credential, Directory, Found, Reporter, Shrinker};
 use blob::{Blob, Expected};
 use cache::Caches;
 use decoding::Decoding;
+use kept::{Kept, KeptValues};
 use pack::Pack;
 use readers::OwnWork;
 use sequence::Sequence;
@@ -50,6 +52,8 @@ pub(crate) use blob::OpenError;
 
 /// An inode shard in memory.
 pub(crate) type ShardBlob = Blob<ShardLayout>;
+/// An inode shard that stays in memory.
+pub(crate) type KeptShard = Kept<ShardBlob>;
 /// A pack index in memory.
 type IndexBlob = Blob<PackIndexLayout>;
 pub(crate) use origin::{BlobRequest, ChunksRequest, Fetched, Missed, Origin};
@@ -76,6 +80,8 @@ pub(crate) struct Store<O> {
     #[pin]
     packs: Mutex<RBTree<u32, Arc<Pack>>>,
     caches: Arc<Caches>,
+    /// Those that inodes have their extents in.
+    kept_shards: Arc<KeptValues<ShardBlob>>,
     _shrinker: Shrinker<Caches>,
     #[pin]
     decoding: Decoding,
@@ -102,6 +108,7 @@ impl<O: Origin> Store<O> {
         let depth = directory.stack_depth().saturating_add(1);
         let statistics = Arc::new(Statistics::new(), GFP_KERNEL)?;
         let caches = Caches::new(depth).map_err(OpenError::Read)?;
+        let kept_shards = KeptValues::new().map_err(OpenError::Read)?;
         let shrinker = Shrinker::new(c"peerfs-caches", caches.clone()).map_err(OpenError::Read)?;
         let manifest = Blob::<Manifest>::open(
             &Expected {
@@ -137,6 +144,7 @@ impl<O: Origin> Store<O> {
                 packs <- new_mutex!(RBTree::new(), "peerfs packs"),
                 _shrinker: shrinker,
                 caches,
+                kept_shards,
                 decoding <- Decoding::new(depth),
                 sequence: Sequence::new(),
                 readers,
@@ -217,6 +225,11 @@ impl<O: Origin> Store<O> {
             self.statistics.blobs.cached.count();
             return Ok(shard);
         }
+        if let Some(shard) = self.kept_shards.get(number) {
+            self.statistics.blobs.cached.count();
+            self.caches.shards.insert(number, shard.clone());
+            return Ok(shard);
+        }
         let record = self.blob_table()?.shard(number);
         let record = record.map_err(|error| self.refused(&self.manifest.blob_table, error))?;
         let shard = self.blob_by_path(
@@ -230,12 +243,19 @@ impl<O: Origin> Store<O> {
         Ok(shard)
     }
 
+    /// Keeps a shard, or the copy of it that somebody keeps already.
+    pub(crate) fn keep_shard(&self, number: u32, shard: &Arc<ShardBlob>) -> Result<KeptShard> {
+        self.kept_shards.keep(number, shard)
+    }
+
     /// Opens a pack and its index by path, as far as the store has them: to be called where a path
     /// may be walked, so that reading never has to. Says whether both are open, and will be as long as
     /// the store is.
     pub(crate) fn open_pack(&self, number: u32) -> Result<bool> {
         let pack = self.pack(number)?;
-        override_credential(&self.credential, || pack.open(self.name(), &self.log, &self.directory))
+        override_credential(&self.credential, || {
+            pack.open(self.name(), &self.log, &self.directory)
+        })
     }
 
     /// The image's blob table; EIO if nothing was looked up yet.

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What inodes keep of a store, beyond what a cache does: one copy of each, however often the cache forgets it
+//! and it is read again.
+//!
+//! Locking: the lock is a leaf. It is taken in memory reclaim, too, which evicts inodes, so nothing is allocated
+//! and no value dropped under it.
+#![forbid(unsafe_code)]
+
+use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::rbtree::{RBTree, RBTreeNode};
+use kernel::sync::{Arc, Mutex};
+
+/// What is kept by somebody, by its number.
+#[pin_data]
+pub(crate) struct KeptValues<V> {
+    #[pin]
+    values: Mutex<RBTree<u32, Shared<V>>>,
+}
+
+struct Shared<V> {
+    value: Arc<V>,
+    /// How many [`Kept`] there are of it.
+    users: usize,
+}
+
+/// A value that stays as long as this does.
+pub(crate) struct Kept<V> {
+    values: Arc<KeptValues<V>>,
+    number: u32,
+    value: Arc<V>,
+}
+
+impl<V> KeptValues<V> {
+    /// None.
+    pub(super) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(KeptValues {
+                values <- new_mutex!(RBTree::new(), "peerfs kept"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The value of this number, if somebody keeps it.
+    pub(super) fn get(&self, number: u32) -> Option<Arc<V>> {
+        let values = self.values.lock();
+        values.get(&number).map(|shared| shared.value.clone())
+    }
+
+    /// Keeps a value; not this copy of it, if there is one already.
+    pub(super) fn keep(self: &Arc<Self>, number: u32, value: &Arc<V>) -> Result<Kept<V>> {
+        let new = Shared {
+            value: value.clone(),
+            users: 1,
+        };
+        let node = RBTreeNode::new(number, new, GFP_KERNEL_ACCOUNT)?;
+        let mut values = self.values.lock();
+        let value = match values.get_mut(&number) {
+            Some(shared) => {
+                shared.users = shared.users.saturating_add(1);
+                shared.value.clone()
+            }
+            None => {
+                // There is none that it would replace.
+                let _ = values.insert(node);
+                value.clone()
+            }
+        };
+        drop(values);
+        Ok(Kept {
+            values: self.clone(),
+            number,
+            value,
+        })
+    }
+}
+
+impl<V> core::ops::Deref for Kept<V> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        &self.value
+    }
+}
+
+impl<V> Drop for Kept<V> {
+    fn drop(&mut self) {
+        let mut values = self.values.values.lock();
+        let Some(shared) = values.get_mut(&self.number) else {
+            return;
+        };
+        shared.users = shared.users.saturating_sub(1);
+        // Our own reference stays until the lock is given back.
+        if shared.users == 0 {
+            let _ = values.remove(&self.number);
+        }
+    }
+}
+
+#[cfg(CONFIG_KUNIT = "y")]
+#[kunit_tests(peerfs_kept)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_copies_one_is_kept_until_its_last_user_is_gone() -> Result {
+        let values = KeptValues::new()?;
+        let copies = [Arc::new(1, GFP_KERNEL)?, Arc::new(1, GFP_KERNEL)?];
+        let first = values.keep(7, &copies[0])?;
+        let second = values.keep(7, &copies[1])?;
+        let is_first = |value: Arc<i32>| Arc::ptr_eq(&value, &copies[0]);
+        assert!(core::ptr::eq::<i32>(&*second, &*copies[0]));
+        drop(first);
+        assert!(values.get(7).is_some_and(is_first));
+        assert!(values.get(8).is_none());
+        drop(second);
+        assert!(values.get(7).is_none());
+        Ok(())
+    }
+}
