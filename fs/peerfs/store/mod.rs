@@ -104,7 +104,7 @@ impl<O: Origin> Store<O> {
     ) -> core::result::Result<Arc<Self>, OpenError> {
         let log =
             KBox::pin_init(Reporter::new(is_privileged), GFP_KERNEL).map_err(OpenError::Read)?;
-        let work = OwnWork::new().map_err(OpenError::Read)?;
+        let work = OwnWork::new(is_privileged).map_err(OpenError::Read)?;
         let depth = directory.stack_depth().saturating_add(1);
         let statistics = Arc::new(Statistics::new(), GFP_KERNEL)?;
         let caches = Caches::new(depth).map_err(OpenError::Read)?;

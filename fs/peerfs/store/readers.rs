@@ -20,6 +20,9 @@ const _: () = assert!(RUN_BYTES <= CHUNK_MAX as usize);
 /// Pieces of work that wait or are done at the most, of all mounts: as many as the queue has workers for at once, so
 /// that nothing waits for what another mount has to do, which may be stuck.
 const WORK_MAX: usize = 256;
+/// Of these, those of mounts of users without privileges, who can have as many mounts with stuck stores as it takes;
+/// and as many of all others.
+const SHARE: usize = WORK_MAX / 2;
 
 /// For how long unmounting waits for work of the mount's own: seconds.
 const UNMOUNT_WAIT: u32 = 1;
@@ -31,8 +34,10 @@ const KEPT: usize = 8;
 #[pin_data]
 pub(crate) struct Readers {
     queue: Workqueue,
-    /// Pieces of work that are not done, of all mounts.
+    /// Pieces of work that are not done, of all mounts of privileged users.
     pending: Atomic<usize>,
+    /// As above, of all other mounts.
+    others_pending: Atomic<usize>,
     /// Has room for `KEPT`. A leaf; taken in memory reclaim, too, so nothing is allocated under it.
     #[pin]
     idle: Mutex<KVec<ZstdDecoder>>,
@@ -47,28 +52,39 @@ impl Readers {
             pin_init!(Readers {
                 queue,
                 pending: Atomic::new(0),
+                others_pending: Atomic::new(0),
                 idle <- new_mutex!(idle, "peerfs readers"),
             }),
             GFP_KERNEL,
         )
     }
 
-    /// A turn of a worker for a mount; `None` if it has as many already as are left for all others. So the mounts whose
-    /// stores are stuck never have them all.
+    /// A turn of a worker for a mount; `None` if it has as many already as are left for all others of its kind. So it
+    /// takes several mounts whose stores are stuck to have them all.
     pub(super) fn turn(self: &Arc<Self>, own: &Arc<OwnWork>) -> Option<Turn> {
         let mut pending = own.pending.lock();
         // Several mounts at once may take a few more.
-        let left = WORK_MAX.saturating_sub(self.pending.load(Relaxed));
+        let left = SHARE.saturating_sub(self.pending(own.is_privileged).load(Relaxed));
         if *pending >= left {
             return None;
         }
         *pending = pending.saturating_add(1);
-        self.pending.add(1, Relaxed);
+        self.pending(own.is_privileged).add(1, Relaxed);
         Some(Turn {
-            place: Place(self.clone()),
+            place: Place {
+                readers: self.clone(),
+                is_privileged: own.is_privileged,
+            },
             _module: ModuleReference::new(),
             _own: OwnPlace(own.clone()),
         })
+    }
+
+    fn pending(&self, is_privileged: bool) -> &Atomic<usize> {
+        match is_privileged {
+            true => &self.pending,
+            false => &self.others_pending,
+        }
     }
 
     /// Calls `work` with a decompressor, which is kept for the next one.
@@ -91,6 +107,7 @@ impl Readers {
 /// The work of a mount that is not done.
 #[pin_data]
 pub(super) struct OwnWork {
+    is_privileged: bool,
     #[pin]
     pending: Mutex<usize>,
     #[pin]
@@ -98,10 +115,11 @@ pub(super) struct OwnWork {
 }
 
 impl OwnWork {
-    /// None.
-    pub(super) fn new() -> Result<Arc<Self>> {
+    /// None, of a mount of somebody who is privileged or not.
+    pub(super) fn new(is_privileged: bool) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(OwnWork {
+                is_privileged,
                 pending <- new_mutex!(0, "peerfs work"),
                 done <- new_condvar!("peerfs work done"),
             }),
@@ -134,7 +152,7 @@ pub(super) struct Turn {
 impl Turn {
     /// Has a worker do this. Without memory it is dropped.
     pub(super) fn spawn(self, work: impl FnOnce() + Send + 'static) -> Result {
-        let readers = self.place.0.clone();
+        let readers = self.place.readers.clone();
         readers.queue.spawn(move || {
             let turn = self;
             let _scope = NoFsScope::new();
@@ -144,12 +162,16 @@ impl Turn {
     }
 }
 
-/// A place among the pieces of work of all mounts.
-struct Place(Arc<Readers>);
+/// A place among the pieces of work of all mounts of a kind.
+struct Place {
+    readers: Arc<Readers>,
+    is_privileged: bool,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Relaxed);
+        let pending = self.readers.pending(self.is_privileged);
+        pending.fetch_sub(1, Relaxed);
     }
 }
 
@@ -194,18 +216,34 @@ mod tests {
     #[test]
     fn a_mount_leaves_the_others_as_many_turns_as_it_has() -> Result {
         let readers = Readers::new()?;
-        let (stuck, other, third) = (OwnWork::new()?, OwnWork::new()?, OwnWork::new()?);
+        let mount = || OwnWork::new(true);
+        let (stuck, other, third) = (mount()?, mount()?, mount()?);
         let first = turns(&readers, &stuck)?;
         let second = turns(&readers, &other)?;
-        assert_eq!((first.len(), second.len()), (WORK_MAX / 2, WORK_MAX / 4));
-        assert_eq!(turns(&readers, &third)?.len(), WORK_MAX / 8);
+        assert_eq!((first.len(), second.len()), (SHARE / 2, SHARE / 4));
+        assert_eq!(turns(&readers, &third)?.len(), SHARE / 8);
         assert!(readers.turn(&stuck).is_none());
         drop(first);
         assert!(readers.turn(&stuck).is_some());
         drop(second);
-        assert_eq!(turns(&readers, &third)?.len(), WORK_MAX / 2);
+        assert_eq!(turns(&readers, &third)?.len(), SHARE / 2);
         // Nothing is left that one would wait for.
         stuck.wait();
+        Ok(())
+    }
+
+    #[test]
+    fn users_with_any_number_of_mounts_leave_the_privileged_ones_their_turns() -> Result {
+        let readers = Readers::new()?;
+        let mut taken = KVec::new();
+        loop {
+            let of_mount = turns(&readers, &OwnWork::new(false)?)?;
+            if of_mount.is_empty() {
+                break;
+            }
+            taken.push(of_mount, GFP_KERNEL)?;
+        }
+        assert_eq!(turns(&readers, &OwnWork::new(true)?)?.len(), SHARE / 2);
         Ok(())
     }
 }
