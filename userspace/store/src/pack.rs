@@ -86,7 +86,7 @@ impl Pack {
             Some(whole) => whole,
             None => State::open_partial(directory, record)?,
         };
-        let pack = Pack {
+        Ok(Pack {
             directory: directory.clone(),
             record: *record,
             index,
@@ -94,10 +94,30 @@ impl Pack {
             filling: Some(wrong_indexes.clone()),
             turning: Mutex::new(()),
             state: Mutex::new(state),
+        })
+    }
+
+    /// Ends what a process before this one has left: makes a full partial pack whole; goes on with one beside a whole
+    /// one, which is damaged as a rule, or removes it if that has become right in another way.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let _turning = lock(&self.turning);
+        let Some(whole) = self.whole() else {
+            return self.complete_if_full().map(|_| ());
         };
-        // A process may have died between writing the last chunk and renaming the pack.
-        pack.complete()?;
-        Ok(pack)
+        let (pack, index) = (self.record.digest, self.record.index_digest);
+        let partial = layout::partial(&pack, &index);
+        if !self.directory.has_file(&partial) {
+            return Ok(());
+        }
+        if !self.is_intact(&whole) {
+            return self.go_on_with_partial(&whole);
+        }
+        for name in [partial, layout::map(&pack, &index)] {
+            self.directory
+                .remove(&name)
+                .map_err(self.directory.failed("remove", &name))?;
+        }
+        Ok(())
     }
 
     /// Whether it was opened to be filled, and not only to be read.
@@ -248,11 +268,7 @@ impl Pack {
         let record = self.chunk(chunk)?;
         let wrong_indexes = self.wrong_indexes()?;
         let _turning = lock(&self.turning);
-        let whole = {
-            let state = self.lock();
-            state.map.is_none().then(|| state.file.clone())
-        };
-        if let Some(whole) = whole {
+        if let Some(whole) = self.whole() {
             return self.give_up(&whole, &record, wrong_indexes);
         }
         let mut state = self.lock();
@@ -280,14 +296,29 @@ impl Pack {
         if wrong_indexes.contain(&pack, &index) {
             return Err(Error::WrongIndex { pack, index });
         }
-        // What can't be read is damaged.
-        if matches!(sha256_file(whole, PACK_MAX, |_| ()), Ok(Some(digest)) if digest == pack) {
+        if self.is_intact(whole) {
             if matches!(read_stored(whole, chunk), Ok(Some(_))) {
                 return Ok(());
             }
             wrong_indexes.add(&pack, &index);
             return Err(Error::WrongIndex { pack, index });
         }
+        self.go_on_with_partial(whole)
+    }
+
+    /// The file of a whole pack.
+    fn whole(&self) -> Option<Arc<File>> {
+        let state = self.lock();
+        state.map.is_none().then(|| state.file.clone())
+    }
+
+    /// Whether a file is the pack. One that can't be read is damaged.
+    fn is_intact(&self, whole: &File) -> bool {
+        matches!(sha256_file(whole, PACK_MAX, |_| ()), Ok(Some(digest)) if digest == self.record.digest)
+    }
+
+    /// From a damaged whole pack to a partial one, for whoever holds `turning`.
+    fn go_on_with_partial(&self, whole: &File) -> Result<()> {
         let mut partial = State::open_partial(&self.directory, &self.record)?;
         self.copy_right_chunks(whole, &mut partial)?;
         *self.lock() = partial;

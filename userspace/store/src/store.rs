@@ -229,6 +229,13 @@ impl Store {
         let pack = Arc::new(pack);
         packs.retain(|_, pack| pack.strong_count() > 0);
         packs.insert(key, Arc::downgrade(&pack));
+        drop(packs);
+        // That may take as long as reading all of it, for which those who open other packs need not wait.
+        if let Err(error) = pack.settle() {
+            // It is tried again when the pack is opened the next time. What is there of it can be read.
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(pack = %record.digest, error, "cannot end what was left undone of a pack");
+        }
         Ok(pack)
     }
 

@@ -268,15 +268,50 @@ fn a_damaged_pack_is_mended_over_a_restart() {
         pack.write_chunk(5, &source.chunks[5]).unwrap();
         assert_eq!(pack.presence(), [0b1011_1111, 1]);
     }
-    // The damaged one is still the whole one; what was mended is remembered.
+    // The damaged one is still called whole; what was mended is remembered, and goes on without being asked.
     let store = source.store();
     let pack = store.pack(&source.record, source.index.clone()).unwrap();
-    assert!(pack.read_chunk(6).is_err());
-    pack.discard(6).unwrap();
+    assert!(!pack.is_whole());
     assert_eq!(pack.presence(), [0b1011_1111, 1]);
+    assert_eq!(pack.read_chunk(6).unwrap(), None);
     assert!(pack.write_chunk(6, &source.chunks[6]).unwrap());
     assert!(pack.complete().unwrap());
     assert!(pack.read_chunk(5).unwrap().is_some());
+}
+
+#[test]
+fn nothing_is_left_of_a_partial_pack_when_the_whole_one_came_in_another_way() {
+    let source = Source::new(9);
+    let store = source.store();
+    let pack = store.pack(&source.record, source.index.clone()).unwrap();
+    pack.write_chunk(5, &source.chunks[5]).unwrap();
+    drop((pack, store));
+    let store = source.store();
+    store.add_blob(&source.chunks.concat()).unwrap();
+    let pack = store.pack(&source.record, source.index.clone()).unwrap();
+    assert!(pack.is_whole() && !source.map().exists());
+    assert_eq!(store.partial_packs().unwrap(), []);
+}
+
+#[test]
+fn a_full_pack_that_can_not_get_its_name_can_be_read() {
+    let source = Source::new(3);
+    let store = source.store();
+    let blob = store.blob_path(&source.record.digest);
+    fs::create_dir(&blob).unwrap();
+    let pack = store.pack(&source.record, source.index.clone()).unwrap();
+    for (number, chunk) in source.chunks.iter().enumerate() {
+        pack.write_chunk(number as u32, chunk).unwrap();
+    }
+    assert!(pack.complete().is_err());
+    drop((pack, store));
+    let store = source.store();
+    let pack = store.pack(&source.record, source.index.clone()).unwrap();
+    assert!(pack.read_chunk(2).unwrap().is_some());
+    drop(pack);
+    fs::remove_dir(&blob).unwrap();
+    store.pack(&source.record, source.index.clone()).unwrap();
+    assert!(store.has_blob(&source.record.digest));
 }
 
 #[test]
