@@ -68,10 +68,11 @@ pub struct Damage {
 /// is damaged inside is no error but in the report.
 pub fn verify(store: &Arc<Store>, progress: &VerifyProgress) -> Result<VerifyReport> {
     let mut report = VerifyReport::default();
+    // First: whoever adds an image while the blobs are read has added its blobs before.
+    let index = TagIndex::read(store.directory())?;
     let blobs = Blobs::read(store, progress, &mut report)?;
     let mut users: HashMap<Digest, BTreeSet<String>> = HashMap::new();
     let mut checked_packs = BTreeSet::new();
-    let index = TagIndex::read(store.directory())?;
     for (digest, tag) in index.entries() {
         let name = tag.map_or_else(|| digest.to_string(), str::to_owned);
         users.entry(digest).or_default().insert(name);
