@@ -308,11 +308,12 @@ impl Store {
     /// # Errors
     /// As for [`Store::images`].
     pub fn remember_image(&self, manifest: &Digest, length: u64) -> Result<()> {
-        if self
-            .images()?
-            .iter()
-            .any(|image| image.manifest == *manifest)
-        {
+        let known = match self.images() {
+            // It is made anew.
+            Err(Error::NoIndex(_)) => Vec::new(),
+            images => images?,
+        };
+        if known.iter().any(|image| image.manifest == *manifest) {
             return Ok(());
         }
         TagIndex::change(&self.directory, |index| {
