@@ -272,6 +272,10 @@ impl Pack {
             return self.give_up(&whole, &record, wrong_indexes);
         }
         let mut state = self.lock();
+        // Another one who found it damaged may have fetched it anew meanwhile, and somebody reads it now.
+        if matches!(read_stored(&state.file, &record), Ok(Some(_))) {
+            return Ok(());
+        }
         if let Some(map) = &mut state.map {
             map.set(chunk, false)?;
         }
