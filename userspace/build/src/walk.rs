@@ -136,7 +136,10 @@ impl Walk<'_> {
         stat: &Stat,
         inode: u32,
     ) -> Result<Option<Visit>> {
-        if (stat.st_dev, stat.st_ino) == (self.store.st_dev, self.store.st_ino) {
+        let is_elsewhere = self.context.options.one_file_system && stat.st_dev != self.device;
+        let is_store = (stat.st_dev, stat.st_ino) == (self.store.st_dev, self.store.st_ino);
+        // One on a file system of its own is passed over with that.
+        if is_store && !is_elsewhere {
             return Err(Error::StoreInTree(self.store_dir.to_owned()));
         }
         let is_same = self.tree.node(inode).is_some_and(|node| {
@@ -152,7 +155,6 @@ impl Walk<'_> {
         let set = self.context.xattrs.add(set.unwrap_or_default());
         let index = self.tree.directories.len() as u32;
         let first_entry = self.tree.entries.len();
-        let is_elsewhere = self.context.options.one_file_system && stat.st_dev != self.device;
         let names = if is_elsewhere {
             Vec::new()
         } else {
