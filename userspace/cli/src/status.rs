@@ -65,7 +65,8 @@ fn print(status: &Status, output: &mut Output) -> Result<()> {
         ))?;
     }
     for mirror in &status.mirrors {
-        output.line(&format!("mirror {}: {}", mirror.manifest, mirror.state))?;
+        let (manifest, state) = (printable(&mirror.manifest), printable(&mirror.state));
+        output.line(&format!("mirror {manifest}: {state}"))?;
     }
     if status.lying_sources > 0 {
         output.line(&format!(
