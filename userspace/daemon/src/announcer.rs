@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use peerfs_format::Digest;
-use peerfs_peer::Node;
+use peerfs_peer::{causes, Node};
 use peerfs_store::Store;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -66,7 +66,7 @@ impl Announcer {
                         }
                     }
                 }
-                Err(error) => warn!(%error, "cannot look through the store"),
+                Err(error) => warn!(error = causes(&error), "cannot look through the store"),
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,

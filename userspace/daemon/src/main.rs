@@ -13,6 +13,7 @@ use peerfs_daemon::arguments::{man_page, Arguments};
 use peerfs_daemon::config::Config;
 use peerfs_daemon::daemon::Daemon;
 use peerfs_daemon::logging;
+use peerfs_peer::causes;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{signal, SignalKind};
 
@@ -85,13 +86,7 @@ fn tell_manager(state: &[NotifyState<'_>]) {
 
 /// Prints an error and its causes on one line.
 fn fail(error: &dyn Error, status: u8) -> ExitCode {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
+    let text = causes(error);
     // Where nobody reads it, the status tells.
     let _ = writeln!(io::stderr(), "peerfsd: {}", text.trim_end());
     ExitCode::from(status)

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use peerfs_format::{BlobTable, Digest, Manifest};
-use peerfs_peer::Priority;
+use peerfs_peer::{causes, Priority};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -76,7 +76,10 @@ enum MirrorError {
     #[error("{0} is not the manifest of an image: {1}")]
     Manifest(Digest, #[source] peerfs_format::Error),
     /// All chunks were stored, but what the disk has is something else.
-    #[error("pack {0} is damaged on the disk")]
+    #[error(
+        "pack {0} could not be made whole: chunks of it are damaged on the disk and fetched anew, or the image was \
+         built wrong and has another pack's index"
+    )]
     Damaged(Digest),
 }
 
@@ -101,12 +104,12 @@ pub async fn mirror(
                     return info!(%manifest, "mirrored");
                 }
                 Err(error @ MirrorError::Manifest(..)) => {
-                    mirrors.set(manifest, State::Failed(error.to_string()));
-                    return warn!(%error, "not mirrored");
+                    mirrors.set(manifest, State::Failed(causes(&error)));
+                    return warn!(error = causes(&error), "not mirrored");
                 }
                 Err(error) => {
-                    mirrors.set(manifest, State::Failed(error.to_string()));
-                    warn!(%manifest, %error, "mirroring is tried again");
+                    mirrors.set(manifest, State::Failed(causes(&error)));
+                    warn!(%manifest, error = causes(&error), "mirroring is tried again");
                 }
             }
             tokio::time::sleep(RETRY_INTERVAL).await;

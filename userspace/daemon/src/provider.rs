@@ -11,7 +11,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use bytes::Bytes;
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_peer::{ChunkMap, Have, Provider, Work};
+use peerfs_peer::{causes, ChunkMap, Have, Provider, Work};
 use peerfs_store::{Error as StoreError, Pack, Store};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
@@ -121,7 +121,7 @@ impl StoreProvider {
         let new = lock(&self.verdicts).unreadable(asked, Instant::now());
         // An index that a peer names need not be one.
         if new && !matches!(error, DiskError::Store(StoreError::Format { .. })) {
-            warn!(%error, "cannot serve a peer");
+            warn!(error = causes(&error), "cannot serve a peer");
         }
         None
     }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use nix::errno::Errno;
 use peerfs_format::upcall::{self, BlobKind, FetchBlob, FetchChunks, FETCH_AGAIN};
 use peerfs_format::Digest;
-use peerfs_peer::Priority;
+use peerfs_peer::{causes, Priority};
 use peerfs_store::{Error as StoreError, Pack};
 use tracing::{debug, info, warn};
 
@@ -88,7 +88,7 @@ impl LibraryHandler {
             for chunk in chunks {
                 if let Err(error) = pack.read_chunk(chunk) {
                     pack.discard(chunk)?;
-                    warn!(pack = %pack.digest(), chunk, %error, "is fetched anew");
+                    warn!(pack = %pack.digest(), chunk, error = causes(&error), "is fetched anew");
                 }
             }
             Ok(())
@@ -109,9 +109,9 @@ impl RequestHandler for LibraryHandler {
             match error {
                 // The log has it already, and it does not change.
                 GetError::Disk(DiskError::Store(StoreError::WrongIndex { .. })) => {
-                    debug!(?request, %error, %errno, "request failed");
+                    debug!(?request, error = causes(&error), %errno, "request failed");
                 }
-                _ => info!(?request, %error, %errno, "request failed"),
+                _ => info!(?request, error = causes(&error), %errno, "request failed"),
             }
             errno
         })

@@ -55,7 +55,7 @@ pub enum Error {
 }
 
 /// An error with all its causes, as far as they say something.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+pub fn causes(error: &dyn std::error::Error) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
