@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use peerfs_format::{BlobTable, Digest, Manifest, METADATA_MAX};
-use peerfs_peer::Priority;
+use peerfs_peer::{causes, Priority};
 use peerfs_store::{Error as StoreError, Pack};
 use tracing::{debug, warn};
 
@@ -130,7 +130,10 @@ impl Library {
         let first = BlobTable::parse(&table, manifest.inode_count).and_then(|table| table.shard(0));
         if let Ok(shard) = first {
             if let Err(error) = self.blob(shard.digest, purpose).await {
-                debug!(%error, "the first shard did not come ahead of its reader");
+                debug!(
+                    error = causes(&error),
+                    "the first shard did not come ahead of its reader"
+                );
             }
         }
     }
@@ -155,7 +158,12 @@ impl Library {
             }
         };
         match self.disk.run(open.clone()).await {
-            Err(DiskError::Store(StoreError::BlobMissing(_) | StoreError::BlobDamaged(_))) => (),
+            // Of the index, as a rule. What is wrong with the pack's own file is told when this is tried again.
+            Err(DiskError::Store(
+                StoreError::BlobMissing(_)
+                | StoreError::BlobDamaged(_)
+                | StoreError::NotARegularFile(_),
+            )) => (),
             opened => return opened?.ok_or(GetError::ReadOnly),
         }
         self.blob(index, purpose).await?;
@@ -226,7 +234,7 @@ impl Library {
     async fn remember_image(&self, manifest: Digest, length: u64) {
         let remember = move |store: &peerfs_store::Store| store.remember_image(&manifest, length);
         if let Err(error) = self.disk.run(remember).await {
-            warn!(%manifest, %error, "cannot add the image to the list");
+            warn!(%manifest, error = causes(&error), "cannot add the image to the list");
         }
         self.announcer.announce(manifest).await;
     }

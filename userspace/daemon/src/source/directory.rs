@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::StreamExt;
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_peer::{ChunkMap, Have, Priority};
+use peerfs_peer::{causes, ChunkMap, Have, Priority};
 use peerfs_store::{Error, Pack, Store};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -89,7 +89,7 @@ impl Place {
             }
             Err(error) => {
                 if !self.is_absent.swap(true, Ordering::Relaxed) {
-                    warn!(%directory, %error, "nothing is fetched from this source until it is there");
+                    warn!(%directory, error = causes(&error), "nothing is fetched from this source until it is there");
                 }
                 None
             }
@@ -126,7 +126,12 @@ impl Source for DirectorySource {
         let read = self.place.run(
             move |store| match store.read_metadata(&blob, METADATA_MAX) {
                 // Damaged is as good as absent: nobody lied.
-                Err(Error::BlobMissing(_) | Error::BlobDamaged(_)) => Ok(None),
+                Err(
+                    Error::BlobMissing(_)
+                    | Error::BlobDamaged(_)
+                    | Error::BlobTooLarge { .. }
+                    | Error::NotARegularFile(_),
+                ) => Ok(None),
                 read => read.map(Some),
             },
         );
