@@ -88,6 +88,21 @@ stat mnt/content/large-random >/dev/null
 expect 0 "$(store_counter mnt blobs_damaged)" "blobs that are still damaged"
 umount mnt
 
+check "a damaged chunk of a whole pack is fetched anew by a daemon that is there, and EIO at once without"
+cp -r pristine mended-pack
+pack=$(find mended-pack/blobs/sha256 -size +1M | head -n 1)
+dd if=/dev/zero of="$pack" bs=64 seek=1000 count=1 conv=notrunc status=none
+mount_image /tmp/mended-pack "$image" mnt
+read_all() { find mnt -type f -exec cat {} + >/dev/null; }
+start=$EPOCHSECONDS
+must_fail read_all 2>error
+((EPOCHSECONDS - start < 20)) || fail "waited for nobody"
+start_daemon /tmp/mended-pack /tmp/pristine honest
+read_all
+(($(store_counter mnt chunks_damaged) >= 2)) || fail "no chunk was damaged"
+umount mnt
+stop_daemon
+
 check "what nobody could be asked for ahead is asked for ahead when there is somebody"
 empty_store late
 start_daemon /tmp/late /tmp/pristine honest

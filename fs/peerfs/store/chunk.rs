@@ -64,11 +64,8 @@ impl<O: Origin> Store<O> {
                 }
             }
             match place {
-                Place::Whole(_) => {
-                    self.report_chunk(&pack.record.digest, first, "its digest differs");
-                    return Err(EIO);
-                }
-                Place::Partial(_) => {
+                // A daemon may have another file than a whole pack that is damaged.
+                Place::Whole(_) | Place::Partial(_) => {
                     self.report_chunk(&pack.record.digest, first, "its digest differs");
                     pack.lost(first);
                     again = true;
@@ -89,13 +86,21 @@ impl<O: Origin> Store<O> {
                 },
                 again,
             };
-            self.statistics.chunks.missed.count();
-            let fetched = self.origin.fetch_chunks(&request).inspect_err(|missed| {
+            let is_whole = matches!(place, Place::Whole(_));
+            if !is_whole {
+                self.statistics.chunks.missed.count();
+            }
+            let fetched = match self.origin.fetch_chunks(&request) {
+                Ok(fetched) => fetched,
                 // Whoever is being killed does not miss anything any more.
-                if Error::from(*missed) != EINTR {
-                    self.report_missing(&pack.record.digest, first, *missed);
+                Err(missed) if Error::from(missed) == EINTR => return Err(EINTR),
+                // It is not missing: what is wrong was told.
+                Err(_) if is_whole => return Err(EIO),
+                Err(missed) => {
+                    self.report_missing(&pack.record.digest, first, missed);
+                    return Err(missed.into());
                 }
-            })?;
+            };
             match fetched {
                 Fetched::Filled(file) => pack.filled(file, first, request.count)?,
                 Fetched::Data(data) => {
