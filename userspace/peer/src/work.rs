@@ -112,22 +112,16 @@ impl Ledger {
 /// The account on which a question is answered. Clones are the same account.
 #[derive(Clone, Debug)]
 pub struct Work {
-    account: Option<(Arc<Mutex<Ledger>>, PeerId)>,
+    ledger: Arc<Mutex<Ledger>>,
+    peer: PeerId,
     refused: Arc<AtomicBool>,
 }
 
 impl Work {
     pub(crate) fn for_peer(ledger: &Arc<Mutex<Ledger>>, peer: PeerId) -> Self {
         Work {
-            account: Some((Arc::clone(ledger), peer)),
-            refused: Arc::default(),
-        }
-    }
-
-    /// Nobody's account: everything may be done.
-    pub fn free() -> Self {
-        Work {
-            account: None,
+            ledger: Arc::clone(ledger),
+            peer,
             refused: Arc::default(),
         }
     }
@@ -136,12 +130,9 @@ impl Work {
     /// told that this node is busy.
     #[must_use]
     pub fn charge(&self, bytes: u64) -> bool {
-        let Some((ledger, peer)) = &self.account else {
-            return true;
-        };
         // Nothing that is done under the lock can leave it half changed.
-        let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = ledger.charge(*peer, bytes, Instant::now());
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = ledger.charge(self.peer, bytes, Instant::now());
         if !may {
             self.refused.store(true, Ordering::Relaxed);
         }
