@@ -360,11 +360,6 @@ where
             .min()
     }
 
-    /// The orders that wait.
-    pub fn order_count(&self) -> usize {
-        self.orders.len()
-    }
-
     fn next(&mut self) -> u64 {
         self.sequence += 1;
         self.sequence

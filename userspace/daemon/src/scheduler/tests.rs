@@ -185,7 +185,7 @@ fn equal_wants_are_fetched_once() {
         bench.finished,
         [(first, Outcome::Complete), (second, Outcome::Complete)]
     );
-    assert_eq!(bench.scheduler.order_count(), 0);
+    assert_eq!(bench.scheduler.orders.len(), 0);
 }
 
 #[test]
