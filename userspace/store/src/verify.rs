@@ -64,7 +64,7 @@ pub struct Damage {
 /// Reads every blob, walks every image, and reads every chunk of the partial packs.
 ///
 /// # Errors
-/// [`Error::Layout`] if `index.json` is not valid, [`Error::Io`] if the store can't be listed. What
+/// [`crate::Error::Layout`] if `index.json` is not valid, [`crate::Error::Io`] if the store can't be listed. What
 /// is damaged inside is no error but in the report.
 pub fn verify(store: &Arc<Store>, progress: &VerifyProgress) -> Result<VerifyReport> {
     let mut report = VerifyReport::default();
