@@ -48,7 +48,8 @@ impl BaseChunks {
                 let pack = table
                     .pack(number)
                     .map_err(StoreError::format(image.manifest().blob_table))?;
-                if seen.insert((pack.digest, pack.index_digest)) {
+                // An image names a pack once: of bases that pair it with different indexes the first is taken.
+                if seen.insert(pack.digest) {
                     base.add(&pack)?;
                 }
             }
@@ -124,8 +125,12 @@ impl BaseChunks {
     }
 }
 
-/// A pack that is there as a whole: an image of parts would not be all there.
+/// A pack that is there as a whole: an image of parts would not be all there, not even if they are all parts, for they
+/// are no blob yet that a registry could be given.
 fn open_pack(store: &Store, record: &PackRecord) -> Result<Option<Pack>> {
+    if !store.has_blob(&record.digest) {
+        return Ok(None);
+    }
     let index = store.read_metadata(&record.index_digest, METADATA_MAX)?;
     let pack = store.find_pack(record, index)?;
     Ok(pack.filter(Pack::is_whole))

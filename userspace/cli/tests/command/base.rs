@@ -12,11 +12,17 @@ use serde_json::Value;
 
 /// Builds upon an image; returns the summary.
 fn build_upon(fixture: &Fixture, base: &str) -> Value {
+    build_upon_all(fixture, &[base])
+}
+
+/// Builds upon several images; returns the summary.
+fn build_upon_all(fixture: &Fixture, bases: &[&str]) -> Value {
     fs::write(fixture.tree().join("new"), "new").unwrap();
     let mut process = peerfs(&fixture.store(), "build");
     process
         .arg(fixture.tree())
-        .args(["--tag", "upon", "--json", "--base", base]);
+        .args(["--tag", "upon", "--json"])
+        .args(bases.iter().flat_map(|base| ["--base", base]));
     serde_json::from_slice(&succeed(&mut process)).unwrap()
 }
 
@@ -110,4 +116,8 @@ fn an_index_that_lies_about_content_changes_nothing() {
     assert!(summary["stored_bytes"].as_u64().unwrap() < 1_200_000);
     let alone = build(&fixture.tree(), &fixture.store(), "alone", &[]);
     assert_ne!(summary["manifest"], alone);
+    // The pack is the other base's too, by another index: an image names a pack once.
+    let summary = build_upon_all(&fixture, &[&forged, "image"]);
+    check(&fixture);
+    assert_eq!(summary["packs"], 2);
 }
