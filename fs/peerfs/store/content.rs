@@ -18,6 +18,9 @@ use crate::vfs::{is_being_killed, sha256, ContentId};
 
 /// Files of more chunks and holes keep their pages for themselves: some 1 GiB, where the list is 768 KiB.
 const CHUNKS_MAX: usize = 16 * 1024;
+/// Bytes of pack indexes that are gone through for a file: that of a pack each time that the file comes to it, since it
+/// may have to be read and hashed anew. Files that go to and fro more keep their pages for themselves, too.
+const INDEXES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of the list for a chunk.
 const ENTRY: usize = 48;
 
@@ -33,6 +36,8 @@ impl<O: Origin> Store<O> {
             return Ok(None);
         }
         let mut list = KVVec::new();
+        let mut last = None;
+        let mut indexes: u64 = 0;
         for piece in pieces(extents, 0..size) {
             if list.len() >= CHUNKS_MAX * ENTRY {
                 return Ok(None);
@@ -42,11 +47,17 @@ impl<O: Origin> Store<O> {
                 entry(&mut list, &[0; 32], piece.length, 0)?;
                 continue;
             };
-            // Each may be of another pack, whose index is read anew.
             if is_being_killed() {
                 return Err(EINTR);
             }
             let pack = self.pack(pack)?;
+            if last != Some(pack.number) {
+                last = Some(pack.number);
+                indexes = indexes.saturating_add(pack.record.index_length.into());
+                if indexes > INDEXES_MAX {
+                    return Ok(None);
+                }
+            }
             let index = self.index(&pack)?;
             let index = index.view();
             let mut rest = u32::try_from(piece.length)?;

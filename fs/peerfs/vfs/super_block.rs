@@ -145,7 +145,8 @@ pub(super) unsafe fn fill<T: FileSystem>(
     }
     // SAFETY: as above.
     unsafe { (*super_block).s_stack_depth = stack_depth };
-    // SAFETY: the superblock is new. Without a `backing_dev_info` of its own there is no readahead.
+    // SAFETY: the superblock is new. Its own `backing_dev_info` is what sysfs shows of
+    // the mount; how far is read ahead is that of the filesystem with the pages (`vfs/pages.rs`).
     to_result(unsafe { bindings::super_setup_bdi(super_block) })?;
     // SAFETY: `super_block` has its number.
     T::begin(shared, data, unsafe { DeviceNumber::of(super_block) })?;
