@@ -18,8 +18,10 @@ pub(crate) struct BaseChunks {
     packs: Vec<PackRecord>,
     /// Where each pack begins.
     starts: Vec<u64>,
-    /// The chunks' places by the digest of their content.
+    /// The chunks' places by the digest of their content: where it is first,
     places: HashMap<Digest, u64>,
+    /// and, of the little that is in several places, the others, the last one first.
+    more_places: HashMap<Digest, Vec<u64>>,
     /// Where the new chunks begin.
     end: u64,
     /// The pack that was used last, by its number; None if it can't be used.
@@ -35,6 +37,7 @@ impl BaseChunks {
             packs: Vec::new(),
             starts: Vec::new(),
             places: HashMap::new(),
+            more_places: HashMap::new(),
             end: 0,
             open: None,
             unusable: 0,
@@ -54,6 +57,9 @@ impl BaseChunks {
                 }
             }
         }
+        for places in base.more_places.values_mut() {
+            places.reverse();
+        }
         Ok(base)
     }
 
@@ -72,15 +78,20 @@ impl BaseChunks {
         self.unusable
     }
 
-    /// Where a chunk with this content is. One that is not there, or is something else, is never asked for again.
+    /// Where a chunk with this content is. A place where it is not, or something else is, is never looked at again.
     pub(crate) fn find(&mut self, digest: &Digest, content: &[u8]) -> Option<u64> {
-        let place = *self.places.get(digest)?;
-        if self.holds(place, content) {
-            return Some(place);
+        let mut place = *self.places.get(digest)?;
+        while !self.holds(place, content) {
+            let next = self.more_places.get_mut(digest).and_then(Vec::pop);
+            let Some(next) = next else {
+                self.places.remove(digest);
+                self.unusable += 1;
+                return None;
+            };
+            self.places.insert(*digest, next);
+            place = next;
         }
-        self.places.remove(digest);
-        self.unusable += 1;
-        None
+        Some(place)
     }
 
     fn add(&mut self, pack: &PackRecord) -> Result<()> {
@@ -97,9 +108,11 @@ impl BaseChunks {
             let record = index
                 .chunk(chunk as u32)
                 .map_err(StoreError::format(pack.index_digest))?;
-            self.places
-                .entry(content)
-                .or_insert(self.end + u64::from(record.logical_offset));
+            let place = self.end + u64::from(record.logical_offset);
+            let first = *self.places.entry(content).or_insert(place);
+            if first != place {
+                self.more_places.entry(content).or_default().push(place);
+            }
         }
         self.starts.push(self.end);
         self.end += pack.logical_length;

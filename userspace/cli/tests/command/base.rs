@@ -53,6 +53,23 @@ fn a_damaged_chunk_of_a_base_is_stored_anew() {
 }
 
 #[test]
+fn what_is_damaged_in_one_base_is_taken_from_another() {
+    let fixture = Fixture::new();
+    // In another pack, since there is more in it.
+    fs::write(fixture.tree().join("more"), "more").unwrap();
+    build(&fixture.tree(), &fixture.store(), "other", &[]);
+    fs::remove_file(fixture.tree().join("more")).unwrap();
+    change(&fixture.blob(&fixture.pack().0.digest), |bytes| {
+        bytes[500_000] ^= 1
+    });
+    let summary = build_upon_all(&fixture, &["image", "other"]);
+    check(&fixture);
+    assert_eq!(summary["unusable_base_chunks"], 0);
+    // Nothing was stored but the new file.
+    assert_eq!(summary["packs"], 3);
+}
+
+#[test]
 fn what_is_missing_of_a_base_is_stored_anew() {
     for is_index in [false, true] {
         for is_damaged in [false, true] {
