@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use lru::LruCache;
 use peerfs_format::{
     pieces, BlobTable, BlobTableLayout, Digest, EntryRecord, Error as FormatError, FileType,
-    Manifest, Shard, ShardLayout, Source, ROOT_INODE,
+    Manifest, PackRecord, Shard, ShardLayout, Source, ROOT_INODE,
 };
 
 use crate::inode::ShardBlob;
@@ -386,11 +386,7 @@ impl Image {
         if let Some(pack) = lock(&self.packs).get(&number) {
             return Ok(pack.clone());
         }
-        let record = self
-            .blob_table()
-            .pack(number)
-            .map_err(Error::format(self.manifest.blob_table))?;
-        let index = read_blob(&self.store, &record.index_digest, record.index_length)?;
+        let (record, index) = self.pack_index(number)?;
         let pack = self
             .store
             .find_pack(&record, index)?
@@ -398,6 +394,21 @@ impl Image {
         let pack = Arc::new(pack);
         lock(&self.packs).put(number, pack.clone());
         Ok(pack)
+    }
+
+    /// The partial pack, even if there is a whole one; None if there is none.
+    pub(crate) fn partial_pack(&self, number: u32) -> Result<Option<Pack>> {
+        let (record, index) = self.pack_index(number)?;
+        self.store.find_partial_pack(&record, index)
+    }
+
+    fn pack_index(&self, number: u32) -> Result<(PackRecord, Vec<u8>)> {
+        let record = self
+            .blob_table()
+            .pack(number)
+            .map_err(Error::format(self.manifest.blob_table))?;
+        let index = read_blob(&self.store, &record.index_digest, record.index_length)?;
+        Ok((record, index))
     }
 
     /// How many shards were read since the image was opened, and their bytes. Those that are in memory are not read

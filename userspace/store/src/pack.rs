@@ -7,7 +7,9 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use peerfs_format::{ChunkRecord, Digest, PackIndexLayout, PackRecord, METADATA_MAX, PACK_MAX};
+use peerfs_format::{
+    ChunkRecord, Digest, Error as FormatError, PackIndexLayout, PackRecord, METADATA_MAX, PACK_MAX,
+};
 use rustix::fs::{fallocate, FallocateFlags};
 
 use crate::chunk::is_stored_chunk;
@@ -50,20 +52,31 @@ impl Pack {
     ) -> Result<Option<Self>> {
         let index_layout = check_index(record, &index)?;
         let state = match State::find_whole(directory, record)? {
-            Some(whole) => whole,
-            None => {
-                let file =
-                    directory.read(&layout::partial(&record.digest, &record.index_digest))?;
-                match (file, PresenceMap::read(directory, record)?) {
-                    (Some(file), Some(map)) => State {
-                        file: Arc::new(file),
-                        map: Some(map),
-                    },
-                    _ => return Ok(None),
-                }
-            }
+            Some(whole) => Some(whole),
+            None => State::find_partial(directory, record)?,
         };
-        Ok(Some(Pack {
+        Ok(state.map(|state| Self::to_read(directory, record, index, index_layout, state)))
+    }
+
+    /// Opens the partial pack to read it, even beside a whole one; None if there is none.
+    pub(crate) fn find_partial(
+        directory: &Arc<StoreDirectory>,
+        record: &PackRecord,
+        index: Vec<u8>,
+    ) -> Result<Option<Self>> {
+        let index_layout = check_index(record, &index)?;
+        let state = State::find_partial(directory, record)?;
+        Ok(state.map(|state| Self::to_read(directory, record, index, index_layout, state)))
+    }
+
+    fn to_read(
+        directory: &Arc<StoreDirectory>,
+        record: &PackRecord,
+        index: Vec<u8>,
+        index_layout: PackIndexLayout,
+        state: State,
+    ) -> Self {
+        Pack {
             directory: directory.clone(),
             record: *record,
             index,
@@ -71,7 +84,7 @@ impl Pack {
             filling: None,
             turning: Mutex::new(()),
             state: Mutex::new(state),
-        }))
+        }
     }
 
     /// Opens a pack to fill it, and makes a partial one if there is nothing of it.
@@ -110,7 +123,7 @@ impl Pack {
             return Ok(());
         }
         if !self.is_intact(&whole) {
-            return self.go_on_with_partial(&whole);
+            return self.go_on_with_partial(&[&whole]);
         }
         for name in [partial, layout::map(&pack, &index)] {
             self.directory
@@ -162,7 +175,8 @@ impl Pack {
             .map_err(Error::format(self.record.index_digest))
     }
 
-    /// The open file: the same one while the pack is filled and when it is whole.
+    /// The open file: the same one while the pack is filled and when it is whole, unless somebody puts another one
+    /// in its place or takes it away.
     pub fn file(&self) -> Arc<File> {
         self.lock().file.clone()
     }
@@ -206,7 +220,8 @@ impl Pack {
             .sum()
     }
 
-    /// A chunk's stored bytes, verified; None if it is not there.
+    /// A chunk's stored bytes, verified; None if it is not there. Whoever only reads gets a chunk that is damaged in the
+    /// whole pack from the partial one beside it, if that has it: there a damaged pack is mended.
     ///
     /// # Errors
     /// [`Error::ChunkDamaged`]: [`Pack::discard`] it and fetch it anew.
@@ -220,12 +235,26 @@ impl Pack {
             Ok(Some(stored)) => Ok(Some(stored)),
             // Discarded in between.
             _ if !self.has(chunk) => Ok(None),
-            Ok(None) => Err(Error::ChunkDamaged {
-                pack: *self.digest(),
-                chunk,
-            }),
-            Err(error) => Err(Error::io("read", &self.path())(error)),
+            failed => match (self.read_beside(&record), failed) {
+                (Some(stored), _) => Ok(Some(stored)),
+                (None, Ok(_)) => Err(Error::ChunkDamaged {
+                    pack: *self.digest(),
+                    chunk,
+                }),
+                (None, Err(error)) => Err(Error::io("read", &self.path())(error)),
+            },
         }
+    }
+
+    /// A chunk from the partial pack beside a whole one. Whoever fills packs has to know that the whole one is damaged:
+    /// its file is what readers get.
+    fn read_beside(&self, record: &ChunkRecord) -> Option<Vec<u8>> {
+        if self.is_for_filling() || self.whole().is_none() {
+            return None;
+        }
+        let partial = layout::partial(&self.record.digest, &self.record.index_digest);
+        let file = self.directory.read(&partial).ok()??;
+        read_stored(&file, record).ok()?
     }
 
     /// Stores a chunk after verifying its stored bytes, and says whether it is time to [`Pack::complete`] the
@@ -259,7 +288,8 @@ impl Pack {
 
     /// Forgets a chunk that is damaged. A whole pack that is damaged is given up: what is right of it goes on as a
     /// partial one, which replaces it when it is whole again. Until then it stays, for it is not for the index of
-    /// one image to say what others have.
+    /// one image to say what others have. It is judged by the file that has its name: if somebody has put a right one
+    /// there, that is the pack from then on.
     ///
     /// # Errors
     /// [`Error::WrongIndex`] if the pack is what its digest says, so that it is the index that says something else;
@@ -269,7 +299,7 @@ impl Pack {
         let wrong_indexes = self.wrong_indexes()?;
         let _turning = lock(&self.turning);
         if let Some(whole) = self.whole() {
-            return self.give_up(&whole, &record, wrong_indexes);
+            return self.give_up(whole, &record, wrong_indexes);
         }
         let mut state = self.lock();
         // Another one who found it damaged may have fetched it anew meanwhile, and somebody reads it now.
@@ -292,7 +322,7 @@ impl Pack {
     /// Gives a whole pack up because of a chunk that is not what the index says.
     fn give_up(
         &self,
-        whole: &File,
+        whole: Arc<File>,
         chunk: &ChunkRecord,
         wrong_indexes: &WrongIndexes,
     ) -> Result<()> {
@@ -300,14 +330,19 @@ impl Pack {
         if wrong_indexes.contain(&pack, &index) {
             return Err(Error::WrongIndex { pack, index });
         }
-        if self.is_intact(whole) {
-            if matches!(read_stored(whole, chunk), Ok(Some(_))) {
-                return Ok(());
-            }
-            wrong_indexes.add(&pack, &index);
-            return Err(Error::WrongIndex { pack, index });
+        let Some(found) = State::find_whole(&self.directory, &self.record)? else {
+            return self.go_on_with_partial(&[&whole]);
+        };
+        if !self.is_intact(&found.file) {
+            return self.go_on_with_partial(&[&found.file, &whole]);
         }
-        self.go_on_with_partial(whole)
+        let is_right = matches!(read_stored(&found.file, chunk), Ok(Some(_)));
+        *self.lock() = found;
+        if is_right {
+            return Ok(());
+        }
+        wrong_indexes.add(&pack, &index);
+        Err(Error::WrongIndex { pack, index })
     }
 
     /// The file of a whole pack.
@@ -322,11 +357,19 @@ impl Pack {
     }
 
     /// From a damaged whole pack to a partial one, for whoever holds `turning`.
-    fn go_on_with_partial(&self, whole: &File) -> Result<()> {
-        let mut partial = State::open_partial(&self.directory, &self.record)?;
-        self.copy_right_chunks(whole, &mut partial)?;
-        *self.lock() = partial;
+    fn go_on_with_partial(&self, files: &[&File]) -> Result<()> {
+        self.copy_to_partial(files)?;
         self.complete_if_full().map(|_| ())
+    }
+
+    /// Goes on with the partial pack that has its name, after what is right of files was copied to it.
+    fn copy_to_partial(&self, files: &[&File]) -> Result<()> {
+        let mut partial = State::open_partial(&self.directory, &self.record)?;
+        for file in files {
+            self.copy_right_chunks(file, &mut partial)?;
+        }
+        *self.lock() = partial;
+        Ok(())
     }
 
     fn copy_right_chunks(&self, whole: &File, partial: &mut State) -> Result<()> {
@@ -361,20 +404,15 @@ impl Pack {
 
     /// As [`Pack::complete`], for whoever holds `turning`.
     fn complete_if_full(&self) -> Result<bool> {
-        let file = {
-            let state = self.lock();
-            match &state.map {
-                None => return Ok(true),
-                Some(map) if !map.is_full() => return Ok(false),
-                Some(_) => state.file.clone(),
-            }
+        let (pack, index) = (self.record.digest, self.record.index_digest);
+        let (blob, partial) = (layout::blob(&pack), layout::partial(&pack, &index));
+        let Some(file) = self.full_file() else {
+            return Ok(self.whole().is_some());
         };
         let wrong_indexes = self.wrong_indexes()?;
-        let (pack, index) = (self.record.digest, self.record.index_digest);
         if wrong_indexes.contain(&pack, &index) {
             return Ok(false);
         }
-        let partial = layout::partial(&pack, &index);
         let digest = sha256_file(&file, self.record.stored_length, |_| ())
             .map_err(self.directory.failed("read", &partial))?;
         if digest != Some(pack) {
@@ -385,9 +423,11 @@ impl Pack {
             }
             return Ok(false);
         }
+        let Some(file) = self.with_its_name(file, &partial)? else {
+            return Ok(false);
+        };
         file.sync_data()
             .map_err(self.directory.failed("write to", &partial))?;
-        let blob = layout::blob(&pack);
         let create = || self.directory.failed("create", &blob);
         self.directory.rename(&partial, &blob).map_err(create())?;
         self.lock().map = None;
@@ -398,6 +438,31 @@ impl Pack {
             .remove(&map)
             .map_err(self.directory.failed("remove", &map))?;
         Ok(true)
+    }
+
+    /// The file of a partial pack of which all chunks are there.
+    fn full_file(&self) -> Option<Arc<File>> {
+        let state = self.lock();
+        let is_full = state.map.as_ref().is_some_and(PresenceMap::is_full);
+        is_full.then(|| state.file.clone())
+    }
+
+    /// The file of a partial pack that is right, under its name: it is copied there if somebody has taken the name away
+    /// or given it to another file.
+    fn with_its_name(&self, file: Arc<File>, partial: &str) -> Result<Option<Arc<File>>> {
+        let failed = || self.directory.failed("read", partial);
+        let own = file.metadata().map_err(failed())?;
+        let named = self.directory.metadata(partial).map_err(failed())?;
+        if named.is_some_and(|named| (named.dev(), named.ino()) == (own.dev(), own.ino())) {
+            return Ok(Some(file));
+        }
+        let (pack, index) = (self.record.digest, self.record.index_digest);
+        tracing::warn!(%pack, %index, "the file of a pack that is being filled was removed or replaced: it is made anew");
+        self.directory
+            .remove(partial)
+            .map_err(self.directory.failed("remove", partial))?;
+        self.copy_to_partial(&[&file])?;
+        Ok(self.full_file())
     }
 
     /// Forgets the chunks of a partial pack that are not what they should be, and says how many.
@@ -459,6 +524,16 @@ impl State {
         }
     }
 
+    /// The partial pack, to be read.
+    fn find_partial(directory: &StoreDirectory, record: &PackRecord) -> Result<Option<Self>> {
+        let file = directory.read(&layout::partial(&record.digest, &record.index_digest))?;
+        let map = PresenceMap::read(directory, record)?;
+        Ok(file.zip(map).map(|(file, map)| State {
+            file: Arc::new(file),
+            map: Some(map),
+        }))
+    }
+
     fn open_partial(directory: &Arc<StoreDirectory>, record: &PackRecord) -> Result<Self> {
         let name = layout::partial(&record.digest, &record.index_digest);
         let file = directory.write_or_create(&name, READABLE)?;
@@ -504,6 +579,11 @@ fn check_index(record: &PackRecord, index: &[u8]) -> Result<PackIndexLayout> {
     }
     if sha256(index) != record.index_digest {
         return Err(Error::BlobDamaged(record.index_digest));
+    }
+    // The rest of the record is compared when the index is parsed: so an index has one record.
+    if index.len() as u64 != u64::from(record.index_length) {
+        let source = FormatError::Malformed("index length");
+        return Err(Error::format(record.index_digest)(source));
     }
     PackIndexLayout::parse(index, record).map_err(Error::format(record.index_digest))
 }

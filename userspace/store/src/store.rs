@@ -220,10 +220,10 @@ impl Store {
         let key = (record.digest, record.index_digest);
         // Held while the pack is opened, so that there are not two of it.
         let mut packs = lock(&self.packs);
-        if let Some(pack) = packs.get(&key).and_then(Weak::upgrade) {
-            if pack.record() == record {
-                return Ok(pack);
-            }
+        let open = packs.get(&key).and_then(Weak::upgrade);
+        // An index allows one record: with another one the pack can't be opened.
+        if let Some(pack) = open.filter(|pack| pack.record() == record) {
+            return Ok(pack);
         }
         let pack = Pack::open(&self.directory, record, index, &self.wrong_indexes)?;
         let pack = Arc::new(pack);
@@ -250,6 +250,15 @@ impl Store {
     /// As for [`Store::pack`], without [`Error::InUse`].
     pub fn find_pack(&self, record: &PackRecord, index: Vec<u8>) -> Result<Option<Pack>> {
         Pack::find(&self.directory, record, index)
+    }
+
+    /// As [`Store::find_pack`], of the partial pack, even beside a whole one.
+    pub(crate) fn find_partial_pack(
+        &self,
+        record: &PackRecord,
+        index: Vec<u8>,
+    ) -> Result<Option<Pack>> {
+        Pack::find_partial(&self.directory, record, index)
     }
 
     /// Makes this process the one that fills packs, until the store is dropped. [`Store::pack`]
@@ -376,25 +385,34 @@ impl Store {
     fn remove_abandoned(&self) -> Result<()> {
         for name in self.directory.names(layout::TMP)? {
             let path = format!("{}/{name}", layout::TMP);
+            if !layout::is_temporary(&name) {
+                continue;
+            }
             // It may vanish at any time, and what can't be judged now can be at the next start.
-            if layout::is_temporary(&name) && self.is_abandoned(&path) {
+            if let Some(_lock) = self.lock_if_abandoned(&path, SystemTime::now()) {
                 let _ = self.directory.remove(&path);
             }
         }
         Ok(())
     }
 
-    /// Whether a file in `tmp/` is old and in nobody's use.
-    fn is_abandoned(&self, name: &str) -> bool {
-        let Ok(Some(file)) = self.directory.read(name) else {
-            return false;
-        };
+    /// A file in `tmp/` if it is old and in nobody's use. As long as it is open nobody else takes it for abandoned, so that
+    /// its name is not removed twice, which may be that of a new file by then.
+    fn lock_if_abandoned(&self, name: &str, now: SystemTime) -> Option<File> {
+        let file = self.directory.read(name).ok()??;
         let modified = file.metadata().and_then(|metadata| metadata.modified());
-        let is_old = modified.is_ok_and(|modified| {
-            let age = SystemTime::now().duration_since(modified);
-            age.is_ok_and(|age| age > ABANDONED_AFTER)
-        });
-        is_old && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        // One from the future was made before the clock was set back.
+        let age = match now.duration_since(modified.ok()?) {
+            Ok(age) => age,
+            Err(future) => future.duration(),
+        };
+        // One that is being made is not locked yet, and must not find it locked by somebody else.
+        if age < ABANDONED_AFTER {
+            return None;
+        }
+        flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+        let has_name = file.metadata().ok()?.nlink() > 0;
+        has_name.then_some(file)
     }
 }
 

@@ -4,6 +4,7 @@
 //! and tags; what others have put there.
 
 mod hostile;
+mod replaced;
 mod two_indexes;
 
 use std::fs::{self, File};

@@ -145,6 +145,33 @@ fn a_partial_pack_is_checked_chunk_by_chunk() {
 }
 
 #[test]
+fn what_is_mended_beside_a_damaged_pack_is_read_and_checked() {
+    let fixture = Fixture::new();
+    let (record, index) = fixture.pack();
+    let store = Store::create(&fixture.store()).unwrap();
+    let pack = store.pack(&record, index).unwrap();
+    let chunk = pack.chunk(2).unwrap();
+    let right = pack.read_chunk(2).unwrap().unwrap();
+    change(&fixture.blob(&record.digest), |bytes| {
+        bytes[chunk.stored_offset as usize] ^= 1
+    });
+    pack.discard(2).unwrap();
+    pack.write_chunk(2, &right).unwrap();
+    drop((pack, store));
+    let content = succeed(peerfs(&fixture.store(), "cat").args(["image", "/file"]));
+    assert!(content == fixture.content);
+    let findings = fixture.verify_fails();
+    assert_eq!(findings["damages"].as_array().unwrap().len(), 1);
+    assert_eq!(findings["partial_chunks"], record.chunk_count);
+    assert_eq!(findings["incomplete"], serde_json::json!({}));
+
+    let name = format!("partial/{}-{}", record.digest, record.index_digest);
+    change(&fixture.store().join(name), |bytes| bytes[0] ^= 1);
+    let findings = fixture.verify_fails();
+    assert_eq!(findings["damages"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn messages_say_what_to_do() {
     let fixture = Fixture::new();
     let (_, message) = fail(peerfs(&fixture.store(), "ls").arg("other"));

@@ -171,6 +171,34 @@ fn only_what_is_ours_is_removed_from_tmp() {
 }
 
 #[test]
+fn what_a_process_that_died_left_is_removed_and_what_is_in_use_is_not() {
+    let source = Source::new(1);
+    drop(source.store());
+    let tmp = source.folder.path().join("store/tmp");
+    let make = |name: &str, modified: SystemTime| {
+        let file = File::create(tmp.join(name)).unwrap();
+        let times = FileTimes::new().set_modified(modified);
+        file.set_times(times).unwrap();
+        file
+    };
+    let hour = Duration::from_secs(3600);
+    let now = SystemTime::now();
+    drop(make("1-1.new", now - hour));
+    // The clock was set back since.
+    drop(make("1-2.new", now + hour));
+    // It was made this moment, and will be locked in the next.
+    drop(make("1-3.new", now));
+    let used = make("1-4.new", now - hour);
+    rustix::fs::flock(&used, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    drop(source.store());
+    let left = ["1-1.new", "1-2.new", "1-3.new", "1-4.new"].map(|name| tmp.join(name).exists());
+    assert_eq!(left, [false, false, true, true]);
+    drop(used);
+    drop(source.store());
+    assert!(!tmp.join("1-4.new").exists());
+}
+
+#[test]
 fn nothing_is_left_of_a_blob_whose_writer_is_killed() {
     let source = Source::new(1);
     let store = source.store();

@@ -158,20 +158,27 @@ impl<'a> ImageCheck<'a> {
         record: &PackRecord,
         checked: &mut CheckedPacks,
     ) {
-        let key = (record.digest, record.index_digest);
         let has_index = self.is_readable(&record.index_digest);
-        if self.blobs.has(&record.digest) && !self.is_readable(&record.digest) || !has_index {
+        let is_whole = self.blobs.has(&record.digest);
+        let is_damaged = is_whole && !self.is_readable(&record.digest);
+        if !has_index {
             return;
         }
-        let pack = match image.pack(number) {
-            Ok(pack) => pack,
+        // A damaged one is mended in the partial one beside it, which may be damaged too.
+        let pack = match is_damaged {
+            true => image.partial_pack(number).map(|found| found.map(Arc::new)),
+            false => image.pack(number).map(Some),
+        };
+        let pack = match pack {
+            Ok(Some(pack)) => pack,
+            Ok(None) => return,
             Err(Error::BlobMissing(_)) => {
                 self.missing += 1;
                 return;
             }
             Err(error) => return self.add_damage(record.index_digest, describe(&error)),
         };
-        let is_partial = !self.blobs.has(&record.digest);
+        let is_partial = !is_whole || is_damaged;
         let length = pack.file().metadata().map(|metadata| metadata.len());
         if let (false, Ok(length)) = (is_partial, length) {
             if length != record.stored_length {
@@ -182,8 +189,10 @@ impl<'a> ImageCheck<'a> {
         }
         let present = (0..record.chunk_count).filter(|chunk| pack.has(*chunk));
         let present = present.count() as u64;
-        self.missing += u64::from(record.chunk_count) - present;
-        if !checked.insert(key) {
+        if !is_damaged {
+            self.missing += u64::from(record.chunk_count) - present;
+        }
+        if !checked.insert((record.digest, record.index_digest)) {
             return;
         }
         if is_partial {
