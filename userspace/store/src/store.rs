@@ -308,7 +308,7 @@ impl Store {
     /// # Errors
     /// [`Error::Layout`] if `index.json` is not valid; [`Error::Io`].
     pub fn images(&self) -> Result<Vec<TaggedImage>> {
-        TagIndex::read(&self.directory)?.images(self)
+        Ok(TagIndex::read(&self.directory)?.images(self))
     }
 
     /// Adds an image whose manifest is a blob of `length` bytes to [`Store::images`], without a tag:

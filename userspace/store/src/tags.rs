@@ -161,9 +161,11 @@ impl TagIndex {
             .map_or(digest, |found| found.manifest)
     }
 
-    pub(crate) fn images(&self, store: &Store) -> Result<Vec<TaggedImage>> {
+    /// The images, in the order of their first entries. Those that lead nowhere are left out, with a warning for each.
+    pub(crate) fn images(&self, store: &Store) -> Vec<TaggedImage> {
         let mut images: Vec<TaggedImage> = Vec::new();
-        for entry in self.index.manifests() {
+        let mut places: HashMap<Digest, usize> = HashMap::new();
+        for (entry, tags) in self.by_target() {
             // An image whose OCI manifest is missing or damaged can't be named by it: see `problems`.
             let Ok(Some(found)) = manifest_of(store, entry) else {
                 tracing::warn!(
@@ -172,34 +174,31 @@ impl TagIndex {
                 );
                 continue;
             };
-            let tag = tag_of(entry).map(str::to_owned);
-            let oci_manifest = found.oci.map(|oci| oci.manifest);
-            match images
-                .iter_mut()
-                .find(|image| image.manifest == found.manifest)
-            {
-                Some(image) => {
-                    image.tags.extend(tag);
-                    image.oci_manifest = image.oci_manifest.or(oci_manifest);
-                }
-                None => images.push(TaggedImage {
+            let place = *places.entry(found.manifest).or_insert(images.len());
+            if place == images.len() {
+                images.push(TaggedImage {
                     manifest: found.manifest,
-                    oci_manifest,
-                    tags: tag.into_iter().collect(),
-                }),
+                    oci_manifest: None,
+                    tags: Vec::new(),
+                });
+            }
+            if let Some(image) = images.get_mut(place) {
+                image.tags.extend(tags.into_iter().map(str::to_owned));
+                let oci_manifest = found.oci.map(|oci| oci.manifest);
+                image.oci_manifest = image.oci_manifest.or(oci_manifest);
             }
         }
         for image in &mut images {
             image.tags.sort();
         }
-        Ok(images)
+        images
     }
 
     /// What no image can be found or copied by: entries that lead nowhere, and OCI configurations that are
     /// missing. Nobody fetches them, since a mount does not need them.
     pub(crate) fn problems(&self, store: &Store) -> Vec<IndexProblem> {
         let mut problems: BTreeMap<Digest, IndexProblem> = BTreeMap::new();
-        for entry in self.index.manifests() {
+        for (entry, tags) in self.by_target() {
             let Some(digest) = digest_of(entry) else {
                 continue;
             };
@@ -227,9 +226,29 @@ impl TagIndex {
                     images: BTreeSet::new(),
                 })
                 .images;
-            names.insert(tag_of(entry).map_or_else(|| digest.to_string(), str::to_owned));
+            names.extend(tags.iter().map(|tag| (*tag).to_owned()));
+            if tags.is_empty() {
+                names.insert(digest.to_string());
+            }
         }
         problems.into_values().collect()
+    }
+
+    /// What the index names, in its order and each once, with its tags: what is named by many is read once.
+    fn by_target(&self) -> Vec<(&Descriptor, Vec<&str>)> {
+        let mut targets: Vec<(&Descriptor, Vec<&str>)> = Vec::new();
+        let mut places: HashMap<(&str, &str), usize> = HashMap::new();
+        for entry in self.index.manifests() {
+            let key = (entry.media_type().as_ref(), entry.digest().as_ref());
+            let place = *places.entry(key).or_insert(targets.len());
+            if place == targets.len() {
+                targets.push((entry, Vec::new()));
+            }
+            if let Some((_, tags)) = targets.get_mut(place) {
+                tags.extend(tag_of(entry));
+            }
+        }
+        targets
     }
 
     /// The OCI image manifests that the index names, with their tags.

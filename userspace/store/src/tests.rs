@@ -5,6 +5,7 @@
 
 mod hostile;
 mod replaced;
+mod tags;
 mod two_indexes;
 
 use std::fs::{self, File};

@@ -90,7 +90,7 @@ pub fn verify(store: &Arc<Store>, progress: &VerifyProgress) -> Result<VerifyRep
             });
         }
     }
-    for image in index.images(store)? {
+    for image in index.images(store) {
         let names: BTreeSet<String> = if image.tags.is_empty() {
             BTreeSet::from([image.manifest.to_string()])
         } else {

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Stores with as many images and tags as `index.json` can name.
+
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use peerfs_format::METADATA_MAX;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+use crate::{sha256, Store};
+
+/// Counts what is logged.
+#[derive(Clone, Default)]
+struct Counter(Arc<AtomicUsize>);
+
+impl Subscriber for Counter {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, _: &Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+/// Writes an `index.json` of these entries: media types, what has the digests that they name, and tags.
+fn write_index(store: &Store, entries: impl Iterator<Item = (&'static str, u32, Option<u32>)>) {
+    let entries: Vec<String> = entries
+        .map(|(media_type, named, tag)| {
+            let tag = tag.map_or_else(String::new, |tag| {
+                format!(r#","annotations":{{"org.opencontainers.image.ref.name":"{tag}"}}"#)
+            });
+            let digest = sha256(&named.to_le_bytes());
+            format!(r#"{{"mediaType":"{media_type}","digest":"sha256:{digest}","size":4{tag}}}"#)
+        })
+        .collect();
+    let text = format!(
+        r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
+        entries.join(",")
+    );
+    assert!(text.len() as u64 <= METADATA_MAX);
+    fs::write(store.root_dir().join("index.json"), text).unwrap();
+}
+
+#[test]
+fn a_hundred_thousand_images_are_listed_soon() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::create(folder.path()).unwrap();
+    let manifest = crate::media_type::MANIFEST;
+    write_index(&store, (0..100_000).map(|image| (manifest, image, None)));
+    let start = Instant::now();
+    let images = store.images().unwrap();
+    assert_eq!(images.len(), 100_000);
+    assert_eq!(images[77].manifest, sha256(&77_u32.to_le_bytes()));
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn what_many_tags_share_is_warned_of_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::create(folder.path()).unwrap();
+    let missing = "application/vnd.oci.image.manifest.v1+json";
+    write_index(&store, (0..1000).map(|tag| (missing, tag % 2, Some(tag))));
+    let counter = Counter::default();
+    let images = tracing::subscriber::with_default(counter.clone(), || store.images());
+    assert_eq!(images.unwrap(), []);
+    assert_eq!(counter.0.load(Ordering::Relaxed), 2);
+}
