@@ -13,7 +13,7 @@ use peerfs_daemon::arguments::{man_page, Arguments};
 use peerfs_daemon::config::Config;
 use peerfs_daemon::daemon::Daemon;
 use peerfs_daemon::logging;
-use peerfs_peer::causes;
+use peerfs_text::Causes;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{signal, SignalKind};
 
@@ -86,7 +86,7 @@ fn tell_manager(state: &[NotifyState<'_>]) {
 
 /// Prints an error and its causes on one line.
 fn fail(error: &dyn Error, status: u8) -> ExitCode {
-    let text = causes(error);
+    let text = Causes(error).to_string();
     // Where nobody reads it, the status tells.
     let _ = writeln!(io::stderr(), "peerfsd: {}", text.trim_end());
     ExitCode::from(status)

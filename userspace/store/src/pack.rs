@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -13,9 +14,9 @@ use rustix::fs::{fallocate, FallocateFlags};
 use crate::chunk::is_stored_chunk;
 use crate::digest::sha256_file;
 use crate::directory::{StoreDirectory, READABLE};
+use crate::findings::Findings;
 use crate::lock::lock;
 use crate::presence_map::{full_bits, PresenceMap};
-use crate::wrong_indexes::WrongIndexes;
 use crate::{layout, sha256, Error, Result};
 
 /// A pack of the store, as one index describes it: images may pair the same pack with other indexes, and neither
@@ -25,8 +26,8 @@ pub struct Pack {
     record: PackRecord,
     index: Vec<u8>,
     index_layout: PackIndexLayout,
-    /// Where it is noted that the index is not the pack's; None for a pack that is only read.
-    filling: Option<Arc<WrongIndexes>>,
+    findings: Arc<Findings>,
+    is_for_filling: bool,
     /// Held by whoever makes a partial pack whole or gives a whole one up, which takes as long as the disk does;
     /// before `state`.
     turning: Mutex<()>,
@@ -47,28 +48,29 @@ impl Pack {
         directory: &Arc<StoreDirectory>,
         record: &PackRecord,
         index: Vec<u8>,
+        findings: &Arc<Findings>,
     ) -> Result<Option<Self>> {
         let index_layout = check_index(record, &index)?;
-        let state = match State::find_whole(directory, record)? {
-            Some(whole) => whole,
-            None => {
-                let file =
-                    directory.read(&layout::partial(&record.digest, &record.index_digest))?;
-                match (file, PresenceMap::read(directory, record)?) {
-                    (Some(file), Some(map)) => State {
-                        file: Arc::new(file),
-                        map: Some(map),
-                    },
-                    _ => return Ok(None),
-                }
-            }
+        let whole = State::find_whole(directory, record)?;
+        let is_right = whole.as_ref().is_some_and(|whole| {
+            let metadata = whole.file.metadata();
+            !metadata.is_ok_and(|metadata| findings.is_damaged(&record.digest, &metadata))
+        });
+        let found = if is_right {
+            whole
+        } else {
+            State::find_partial(directory, record)?.or(whole)
+        };
+        let Some(state) = found else {
+            return Ok(None);
         };
         Ok(Some(Pack {
             directory: directory.clone(),
             record: *record,
             index,
             index_layout,
-            filling: None,
+            findings: findings.clone(),
+            is_for_filling: false,
             turning: Mutex::new(()),
             state: Mutex::new(state),
         }))
@@ -79,7 +81,7 @@ impl Pack {
         directory: &Arc<StoreDirectory>,
         record: &PackRecord,
         index: Vec<u8>,
-        wrong_indexes: &Arc<WrongIndexes>,
+        findings: &Arc<Findings>,
     ) -> Result<Self> {
         let index_layout = check_index(record, &index)?;
         let state = match State::find_whole(directory, record)? {
@@ -91,7 +93,8 @@ impl Pack {
             record: *record,
             index,
             index_layout,
-            filling: Some(wrong_indexes.clone()),
+            findings: findings.clone(),
+            is_for_filling: true,
             turning: Mutex::new(()),
             state: Mutex::new(state),
         })
@@ -106,7 +109,7 @@ impl Pack {
         };
         let (pack, index) = (self.record.digest, self.record.index_digest);
         let partial = layout::partial(&pack, &index);
-        if !self.directory.has_file(&partial) {
+        if !self.directory.has_file(&partial) && !self.is_known_damaged(&whole) {
             return Ok(());
         }
         if !self.is_intact(&whole) {
@@ -122,7 +125,7 @@ impl Pack {
 
     /// Whether it was opened to be filled, and not only to be read.
     pub fn is_for_filling(&self) -> bool {
-        self.filling.is_some()
+        self.is_for_filling
     }
 
     /// The pack's digest.
@@ -165,6 +168,11 @@ impl Pack {
     /// The open file: the same one while the pack is filled and when it is whole.
     pub fn file(&self) -> Arc<File> {
         self.lock().file.clone()
+    }
+
+    /// Whether it is a blob of the store: all chunks are there, and at some time they were right.
+    pub fn is_blob(&self) -> bool {
+        self.lock().map.is_none()
     }
 
     /// Whether all chunks are there.
@@ -235,7 +243,7 @@ impl Pack {
     /// [`Error::ChunkDamaged`] if these are not the chunk's bytes; [`Error::Io`] if the disk is
     /// full, after which the chunk counts as absent and the pack is as it was.
     pub fn write_chunk(&self, chunk: u32, stored: &[u8]) -> Result<bool> {
-        self.wrong_indexes()?;
+        self.check_filling()?;
         let record = self.chunk(chunk)?;
         if !is_stored_chunk(&record, stored) {
             return Err(Error::ChunkDamaged {
@@ -257,6 +265,21 @@ impl Pack {
         Ok(map.is_full())
     }
 
+    /// Reads chunks and forgets those that are damaged, as [`Pack::discard`] does; returns whether any was.
+    ///
+    /// # Errors
+    /// Those of [`Pack::discard`]; [`Error::Format`] if there is no such chunk.
+    pub fn discard_damaged(&self, chunks: Range<u32>) -> Result<bool> {
+        let mut is_damaged = false;
+        for chunk in chunks {
+            if self.read_chunk(chunk).is_err() {
+                self.discard(chunk)?;
+                is_damaged = true;
+            }
+        }
+        Ok(is_damaged)
+    }
+
     /// Forgets a chunk that is damaged. A whole pack that is damaged is given up: what is right of it goes on as a
     /// partial one, which replaces it when it is whole again. Until then it stays, for it is not for the index of
     /// one image to say what others have.
@@ -266,10 +289,10 @@ impl Pack {
     /// [`Error::Io`] if the store can't be changed.
     pub fn discard(&self, chunk: u32) -> Result<()> {
         let record = self.chunk(chunk)?;
-        let wrong_indexes = self.wrong_indexes()?;
+        self.check_filling()?;
         let _turning = lock(&self.turning);
         if let Some(whole) = self.whole() {
-            return self.give_up(&whole, &record, wrong_indexes);
+            return self.give_up(&whole, &record);
         }
         let mut state = self.lock();
         // Another one who found it damaged may have fetched it anew meanwhile, and somebody reads it now.
@@ -290,24 +313,15 @@ impl Pack {
     }
 
     /// Gives a whole pack up because of a chunk that is not what the index says.
-    fn give_up(
-        &self,
-        whole: &File,
-        chunk: &ChunkRecord,
-        wrong_indexes: &WrongIndexes,
-    ) -> Result<()> {
-        let (pack, index) = (self.record.digest, self.record.index_digest);
-        if wrong_indexes.contain(&pack, &index) {
-            return Err(Error::WrongIndex { pack, index });
+    fn give_up(&self, whole: &File, chunk: &ChunkRecord) -> Result<()> {
+        self.refuse_wrong_index()?;
+        if !self.is_intact(whole) {
+            return self.go_on_with_partial(whole);
         }
-        if self.is_intact(whole) {
-            if matches!(read_stored(whole, chunk), Ok(Some(_))) {
-                return Ok(());
-            }
-            wrong_indexes.add(&pack, &index);
-            return Err(Error::WrongIndex { pack, index });
+        if matches!(read_stored(whole, chunk), Ok(Some(_))) {
+            return Ok(());
         }
-        self.go_on_with_partial(whole)
+        Err(self.found_wrong_index())
     }
 
     /// The file of a whole pack.
@@ -316,9 +330,25 @@ impl Pack {
         state.map.is_none().then(|| state.file.clone())
     }
 
-    /// Whether a file is the pack. One that can't be read is damaged.
+    /// Whether a file is the pack, which takes reading all of it; what is found out is remembered. One that can't be
+    /// read is damaged.
     fn is_intact(&self, whole: &File) -> bool {
-        matches!(sha256_file(whole, PACK_MAX, |_| ()), Ok(Some(digest)) if digest == self.record.digest)
+        if self.is_known_damaged(whole) {
+            return false;
+        }
+        // What it is before it is read: should it be mended meanwhile, the finding is of what it was.
+        let metadata = whole.metadata();
+        let read = sha256_file(whole, PACK_MAX, |_| ());
+        let is_intact = matches!(read, Ok(Some(digest)) if digest == self.record.digest);
+        if let (false, Ok(metadata)) = (is_intact, metadata) {
+            self.findings.add_damaged(&self.record.digest, &metadata);
+        }
+        is_intact
+    }
+
+    fn is_known_damaged(&self, whole: &File) -> bool {
+        let metadata = whole.metadata();
+        metadata.is_ok_and(|metadata| self.findings.is_damaged(&self.record.digest, &metadata))
     }
 
     /// From a damaged whole pack to a partial one, for whoever holds `turning`.
@@ -353,7 +383,9 @@ impl Pack {
     /// If its digest is wrong, forgets the chunks that are. Reads all of it, and waits until it is on the disk.
     ///
     /// # Errors
-    /// [`Error::Io`] if the store can't be read or changed: to be tried again when the pack is opened.
+    /// [`Error::WrongIndex`] if all chunks are what the index says, and yet not the pack: they can be read, and it
+    /// never becomes a blob by this index. [`Error::Io`] if the store can't be read or changed: to be tried again when
+    /// the pack is opened.
     pub fn complete(&self) -> Result<bool> {
         let _turning = lock(&self.turning);
         self.complete_if_full()
@@ -369,21 +401,19 @@ impl Pack {
                 Some(_) => state.file.clone(),
             }
         };
-        let wrong_indexes = self.wrong_indexes()?;
+        self.check_filling()?;
+        self.refuse_wrong_index()?;
         let (pack, index) = (self.record.digest, self.record.index_digest);
-        if wrong_indexes.contain(&pack, &index) {
-            return Ok(false);
-        }
         let partial = layout::partial(&pack, &index);
         let digest = sha256_file(&file, self.record.stored_length, |_| ())
             .map_err(self.directory.failed("read", &partial))?;
         if digest != Some(pack) {
             // If all chunks are right, the image's index is not that of the pack: the chunks can be
             // read all the same, and the pack stays where it is.
-            if self.forget_damaged(&file)? == 0 {
-                wrong_indexes.add(&pack, &index);
-            }
-            return Ok(false);
+            return match self.forget_damaged(&file)? {
+                0 => Err(self.found_wrong_index()),
+                _ => Ok(false),
+            };
         }
         file.sync_data()
             .map_err(self.directory.failed("write to", &partial))?;
@@ -415,15 +445,29 @@ impl Pack {
         Ok(damaged)
     }
 
-    /// Where wrong indexes are noted.
-    ///
-    /// # Errors
-    /// That the pack was opened to be read only.
-    fn wrong_indexes(&self) -> Result<&WrongIndexes> {
-        self.filling.as_deref().ok_or_else(|| {
-            let read_only = io::ErrorKind::ReadOnlyFilesystem.into();
-            Error::io("write to", &self.path())(read_only)
-        })
+    /// Refuses to change a pack that was opened to be read only.
+    fn check_filling(&self) -> Result<()> {
+        if self.is_for_filling {
+            return Ok(());
+        }
+        let read_only = io::ErrorKind::ReadOnlyFilesystem.into();
+        Err(Error::io("write to", &self.path())(read_only))
+    }
+
+    /// Refuses an index that is known to be wrong.
+    fn refuse_wrong_index(&self) -> Result<()> {
+        let (pack, index) = (self.record.digest, self.record.index_digest);
+        if self.findings.is_wrong_index(&pack, &index) {
+            return Err(Error::WrongIndex { pack, index });
+        }
+        Ok(())
+    }
+
+    /// Remembers that the index is wrong.
+    fn found_wrong_index(&self) -> Error {
+        let (pack, index) = (self.record.digest, self.record.index_digest);
+        self.findings.add_wrong_index(&pack, &index);
+        Error::WrongIndex { pack, index }
     }
 
     /// The file, to be shown to people.
@@ -457,6 +501,16 @@ impl State {
             Err(Error::NotARegularFile(_)) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The partial pack, to be read.
+    fn find_partial(directory: &StoreDirectory, record: &PackRecord) -> Result<Option<Self>> {
+        let file = directory.read(&layout::partial(&record.digest, &record.index_digest))?;
+        let map = PresenceMap::read(directory, record)?;
+        Ok(file.zip(map).map(|(file, map)| State {
+            file: Arc::new(file),
+            map: Some(map),
+        }))
     }
 
     fn open_partial(directory: &Arc<StoreDirectory>, record: &PackRecord) -> Result<Self> {
