@@ -2,7 +2,6 @@
 
 //! From the command line to an exit status.
 
-use std::error::Error as _;
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
@@ -10,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use peerfs_sys::interrupt;
+use peerfs_text::Causes;
 
 use crate::arguments::{Arguments, Command};
 use crate::error::{Error, Result};
@@ -80,11 +80,5 @@ pub(crate) fn report(program: &str, error: &Error) {
     if error.is_broken_pipe() {
         return;
     }
-    let mut line = format!("{program}: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    tell(&line);
+    tell(&format!("{program}: {}", Causes(error)));
 }

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use peerfs_format::Digest;
-use peerfs_peer::{causes, Node};
+use peerfs_format::{Digest, PackRecord};
+use peerfs_peer::Node;
 use peerfs_store::Store;
+use peerfs_text::Causes;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -66,13 +67,22 @@ impl Announcer {
                         }
                     }
                 }
-                Err(error) => warn!(error = causes(&error), "cannot look through the store"),
+                Err(error) => warn!(error = %Causes(&error), "cannot look through the store"),
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(RESCAN_INTERVAL) => (),
             }
         }
+    }
+}
+
+/// Finds out which of the two is right when there is both a whole pack and a partial one: a daemon before this one
+/// may have begun to mend what is called whole and is damaged, which peers must not be offered.
+fn settle(store: &Store, packs: &Packs, pack: &PackRecord) {
+    if let Err(error) = packs.open(store, pack.digest, pack.index_digest) {
+        let error = Causes(&error);
+        warn!(pack = %pack.digest, %error, "cannot tell whether the pack is damaged");
     }
 }
 
@@ -98,7 +108,12 @@ fn new_images(
         let mut present = Vec::new();
         for pack in image_packs {
             packs.learn(pack.digest, pack.index_digest);
-            if partial.contains(&(pack.digest, pack.index_digest)) || store.has_blob(&pack.digest) {
+            let is_partial = partial.contains(&(pack.digest, pack.index_digest));
+            let is_whole = store.has_blob(&pack.digest);
+            if is_partial && is_whole && store.is_locked_for_filling() {
+                settle(store, packs, &pack);
+            }
+            if is_partial || is_whole {
                 present.push(pack.digest);
             }
         }

@@ -29,7 +29,14 @@ pub async fn attach(
     // The same problem is reported once, not with every attempt.
     let mut reported = None;
     while !shutdown.is_cancelled() {
-        match open(device, root_dir) {
+        // The store may be on a disk that does not answer, which must not hold up those who share this thread.
+        let (device_path, store_path) = (device.to_owned(), root_dir.to_owned());
+        let opening = tokio::task::spawn_blocking(move || open(&device_path, &store_path));
+        let opened = tokio::select! {
+            () = shutdown.cancelled() => return,
+            opened = opening => opened.unwrap_or_else(|error| Err(error.into())),
+        };
+        match opened {
             Ok(opened) => {
                 reported = None;
                 info!(device = %device.display(), store = %root_dir.display(), "attached");

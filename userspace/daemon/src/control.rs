@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::sys::socket::{listen, socket, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{fchmod, Mode};
 use peerfs_control::{Reply, Request, LINE_MAX};
-use peerfs_peer::causes;
+use peerfs_text::Causes;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
@@ -111,7 +111,7 @@ async fn serve_client(stream: UnixStream, status: Arc<StatusReader>) {
         let reply = match serde_json::from_str(&line) {
             Ok(Request::Status) => match status.read().await {
                 Ok(status) => Reply::Status(status),
-                Err(error) => Reply::Error(causes(&error)),
+                Err(error) => Reply::Error(Causes(&error).to_string()),
             },
             Err(error) => Reply::Error(format!("not a request: {error}")),
         };

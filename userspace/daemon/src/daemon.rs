@@ -41,6 +41,9 @@ pub enum StartError {
     /// The store can't be used.
     #[error("cannot use the store")]
     Store(#[from] peerfs_store::Error),
+    /// It was told to end before it had started.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
     /// The node can't be started.
     #[error("cannot start the peer node")]
     Node(#[from] peerfs_peer::Error),
@@ -72,14 +75,16 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon. Must be called within a tokio runtime.
+    /// Starts a daemon. Must be called within a tokio runtime. Its future may be dropped: it waits no longer then
+    /// for a disk that does not answer.
     ///
     /// # Errors
     /// If the store is damaged or in use, if no address can be listened on, if the control socket
     /// can't be made.
     pub async fn start(config: &Config) -> Result<Daemon, StartError> {
-        let store = open_store(&config.root_dir)?;
-        let state = StateDirectory::take(&config.state_dir())?;
+        let own = config.clone();
+        let opened = tokio::task::spawn_blocking(move || open_all(&own)).await;
+        let (store, state, node_config) = opened.map_err(|_| StartError::ShuttingDown)??;
         let disk = Disk::new(Arc::new(store), config.limits.store_operations.get());
         let control = ControlSocket::listen(&config.control_socket).map_err(|source| {
             StartError::ControlSocket {
@@ -89,7 +94,7 @@ impl Daemon {
         })?;
         let packs = Arc::new(Packs::default());
         let provider = Arc::new(StoreProvider::new(disk.clone(), Arc::clone(&packs)));
-        let node = Node::start(node_config(config, &state)?, provider).await?;
+        let node = Node::start(node_config, provider).await?;
         let traffic = Arc::new(Traffic::default());
         let directories = directories(config);
         let fetcher = Fetcher::new(
@@ -213,6 +218,14 @@ impl Daemon {
             attachment::attach(&device, &root_dir, handler, limit, shutdown).await;
         });
     }
+}
+
+/// Opens what is on a disk, which blocks as long as that does.
+fn open_all(config: &Config) -> Result<(Store, StateDirectory, NodeConfig), StartError> {
+    let store = open_store(&config.root_dir)?;
+    let state = StateDirectory::take(&config.state_dir())?;
+    let node = node_config(config, &state)?;
+    Ok((store, state, node))
 }
 
 /// Opens the store to fill it; one on a read-only mount, to serve what is there.

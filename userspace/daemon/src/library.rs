@@ -2,13 +2,15 @@
 
 //! What the daemon has or can get: metadata blobs, packs, chunks.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use nix::errno::Errno;
 use peerfs_format::{BlobTable, Digest, Manifest, METADATA_MAX};
-use peerfs_peer::{causes, Priority};
+use peerfs_peer::Priority;
 use peerfs_store::{Error as StoreError, Pack};
+use peerfs_text::Causes;
 use tracing::{debug, warn};
 
 use crate::announcer::Announcer;
@@ -131,7 +133,7 @@ impl Library {
         if let Ok(shard) = first {
             if let Err(error) = self.blob(shard.digest, purpose).await {
                 debug!(
-                    error = causes(&error),
+                    error = %Causes(&error),
                     "the first shard did not come ahead of its reader"
                 );
             }
@@ -198,8 +200,28 @@ impl Library {
         Ok(())
     }
 
+    /// Reads chunks of a pack that are in the store, and forgets those that are damaged: [`Library::chunks`] fetches
+    /// them anew.
+    pub async fn discard_damaged(
+        &self,
+        pack: &Arc<Pack>,
+        chunks: Range<u32>,
+    ) -> Result<(), GetError> {
+        let pack = Arc::clone(pack);
+        let digest = *pack.digest();
+        match self.disk.run(move |_| pack.discard_damaged(chunks)).await {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                warn!(pack = %digest, "chunks of the pack are damaged in the store; they are fetched anew");
+                Ok(())
+            }
+            Err(DiskError::Store(error)) if error.is_read_only() => Err(GetError::ReadOnly),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Waits until a pack of which all chunks are there is a blob of the store; `false` if the disk has other
-    /// bytes, which are forgotten.
+    /// bytes, which are forgotten. Fails if the pack's index is another one's.
     pub async fn complete(&self, pack: Arc<Pack>) -> Result<bool, GetError> {
         Ok(self.disk.run(move |_| pack.complete()).await?)
     }
@@ -234,7 +256,7 @@ impl Library {
     async fn remember_image(&self, manifest: Digest, length: u64) {
         let remember = move |store: &peerfs_store::Store| store.remember_image(&manifest, length);
         if let Err(error) = self.disk.run(remember).await {
-            warn!(%manifest, error = causes(&error), "cannot add the image to the list");
+            warn!(%manifest, error = %Causes(&error), "cannot add the image to the list");
         }
         self.announcer.announce(manifest).await;
     }

@@ -13,9 +13,9 @@ use peerfs_daemon::arguments::{man_page, Arguments};
 use peerfs_daemon::config::Config;
 use peerfs_daemon::daemon::Daemon;
 use peerfs_daemon::logging;
-use peerfs_peer::causes;
+use peerfs_text::Causes;
 use sd_notify::NotifyState;
-use tokio::signal::unix::{signal, SignalKind};
+use tokio::signal::unix::{signal, Signal, SignalKind};
 
 /// Exit status of a daemon that could not start or run.
 const FAILED: u8 = 1;
@@ -51,23 +51,20 @@ fn main() -> ExitCode {
 fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Runtime::new()?;
     let result = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
-        let daemon = Daemon::start(config).await?;
+        let mut signals = Signals::new()?;
+        let daemon = tokio::select! {
+            daemon = Daemon::start(config) => daemon?,
+            // The store may be on a disk that does not answer, and its opening never end.
+            () = signals.end() => {
+                tell_manager(&[NotifyState::Stopping]);
+                return Ok(());
+            }
+        };
         tell_manager(&[
             NotifyState::Ready,
             NotifyState::Status("Serving the store and its peers."),
         ]);
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                _ = hangup.recv() => tracing::warn!(
-                    "SIGHUP changes nothing; to read a changed configuration, start peerfsd again"
-                ),
-            }
-        }
+        signals.end().await;
         tell_manager(&[NotifyState::Stopping]);
         daemon.shut_down().await;
         Ok(())
@@ -75,6 +72,36 @@ fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     // Operations on a disk that does not answer must not keep the process alive.
     runtime.shutdown_background();
     result
+}
+
+/// What the process is told from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits until it is told to end.
+    async fn end(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => tracing::warn!(
+                    "SIGHUP changes nothing; to read a changed configuration, start peerfsd again"
+                ),
+            }
+        }
+    }
 }
 
 /// Tells systemd, if it started this process.
@@ -86,8 +113,8 @@ fn tell_manager(state: &[NotifyState<'_>]) {
 
 /// Prints an error and its causes on one line.
 fn fail(error: &dyn Error, status: u8) -> ExitCode {
-    let text = causes(error);
-    // Where nobody reads it, the status tells.
+    let text = Causes(error).to_string();
+    // clap's end with a line feed. Where nobody reads it, the status tells.
     let _ = writeln!(io::stderr(), "peerfsd: {}", text.trim_end());
     ExitCode::from(status)
 }

@@ -2,15 +2,18 @@
 
 //! Keeps an image complete without being asked for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use peerfs_format::{BlobTable, Digest, Manifest};
-use peerfs_peer::{causes, Priority};
+use peerfs_peer::Priority;
+use peerfs_store::Error as StoreError;
+use peerfs_text::Causes;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::disk::DiskError;
 use crate::library::{GetError, Library, Purpose};
 
 /// How long one pack may take.
@@ -34,7 +37,9 @@ enum State {
     Waiting(Digest),
     /// All of it is here.
     Complete,
-    /// It failed for this reason.
+    /// It failed for this reason, and is tried again.
+    Retried(String),
+    /// It can never be complete, for this reason.
     Failed(String),
 }
 
@@ -61,6 +66,7 @@ impl std::fmt::Display for State {
             State::Fetching => f.write_str("being fetched"),
             State::Waiting(blob) => write!(f, "waiting: nobody that can be reached sends {blob}"),
             State::Complete => f.write_str("complete"),
+            State::Retried(reason) => write!(f, "not complete and tried again: {reason}"),
             State::Failed(reason) => write!(f, "not complete: {reason}"),
         }
     }
@@ -76,11 +82,25 @@ enum MirrorError {
     #[error("{0} is not the manifest of an image: {1}")]
     Manifest(Digest, #[source] peerfs_format::Error),
     /// All chunks were stored, but what the disk has is something else.
-    #[error(
-        "pack {0} could not be made whole: chunks of it are damaged on the disk and fetched anew, or the image was \
-         built wrong and has another pack's index"
-    )]
+    #[error("pack {0} could not be made whole: chunks of it are damaged on the disk, and are fetched anew")]
     Damaged(Digest),
+}
+
+impl MirrorError {
+    /// Whether it is the image that is wrong, so that it never becomes complete, whoever sends what.
+    fn is_final(&self) -> bool {
+        let wrong_index = |error: &GetError| {
+            let GetError::Disk(DiskError::Store(error)) = error else {
+                return false;
+            };
+            matches!(error, StoreError::WrongIndex { .. })
+        };
+        match self {
+            MirrorError::Manifest(..) => true,
+            MirrorError::Damaged(_) => false,
+            MirrorError::Get(error) => wrong_index(error),
+        }
+    }
 }
 
 /// Fetches all of an image, until it is here or until `shutdown`.
@@ -90,12 +110,14 @@ pub async fn mirror(
     manifest: Digest,
     shutdown: CancellationToken,
 ) {
-    let attempt = Attempt {
+    let mut attempt = Attempt {
         library: &library,
         mirrors: &mirrors,
         manifest,
+        checked: BTreeSet::new(),
     };
     let complete = async {
+        let mut last = String::new();
         loop {
             mirrors.set(manifest, State::Fetching);
             match attempt.fetch_all().await {
@@ -103,13 +125,18 @@ pub async fn mirror(
                     mirrors.set(manifest, State::Complete);
                     return info!(%manifest, "mirrored");
                 }
-                Err(error @ MirrorError::Manifest(..)) => {
-                    mirrors.set(manifest, State::Failed(causes(&error)));
-                    return warn!(error = causes(&error), "not mirrored");
-                }
                 Err(error) => {
-                    mirrors.set(manifest, State::Failed(causes(&error)));
-                    warn!(%manifest, error = causes(&error), "mirroring is tried again");
+                    let reason = Causes(&error).to_string();
+                    if error.is_final() {
+                        mirrors.set(manifest, State::Failed(reason.clone()));
+                        return warn!(%manifest, error = reason, "not mirrored");
+                    }
+                    mirrors.set(manifest, State::Retried(reason.clone()));
+                    // The same problem is told once, not with every attempt.
+                    if reason != last {
+                        warn!(%manifest, error = reason, "mirroring is tried again");
+                        last = reason;
+                    }
                 }
             }
             tokio::time::sleep(RETRY_INTERVAL).await;
@@ -121,11 +148,13 @@ pub async fn mirror(
     }
 }
 
-/// One attempt to fetch all of an image.
+/// Attempts to fetch all of an image.
 struct Attempt<'a> {
     library: &'a Library,
     mirrors: &'a Mirrors,
     manifest: Digest,
+    /// The packs of which all was read since, each with its index: there is no need to do it again.
+    checked: BTreeSet<(Digest, Digest)>,
 }
 
 impl Attempt<'_> {
@@ -137,8 +166,7 @@ impl Attempt<'_> {
         }
     }
 
-    async fn fetch_all(&self) -> Result<(), MirrorError> {
-        let library = self.library;
+    async fn fetch_all(&mut self) -> Result<(), MirrorError> {
         let blob = self.blob(self.manifest).await?;
         let not_an_image = |error| MirrorError::Manifest(self.manifest, error);
         let parsed = Manifest::parse(&blob).map_err(not_an_image)?;
@@ -148,16 +176,26 @@ impl Attempt<'_> {
             self.blob(shard.digest).await?;
         }
         for record in table.packs.iter() {
-            self.blob(record.index_digest).await?;
-            let pack = library
-                .pack(record.digest, record.index_digest, self.purpose())
-                .await?;
-            let chunks = 0..pack.record().chunk_count;
-            library.chunks(&pack, chunks, self.purpose()).await?;
-            if !library.complete(pack).await? {
-                return Err(MirrorError::Damaged(record.digest));
-            }
+            self.pack(record.digest, record.index_digest).await?;
         }
+        Ok(())
+    }
+
+    /// Gets a pack. One that is here is whole only if all its chunks are what they should be: what is called a blob
+    /// may be damaged.
+    async fn pack(&mut self, pack: Digest, index: Digest) -> Result<(), MirrorError> {
+        self.blob(index).await?;
+        let library = self.library;
+        let open = library.pack(pack, index, self.purpose()).await?;
+        let chunks = 0..open.record().chunk_count;
+        if open.is_blob() && !self.checked.contains(&(pack, index)) {
+            library.discard_damaged(&open, chunks.clone()).await?;
+        }
+        library.chunks(&open, chunks, self.purpose()).await?;
+        if !library.complete(open).await? {
+            return Err(MirrorError::Damaged(pack));
+        }
+        self.checked.insert((pack, index));
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use bytes::Bytes;
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_peer::{causes, ChunkMap, Have, Provider, Work};
+use peerfs_peer::{ChunkMap, Have, Provider, Work};
 use peerfs_store::{Error as StoreError, Pack, Store};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
@@ -19,6 +19,7 @@ use tracing::{debug, warn};
 use crate::disk::{Disk, DiskError};
 use crate::packs::Packs;
 use blob_cache::BlobCache;
+use peerfs_text::Causes;
 use verdicts::{Asked, Verdicts};
 
 /// Whole blobs that are read for peers at a time, 16 MiB each at most.
@@ -103,6 +104,21 @@ impl StoreProvider {
         self.readable(asked, open.await).flatten()
     }
 
+    /// The chunks of a pack that are here, without those that were found to be unreadable.
+    fn readable_chunks(&self, pack: &Pack) -> Option<ChunkMap> {
+        let mut bits = pack.presence();
+        for number in self.unreadable_chunks(*pack.digest(), pack.record().index_digest) {
+            if let Some(byte) = bits.get_mut(number as usize / 8) {
+                *byte &= !(1 << (number % 8));
+            }
+        }
+        ChunkMap::new(pack.record().chunk_count, bits.into())
+    }
+
+    fn unreadable_chunks(&self, pack: Digest, index: Digest) -> Vec<u32> {
+        lock(&self.verdicts).unreadable_chunks(&pack, &index, Instant::now())
+    }
+
     fn is_unreadable(&self, asked: &Asked) -> bool {
         lock(&self.verdicts).is_unreadable(asked, Instant::now())
     }
@@ -121,7 +137,7 @@ impl StoreProvider {
         let new = lock(&self.verdicts).unreadable(asked, Instant::now());
         // An index that a peer names need not be one.
         if new && !matches!(error, DiskError::Store(StoreError::Format { .. })) {
-            warn!(error = causes(&error), "cannot serve a peer");
+            warn!(error = %Causes(&error), "cannot serve a peer");
         }
         None
     }
@@ -159,20 +175,19 @@ impl Provider for StoreProvider {
             return Have::Absent;
         }
         let whole = self.disk.run(move |store| Ok(store.has_blob(&digest)));
-        if self.readable(Asked::Blob(digest), whole.await) == Some(true) {
+        let is_whole = self.readable(Asked::Blob(digest), whole.await) == Some(true);
+        let indexes = self.packs.indexes_of(digest);
+        let is_damaged = |index: &Digest| !self.unreadable_chunks(digest, *index).is_empty();
+        if is_whole && (indexes.is_empty() || !indexes.iter().all(is_damaged)) {
             return Have::Complete;
         }
-        let mut packs = Vec::new();
-        for index in self.packs.indexes_of(digest) {
-            packs.extend(self.pack(digest, index, work).await);
+        let mut maps = Vec::new();
+        for index in indexes {
+            let pack = self.pack(digest, index, work).await;
+            maps.extend(pack.and_then(|pack| self.readable_chunks(&pack)));
         }
-        let most = match packs.len() {
-            0 | 1 => packs.pop(),
-            _ => packs.into_iter().max_by_key(|pack| pack.present_bytes()),
-        };
-        let map =
-            most.and_then(|pack| ChunkMap::new(pack.record().chunk_count, pack.presence().into()));
-        map.map_or(Have::Absent, Have::Partial)
+        let most = maps.into_iter().max_by_key(ChunkMap::present);
+        most.map_or(Have::Absent, Have::Partial)
     }
 
     async fn read_chunk(

@@ -10,9 +10,10 @@ use async_trait::async_trait;
 use nix::errno::Errno;
 use peerfs_format::upcall::{self, BlobKind, FetchBlob, FetchChunks, FETCH_AGAIN};
 use peerfs_format::Digest;
-use peerfs_peer::{causes, Priority};
-use peerfs_store::{Error as StoreError, Pack};
-use tracing::{debug, info, warn};
+use peerfs_peer::Priority;
+use peerfs_store::Error as StoreError;
+use peerfs_text::Causes;
+use tracing::{debug, info};
 
 use crate::disk::DiskError;
 use crate::library::{GetError, Library, Purpose};
@@ -70,30 +71,12 @@ impl LibraryHandler {
             .await?;
         let chunks = request.first_chunk..request.first_chunk.saturating_add(request.chunk_count);
         if request.flags & FETCH_AGAIN != 0 {
-            self.discard_damaged(&pack, chunks.clone()).await?;
+            // What the kernel found to be wrong is read again and forgotten if it is: the kernel may have read
+            // another file than the one that is there now.
+            self.library.discard_damaged(&pack, chunks.clone()).await?;
         }
         self.library.chunks(&pack, chunks, purpose).await?;
         Ok(pack.file())
-    }
-
-    /// What the kernel found to be wrong is read again and forgotten if it is: the kernel may have
-    /// read another file than the one that is there now.
-    async fn discard_damaged(
-        &self,
-        pack: &Arc<Pack>,
-        chunks: std::ops::Range<u32>,
-    ) -> Result<(), GetError> {
-        let pack = Arc::clone(pack);
-        let discard = self.library.disk().run(move |_| {
-            for chunk in chunks {
-                if let Err(error) = pack.read_chunk(chunk) {
-                    pack.discard(chunk)?;
-                    warn!(pack = %pack.digest(), chunk, error = causes(&error), "is fetched anew");
-                }
-            }
-            Ok(())
-        });
-        Ok(discard.await?)
     }
 }
 
@@ -109,9 +92,9 @@ impl RequestHandler for LibraryHandler {
             match error {
                 // The log has it already, and it does not change.
                 GetError::Disk(DiskError::Store(StoreError::WrongIndex { .. })) => {
-                    debug!(?request, error = causes(&error), %errno, "request failed");
+                    debug!(?request, error = %Causes(&error), %errno, "request failed");
                 }
-                _ => info!(?request, error = causes(&error), %errno, "request failed"),
+                _ => info!(?request, error = %Causes(&error), %errno, "request failed"),
             }
             errno
         })

@@ -176,6 +176,46 @@ fn it_ends_in_order_when_told_to() {
 }
 
 #[test]
+fn it_ends_although_the_store_does_not_open() {
+    // A file system of which nobody answers, for as long as the descriptor is open. Needs a mount of its own.
+    const SILENT: &str = "exec 9<>/dev/fuse && \
+        mount -i -t fuse -o fd=9,rootmode=40000,user_id=0,group_id=0 silent $0 && exec \"$@\"";
+    let root = tempfile::tempdir().unwrap();
+    let store = root.path().join("store");
+    std::fs::create_dir(&store).unwrap();
+    let unshare = |program: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", SILENT]);
+        command.arg(&store).arg(program);
+        command
+    };
+    if !unshare("true").status().unwrap().success() {
+        eprintln!("no FUSE in user namespaces here");
+        return;
+    }
+    let mut child = unshare(env!("CARGO_BIN_EXE_peerfsd"))
+        .arg("--config")
+        .arg(configure(root.path(), ""))
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(child.try_wait().unwrap(), None, "it waits for the store");
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > end {
+            child.kill().unwrap();
+            panic!("it did not end");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
 fn sighup_does_not_end_it() {
     let daemon = Running::start(&[]);
     kill(Pid::from_raw(daemon.child.id() as i32), Signal::SIGHUP).unwrap();

@@ -54,21 +54,6 @@ pub enum Error {
     },
 }
 
-/// An error with all its causes, as far as they say something.
-pub fn causes(error: &dyn std::error::Error) -> String {
-    let mut texts: Vec<String> = Vec::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let text = error.to_string();
-        // Some errors repeat their cause, some say nothing.
-        if !text.is_empty() && texts.last().is_none_or(|last| !last.contains(&text)) {
-            texts.push(text);
-        }
-        next = error.source();
-    }
-    texts.join(": ")
-}
-
 /// Why a request to a peer failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -57,7 +57,7 @@ pub use addresses::{bootstrap_problem, listen_problem};
 pub use chunk_map::ChunkMap;
 pub use chunk_stream::ChunkStream;
 pub use config::NodeConfig;
-pub use error::{causes, Error, RequestError, Violation};
+pub use error::{Error, RequestError, Violation};
 pub use event::Event;
 pub use identity::Identity;
 pub use libp2p::{Multiaddr, PeerId};

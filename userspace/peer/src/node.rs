@@ -10,6 +10,7 @@ use bytes::Bytes;
 use libp2p::core::transport::TransportError;
 use libp2p::{Multiaddr, PeerId, Swarm};
 use peerfs_format::Digest;
+use peerfs_text::Causes;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::{timeout, Instant};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,6 @@ use crate::ban_list::BanList;
 use crate::behaviour::{self, Behaviour};
 use crate::client::Client;
 use crate::driver::{Command, Driver, Outlets};
-use crate::error::causes;
 use crate::lookup::{Finder, Lookup};
 use crate::peer_table::PeerTable;
 use crate::server::Server;
@@ -266,7 +266,7 @@ fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<(), E
             Ok(_) => listening = true,
             Err(error) => {
                 let error = listen_error(error);
-                tracing::warn!(%address, error = causes(&error), "cannot listen");
+                tracing::warn!(%address, error = %Causes(&error), "cannot listen");
                 failed = Some(Error::Listen {
                     address: address.clone(),
                     source: Box::new(error),
@@ -357,7 +357,7 @@ mod tests {
             let Err(error) = Node::start(config, Arc::new(Nothing)).await else {
                 panic!("listens at {address}");
             };
-            let text = causes(&error);
+            let text = Causes(&error).to_string();
             assert!(text.contains(&address) && text.contains(reason), "{text}");
         }
     }

@@ -6,8 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use peerfs_format::Digest;
-
-use crate::printable::{printable, printable_bytes};
+use peerfs_text::{printable, printable_bytes};
 
 /// The result of an operation on a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -15,9 +16,9 @@ use rustix::fs::{fallocate, FallocateFlags};
 use crate::chunk::is_stored_chunk;
 use crate::digest::sha256_file;
 use crate::directory::{StoreDirectory, READABLE};
+use crate::findings::Findings;
 use crate::lock::lock;
 use crate::presence_map::{full_bits, PresenceMap};
-use crate::wrong_indexes::WrongIndexes;
 use crate::{layout, sha256, Error, Result};
 
 /// A pack of the store, as one index describes it: images may pair the same pack with other indexes, and neither
@@ -27,8 +28,8 @@ pub struct Pack {
     record: PackRecord,
     index: Vec<u8>,
     index_layout: PackIndexLayout,
-    /// Where it is noted that the index is not the pack's; None for a pack that is only read.
-    filling: Option<Arc<WrongIndexes>>,
+    findings: Arc<Findings>,
+    is_for_filling: bool,
     /// Held by whoever makes a partial pack whole or gives a whole one up, which takes as long as the disk does;
     /// before `state`.
     turning: Mutex<()>,
@@ -49,13 +50,21 @@ impl Pack {
         directory: &Arc<StoreDirectory>,
         record: &PackRecord,
         index: Vec<u8>,
+        findings: &Arc<Findings>,
     ) -> Result<Option<Self>> {
         let index_layout = check_index(record, &index)?;
-        let state = match State::find_whole(directory, record)? {
-            Some(whole) => Some(whole),
-            None => State::find_partial(directory, record)?,
+        let whole = State::find_whole(directory, record)?;
+        let is_right = whole.as_ref().is_some_and(|whole| {
+            let metadata = whole.file.metadata();
+            !metadata.is_ok_and(|metadata| findings.is_damaged(&record.digest, &metadata))
+        });
+        let state = if is_right {
+            whole
+        } else {
+            State::find_partial(directory, record)?.or(whole)
         };
-        Ok(state.map(|state| Self::to_read(directory, record, index, index_layout, state)))
+        Ok(state
+            .map(|state| Self::to_read(directory, record, index, index_layout, findings, state)))
     }
 
     /// Opens the partial pack to read it, even beside a whole one; None if there is none.
@@ -63,10 +72,12 @@ impl Pack {
         directory: &Arc<StoreDirectory>,
         record: &PackRecord,
         index: Vec<u8>,
+        findings: &Arc<Findings>,
     ) -> Result<Option<Self>> {
         let index_layout = check_index(record, &index)?;
         let state = State::find_partial(directory, record)?;
-        Ok(state.map(|state| Self::to_read(directory, record, index, index_layout, state)))
+        Ok(state
+            .map(|state| Self::to_read(directory, record, index, index_layout, findings, state)))
     }
 
     fn to_read(
@@ -74,6 +85,7 @@ impl Pack {
         record: &PackRecord,
         index: Vec<u8>,
         index_layout: PackIndexLayout,
+        findings: &Arc<Findings>,
         state: State,
     ) -> Self {
         Pack {
@@ -81,7 +93,8 @@ impl Pack {
             record: *record,
             index,
             index_layout,
-            filling: None,
+            findings: findings.clone(),
+            is_for_filling: false,
             turning: Mutex::new(()),
             state: Mutex::new(state),
         }
@@ -92,7 +105,7 @@ impl Pack {
         directory: &Arc<StoreDirectory>,
         record: &PackRecord,
         index: Vec<u8>,
-        wrong_indexes: &Arc<WrongIndexes>,
+        findings: &Arc<Findings>,
     ) -> Result<Self> {
         let index_layout = check_index(record, &index)?;
         let state = match State::find_whole(directory, record)? {
@@ -104,7 +117,8 @@ impl Pack {
             record: *record,
             index,
             index_layout,
-            filling: Some(wrong_indexes.clone()),
+            findings: findings.clone(),
+            is_for_filling: true,
             turning: Mutex::new(()),
             state: Mutex::new(state),
         })
@@ -119,7 +133,7 @@ impl Pack {
         };
         let (pack, index) = (self.record.digest, self.record.index_digest);
         let partial = layout::partial(&pack, &index);
-        if !self.directory.has_file(&partial) {
+        if !self.directory.has_file(&partial) && !self.is_known_damaged(&whole) {
             return Ok(());
         }
         if !self.is_intact(&whole) {
@@ -135,7 +149,7 @@ impl Pack {
 
     /// Whether it was opened to be filled, and not only to be read.
     pub fn is_for_filling(&self) -> bool {
-        self.filling.is_some()
+        self.is_for_filling
     }
 
     /// The pack's digest.
@@ -179,6 +193,11 @@ impl Pack {
     /// in its place or takes it away.
     pub fn file(&self) -> Arc<File> {
         self.lock().file.clone()
+    }
+
+    /// Whether it is a blob of the store: all chunks are there, and at some time they were right.
+    pub fn is_blob(&self) -> bool {
+        self.lock().map.is_none()
     }
 
     /// Whether all chunks are there.
@@ -264,7 +283,7 @@ impl Pack {
     /// [`Error::ChunkDamaged`] if these are not the chunk's bytes; [`Error::Io`] if the disk is
     /// full, after which the chunk counts as absent and the pack is as it was.
     pub fn write_chunk(&self, chunk: u32, stored: &[u8]) -> Result<bool> {
-        self.wrong_indexes()?;
+        self.check_filling()?;
         let record = self.chunk(chunk)?;
         if !is_stored_chunk(&record, stored) {
             return Err(Error::ChunkDamaged {
@@ -286,6 +305,21 @@ impl Pack {
         Ok(map.is_full())
     }
 
+    /// Reads chunks and forgets those that are damaged, as [`Pack::discard`] does; returns whether any was.
+    ///
+    /// # Errors
+    /// Those of [`Pack::discard`]; [`Error::Format`] if there is no such chunk.
+    pub fn discard_damaged(&self, chunks: Range<u32>) -> Result<bool> {
+        let mut is_damaged = false;
+        for chunk in chunks {
+            if self.read_chunk(chunk).is_err() {
+                self.discard(chunk)?;
+                is_damaged = true;
+            }
+        }
+        Ok(is_damaged)
+    }
+
     /// Forgets a chunk that is damaged. A whole pack that is damaged is given up: what is right of it goes on as a
     /// partial one, which replaces it when it is whole again. Until then it stays, for it is not for the index of
     /// one image to say what others have. It is judged by the file that has its name: if somebody has put a right one
@@ -296,10 +330,10 @@ impl Pack {
     /// [`Error::Io`] if the store can't be changed.
     pub fn discard(&self, chunk: u32) -> Result<()> {
         let record = self.chunk(chunk)?;
-        let wrong_indexes = self.wrong_indexes()?;
+        self.check_filling()?;
         let _turning = lock(&self.turning);
         if let Some(whole) = self.whole() {
-            return self.give_up(whole, &record, wrong_indexes);
+            return self.give_up(whole, &record);
         }
         let mut state = self.lock();
         // Another one who found it damaged may have fetched it anew meanwhile, and somebody reads it now.
@@ -320,16 +354,8 @@ impl Pack {
     }
 
     /// Gives a whole pack up because of a chunk that is not what the index says.
-    fn give_up(
-        &self,
-        whole: Arc<File>,
-        chunk: &ChunkRecord,
-        wrong_indexes: &WrongIndexes,
-    ) -> Result<()> {
-        let (pack, index) = (self.record.digest, self.record.index_digest);
-        if wrong_indexes.contain(&pack, &index) {
-            return Err(Error::WrongIndex { pack, index });
-        }
+    fn give_up(&self, whole: Arc<File>, chunk: &ChunkRecord) -> Result<()> {
+        self.refuse_wrong_index()?;
         let Some(found) = State::find_whole(&self.directory, &self.record)? else {
             return self.go_on_with_partial(&[&whole]);
         };
@@ -341,8 +367,7 @@ impl Pack {
         if is_right {
             return Ok(());
         }
-        wrong_indexes.add(&pack, &index);
-        Err(Error::WrongIndex { pack, index })
+        Err(self.found_wrong_index())
     }
 
     /// The file of a whole pack.
@@ -351,9 +376,25 @@ impl Pack {
         state.map.is_none().then(|| state.file.clone())
     }
 
-    /// Whether a file is the pack. One that can't be read is damaged.
+    /// Whether a file is the pack, which takes reading all of it; what is found out is remembered. One that can't be
+    /// read is damaged.
     fn is_intact(&self, whole: &File) -> bool {
-        matches!(sha256_file(whole, PACK_MAX, |_| ()), Ok(Some(digest)) if digest == self.record.digest)
+        if self.is_known_damaged(whole) {
+            return false;
+        }
+        // What it is before it is read: should it be mended meanwhile, the finding is of what it was.
+        let metadata = whole.metadata();
+        let read = sha256_file(whole, PACK_MAX, |_| ());
+        let is_intact = matches!(read, Ok(Some(digest)) if digest == self.record.digest);
+        if let (false, Ok(metadata)) = (is_intact, metadata) {
+            self.findings.add_damaged(&self.record.digest, &metadata);
+        }
+        is_intact
+    }
+
+    fn is_known_damaged(&self, whole: &File) -> bool {
+        let metadata = whole.metadata();
+        metadata.is_ok_and(|metadata| self.findings.is_damaged(&self.record.digest, &metadata))
     }
 
     /// From a damaged whole pack to a partial one, for whoever holds `turning`.
@@ -396,7 +437,9 @@ impl Pack {
     /// If its digest is wrong, forgets the chunks that are. Reads all of it, and waits until it is on the disk.
     ///
     /// # Errors
-    /// [`Error::Io`] if the store can't be read or changed: to be tried again when the pack is opened.
+    /// [`Error::WrongIndex`] if all chunks are what the index says, and yet not the pack: they can be read, and it
+    /// never becomes a blob by this index. [`Error::Io`] if the store can't be read or changed: to be tried again when
+    /// the pack is opened.
     pub fn complete(&self) -> Result<bool> {
         let _turning = lock(&self.turning);
         self.complete_if_full()
@@ -409,19 +452,17 @@ impl Pack {
         let Some(file) = self.full_file() else {
             return Ok(self.whole().is_some());
         };
-        let wrong_indexes = self.wrong_indexes()?;
-        if wrong_indexes.contain(&pack, &index) {
-            return Ok(false);
-        }
+        self.check_filling()?;
+        self.refuse_wrong_index()?;
         let digest = sha256_file(&file, self.record.stored_length, |_| ())
             .map_err(self.directory.failed("read", &partial))?;
         if digest != Some(pack) {
             // If all chunks are right, the image's index is not that of the pack: the chunks can be
             // read all the same, and the pack stays where it is.
-            if self.forget_damaged(&file)? == 0 {
-                wrong_indexes.add(&pack, &index);
-            }
-            return Ok(false);
+            return match self.forget_damaged(&file)? {
+                0 => Err(self.found_wrong_index()),
+                _ => Ok(false),
+            };
         }
         let Some(file) = self.with_its_name(file, &partial)? else {
             return Ok(false);
@@ -480,15 +521,29 @@ impl Pack {
         Ok(damaged)
     }
 
-    /// Where wrong indexes are noted.
-    ///
-    /// # Errors
-    /// That the pack was opened to be read only.
-    fn wrong_indexes(&self) -> Result<&WrongIndexes> {
-        self.filling.as_deref().ok_or_else(|| {
-            let read_only = io::ErrorKind::ReadOnlyFilesystem.into();
-            Error::io("write to", &self.path())(read_only)
-        })
+    /// Refuses to change a pack that was opened to be read only.
+    fn check_filling(&self) -> Result<()> {
+        if self.is_for_filling {
+            return Ok(());
+        }
+        let read_only = io::ErrorKind::ReadOnlyFilesystem.into();
+        Err(Error::io("write to", &self.path())(read_only))
+    }
+
+    /// Refuses an index that is known to be wrong.
+    fn refuse_wrong_index(&self) -> Result<()> {
+        let (pack, index) = (self.record.digest, self.record.index_digest);
+        if self.findings.is_wrong_index(&pack, &index) {
+            return Err(Error::WrongIndex { pack, index });
+        }
+        Ok(())
+    }
+
+    /// Remembers that the index is wrong.
+    fn found_wrong_index(&self) -> Error {
+        let (pack, index) = (self.record.digest, self.record.index_digest);
+        self.findings.add_wrong_index(&pack, &index);
+        Error::WrongIndex { pack, index }
     }
 
     /// The file, to be shown to people.

@@ -11,12 +11,13 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, SystemTime};
 
 use peerfs_format::{Digest, Manifest, PackRecord, METADATA_MAX};
+use peerfs_text::Causes;
 use rustix::fs::{flock, FlockOperation};
 
 use crate::directory::{StoreDirectory, PRIVATE};
+use crate::findings::Findings;
 use crate::lock::lock;
 use crate::tags::TagIndex;
-use crate::wrong_indexes::WrongIndexes;
 use crate::{layout, sha256, whole_file, BlobWriter, Error, Pack, Result, TaggedImage};
 
 /// How old a file in `tmp/` that nobody has locked must be to count as abandoned.
@@ -34,7 +35,7 @@ pub struct Store {
     /// The packs that are open for filling, each by its digest and that of its index, so that there is
     /// one of each.
     packs: Mutex<HashMap<(Digest, Digest), Weak<Pack>>>,
-    wrong_indexes: Arc<WrongIndexes>,
+    findings: Arc<Findings>,
     /// The lock file, locked, once a pack was opened for filling.
     filling: Mutex<Option<File>>,
 }
@@ -111,7 +112,7 @@ impl Store {
         Ok(Store {
             directory,
             packs: Mutex::default(),
-            wrong_indexes: Arc::default(),
+            findings: Arc::default(),
             filling: Mutex::default(),
         })
     }
@@ -130,9 +131,15 @@ impl Store {
         self.directory.path(&layout::blob(digest))
     }
 
-    /// Whether a complete blob is there; its content is not verified.
+    /// Whether a complete blob is there. Its content is not verified; a pack that was found to be damaged and has
+    /// not changed since counts as absent.
     pub fn has_blob(&self, digest: &Digest) -> bool {
-        self.directory.has_file(&layout::blob(digest))
+        let found = self.directory.metadata(&layout::blob(digest));
+        found.is_ok_and(|found| {
+            found.is_some_and(|metadata| {
+                metadata.is_file() && !self.findings.is_damaged(digest, &metadata)
+            })
+        })
     }
 
     /// A complete blob's file, open for reading, its content not verified; None if it is not there.
@@ -225,16 +232,20 @@ impl Store {
         if let Some(pack) = open.filter(|pack| pack.record() == record) {
             return Ok(pack);
         }
-        let pack = Pack::open(&self.directory, record, index, &self.wrong_indexes)?;
+        let pack = Pack::open(&self.directory, record, index, &self.findings)?;
         let pack = Arc::new(pack);
         packs.retain(|_, pack| pack.strong_count() > 0);
         packs.insert(key, Arc::downgrade(&pack));
         drop(packs);
         // That may take as long as reading all of it, for which those who open other packs need not wait.
-        if let Err(error) = pack.settle() {
+        match pack.settle() {
+            // The log has it.
+            Ok(()) | Err(Error::WrongIndex { .. }) => (),
             // It is tried again when the pack is opened the next time. What is there of it can be read.
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(pack = %record.digest, error, "cannot end what was left undone of a pack");
+            Err(error) => {
+                let error = Causes(&error);
+                tracing::warn!(pack = %record.digest, %error, "cannot end what was left undone of a pack");
+            }
         }
         Ok(pack)
     }
@@ -249,7 +260,7 @@ impl Store {
     /// # Errors
     /// As for [`Store::pack`], without [`Error::InUse`].
     pub fn find_pack(&self, record: &PackRecord, index: Vec<u8>) -> Result<Option<Pack>> {
-        Pack::find(&self.directory, record, index)
+        Pack::find(&self.directory, record, index, &self.findings)
     }
 
     /// As [`Store::find_pack`], of the partial pack, even beside a whole one.
@@ -258,7 +269,7 @@ impl Store {
         record: &PackRecord,
         index: Vec<u8>,
     ) -> Result<Option<Pack>> {
-        Pack::find_partial(&self.directory, record, index)
+        Pack::find_partial(&self.directory, record, index, &self.findings)
     }
 
     /// Makes this process the one that fills packs, until the store is dropped. [`Store::pack`]

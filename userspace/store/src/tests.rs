@@ -259,6 +259,37 @@ fn a_damaged_chunk_is_fetched_anew() {
 }
 
 #[test]
+fn a_pack_that_was_found_damaged_is_no_blob_until_it_is_mended() {
+    let source = Source::new(9);
+    let store = source.store();
+    let pack = source.fill(&store);
+    source.damage(&store, 5);
+    source.damage(&store, 6);
+    assert!(store.has_blob(pack.digest()), "nobody has looked");
+    assert!(pack.discard_damaged(0..9).unwrap());
+    assert!(!store.has_blob(pack.digest()));
+    assert_eq!(pack.presence(), [0b1001_1111, 1]);
+    // Whoever opens it, to read or to fill it, by this index or another, gets what is right of it.
+    let open = |store: &Store| store.pack(&source.record, source.index.clone());
+    let reader = store.find_pack(&source.record, source.index.clone());
+    assert_eq!(reader.unwrap().unwrap().presence(), [0b1001_1111, 1]);
+    drop(pack);
+    let pack = open(&store).unwrap();
+    assert_eq!(pack.presence(), [0b1001_1111, 1]);
+    assert!(!pack.discard_damaged(0..9).unwrap());
+    pack.write_chunk(5, &source.chunks[5]).unwrap();
+    assert!(pack.write_chunk(6, &source.chunks[6]).unwrap());
+    assert!(pack.complete().unwrap() && store.has_blob(pack.digest()));
+    // Or until somebody else has mended it.
+    source.damage(&store, 5);
+    assert!(pack.discard_damaged(0..9).unwrap() && !store.has_blob(pack.digest()));
+    store.add_blob(&source.chunks.concat()).unwrap();
+    assert!(store.has_blob(pack.digest()));
+    drop(pack);
+    assert!(open(&store).unwrap().is_whole());
+}
+
+#[test]
 fn a_damaged_pack_is_mended_over_a_restart() {
     let source = Source::new(9);
     {

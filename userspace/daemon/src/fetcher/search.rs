@@ -9,7 +9,7 @@ use std::time::Instant;
 use futures::stream::{self, FuturesUnordered};
 use futures::StreamExt;
 use peerfs_format::Digest;
-use peerfs_peer::causes;
+use peerfs_text::Causes;
 use tracing::{debug, trace};
 
 use super::Shared;
@@ -90,7 +90,7 @@ impl Shared {
         match source.have(content.digest(), subject).await {
             Ok(have) => self.tell(|scheduler| scheduler.offer(content, id, have)),
             Err(error) => {
-                debug!(source = ?id, %content, error = causes(&error), "does not say what it has")
+                debug!(source = ?id, %content, error = %Causes(&error), "does not say what it has")
             }
         }
     }

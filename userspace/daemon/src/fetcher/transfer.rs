@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use peerfs_peer::{causes, Priority, RequestError};
+use peerfs_peer::{Priority, RequestError};
 use peerfs_store::{Error as StoreError, Pack};
+use peerfs_text::Causes;
 use tracing::{debug, warn};
 
 use super::Shared;
@@ -62,7 +63,7 @@ impl Shared {
             Ok(()) | Err(Stop::Source(SourceError::Missing)) => End::Answered,
             Err(Stop::Source(SourceError::Peer(RequestError::Busy))) => End::Busy,
             Err(Stop::Source(error)) => {
-                debug!(source = ?transfer.source, content = %transfer.content, error = causes(&error), "failed");
+                debug!(source = ?transfer.source, content = %transfer.content, error = %Causes(&error), "failed");
                 End::Failed
             }
             Err(Stop::Lie) => {
@@ -134,8 +135,12 @@ impl Shared {
             .run(move |_| {
                 if pack.write_chunk(number, &bytes)? {
                     disk.start(move || {
-                        if let Err(error) = pack.complete() {
-                            warn!(pack = %pack.digest(), error = causes(&error), "cannot make a full pack a blob");
+                        match pack.complete() {
+                            // The log has it.
+                            Ok(_) | Err(StoreError::WrongIndex { .. }) => (),
+                            Err(error) => {
+                                warn!(pack = %pack.digest(), error = %Causes(&error), "cannot make a full pack a blob");
+                            }
                         }
                     });
                 }
@@ -162,7 +167,7 @@ impl Shared {
                 StoreError::Mismatch { .. } | StoreError::ChunkDamaged { .. },
             )) => Err(Stop::Lie),
             Err(error) => {
-                warn!(content = %transfer.content, error = causes(&error), "cannot store what was fetched");
+                warn!(content = %transfer.content, error = %Causes(&error), "cannot store what was fetched");
                 let errno = error.errno();
                 self.tell(|scheduler| scheduler.unstorable(transfer.content, part, errno));
                 Ok(())

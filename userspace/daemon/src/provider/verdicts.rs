@@ -47,6 +47,25 @@ impl Verdicts {
         self.until.get(asked).is_some_and(|until| now < *until)
     }
 
+    /// The chunks of a pack that were found unreadable a short time ago, in no order.
+    pub(super) fn unreadable_chunks(
+        &self,
+        pack: &Digest,
+        index: &Digest,
+        now: Instant,
+    ) -> Vec<u32> {
+        let of_pack = |asked: &Asked| match asked {
+            Asked::Chunk {
+                pack: other,
+                index: by,
+                number,
+            } if other == pack && by == index => Some(*number),
+            _ => None,
+        };
+        let verdicts = self.until.iter().filter(|(_, until)| now < **until);
+        verdicts.filter_map(|(asked, _)| of_pack(asked)).collect()
+    }
+
     /// It was found unreadable now; true if that was not known.
     pub(super) fn unreadable(&mut self, asked: Asked, now: Instant) -> bool {
         let before = self.until.put(asked, now + LIFETIME);

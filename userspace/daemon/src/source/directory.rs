@@ -11,8 +11,9 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::StreamExt;
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_peer::{causes, ChunkMap, Have, Priority};
+use peerfs_peer::{ChunkMap, Have, Priority};
 use peerfs_store::{Error, Pack, Store};
+use peerfs_text::Causes;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -89,7 +90,7 @@ impl Place {
             }
             Err(error) => {
                 if !self.is_absent.swap(true, Ordering::Relaxed) {
-                    warn!(%directory, error = causes(&error), "nothing is fetched from this source until it is there");
+                    warn!(%directory, error = %Causes(&error), "nothing is fetched from this source until it is there");
                 }
                 None
             }

@@ -2,8 +2,8 @@
 
 //! Daemons over stores that somebody else has been at: images that lie, and things that are no files.
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, File};
+use std::os::unix::fs::{symlink, FileExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,10 +14,11 @@ use nix::errno::Errno;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use peerfs_control::{ask, Reply, Request};
-use peerfs_daemon::config::SourceConfig;
+use peerfs_daemon::config::{MirrorConfig, SourceConfig};
 use peerfs_format::upcall::FETCH_AGAIN;
-use peerfs_peer::Priority;
-use peerfs_store::Store;
+use peerfs_format::Digest;
+use peerfs_peer::{Have, Priority};
+use peerfs_store::{Pack, Store};
 
 const CHUNKS: u32 = 20;
 
@@ -97,6 +98,137 @@ async fn what_a_peer_asks_changes_nothing_in_the_store() {
     }
     assert_eq!(names(&store.join("partial")), 0);
     assert!(Store::open(&store).unwrap().has_blob(&image.pack.digest));
+}
+
+/// Waits until a daemon tells another one that it has a pack, but for these chunks.
+async fn is_offered(of: &TestDaemon, to: &TestDaemon, image: &TestImage, damaged: &[u32]) {
+    let (node, peer) = (to.daemon.node(), of.daemon.node().peer_id());
+    let expected: Vec<u32> = (0..CHUNKS)
+        .filter(|number| !damaged.contains(number))
+        .collect();
+    let mut told = Vec::new();
+    for _ in 0..300 {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(3);
+        let have = node.have(peer, image.pack.digest, deadline).await;
+        let have = have.unwrap_or(Have::Absent);
+        assert!(!damaged.is_empty() || !matches!(have, Have::Partial(_)));
+        told = (0..CHUNKS).filter(|number| have.chunk(*number)).collect();
+        if told == expected {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("without {damaged:?}, and not {told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_of_a_whole_pack_is_not_offered() {
+    let (a, image, store) = daemon_with_image().await;
+    let other = TestDaemon::start(a.addresses()).await;
+    is_offered(&a, &other, &image, &[]).await;
+    damage(&store, &image, 7);
+    damage(&store, &image, 9);
+
+    // A peer finds out.
+    let (node, peer) = (other.daemon.node(), a.daemon.node().peer_id());
+    let (pack, index) = (image.pack.digest, image.pack.index_digest);
+    let mut replies = node.fetch_chunks(peer, pack, index, &[7], Priority::Demand);
+    assert!(soon(replies.next()).await.unwrap().unwrap().1.is_none());
+    is_offered(&a, &other, &image, &[7]).await;
+
+    // The kernel does; then all of it is read.
+    let fetched = a.kernel().fetch_chunks(&image, 9, 1, FETCH_AGAIN).await;
+    assert!(fetched.is_err(), "nobody has it");
+    is_offered(&a, &other, &image, &[7, 9]).await;
+
+    // A daemon that starts over such a store.
+    let root = a.root;
+    a.daemon.shut_down().await;
+    let a = TestDaemon::start_with(root, other.addresses(), |_| ()).await;
+    is_offered(&a, &other, &image, &[7, 9]).await;
+}
+
+/// Changes a chunk of a whole pack, on the disk.
+fn damage(store: &Path, image: &TestImage, chunk: u32) {
+    let path = Store::open(store).unwrap().blob_path(&image.pack.digest);
+    let file = File::options().write(true).open(path).unwrap();
+    file.write_all_at(b"damage", image.offset(chunk) + 5)
+        .unwrap();
+}
+
+/// How the image is doing that a daemon is to keep complete.
+async fn state_of_the_mirror(daemon: &TestDaemon) -> String {
+    let socket = daemon.root.path().join("control");
+    let asked = move || ask(&socket, Request::Status, Duration::from_secs(10));
+    match tokio::task::spawn_blocking(asked).await.unwrap().unwrap() {
+        Reply::Status(status) => status.mirrors[0].state.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn mirroring(root: tempfile::TempDir, manifest: Digest, source: &Path) -> TestDaemon {
+    TestDaemon::start_with(root, Vec::new(), |config| {
+        config.mirror = vec![MirrorConfig { manifest }];
+        config.source = vec![SourceConfig {
+            directory: source.to_owned(),
+        }];
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_pack_is_not_all_of_a_mirrored_image() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let source = store_dir(elsewhere.path());
+    TestImage::build(&source, CHUNKS);
+    let root = tempfile::tempdir().unwrap();
+    let store = store_dir(root.path());
+    let image = TestImage::build(&store, CHUNKS);
+    damage(&store, &image, 7);
+    let daemon = mirroring(root, image.manifest, &source).await;
+    let path = Store::open(&store).unwrap().blob_path(&image.pack.digest);
+    let expected = image.chunks.concat();
+    until("it is mended", || fs::read(&path).unwrap() == expected).await;
+    assert_eq!(
+        daemon.daemon.traffic().directory_bytes(0),
+        image.chunks[7].len() as u64
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_with_the_index_of_another_pack_is_not_mirrored_for_ever() {
+    let scratch = tempfile::tempdir().unwrap();
+    let image = TestImage::build(&store_dir(scratch.path()), CHUNKS);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let source = store_dir(elsewhere.path());
+    let (manifest, record, chunks) = image.image_by_a_lie(&source);
+    // The source has all that the index says; the second daemon has the pack, which is something else.
+    let filled: Arc<Pack> = {
+        let store = Store::open(&source).unwrap();
+        let index = store.read_metadata(&record.index_digest, 1 << 20).unwrap();
+        store.pack(&record, index).unwrap()
+    };
+    for (number, chunk) in chunks.iter().enumerate() {
+        filled.write_chunk(number as u32, chunk).unwrap();
+    }
+    let (empty, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    TestImage::build(&store_dir(whole.path()), CHUNKS);
+    for root in [empty, whole] {
+        let daemon = mirroring(root, manifest, &source).await;
+        let begun = Instant::now();
+        let state = loop {
+            let state = state_of_the_mirror(&daemon).await;
+            if state != "being fetched" {
+                break state;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{state}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        assert!(
+            state.starts_with("not complete: ") && state.contains("its index"),
+            "{state}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -84,6 +84,34 @@ impl TestImage {
         }
     }
 
+    /// Another image that has the pack too, and an index that says that it has these three chunks; puts what the
+    /// image consists of into the store in `root_dir`, and nothing of the pack.
+    pub fn image_by_a_lie(&self, root_dir: &Path) -> (Digest, PackRecord, Vec<Vec<u8>>) {
+        let chunks: Vec<Vec<u8>> = (1000..1003).map(chunk_bytes).collect();
+        let blob = index_blob(&chunks);
+        let store = Store::create(root_dir).unwrap();
+        let length = 3 * u64::from(CHUNK_LENGTH);
+        let pack = PackRecord {
+            index_digest: store.add_blob(&blob).unwrap(),
+            stored_length: length,
+            logical_length: length,
+            index_length: blob.len() as u32,
+            chunk_count: 3,
+            ..self.pack
+        };
+        let shard_bytes = b"another shard";
+        let shard = ShardRecord {
+            digest: store.add_blob(shard_bytes).unwrap(),
+            first_inode: 1,
+            inode_count: 1,
+            length: shard_bytes.len() as u32,
+        };
+        let table = blob_table_blob(&pack, &shard);
+        let table_digest = store.add_blob(&table).unwrap();
+        let manifest = manifest_blob(&pack, &table_digest, table.len() as u32);
+        (store.add_blob(&manifest).unwrap(), pack, chunks)
+    }
+
     /// Where a chunk is in the pack.
     pub fn offset(&self, chunk: u32) -> u64 {
         u64::from(chunk) * u64::from(CHUNK_LENGTH)

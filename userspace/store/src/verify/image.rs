@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use peerfs_format::{Digest, PackRecord, ShardRecord, Table};
+use peerfs_text::Causes;
 
 use super::marks::Marks;
 use super::packs::{check_chunks, PackProblem};
@@ -65,14 +66,14 @@ impl<'a> ImageCheck<'a> {
         }
         let table = match self.store.read_manifest(manifest) {
             Ok(manifest) => manifest.blob_table,
-            Err(error) => return self.add_damage(*manifest, describe(&error)),
+            Err(error) => return self.add_damage(*manifest, Causes(&error).to_string()),
         };
         if !self.is_readable(&table) {
             return;
         }
         let image = match Image::open(self.store.clone(), manifest) {
             Ok(image) => image,
-            Err(error) => return self.add_damage(table, describe(&error)),
+            Err(error) => return self.add_damage(table, Causes(&error).to_string()),
         };
         self.check_tree(&image);
         self.check_packs(&image, checked);
@@ -176,7 +177,7 @@ impl<'a> ImageCheck<'a> {
                 self.missing += 1;
                 return;
             }
-            Err(error) => return self.add_damage(record.index_digest, describe(&error)),
+            Err(error) => return self.add_damage(record.index_digest, Causes(&error).to_string()),
         };
         let is_partial = !is_whole || is_damaged;
         let length = pack.file().metadata().map(|metadata| metadata.len());
@@ -238,14 +239,6 @@ impl<'a> ImageCheck<'a> {
             images: self.names.clone(),
             advice: BUILT_WRONG.to_owned(),
         });
-    }
-}
-
-/// An error and its causes.
-pub(super) fn describe(error: &Error) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use peerfs_format::{ChunkRecord, Codec, Digest, PackIndexLayout};
+use peerfs_text::Causes;
 
-use super::image::describe;
 use super::tree::are_reserved_bytes_zero;
 use super::VerifyProgress;
 use crate::chunk::decode;
@@ -33,8 +33,9 @@ fn content_digest(record: &ChunkRecord, stored: Vec<u8>) -> Option<Digest> {
 
 /// Reads and decodes all chunks of a pack that are there, on all processors.
 pub(super) fn check_chunks(pack: &Pack, progress: &VerifyProgress) -> Result<(), PackProblem> {
-    let error =
-        |error| PackProblem::Index(describe(&Error::format(pack.record().index_digest)(error)));
+    let error = |error| {
+        PackProblem::Index(Causes(&Error::format(pack.record().index_digest)(error)).to_string())
+    };
     let layout = PackIndexLayout::parse(pack.index(), pack.record()).map_err(error)?;
     let index = layout.view(pack.index());
     let problem = |problem: &str| Err(PackProblem::Index(problem.to_owned()));

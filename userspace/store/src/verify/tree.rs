@@ -7,8 +7,8 @@ use std::sync::Arc;
 use peerfs_format::{
     EntryRecord, FileType, InodeRecord, Record, Shard, ShardTables, Table, NO_XATTRS, ROOT_INODE,
 };
+use peerfs_text::Causes;
 
-use super::image::describe;
 use super::marks::Marks;
 use crate::inode::ShardBlob;
 use crate::{Error, Image, Inode};
@@ -172,7 +172,10 @@ impl<'a> TreeCheck<'a> {
             if self.inodes.file_type(inode) != Some(FileType::Directory) {
                 continue;
             }
-            let directory = self.image.inode(inode).map_err(|error| describe(&error))?;
+            let directory = self
+                .image
+                .inode(inode)
+                .map_err(|error| Causes(&error).to_string())?;
             self.check_directory(&directory)
                 .map_err(|problem| format!("directory {inode}: {problem}"))?;
         }
@@ -231,7 +234,9 @@ impl<'a> TreeCheck<'a> {
     }
 
     fn shard(&self, number: u32) -> Result<Arc<ShardBlob>, String> {
-        self.image.shard(number).map_err(|error| describe(&error))
+        self.image
+            .shard(number)
+            .map_err(|error| Causes(&error).to_string())
     }
 }
 
@@ -240,7 +245,7 @@ struct Problem(String);
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
-        Problem(describe(&error))
+        Problem(Causes(&error).to_string())
     }
 }
 
