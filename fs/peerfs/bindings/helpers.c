@@ -271,31 +271,6 @@ int peerfs_security_file_post_open(struct file *file, int mask)
 	return security_file_post_open(file, mask);
 }
 
-void peerfs_page_cache_sync_readahead(struct file *file, pgoff_t index, unsigned long count)
-{
-	page_cache_sync_readahead(file->f_mapping, &file->f_ra, file, index, count);
-}
-
-struct folio *peerfs_filemap_get_folio(struct address_space *mapping, pgoff_t index)
-{
-	return filemap_get_folio(mapping, index);
-}
-
-int peerfs_folio_wait_locked_killable(struct folio *folio)
-{
-	return folio_wait_locked_killable(folio);
-}
-
-void peerfs_filemap_invalidate_lock_shared(struct address_space *mapping)
-{
-	filemap_invalidate_lock_shared(mapping);
-}
-
-void peerfs_filemap_invalidate_unlock_shared(struct address_space *mapping)
-{
-	filemap_invalidate_unlock_shared(mapping);
-}
-
 /* Who is "quiet" does not add in the log how many lines were suppressed. */
 void peerfs_ratelimit_state_init(struct ratelimit_state *rs, bool quiet)
 {

@@ -81,14 +81,6 @@ extern "C" {
     pub(crate) fn peerfs_is_dax(inode: *const inode) -> bool;
     pub(crate) fn peerfs_inode_is_locked(inode: *mut inode) -> bool;
     pub(crate) fn peerfs_security_file_post_open(file: *mut file, mask: c_int) -> c_int;
-    pub(crate) fn peerfs_page_cache_sync_readahead(file: *mut file, index: c_ulong, count: c_ulong);
-    pub(crate) fn peerfs_filemap_get_folio(
-        mapping: *mut address_space,
-        index: c_ulong,
-    ) -> *mut folio;
-    pub(crate) fn peerfs_folio_wait_locked_killable(folio: *mut folio) -> c_int;
-    pub(crate) fn peerfs_filemap_invalidate_lock_shared(mapping: *mut address_space);
-    pub(crate) fn peerfs_filemap_invalidate_unlock_shared(mapping: *mut address_space);
     pub(crate) fn peerfs_ratelimit_state_init(rs: *mut ratelimit_state, quiet: bool);
     pub(crate) fn peerfs_ratelimit(rs: *mut ratelimit_state) -> bool;
     pub(crate) fn peerfs_path_permission(path: *const path, mask: c_int) -> c_int;

@@ -10,11 +10,8 @@
 //! reads it.
 
 use core::mem::MaybeUninit;
-use core::ops::Range;
-use core::ptr::NonNull;
 
 use kernel::alloc::Flags;
-use kernel::error::{from_err_ptr, to_result};
 use kernel::ffi::{c_int, c_ulong};
 use kernel::fs::File;
 use kernel::page::PAGE_SIZE;
@@ -164,20 +161,39 @@ impl OpenedFile {
     ///
     /// `buffer` must be valid for writes of `length` bytes, and nobody else's.
     unsafe fn read_raw(&self, buffer: *mut u8, length: usize, offset: u64) -> Result<usize> {
-        if self.is_read_by_folios() {
-            // SAFETY: by the requirements.
-            return unsafe { self.read_folios(buffer, length, offset) };
-        }
-        let file = self.file.as_ptr();
-        // SAFETY: the file is valid.
-        let can_try = unsafe { (*file).f_mode } & bindings::PEERFS_FMODE_NOWAIT != 0;
-        let mut flags = match (self.can_drop(), can_try && self.is_dax()) {
-            (true, _) => bindings::PEERFS_RWF_DONTCACHE,
-            (_, true) => bindings::PEERFS_RWF_NOWAIT,
-            _ => 0,
+        let way = self.way();
+        let is_cached = match way {
+            Way::PageCache => self.has_cached(offset, length)?,
+            Way::ReadIter(_) => true,
         };
+        // SAFETY: by the requirements.
+        let result = unsafe { self.read_parts(way, buffer, length, offset) };
+        if !is_cached {
+            self.drop_cached(offset, length)?;
+        }
+        result
+    }
+
+    /// As [`OpenedFile::read_raw`], this way.
+    ///
+    /// # Safety
+    ///
+    /// As for [`OpenedFile::read_raw`].
+    unsafe fn read_parts(
+        &self,
+        mut way: Way,
+        buffer: *mut u8,
+        length: usize,
+        offset: u64,
+    ) -> Result<usize> {
+        let file = self.file.as_ptr();
         let mut tries = DAX_TRIES;
-        let mut position = i64::try_from(offset)?;
+        // Where nothing is said of a function to call when it is complete, reading waits for that.
+        let mut request = bindings::kiocb {
+            ki_filp: file,
+            ki_pos: i64::try_from(offset)?,
+            ..Default::default()
+        };
         let mut done = 0;
         while done < length {
             let rest = length - done;
@@ -191,23 +207,47 @@ impl OpenedFile {
             // SAFETY: the part is the rest of the buffer, and both live until the read is over. The
             // file is open for reading.
             let count = unsafe {
-                bindings::iov_iter_kvec(iter.as_mut_ptr(), bindings::ITER_DEST, &part, 1, rest);
-                bindings::vfs_iter_read(file, iter.as_mut_ptr(), &mut position, flags)
+                let iter = iter.as_mut_ptr();
+                bindings::iov_iter_kvec(iter, bindings::ITER_DEST, &part, 1, rest);
+                match way {
+                    Way::ReadIter(flags) => {
+                        bindings::vfs_iter_read(file, iter, &mut request.ki_pos, flags)
+                    }
+                    Way::PageCache => bindings::filemap_read(&mut request, iter, 0),
+                }
             };
             match usize::try_from(count) {
                 Ok(0) => break,
                 Ok(count) => done += count.min(rest),
                 Err(_) => {
                     let error = Error::from_errno(count as i32);
-                    if error != EAGAIN || flags & bindings::PEERFS_RWF_NOWAIT == 0 {
-                        return Err(error);
-                    }
-                    flags = self.flags_of_next_try(flags)?;
+                    way = match way {
+                        Way::ReadIter(flags)
+                            if error == EAGAIN && flags & bindings::PEERFS_RWF_NOWAIT != 0 =>
+                        {
+                            Way::ReadIter(self.flags_of_next_try(flags)?)
+                        }
+                        _ => return Err(error),
+                    };
                     tries = tries.checked_sub(1).ok_or(EIO)?;
                 }
             }
         }
         Ok(done)
+    }
+
+    /// How the file is read.
+    fn way(&self) -> Way {
+        if self.is_read_by_folios() {
+            return Way::PageCache;
+        }
+        // SAFETY: the file is valid.
+        let can_try = unsafe { (*self.file.as_ptr()).f_mode } & bindings::PEERFS_FMODE_NOWAIT != 0;
+        Way::ReadIter(match (self.can_drop(), can_try && self.is_dax()) {
+            (true, _) => bindings::PEERFS_RWF_DONTCACHE,
+            (_, true) => bindings::PEERFS_RWF_NOWAIT,
+            _ => 0,
+        })
     }
 
     /// How to go on on DAX after a read that would have waited: if not for the lock, it may wait.
@@ -223,52 +263,26 @@ impl OpenedFile {
         Ok(flags)
     }
 
-    /// As [`OpenedFile::read_raw`], by folios of the page cache, which are dropped again if none was there.
-    ///
-    /// # Safety
-    ///
-    /// `buffer` must be valid for writes of `length` bytes, and nobody else's.
-    unsafe fn read_folios(&self, buffer: *mut u8, length: usize, offset: u64) -> Result<usize> {
-        let file = self.file.as_ptr();
-        let end = offset.saturating_add(length as u64).min(self.size());
-        let Some(last) = end.checked_sub(1).filter(|last| *last >= offset) else {
-            return Ok(0);
-        };
-        let index = |offset: u64| c_ulong::try_from(offset / PAGE_SIZE as u64);
-        let (first_index, last_index) = (index(offset)?, index(last)?);
+    /// Whether something of a range is in the page cache.
+    fn has_cached(&self, offset: u64, length: usize) -> Result<bool> {
+        let first = i64::try_from(offset)?;
+        let last = first.saturating_add(i64::try_from(length)?.saturating_sub(1));
         // SAFETY: the file is valid and has a mapping.
-        let mapping = unsafe { (*file).f_mapping };
-        let was_there = {
-            let (first, last) = (i64::try_from(offset)?, i64::try_from(last)?);
-            // SAFETY: as above.
-            unsafe { bindings::filemap_range_has_page(mapping, first, last) }
+        Ok(unsafe {
+            bindings::filemap_range_has_page((*self.file.as_ptr()).f_mapping, first, last)
+        })
+    }
+
+    /// Drops a range from the page cache. Folios that somebody uses stay.
+    fn drop_cached(&self, offset: u64, length: usize) -> Result {
+        let last = offset.saturating_add(length as u64).saturating_sub(1);
+        let index = |offset: u64| c_ulong::try_from(offset / PAGE_SIZE as u64);
+        // SAFETY: the file is valid and has a mapping.
+        unsafe {
+            let mapping = (*self.file.as_ptr()).f_mapping;
+            bindings::invalidate_mapping_pages(mapping, index(offset)?, index(last)?)
         };
-        let _stacked = StackedRead::of(&self.file);
-        if !was_there {
-            let pages = (last_index - first_index).saturating_add(1);
-            // SAFETY: the file is valid. It takes the locks of a page fault.
-            unsafe { bindings::peerfs_page_cache_sync_readahead(file, first_index, pages) };
-        }
-        let mut position = offset;
-        while position < end {
-            let folio = CachedFolio::read(&self.file, index(position)?)?;
-            let range = folio.range();
-            let inside = position.checked_sub(range.start).ok_or(EIO)?;
-            let count = range.end.min(end).checked_sub(position);
-            let count = count.filter(|count| *count > 0).ok_or(EIO)?;
-            // SAFETY: the folio has so many bytes there, and stays; the buffer has room for them.
-            unsafe {
-                let from = folio.address().add(inside as usize);
-                let to = buffer.add((position - offset) as usize);
-                core::ptr::copy_nonoverlapping(from, to, count as usize);
-            }
-            position = position.saturating_add(count);
-        }
-        if !was_there {
-            // SAFETY: the mapping is valid. Folios that somebody uses stay.
-            unsafe { bindings::invalidate_mapping_pages(mapping, first_index, last_index) };
-        }
-        Ok((end - offset) as usize)
+        Ok(())
     }
 
     /// As [`OpenedFile::read_raw`], by direct I/O, or not at all.
@@ -284,7 +298,6 @@ impl OpenedFile {
     ) -> Option<usize> {
         let file = self.file.as_ptr();
         let position = i64::try_from(offset).ok()?;
-        let last = position.checked_add(i64::try_from(length).ok()?.checked_sub(1)?)?;
         let are_pages = |value| value % PAGE_SIZE == 0;
         if !self.can_be_read_directly()
             || !are_pages(buffer.addr())
@@ -293,9 +306,7 @@ impl OpenedFile {
         {
             return None;
         }
-        // SAFETY: the file is valid and has a mapping.
-        let cached = unsafe { bindings::filemap_range_has_page((*file).f_mapping, position, last) };
-        if cached {
+        if self.has_cached(offset, length).ok()? {
             return None;
         }
         let part = bindings::kvec {
@@ -330,59 +341,11 @@ impl OpenedFile {
     }
 }
 
-/// An up-to-date folio of a file's page cache, which stays while this does.
-struct CachedFolio(NonNull<bindings::folio>);
-
-impl CachedFolio {
-    /// The folio that has this page of a file, read if need be. Whoever is being killed does not wait.
-    fn read(file: &File, index: c_ulong) -> Result<Self> {
-        let file = file.as_ptr();
-        // SAFETY: the file is valid and has a mapping.
-        let mapping = unsafe { (*file).f_mapping };
-        // SAFETY: the mapping is valid; the result is a reference of ours, or an error.
-        let found = unsafe { bindings::peerfs_filemap_get_folio(mapping, index) };
-        if let Ok(found) = from_err_ptr(found) {
-            let folio = CachedFolio(NonNull::new(found).ok_or(EIO)?);
-            // SAFETY: the folio is valid.
-            to_result(unsafe { bindings::peerfs_folio_wait_locked_killable(found) })?;
-            // SAFETY: as above.
-            if unsafe { bindings::peerfs_folio_test_uptodate(found) } {
-                return Ok(folio);
-            }
-        }
-        // SAFETY: the file and its mapping are valid, and the mapping can read folios. The lock is the one that a
-        // page fault takes, and given back at once.
-        let folio = unsafe {
-            bindings::peerfs_filemap_invalidate_lock_shared(mapping);
-            let folio = bindings::read_cache_folio(mapping, index, None, file);
-            bindings::peerfs_filemap_invalidate_unlock_shared(mapping);
-            folio
-        };
-        Ok(CachedFolio(NonNull::new(from_err_ptr(folio)?).ok_or(EIO)?))
-    }
-
-    /// The bytes of the file that it has.
-    fn range(&self) -> Range<u64> {
-        // SAFETY: the folio is valid, and not split while there is a reference.
-        let (start, size) = unsafe {
-            (
-                bindings::peerfs_folio_pos(self.0.as_ptr()),
-                bindings::peerfs_folio_size(self.0.as_ptr()),
-            )
-        };
-        let start = u64::try_from(start).unwrap_or(0);
-        start..start.saturating_add(size as u64)
-    }
-
-    fn address(&self) -> *const u8 {
-        // SAFETY: the folio is valid; there is no highmem (see Kconfig), so that it has an address.
-        unsafe { bindings::peerfs_folio_address(self.0.as_ptr()) }.cast()
-    }
-}
-
-impl Drop for CachedFolio {
-    fn drop(&mut self) {
-        // SAFETY: the reference is ours.
-        unsafe { bindings::peerfs_folio_put(self.0.as_ptr()) };
-    }
+/// A way to read a file.
+#[derive(Clone, Copy)]
+enum Way {
+    /// By its filesystem's `read_iter`, with these flags (`RWF_*`).
+    ReadIter(c_int),
+    /// From the page cache, which a page fault fills in the same way, without what `read_iter` does besides.
+    PageCache,
 }
