@@ -2,6 +2,7 @@
 /*
  * The headers of what kernel::bindings lacks; bindings/allowlist names what is taken from them.
  */
+#include <linux/backing-dev.h>
 #include <linux/completion.h>
 #include <linux/cred.h>
 #include <linux/exportfs.h>

@@ -292,6 +292,12 @@ int peerfs_path_permission(const struct path *path, int mask)
 	return path_permission(path, mask);
 }
 
+/* One for all superblocks that read ahead in the same way. */
+void peerfs_super_share_bdi(struct super_block *sb, const struct super_block *with)
+{
+	sb->s_bdi = bdi_get(with->s_bdi);
+}
+
 void peerfs_super_set_uuid(struct super_block *sb, const u8 *uuid, unsigned int len)
 {
 	super_set_uuid(sb, uuid, len);

@@ -84,6 +84,7 @@ extern "C" {
     pub(crate) fn peerfs_ratelimit_state_init(rs: *mut ratelimit_state, quiet: bool);
     pub(crate) fn peerfs_ratelimit(rs: *mut ratelimit_state) -> bool;
     pub(crate) fn peerfs_path_permission(path: *const path, mask: c_int) -> c_int;
+    pub(crate) fn peerfs_super_share_bdi(sb: *mut super_block, with: *const super_block);
     pub(crate) fn peerfs_super_set_uuid(sb: *mut super_block, uuid: *const u8, len: c_uint);
     pub(crate) fn peerfs_set_lock_classes(inode: *mut inode, depth: c_uint);
     pub(crate) fn peerfs_is_init_user_ns(ns: *const user_namespace) -> bool;

@@ -22,6 +22,7 @@ use core::ptr::{self, NonNull};
 use kernel::error::{from_err_ptr, to_result};
 use kernel::ffi::{c_int, c_uint, c_ulong, c_void};
 use kernel::prelude::*;
+use kernel::str::{CStr, CStrExt};
 use kernel::types::Opaque;
 
 use super::inode_cache::{InodeAndData, PagesInode};
@@ -85,14 +86,25 @@ impl<T: FileSystem> Pages<T> {
                 // SAFETY: `slot` was just initialised, and nobody else has it yet.
                 let fs_type = unsafe { &mut *slot };
                 // No owner: a mount of the module's own must not keep it from being unloaded.
-                fs_type.name = kernel::str::CStrExt::as_char_ptr(c"peerfs_shared");
+                fs_type.name = c"peerfs_shared".as_char_ptr();
                 fs_type.init_fs_context = Some(init_fs_context::<T>);
                 fs_type.kill_sb = Some(bindings::kill_anon_super);
             }),
             // SAFETY: the type is initialised, and pinned until it is unmounted in `drop`.
-            mount: unsafe { mount(fs_type.get()) }?,
+            mount: unsafe { mount(fs_type.get(), T::NAME) }?,
             _filesystem: PhantomData,
         })
+    }
+
+    /// Gives a new superblock the settings of the one with the pages: how far is read ahead in a file is said by that
+    /// of its pages.
+    ///
+    /// # Safety
+    ///
+    /// `super_block` must be new, and of `T`.
+    pub(super) unsafe fn share_bdi(&self, super_block: *mut bindings::super_block) {
+        // SAFETY: by the requirements it has none yet, and by the invariant ours is valid.
+        unsafe { bindings::peerfs_super_share_bdi(super_block, (*self.mount.as_ptr()).mnt_sb) };
     }
 
     /// Has `file`, which is being opened, and its inode use the address space for their content.
@@ -233,11 +245,17 @@ fn stacked_place<T: FileSystem>(inode: &Inode<T>) -> &PagesInode {
 /// # Safety
 ///
 /// `fs_type` must be initialised, and stay until the mount is gone.
-unsafe fn mount(fs_type: *mut bindings::file_system_type) -> Result<NonNull<bindings::vfsmount>> {
+unsafe fn mount(
+    fs_type: *mut bindings::file_system_type,
+    name: &'static CStr,
+) -> Result<NonNull<bindings::vfsmount>> {
     // SAFETY: by the requirements.
     let mount = from_err_ptr(unsafe { bindings::kern_mount(fs_type) })?;
-    // SAFETY: it was just mounted. Its files want readahead.
-    let result = to_result(unsafe { bindings::super_setup_bdi((*mount).mnt_sb) });
+    // SAFETY: it was just mounted. The name, below /sys/class/bdi, is valid, and copied.
+    let result = to_result(unsafe {
+        let format = c"%s".as_char_ptr().cast_mut();
+        bindings::super_setup_bdi_name((*mount).mnt_sb, format, name.as_char_ptr())
+    });
     if let Err(error) = result {
         // SAFETY: nobody else has it.
         unsafe { bindings::kern_unmount(mount) };

@@ -8,7 +8,7 @@
 
 use core::marker::PhantomData;
 
-use kernel::error::{from_result, to_result};
+use kernel::error::from_result;
 use kernel::ffi::{c_int, c_long, c_uint, c_ulong};
 use kernel::prelude::*;
 use kernel::str::{CStr, CString};
@@ -16,7 +16,7 @@ use kernel::sync::aref::ARef;
 use kernel::types::Opaque;
 
 use super::inode_cache::InodeCache;
-use super::{dentry, export, xattr, FileSystem, Inode};
+use super::{dentry, export, xattr, FileSystem, Inode, Registration};
 use crate::bindings;
 
 /// A superblock of `T`.
@@ -145,9 +145,12 @@ pub(super) unsafe fn fill<T: FileSystem>(
     }
     // SAFETY: as above.
     unsafe { (*super_block).s_stack_depth = stack_depth };
-    // SAFETY: the superblock is new. Its own `backing_dev_info` is what sysfs shows of
-    // the mount; how far is read ahead is that of the filesystem with the pages (`vfs/pages.rs`).
-    to_result(unsafe { bindings::super_setup_bdi(super_block) })?;
+    // SAFETY: the superblock is new, and its type is the one of a registration.
+    unsafe {
+        Registration::<T>::of((*super_block).s_type)
+            .pages()
+            .share_bdi(super_block)
+    };
     // SAFETY: `super_block` has its number.
     T::begin(shared, data, unsafe { DeviceNumber::of(super_block) })?;
     // SAFETY: `s_fs_info` is set.
