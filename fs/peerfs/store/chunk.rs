@@ -14,7 +14,8 @@ use super::cache::Size;
 use super::pack::{Pack, Place};
 use super::stored::StoredBytes;
 use super::{ChunksRequest, Fetched, Hex, Missed, Origin, Store};
-use crate::vfs::{sha256, ZstdDecoder};
+use crate::rust::crypto::sha256;
+use crate::rust::zstd::ZstdDecoder;
 
 /// A verified and decoded chunk.
 pub(crate) struct Chunk {
@@ -215,7 +216,7 @@ impl<O: Origin> Store<O> {
                 return Err(EIO);
             }
             let chunk = self
-                .readers
+                .workers
                 .with_decoder(|decoder| self.keep(pack, number, &record, bytes, decoder))?;
             if number == first {
                 wanted = Some(chunk);

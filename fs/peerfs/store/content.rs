@@ -14,7 +14,9 @@ use kernel::prelude::*;
 use peerfs_format::{pieces, ExtentList, Source};
 
 use super::{Origin, Store};
-use crate::vfs::{is_being_killed, sha256, ContentId};
+use crate::rust::crypto::sha256;
+use crate::rust::fs::ContentId;
+use crate::rust::task::is_being_killed;
 
 /// Files of more chunks and holes keep their pages for themselves: some 1 GiB, where the list is 768 KiB.
 const CHUNKS_MAX: usize = 16 * 1024;

@@ -16,10 +16,7 @@ mod kept;
 mod origin;
 mod pack;
 mod presence;
-mod readers;
-mod run;
-mod segment;
-mod sequence;
+mod readahead;
 mod statistics;
 mod stored;
 
@@ -39,14 +36,16 @@ use peerfs_format::{
     BlobTable, BlobTableLayout, Digest, Manifest, PackIndexLayout, PackRecord, ShardLayout,
 };
 
-use crate::vfs::{override_credential, Directory, Found, Reporter, Shrinker};
+use crate::rust::cred::override_credential;
+use crate::rust::fs::{Directory, Found};
+use crate::rust::mm::Shrinker;
+use crate::rust::ratelimit::Reporter;
 use blob::{Blob, Expected};
 use cache::Caches;
 use decoding::Decoding;
 use kept::{Kept, KeptValues};
 use pack::Pack;
-use readers::OwnWork;
-use sequence::Sequence;
+use readahead::{OwnWork, Sequence};
 
 pub(crate) use blob::OpenError;
 
@@ -57,8 +56,7 @@ pub(crate) type KeptShard = Kept<ShardBlob>;
 /// A pack index in memory.
 type IndexBlob = Blob<PackIndexLayout>;
 pub(crate) use origin::{BlobRequest, ChunksRequest, Fetched, Missed, Origin};
-pub(crate) use readers::Readers;
-pub(crate) use run::Runs;
+pub(crate) use readahead::{Runs, Workers};
 pub(crate) use statistics::Statistics;
 
 /// The store of a mount, read for one image.
@@ -86,7 +84,7 @@ pub(crate) struct Store<O> {
     #[pin]
     decoding: Decoding,
     sequence: Sequence,
-    readers: Arc<Readers>,
+    workers: Arc<Workers>,
     /// What its readers have still to do.
     work: Arc<OwnWork>,
 }
@@ -99,7 +97,7 @@ impl<O: Origin> Store<O> {
         credential: ARef<Credential>,
         manifest_digest: Digest,
         origin: O,
-        readers: Arc<Readers>,
+        workers: Arc<Workers>,
         is_privileged: bool,
     ) -> core::result::Result<Arc<Self>, OpenError> {
         let log =
@@ -147,7 +145,7 @@ impl<O: Origin> Store<O> {
                 kept_shards,
                 decoding <- Decoding::new(depth),
                 sequence: Sequence::new(),
-                readers,
+                workers,
                 work,
             }),
             GFP_KERNEL,
@@ -171,7 +169,7 @@ impl<O: Origin> Store<O> {
     }
 
     /// Whether its files may share their pages with those of other mounts: only if nobody can be made to wait for
-    /// pages of this mount by filling those that are shared (see `vfs`).
+    /// pages of this mount by filling those that are shared (see `rust/fs/pages.rs`).
     pub(crate) fn shares_pages(&self) -> bool {
         self.directory.is_local()
     }

@@ -10,7 +10,7 @@ use kernel::sync::Arc;
 use peerfs_format::upcall::BlobKind;
 use peerfs_format::{Digest, PackRecord};
 
-use crate::vfs::{ErrorName, OpenedFile};
+use crate::rust::fs::{ErrorName, OpenedFile};
 
 /// What came of asking.
 pub(crate) enum Fetched {

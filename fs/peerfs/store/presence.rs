@@ -9,7 +9,7 @@ use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::prelude::*;
 use peerfs_format::{PackRecord, PresenceHeader, PRESENCE_HEADER_SIZE};
 
-use crate::vfs::OpenedFile;
+use crate::rust::fs::OpenedFile;
 
 /// Which chunks of a pack are in its file, as far as this mount knows. A hint: what is read is
 /// verified whatever it says.

@@ -5,10 +5,8 @@
 #![forbid(unsafe_code)]
 
 use super::{message::MESSAGE_MAX, queue::FileId, request::Wanted, Outcome, StoreUpcall, Upcall};
-use crate::vfs::{
-    descriptor::{check_readable, same_filesystem, DirectoryId},
-    misc_device::{Ioctl, MiscDevice, POLL_READABLE, POLL_WRITABLE},
-};
+use crate::rust::fs::{check_readable, same_filesystem, DirectoryId};
+use crate::rust::miscdevice::{Ioctl, MiscDevice, POLL_READABLE, POLL_WRITABLE};
 use kernel::{
     fs::File,
     ioctl::_IOW,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Requests to the daemons behind `/dev/peerfs`: who needs something that a store lacks asks here and
-//! waits. Knows nothing of inodes, nor of what a store does with an answer. The messages are in
+//! waits. Knows nothing of inodes, nor (but for `origin`) of what a store does with an answer. The messages are in
 //! `format/upcall.rs`, the protocol in `Documentation/upcall.md`.
 //!
 //! ```text
@@ -20,6 +20,7 @@
 
 mod device;
 mod message;
+mod origin;
 mod queue;
 mod request;
 mod statistics;
@@ -27,9 +28,11 @@ mod statistics;
 mod tests;
 
 pub(crate) use device::Device;
+pub(crate) use origin::Daemon;
 pub(crate) use request::Outcome;
 
-use crate::vfs::{completion::Wait, descriptor::DirectoryId};
+use crate::rust::fs::DirectoryId;
+use crate::rust::sync::Wait;
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     ffi::c_ulong,

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::vfs::completion::{Completion, Wait};
+use crate::rust::sync::{Completion, Wait};
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     ffi::c_ulong,

@@ -10,7 +10,7 @@ use super::{
     request::Wanted,
     Outcome, Upcall,
 };
-use crate::vfs::descriptor::DirectoryId;
+use crate::rust::fs::DirectoryId;
 use kernel::{
     prelude::*,
     sync::Arc,

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Regular files: from ranges of a file over extents to chunks.
+#![forbid(unsafe_code)]
+
+use core::ops::Range;
+
+use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+use kernel::sync::atomic::Relaxed;
+use peerfs_format::{
+    ahead, first_data, first_hole, lengthened, pieces, widened, ExtentList, Source,
+};
+
+use crate::rust::fs::ContentId;
+use crate::rust::mm::{FolioBytes, Readahead};
+use crate::rust::task::is_being_killed;
+use crate::store::{Runs, Store};
+use crate::upcall::Daemon;
+use crate::Inode;
+
+/// Opens the packs that the file lies in: the last chance to walk a path, for reading must not.
+pub(crate) fn open(inode: &Inode) -> Result {
+    if inode.data().opened.load(Relaxed) {
+        return Ok(());
+    }
+    open_packs(inode)
+}
+
+#[cold]
+fn open_packs(inode: &Inode) -> Result {
+    let data = inode.data();
+    let store = &inode.super_block().data().store;
+    let mut all = true;
+    let mut last = None;
+    // Which packs were opened, for a file that goes to and fro between many: a bit for each.
+    let mut opened = KVVec::new();
+    if data.count() > 1 {
+        let bytes = store.known_blob_table()?.packs.len().div_ceil(8);
+        opened.resize(bytes, 0_u8, GFP_KERNEL_ACCOUNT)?;
+    }
+    for extent in (0..data.count()).map_while(|index| data.extent(index)) {
+        let bit = 1 << (extent.pack % 8);
+        let byte = opened.get_mut(extent.pack as usize / 8);
+        let was_opened = byte.is_some_and(|byte| core::mem::replace(byte, *byte | bit) & bit != 0);
+        if last == Some(extent.pack) || was_opened {
+            continue;
+        }
+        if is_being_killed() {
+            return Err(EINTR);
+        }
+        all &= store.open_pack(extent.pack)?;
+        last = Some(extent.pack);
+    }
+    data.opened.store(all, Relaxed);
+    Ok(())
+}
+
+/// With which files the file can share its pages. Whoever cannot get a pack's index hears of it when
+/// reading, and has pages of their own.
+pub(crate) fn content_id(inode: &Inode) -> Result<Option<ContentId>> {
+    let store = &inode.super_block().data().store;
+    match store.shares_pages() {
+        true => store.content_id(inode.data(), inode.size()),
+        false => Ok(None),
+    }
+}
+
+/// Reads bytes, and waits for what is missing. Those behind the end of the file are zeros.
+pub(crate) fn read(inode: &Inode, range: Range<u64>) -> Result<KVVec<u8>> {
+    let store = &inode.super_block().data().store;
+    let end = range.end.min(inode.size()).max(range.start);
+    let length = usize::try_from(range.end.saturating_sub(range.start))?;
+    // As long as the daemon is waited for each reader has one, of up to the largest folio: charged to them.
+    let mut bytes = KVVec::with_capacity(length, GFP_KERNEL_ACCOUNT)?;
+    for piece in pieces(inode.data(), range.start..end) {
+        match piece.source {
+            Source::Hole => {
+                bytes.extend_with(usize::try_from(piece.length)?, 0, GFP_KERNEL_ACCOUNT)?
+            }
+            Source::Pack { pack, offset } => {
+                let end = u32::try_from(piece.length)
+                    .ok()
+                    .and_then(|length| offset.checked_add(length));
+                read_pack(store, pack, offset..end.ok_or(EIO)?, &mut bytes)?;
+            }
+        }
+    }
+    let behind = length.saturating_sub(bytes.len());
+    bytes.extend_with(behind, 0, GFP_KERNEL_ACCOUNT)?;
+    Ok(bytes)
+}
+
+/// Appends a range of a pack's uncompressed address space.
+fn read_pack(
+    store: &Store<Daemon>,
+    pack: u32,
+    mut range: Range<u32>,
+    bytes: &mut KVVec<u8>,
+) -> Result {
+    while !range.is_empty() {
+        // A folio may have as many chunks as bytes.
+        if is_being_killed() {
+            return Err(EINTR);
+        }
+        let chunk = store.chunk_at(pack, range.start, range.end)?;
+        let skipped = range.start.checked_sub(chunk.logical_offset).ok_or(EIO)? as usize;
+        let here = chunk.bytes.get(skipped..).filter(|here| !here.is_empty());
+        let here = here.ok_or(EIO)?;
+        let here = here.get(..here.len().min(range.len())).ok_or(EIO)?;
+        bytes.extend_from_slice(here, GFP_KERNEL_ACCOUNT)?;
+        range.start = u32::try_from(here.len())
+            .ok()
+            .and_then(|length| range.start.checked_add(length))
+            .ok_or(EIO)?;
+    }
+    Ok(())
+}
+
+/// Has the folios filled with what is here, and asks for the rest.
+pub(crate) fn readahead(inode: &Inode, mut readahead: Readahead<'_>) {
+    let store = &inode.super_block().data().store;
+    let window = readahead.range();
+    ask_ahead(inode, window.clone());
+    let somebody_waits = !readahead.is_asynchronous();
+    let range = match somebody_waits {
+        true => window,
+        false => lengthened(window),
+    };
+    // What a chunk has of the file is decoded anyway. Pages that it shares with the next chunk are left
+    // out, or that would have to be decoded as well.
+    let wide = widened(
+        inode.data(),
+        range.start..range.end.min(inode.size()),
+        |pack, offset| store.chunk_range(pack, offset),
+    );
+    let start = wide.start.next_multiple_of(PAGE_SIZE as u64);
+    let end = match wide.end {
+        end if end >= inode.size() => end,
+        end => end - end % PAGE_SIZE as u64,
+    };
+    readahead.expand(start..end);
+    let Ok(bytes) = readahead.take() else {
+        return;
+    };
+    let mut runs = Runs::new(store);
+    // An error is left to the reader who needs the folio, if there is one.
+    let _ = divide(inode, bytes, |pack, offset, bytes| {
+        runs.add(pack, offset, bytes)
+    });
+    runs.start(somebody_waits);
+}
+
+/// Asks for what is being read and for what will be wanted after it, as far as it is missing.
+fn ask_ahead(inode: &Inode, range: Range<u64>) {
+    let data = inode.data();
+    // Two tasks that read the same file at once may ask for something twice, which does no harm.
+    let (read, asked) = (data.read.load(Relaxed), data.asked.load(Relaxed));
+    data.read.store(range.end, Relaxed);
+    let Some(wanted) = ahead(read, asked, range.clone(), inode.size()) else {
+        return;
+    };
+    // What somebody waits for first, and by itself: an answer comes when all of it is there.
+    let now = wanted.start.max(range.start)..wanted.end.min(range.end);
+    let behind = now.end.max(wanted.start)..wanted.end;
+    let before = wanted.start..now.start.min(wanted.end);
+    let asked = [now, behind, before]
+        .into_iter()
+        .try_for_each(|range| ask(inode, range));
+    // The next one tries again, when the packs' indexes are here.
+    if asked.is_ok() {
+        data.asked.store(wanted.end, Relaxed);
+    }
+}
+
+/// Pieces of a range that are asked for at the most: enough for 16 MiB of small files, whatever an image has.
+const PIECES_MAX: usize = 1024;
+
+/// Asks for what is missing of a range, and does not wait for it.
+fn ask(inode: &Inode, range: Range<u64>) -> Result {
+    let store = &inode.super_block().data().store;
+    for piece in pieces(inode.data(), range).take(PIECES_MAX) {
+        // Each may be of another pack, whose index is read anew.
+        if is_being_killed() {
+            return Err(EINTR);
+        }
+        if let Source::Pack { pack, offset } = piece.source {
+            let length = u32::try_from(piece.length).unwrap_or(u32::MAX);
+            store.prefetch(pack, offset..offset.saturating_add(length))?;
+        }
+    }
+    Ok(())
+}
+
+/// Divides bytes of a file by where they come from. Holes and what is behind the end of the file are
+/// filled here, the others by `fill`, which gets a pack and an offset in its uncompressed address space.
+fn divide(
+    inode: &Inode,
+    bytes: FolioBytes,
+    mut fill: impl FnMut(u32, u32, FolioBytes) -> Result,
+) -> Result {
+    let start = bytes.position();
+    let end = start.saturating_add(bytes.len() as u64).min(inode.size());
+    let mut rest = bytes;
+    for piece in pieces(inode.data(), start..end.max(start)) {
+        let (bytes, behind) = rest.split_at(usize::try_from(piece.length)?);
+        rest = behind;
+        match piece.source {
+            Source::Hole => bytes.fill_with_zeros(),
+            Source::Pack { pack, offset } => fill(pack, offset, bytes)?,
+        }
+    }
+    rest.fill_with_zeros();
+    Ok(())
+}
+
+/// SEEK_DATA.
+pub(crate) fn seek_data(inode: &Inode, offset: u64) -> Result<Option<u64>> {
+    Ok(first_data(inode.data(), offset..inode.size()))
+}
+
+/// SEEK_HOLE.
+pub(crate) fn seek_hole(inode: &Inode, offset: u64) -> Result<u64> {
+    Ok(first_hole(inode.data(), offset..inode.size()))
+}
