@@ -17,7 +17,9 @@
 #[cfg(test)]
 extern crate std;
 
+mod bitmap;
 mod blob_table;
+mod chunks;
 mod digest;
 mod error;
 mod extents;
@@ -47,7 +49,9 @@ pub mod peerfs_capnp {
     include!("peerfs_capnp.rs");
 }
 
+pub use bitmap::Bitmap;
 pub use blob_table::{BlobTable, BlobTableLayout};
+pub use chunks::{ChunkPart, ChunkParts};
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use extents::{first_data, first_hole, pieces, widened, ExtentList, Piece, Pieces, Source};
