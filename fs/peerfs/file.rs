@@ -10,13 +10,13 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::atomic::Relaxed;
 use peerfs_format::{
-    ahead, first_data, first_hole, lengthened, pieces, widened, ExtentList, Source,
+    ahead, first_data, first_hole, lengthened, pieces, widened, Bitmap, ExtentList, Source,
 };
 
 use crate::rust::fs::ContentId;
 use crate::rust::mm::{FolioBytes, Readahead};
 use crate::rust::task::is_being_killed;
-use crate::store::{Runs, Store};
+use crate::store::{PackView, Runs, Store, Views};
 use crate::upcall::Daemon;
 use crate::Inode;
 
@@ -34,17 +34,16 @@ fn open_packs(inode: &Inode) -> Result {
     let store = &inode.super_block().data().store;
     let mut all = true;
     let mut last = None;
-    // Which packs were opened, for a file that goes to and fro between many: a bit for each.
-    let mut opened = KVVec::new();
+    // Which packs were opened, for a file that goes to and fro between many.
+    let mut opened = Bitmap(KVVec::new());
     if data.count() > 1 {
-        let bytes = store.known_blob_table()?.packs.len().div_ceil(8);
-        opened.resize(bytes, 0_u8, GFP_KERNEL_ACCOUNT)?;
+        let packs = u32::try_from(store.known_blob_table()?.packs.len())?;
+        opened
+            .0
+            .resize(Bitmap::size(packs), 0, GFP_KERNEL_ACCOUNT)?;
     }
     for extent in (0..data.count()).map_while(|index| data.extent(index)) {
-        let bit = 1 << (extent.pack % 8);
-        let byte = opened.get_mut(extent.pack as usize / 8);
-        let was_opened = byte.is_some_and(|byte| core::mem::replace(byte, *byte | bit) & bit != 0);
-        if last == Some(extent.pack) || was_opened {
+        if last == Some(extent.pack) || opened.set(extent.pack, true) {
             continue;
         }
         if is_being_killed() {
@@ -80,10 +79,7 @@ pub(crate) fn read(inode: &Inode, range: Range<u64>) -> Result<KVVec<u8>> {
                 bytes.extend_with(usize::try_from(piece.length)?, 0, GFP_KERNEL_ACCOUNT)?
             }
             Source::Pack { pack, offset } => {
-                let end = u32::try_from(piece.length)
-                    .ok()
-                    .and_then(|length| offset.checked_add(length));
-                read_pack(store, pack, offset..end.ok_or(EIO)?, &mut bytes)?;
+                read_pack(store, &store.view(pack)?, offset, piece.length, &mut bytes)?;
             }
         }
     }
@@ -92,28 +88,24 @@ pub(crate) fn read(inode: &Inode, range: Range<u64>) -> Result<KVVec<u8>> {
     Ok(bytes)
 }
 
-/// Appends a range of a pack's uncompressed address space.
+/// Appends `length` bytes from an offset of a pack's uncompressed address space on.
 fn read_pack(
     store: &Store<Daemon>,
-    pack: u32,
-    mut range: Range<u32>,
+    view: &PackView,
+    offset: u32,
+    length: u64,
     bytes: &mut KVVec<u8>,
 ) -> Result {
-    while !range.is_empty() {
+    let numbers = store.numbers(view, offset, length)?;
+    for part in store.parts(view, offset, length) {
         // A folio may have as many chunks as bytes.
         if is_being_killed() {
             return Err(EINTR);
         }
-        let chunk = store.chunk_at(pack, range.start, range.end)?;
-        let skipped = range.start.checked_sub(chunk.logical_offset).ok_or(EIO)? as usize;
-        let here = chunk.bytes.get(skipped..).filter(|here| !here.is_empty());
-        let here = here.ok_or(EIO)?;
-        let here = here.get(..here.len().min(range.len())).ok_or(EIO)?;
+        let part = part?;
+        let chunk = store.chunk(view, &part, numbers.end)?;
+        let here = chunk.bytes.get(part.range()).ok_or(EIO)?;
         bytes.extend_from_slice(here, GFP_KERNEL_ACCOUNT)?;
-        range.start = u32::try_from(here.len())
-            .ok()
-            .and_then(|length| range.start.checked_add(length))
-            .ok_or(EIO)?;
     }
     Ok(())
 }
@@ -122,7 +114,8 @@ fn read_pack(
 pub(crate) fn readahead(inode: &Inode, mut readahead: Readahead<'_>) {
     let store = &inode.super_block().data().store;
     let window = readahead.range();
-    ask_ahead(inode, window.clone());
+    let mut views = Views::new(store);
+    ask_ahead(inode, window.clone(), &mut views);
     let somebody_waits = !readahead.is_asynchronous();
     let range = match somebody_waits {
         true => window,
@@ -133,7 +126,7 @@ pub(crate) fn readahead(inode: &Inode, mut readahead: Readahead<'_>) {
     let wide = widened(
         inode.data(),
         range.start..range.end.min(inode.size()),
-        |pack, offset| store.chunk_range(pack, offset),
+        |pack, offset| views.chunk_range(pack, offset),
     );
     let start = wide.start.next_multiple_of(PAGE_SIZE as u64);
     let end = match wide.end {
@@ -147,13 +140,13 @@ pub(crate) fn readahead(inode: &Inode, mut readahead: Readahead<'_>) {
     let mut runs = Runs::new(store);
     // An error is left to the reader who needs the folio, if there is one.
     let _ = divide(inode, bytes, |pack, offset, bytes| {
-        runs.add(pack, offset, bytes)
+        runs.add(views.get(pack)?, offset, bytes)
     });
     runs.start(somebody_waits);
 }
 
 /// Asks for what is being read and for what will be wanted after it, as far as it is missing.
-fn ask_ahead(inode: &Inode, range: Range<u64>) {
+fn ask_ahead(inode: &Inode, range: Range<u64>, views: &mut Views<'_, Daemon>) {
     let data = inode.data();
     // Two tasks that read the same file at once may ask for something twice, which does no harm.
     let (read, asked) = (data.read.load(Relaxed), data.asked.load(Relaxed));
@@ -167,7 +160,7 @@ fn ask_ahead(inode: &Inode, range: Range<u64>) {
     let before = wanted.start..now.start.min(wanted.end);
     let asked = [now, behind, before]
         .into_iter()
-        .try_for_each(|range| ask(inode, range));
+        .try_for_each(|range| ask(inode, range, views));
     // The next one tries again, when the packs' indexes are here.
     if asked.is_ok() {
         data.asked.store(wanted.end, Relaxed);
@@ -178,7 +171,7 @@ fn ask_ahead(inode: &Inode, range: Range<u64>) {
 const PIECES_MAX: usize = 1024;
 
 /// Asks for what is missing of a range, and does not wait for it.
-fn ask(inode: &Inode, range: Range<u64>) -> Result {
+fn ask(inode: &Inode, range: Range<u64>, views: &mut Views<'_, Daemon>) -> Result {
     let store = &inode.super_block().data().store;
     for piece in pieces(inode.data(), range).take(PIECES_MAX) {
         // Each may be of another pack, whose index is read anew.
@@ -186,8 +179,9 @@ fn ask(inode: &Inode, range: Range<u64>) -> Result {
             return Err(EINTR);
         }
         if let Source::Pack { pack, offset } = piece.source {
-            let length = u32::try_from(piece.length).unwrap_or(u32::MAX);
-            store.prefetch(pack, offset..offset.saturating_add(length))?;
+            if let Some(view) = views.get_partial(pack)? {
+                store.prefetch(view, offset, piece.length)?;
+            }
         }
     }
     Ok(())

@@ -8,19 +8,19 @@ use core::ops::Range;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use peerfs_format::upcall::ChunkData;
-use peerfs_format::{ChunkRecord, Codec, Digest};
+use peerfs_format::{ChunkPart, ChunkRecord, Digest};
 
 use super::cache::Size;
+use super::decode::{decode, NewBytes};
 use super::pack::{Pack, Place};
 use super::stored::StoredBytes;
+use super::view::PackView;
 use super::{ChunksRequest, Fetched, Hex, Missed, Origin, Store};
 use crate::rust::crypto::sha256;
 use crate::rust::zstd::ZstdDecoder;
 
 /// A verified and decoded chunk.
 pub(crate) struct Chunk {
-    /// Where it begins in its pack's uncompressed address space.
-    pub(crate) logical_offset: u32,
     /// Its bytes.
     pub(crate) bytes: KVVec<u8>,
 }
@@ -40,27 +40,23 @@ const FETCHES_MAX: usize = 2;
 const PREFETCHES_MAX: usize = 64;
 
 impl<O: Origin> Store<O> {
-    /// The chunk that covers `offset` of a pack's uncompressed address space. If it is missing, it is
-    /// waited for, with the missing chunks after it that begin before `until`.
-    pub(crate) fn chunk_at(&self, number: u32, offset: u32, until: u32) -> Result<Arc<Chunk>> {
-        let pack = self.pack(number)?;
-        let index = self.index(&pack)?;
-        let index = index.view();
-        let (first, record) = index
-            .chunk_at(offset)
-            .map_err(|error| self.refused(&pack.record.index_digest, error))?;
-        let beyond = index
-            .chunks
-            .partition_point(|chunk| chunk.logical_offset < until);
-        let beyond = u32::try_from(beyond).unwrap_or(u32::MAX);
-
+    /// The chunk of a part. If it is missing, it is waited for, with the missing chunks after it whose numbers are
+    /// below `beyond`.
+    pub(crate) fn chunk(
+        &self,
+        view: &PackView,
+        part: &ChunkPart,
+        beyond: u32,
+    ) -> Result<Arc<Chunk>> {
+        let pack = &view.pack;
+        let (first, record) = (part.number, &part.record);
         let mut again = false;
         for fetches in 0..=FETCHES_MAX {
             let place = pack.place(first);
             // Looking costs little beside a fetch. It is what makes everything that is here work
             // without a daemon, whoever put it here.
             if !(again && matches!(place, Place::Perhaps(_))) {
-                if let Some(chunk) = self.decode_shared(&pack, first, &record)? {
+                if let Some(chunk) = self.decode_shared(pack, first, record)? {
                     return Ok(chunk);
                 }
             }
@@ -104,44 +100,30 @@ impl<O: Origin> Store<O> {
             };
             match fetched {
                 Fetched::Filled(file) => pack.filled(file, first, request.count)?,
-                Fetched::Data(data) => {
-                    return self.take(&pack, &index, first, request.count, &data)
-                }
+                Fetched::Data(data) => return self.take(view, first, request.count, &data),
             }
         }
         Err(EIO)
     }
 
-    /// Asks for what is missing of a range of a pack's uncompressed address space, and does not wait
-    /// for it. EAGAIN if the pack's index would have to be fetched for that.
-    pub(crate) fn prefetch(&self, number: u32, offsets: Range<u32>) -> Result {
-        let pack = self.pack(number)?;
-        if pack.is_whole() {
-            return Ok(());
-        }
-        let index = self.index_if_here(&pack)?;
-        let index = index.view();
-        let (mut first, _) = index
-            .chunk_at(offsets.start)
-            .map_err(|error| self.refused(&pack.record.index_digest, error))?;
-        let beyond = index
-            .chunks
-            .partition_point(|chunk| chunk.logical_offset < offsets.end);
-        let beyond = u32::try_from(beyond).unwrap_or(u32::MAX);
+    /// Asks for what is missing of `length` bytes from an offset of a pack's uncompressed address space on, and does
+    /// not wait for it.
+    pub(crate) fn prefetch(&self, view: &PackView, offset: u32, length: u64) -> Result {
+        let Range { mut start, end } = self.numbers(view, offset, length)?;
         // What is beyond that is left to whoever comes to it.
         for _ in 0..PREFETCHES_MAX {
-            let missing = pack.missing(first..beyond);
+            let missing = view.pack.missing(start..end);
             if missing.is_empty() {
                 break;
             }
             self.origin.prefetch_chunks(&ChunksRequest {
-                pack: &pack.record,
+                pack: &view.pack.record,
                 manifest: self.manifest_digest,
                 first: missing.start,
                 count: missing.len() as u32,
                 again: false,
             });
-            first = missing.end;
+            start = missing.end;
         }
         Ok(())
     }
@@ -192,14 +174,8 @@ impl<O: Origin> Store<O> {
     }
 
     /// Verifies and keeps the chunks of a `Data` reply, and returns the first one.
-    fn take(
-        &self,
-        pack: &Pack,
-        index: &peerfs_format::PackIndex<'_>,
-        first: u32,
-        count: u32,
-        data: &[u8],
-    ) -> Result<Arc<Chunk>> {
+    fn take(&self, view: &PackView, first: u32, count: u32, data: &[u8]) -> Result<Arc<Chunk>> {
+        let (pack, index) = (&view.pack, view.index());
         let mut wanted = None;
         for chunk in ChunkData::new(data) {
             let (number, bytes) = chunk.map_err(|_| EIO)?;
@@ -234,28 +210,14 @@ impl<O: Origin> Store<O> {
         stored: &[u8],
         decoder: &mut ZstdDecoder,
     ) -> Result<Arc<Chunk>> {
-        let bytes = match record.codec().ok_or(EIO)? {
-            Codec::Raw => {
-                let mut bytes = KVVec::with_capacity(stored.len(), GFP_KERNEL)?;
-                bytes.extend_from_slice(stored, GFP_KERNEL)?;
-                bytes
+        let length = record.logical_length as usize;
+        let bytes = decode(record, stored, decoder, NewBytes(length)).inspect_err(|error| {
+            if *error == EIO {
+                self.report_chunk(&pack.record.digest, number, "it cannot be decoded");
             }
-            Codec::Zstd => decoder
-                .decompress_new(stored, record.logical_length as usize)
-                .inspect_err(|error| {
-                    if *error == EIO {
-                        self.report_chunk(&pack.record.digest, number, "it cannot be decoded");
-                    }
-                })?,
-        };
+        })?;
         self.statistics.chunks.verified.count();
-        let chunk = Arc::new(
-            Chunk {
-                logical_offset: record.logical_offset,
-                bytes,
-            },
-            GFP_KERNEL,
-        )?;
+        let chunk = Arc::new(Chunk { bytes }, GFP_KERNEL)?;
         self.caches
             .chunks
             .insert((pack.number, number), chunk.clone());

@@ -11,6 +11,7 @@ mod blob;
 mod cache;
 mod chunk;
 mod content;
+mod decode;
 mod decoding;
 mod kept;
 mod origin;
@@ -19,8 +20,7 @@ mod presence;
 mod readahead;
 mod statistics;
 mod stored;
-
-use core::ops::Range;
+mod view;
 
 use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::cred::Credential;
@@ -58,6 +58,7 @@ type IndexBlob = Blob<PackIndexLayout>;
 pub(crate) use origin::{BlobRequest, ChunksRequest, Fetched, Missed, Origin};
 pub(crate) use readahead::{Runs, Workers};
 pub(crate) use statistics::Statistics;
+pub(crate) use view::{PackView, Views};
 
 /// The store of a mount, read for one image.
 #[pin_data]
@@ -350,16 +351,6 @@ impl<O: Origin> Store<O> {
             None if pack.index_file().is_some() => self.index(pack),
             None => Err(EAGAIN),
         }
-    }
-
-    /// The range of the chunk at an offset of a pack's uncompressed address space, if that can be said
-    /// without fetching anything.
-    pub(crate) fn chunk_range(&self, number: u32, offset: u32) -> Option<Range<u32>> {
-        let pack = self.pack(number).ok()?;
-        let index = self.index_if_here(&pack).ok()?;
-        let (_, record) = index.view().chunk_at(offset).ok()?;
-        let end = record.logical_offset.checked_add(record.logical_length)?;
-        Some(record.logical_offset..end)
     }
 
     /// The index of a pack; never opened by path here.

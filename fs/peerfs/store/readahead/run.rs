@@ -10,47 +10,33 @@
 use kernel::cpu::nr_cpu_ids;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use peerfs_format::{ChunkRecord, Codec, PackIndex, ZSTD_MAGIC};
+use peerfs_format::{ChunkPart, ChunkRecord, Codec, ZSTD_MAGIC};
 
 use super::workers::RUN_BYTES;
 use crate::rust::crypto::sha256;
 use crate::rust::mm::FolioBytes;
 use crate::rust::task::is_being_killed;
 use crate::store::chunk::{stored_range, Chunk};
+use crate::store::decode::decode;
 use crate::store::pack::{Pack, Place};
+use crate::store::view::PackView;
 use crate::store::{Origin, Store};
 
 /// Chunks that are decoded ahead at the most, of up to 256 KiB each: a quarter of what the cache holds
 /// of the usual size.
 const LEAD_MAX: u32 = 8;
 
-/// A chunk, or a part of one, and where it is wanted.
+/// A part of a chunk, and where it is wanted.
 struct Wanted {
-    number: u32,
-    record: ChunkRecord,
-    /// Bytes of the chunk before the part.
-    skipped: u32,
+    part: ChunkPart,
     bytes: FolioBytes,
 }
 
 impl Wanted {
-    fn is_whole(&self) -> bool {
-        self.bytes.len() == self.record.logical_length as usize
-    }
-
-    /// Where the whole chunk ends in its pack, as stored.
-    fn stored_end(&self) -> u32 {
-        stored_range(&self.record).end
-    }
-
     /// Fills the part from the chunk.
     fn fill(self, chunk: &Chunk) -> Result {
-        let from = self.skipped as usize;
-        let part = chunk
-            .bytes
-            .get(from..from.saturating_add(self.bytes.len()))
-            .ok_or(EIO)?;
-        self.bytes.fill_with(part)
+        let bytes = chunk.bytes.get(self.part.range()).ok_or(EIO)?;
+        self.bytes.fill_with(bytes)
     }
 }
 
@@ -67,13 +53,15 @@ impl Run {
         let (Some(first), Some(last)) = (self.wanted.first(), self.wanted.last()) else {
             return Ok(Some(wanted));
         };
-        let length = wanted
-            .stored_end()
-            .saturating_sub(first.record.stored_offset);
+        let (stored, last_stored) = (
+            stored_range(&wanted.part.record),
+            stored_range(&last.part.record),
+        );
+        let length = stored.end.saturating_sub(first.part.record.stored_offset);
         let fits = self.pack.number == pack.number
-            && last.is_whole()
-            && wanted.is_whole()
-            && wanted.record.stored_offset == last.stored_end()
+            && last.part.is_whole()
+            && wanted.part.is_whole()
+            && stored.start == last_stored.end
             && length as usize <= RUN_BYTES;
         if !fits {
             return Ok(Some(wanted));
@@ -85,40 +73,34 @@ impl Run {
     /// Reads, verifies and decodes what is in the store. The rest stays unfilled, and unreported: the
     /// reader who needs it looks again.
     fn fill<O: Origin>(self, store: &Store<O>) -> Result {
-        let whole = self.wanted.first().is_some_and(Wanted::is_whole);
-        if !whole {
+        let is_whole = |wanted: &Wanted| wanted.part.is_whole();
+        if !self.wanted.first().is_some_and(is_whole) {
             for wanted in self.wanted {
-                let chunk = store.decode_shared(&self.pack, wanted.number, &wanted.record)?;
-                let chunk = chunk.ok_or(EAGAIN)?;
-                wanted.fill(&chunk)?;
+                let ChunkPart { number, record, .. } = &wanted.part;
+                let chunk = store.decode_shared(&self.pack, *number, record)?;
+                wanted.fill(&*chunk.ok_or(EAGAIN)?)?;
             }
             return Ok(());
         }
         let (Some(first), Some(last)) = (self.wanted.first(), self.wanted.last()) else {
             return Ok(());
         };
-        let place = self.pack.place(first.number);
-        let stored = first.record.stored_offset..last.stored_end();
+        let place = self.pack.place(first.part.number);
+        let stored = first.part.record.stored_offset..stored_range(&last.part.record).end;
         let stored = store.stored(&self.pack, &place, stored)?.ok_or(EAGAIN)?;
         store.workers.with_decoder(|decoder| {
-            for mut wanted in self.wanted {
-                let record = &wanted.record;
+            for Wanted { part, bytes } in self.wanted {
+                let record = &part.record;
                 // What a file that is too short lacks is as wrong as other bytes are.
-                let Some(bytes) = stored
-                    .get(record.stored_offset..wanted.stored_end())
-                    .filter(|bytes| sha256(bytes) == record.digest.0)
+                let Some(stored) = stored
+                    .get(stored_range(record))
+                    .filter(|stored| sha256(stored) == record.digest.0)
                 else {
                     continue;
                 };
-                self.pack.found(wanted.number);
+                self.pack.found(part.number);
                 store.statistics.chunks.verified.count();
-                match record.codec().ok_or(EIO)? {
-                    Codec::Raw => wanted.bytes.fill_with(bytes)?,
-                    Codec::Zstd => {
-                        decoder.decompress(bytes, wanted.bytes.as_mut_slice())?;
-                        wanted.bytes.filled();
-                    }
-                }
+                decode(record, stored, decoder, bytes)?;
             }
             Ok(())
         })
@@ -148,53 +130,32 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
     }
 
     /// Adds what lies at `offset` of a pack's uncompressed address space. What is in memory is filled
-    /// at once. EAGAIN if the pack's index would have to be fetched, or if it is too much.
-    pub(crate) fn add(&mut self, number: u32, offset: u32, bytes: FolioBytes) -> Result {
-        let pack = self.store.pack(number)?;
-        let index = self.store.index_if_here(&pack)?;
-        let index = index.view();
-        let mut offset = offset;
+    /// at once. EAGAIN if it is too much.
+    pub(crate) fn add(&mut self, view: &PackView, offset: u32, bytes: FolioBytes) -> Result {
+        let (store, pack) = (self.store, &view.pack);
         let mut rest = bytes;
-        while rest.len() > 0 {
+        for part in store.parts(view, offset, rest.len() as u64) {
             self.room = self.room.checked_sub(1).ok_or(EAGAIN)?;
             if is_being_killed() {
                 return Err(EINTR);
             }
-            let (number, record) = index.chunk_at(offset).map_err(|_| EIO)?;
-            let skipped = offset.checked_sub(record.logical_offset).ok_or(EIO)?;
-            let length = record.logical_length.saturating_sub(skipped);
-            let (bytes, behind) = rest.split_at(length as usize);
+            let part = part?;
+            let (bytes, behind) = rest.split_at(part.length as usize);
             rest = behind;
-            offset = offset.checked_add(length).ok_or(EIO)?;
-            let wanted = Wanted {
-                number,
-                record,
-                skipped,
-                bytes,
-            };
-            let lead_max = if wanted.is_whole() { 0 } else { lead_max() };
-            if let Some(led) = self.store.sequence.goes_on(pack.number, number, lead_max) {
-                if !wanted.is_whole() {
-                    let last = led.clone().last().unwrap_or(number);
-                    // Whatever fails is left to the reader who needs it, if there is one.
-                    let _ = self.read_ahead(&pack, &index, last);
-                }
-                for number in led {
-                    self.decode_ahead(&pack, number);
-                }
-            }
-            if let Some(chunk) = self.store.cached_chunk(&pack, number) {
+            let wanted = Wanted { part, bytes };
+            self.go_on(view, &part);
+            if let Some(chunk) = store.cached_chunk(pack, part.number) {
                 wanted.fill(&chunk)?;
                 continue;
             }
             // What is not here is left to the reader who needs it.
-            if !is_here(&pack, number, &wanted.record)? {
+            if !is_here(pack, part.number, &part.record)? {
                 continue;
             }
             // The first chunk, which somebody waits for, has none behind it to wait for as well.
             let other = match self.runs.as_mut_slice() {
                 [] | [_] => Some(wanted),
-                [.., run] => run.add(&pack, wanted)?,
+                [.., run] => run.add(pack, wanted)?,
             };
             if let Some(wanted) = other {
                 let mut run = Run {
@@ -208,13 +169,32 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
         Ok(())
     }
 
-    /// Has a worker read what will be wanted of a whole pack behind this chunk, which readers of small
-    /// files will come to.
-    fn read_ahead(&self, pack: &Pack, index: &PackIndex<'_>, number: u32) -> Result {
+    /// Notes that a part is being read, and has the workers do what is worth doing ahead of whoever reads small files
+    /// in order. Whatever fails is left to the reader who needs it, if there is one.
+    fn go_on(&self, view: &PackView, part: &ChunkPart) {
+        let (store, number) = (self.store, part.number);
+        let lead_max = if part.is_whole() { 0 } else { lead_max() };
+        let Some(led) = store.sequence.goes_on(view.pack.number, number, lead_max) else {
+            return;
+        };
+        if !part.is_whole() {
+            let _ = self.read_ahead(view, led.clone().last().unwrap_or(number));
+        }
+        for number in led {
+            let (store, view) = (store.clone(), view.clone());
+            let _ = self.store.spawn(move || {
+                let _ = store.decode_ahead(&view, number);
+            });
+        }
+    }
+
+    /// Has a worker read what will be wanted of a whole pack behind this chunk.
+    fn read_ahead(&self, view: &PackView, number: u32) -> Result {
+        let pack = &view.pack;
         let Place::Whole(file) = pack.place(number) else {
             return Ok(());
         };
-        let record = index.chunk(number).map_err(|_| EIO)?;
+        let record = view.index().chunk(number).map_err(|_| EIO)?;
         let length = u32::try_from(pack.record.stored_length).unwrap_or(u32::MAX);
         let segments = &self.store.caches.segments;
         match segments.goes_on(pack.number, stored_range(&record), length)? {
@@ -223,15 +203,6 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
             }),
             None => Ok(()),
         }
-    }
-
-    /// Has a worker decode a chunk that readers of small files will come to, if it is here.
-    fn decode_ahead(&self, pack: &Arc<Pack>, number: u32) {
-        let (store, pack) = (self.store.clone(), pack.clone());
-        // Whatever fails is left to the reader who needs it, if there is one.
-        let _ = self.store.spawn(move || {
-            let _ = store.decode_ahead(&pack, number);
-        });
     }
 
     /// Has the workers fill what was added. If somebody waits for it, the first run is filled here
@@ -273,11 +244,10 @@ impl<O: Origin> Store<O> {
     }
 
     /// Decodes a chunk into the cache, if it is known to be here.
-    fn decode_ahead(&self, pack: &Pack, number: u32) -> Result {
-        if let Place::Whole(_) | Place::Partial(_) = pack.place(number) {
-            let index = self.index_if_here(pack)?;
-            let record = index.view().chunk(number);
-            self.decode_shared(pack, number, &record.map_err(|_| EIO)?)?;
+    fn decode_ahead(&self, view: &PackView, number: u32) -> Result {
+        if let Place::Whole(_) | Place::Partial(_) = view.pack.place(number) {
+            let record = view.index().chunk(number);
+            self.decode_shared(&view.pack, number, &record.map_err(|_| EIO)?)?;
             self.statistics.chunks_ahead.count();
         }
         Ok(())
