@@ -9,14 +9,12 @@ use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::atomic::Relaxed;
-use peerfs_format::{
-    ahead, first_data, first_hole, lengthened, pieces, widened, Bitmap, ExtentList, Source,
-};
+use peerfs_format::{first_data, first_hole, pieces, Bitmap, ExtentList, Source};
 
 use crate::rust::fs::ContentId;
 use crate::rust::mm::{FolioBytes, Readahead};
 use crate::rust::task::is_being_killed;
-use crate::store::{PackView, Runs, Store, Views};
+use crate::store::{ahead, lengthened, widened, PackView, Runs, Store, Views};
 use crate::upcall::Daemon;
 use crate::Inode;
 

@@ -1,16 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KUnit tests of the arithmetic of ranges: from a file's ranges to packs, chunks and what to ask for
-//! ahead. The code is `peerfs_format`'s, whose own tests run outside the kernel; these run what the
-//! kernel's compiler and settings make of it. They run when the module is loaded.
+//! KUnit tests of the arithmetic of ranges: from a file's ranges to packs. The code is `peerfs_format`'s, whose own
+//! tests run outside the kernel; these run what the kernel's compiler and settings make of it. They run when the
+//! module is loaded.
 #![forbid(unsafe_code)]
 
-use core::ops::Range;
-
 use kernel::prelude::*;
-use peerfs_format::{
-    ahead, first_data, first_hole, pieces, widened, ExtentRecord, Source, CHUNK_MAX,
-};
+use peerfs_format::{first_data, first_hole, pieces, ExtentRecord, Source};
 
 const fn extent(file_offset: u64, pack: u32, pack_offset: u32, length: u32) -> ExtentRecord {
     ExtentRecord {
@@ -27,12 +23,6 @@ const EXTENTS: [ExtentRecord; 3] = [
     extent(2000, 0, 7000, 50),
     extent(2050, 1, 0, 50),
 ];
-
-/// Chunks of 64 bytes, of pack 0 only.
-fn chunk(pack: u32, offset: u32) -> Option<Range<u32>> {
-    let start = offset - offset % 64;
-    (pack == 0).then_some(start..start + 64)
-}
 
 #[kunit_tests(peerfs_ranges)]
 mod ranges {
@@ -79,26 +69,5 @@ mod ranges {
         assert_eq!(first_data(&EXTENTS, 2100..3000), None);
         assert_eq!(first_hole(&EXTENTS, 1000..3000), 1100);
         assert_eq!(first_hole(&EXTENTS, 2000..2100), 2100);
-    }
-
-    #[test]
-    fn a_range_is_widened_to_its_chunks_but_not_beyond_its_extents() {
-        // 5000 is in the chunk of 4992 to 5056, 5099 in that of 5056 to 5120.
-        assert_eq!(widened(&EXTENTS, 1010..1020, chunk), 1000..1056);
-        assert_eq!(widened(&EXTENTS, 1060..1061, chunk), 1056..1100);
-        // Of pack 1 no chunks are known, and a hole has none.
-        assert_eq!(widened(&EXTENTS, 2060..2070, chunk), 2060..2070);
-        assert_eq!(widened(&EXTENTS, 100..200, chunk), 100..200);
-    }
-
-    #[test]
-    fn who_goes_on_is_led_and_who_jumps_is_not() {
-        let (window, size) = (u64::from(CHUNK_MAX), 1 << 30);
-        assert_eq!(ahead(0, 0, 0..window, size), Some(0..window));
-        let led = ahead(window, window, window..2 * window, size);
-        assert!(led.is_some_and(|range| range.start == window && range.end > 2 * window));
-        let jumped = size / 2..size / 2 + window;
-        assert_eq!(ahead(window, window, jumped.clone(), size), Some(jumped));
-        assert_eq!(ahead(0, 0, size..size + window, size), None);
     }
 }

@@ -26,7 +26,9 @@ impl<B: Deref<Target = [u8]>> Bitmap<B> {
     /// The first bits in a range that are not set and follow each other, `most` at the most.
     pub fn first_unset(&self, numbers: Range<u32>, most: u32) -> Range<u32> {
         let Range { start, end } = numbers;
-        let first = (start..end).find(|number| !self.has(*number)).unwrap_or(end);
+        let first = (start..end)
+            .find(|number| !self.has(*number))
+            .unwrap_or(end);
         let end = end.min(first.saturating_add(most));
         let after = (first..end).find(|number| self.has(*number)).unwrap_or(end);
         first..after

@@ -56,7 +56,7 @@ pub(crate) type KeptShard = Kept<ShardBlob>;
 /// A pack index in memory.
 type IndexBlob = Blob<PackIndexLayout>;
 pub(crate) use origin::{BlobRequest, ChunksRequest, Fetched, Missed, Origin};
-pub(crate) use readahead::{Runs, Workers};
+pub(crate) use readahead::{ahead, lengthened, widened, Runs, Workers};
 pub(crate) use statistics::Statistics;
 pub(crate) use view::{PackView, Views};
 
