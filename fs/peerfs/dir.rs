@@ -95,6 +95,7 @@ pub(crate) fn read(directory: &Inode, emitter: &mut DirEmitter<'_>) -> Result {
 /// As `read`, if the first `checked` entries are known to be valid.
 fn emit(directory: &Inode, emitter: &mut DirEmitter<'_>, checked: u64) -> Result {
     let refused = |error| inode::refused(directory, error);
+    let malformed = || refused(FormatError::Malformed("span table"));
     let data = directory.data();
     let own = inode::shard_of(directory)?;
     let view = own.view();
@@ -113,16 +114,18 @@ fn emit(directory: &Inode, emitter: &mut DirEmitter<'_>, checked: u64) -> Result
         if is_being_killed() {
             return Err(EINTR);
         }
-        let span = spans.get(index).ok_or(EIO)?;
+        let span = spans.get(index).ok_or_else(malformed)?;
         let skipped = emitter.position().saturating_sub(span.entries_before);
         let Some(rest @ 1..) = u64::from(span.entry_count).checked_sub(skipped) else {
             continue;
         };
         let shard = shard_of_span(directory, &own, &span)?;
         let entries = shard.view().entries(&span).map_err(refused)?;
-        let entries = entries.range(skipped as usize, rest as usize).ok_or(EIO)?;
+        let entries = entries
+            .range(skipped as usize, rest as usize)
+            .ok_or_else(malformed)?;
         let known = checked.saturating_sub(emitter.position()).min(rest);
-        let known = entries.range(0, known as usize).ok_or(EIO)?;
+        let known = entries.range(0, known as usize).ok_or_else(malformed)?;
         if !emit_known(emitter, &shard, &known).map_err(refused)? {
             return Ok(());
         }
@@ -202,17 +205,20 @@ fn before(
     let Some(position) = position.checked_sub(1) else {
         return Ok(None);
     };
-    let span = spans.get(index).ok_or(EIO)?;
+    let malformed = || inode::refused(directory, FormatError::Malformed("span table"));
+    let span = spans.get(index).ok_or_else(malformed)?;
     let span = match position.checked_sub(span.entries_before) {
         Some(_) => span,
-        None => spans.get(index.saturating_sub(1)).ok_or(EIO)?,
+        None => spans.get(index.saturating_sub(1)).ok_or_else(malformed)?,
     };
-    let place = position.checked_sub(span.entries_before).ok_or(EIO)?;
+    let place = position
+        .checked_sub(span.entries_before)
+        .ok_or_else(malformed)?;
     let shard = shard_of_span(directory, own, &span)?;
     let entries = shard.view().entries(&span);
     let entry = entries
         .map_err(|error| inode::refused(directory, error))?
         .get(place as usize)
-        .ok_or(EIO)?;
+        .ok_or_else(malformed)?;
     Ok(Some((shard, entry)))
 }

@@ -61,9 +61,10 @@ impl Extents {
         number: u32,
         shard: &Arc<ShardBlob>,
         record: &InodeRecord,
+        refused: impl Fn(FormatError) -> Error,
     ) -> Result<Self> {
         let view = shard.view();
-        let table = view.extents(record).map_err(|_| EIO)?;
+        let table = view.extents(record).map_err(refused)?;
         if let (0 | 1, first) = (table.len(), table.get(0)) {
             return Ok(first.map_or(Extents::None, Extents::One));
         }
@@ -138,10 +139,12 @@ fn parts(super_block: &SuperBlock, number: u64) -> Result<Parts> {
     let packs = store.known_blob_table()?.packs;
     let record = view.inode(number, &packs).map_err(refused)?;
     let mut extents = Extents::None;
-    let kind = match record.file_type().ok_or(EIO)? {
+    let file_type = record.file_type();
+    let file_type = file_type.ok_or_else(|| refused(FormatError::Malformed("inode record")))?;
+    let kind = match file_type {
         FileType::Directory => InodeKind::Directory,
         FileType::Regular => {
-            extents = Extents::new(store, index, &shard, &record)?;
+            extents = Extents::new(store, index, &shard, &record, refused)?;
             InodeKind::Regular
         }
         FileType::SymbolicLink => {

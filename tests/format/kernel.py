@@ -62,8 +62,30 @@ def complaint(letter, wanted, refused, found, error):
     return f"they differ: {different[:2]}" if different or len(wanted) != len(found) else None
 
 
+class Log:
+    """What the kernel says while this is there."""
+
+    def __init__(self):
+        self.file = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        self.lines()
+
+    def lines(self):
+        """Those of the module since the last time."""
+        found = []
+        while True:
+            try:
+                line = os.read(self.file, 8192).decode(errors="replace")
+            except BlockingIOError:
+                return found
+            except BrokenPipeError:
+                # Some were overwritten.
+                continue
+            if "peerfs: " in line:
+                found.append(line)
+
+
 def main(folder, part="0", of="1"):
-    began, failures, fine = time.monotonic(), 0, None
+    began, failures, fine, log = time.monotonic(), 0, None, Log()
     chosen = mutants.MUTANTS[int(part)::int(of)]
     chosen = [(mutants.FINE, "as it is", lambda draft: None), *chosen]
     for number, (letter, name, change) in enumerate(chosen):
@@ -74,6 +96,7 @@ def main(folder, part="0", of="1"):
         manifest = draft.write(store)
         wanted, refused = lines_of(store)
         fine = fine or wanted
+        log.lines()
         answer = mounted(store, manifest, mountpoint)
         if name == TWICE:
             # The last line is that of the second name.
@@ -85,6 +108,8 @@ def main(folder, part="0", of="1"):
             found = found or complaint(letter, wanted, refused, *read(mountpoint))
         else:
             found = complaint(letter, wanted, refused, *answer)
+        if not found and answer[0] is None and not log.lines():
+            found = "it is refused without a word"
         if found:
             failures += 1
             print(f"{letter} {name}: {found}"[:1000], flush=True)

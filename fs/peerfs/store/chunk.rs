@@ -4,19 +4,21 @@
 #![forbid(unsafe_code)]
 
 use core::ops::Range;
+use core::{fmt, format_args};
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use peerfs_format::upcall::ChunkData;
-use peerfs_format::{ChunkPart, ChunkRecord, Digest};
+use peerfs_format::{ChunkPart, ChunkRecord};
 
 use super::cache::Size;
 use super::decode::{decode, NewBytes};
 use super::pack::{Pack, Place};
 use super::stored::StoredBytes;
 use super::view::PackView;
-use super::{ChunksRequest, Fetched, Hex, Missed, Origin, Store};
+use super::{ChunksRequest, Fetched, Hex, Origin, Store};
 use crate::rust::crypto::sha256;
+use crate::rust::fs::ErrorName;
 use crate::rust::zstd::ZstdDecoder;
 
 /// A verified and decoded chunk.
@@ -63,7 +65,7 @@ impl<O: Origin> Store<O> {
             match place {
                 // A daemon may have another file than a whole pack that is damaged.
                 Place::Whole(_) | Place::Partial(_) => {
-                    self.report_chunk(&pack.record.digest, first, "its digest differs");
+                    self.report_damaged(pack, first, "its digest differs");
                     pack.lost(first);
                     again = true;
                 }
@@ -94,15 +96,23 @@ impl<O: Origin> Store<O> {
                 // It is not missing: what is wrong was told.
                 Err(_) if is_whole => return Err(EIO),
                 Err(missed) => {
-                    self.report_missing(&pack.record.digest, first, missed);
+                    self.report_of_chunk(pack, first, format_args!("{missed}"));
                     return Err(missed.into());
                 }
             };
             match fetched {
-                Fetched::Filled(file) => pack.filled(file, first, request.count)?,
+                Fetched::Filled(file) => {
+                    let filled = pack.filled(file, first, request.count);
+                    filled.inspect_err(|error| self.report_unreadable(pack, first, *error))?;
+                }
                 Fetched::Data(data) => return self.take(view, first, request.count, &data),
             }
         }
+        self.report_of_chunk(
+            pack,
+            first,
+            format_args!("peerfsd says that it is in the store, and it is not"),
+        );
         Err(EIO)
     }
 
@@ -178,17 +188,16 @@ impl<O: Origin> Store<O> {
         let (pack, index) = (&view.pack, view.index());
         let mut wanted = None;
         for chunk in ChunkData::new(data) {
-            let (number, bytes) = chunk.map_err(|_| EIO)?;
+            let Ok((number, bytes)) = chunk else {
+                break;
+            };
             if number < first || number - first >= count {
                 continue;
             }
-            let record = index.chunk(number).map_err(|_| EIO)?;
+            let record = index.chunk(number);
+            let record = record.map_err(|error| self.refused_index(view, error))?;
             if bytes.len() != record.stored_length as usize || sha256(bytes) != record.digest.0 {
-                self.report_chunk(
-                    &pack.record.digest,
-                    number,
-                    "peerfsd answered with other bytes",
-                );
+                self.report_damaged(pack, number, "peerfsd answered with other bytes");
                 return Err(EIO);
             }
             let chunk = self
@@ -198,7 +207,10 @@ impl<O: Origin> Store<O> {
                 wanted = Some(chunk);
             }
         }
-        wanted.ok_or(EIO)
+        wanted.ok_or_else(|| {
+            self.report_damaged(pack, first, "peerfsd answered without it");
+            EIO
+        })
     }
 
     /// Decodes verified bytes, and keeps the chunk for the next reader.
@@ -213,7 +225,7 @@ impl<O: Origin> Store<O> {
         let length = record.logical_length as usize;
         let bytes = decode(record, stored, decoder, NewBytes(length)).inspect_err(|error| {
             if *error == EIO {
-                self.report_chunk(&pack.record.digest, number, "it cannot be decoded");
+                self.report_damaged(pack, number, "it cannot be decoded");
             }
         })?;
         self.statistics.chunks.verified.count();
@@ -224,21 +236,27 @@ impl<O: Origin> Store<O> {
         Ok(chunk)
     }
 
-    fn report_missing(&self, pack: &Digest, chunk: u32, missed: Missed) {
-        self.log.report(fmt!(
-            "{}: pack {} chunk {chunk}: {}\n",
-            self.name.to_str().unwrap_or("store"),
-            Hex(pack),
-            core::format_args!("{missed}")
-        ));
+    /// Says in the log that a chunk cannot be read from the store, if that is so.
+    #[cold]
+    pub(super) fn report_unreadable(&self, pack: &Pack, chunk: u32, error: Error) {
+        if error != EINTR && error != ENOMEM {
+            let what = format_args!("cannot be read: {}", ErrorName(error));
+            self.report_of_chunk(pack, chunk, what);
+        }
     }
 
-    fn report_chunk(&self, pack: &Digest, chunk: u32, what: &str) {
+    #[cold]
+    fn report_damaged(&self, pack: &Pack, chunk: u32, what: &str) {
         self.statistics.chunks.damaged.count();
+        self.report_of_chunk(pack, chunk, format_args!("damaged: {what}"));
+    }
+
+    #[cold]
+    fn report_of_chunk(&self, pack: &Pack, chunk: u32, what: fmt::Arguments<'_>) {
         self.log.report(fmt!(
-            "{}: pack {} chunk {chunk}: damaged: {what}\n",
+            "{}: pack {} chunk {chunk}: {what}\n",
             self.name.to_str().unwrap_or("store"),
-            Hex(pack)
+            Hex(&pack.record.digest)
         ));
     }
 }

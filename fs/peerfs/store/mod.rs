@@ -265,12 +265,7 @@ impl<O: Origin> Store<O> {
     /// Says in the log what is wrong with a blob of the image, whose digest is right: it was made like this.
     #[cold]
     pub(crate) fn refused(&self, blob: &Digest, error: peerfs_format::Error) -> Error {
-        self.log.report(fmt!(
-            "{}: blob {}: refused: {}\n",
-            self.name.to_str().unwrap_or("store"),
-            Hex(blob),
-            core::format_args!("{error}")
-        ));
+        self.report(blob, core::format_args!("refused: {error}"));
         EIO
     }
 
@@ -287,12 +282,7 @@ impl<O: Origin> Store<O> {
             Ok(Ok(record)) => record.digest,
             _ => self.manifest_digest,
         };
-        self.log.report(fmt!(
-            "{}: blob {}: {object}: refused: {}\n",
-            self.name.to_str().unwrap_or("store"),
-            Hex(&digest),
-            core::format_args!("{error}")
-        ));
+        self.report(&digest, core::format_args!("{object}: refused: {error}"));
         EIO
     }
 
@@ -317,8 +307,26 @@ impl<O: Origin> Store<O> {
                 })
             },
             parse,
-        )?;
-        Ok(blob)
+        );
+        blob.map_err(|error| self.not_opened(&digest, error))
+    }
+
+    /// Says in the log why a blob cannot be had, unless that was told: what is damaged or refused is.
+    #[cold]
+    fn not_opened(&self, digest: &Digest, error: OpenError) -> Error {
+        if let OpenError::Missing(_) | OpenError::Read(_) = error {
+            self.report(digest, core::format_args!("{error}"));
+        }
+        error.into()
+    }
+
+    #[cold]
+    fn report(&self, blob: &Digest, what: core::fmt::Arguments<'_>) {
+        self.log.report(fmt!(
+            "{}: blob {}: {what}\n",
+            self.name.to_str().unwrap_or("store"),
+            Hex(blob)
+        ));
     }
 
     fn expected<'a>(&'a self, digest: &'a Digest, length: u32) -> Expected<'a> {
@@ -360,7 +368,7 @@ impl<O: Origin> Store<O> {
             return Ok(index);
         }
         let record: &PackRecord = &pack.record;
-        let index = Blob::open(
+        let opened = Blob::open(
             &self.expected(&record.index_digest, record.index_length),
             || Ok(pack.index_file().map_or(Found::Nothing, Found::File)),
             |again| {
@@ -377,7 +385,8 @@ impl<O: Origin> Store<O> {
                 Ok(fetched)
             },
             |bytes| PackIndexLayout::parse(bytes, record),
-        )?;
+        );
+        let index = opened.map_err(|error| self.not_opened(&record.index_digest, error))?;
         let index = Arc::new(index, GFP_KERNEL)?;
         self.caches.indexes.insert(pack.number, index.clone());
         Ok(index)

@@ -63,8 +63,9 @@ impl<O: Origin> Store<O> {
         numbers.map_err(|error| self.refused_index(view, error))
     }
 
+    /// Says in the log what is wrong with a pack's index.
     #[cold]
-    fn refused_index(&self, view: &PackView, error: peerfs_format::Error) -> Error {
+    pub(super) fn refused_index(&self, view: &PackView, error: peerfs_format::Error) -> Error {
         self.refused(&view.pack.record.index_digest, error)
     }
 }

@@ -194,7 +194,9 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
         let Place::Whole(file) = pack.place(number) else {
             return Ok(());
         };
-        let record = view.index().chunk(number).map_err(|_| EIO)?;
+        let Ok(record) = view.index().chunk(number) else {
+            return Ok(());
+        };
         let length = u32::try_from(pack.record.stored_length).unwrap_or(u32::MAX);
         let segments = &self.store.caches.segments;
         match segments.goes_on(pack.number, stored_range(&record), length)? {
@@ -246,9 +248,11 @@ impl<O: Origin> Store<O> {
     /// Decodes a chunk into the cache, if it is known to be here.
     fn decode_ahead(&self, view: &PackView, number: u32) -> Result {
         if let Place::Whole(_) | Place::Partial(_) = view.pack.place(number) {
-            let record = view.index().chunk(number);
-            self.decode_shared(&view.pack, number, &record.map_err(|_| EIO)?)?;
-            self.statistics.chunks_ahead.count();
+            // There may be no more chunks.
+            if let Ok(record) = view.index().chunk(number) {
+                self.decode_shared(&view.pack, number, &record)?;
+                self.statistics.chunks_ahead.count();
+            }
         }
         Ok(())
     }
@@ -269,7 +273,8 @@ impl<O: Origin> Store<O> {
             return Ok(None);
         }
         let place = pack.place(number);
-        let stored = self.verified(pack, &place, record)?;
+        let stored = self.verified(pack, &place, record);
+        let stored = stored.inspect_err(|error| self.report_unreadable(pack, number, *error))?;
         let Some(bytes) = stored
             .as_ref()
             .and_then(|stored| stored.get(stored_range(record)))
