@@ -20,7 +20,7 @@ mod path;
 mod super_block;
 mod xattr;
 
-pub(crate) use descriptor::{check_readable, same_filesystem, DirectoryId};
+pub(crate) use descriptor::{same_filesystem, DirectoryId};
 pub(crate) use dir::DirEmitter;
 pub(crate) use file_system::{FileSystem, Registration, FS_ALLOW_IDMAP, FS_USERNS_MOUNT};
 pub(crate) use fs_context::{ErrorName, FsContext, Parameter};

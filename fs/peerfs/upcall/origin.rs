@@ -5,10 +5,9 @@
 
 use kernel::ffi::c_ulong;
 use kernel::prelude::*;
-use peerfs_format::upcall::{FetchBlob, FetchChunks, Priority, FETCH_AGAIN};
 
-use super::{Outcome, StoreUpcall};
-use crate::rust::fs::OpenedFile;
+use super::request::{Wanted, WantedBlob, WantedChunks};
+use super::StoreUpcall;
 use crate::store::{BlobRequest, ChunksRequest, Fetched, Missed, Origin};
 
 /// The daemons that serve a store.
@@ -30,16 +29,12 @@ impl Daemon {
 
     /// Asks, unless there is nobody to ask for this mount. Of what is there and wrong, it is EIO if nobody is
     /// there to mend it: no reason to wait.
-    fn ask(
-        &self,
-        again: bool,
-        ask: impl FnOnce(&StoreUpcall) -> Result<Outcome>,
-    ) -> core::result::Result<Fetched, Missed> {
+    fn fetch(&self, wanted: Wanted, again: bool) -> core::result::Result<Fetched, Missed> {
         let upcall = self.upcall.as_ref().ok_or(ENODATA)?;
         if again && !upcall.is_attached() {
             return Err(EIO.into());
         }
-        let fetched = ask(upcall).and_then(fetched);
+        let fetched = upcall.fetch(wanted, self.timeout);
         fetched.map_err(|error| match error == ETIMEDOUT && !upcall.is_attached() {
             true => Missed::Nobody,
             false => error.into(),
@@ -49,48 +44,42 @@ impl Daemon {
 
 impl Origin for Daemon {
     fn fetch_blob(&self, request: &BlobRequest) -> core::result::Result<Fetched, Missed> {
-        let message = FetchBlob {
-            digest: request.digest,
-            manifest: request.manifest,
-            length: request.length,
-            kind: request.kind as u32,
-            priority: Priority::Demand as u32,
-        };
-        self.ask(request.again, |upcall| {
-            upcall.fetch_blob(message, self.timeout)
-        })
+        self.fetch(request.into(), request.again)
     }
 
     fn fetch_chunks(&self, request: &ChunksRequest<'_>) -> core::result::Result<Fetched, Missed> {
-        self.ask(request.again, |upcall| {
-            upcall.fetch_chunks(message(request, Priority::Demand), self.timeout)
-        })
+        self.fetch(request.into(), request.again)
     }
 
     fn prefetch_chunks(&self, request: &ChunksRequest<'_>) {
         if let Some(upcall) = &self.upcall {
-            upcall.prefetch_chunks(message(request, Priority::Readahead));
+            upcall.prefetch(request.into());
         }
     }
 }
 
-fn message(request: &ChunksRequest<'_>, priority: Priority) -> FetchChunks {
-    FetchChunks {
-        pack: request.pack.digest,
-        index: request.pack.index_digest,
-        manifest: request.manifest,
-        pack_length: request.pack.stored_length,
-        index_length: request.pack.index_length,
-        first_chunk: request.first,
-        chunk_count: request.count,
-        priority: priority as u32,
-        flags: if request.again { FETCH_AGAIN } else { 0 },
+impl From<&BlobRequest> for Wanted {
+    fn from(request: &BlobRequest) -> Self {
+        Wanted::Blob(WantedBlob {
+            digest: request.digest,
+            manifest: request.manifest,
+            kind: request.kind,
+            length: request.length,
+        })
     }
 }
 
-fn fetched(outcome: Outcome) -> Result<Fetched> {
-    Ok(match outcome {
-        Outcome::Filled(file) => Fetched::Filled(file.map(OpenedFile::new).transpose()?),
-        Outcome::Data(data) => Fetched::Data(data),
-    })
+impl From<&ChunksRequest<'_>> for Wanted {
+    fn from(request: &ChunksRequest<'_>) -> Self {
+        Wanted::Chunks(WantedChunks {
+            pack: request.pack.digest,
+            index: request.pack.index_digest,
+            manifest: request.manifest,
+            pack_length: request.pack.stored_length,
+            index_length: request.pack.index_length,
+            first: request.first,
+            count: request.count,
+            again: request.again,
+        })
+    }
 }

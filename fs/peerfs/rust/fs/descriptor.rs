@@ -26,7 +26,7 @@ impl DirectoryId {
 }
 
 /// EINVAL unless `file` is a regular file, EBADF unless it is open for reading.
-pub(crate) fn check_readable(file: &File) -> Result {
+pub(super) fn check_readable(file: &File) -> Result {
     if file_type(file) != bindings::S_IFREG {
         return Err(EINVAL);
     }
