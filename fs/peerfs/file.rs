@@ -16,7 +16,7 @@ use crate::rust::mm::{FolioBytes, Readahead};
 use crate::rust::task::is_being_killed;
 use crate::store::{ahead, lengthened, widened, PackView, Runs, Store, Views};
 use crate::upcall::Daemon;
-use crate::Inode;
+use crate::{trace, Inode};
 
 /// Opens the packs that the file lies in: the last chance to walk a path, for reading must not.
 pub(crate) fn open(inode: &Inode) -> Result {
@@ -116,8 +116,8 @@ pub(crate) fn readahead(inode: &Inode, mut readahead: Readahead<'_>) {
     ask_ahead(inode, window.clone(), &mut views);
     let somebody_waits = !readahead.is_asynchronous();
     let range = match somebody_waits {
-        true => window,
-        false => lengthened(window),
+        true => window.clone(),
+        false => lengthened(window.clone()),
     };
     // What a chunk has of the file is decoded anyway. Pages that it shares with the next chunk are left
     // out, or that would have to be decoded as well.
@@ -132,6 +132,7 @@ pub(crate) fn readahead(inode: &Inode, mut readahead: Readahead<'_>) {
         end => end - end % PAGE_SIZE as u64,
     };
     readahead.expand(start..end);
+    trace::readahead(inode, &window, &readahead.range(), somebody_waits);
     let Ok(bytes) = readahead.take() else {
         return;
     };

@@ -35,6 +35,7 @@ mod store;
 mod super_block;
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
+mod trace;
 mod upcall;
 mod xattr;
 
@@ -213,7 +214,9 @@ impl FileSystem for PeerFs {
     }
 
     fn read(inode: &Inode, range: Range<u64>) -> Result<KVVec<u8>> {
-        file::read(inode, range)
+        let result = file::read(inode, range.clone());
+        trace::read(inode, &range, &result);
+        result
     }
 
     fn readahead(inode: &Inode, readahead: Readahead<'_>) {

@@ -21,5 +21,6 @@ pub(crate) mod str;
 pub(crate) mod sync;
 pub(crate) mod task;
 pub(crate) mod time;
+pub(crate) mod trace;
 pub(crate) mod workqueue;
 pub(crate) mod zstd;

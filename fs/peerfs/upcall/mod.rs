@@ -33,6 +33,7 @@ pub(crate) use origin::Daemon;
 use crate::rust::fs::DirectoryId;
 use crate::rust::sync::Wait;
 use crate::store::Fetched;
+use crate::trace;
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     ffi::c_ulong,
@@ -223,11 +224,22 @@ impl StoreUpcall {
         if !self.upcall.enabled {
             return Err(ENODATA);
         }
+        let began = Instant::<Monotonic>::now();
         let request = self.change(|queue, now| queue.demand(self.mount, wanted, now))?;
+        let result = self.wait(&request, timeout);
+        let (what, chunks) = match &wanted {
+            Wanted::Blob(blob) => (&blob.digest, 0..0),
+            Wanted::Chunks(chunks) => (&chunks.pack, chunks.range()),
+        };
+        trace::miss(request.id, what, chunks, began.elapsed(), &result);
+        result
+    }
 
+    /// Waits for the answer to a request.
+    fn wait(&self, request: &Request, timeout: c_ulong) -> Result<Fetched> {
         let wait = request.wait(timeout);
         if wait != Wait::Done {
-            let left = self.change(|queue, _| queue.leave(&request, wait == Wait::TimedOut));
+            let left = self.change(|queue, _| queue.leave(request, wait == Wait::TimedOut));
             if wait == Wait::Killed {
                 return Err(EINTR);
             }

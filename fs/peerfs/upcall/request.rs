@@ -6,6 +6,7 @@
 
 use crate::rust::sync::{Completion, Wait};
 use crate::store::Fetched;
+use core::ops::Range;
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     ffi::c_ulong,
@@ -53,6 +54,11 @@ pub(super) struct WantedChunks {
 }
 
 impl WantedChunks {
+    /// The chunks' numbers.
+    pub(super) fn range(&self) -> Range<u32> {
+        self.first..self.first.saturating_add(self.count)
+    }
+
     fn end(&self) -> u64 {
         u64::from(self.first).saturating_add(self.count.into())
     }

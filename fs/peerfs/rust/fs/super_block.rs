@@ -43,6 +43,12 @@ impl<T: FileSystem> SuperBlock<T> {
         self.inner.get()
     }
 
+    /// The `st_dev` of its files.
+    pub(crate) fn device(&self) -> DeviceNumber {
+        // SAFETY: it is valid.
+        unsafe { DeviceNumber::of(self.as_ptr()) }
+    }
+
     /// The filesystem's data.
     pub(crate) fn data(&self) -> &T::SuperData {
         // SAFETY: by the invariant; it lives until `kill_sb`, after which there is no reference.
@@ -60,6 +66,11 @@ impl DeviceNumber {
     pub(super) unsafe fn of(super_block: *mut bindings::super_block) -> Self {
         // SAFETY: by the requirements; the number never changes.
         DeviceNumber(unsafe { (*super_block).s_dev })
+    }
+
+    /// The number, as the kernel encodes it.
+    pub(crate) fn number(&self) -> bindings::dev_t {
+        self.0
     }
 }
 
