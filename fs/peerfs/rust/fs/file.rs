@@ -9,11 +9,11 @@
 
 use core::marker::PhantomData;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering};
 
 use kernel::error::{from_err_ptr, from_result};
 use kernel::ffi::{c_int, c_uint, c_void};
 use kernel::prelude::*;
+use kernel::sync::atomic::{Acquire, Atomic, Full};
 
 use super::pages::Pages;
 use super::{FileSystem, Inode, Registration};
@@ -92,10 +92,10 @@ impl<T: FileSystem> Operations<T> {
         let (inode, place) = unsafe {
             (
                 Inode::<T>::from_raw((*file).f_inode),
-                AtomicPtr::from_ptr(&raw mut (*file).private_data),
+                Atomic::from_ptr(&raw mut (*file).private_data),
             )
         };
-        let found = place.load(Ordering::Acquire);
+        let found = place.load(Acquire);
         if !found.is_null() {
             return Ok(found.cast());
         }
@@ -114,7 +114,7 @@ impl<T: FileSystem> Operations<T> {
             new
         };
         let null = ptr::null_mut::<c_void>();
-        match place.compare_exchange(null, new.cast(), Ordering::AcqRel, Ordering::Acquire) {
+        match place.cmpxchg(null, new.cast(), Full) {
             Ok(_) => Ok(new),
             Err(first) => {
                 // SAFETY: the reference is ours.

@@ -198,6 +198,11 @@ impl<T: FileSystem> Registration<T> {
         &self.shared
     }
 
+    /// Where its inodes are allocated.
+    pub(super) fn inode_cache(&self) -> &InodeCache<T> {
+        &self.cache
+    }
+
     /// The address spaces of its inodes.
     pub(super) fn pages(&self) -> &Pages<T> {
         &self.pages

@@ -11,13 +11,13 @@
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, Ordering};
 
 use kernel::ffi::c_uint;
 use kernel::prelude::*;
 use kernel::str::{CStrExt, CString};
+use kernel::sync::atomic::{Acquire, Atomic, Full};
 
-use super::FileSystem;
+use super::{FileSystem, Registration};
 use crate::rust::bindings;
 
 /// An inode and what belongs to it.
@@ -36,26 +36,23 @@ pub(super) struct InodeAndData<D> {
 }
 
 /// A reference to an inode that has pages of regular files (see `pages`), or none. Set at most once.
-pub(super) struct PagesInode(AtomicPtr<bindings::inode>);
+pub(super) struct PagesInode(Atomic<*mut bindings::inode>);
 
 impl PagesInode {
     fn none() -> Self {
-        PagesInode(AtomicPtr::new(core::ptr::null_mut()))
+        PagesInode(Atomic::new(core::ptr::null_mut()))
     }
 
     /// The inode, or null.
     pub(super) fn get(&self) -> *mut bindings::inode {
-        self.0.load(Ordering::Acquire)
+        self.0.load(Acquire)
     }
 
     /// Takes over a reference, or gives it up if another task was first; returns the inode that it is.
     pub(super) fn set_or_put(&self, inode: NonNull<bindings::inode>) -> *mut bindings::inode {
         let null = core::ptr::null_mut();
         let inode = inode.as_ptr();
-        match self
-            .0
-            .compare_exchange(null, inode, Ordering::AcqRel, Ordering::Acquire)
-        {
+        match self.0.cmpxchg(null, inode, Full) {
             Ok(_) => inode,
             Err(first) => {
                 // SAFETY: the caller gave us the reference.
@@ -82,9 +79,6 @@ pub(super) struct InodeCache<T: FileSystem> {
     _filesystem: PhantomData<T>,
 }
 
-/// The super operations have no place for a pointer of their own, and a module has one filesystem.
-static CACHE: AtomicPtr<bindings::kmem_cache> = AtomicPtr::new(core::ptr::null_mut());
-
 impl<T: FileSystem> InodeCache<T> {
     pub(super) fn new() -> Result<Self> {
         let size = c_uint::try_from(core::mem::size_of::<InodeAndData<T::InodeData>>())?;
@@ -94,19 +88,6 @@ impl<T: FileSystem> InodeCache<T> {
             unsafe { bindings::peerfs_inode_cache_create(T::NAME.as_char_ptr(), size, align) };
         if cache.is_null() {
             return Err(ENOMEM);
-        }
-        if CACHE
-            .compare_exchange(
-                core::ptr::null_mut(),
-                cache,
-                Ordering::Release,
-                Ordering::Relaxed,
-            )
-            .is_err()
-        {
-            // SAFETY: it was just made and nothing was allocated from it.
-            unsafe { bindings::kmem_cache_destroy(cache) };
-            return Err(EBUSY);
         }
         Ok(InodeCache {
             cache,
@@ -120,10 +101,13 @@ impl<T: FileSystem> InodeCache<T> {
     pub(super) unsafe extern "C" fn alloc_inode(
         super_block: *mut bindings::super_block,
     ) -> *mut bindings::inode {
-        let cache = CACHE.load(Ordering::Acquire);
-        // SAFETY: both are valid while there is a superblock.
-        let inode =
-            unsafe { bindings::peerfs_alloc_inode_sb(super_block, cache, bindings::GFP_KERNEL) };
+        // SAFETY: the superblock's type is the one of a registration, which stays while there is a superblock, and
+        // with it the cache.
+        let inode = unsafe {
+            let registration = Registration::<T>::of((*super_block).s_type);
+            let cache = registration.inode_cache().cache;
+            bindings::peerfs_alloc_inode_sb(super_block, cache, bindings::GFP_KERNEL)
+        };
         if inode.is_null() {
             return inode;
         }
@@ -157,10 +141,11 @@ impl<T: FileSystem> InodeCache<T> {
     /// Only for the VFS, by its rules for `free_inode`.
     pub(super) unsafe extern "C" fn free_inode(inode: *mut bindings::inode) {
         let whole: *mut InodeAndData<T::InodeData> = inode.cast();
-        // SAFETY: `alloc_inode` made it, and a grace period has passed.
+        // SAFETY: `alloc_inode` made it, and a grace period has passed. The superblock may be gone, by which the cache
+        // would be found; this finds it by the object.
         unsafe {
             (*whole).link = None;
-            bindings::kmem_cache_free(CACHE.load(Ordering::Acquire), inode.cast());
+            bindings::kfree(inode.cast());
         }
     }
 }
@@ -172,6 +157,5 @@ impl<T: FileSystem> Drop for InodeCache<T> {
             bindings::rcu_barrier();
             bindings::kmem_cache_destroy(self.cache);
         }
-        CACHE.store(core::ptr::null_mut(), Ordering::Release);
     }
 }
