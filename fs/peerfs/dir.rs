@@ -13,35 +13,53 @@ use kernel::sync::Arc;
 use peerfs_format::Error as FormatError;
 use peerfs_format::{EntryRecord, FileType, SpanRecord, Table, NAME_MAX};
 
-use crate::rust::fs::DirEmitter;
+use crate::rust::fs::{DirEmitter, DirectoryOperations};
 use crate::rust::task::{is_being_killed, let_others_run};
 use crate::store::ShardBlob;
-use crate::{inode, inode::ENTRIES_UNKNOWN, Inode};
+use crate::{inode, inode::ENTRIES_UNKNOWN, Inode, PeerFs};
 
-/// The inode that a name in a directory stands for.
-pub(crate) fn lookup(directory: &Inode, name: &[u8]) -> Result<Option<ARef<Inode>>> {
-    if name.len() > NAME_MAX {
-        return Err(ENAMETOOLONG);
+impl DirectoryOperations for PeerFs {
+    fn lookup(directory: &Inode, name: &[u8]) -> Result<Option<ARef<Inode>>> {
+        if name.len() > NAME_MAX {
+            return Err(ENAMETOOLONG);
+        }
+        let Some((shard, entry)) = find(directory, name)? else {
+            return Ok(None);
+        };
+        let inode = inode::get(directory.super_block(), entry.inode)?;
+        // A directory has one name, in the directory that it says. So directories form no cycles.
+        let record = &inode.data().record;
+        let is_right = match record.file_type() {
+            Some(FileType::Directory) => {
+                entry.file_type == FileType::Directory as u8 && record.link == directory.number()
+            }
+            other => other == FileType::from_d_type(entry.file_type),
+        };
+        match is_right {
+            true => Ok(Some(inode)),
+            false => {
+                let store = &directory.super_block().data().store;
+                let object = format_args!("entry of inode {}", entry.inode);
+                Err(store.refused_in(shard, object, FormatError::Malformed("directory entry")))
+            }
+        }
     }
-    let Some((shard, entry)) = find(directory, name)? else {
-        return Ok(None);
-    };
-    let inode = inode::get(directory.super_block(), entry.inode)?;
-    // A directory has one name, in the directory that it says. So directories form no cycles.
-    let record = &inode.data().record;
-    let is_right = match record.file_type() {
-        Some(FileType::Directory) => {
-            entry.file_type == FileType::Directory as u8 && record.link == directory.number()
+
+    fn read_directory(directory: &Inode, emitter: &mut DirEmitter<'_>) -> Result {
+        let data = directory.data();
+        let start = emitter.position();
+        // Whoever lists a directory asks once more at its end, to hear that it is one.
+        if start >= data.entries.load(Relaxed) {
+            return Ok(());
         }
-        other => other == FileType::from_d_type(entry.file_type),
-    };
-    match is_right {
-        true => Ok(Some(inode)),
-        false => {
-            let store = &directory.super_block().data().store;
-            let object = format_args!("entry of inode {}", entry.inode);
-            Err(store.refused_in(shard, object, FormatError::Malformed("directory entry")))
+        // Shards never change: whoever lists a directory again need not check its names again.
+        let checked = data.checked.load(Relaxed);
+        let result = emit(directory, emitter, checked);
+        // Two tasks that list it at once may store the lower of their counts, which is as true.
+        if start <= checked && emitter.position() > checked {
+            data.checked.store(emitter.position(), Relaxed);
         }
+        result
     }
 }
 
@@ -72,24 +90,6 @@ fn shard_of_span(
         return Ok(own.clone());
     }
     directory.super_block().data().store.shard(span.shard)
-}
-
-/// Emits the entries from the emitter's position on.
-pub(crate) fn read(directory: &Inode, emitter: &mut DirEmitter<'_>) -> Result {
-    let data = directory.data();
-    let start = emitter.position();
-    // Whoever lists a directory asks once more at its end, to hear that it is one.
-    if start >= data.entries.load(Relaxed) {
-        return Ok(());
-    }
-    // Shards never change: whoever lists a directory again need not check its names again.
-    let checked = data.checked.load(Relaxed);
-    let result = emit(directory, emitter, checked);
-    // Two tasks that list it at once may store the lower of their counts, which is as true.
-    if start <= checked && emitter.position() > checked {
-        data.checked.store(emitter.position(), Relaxed);
-    }
-    result
 }
 
 /// As `read`, if the first `checked` entries are known to be valid.

@@ -11,21 +11,40 @@ use kernel::prelude::*;
 use kernel::sync::atomic::Relaxed;
 use peerfs_format::{first_data, first_hole, pieces, Bitmap, ExtentList, Source};
 
-use crate::rust::fs::ContentId;
+use crate::rust::fs::{AddressSpaceOperations, ContentId, FileOperations};
 use crate::rust::mm::{FolioBytes, Readahead};
 use crate::rust::task::is_being_killed;
 use crate::store::{ahead, lengthened, widened, PackView, Runs, Store, Views};
 use crate::upcall::Daemon;
-use crate::{trace, Inode};
+use crate::{trace, Inode, PeerFs};
 
-/// Opens the packs that the file lies in: the last chance to walk a path, for reading must not.
-pub(crate) fn open(inode: &Inode) -> Result {
-    if inode.data().opened.load(Relaxed) {
-        return Ok(());
+impl FileOperations for PeerFs {
+    fn open(inode: &Inode) -> Result {
+        if inode.data().opened.load(Relaxed) {
+            return Ok(());
+        }
+        open_packs(inode)
     }
-    open_packs(inode)
+
+    fn content_id(inode: &Inode) -> Result<Option<ContentId>> {
+        // Whoever cannot get a pack's index hears of it when reading, and has pages of their own.
+        let store = &inode.super_block().data().store;
+        match store.shares_pages() {
+            true => store.content_id(inode.data(), inode.size()),
+            false => Ok(None),
+        }
+    }
+
+    fn seek_data(inode: &Inode, offset: u64) -> Result<Option<u64>> {
+        Ok(first_data(inode.data(), offset..inode.size()))
+    }
+
+    fn seek_hole(inode: &Inode, offset: u64) -> Result<u64> {
+        Ok(first_hole(inode.data(), offset..inode.size()))
+    }
 }
 
+/// Opens the packs that the file lies in: the last chance to walk a path, for reading must not.
 #[cold]
 fn open_packs(inode: &Inode) -> Result {
     let data = inode.data();
@@ -54,18 +73,51 @@ fn open_packs(inode: &Inode) -> Result {
     Ok(())
 }
 
-/// With which files the file can share its pages. Whoever cannot get a pack's index hears of it when
-/// reading, and has pages of their own.
-pub(crate) fn content_id(inode: &Inode) -> Result<Option<ContentId>> {
-    let store = &inode.super_block().data().store;
-    match store.shares_pages() {
-        true => store.content_id(inode.data(), inode.size()),
-        false => Ok(None),
+impl AddressSpaceOperations for PeerFs {
+    fn read(inode: &Inode, range: Range<u64>) -> Result<KVVec<u8>> {
+        let result = read(inode, range.clone());
+        trace::read(inode, &range, &result);
+        result
+    }
+
+    fn readahead(inode: &Inode, mut readahead: Readahead<'_>) {
+        let store = &inode.super_block().data().store;
+        let window = readahead.range();
+        let mut views = Views::new(store);
+        ask_ahead(inode, window.clone(), &mut views);
+        let somebody_waits = !readahead.is_asynchronous();
+        let range = match somebody_waits {
+            true => window.clone(),
+            false => lengthened(window.clone()),
+        };
+        // What a chunk has of the file is decoded anyway. Pages that it shares with the next chunk are left
+        // out, or that would have to be decoded as well.
+        let wide = widened(
+            inode.data(),
+            range.start..range.end.min(inode.size()),
+            |pack, offset| views.chunk_range(pack, offset),
+        );
+        let start = wide.start.next_multiple_of(PAGE_SIZE as u64);
+        let end = match wide.end {
+            end if end >= inode.size() => end,
+            end => end - end % PAGE_SIZE as u64,
+        };
+        readahead.expand(start..end);
+        trace::readahead(inode, &window, &readahead.range(), somebody_waits);
+        let Ok(bytes) = readahead.take() else {
+            return;
+        };
+        let mut runs = Runs::new(store);
+        // An error is left to the reader who needs the folio, if there is one.
+        let _ = divide(inode, bytes, |pack, offset, bytes| {
+            runs.add(views.get(pack)?, offset, bytes)
+        });
+        runs.start(somebody_waits);
     }
 }
 
 /// Reads bytes, and waits for what is missing. Those behind the end of the file are zeros.
-pub(crate) fn read(inode: &Inode, range: Range<u64>) -> Result<KVVec<u8>> {
+fn read(inode: &Inode, range: Range<u64>) -> Result<KVVec<u8>> {
     let store = &inode.super_block().data().store;
     let end = range.end.min(inode.size()).max(range.start);
     let length = usize::try_from(range.end.saturating_sub(range.start))?;
@@ -106,42 +158,6 @@ fn read_pack(
         bytes.extend_from_slice(here, GFP_KERNEL_ACCOUNT)?;
     }
     Ok(())
-}
-
-/// Has the folios filled with what is here, and asks for the rest.
-pub(crate) fn readahead(inode: &Inode, mut readahead: Readahead<'_>) {
-    let store = &inode.super_block().data().store;
-    let window = readahead.range();
-    let mut views = Views::new(store);
-    ask_ahead(inode, window.clone(), &mut views);
-    let somebody_waits = !readahead.is_asynchronous();
-    let range = match somebody_waits {
-        true => window.clone(),
-        false => lengthened(window.clone()),
-    };
-    // What a chunk has of the file is decoded anyway. Pages that it shares with the next chunk are left
-    // out, or that would have to be decoded as well.
-    let wide = widened(
-        inode.data(),
-        range.start..range.end.min(inode.size()),
-        |pack, offset| views.chunk_range(pack, offset),
-    );
-    let start = wide.start.next_multiple_of(PAGE_SIZE as u64);
-    let end = match wide.end {
-        end if end >= inode.size() => end,
-        end => end - end % PAGE_SIZE as u64,
-    };
-    readahead.expand(start..end);
-    trace::readahead(inode, &window, &readahead.range(), somebody_waits);
-    let Ok(bytes) = readahead.take() else {
-        return;
-    };
-    let mut runs = Runs::new(store);
-    // An error is left to the reader who needs the folio, if there is one.
-    let _ = divide(inode, bytes, |pack, offset, bytes| {
-        runs.add(views.get(pack)?, offset, bytes)
-    });
-    runs.start(somebody_waits);
 }
 
 /// Asks for what is being read and for what will be wanted after it, as far as it is missing.
@@ -206,14 +222,4 @@ fn divide(
     }
     rest.fill_with_zeros();
     Ok(())
-}
-
-/// SEEK_DATA.
-pub(crate) fn seek_data(inode: &Inode, offset: u64) -> Result<Option<u64>> {
-    Ok(first_data(inode.data(), offset..inode.size()))
-}
-
-/// SEEK_HOLE.
-pub(crate) fn seek_hole(inode: &Inode, offset: u64) -> Result<u64> {
-    Ok(first_hole(inode.data(), offset..inode.size()))
 }

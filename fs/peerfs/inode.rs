@@ -13,11 +13,11 @@ use kernel::sync::Arc;
 use peerfs_format::Error as FormatError;
 use peerfs_format::{ExtentList, ExtentRecord, FileType, InodeRecord, ROOT_INODE};
 
-use crate::rust::fs::{Attributes, InodeKind};
+use crate::rust::fs::{Attributes, ExportOperations, InodeKind};
 use crate::rust::str::c_string;
 use crate::store::{KeptShard, ShardBlob, Store};
 use crate::upcall::Daemon;
-use crate::{Inode, SuperBlock};
+use crate::{Inode, PeerFs, SuperBlock};
 
 /// What an inode keeps of its shard.
 pub(crate) struct InodeData {
@@ -205,21 +205,21 @@ fn init(super_block: &SuperBlock, number: u64, parts: Parts) -> Result<ARef<Inod
     )
 }
 
-/// The inode that a file handle names; ESTALE if the image has no such number.
-pub(crate) fn get_by_handle(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> {
-    let count = super_block.data().store.manifest().inode_count;
-    if !(ROOT_INODE..=count).contains(&number) {
-        return Err(ESTALE);
+impl ExportOperations for PeerFs {
+    fn inode_of_handle(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> {
+        let count = super_block.data().store.manifest().inode_count;
+        if !(ROOT_INODE..=count).contains(&number) {
+            return Err(ESTALE);
+        }
+        get(super_block, number)
     }
-    get(super_block, number)
-}
 
-/// The directory that a directory is in.
-pub(crate) fn parent(directory: &Inode) -> Result<ARef<Inode>> {
-    let parent = get(directory.super_block(), directory.data().record.link)?;
-    match parent.data().record.file_type() {
-        Some(FileType::Directory) => Ok(parent),
-        _ => Err(refused(directory, FormatError::Malformed("link"))),
+    fn parent(directory: &Inode) -> Result<ARef<Inode>> {
+        let parent = get(directory.super_block(), directory.data().record.link)?;
+        match parent.data().record.file_type() {
+            Some(FileType::Directory) => Ok(parent),
+            _ => Err(refused(directory, FormatError::Malformed("link"))),
+        }
     }
 }
 

@@ -7,20 +7,13 @@
 // Not forbidden as in the other files: that would bind `rust` too, which allows it.
 #![deny(unsafe_code)]
 
-use core::ops::Range;
-
 use kernel::debugfs::{Dir, File};
-use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::str::CStr;
-use kernel::sync::aref::ARef;
 use kernel::sync::Arc;
-use rust::fs::{
-    ContentId, DeviceNumber, DirEmitter, FileSystem, FsContext, OptionsWriter, Parameter, StatFs,
-    XattrLister, FS_ALLOW_IDMAP, FS_USERNS_MOUNT,
-};
+use rust::fs::{FileSystemType, FS_ALLOW_IDMAP, FS_USERNS_MOUNT};
 use rust::miscdevice;
-use rust::mm::{Readahead, Shrinker};
+use rust::mm::Shrinker;
 use store::Workers;
 use upcall::{Device, Upcall};
 
@@ -125,7 +118,7 @@ struct PeerFs;
 type SuperBlock = rust::fs::SuperBlock<PeerFs>;
 type Inode = rust::fs::Inode<PeerFs>;
 
-impl FileSystem for PeerFs {
+impl FileSystemType for PeerFs {
     const NAME: &'static CStr = c"peerfs";
     /// "PRFS".
     const MAGIC: u32 = 0x5052_4653;
@@ -136,110 +129,4 @@ impl FileSystem for PeerFs {
     type Options = options::Options;
     type SuperData = super_block::SuperData;
     type InodeData = inode::InodeData;
-
-    fn parse_parameter(
-        context: &FsContext<'_>,
-        options: &mut Self::Options,
-        parameter: &Parameter<'_>,
-    ) -> Result<bool> {
-        options.parse(context, parameter)
-    }
-
-    fn new_super(
-        context: &FsContext<'_>,
-        shared: &Self::Shared,
-        options: &Self::Options,
-    ) -> Result<Self::SuperData> {
-        super_block::SuperData::new(context, shared, options)
-    }
-
-    fn begin(shared: &Self::Shared, data: &Self::SuperData, device: DeviceNumber) -> Result {
-        data.show_counters(&shared.debugfs, device)
-    }
-
-    fn end(data: &Self::SuperData) {
-        data.hide_counters();
-    }
-
-    fn uuid(data: &Self::SuperData) -> [u8; 16] {
-        data.uuid()
-    }
-
-    fn stack_depth(data: &Self::SuperData) -> c_int {
-        data.store.stack_depth()
-    }
-
-    fn reconfigure(
-        context: &FsContext<'_>,
-        data: &Self::SuperData,
-        options: &Self::Options,
-    ) -> Result {
-        data.check_same(context, options)
-    }
-
-    fn root(super_block: &SuperBlock) -> Result<ARef<Inode>> {
-        inode::get(super_block, peerfs_format::ROOT_INODE)
-    }
-
-    fn inode_of_handle(super_block: &SuperBlock, number: u64) -> Result<ARef<Inode>> {
-        inode::get_by_handle(super_block, number)
-    }
-
-    fn parent(directory: &Inode) -> Result<ARef<Inode>> {
-        inode::parent(directory)
-    }
-
-    fn statfs(super_block: &SuperBlock) -> StatFs {
-        super_block.data().statfs()
-    }
-
-    fn show_options(data: &Self::SuperData, writer: &OptionsWriter<'_>) {
-        data.show_options(writer);
-    }
-
-    fn lookup(directory: &Inode, name: &[u8]) -> Result<Option<ARef<Inode>>> {
-        dir::lookup(directory, name)
-    }
-
-    fn read_directory(directory: &Inode, emitter: &mut DirEmitter<'_>) -> Result {
-        dir::read(directory, emitter)
-    }
-
-    fn open(inode: &Inode) -> Result {
-        file::open(inode)
-    }
-
-    fn content_id(inode: &Inode) -> Result<Option<ContentId>> {
-        file::content_id(inode)
-    }
-
-    fn read(inode: &Inode, range: Range<u64>) -> Result<KVVec<u8>> {
-        let result = file::read(inode, range.clone());
-        trace::read(inode, &range, &result);
-        result
-    }
-
-    fn readahead(inode: &Inode, readahead: Readahead<'_>) {
-        file::readahead(inode, readahead);
-    }
-
-    fn seek_data(inode: &Inode, offset: u64) -> Result<Option<u64>> {
-        file::seek_data(inode, offset)
-    }
-
-    fn seek_hole(inode: &Inode, offset: u64) -> Result<u64> {
-        file::seek_hole(inode, offset)
-    }
-
-    fn has_xattrs(inode: &Inode) -> bool {
-        xattr::has(inode)
-    }
-
-    fn get_xattr(inode: &Inode, prefix: &[u8], name: &[u8]) -> Result<KVVec<u8>> {
-        xattr::get(inode, prefix, name)
-    }
-
-    fn list_xattrs(inode: &Inode, lister: &mut XattrLister<'_>) -> Result {
-        xattr::list(inode, lister)
-    }
 }

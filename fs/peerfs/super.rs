@@ -4,18 +4,23 @@
 #![forbid(unsafe_code)]
 
 use kernel::debugfs::{Dir, File};
+use kernel::ffi::c_int;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::str::CString;
+use kernel::sync::aref::ARef;
 use kernel::sync::{Arc, Mutex};
-use peerfs_format::NAME_MAX;
+use peerfs_format::{NAME_MAX, ROOT_INODE};
 
 use crate::options::Options;
 use crate::rust::cred::current_credential;
-use crate::rust::fs::{DeviceNumber, Directory, ErrorName, FsContext, OptionsWriter, StatFs};
+use crate::rust::fs::{
+    ContextOperations, DeviceNumber, Directory, ErrorName, FsContext, OptionsWriter, Parameter,
+    StatFs, SuperOperations,
+};
 use crate::store::{Hex, Statistics, Store};
 use crate::upcall::Daemon;
-use crate::Shared;
+use crate::{inode, Inode, PeerFs, Shared, SuperBlock};
 
 /// Bytes of the blocks that statfs counts in.
 const BLOCK_SIZE: u32 = 4096;
@@ -40,7 +45,7 @@ impl Drop for SuperData {
 
 impl SuperData {
     /// Opens the store and the image, and waits for its manifest.
-    pub(crate) fn new(context: &FsContext<'_>, shared: &Shared, options: &Options) -> Result<Self> {
+    fn new(context: &FsContext<'_>, shared: &Shared, options: &Options) -> Result<Self> {
         let Some(root_dir) = &options.root_dir else {
             context.error(format_args!(
                 "root_dir= is missing: the folder of the store"
@@ -89,7 +94,7 @@ impl SuperData {
     }
 
     /// Shows the store's counters, in a folder with the device's number.
-    pub(crate) fn show_counters(&self, debugfs: &Dir, device: DeviceNumber) -> Result {
+    fn show_counters(&self, debugfs: &Dir, device: DeviceNumber) -> Result {
         let folder = CString::try_from_fmt(fmt!("{device}"))?;
         let counters = KBox::pin_init(
             debugfs.subdir(&folder).read_callback_file(
@@ -104,13 +109,13 @@ impl SuperData {
     }
 
     /// Takes them back: another mount may get the number.
-    pub(crate) fn hide_counters(&self) {
+    fn hide_counters(&self) {
         let counters = self.counters.lock().take();
         drop(counters);
     }
 
     /// A remount changes nothing: refuses options that differ.
-    pub(crate) fn check_same(&self, context: &FsContext<'_>, options: &Options) -> Result {
+    fn check_same(&self, context: &FsContext<'_>, options: &Options) -> Result {
         let differs = options
             .root_dir
             .as_ref()
@@ -128,12 +133,6 @@ impl SuperData {
         Ok(())
     }
 
-    /// The beginning of the manifest's digest: nothing else says better what the content is.
-    pub(crate) fn uuid(&self) -> [u8; 16] {
-        let digest = &self.store.manifest_digest().0;
-        digest.first_chunk().copied().unwrap_or_default()
-    }
-
     /// The generation of the image's inodes: a file handle of another image must not fit.
     pub(crate) fn generation(&self) -> u32 {
         let digest = &self.store.manifest_digest().0;
@@ -141,10 +140,53 @@ impl SuperData {
             .first_chunk()
             .map_or(0, |bytes| u32::from_le_bytes(*bytes))
     }
+}
 
-    pub(crate) fn statfs(&self) -> StatFs {
-        let manifest = self.store.manifest();
-        let digest = self.store.manifest_digest().0;
+impl ContextOperations for PeerFs {
+    fn parse_parameter(
+        context: &FsContext<'_>,
+        options: &mut Options,
+        parameter: &Parameter<'_>,
+    ) -> Result<bool> {
+        options.parse(context, parameter)
+    }
+
+    fn new_super(context: &FsContext<'_>, shared: &Shared, options: &Options) -> Result<SuperData> {
+        SuperData::new(context, shared, options)
+    }
+
+    fn reconfigure(context: &FsContext<'_>, data: &SuperData, options: &Options) -> Result {
+        data.check_same(context, options)
+    }
+}
+
+impl SuperOperations for PeerFs {
+    fn begin(shared: &Shared, data: &SuperData, device: DeviceNumber) -> Result {
+        data.show_counters(&shared.debugfs, device)
+    }
+
+    fn end(data: &SuperData) {
+        data.hide_counters();
+    }
+
+    fn uuid(data: &SuperData) -> [u8; 16] {
+        // The beginning of the manifest's digest: nothing else says better what the content is.
+        let digest = &data.store.manifest_digest().0;
+        digest.first_chunk().copied().unwrap_or_default()
+    }
+
+    fn stack_depth(data: &SuperData) -> c_int {
+        data.store.stack_depth()
+    }
+
+    fn root(super_block: &SuperBlock) -> Result<ARef<Inode>> {
+        inode::get(super_block, ROOT_INODE)
+    }
+
+    fn statfs(super_block: &SuperBlock) -> StatFs {
+        let store = &super_block.data().store;
+        let manifest = store.manifest();
+        let digest = store.manifest_digest().0;
         StatFs {
             block_size: BLOCK_SIZE,
             blocks: manifest.content_bytes.div_ceil(BLOCK_SIZE.into()),
@@ -156,11 +198,12 @@ impl SuperData {
         }
     }
 
-    pub(crate) fn show_options(&self, writer: &OptionsWriter<'_>) {
-        writer.option(c"root_dir", self.store.name());
-        if let Ok(digest) = CString::try_from_fmt(fmt!("{}", Hex(self.store.manifest_digest()))) {
+    fn show_options(data: &SuperData, writer: &OptionsWriter<'_>) {
+        writer.option(c"root_dir", data.store.name());
+        let digest = Hex(data.store.manifest_digest());
+        if let Ok(digest) = CString::try_from_fmt(fmt!("{digest}")) {
             writer.option(c"manifest", &digest);
         }
-        writer.number(c"timeout", self.timeout.into());
+        writer.number(c"timeout", data.timeout.into());
     }
 }

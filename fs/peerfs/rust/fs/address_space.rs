@@ -6,15 +6,26 @@
 //! `invalidate_lock` shared, which nobody takes otherwise: nothing is ever truncated.
 
 use core::marker::PhantomData;
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use kernel::error::from_result;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 
-use super::{FileSystem, Inode};
+use super::{FileSystem, FileSystemType, Inode};
 use crate::rust::bindings;
 use crate::rust::mm::{NoFsScope, Readahead, WantedFolio};
+
+/// Where the pages of regular files come from.
+pub(crate) trait AddressSpaceOperations: FileSystemType {
+    /// Bytes of a regular file, as many as the range has; those behind the end of the file are zeros.
+    fn read(inode: &Inode<Self>, range: Range<u64>) -> Result<KVVec<u8>>;
+
+    /// Fills, or starts filling, what it can of the folios of a readahead without waiting for anything
+    /// slow; the others are read by [`AddressSpaceOperations::read`] when somebody needs them.
+    fn readahead(inode: &Inode<Self>, readahead: Readahead<'_>);
+}
 
 /// Gives a new inode's address space its operations.
 ///

@@ -10,9 +10,20 @@ use core::marker::PhantomData;
 
 use kernel::error::from_result;
 use kernel::ffi::{c_int, c_uint};
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
 
-use super::{FileSystem, Inode};
+use super::{FileSystem, FileSystemType, Inode};
 use crate::rust::bindings;
+
+/// What is done with directories.
+pub(crate) trait DirectoryOperations: FileSystemType {
+    /// Looks up a name in a directory.
+    fn lookup(directory: &Inode<Self>, name: &[u8]) -> Result<Option<ARef<Inode<Self>>>>;
+
+    /// Emits the entries of a directory from the emitter's position on, until it is full.
+    fn read_directory(directory: &Inode<Self>, emitter: &mut DirEmitter<'_>) -> Result;
+}
 
 /// Where the entries of a directory go. `.` and `..` have been emitted already.
 pub(crate) struct DirEmitter<'a> {

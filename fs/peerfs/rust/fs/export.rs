@@ -16,8 +16,17 @@ use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 
-use super::{FileSystem, Inode, SuperBlock};
+use super::{FileSystem, FileSystemType, Inode, SuperBlock};
 use crate::rust::bindings;
+
+/// What is done with file handles.
+pub(crate) trait ExportOperations: FileSystemType {
+    /// The inode that a file handle names; ESTALE if there is none of this number.
+    fn inode_of_handle(super_block: &SuperBlock<Self>, number: u64) -> Result<ARef<Inode<Self>>>;
+
+    /// The directory that a directory is in; the root's is the root.
+    fn parent(directory: &Inode<Self>) -> Result<ARef<Inode<Self>>>;
+}
 
 const INODE: c_int = bindings::fid_type_FILEID_INO64_GEN as c_int;
 const INODE_AND_PARENT: c_int = bindings::fid_type_FILEID_INO64_GEN_PARENT as c_int;

@@ -16,9 +16,27 @@ use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Full};
 
 use super::pages::Pages;
-use super::{FileSystem, Inode, Registration};
+use super::{ContentId, FileSystem, FileSystemType, Inode, Registration};
 use crate::rust::bindings;
 use crate::rust::mm::NoFsScope;
+
+/// What is done with open regular files.
+pub(crate) trait FileOperations: FileSystemType {
+    /// A regular file is being opened.
+    fn open(inode: &Inode<Self>) -> Result;
+
+    /// What a regular file holds, asked when it is opened, until there is an answer. The file shares its
+    /// pages with all files that have the same id, in superblocks of the same user namespace.
+    fn content_id(inode: &Inode<Self>) -> Result<Option<ContentId>>;
+
+    /// The first offset at or after `offset`, which is below the file's size, that is data
+    /// (lseek(2) with SEEK_DATA), or `None` if there is only a hole up to the end.
+    fn seek_data(inode: &Inode<Self>, offset: u64) -> Result<Option<u64>>;
+
+    /// The first offset at or after `offset`, which is below the file's size, that is a hole
+    /// (SEEK_HOLE); the end of the file counts as one.
+    fn seek_hole(inode: &Inode<Self>, offset: u64) -> Result<u64>;
+}
 
 /// The file operations of regular files.
 pub(super) fn operations<T: FileSystem>() -> &'static bindings::file_operations {

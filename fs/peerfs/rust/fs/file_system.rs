@@ -5,31 +5,30 @@
 //! Locking: registering and its end take the kernel's lock of the list of filesystems. The methods are
 //! called with what the files say that call them: `fs_context`, `super_block`, `dentry`, `dir`, `folio`.
 
-use core::ops::Range;
-
 use kernel::error::to_result;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::str::CStr;
-use kernel::sync::aref::ARef;
 use kernel::types::Opaque;
 
+use super::address_space::AddressSpaceOperations;
+use super::dir::DirectoryOperations;
+use super::export::ExportOperations;
+use super::file::FileOperations;
+use super::fs_context::{self, ContextOperations};
 use super::inode_cache::InodeCache;
 use super::pages::Pages;
-use super::{
-    fs_context, super_block, ContentId, DeviceNumber, DirEmitter, FsContext, Inode, OptionsWriter,
-    Parameter, StatFs, SuperBlock, XattrLister,
-};
+use super::super_block::{self, SuperOperations};
+use super::xattr::XattrOperations;
 use crate::rust::bindings;
-use crate::rust::mm::Readahead;
 
-/// Users without privileges may mount it, in a user namespace of theirs ([`FileSystem::FLAGS`]).
+/// Users without privileges may mount it, in a user namespace of theirs ([`FileSystemType::FLAGS`]).
 pub(crate) const FS_USERNS_MOUNT: u32 = bindings::FS_USERNS_MOUNT;
-/// A mount of it may map owners ([`FileSystem::FLAGS`]).
+/// A mount of it may map owners ([`FileSystemType::FLAGS`]).
 pub(crate) const FS_ALLOW_IDMAP: u32 = bindings::FS_ALLOW_IDMAP;
 
-/// A read-only filesystem. All methods may sleep, and may be called by many tasks at once.
-pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
+/// A filesystem type.
+pub(crate) trait FileSystemType: Sized + Send + Sync + 'static {
     /// The name that mount(2) knows.
     const NAME: &'static CStr;
     /// `f_type` of statfs(2).
@@ -45,93 +44,29 @@ pub(crate) trait FileSystem: Sized + Send + Sync + 'static {
     type SuperData: Send + Sync;
     /// What belongs to an inode; dropped when the inode is evicted, in a context that may sleep.
     type InodeData: Send + Sync;
+}
 
-    /// Takes one mount option. `Ok(false)`: there is no option of this name.
-    fn parse_parameter(
-        context: &FsContext<'_>,
-        options: &mut Self::Options,
-        parameter: &Parameter<'_>,
-    ) -> Result<bool>;
+/// A read-only filesystem. All methods may sleep, and may be called by many tasks at once.
+pub(crate) trait FileSystem:
+    ContextOperations
+    + SuperOperations
+    + ExportOperations
+    + DirectoryOperations
+    + FileOperations
+    + AddressSpaceOperations
+    + XattrOperations
+{
+}
 
-    /// Makes the superblock's data for a new mount. This may wait for what is slow: there is no superblock yet
-    /// that others would have to wait for, as sync(2) does.
-    fn new_super(
-        context: &FsContext<'_>,
-        shared: &Self::Shared,
-        options: &Self::Options,
-    ) -> Result<Self::SuperData>;
-
-    /// The superblock is there, and its files' `st_dev` is `device`.
-    fn begin(shared: &Self::Shared, data: &Self::SuperData, device: DeviceNumber) -> Result;
-
-    /// The superblock's end: nobody else has `device` yet.
-    fn end(data: &Self::SuperData);
-
-    /// What tells superblocks with other content apart, wherever and whenever they are mounted.
-    fn uuid(data: &Self::SuperData) -> [u8; 16];
-
-    /// How many filesystems are stacked on each other below this one: that of what it reads from,
-    /// and one more. The VFS limits it, so that the stack does.
-    fn stack_depth(data: &Self::SuperData) -> c_int;
-
-    /// Called for a remount; whatever is not the same is refused here.
-    fn reconfigure(
-        context: &FsContext<'_>,
-        data: &Self::SuperData,
-        options: &Self::Options,
-    ) -> Result;
-
-    /// The root directory. Must not wait for anything slow.
-    fn root(super_block: &SuperBlock<Self>) -> Result<ARef<Inode<Self>>>;
-
-    /// The inode that a file handle names; ESTALE if there is none of this number.
-    fn inode_of_handle(super_block: &SuperBlock<Self>, number: u64) -> Result<ARef<Inode<Self>>>;
-
-    /// The directory that a directory is in; the root's is the root.
-    fn parent(directory: &Inode<Self>) -> Result<ARef<Inode<Self>>>;
-
-    /// statfs(2). Must not wait for anything slow.
-    fn statfs(super_block: &SuperBlock<Self>) -> StatFs;
-
-    /// The options for /proc/mounts.
-    fn show_options(data: &Self::SuperData, writer: &OptionsWriter<'_>);
-
-    /// Looks up a name in a directory.
-    fn lookup(directory: &Inode<Self>, name: &[u8]) -> Result<Option<ARef<Inode<Self>>>>;
-
-    /// Emits the entries of a directory from the emitter's position on, until it is full.
-    fn read_directory(directory: &Inode<Self>, emitter: &mut DirEmitter<'_>) -> Result;
-
-    /// A regular file is being opened.
-    fn open(inode: &Inode<Self>) -> Result;
-
-    /// What a regular file holds, asked when it is opened, until there is an answer. The file shares its
-    /// pages with all files that have the same id, in superblocks of the same user namespace.
-    fn content_id(inode: &Inode<Self>) -> Result<Option<ContentId>>;
-
-    /// Bytes of a regular file, as many as the range has; those behind the end of the file are zeros.
-    fn read(inode: &Inode<Self>, range: Range<u64>) -> Result<KVVec<u8>>;
-
-    /// Fills, or starts filling, what it can of the folios of a readahead without waiting for anything
-    /// slow; the others are read by [`FileSystem::read`] when somebody needs them.
-    fn readahead(inode: &Inode<Self>, readahead: Readahead<'_>);
-
-    /// The first offset at or after `offset`, which is below the file's size, that is data
-    /// (lseek(2) with SEEK_DATA), or `None` if there is only a hole up to the end.
-    fn seek_data(inode: &Inode<Self>, offset: u64) -> Result<Option<u64>>;
-
-    /// The first offset at or after `offset`, which is below the file's size, that is a hole
-    /// (SEEK_HOLE); the end of the file counts as one.
-    fn seek_hole(inode: &Inode<Self>, offset: u64) -> Result<u64>;
-
-    /// Whether an inode has xattrs; nothing else is asked about them of one that has none.
-    fn has_xattrs(inode: &Inode<Self>) -> bool;
-
-    /// The value of the xattr whose name is `prefix` and `name` joined, or ENODATA.
-    fn get_xattr(inode: &Inode<Self>, prefix: &[u8], name: &[u8]) -> Result<KVVec<u8>>;
-
-    /// Lists the full names of all xattrs.
-    fn list_xattrs(inode: &Inode<Self>, lister: &mut XattrLister<'_>) -> Result;
+impl<T> FileSystem for T where
+    T: ContextOperations
+        + SuperOperations
+        + ExportOperations
+        + DirectoryOperations
+        + FileOperations
+        + AddressSpaceOperations
+        + XattrOperations
+{
 }
 
 /// A registered filesystem.

@@ -14,9 +14,34 @@ use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::str::{CStr, CString};
 
-use super::{super_block, FileSystem, Registration};
+use super::{super_block, FileSystem, FileSystemType, Registration};
 use crate::rust::bindings;
 use crate::rust::str::Text;
+
+/// What is done with mount options.
+pub(crate) trait ContextOperations: FileSystemType {
+    /// Takes one mount option. `Ok(false)`: there is no option of this name.
+    fn parse_parameter(
+        context: &FsContext<'_>,
+        options: &mut Self::Options,
+        parameter: &Parameter<'_>,
+    ) -> Result<bool>;
+
+    /// Makes the superblock's data for a new mount. This may wait for what is slow: there is no superblock yet
+    /// that others would have to wait for, as sync(2) does.
+    fn new_super(
+        context: &FsContext<'_>,
+        shared: &Self::Shared,
+        options: &Self::Options,
+    ) -> Result<Self::SuperData>;
+
+    /// Called for a remount; whatever is not the same is refused here.
+    fn reconfigure(
+        context: &FsContext<'_>,
+        data: &Self::SuperData,
+        options: &Self::Options,
+    ) -> Result;
+}
 
 /// A mount that is being set up: where messages for whoever mounts go.
 pub(crate) struct FsContext<'a> {

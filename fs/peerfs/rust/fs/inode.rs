@@ -15,7 +15,7 @@ use kernel::sync::aref::{ARef, AlwaysRefCounted};
 use kernel::types::Opaque;
 
 use super::inode_cache::InodeAndData;
-use super::{dentry, dir, file, FileSystem, SuperBlock};
+use super::{dentry, dir, file, FileSystem, FileSystemType, SuperBlock};
 use crate::rust::bindings;
 
 /// An initialised inode of `T`.
@@ -30,7 +30,7 @@ pub(crate) struct Inode<T> {
 }
 
 // SAFETY: the VFS counts references to inodes.
-unsafe impl<T: FileSystem> AlwaysRefCounted for Inode<T> {
+unsafe impl<T: FileSystemType> AlwaysRefCounted for Inode<T> {
     fn inc_ref(&self) {
         // SAFETY: there is a reference, hence the inode is valid and not on its way out.
         unsafe { bindings::ihold(self.as_ptr()) };
@@ -79,7 +79,7 @@ pub(crate) enum InodeKind {
     Special(u32),
 }
 
-impl<T: FileSystem> Inode<T> {
+impl<T: FileSystemType> Inode<T> {
     /// # Safety
     ///
     /// `inode` must be an initialised inode of `T`, valid for `'a`.

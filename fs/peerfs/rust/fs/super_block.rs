@@ -16,8 +16,33 @@ use kernel::sync::aref::ARef;
 use kernel::types::Opaque;
 
 use super::inode_cache::InodeCache;
-use super::{dentry, export, xattr, FileSystem, Inode, Registration};
+use super::{dentry, export, xattr, FileSystem, FileSystemType, Inode, Registration};
 use crate::rust::bindings;
+
+/// What is done with superblocks.
+pub(crate) trait SuperOperations: FileSystemType {
+    /// The superblock is there, and its files' `st_dev` is `device`.
+    fn begin(shared: &Self::Shared, data: &Self::SuperData, device: DeviceNumber) -> Result;
+
+    /// The superblock's end: nobody else has `device` yet.
+    fn end(data: &Self::SuperData);
+
+    /// What tells superblocks with other content apart, wherever and whenever they are mounted.
+    fn uuid(data: &Self::SuperData) -> [u8; 16];
+
+    /// How many filesystems are stacked on each other below this one: that of what it reads from,
+    /// and one more. The VFS limits it, so that the stack does.
+    fn stack_depth(data: &Self::SuperData) -> c_int;
+
+    /// The root directory. Must not wait for anything slow.
+    fn root(super_block: &SuperBlock<Self>) -> Result<ARef<Inode<Self>>>;
+
+    /// statfs(2). Must not wait for anything slow.
+    fn statfs(super_block: &SuperBlock<Self>) -> StatFs;
+
+    /// The options for /proc/mounts.
+    fn show_options(data: &Self::SuperData, writer: &OptionsWriter<'_>);
+}
 
 /// A superblock of `T`.
 ///

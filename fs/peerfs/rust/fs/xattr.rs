@@ -13,8 +13,20 @@ use kernel::ffi::{c_char, c_int, c_void};
 use kernel::prelude::*;
 use kernel::str::CStr;
 
-use super::{FileSystem, Inode};
+use super::{FileSystem, FileSystemType, Inode};
 use crate::rust::bindings;
+
+/// What is done with xattrs.
+pub(crate) trait XattrOperations: FileSystemType {
+    /// Whether an inode has xattrs; nothing else is asked about them of one that has none.
+    fn has_xattrs(inode: &Inode<Self>) -> bool;
+
+    /// The value of the xattr whose name is `prefix` and `name` joined, or ENODATA.
+    fn get_xattr(inode: &Inode<Self>, prefix: &[u8], name: &[u8]) -> Result<KVVec<u8>>;
+
+    /// Lists the full names of all xattrs.
+    fn list_xattrs(inode: &Inode<Self>, lister: &mut XattrLister<'_>) -> Result;
+}
 
 /// Collects the names for listxattr(2).
 pub(crate) struct XattrLister<'a> {
