@@ -5,8 +5,8 @@
 #![forbid(unsafe_code)]
 
 use peerfs_format::{
-    first_data, first_hole, pieces, ChunkRecord, ExtentRecord, PackIndex, Record, ShardRecord, Source,
-    Table,
+    first_data, first_hole, pieces, ChunkRecord, ExtentRecord, PackIndex, Record, ShardRecord,
+    Source, Table,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
