@@ -17,20 +17,23 @@ import reader
 import writer
 from records import ROOT
 
-# What only those see who look at a whole directory with its inodes; and a file whose content is in memory since
-# another image was read that has the same.
-NOT_SEEN = {"a directory twice in one directory", "a pack is shorter than its record says"}
+# The kernel looks at one name at a time, and so shows such a directory under both.
+TWICE = "a directory twice in one directory"
+# It reads no pack for what is in memory since another image was read that has the same content.
+SHORTER = "a pack is shorter than its record says"
 
 
 def lines_of(store):
-    """What `peerfs-testing manifest` must print of a mount, or why it must fail."""
+    """What `peerfs-testing manifest` must print of a mount; or why it must fail, and the lines before that."""
+    lines = []
     try:
         opened = reader.Store(store)
         image = reader.Image(opened, opened.resolve("mutant"))
-        lines = [f". {reader.line(image, *image.inode(ROOT))}"]
-        return lines + [f"{reader.escape(path)} {reader.line(image, *found)}" for path, *found in image.walk()], None
+        lines.append(f". {reader.line(image, *image.inode(ROOT))}")
+        lines += (f"{reader.escape(path)} {reader.line(image, *found)}" for path, *found in image.walk())
+        return lines, None
     except reader.Refused as refused:
-        return None, str(refused)
+        return lines, str(refused)
 
 
 def mounted(store, manifest, mountpoint):
@@ -39,6 +42,10 @@ def mounted(store, manifest, mountpoint):
     done = subprocess.run(["mount", "-t", "peerfs", "-o", options, "none", mountpoint], capture_output=True, check=False)
     if done.returncode != 0:
         return None, f"mount: {done.stderr.decode()}"
+    return read(mountpoint)
+
+
+def read(mountpoint):
     done = subprocess.run(["peerfs-testing", "manifest", mountpoint], capture_output=True, check=False)
     return (done.stdout.decode().splitlines(), None) if done.returncode == 0 else (None, done.stderr.decode())
 
@@ -47,7 +54,7 @@ def complaint(letter, wanted, refused, found, error):
     """What is wrong, or None."""
     if letter == mutants.U and found is None:
         return None
-    if wanted is None:
+    if refused:
         return None if found is None else f"the second reader refuses: {refused}; the kernel does not"
     if found is None:
         return f"the kernel refuses: {error}"
@@ -55,8 +62,30 @@ def complaint(letter, wanted, refused, found, error):
     return f"they differ: {different[:2]}" if different or len(wanted) != len(found) else None
 
 
+class Log:
+    """What the kernel says while this is there."""
+
+    def __init__(self):
+        self.file = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        self.lines()
+
+    def lines(self):
+        """Those of the module since the last time."""
+        found = []
+        while True:
+            try:
+                line = os.read(self.file, 8192).decode(errors="replace")
+            except BlockingIOError:
+                return found
+            except BrokenPipeError:
+                # Some were overwritten.
+                continue
+            if "peerfs: " in line:
+                found.append(line)
+
+
 def main(folder, part="0", of="1"):
-    began, failures = time.monotonic(), 0
+    began, failures, fine, log = time.monotonic(), 0, None, Log()
     chosen = mutants.MUTANTS[int(part)::int(of)]
     chosen = [(mutants.FINE, "as it is", lambda draft: None), *chosen]
     for number, (letter, name, change) in enumerate(chosen):
@@ -66,8 +95,22 @@ def main(folder, part="0", of="1"):
         change(draft)
         manifest = draft.write(store)
         wanted, refused = lines_of(store)
-        found = complaint(letter, wanted, refused, *mounted(store, manifest, mountpoint))
-        if found and name not in NOT_SEEN:
+        fine = fine or wanted
+        log.lines()
+        answer = mounted(store, manifest, mountpoint)
+        if name == TWICE:
+            # The last line is that of the second name.
+            found = complaint(letter, wanted, None, *answer) if refused else "the second reader does not refuse"
+        elif name == SHORTER:
+            found = complaint(letter, fine, None, *answer)
+            with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as caches:
+                caches.write("3")
+            found = found or complaint(letter, wanted, refused, *read(mountpoint))
+        else:
+            found = complaint(letter, wanted, refused, *answer)
+        if not found and answer[0] is None and not log.lines():
+            found = "it is refused without a word"
+        if found:
             failures += 1
             print(f"{letter} {name}: {found}"[:1000], flush=True)
         shutil.rmtree(store)

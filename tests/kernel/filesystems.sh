@@ -35,10 +35,15 @@ write_mapped() {
     expect "done" "$answer" "writing"
 }
 
-for filesystem in tmpfs ext4 xfs btrfs; do
+for filesystem in tmpfs ext4 xfs btrfs nfs; do
     check "a store on $filesystem: the same tree, cold and warm"
     case $filesystem in
     tmpfs) mkdir disk-tmpfs ;;
+    nfs)
+        mkdir served disk-nfs
+        serve_nfs /tmp/served rw
+        mount_nfs disk-nfs
+        ;;
     *) on_disk "disk-$filesystem" "$filesystem" ;;
     esac
     store=disk-$filesystem/store
@@ -90,4 +95,6 @@ for filesystem in tmpfs ext4 xfs btrfs; do
     done
     [[ $filesystem == tmpfs ]] || umount "disk-$filesystem"
 done
+stop_nfs
+umount /proc/fs/nfsd
 eval "exec ${WRITER[1]}>&-"

@@ -47,6 +47,33 @@ on_disk() {
     mount -t "${2:-ext4}" -o loop "$1.disk" "$1"
 }
 
+# serve_nfs FOLDER ro|rw: the kernel's NFS server exports it, and nothing else. What it asks rpc.mountd for is said
+# beforehand: the client at this address is `here`; the folder is its root, by the number 0, from any port, without
+# looking at the tree above it.
+serve_nfs() {
+    local forever=2147483647 flags=$((0x2 | 0x400 | 0x2000))
+    [[ $2 == rw ]] || flags=$((flags | 0x1))
+    mountpoint -q /proc/fs/nfsd || mount -t nfsd nfsd /proc/fs/nfsd
+    echo "nfsd 127.0.0.1 $forever here" >/proc/net/rpc/auth.unix.ip/channel
+    echo "here $1 $forever $flags 65534 65534 0" >/proc/net/rpc/nfsd.export/channel
+    printf '%s\n' "here 1 \\x00000000 $forever $1" >/proc/net/rpc/nfsd.fh/channel
+    echo "-2 -3 +4.2" >/proc/fs/nfsd/versions
+    # For so long it waits for clients of an earlier server; less is not to be had.
+    echo 10 >/proc/fs/nfsd/nfsv4gracetime
+    echo "tcp 2049" >/proc/fs/nfsd/portlist
+    echo 2 >/proc/fs/nfsd/threads
+}
+stop_nfs() {
+    echo 0 >/proc/fs/nfsd/threads
+    for cache in auth.unix.ip nfsd.export nfsd.fh; do
+        echo 2147483647 >"/proc/net/rpc/$cache/flush"
+    done
+}
+# mount_nfs MOUNTPOINT
+mount_nfs() {
+    mount -i -t nfs4 -o vers=4.2,addr=127.0.0.1,clientaddr=127.0.0.1,soft,timeo=100,lookupcache=none 127.0.0.1:/ "$1"
+}
+
 # remove_packs STORE: leaves only the metadata of a tree of peerfs-testing.
 remove_packs() {
     local packs

@@ -40,6 +40,22 @@ mount -o remount,ro,exec,suid mnt
 must_fail touch mnt/new 2>message
 grep -q "Read-only file system" message
 
+check "how far is read ahead is what sysfs says, for all mounts"
+setting=/sys/class/bdi/peerfs/read_ahead_kb
+default=$(<"$setting")
+# resident KIB: how much of a file is in memory when its first MiB was read like this.
+resident() {
+    echo "$1" >"$setting"
+    forget
+    dd if=mnt/content/large-text of=/dev/null bs=64k count=16 status=none
+    fincore --noheadings --bytes --output RES mnt/content/large-text | tr -d ' '
+}
+little=$(resident 0) much=$(resident 16384)
+echo "$default" >"$setting"
+echo "   $little and $much bytes"
+# Chunks are decoded as a whole.
+((little <= 1024 * 1024 + 256 * 1024 && much > 2 * 1024 * 1024)) || fail "$little and $much bytes are in memory"
+
 check "a file handle outlives the caches, and the mount"
 for path in deep/er/still/file deep/er/still content/large-text .; do
     call handle "mnt/$path" >>handles

@@ -20,7 +20,7 @@ pub trait ExtentList {
         while low < high {
             let middle = low + (high - low) / 2;
             match self.extent(middle) {
-                Some(extent) if end_of(&extent) <= byte => low = middle + 1,
+                Some(extent) if extent.end() <= byte => low = middle + 1,
                 _ => high = middle,
             }
         }
@@ -93,8 +93,11 @@ pub fn pieces<L: ExtentList + ?Sized>(extents: &L, range: Range<u64>) -> Pieces<
     }
 }
 
-fn end_of(extent: &ExtentRecord) -> u64 {
-    extent.file_offset.saturating_add(u64::from(extent.length))
+impl ExtentRecord {
+    /// Where it ends in the file.
+    pub fn end(&self) -> u64 {
+        self.file_offset.saturating_add(u64::from(self.length))
+    }
 }
 
 impl<L: ExtentList + ?Sized> Iterator for Pieces<'_, L> {
@@ -106,7 +109,7 @@ impl<L: ExtentList + ?Sized> Iterator for Pieces<'_, L> {
         }
         let file_offset = self.position;
         let mut next = self.extents.extent(self.next);
-        while next.is_some_and(|extent| end_of(&extent) <= file_offset) {
+        while next.is_some_and(|extent| extent.end() <= file_offset) {
             self.next += 1;
             next = self.extents.extent(self.next);
         }
@@ -117,11 +120,11 @@ impl<L: ExtentList + ?Sized> Iterator for Pieces<'_, L> {
                 match extent.pack_offset.checked_add(skipped) {
                     Some(offset) => {
                         let pack = extent.pack;
-                        (end_of(&extent), Source::Pack { pack, offset })
+                        (extent.end(), Source::Pack { pack, offset })
                     }
                     // Beyond any pack: a place that the pack's reader refuses.
                     None => (
-                        end_of(&extent),
+                        extent.end(),
                         Source::Pack {
                             pack: extent.pack,
                             offset: u32::MAX,
@@ -154,38 +157,6 @@ pub fn first_hole<L: ExtentList + ?Sized>(extents: &L, range: Range<u64>) -> u64
     pieces(extents, range)
         .find(|piece| piece.source == Source::Hole)
         .map_or(end, |piece| piece.file_offset)
-}
-
-/// A range of a file, widened to where the chunks at its ends begin and end, but not beyond their
-/// extents. `chunk` gives the range of the chunk at an offset of a pack's address space, if that is
-/// known; it is asked once if both ends are in one chunk.
-pub fn widened(
-    extents: &(impl ExtentList + ?Sized),
-    range: Range<u64>,
-    chunk: impl Fn(u32, u32) -> Option<Range<u32>>,
-) -> Range<u64> {
-    let Some(last) = range.end.checked_sub(1).filter(|last| *last >= range.start) else {
-        return range;
-    };
-    // What the chunk at a byte has of the file before that byte and behind it.
-    let mut last_chunk: Option<(u32, Range<u32>)> = None;
-    let mut around = |byte: u64| {
-        let extent = extents.extent(extents.covering(byte))?;
-        let inside = u32::try_from(byte.checked_sub(extent.file_offset)?).ok()?;
-        let offset = extent.pack_offset.checked_add(inside)?;
-        let chunk = match &last_chunk {
-            Some((pack, range)) if *pack == extent.pack && range.contains(&offset) => range.clone(),
-            _ => chunk(extent.pack, offset)?,
-        };
-        last_chunk = Some((extent.pack, chunk.clone()));
-        let before = offset.checked_sub(chunk.start)?.min(inside);
-        let behind = chunk.end.checked_sub(offset)?.checked_sub(1)?;
-        let behind = u64::from(behind).min(end_of(&extent).saturating_sub(byte).checked_sub(1)?);
-        Some((u64::from(before), behind))
-    };
-    let start = around(range.start).map_or(range.start, |(before, _)| range.start - before);
-    let end = around(last).map_or(range.end, |(_, behind)| range.end.saturating_add(behind));
-    start..end
 }
 
 #[cfg(test)]
@@ -235,27 +206,6 @@ mod tests {
         assert_eq!(first_hole(&extents, 0..30), 0);
         assert_eq!(first_hole(&extents, 10..30), 20);
         assert_eq!(first_hole(&extents, 10..20), 20);
-    }
-
-    #[test]
-    fn widens_to_chunks_inside_extents() {
-        let extents = [extent(0, 1000, 300), extent(300, 5000, 100)];
-        // Chunks of 64 bytes.
-        let chunk = |_, offset: u32| Some(offset / 64 * 64..offset / 64 * 64 + 64);
-        // 1000 is 40 bytes into its chunk: bytes 24..88 of the file are one.
-        assert_eq!(widened(&extents, 30..40, chunk), 24..88);
-        assert_eq!(widened(&extents, 24..88, chunk), 24..88);
-        assert_eq!(widened(&extents, 3..4, chunk), 0..24);
-        assert_eq!(widened(&extents, 299..301, chunk), 280..356);
-        assert_eq!(widened(&extents, 350..1000, chunk), 300..1000);
-        assert_eq!(widened(&extents, 30..30, chunk), 30..30);
-        assert_eq!(widened(&extents, 30..40, |_, _| None), 30..40);
-        let odd = [extent(50, u32::MAX, 20), extent(0, 3, 60)];
-        assert_eq!(widened(&odd, 52..53, chunk), 52..53);
-        assert_eq!(
-            widened(&odd, 55..70, |_, _| Some(Range { start: 9, end: 2 })),
-            55..70
-        );
     }
 
     #[test]

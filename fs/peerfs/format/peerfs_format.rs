@@ -17,12 +17,13 @@
 #[cfg(test)]
 extern crate std;
 
+mod bitmap;
 mod blob_table;
+mod chunks;
 mod digest;
 mod error;
 mod extents;
 mod limits;
-mod lookahead;
 mod manifest;
 mod message;
 mod pack_index;
@@ -47,12 +48,13 @@ pub mod peerfs_capnp {
     include!("peerfs_capnp.rs");
 }
 
+pub use bitmap::Bitmap;
 pub use blob_table::{BlobTable, BlobTableLayout};
+pub use chunks::{ChunkPart, ChunkParts};
 pub use digest::Digest;
 pub use error::{Error, Result};
-pub use extents::{first_data, first_hole, pieces, widened, ExtentList, Piece, Pieces, Source};
+pub use extents::{first_data, first_hole, pieces, ExtentList, Piece, Pieces, Source};
 pub use limits::*;
-pub use lookahead::{ahead, lengthened};
 pub use manifest::Manifest;
 pub use pack_index::{PackIndex, PackIndexLayout};
 pub use presence::{PresenceHeader, PRESENCE_HEADER_SIZE};

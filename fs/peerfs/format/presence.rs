@@ -6,7 +6,7 @@
 //! `n / 8`, set when the chunk's bytes are in the pack. A hint only: whoever reads a chunk verifies
 //! it, whatever the bit says.
 
-use crate::{Digest, Error, Result};
+use crate::{Bitmap, Digest, Error, Result};
 
 /// Bytes before the bits.
 pub const PRESENCE_HEADER_SIZE: usize = 128;
@@ -31,15 +31,12 @@ pub struct PresenceHeader {
 impl PresenceHeader {
     /// Bytes of the bits behind the header.
     pub fn bits_size(&self) -> usize {
-        self.chunk_count.div_ceil(8) as usize
+        Bitmap::size(self.chunk_count)
     }
 
     /// Clears the bits behind that of the last chunk, which mean nothing.
     pub fn clear_padding(&self, bits: &mut [u8]) {
-        let used = self.chunk_count % 8;
-        if let (Some(last), 1..) = (bits.get_mut(self.chunk_count as usize / 8), used) {
-            *last &= (1 << used) - 1;
-        }
+        Bitmap(bits).clear_padding(self.chunk_count);
     }
 
     /// Reads a header.

@@ -16,7 +16,9 @@ use peerfs_format::{
 use super::cache::Size;
 use super::statistics::Statistics;
 use super::{Fetched, Hex, Missed};
-use crate::vfs::{sha256, ErrorName, Found, OpenedFile, Reporter};
+use crate::rust::crypto::sha256;
+use crate::rust::fs::{ErrorName, Found, OpenedFile};
+use crate::rust::ratelimit::Reporter;
 
 /// Why a blob cannot be used.
 pub(crate) enum OpenError {

@@ -13,9 +13,9 @@ use kernel::sync::{Arc, Mutex};
 use peerfs_format::METADATA_MAX;
 
 use super::chunk::Chunk;
-use super::segment::Segments;
+use super::readahead::Segments;
 use super::{IndexBlob, ShardBlob};
-use crate::vfs::Shrink;
+use crate::rust::mm::Shrink;
 
 /// Entries at the most, whatever their size, since a cache is searched from end to end.
 const ENTRIES_MAX: usize = 256;

@@ -4,22 +4,25 @@
 #![forbid(unsafe_code)]
 
 use core::ops::Range;
+use core::{fmt, format_args};
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use peerfs_format::upcall::ChunkData;
-use peerfs_format::{ChunkRecord, Codec, Digest};
+use peerfs_format::{ChunkPart, ChunkRecord};
 
 use super::cache::Size;
+use super::decode::{decode, NewBytes};
 use super::pack::{Pack, Place};
 use super::stored::StoredBytes;
-use super::{ChunksRequest, Fetched, Hex, Missed, Origin, Store};
-use crate::vfs::{sha256, ZstdDecoder};
+use super::view::PackView;
+use super::{ChunksRequest, Fetched, Hex, Origin, Store};
+use crate::rust::crypto::sha256;
+use crate::rust::fs::ErrorName;
+use crate::rust::zstd::ZstdDecoder;
 
 /// A verified and decoded chunk.
 pub(crate) struct Chunk {
-    /// Where it begins in its pack's uncompressed address space.
-    pub(crate) logical_offset: u32,
     /// Its bytes.
     pub(crate) bytes: KVVec<u8>,
 }
@@ -39,34 +42,30 @@ const FETCHES_MAX: usize = 2;
 const PREFETCHES_MAX: usize = 64;
 
 impl<O: Origin> Store<O> {
-    /// The chunk that covers `offset` of a pack's uncompressed address space. If it is missing, it is
-    /// waited for, with the missing chunks after it that begin before `until`.
-    pub(crate) fn chunk_at(&self, number: u32, offset: u32, until: u32) -> Result<Arc<Chunk>> {
-        let pack = self.pack(number)?;
-        let index = self.index(&pack)?;
-        let index = index.view();
-        let (first, record) = index
-            .chunk_at(offset)
-            .map_err(|error| self.refused(&pack.record.index_digest, error))?;
-        let beyond = index
-            .chunks
-            .partition_point(|chunk| chunk.logical_offset < until);
-        let beyond = u32::try_from(beyond).unwrap_or(u32::MAX);
-
+    /// The chunk of a part. If it is missing, it is waited for, with the missing chunks after it whose numbers are
+    /// below `beyond`.
+    pub(crate) fn chunk(
+        &self,
+        view: &PackView,
+        part: &ChunkPart,
+        beyond: u32,
+    ) -> Result<Arc<Chunk>> {
+        let pack = &view.pack;
+        let (first, record) = (part.number, &part.record);
         let mut again = false;
         for fetches in 0..=FETCHES_MAX {
             let place = pack.place(first);
             // Looking costs little beside a fetch. It is what makes everything that is here work
             // without a daemon, whoever put it here.
             if !(again && matches!(place, Place::Perhaps(_))) {
-                if let Some(chunk) = self.decode_shared(&pack, first, &record)? {
+                if let Some(chunk) = self.decode_shared(pack, first, record)? {
                     return Ok(chunk);
                 }
             }
             match place {
                 // A daemon may have another file than a whole pack that is damaged.
                 Place::Whole(_) | Place::Partial(_) => {
-                    self.report_chunk(&pack.record.digest, first, "its digest differs");
+                    self.report_damaged(pack, first, "its digest differs");
                     pack.lost(first);
                     again = true;
                 }
@@ -97,50 +96,44 @@ impl<O: Origin> Store<O> {
                 // It is not missing: what is wrong was told.
                 Err(_) if is_whole => return Err(EIO),
                 Err(missed) => {
-                    self.report_missing(&pack.record.digest, first, missed);
+                    self.report_of_chunk(pack, first, format_args!("{missed}"));
                     return Err(missed.into());
                 }
             };
             match fetched {
-                Fetched::Filled(file) => pack.filled(file, first, request.count)?,
-                Fetched::Data(data) => {
-                    return self.take(&pack, &index, first, request.count, &data)
+                Fetched::Filled(file) => {
+                    let filled = pack.filled(file, first, request.count);
+                    filled.inspect_err(|error| self.report_unreadable(pack, first, *error))?;
                 }
+                Fetched::Data(data) => return self.take(view, first, request.count, &data),
             }
         }
+        self.report_of_chunk(
+            pack,
+            first,
+            format_args!("peerfsd says that it is in the store, and it is not"),
+        );
         Err(EIO)
     }
 
-    /// Asks for what is missing of a range of a pack's uncompressed address space, and does not wait
-    /// for it. EAGAIN if the pack's index would have to be fetched for that.
-    pub(crate) fn prefetch(&self, number: u32, offsets: Range<u32>) -> Result {
-        let pack = self.pack(number)?;
-        if pack.is_whole() {
-            return Ok(());
-        }
-        let index = self.index_if_here(&pack)?;
-        let index = index.view();
-        let (mut first, _) = index
-            .chunk_at(offsets.start)
-            .map_err(|error| self.refused(&pack.record.index_digest, error))?;
-        let beyond = index
-            .chunks
-            .partition_point(|chunk| chunk.logical_offset < offsets.end);
-        let beyond = u32::try_from(beyond).unwrap_or(u32::MAX);
+    /// Asks for what is missing of `length` bytes from an offset of a pack's uncompressed address space on, and does
+    /// not wait for it.
+    pub(crate) fn prefetch(&self, view: &PackView, offset: u32, length: u64) -> Result {
+        let Range { mut start, end } = self.numbers(view, offset, length)?;
         // What is beyond that is left to whoever comes to it.
         for _ in 0..PREFETCHES_MAX {
-            let missing = pack.missing(first..beyond);
+            let missing = view.pack.missing(start..end);
             if missing.is_empty() {
                 break;
             }
             self.origin.prefetch_chunks(&ChunksRequest {
-                pack: &pack.record,
+                pack: &view.pack.record,
                 manifest: self.manifest_digest,
                 first: missing.start,
                 count: missing.len() as u32,
                 again: false,
             });
-            first = missing.end;
+            start = missing.end;
         }
         Ok(())
     }
@@ -191,37 +184,33 @@ impl<O: Origin> Store<O> {
     }
 
     /// Verifies and keeps the chunks of a `Data` reply, and returns the first one.
-    fn take(
-        &self,
-        pack: &Pack,
-        index: &peerfs_format::PackIndex<'_>,
-        first: u32,
-        count: u32,
-        data: &[u8],
-    ) -> Result<Arc<Chunk>> {
+    fn take(&self, view: &PackView, first: u32, count: u32, data: &[u8]) -> Result<Arc<Chunk>> {
+        let (pack, index) = (&view.pack, view.index());
         let mut wanted = None;
         for chunk in ChunkData::new(data) {
-            let (number, bytes) = chunk.map_err(|_| EIO)?;
+            let Ok((number, bytes)) = chunk else {
+                break;
+            };
             if number < first || number - first >= count {
                 continue;
             }
-            let record = index.chunk(number).map_err(|_| EIO)?;
+            let record = index.chunk(number);
+            let record = record.map_err(|error| self.refused_index(view, error))?;
             if bytes.len() != record.stored_length as usize || sha256(bytes) != record.digest.0 {
-                self.report_chunk(
-                    &pack.record.digest,
-                    number,
-                    "peerfsd answered with other bytes",
-                );
+                self.report_damaged(pack, number, "peerfsd answered with other bytes");
                 return Err(EIO);
             }
             let chunk = self
-                .readers
+                .workers
                 .with_decoder(|decoder| self.keep(pack, number, &record, bytes, decoder))?;
             if number == first {
                 wanted = Some(chunk);
             }
         }
-        wanted.ok_or(EIO)
+        wanted.ok_or_else(|| {
+            self.report_damaged(pack, first, "peerfsd answered without it");
+            EIO
+        })
     }
 
     /// Decodes verified bytes, and keeps the chunk for the next reader.
@@ -233,49 +222,41 @@ impl<O: Origin> Store<O> {
         stored: &[u8],
         decoder: &mut ZstdDecoder,
     ) -> Result<Arc<Chunk>> {
-        let bytes = match record.codec().ok_or(EIO)? {
-            Codec::Raw => {
-                let mut bytes = KVVec::with_capacity(stored.len(), GFP_KERNEL)?;
-                bytes.extend_from_slice(stored, GFP_KERNEL)?;
-                bytes
+        let length = record.logical_length as usize;
+        let bytes = decode(record, stored, decoder, NewBytes(length)).inspect_err(|error| {
+            if *error == EIO {
+                self.report_damaged(pack, number, "it cannot be decoded");
             }
-            Codec::Zstd => decoder
-                .decompress_new(stored, record.logical_length as usize)
-                .inspect_err(|error| {
-                    if *error == EIO {
-                        self.report_chunk(&pack.record.digest, number, "it cannot be decoded");
-                    }
-                })?,
-        };
+        })?;
         self.statistics.chunks.verified.count();
-        let chunk = Arc::new(
-            Chunk {
-                logical_offset: record.logical_offset,
-                bytes,
-            },
-            GFP_KERNEL,
-        )?;
+        let chunk = Arc::new(Chunk { bytes }, GFP_KERNEL)?;
         self.caches
             .chunks
             .insert((pack.number, number), chunk.clone());
         Ok(chunk)
     }
 
-    fn report_missing(&self, pack: &Digest, chunk: u32, missed: Missed) {
-        self.log.report(fmt!(
-            "{}: pack {} chunk {chunk}: {}\n",
-            self.name.to_str().unwrap_or("store"),
-            Hex(pack),
-            core::format_args!("{missed}")
-        ));
+    /// Says in the log that a chunk cannot be read from the store, if that is so.
+    #[cold]
+    pub(super) fn report_unreadable(&self, pack: &Pack, chunk: u32, error: Error) {
+        if error != EINTR && error != ENOMEM {
+            let what = format_args!("cannot be read: {}", ErrorName(error));
+            self.report_of_chunk(pack, chunk, what);
+        }
     }
 
-    fn report_chunk(&self, pack: &Digest, chunk: u32, what: &str) {
+    #[cold]
+    fn report_damaged(&self, pack: &Pack, chunk: u32, what: &str) {
         self.statistics.chunks.damaged.count();
+        self.report_of_chunk(pack, chunk, format_args!("damaged: {what}"));
+    }
+
+    #[cold]
+    fn report_of_chunk(&self, pack: &Pack, chunk: u32, what: fmt::Arguments<'_>) {
         self.log.report(fmt!(
-            "{}: pack {} chunk {chunk}: damaged: {what}\n",
+            "{}: pack {} chunk {chunk}: {what}\n",
             self.name.to_str().unwrap_or("store"),
-            Hex(pack)
+            Hex(&pack.record.digest)
         ));
     }
 }

@@ -11,10 +11,12 @@
 
 use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::prelude::*;
-use peerfs_format::{pieces, ExtentList, Source};
+use peerfs_format::{pieces, ChunkPart, ExtentList, Source};
 
 use super::{Origin, Store};
-use crate::vfs::{is_being_killed, sha256, ContentId};
+use crate::rust::crypto::sha256;
+use crate::rust::fs::ContentId;
+use crate::rust::task::is_being_killed;
 
 /// Files of more chunks and holes keep their pages for themselves: some 1 GiB, where the list is 768 KiB.
 const CHUNKS_MAX: usize = 16 * 1024;
@@ -42,7 +44,7 @@ impl<O: Origin> Store<O> {
             if list.len() >= CHUNKS_MAX * ENTRY {
                 return Ok(None);
             }
-            let Source::Pack { pack, mut offset } = piece.source else {
+            let Source::Pack { pack, offset } = piece.source else {
                 // No chunk has this digest: nobody knows bytes for it.
                 entry(&mut list, &[0; 32], piece.length, 0)?;
                 continue;
@@ -50,33 +52,35 @@ impl<O: Origin> Store<O> {
             if is_being_killed() {
                 return Err(EINTR);
             }
-            let pack = self.pack(pack)?;
-            if last != Some(pack.number) {
-                last = Some(pack.number);
-                indexes = indexes.saturating_add(pack.record.index_length.into());
-                if indexes > INDEXES_MAX {
-                    return Ok(None);
+            let view = match last.take() {
+                Some((number, view)) if number == pack => view,
+                _ => {
+                    let pack = self.pack(pack)?;
+                    indexes = indexes.saturating_add(pack.record.index_length.into());
+                    if indexes > INDEXES_MAX {
+                        return Ok(None);
+                    }
+                    self.view_of(pack)?
                 }
-            }
-            let index = self.index(&pack)?;
-            let index = index.view();
-            let mut rest = u32::try_from(piece.length)?;
-            while rest > 0 {
+            };
+            for part in self.parts(&view, offset, piece.length) {
                 if list.len() >= CHUNKS_MAX * ENTRY {
                     return Ok(None);
                 }
-                let (_, chunk) = index.chunk_at(offset).map_err(|_| EIO)?;
-                let skipped = offset.checked_sub(chunk.logical_offset).ok_or(EIO)?;
-                let length = chunk.logical_length.saturating_sub(skipped).min(rest);
+                let ChunkPart {
+                    record: chunk,
+                    skipped,
+                    length,
+                    ..
+                } = part?;
                 entry(
                     &mut list,
                     &chunk.digest.0,
                     u64::from(skipped) << 32 | u64::from(length),
                     u64::from(chunk.codec) << 32 | u64::from(chunk.logical_length),
                 )?;
-                offset = offset.checked_add(length).ok_or(EIO)?;
-                rest = rest.saturating_sub(length);
             }
+            last = Some((pack, view));
         }
         Ok(Some(ContentId(sha256(&list))))
     }

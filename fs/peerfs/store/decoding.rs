@@ -10,7 +10,7 @@ use kernel::sync::lock::mutex::MutexGuard;
 use kernel::sync::Mutex;
 use pin_init::pin_init_array_from_fn;
 
-use crate::vfs::lock_killable;
+use crate::rust::sync::lock_killable;
 
 /// More than there are processors in most machines.
 const LOCKS: usize = 32;

@@ -11,19 +11,16 @@ mod blob;
 mod cache;
 mod chunk;
 mod content;
+mod decode;
 mod decoding;
 mod kept;
 mod origin;
 mod pack;
 mod presence;
-mod readers;
-mod run;
-mod segment;
-mod sequence;
+mod readahead;
 mod statistics;
 mod stored;
-
-use core::ops::Range;
+mod view;
 
 use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::cred::Credential;
@@ -39,14 +36,16 @@ use peerfs_format::{
     BlobTable, BlobTableLayout, Digest, Manifest, PackIndexLayout, PackRecord, ShardLayout,
 };
 
-use crate::vfs::{override_credential, Directory, Found, Reporter, Shrinker};
+use crate::rust::cred::override_credential;
+use crate::rust::fs::{Directory, Found};
+use crate::rust::mm::Shrinker;
+use crate::rust::ratelimit::Reporter;
 use blob::{Blob, Expected};
 use cache::Caches;
 use decoding::Decoding;
 use kept::{Kept, KeptValues};
 use pack::Pack;
-use readers::OwnWork;
-use sequence::Sequence;
+use readahead::{OwnWork, Sequence};
 
 pub(crate) use blob::OpenError;
 
@@ -57,9 +56,9 @@ pub(crate) type KeptShard = Kept<ShardBlob>;
 /// A pack index in memory.
 type IndexBlob = Blob<PackIndexLayout>;
 pub(crate) use origin::{BlobRequest, ChunksRequest, Fetched, Missed, Origin};
-pub(crate) use readers::Readers;
-pub(crate) use run::Runs;
+pub(crate) use readahead::{ahead, lengthened, widened, Runs, Workers};
 pub(crate) use statistics::Statistics;
+pub(crate) use view::{PackView, Views};
 
 /// The store of a mount, read for one image.
 #[pin_data]
@@ -86,7 +85,7 @@ pub(crate) struct Store<O> {
     #[pin]
     decoding: Decoding,
     sequence: Sequence,
-    readers: Arc<Readers>,
+    workers: Arc<Workers>,
     /// What its readers have still to do.
     work: Arc<OwnWork>,
 }
@@ -99,7 +98,7 @@ impl<O: Origin> Store<O> {
         credential: ARef<Credential>,
         manifest_digest: Digest,
         origin: O,
-        readers: Arc<Readers>,
+        workers: Arc<Workers>,
         is_privileged: bool,
     ) -> core::result::Result<Arc<Self>, OpenError> {
         let log =
@@ -147,7 +146,7 @@ impl<O: Origin> Store<O> {
                 kept_shards,
                 decoding <- Decoding::new(depth),
                 sequence: Sequence::new(),
-                readers,
+                workers,
                 work,
             }),
             GFP_KERNEL,
@@ -171,7 +170,7 @@ impl<O: Origin> Store<O> {
     }
 
     /// Whether its files may share their pages with those of other mounts: only if nobody can be made to wait for
-    /// pages of this mount by filling those that are shared (see `vfs`).
+    /// pages of this mount by filling those that are shared (see `rust/fs/pages.rs`).
     pub(crate) fn shares_pages(&self) -> bool {
         self.directory.is_local()
     }
@@ -266,12 +265,7 @@ impl<O: Origin> Store<O> {
     /// Says in the log what is wrong with a blob of the image, whose digest is right: it was made like this.
     #[cold]
     pub(crate) fn refused(&self, blob: &Digest, error: peerfs_format::Error) -> Error {
-        self.log.report(fmt!(
-            "{}: blob {}: refused: {}\n",
-            self.name.to_str().unwrap_or("store"),
-            Hex(blob),
-            core::format_args!("{error}")
-        ));
+        self.report(blob, core::format_args!("refused: {error}"));
         EIO
     }
 
@@ -288,12 +282,7 @@ impl<O: Origin> Store<O> {
             Ok(Ok(record)) => record.digest,
             _ => self.manifest_digest,
         };
-        self.log.report(fmt!(
-            "{}: blob {}: {object}: refused: {}\n",
-            self.name.to_str().unwrap_or("store"),
-            Hex(&digest),
-            core::format_args!("{error}")
-        ));
+        self.report(&digest, core::format_args!("{object}: refused: {error}"));
         EIO
     }
 
@@ -318,8 +307,26 @@ impl<O: Origin> Store<O> {
                 })
             },
             parse,
-        )?;
-        Ok(blob)
+        );
+        blob.map_err(|error| self.not_opened(&digest, error))
+    }
+
+    /// Says in the log why a blob cannot be had, unless that was told: what is damaged or refused is.
+    #[cold]
+    fn not_opened(&self, digest: &Digest, error: OpenError) -> Error {
+        if let OpenError::Missing(_) | OpenError::Read(_) = error {
+            self.report(digest, core::format_args!("{error}"));
+        }
+        error.into()
+    }
+
+    #[cold]
+    fn report(&self, blob: &Digest, what: core::fmt::Arguments<'_>) {
+        self.log.report(fmt!(
+            "{}: blob {}: {what}\n",
+            self.name.to_str().unwrap_or("store"),
+            Hex(blob)
+        ));
     }
 
     fn expected<'a>(&'a self, digest: &'a Digest, length: u32) -> Expected<'a> {
@@ -354,16 +361,6 @@ impl<O: Origin> Store<O> {
         }
     }
 
-    /// The range of the chunk at an offset of a pack's uncompressed address space, if that can be said
-    /// without fetching anything.
-    pub(crate) fn chunk_range(&self, number: u32, offset: u32) -> Option<Range<u32>> {
-        let pack = self.pack(number).ok()?;
-        let index = self.index_if_here(&pack).ok()?;
-        let (_, record) = index.view().chunk_at(offset).ok()?;
-        let end = record.logical_offset.checked_add(record.logical_length)?;
-        Some(record.logical_offset..end)
-    }
-
     /// The index of a pack; never opened by path here.
     fn index(&self, pack: &Pack) -> Result<Arc<IndexBlob>> {
         if let Some(index) = self.caches.indexes.get(&pack.number) {
@@ -371,7 +368,7 @@ impl<O: Origin> Store<O> {
             return Ok(index);
         }
         let record: &PackRecord = &pack.record;
-        let index = Blob::open(
+        let opened = Blob::open(
             &self.expected(&record.index_digest, record.index_length),
             || Ok(pack.index_file().map_or(Found::Nothing, Found::File)),
             |again| {
@@ -388,7 +385,8 @@ impl<O: Origin> Store<O> {
                 Ok(fetched)
             },
             |bytes| PackIndexLayout::parse(bytes, record),
-        )?;
+        );
+        let index = opened.map_err(|error| self.not_opened(&record.index_digest, error))?;
         let index = Arc::new(index, GFP_KERNEL)?;
         self.caches.indexes.insert(pack.number, index.clone());
         Ok(index)

@@ -10,13 +10,15 @@ use kernel::sync::Arc;
 use peerfs_format::upcall::BlobKind;
 use peerfs_format::{Digest, PackRecord};
 
-use crate::vfs::{ErrorName, OpenedFile};
+use crate::rust::fs::{ErrorName, OpenedFile};
 
-/// What came of asking.
+/// What came of asking. Nothing of it is verified.
+#[derive(Clone)]
 pub(crate) enum Fetched {
-    /// It is in the store now, in this file if it is not open already.
+    /// It is in the store now: in this file of the store's filesystem, if there is one.
     Filled(Option<OpenedFile>),
-    /// These bytes: a whole blob, or chunks as in the upcall's `Data` reply.
+    /// The bytes: of the blob, or [`ChunkData`](peerfs_format::upcall::ChunkData) with exactly the chunks of the
+    /// request's run. For a request that joined another one's run it is that run, and may begin before and end behind.
     Data(Arc<KVVec<u8>>),
 }
 

@@ -19,7 +19,8 @@ use peerfs_format::PackRecord;
 
 use super::presence::Presence;
 use super::Hex;
-use crate::vfs::{Directory, Found, OpenedFile, Reporter};
+use crate::rust::fs::{Directory, Found, OpenedFile};
+use crate::rust::ratelimit::Reporter;
 
 /// A pack of the image.
 #[pin_data]

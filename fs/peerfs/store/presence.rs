@@ -7,9 +7,9 @@ use core::ops::Range;
 
 use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::prelude::*;
-use peerfs_format::{PackRecord, PresenceHeader, PRESENCE_HEADER_SIZE};
+use peerfs_format::{Bitmap, PackRecord, PresenceHeader, PRESENCE_HEADER_SIZE};
 
-use crate::vfs::OpenedFile;
+use crate::rust::fs::OpenedFile;
 
 /// Which chunks of a pack are in its file, as far as this mount knows. A hint: what is read is
 /// verified whatever it says.
@@ -17,18 +17,15 @@ pub(super) enum Presence {
     /// All of them.
     Whole,
     /// Those whose bits are set.
-    Partial(KVVec<u8>),
+    Partial(Bitmap<KVVec<u8>>),
 }
 
 impl Presence {
     /// None of a pack's chunks.
     pub(super) fn nothing(pack: &PackRecord) -> Result<Self> {
-        let bytes = pack.chunk_count.div_ceil(8) as usize;
-        Ok(Presence::Partial(KVVec::from_elem(
-            0,
-            bytes,
-            GFP_KERNEL_ACCOUNT,
-        )?))
+        let bytes = Bitmap::size(pack.chunk_count);
+        let bits = KVVec::from_elem(0, bytes, GFP_KERNEL_ACCOUNT)?;
+        Ok(Presence::Partial(Bitmap(bits)))
     }
 
     /// What a map file says; nothing if it is not the map of this pack with this index.
@@ -44,8 +41,8 @@ impl Presence {
             && PresenceHeader::parse(&header) == Ok(expected);
         if let (true, Presence::Partial(bits)) = (fits, &mut nothing) {
             // A map that ends early says nothing about the rest.
-            map.read_at(bits, PRESENCE_HEADER_SIZE as u64)?;
-            expected.clear_padding(bits);
+            map.read_at(&mut bits.0, PRESENCE_HEADER_SIZE as u64)?;
+            bits.clear_padding(pack.chunk_count);
         }
         Ok(nothing)
     }
@@ -53,31 +50,21 @@ impl Presence {
     pub(super) fn has(&self, chunk: u32) -> bool {
         match self {
             Presence::Whole => true,
-            Presence::Partial(bits) => bits
-                .get(chunk as usize / 8)
-                .is_some_and(|byte| byte & (1 << (chunk % 8)) != 0),
+            Presence::Partial(bits) => bits.has(chunk),
         }
     }
 
     /// The first chunks in a range that are not there and follow each other, this many at the most.
     pub(super) fn missing(&self, chunks: Range<u32>, most: u32) -> Range<u32> {
-        let Range { start, end } = chunks;
-        let first = (start..end).find(|chunk| !self.has(*chunk)).unwrap_or(end);
-        let end = end.min(first.saturating_add(most));
-        let after = (first..end).find(|chunk| self.has(*chunk)).unwrap_or(end);
-        first..after
+        match self {
+            Presence::Whole => chunks.end..chunks.end,
+            Presence::Partial(bits) => bits.first_unset(chunks, most),
+        }
     }
 
     pub(super) fn set(&mut self, chunk: u32, present: bool) {
         if let Presence::Partial(bits) = self {
-            if let Some(byte) = bits.get_mut(chunk as usize / 8) {
-                let bit = 1 << (chunk % 8);
-                if present {
-                    *byte |= bit;
-                } else {
-                    *byte &= !bit;
-                }
-            }
+            bits.set(chunk, present);
         }
     }
 }
@@ -103,19 +90,6 @@ mod tests {
             presence.set(*chunk, true);
         }
         Ok(presence)
-    }
-
-    #[test]
-    fn the_first_run_that_is_missing_ends_at_what_is_there() -> Result {
-        let presence = presence(&[3, 4, 5, 7, 8])?;
-        assert_eq!(presence.missing(0..20, 20), 0..3);
-        assert_eq!(presence.missing(3..20, 20), 6..7);
-        assert_eq!(presence.missing(7..20, 20), 9..20);
-        assert_eq!(presence.missing(10..12, 20), 10..12);
-        assert!(presence.missing(3..6, 20).is_empty());
-        assert!(presence.missing(6..6, 20).is_empty());
-        assert_eq!(presence.missing(7..20, 4), 9..13);
-        Ok(())
     }
 
     #[test]

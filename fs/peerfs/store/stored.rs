@@ -8,7 +8,7 @@ use core::ops::Range;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 
-use crate::vfs::OpenedFile;
+use crate::rust::fs::OpenedFile;
 
 /// Stored bytes of a pack from some offset on. They are read past the page cache where that can be
 /// done, so they are whole pages: some before and some behind those that are wanted.

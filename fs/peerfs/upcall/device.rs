@@ -4,11 +4,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::{message::MESSAGE_MAX, queue::FileId, request::Wanted, Outcome, StoreUpcall, Upcall};
-use crate::vfs::{
-    descriptor::{check_readable, same_filesystem, DirectoryId},
-    misc_device::{Ioctl, MiscDevice, POLL_READABLE, POLL_WRITABLE},
-};
+use super::{message::MESSAGE_MAX, queue::FileId, request::Wanted, Readers, StoreUpcall, Upcall};
+use crate::rust::fs::{same_filesystem, DirectoryId, OpenedFile};
+use crate::rust::miscdevice::{Ioctl, MiscDevice, POLL_READABLE, POLL_WRITABLE};
+use crate::store::Fetched;
 use kernel::{
     fs::File,
     ioctl::_IOW,
@@ -30,6 +29,7 @@ const REPLY_FILE: u32 = _IOW::<[u8; FileReply::SIZE]>(IOCTL_TYPE as u32, IOCTL_R
 /// An open file of the device. It serves at most one store, from ATTACH until it is closed.
 pub(crate) struct Device {
     upcall: Arc<Upcall>,
+    readers: Arc<Readers>,
     attachment: SetOnce<Attachment>,
 }
 
@@ -52,6 +52,7 @@ impl MiscDevice for Device {
         let device = Device {
             upcall: upcall.clone(),
             attachment: SetOnce::new(),
+            readers: Arc::pin_init(Readers::new(), GFP_KERNEL)?,
         };
         Ok(KBox::new(device, GFP_KERNEL)?)
     }
@@ -68,7 +69,7 @@ impl MiscDevice for Device {
         let mut message = match store.next(file) {
             Some(message) => message,
             None if nonblock => return Err(EAGAIN),
-            None => store.wait_next(file)?,
+            None => store.wait_next(file, &self.readers)?,
         };
         let mut count: usize = 0;
         loop {
@@ -114,7 +115,7 @@ impl MiscDevice for Device {
     }
 
     fn poll(&self, file: &File, table: PollTable<'_>) -> u32 {
-        self.upcall.register(file, table);
+        self.readers.register(file, table);
         let attached = self.attachment.as_ref();
         if attached.is_some_and(|attachment| attachment.store.has_next(attachment.id)) {
             POLL_READABLE | POLL_WRITABLE
@@ -146,7 +147,7 @@ impl Device {
 
     fn attach(&self, directory: ARef<File>) -> Result {
         let store = self.upcall.store(DirectoryId::of(&directory)?)?;
-        let id = store.attach()?;
+        let id = store.attach(&self.readers)?;
         let attachment = Attachment {
             store,
             id,
@@ -160,12 +161,13 @@ impl Device {
 
     fn reply_file(&self, id: u64, file: ARef<File>) -> Result {
         let attachment = self.attachment()?;
-        check_readable(&file)?;
         // A file of a mount that needs this very answer would wait for itself.
-        if !same_filesystem(&file, &attachment.directory) {
+        let is_of_store = same_filesystem(&file, &attachment.directory);
+        let file = OpenedFile::new(file)?;
+        if !is_of_store {
             return Err(EXDEV);
         }
-        let outcome = Outcome::Filled(Some(file));
+        let outcome = Fetched::Filled(Some(file));
         attachment.store.answer(attachment.id, id, Ok(outcome))
     }
 }
@@ -181,17 +183,17 @@ fn read_outcome(
     operation: Operation,
     wanted: &Wanted,
     from: &mut IovIterSource<'_>,
-) -> Result<Result<Outcome>> {
+) -> Result<Result<Fetched>> {
     let length = from.len();
     match operation {
-        Operation::Filled if length == 0 => Ok(Ok(Outcome::Filled(None))),
+        Operation::Filled if length == 0 => Ok(Ok(Fetched::Filled(None))),
         Operation::Data if length <= wanted.data_max() => {
             let mut data = KVVec::new();
             if from.copy_from_iter_vec(&mut data, GFP_KERNEL)? < length {
                 return Err(EFAULT);
             }
             wanted.check_data(&data)?;
-            Ok(Ok(Outcome::Data(Arc::new(data, GFP_KERNEL)?)))
+            Ok(Ok(Fetched::Data(Arc::new(data, GFP_KERNEL)?)))
         }
         Operation::Failed if length == Failure::SIZE => {
             let mut payload = [0; Failure::SIZE];

@@ -7,7 +7,8 @@
 use super::request::Wanted;
 use peerfs_format::{
     upcall::{
-        write_message, FetchBlob, FetchChunks, Operation, Priority, HEADER_SIZE, REQUEST_MAX,
+        write_message, FetchBlob, FetchChunks, Operation, Priority, FETCH_AGAIN, HEADER_SIZE,
+        REQUEST_MAX,
     },
     Record,
 };
@@ -29,14 +30,30 @@ impl Message {
         let mut payload = Buffer::<{ FetchChunks::SIZE }>::new();
         let append = |piece: &[u8]| payload.append(piece);
         let operation = match *wanted {
-            Wanted::Blob(mut blob) => {
-                blob.priority = priority as u32;
-                blob.write_to(append);
+            Wanted::Blob(wanted) => {
+                let message = FetchBlob {
+                    digest: wanted.digest,
+                    manifest: wanted.manifest,
+                    length: wanted.length,
+                    kind: wanted.kind as u32,
+                    priority: priority as u32,
+                };
+                message.write_to(append);
                 Operation::FetchBlob
             }
-            Wanted::Chunks(mut chunks) => {
-                chunks.priority = priority as u32;
-                chunks.write_to(append);
+            Wanted::Chunks(wanted) => {
+                let message = FetchChunks {
+                    pack: wanted.pack,
+                    index: wanted.index,
+                    manifest: wanted.manifest,
+                    pack_length: wanted.pack_length,
+                    index_length: wanted.index_length,
+                    first_chunk: wanted.first,
+                    chunk_count: wanted.count,
+                    priority: priority as u32,
+                    flags: if wanted.again { FETCH_AGAIN } else { 0 },
+                };
+                message.write_to(append);
                 Operation::FetchChunks
             }
         };

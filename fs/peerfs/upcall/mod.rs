@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Requests to the daemons behind `/dev/peerfs`: who needs something that a store lacks asks here and
-//! waits. Knows nothing of inodes, nor of what a store does with an answer. The messages are in
+//! waits. Knows nothing of inodes, nor (but for `origin`) of what a store does with an answer. The messages are in
 //! `format/upcall.rs`, the protocol in `Documentation/upcall.md`.
 //!
 //! ```text
-//!    fetch_*, prefetch_*  ->  StoreRequests { Mutex<Queue> }  <-  Device: one open file of /dev/peerfs
+//!    fetch_*, prefetch_*  ->  StoreRequests { Mutex<Served> }  <-  Device: one open file of /dev/peerfs
 //!                   waits on  Request (completion, outcome)    completes it
 //! ```
 //!
 //! Each store has a queue of its own, so that who asks much of one does not hold up the others.
 //!
 //! Locking: the mutex of the list of stores is taken when one is mounted or attached, and when that ends. While it is
-//! held, those of the queues are taken, for their counters alone. A queue's mutex is a leaf: while it is held no other
-//! lock of the module is taken, no user memory is touched and nothing is waited for but memory. Callers of `fetch_*`
+//! held, those of the queues are taken, for their counters alone. A queue's mutex is a leaf but for those of the wait
+//! queues of readers, who are woken under it: no user memory is touched and nothing is waited for but memory. Callers of `fetch_*`
 //! hold no folio locked. They may hold the VFS's locks of a directory, or of a file's position.
 
 #![forbid(unsafe_code)]
 
 mod device;
 mod message;
+mod origin;
 mod queue;
 mod request;
 mod statistics;
@@ -27,9 +28,12 @@ mod statistics;
 mod tests;
 
 pub(crate) use device::Device;
-pub(crate) use request::Outcome;
+pub(crate) use origin::Daemon;
 
-use crate::vfs::{completion::Wait, descriptor::DirectoryId};
+use crate::rust::fs::DirectoryId;
+use crate::rust::sync::Wait;
+use crate::store::Fetched;
+use crate::trace;
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     ffi::c_ulong,
@@ -44,7 +48,6 @@ use kernel::{
     time::{Instant, Monotonic},
 };
 use message::Message;
-use peerfs_format::upcall::{FetchBlob, FetchChunks};
 use queue::{FileId, MountId, Queue};
 use request::{Request, Wanted};
 use statistics::Statistics;
@@ -55,9 +58,6 @@ pub(crate) struct Upcall {
     enabled: bool,
     #[pin]
     stores: Mutex<Stores>,
-    /// Notified when there may be something new to read.
-    #[pin]
-    changed: PollCondVar,
 }
 
 struct Stores {
@@ -78,7 +78,35 @@ struct Used {
 struct StoreRequests {
     store: DirectoryId,
     #[pin]
-    queue: Mutex<Queue>,
+    served: Mutex<Served>,
+}
+
+/// What the mutex of a store's requests is for.
+struct Served {
+    queue: Queue,
+    /// The files that the queue has attached, and who reads them.
+    files: KVec<(FileId, Arc<Readers>)>,
+}
+
+/// The tasks that read an open file of the device, or poll it.
+#[pin_data]
+struct Readers {
+    /// Notified when there may be something new to read.
+    #[pin]
+    changed: PollCondVar,
+}
+
+impl Readers {
+    fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            changed <- new_poll_condvar!("peerfs::Readers::changed"),
+        })
+    }
+
+    /// Registers for changes.
+    fn register(&self, opened: &File, table: PollTable<'_>) {
+        table.register_wait(opened, &self.changed);
+    }
 }
 
 impl Upcall {
@@ -93,7 +121,6 @@ impl Upcall {
                 },
                 "peerfs::Upcall::stores"
             ),
-            changed <- new_poll_condvar!("peerfs::Upcall::changed"),
         })
     }
 
@@ -107,19 +134,22 @@ impl Upcall {
         })
     }
 
-    /// Registers for changes.
-    fn register(&self, opened: &File, table: PollTable<'_>) {
-        table.register_wait(opened, &self.changed);
-    }
-
     /// The counters.
     pub(crate) fn statistics(&self) -> Statistics {
         let stores = self.stores.lock();
         let mut sum = stores.ended;
         for used in stores.list.iter() {
-            sum.add(&used.requests.queue.lock().statistics(Instant::now()));
+            sum.add(&used.requests.served.lock().queue.statistics(Instant::now()));
         }
         sum
+    }
+}
+
+impl Served {
+    fn wake_readers(&self) {
+        for (_, readers) in &self.files {
+            readers.changed.notify_one();
+        }
     }
 }
 
@@ -136,7 +166,13 @@ impl Stores {
         let requests = Arc::pin_init(
             pin_init!(StoreRequests {
                 store,
-                queue <- new_mutex!(Queue::new(), "peerfs::Upcall::queue"),
+                served <- new_mutex!(
+                    Served {
+                        queue: Queue::new(),
+                        files: KVec::new(),
+                    },
+                    "peerfs::Upcall::served"
+                ),
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
@@ -157,7 +193,7 @@ impl Stores {
             }
             used.users = used.users.saturating_sub(1);
             if used.users == 0 {
-                let counted = requests.queue.lock().statistics(Instant::now());
+                let counted = requests.served.lock().queue.statistics(Instant::now());
                 ended.add(&counted.without_pending());
             }
             used.users > 0
@@ -180,57 +216,30 @@ impl Drop for StoreUpcall {
 }
 
 impl StoreUpcall {
-    /// Asks for a metadata blob and waits for it; see [`StoreUpcall::fetch_chunks`].
-    pub(crate) fn fetch_blob(&self, request: FetchBlob, timeout: c_ulong) -> Result<Outcome> {
-        self.fetch(Wanted::Blob(request), timeout)
-    }
-
-    /// Asks for chunks and waits, at most `timeout` jiffies. What comes is not verified yet.
+    /// Asks for what is missing and waits, at most `timeout` jiffies. What comes is not verified yet.
     ///
     /// ENODATA: there are no upcalls. ETIMEDOUT: no answer in time. EINTR: the task is being killed.
     /// EBUSY: too many of the mount wait already. Otherwise the daemon's own errno.
-    pub(crate) fn fetch_chunks(&self, request: FetchChunks, timeout: c_ulong) -> Result<Outcome> {
-        self.fetch(Wanted::Chunks(request), timeout)
-    }
-
-    /// Asks for chunks that may soon be needed. Never waits; what is too much is dropped.
-    pub(crate) fn prefetch_chunks(&self, request: FetchChunks) {
-        if self.upcall.enabled {
-            let wanted = Wanted::Chunks(request);
-            self.change(|queue, now| queue.prefetch(self.mount, wanted, now));
-        }
-    }
-
-    /// Whether a daemon serves the store now.
-    pub(crate) fn is_attached(&self) -> bool {
-        self.queue().is_attached()
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.requests.queue.lock()
-    }
-
-    /// Changes the queue, and tells those who serve the store, if there are any.
-    fn change<T>(&self, change: impl FnOnce(&mut Queue, Instant<Monotonic>) -> T) -> T {
-        let mut queue = self.queue();
-        let result = change(&mut queue, Instant::now());
-        let is_attached = queue.is_attached();
-        drop(queue);
-        if is_attached {
-            self.upcall.changed.notify_all();
-        }
-        result
-    }
-
-    fn fetch(&self, wanted: Wanted, timeout: c_ulong) -> Result<Outcome> {
+    fn fetch(&self, wanted: Wanted, timeout: c_ulong) -> Result<Fetched> {
         if !self.upcall.enabled {
             return Err(ENODATA);
         }
+        let began = Instant::<Monotonic>::now();
         let request = self.change(|queue, now| queue.demand(self.mount, wanted, now))?;
+        let result = self.wait(&request, timeout);
+        let (what, chunks) = match &wanted {
+            Wanted::Blob(blob) => (&blob.digest, 0..0),
+            Wanted::Chunks(chunks) => (&chunks.pack, chunks.range()),
+        };
+        trace::miss(request.id, what, chunks, began.elapsed(), &result);
+        result
+    }
 
+    /// Waits for the answer to a request.
+    fn wait(&self, request: &Request, timeout: c_ulong) -> Result<Fetched> {
         let wait = request.wait(timeout);
         if wait != Wait::Done {
-            let left = self.change(|queue, _| queue.leave(&request, wait == Wait::TimedOut));
+            let left = self.change(|queue, _| queue.leave(request, wait == Wait::TimedOut));
             if wait == Wait::Killed {
                 return Err(EINTR);
             }
@@ -243,29 +252,73 @@ impl StoreUpcall {
         request.outcome()
     }
 
-    /// An open file begins to serve the store.
-    fn attach(&self) -> Result<FileId> {
-        self.change(Queue::attach)
+    /// Asks for what may soon be needed. Never waits; what is too much is dropped.
+    fn prefetch(&self, wanted: Wanted) {
+        if self.upcall.enabled {
+            self.change(|queue, now| queue.prefetch(self.mount, wanted, now));
+        }
+    }
+
+    /// Whether a daemon serves the store now.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.served().queue.is_attached()
+    }
+
+    fn served(&self) -> MutexGuard<'_, Served> {
+        self.requests.served.lock()
+    }
+
+    /// Changes the queue, and wakes one reader of each file that serves the store: whoever has time for it.
+    fn change<T>(&self, change: impl FnOnce(&mut Queue, Instant<Monotonic>) -> T) -> T {
+        let mut served = self.served();
+        let result = change(&mut served.queue, Instant::now());
+        served.wake_readers();
+        result
+    }
+
+    /// An open file with these readers begins to serve the store.
+    fn attach(&self, readers: &Arc<Readers>) -> Result<FileId> {
+        let mut served = self.served();
+        let now = Instant::now();
+        let file = served.queue.attach(now)?;
+        if let Err(error) = served.files.push((file, readers.clone()), GFP_KERNEL) {
+            served.queue.detach(file, now);
+            return Err(error.into());
+        }
+        served.wake_readers();
+        Ok(file)
     }
 
     /// The file is closed; what it didn't answer goes to another one.
     fn detach(&self, file: FileId) {
-        self.change(|queue, now| queue.detach(file, now));
+        let mut served = self.served();
+        let place = served
+            .files
+            .iter()
+            .position(|(attached, _)| *attached == file);
+        let given_up = place.and_then(|place| served.files.remove(place).ok());
+        served.queue.detach(file, Instant::now());
+        served.wake_readers();
+        drop(served);
+        // Without the lock: the end of a wait queue that may be polled takes a grace period of RCU.
+        drop(given_up);
     }
 
     /// The next message for the file.
     fn next(&self, file: FileId) -> Option<Message> {
-        self.queue().next(file, Instant::now())
+        self.served().queue.next(file, Instant::now())
     }
 
     /// Waits for the next message. Interruptible.
-    fn wait_next(&self, file: FileId) -> Result<Message> {
-        let mut queue = self.queue();
+    fn wait_next(&self, file: FileId, readers: &Readers) -> Result<Message> {
+        let mut served = self.served();
         loop {
-            if let Some(message) = queue.next(file, Instant::now()) {
+            if let Some(message) = served.queue.next(file, Instant::now()) {
                 return Ok(message);
             }
-            if self.upcall.changed.wait_interruptible(&mut queue) {
+            if readers.changed.wait_interruptible(&mut served) {
+                // Another task that reads the file was left to sleep for this one.
+                served.wake_readers();
                 return Err(ERESTARTSYS);
             }
         }
@@ -278,18 +331,21 @@ impl StoreUpcall {
 
     /// Whether there is a message for the file.
     fn has_next(&self, file: FileId) -> bool {
-        self.queue().has_next(file)
+        self.served().queue.has_next(file)
     }
 
     /// The request with this id; ENOENT unless the file was handed it and is still to answer it.
     fn find(&self, file: FileId, id: u64) -> Result<Arc<Request>> {
-        self.queue().find(file, id)
+        self.served().queue.find(file, id)
     }
 
     /// Answers a request: as [`StoreUpcall::find`], and its waiters go on.
-    fn answer(&self, file: FileId, id: u64, outcome: Result<Outcome>) -> Result {
-        let mut queue = self.queue();
-        queue.take(file, id, outcome.is_err())?.complete(outcome);
+    fn answer(&self, file: FileId, id: u64, outcome: Result<Fetched>) -> Result {
+        let mut served = self.served();
+        served
+            .queue
+            .take(file, id, outcome.is_err())?
+            .complete(outcome);
         Ok(())
     }
 }

@@ -4,34 +4,64 @@
 
 #![forbid(unsafe_code)]
 
-use crate::vfs::completion::{Completion, Wait};
+use crate::rust::sync::{Completion, Wait};
+use crate::store::Fetched;
+use core::ops::Range;
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     ffi::c_ulong,
-    fs::File,
     prelude::*,
-    sync::{aref::ARef, Arc, SetOnce},
+    sync::{Arc, SetOnce},
 };
 use peerfs_format::{
-    upcall::{ChunkData, FetchBlob, FetchChunks, CHUNK_HEADER_SIZE, FETCH_CHUNKS_MAX},
-    CHUNK_MAX, METADATA_MAX,
+    upcall::{BlobKind, ChunkData, CHUNK_HEADER_SIZE, FETCH_CHUNKS_MAX},
+    Digest, CHUNK_MAX, METADATA_MAX,
 };
 
-/// What a daemon answered. Nothing of it is verified.
-#[derive(Clone)]
-pub(crate) enum Outcome {
-    /// It is in the store now: in this file of the store's filesystem, if there is one.
-    Filled(Option<ARef<File>>),
-    /// The bytes: of the blob, or [`ChunkData`] with exactly the chunks of the request's run. For a
-    /// request that joined another one's run it is that run, and may begin before and end behind.
-    Data(Arc<KVVec<u8>>),
+/// What a store lacks.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Wanted {
+    Blob(WantedBlob),
+    Chunks(WantedChunks),
 }
 
-/// What a store lacks.
-#[derive(Clone, Copy)]
-pub(super) enum Wanted {
-    Blob(FetchBlob),
-    Chunks(FetchChunks),
+/// A metadata blob.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct WantedBlob {
+    pub(super) digest: Digest,
+    /// The image's manifest.
+    pub(super) manifest: Digest,
+    pub(super) kind: BlobKind,
+    /// Its bytes, 0 if not known.
+    pub(super) length: u64,
+}
+
+/// A run of chunks.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct WantedChunks {
+    pub(super) pack: Digest,
+    /// The index that says which chunk is which.
+    pub(super) index: Digest,
+    /// The image's manifest.
+    pub(super) manifest: Digest,
+    pub(super) pack_length: u64,
+    pub(super) index_length: u32,
+    /// The first chunk.
+    pub(super) first: u32,
+    pub(super) count: u32,
+    /// Whether what the store has is wrong and must be fetched anew.
+    pub(super) again: bool,
+}
+
+impl WantedChunks {
+    /// The chunks' numbers.
+    pub(super) fn range(&self) -> Range<u32> {
+        self.first..self.first.saturating_add(self.count)
+    }
+
+    fn end(&self) -> u64 {
+        u64::from(self.first).saturating_add(self.count.into())
+    }
 }
 
 impl Wanted {
@@ -40,8 +70,8 @@ impl Wanted {
         match self {
             Wanted::Blob(blob) if blob.length <= METADATA_MAX => Ok(()),
             Wanted::Chunks(chunks)
-                if (1..=FETCH_CHUNKS_MAX).contains(&chunks.chunk_count)
-                    && chunks.first_chunk.checked_add(chunks.chunk_count).is_some() =>
+                if (1..=FETCH_CHUNKS_MAX).contains(&chunks.count)
+                    && chunks.first.checked_add(chunks.count).is_some() =>
             {
                 Ok(())
             }
@@ -49,27 +79,16 @@ impl Wanted {
         }
     }
 
-    /// Whether the answer to `self` also answers `other`: the same but for the priority, and for
-    /// chunks `other`'s run is part of it.
+    /// Whether the answer to `self` also answers `other`: the same, and for chunks `other`'s run is part of it.
     pub(super) fn covers(&self, other: &Wanted) -> bool {
         match (self, other) {
-            (Wanted::Blob(a), Wanted::Blob(b)) => {
-                *b == FetchBlob {
-                    priority: b.priority,
-                    ..*a
-                }
-            }
+            (Wanted::Blob(a), Wanted::Blob(b)) => a == b,
             // The run first: it rules out most, and cheaply.
             (Wanted::Chunks(a), Wanted::Chunks(b)) => {
-                a.first_chunk <= b.first_chunk
-                    && end(b) <= end(a)
-                    && *b
-                        == FetchChunks {
-                            first_chunk: b.first_chunk,
-                            chunk_count: b.chunk_count,
-                            priority: b.priority,
-                            ..*a
-                        }
+                let WantedChunks { first, count, .. } = *b;
+                a.first <= first
+                    && b.end() <= a.end()
+                    && *b == (WantedChunks { first, count, ..*a })
             }
             _ => false,
         }
@@ -79,7 +98,7 @@ impl Wanted {
     pub(super) fn data_max(&self) -> usize {
         match self {
             Wanted::Blob(_) => METADATA_MAX as usize,
-            Wanted::Chunks(chunks) => (chunks.chunk_count as usize)
+            Wanted::Chunks(chunks) => (chunks.count as usize)
                 .saturating_mul(CHUNK_HEADER_SIZE.saturating_add(CHUNK_MAX as usize)),
         }
     }
@@ -100,7 +119,7 @@ impl Wanted {
             }
             Wanted::Chunks(chunks) => {
                 let mut data = ChunkData::new(data);
-                for number in u64::from(chunks.first_chunk)..end(chunks) {
+                for number in u64::from(chunks.first)..chunks.end() {
                     match data.next() {
                         Some(Ok((found, _))) if u64::from(found) == number => {}
                         _ => return Err(EINVAL),
@@ -115,10 +134,6 @@ impl Wanted {
     }
 }
 
-fn end(chunks: &FetchChunks) -> u64 {
-    u64::from(chunks.first_chunk).saturating_add(u64::from(chunks.chunk_count))
-}
-
 /// A request. The queue has it while it is pending; those who wait for it share it.
 #[pin_data]
 pub(super) struct Request {
@@ -127,7 +142,7 @@ pub(super) struct Request {
     /// What is asked for.
     pub(super) wanted: Wanted,
     /// Set before `done` is completed.
-    outcome: SetOnce<Result<Outcome>>,
+    outcome: SetOnce<Result<Fetched>>,
     #[pin]
     done: Completion,
 }
@@ -146,7 +161,7 @@ impl Request {
     }
 
     /// Answers it; its waiters go on.
-    pub(super) fn complete(&self, outcome: Result<Outcome>) {
+    pub(super) fn complete(&self, outcome: Result<Fetched>) {
         self.outcome.populate(outcome);
         self.done.complete_all();
     }
@@ -157,7 +172,7 @@ impl Request {
     }
 
     /// The answer to a request that is complete.
-    pub(super) fn outcome(&self) -> Result<Outcome> {
+    pub(super) fn outcome(&self) -> Result<Fetched> {
         self.outcome.as_ref().cloned().unwrap_or(Err(EIO))
     }
 }

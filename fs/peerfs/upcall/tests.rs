@@ -7,10 +7,11 @@
 use super::{
     message::Message,
     queue::{FileId, MountId, Queue, CANCEL_MAX, DEMAND_MAX, READAHEAD_LIFETIME, READAHEAD_MAX},
-    request::Wanted,
-    Outcome, Upcall,
+    request::{Wanted, WantedBlob, WantedChunks},
+    Readers, Upcall,
 };
-use crate::vfs::descriptor::DirectoryId;
+use crate::rust::fs::DirectoryId;
+use crate::store::Fetched;
 use kernel::{
     prelude::*,
     sync::Arc,
@@ -18,8 +19,7 @@ use kernel::{
 };
 use peerfs_format::{
     upcall::{
-        FetchBlob, FetchChunks, Header, Operation, Priority, FETCH_AGAIN, FETCH_CHUNKS_MAX,
-        REPLY_MAX,
+        BlobKind, FetchBlob, FetchChunks, Header, Operation, Priority, FETCH_CHUNKS_MAX, REPLY_MAX,
     },
     Digest, CHUNK_MAX, METADATA_MAX,
 };
@@ -27,31 +27,29 @@ use peerfs_format::{
 const MOUNT: MountId = MountId(u64::MAX);
 const OTHER_MOUNT: MountId = MountId(u64::MAX - 1);
 
-fn chunks(first_chunk: u32, chunk_count: u32) -> FetchChunks {
-    FetchChunks {
+fn chunks(first: u32, count: u32) -> WantedChunks {
+    WantedChunks {
         pack: Digest([1; Digest::SIZE]),
         index: Digest([2; Digest::SIZE]),
         manifest: Digest([3; Digest::SIZE]),
         pack_length: 1 << 26,
         index_length: 4096,
-        first_chunk,
-        chunk_count,
-        priority: 0,
-        flags: 0,
+        first,
+        count,
+        again: false,
     }
 }
 
-fn run(first_chunk: u32, chunk_count: u32) -> Wanted {
-    Wanted::Chunks(chunks(first_chunk, chunk_count))
+fn run(first: u32, count: u32) -> Wanted {
+    Wanted::Chunks(chunks(first, count))
 }
 
-fn blob(length: u64) -> FetchBlob {
-    FetchBlob {
+fn blob(length: u64) -> WantedBlob {
+    WantedBlob {
         digest: Digest([4; Digest::SIZE]),
-        manifest: Digest([4; Digest::SIZE]),
+        manifest: Digest([5; Digest::SIZE]),
+        kind: BlobKind::InodeShard,
         length,
-        kind: 0,
-        priority: 0,
     }
 }
 
@@ -120,8 +118,15 @@ mod queue_tests {
         assert_eq!(
             request,
             FetchChunks {
+                pack: Digest([1; Digest::SIZE]),
+                index: Digest([2; Digest::SIZE]),
+                manifest: Digest([3; Digest::SIZE]),
+                pack_length: 1 << 26,
+                index_length: 4096,
+                first_chunk: 100,
+                chunk_count: 2,
                 priority: Priority::Demand as u32,
-                ..chunks(100, 2)
+                flags: 0,
             }
         );
         for first in [0, 8] {
@@ -142,7 +147,14 @@ mod queue_tests {
         let (header, payload) = Header::parse(message.as_slice()).map_err(|_| EINVAL)?;
         assert_eq!(header.operation, Operation::FetchBlob);
         assert_eq!(header.length as usize, message.as_slice().len());
-        assert_eq!(FetchBlob::parse(payload), Ok(blob(77)));
+        let expected = FetchBlob {
+            digest: Digest([4; Digest::SIZE]),
+            manifest: Digest([5; Digest::SIZE]),
+            length: 77,
+            kind: BlobKind::InodeShard as u32,
+            priority: Priority::Demand as u32,
+        };
+        assert_eq!(FetchBlob::parse(payload), Ok(expected));
         Ok(())
     }
 
@@ -158,11 +170,11 @@ mod queue_tests {
         for (start, count) in [(9, 1), (20, 1), (9, 11), (19, 2)] {
             assert!(queue.demand(MOUNT, run(start, count), now())?.id != first.id);
         }
-        let again = FetchChunks {
-            flags: FETCH_AGAIN,
+        let again = WantedChunks {
+            again: true,
             ..chunks(10, 10)
         };
-        let other_pack = FetchChunks {
+        let other_pack = WantedChunks {
             pack: Digest([9; Digest::SIZE]),
             ..chunks(10, 10)
         };
@@ -439,16 +451,24 @@ mod upcall_tests {
         Arc::pin_init(Upcall::new(true), GFP_KERNEL)
     }
 
+    fn readers() -> Result<Arc<Readers>> {
+        Arc::pin_init(Readers::new(), GFP_KERNEL)
+    }
+
     const STORE: DirectoryId = DirectoryId(1);
     const OTHER_STORE: DirectoryId = DirectoryId(2);
 
     /// Another task attaches, takes one request and answers it.
-    fn daemon(upcall: &Arc<Upcall>, answer: fn() -> Result<Outcome>) -> Result {
+    fn daemon(upcall: &Arc<Upcall>, answer: fn() -> Result<Fetched>) -> Result {
         let store = upcall.store(STORE)?;
         workqueue::system_unbound().try_spawn(GFP_KERNEL, move || {
             let serve = || {
-                let file = store.attach()?;
-                let id = store.wait_next(file)?.request_id().ok_or(EINVAL)?;
+                let readers = readers()?;
+                let file = store.attach(&readers)?;
+                let id = store
+                    .wait_next(file, &readers)?
+                    .request_id()
+                    .ok_or(EINVAL)?;
                 store.answer(file, id, answer())?;
                 store.detach(file);
                 Ok::<(), Error>(())
@@ -464,9 +484,9 @@ mod upcall_tests {
     fn without_upcalls_there_is_no_data() -> Result {
         let upcall = Arc::pin_init(Upcall::new(false), GFP_KERNEL)?;
         let store = upcall.store(STORE)?;
-        let outcome = store.fetch_chunks(chunks(0, 1), 1000);
+        let outcome = store.fetch(run(0, 1), 1000);
         assert_eq!(outcome.err(), Some(ENODATA));
-        store.prefetch_chunks(chunks(0, 1));
+        store.prefetch(run(0, 1));
         assert_eq!(upcall.statistics().made, 0);
         Ok(())
     }
@@ -475,9 +495,9 @@ mod upcall_tests {
     fn without_a_daemon_time_runs_out() -> Result {
         let upcall = upcall()?;
         let store = upcall.store(STORE)?;
-        let outcome = store.fetch_chunks(chunks(0, 1), msecs_to_jiffies(20));
+        let outcome = store.fetch(run(0, 1), msecs_to_jiffies(20));
         assert_eq!(outcome.err(), Some(ETIMEDOUT));
-        let outcome = store.fetch_blob(blob(1), 0);
+        let outcome = store.fetch(Wanted::Blob(blob(1)), 0);
         assert_eq!(outcome.err(), Some(ETIMEDOUT));
         let statistics = upcall.statistics();
         assert_eq!((statistics.timed_out, statistics.pending), (2, 0));
@@ -490,18 +510,18 @@ mod upcall_tests {
         let store = upcall.store(STORE)?;
         let timeout = msecs_to_jiffies(20_000);
 
-        daemon(&upcall, || Ok(Outcome::Filled(None)))?;
-        let outcome = store.fetch_chunks(chunks(0, 1), timeout)?;
-        assert!(matches!(outcome, Outcome::Filled(None)));
+        daemon(&upcall, || Ok(Fetched::Filled(None)))?;
+        let outcome = store.fetch(run(0, 1), timeout)?;
+        assert!(matches!(outcome, Fetched::Filled(None)));
 
         daemon(&upcall, || {
-            Ok(Outcome::Data(Arc::new(chunk_data(&[7], 3)?, GFP_KERNEL)?))
+            Ok(Fetched::Data(Arc::new(chunk_data(&[7], 3)?, GFP_KERNEL)?))
         })?;
-        let outcome = store.fetch_chunks(chunks(7, 1), timeout)?;
-        assert!(matches!(outcome, Outcome::Data(data) if data.len() == 11));
+        let outcome = store.fetch(run(7, 1), timeout)?;
+        assert!(matches!(outcome, Fetched::Data(data) if data.len() == 11));
 
         daemon(&upcall, || Err(EHOSTUNREACH))?;
-        let outcome = store.fetch_blob(blob(0), timeout);
+        let outcome = store.fetch(Wanted::Blob(blob(0)), timeout);
         assert_eq!(outcome.err(), Some(EHOSTUNREACH));
 
         let statistics = upcall.statistics();
@@ -517,11 +537,11 @@ mod upcall_tests {
             upcall.store(STORE)?,
             upcall.store(OTHER_STORE)?,
         );
-        let file = store.attach()?;
+        let file = store.attach(&readers()?)?;
         assert!(same.is_attached() && !other.is_attached());
-        other.prefetch_chunks(chunks(0, 1));
+        other.prefetch(run(0, 1));
         assert!(!store.has_next(file));
-        same.prefetch_chunks(chunks(0, 1));
+        same.prefetch(run(0, 1));
         assert!(store.has_next(file));
         Ok(())
     }
@@ -530,8 +550,8 @@ mod upcall_tests {
     fn what_nobody_took_goes_with_the_store() -> Result {
         let upcall = upcall()?;
         let (mount, daemon) = (upcall.store(STORE)?, upcall.store(STORE)?);
-        let file = daemon.attach()?;
-        mount.prefetch_chunks(chunks(0, 1));
+        let file = daemon.attach(&readers()?)?;
+        mount.prefetch(run(0, 1));
         assert_eq!(upcall.statistics().pending, 1);
         daemon.detach(file);
         drop((mount, daemon));
@@ -539,7 +559,7 @@ mod upcall_tests {
         assert_eq!((statistics.pending, statistics.made), (0, 1));
         // Another directory may be where that was.
         let daemon = upcall.store(STORE)?;
-        let file = daemon.attach()?;
+        let file = daemon.attach(&readers()?)?;
         assert!(!daemon.has_next(file));
         Ok(())
     }

@@ -5,7 +5,8 @@
 #![forbid(unsafe_code)]
 
 use peerfs_format::{
-    first_data, first_hole, pieces, ExtentRecord, Record, ShardRecord, Source, Table,
+    first_data, first_hole, pieces, ChunkRecord, ExtentRecord, PackIndex, Record, ShardRecord,
+    Source, Table,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -64,7 +65,88 @@ fn encode<R: Record>(records: &[R]) -> Vec<u8> {
     bytes
 }
 
+/// A chunk record of which only the logical part counts.
+fn chunk(logical_offset: u32, logical_length: u32) -> ChunkRecord {
+    ChunkRecord {
+        digest: Default::default(),
+        logical_offset,
+        stored_offset: 0,
+        logical_length,
+        stored_length: 0,
+        codec: 0,
+    }
+}
+
+/// A pack index over encoded chunk records.
+fn index(chunks: &[u8]) -> PackIndex<'_> {
+    PackIndex {
+        chunks: Table::new(chunks, "chunks").unwrap(),
+        content_digests: Table::new(&[], "digests").unwrap(),
+    }
+}
+
 proptest! {
+    #[test]
+    fn each_part_is_of_the_chunk_that_a_search_finds(
+        lengths in vec(1..60_u32, 0..30),
+        start in 0..1000_u32,
+        length in 0..1000_u64,
+    ) {
+        let mut end = 0;
+        let chunks: Vec<_> = lengths
+            .iter()
+            .map(|length| {
+                end += length;
+                chunk(end - length, *length)
+            })
+            .collect();
+        let bytes = encode(&chunks);
+        let index = index(&bytes);
+        let mut position = start;
+        let mut parts = index.parts(start, length);
+        for part in parts.by_ref().map_while(Result::ok) {
+            prop_assert_eq!(index.chunk_at(position), Ok((part.number, part.record)));
+            prop_assert_eq!(part.record.logical_offset + part.skipped, position);
+            prop_assert!(part.length > 0 && part.range().end <= part.record.logical_length as usize);
+            position += part.length;
+        }
+        // All of it, or all that there is.
+        let wanted = u64::from(start) + length;
+        let has_all = length == 0 || wanted <= end.into();
+        let expected = if has_all { wanted } else { end.max(start).into() };
+        prop_assert_eq!(u64::from(position), expected);
+        prop_assert!(parts.next().is_none());
+        prop_assert_eq!(index.parts(start, length).all(|part| part.is_ok()), has_all);
+        // The numbers are those of the parts.
+        let numbers: Vec<_> = index.parts(start, length).flatten().map(|part| part.number).collect();
+        if length > 0 && start < end {
+            let found = index.numbers(start..start + length as u32).unwrap();
+            prop_assert_eq!(found.collect::<Vec<_>>(), numbers);
+        }
+    }
+
+    /// What no reader accepts.
+    #[test]
+    fn any_chunks_divide_a_range_in_no_more_parts_than_there_are(
+        records in vec((any::<u32>(), any::<u32>()), 0..12),
+        near in vec((0..100_u32, 0..100_u32), 0..12),
+        start in prop_oneof![any::<u32>(), 0..100_u32, (u32::MAX - 100)..=u32::MAX],
+        length in prop_oneof![any::<u64>(), 0..200_u64],
+    ) {
+        let chunks: Vec<_> = near.into_iter().chain(records).map(|(offset, length)| chunk(offset, length)).collect();
+        let bytes = encode(&chunks);
+        let parts: Vec<_> = index(&bytes).parts(start, length).collect();
+        prop_assert!(parts.len() <= chunks.len() + 1);
+        let mut position = u64::from(start);
+        for part in parts.iter().flatten() {
+            prop_assert_eq!(u64::from(part.record.logical_offset) + u64::from(part.skipped), position);
+            prop_assert!(part.length > 0);
+            position += u64::from(part.length);
+        }
+        let is_done = parts.iter().all(|part| part.is_ok());
+        prop_assert!(!is_done || position == u64::from(start).saturating_add(length));
+    }
+
     #[test]
     fn every_byte_of_a_piece_is_from_its_source(
         extents in extents(),

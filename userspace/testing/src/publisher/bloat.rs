@@ -30,7 +30,7 @@ pub(crate) enum Table {
     Chunks,
     /// A directory of as many spans as there can be, all of the same entries.
     Spans,
-    /// A directory of as many entries as there can be.
+    /// A directory of as many entries as there can be; the last one is a directory, and has this name.
     Entries,
     /// A file with as many xattrs as there can be.
     Xattrs,
@@ -241,13 +241,20 @@ fn image(table: Table) -> Image {
             bloated.shard.tables[2] = encode((0..count).map(span));
         }
         Table::Entries => {
-            // Names of eight bytes, all of the same file.
+            // Names of eight bytes, all of the same file but for that of the directory.
             let count = full(EntryRecord::SIZE + 8);
             bloated = Bloated::new(count, file(0, 0, NO_XATTRS));
             let mut entries: Vec<EntryRecord> = super::image::decode(&bloated.shard.tables[3]);
             entries.iter_mut().for_each(|entry| entry.inode = 2);
+            if let Some(last) = entries.last_mut() {
+                last.inode = 3;
+                last.file_type = FileType::Directory as u8;
+                last.name_offset = bloated.shard.add_to_heap(b"last");
+                last.name_length = 4;
+            }
             bloated.shard.tables[3] = encode(entries);
             bloated.inodes.truncate(2);
+            bloated.inodes.push(inode(FileType::Directory, 1));
         }
         Table::Xattrs => {
             // Names that ascend, of ten bytes each, and no values: far more than a list may have.
