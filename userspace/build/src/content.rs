@@ -7,7 +7,7 @@
 
 use peerfs_format::{Digest, ExtentRecord, PackRecord};
 
-use crate::message::WholeFile;
+use crate::pipeline::WholeFile;
 use crate::xattrs::XattrSetId;
 
 /// The content of all regular files, in the order of their inodes.

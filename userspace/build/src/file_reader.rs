@@ -15,8 +15,10 @@ use peerfs_store::sha256;
 use rustix::fs::{fstat, openat, seek, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use crate::message::{FileJob, ReadContext, ReadJob, ReadPiece, ReadRequest, SmallFile, WholeFile};
-use crate::sparse_chunker::{SparseChunker, BLOCK_SIZE};
+use crate::chunker::{SparseChunker, BLOCK_SIZE};
+use crate::pipeline::{
+    FileJob, ReadContext, ReadJob, ReadPiece, ReadRequest, SmallFile, WholeFile,
+};
 use crate::xattrs::{self, XattrSets};
 use crate::{Error, Result};
 
@@ -228,7 +230,7 @@ mod tests {
 
     use super::*;
     use crate::expected::Expected;
-    use crate::message::OpenDirectory;
+    use crate::pipeline::OpenDirectory;
 
     #[test]
     fn a_fifo_in_the_place_of_a_file_is_not_read() {

@@ -13,7 +13,7 @@ use peerfs_store::sha256;
 use crate::base::BaseChunks;
 use crate::chunker::Chunker;
 use crate::content::Contents;
-use crate::message::{CompressRequest, ReadPiece, ReadPieces, SmallFile, StoredChunk};
+use crate::pipeline::{CompressRequest, ReadPiece, ReadPieces, SmallFile, StoredChunk};
 use crate::{Layout, Result};
 
 /// Where chunks go: to the compressors, and in the same order to the packer.

@@ -223,7 +223,7 @@ impl ShardSource<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::WholeFile;
+    use crate::pipeline::WholeFile;
     use crate::tree::{Directory, Entry};
 
     fn node(kind: Kind) -> Node {

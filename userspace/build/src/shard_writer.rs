@@ -13,9 +13,9 @@ use peerfs_format::{
 };
 use peerfs_store::Store;
 
-use crate::metadata_blob::MetadataBlob;
+use crate::metadata::MetadataBlob;
+use crate::pipeline::{join, spawn};
 use crate::shard_plan::{PlannedShard, ShardSource};
-use crate::threads::{join, spawn};
 use crate::tree::{Kind, Node};
 use crate::xattrs::XattrSetId;
 use crate::{Error, Options, Result};

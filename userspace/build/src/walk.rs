@@ -16,7 +16,7 @@ use rustix::fs::{
 };
 
 use crate::expected::{size, Expected};
-use crate::message::{FileJob, OpenDirectory, ReadContext, ReadJob, ReadPieces, ReadRequest};
+use crate::pipeline::{FileJob, OpenDirectory, ReadContext, ReadJob, ReadPieces, ReadRequest};
 use crate::tree::{Directory, Entry, Kind, Node, Tree};
 use crate::xattrs;
 use crate::{Error, Result};

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The stages from the walk to the packs: what they tell each other, and their threads.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, Builder, Scope, ScopedJoinHandle};
+
+use bytes::Bytes;
+use flume::{bounded, Receiver, Sender};
+use peerfs_format::{Codec, Digest, PackRecord};
+use peerfs_store::Store;
+
+use crate::base::BaseChunks;
+use crate::content::Contents;
+use crate::expected::Expected;
+use crate::sequence::ChunkQueue;
+use crate::tree::Tree;
+use crate::unreadable::Unreadable;
+use crate::walk::ReadQueue;
+use crate::xattrs::{XattrSetId, XattrSets};
+use crate::{file_reader, pack, sequence, walk, Error, Options, Progress, Result};
+
+/// Jobs that wait for a reading thread, and as many for the sequencer.
+const READS_WAITING: usize = 16;
+/// Chunks that wait for a compressing thread.
+const CHUNKS_WAITING: usize = 64;
+/// Compressed chunks, and those being compressed, that wait for the packer.
+const STORED_WAITING: usize = 256;
+
+/// What the stages from the walk to the packs make.
+pub(crate) struct Found {
+    pub(crate) tree: Tree,
+    pub(crate) contents: Contents,
+    pub(crate) new_packs: Vec<PackRecord>,
+    pub(crate) unusable_chunks: u64,
+}
+
+/// Runs the stages from the walk to the packs.
+pub(crate) fn run(
+    root: &Path,
+    store: &Store,
+    options: &Options,
+    base: BaseChunks,
+    progress: &Progress,
+    xattrs: &XattrSets,
+) -> Result<Found> {
+    let layout = &options.layout;
+    let unreadable = Unreadable::default();
+    let (read_requests, to_read) = bounded(READS_WAITING);
+    let (read_results, to_sequence) = bounded(READS_WAITING);
+    let (compress_requests, to_compress) = bounded(CHUNKS_WAITING);
+    let (stored_results, to_pack) = bounded(STORED_WAITING);
+    let found = thread::scope(|scope| -> Result<Found> {
+        let read_queue = ReadQueue {
+            requests: read_requests,
+            results: read_results,
+        };
+        let context = ReadContext {
+            options,
+            xattrs,
+            progress,
+            unreadable: &unreadable,
+        };
+        let walker = spawn(scope, move || {
+            walk::walk(root, store.root_dir(), read_queue, context)
+        })?;
+        for _ in 0..options.threads.get() {
+            let to_read = to_read.clone();
+            spawn(scope, move || file_reader::run(&to_read, context))?;
+        }
+        drop(to_read);
+        let chunk_queue = ChunkQueue {
+            requests: compress_requests,
+            results: stored_results,
+        };
+        let sequencer = spawn(scope, move || {
+            sequence::run(&to_sequence, chunk_queue, base, layout)
+        })?;
+        let compressors = (0..options.threads.get())
+            .map(|_| {
+                let to_compress = to_compress.clone();
+                spawn(scope, move || pack::compress_chunks(&to_compress, options))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        drop(to_compress);
+        let new_packs = pack::write_packs(to_pack, store, options);
+        // A stage that stops early makes those before it stop without an error of their own, so
+        // the error is that of the last stage that has one.
+        let contents = join(sequencer);
+        let tree = join(walker);
+        let compressed = compressors.into_iter().try_for_each(join);
+        let new_packs = new_packs?;
+        compressed?;
+        let contents = contents?;
+        let tree = tree?;
+        match (tree, contents) {
+            (Some(tree), Some((contents, unusable_chunks))) => Ok(Found {
+                tree,
+                contents,
+                new_packs,
+                unusable_chunks,
+            }),
+            _ => unreachable!("a stage stops early only because a later one fails"),
+        }
+    })?;
+    unreadable.check()?;
+    Ok(found)
+}
+
+/// A directory of the tree, open while files of it are to be read.
+pub(crate) struct OpenDirectory {
+    pub(crate) descriptor: OwnedFd,
+    /// For messages.
+    pub(crate) path: PathBuf,
+}
+
+/// What walking and reading share.
+#[derive(Clone, Copy)]
+pub(crate) struct ReadContext<'a> {
+    pub(crate) options: &'a Options,
+    pub(crate) xattrs: &'a XattrSets,
+    pub(crate) progress: &'a Progress,
+    pub(crate) unreadable: &'a Unreadable,
+}
+
+/// A regular file to read.
+pub(crate) struct FileJob {
+    pub(crate) directory: Arc<OpenDirectory>,
+    pub(crate) name: Vec<u8>,
+    pub(crate) expected: Expected,
+}
+
+/// What a reading thread does at once.
+pub(crate) enum ReadJob {
+    /// Files that share chunks.
+    Small(Vec<FileJob>),
+    /// A longer one.
+    Large(FileJob),
+}
+
+/// A read job, and where its pieces go.
+pub(crate) struct ReadRequest {
+    pub(crate) job: ReadJob,
+    pub(crate) pieces: Sender<Result<ReadPiece>>,
+}
+
+/// The pieces of a read job, in order: the channel closes after the last one.
+pub(crate) type ReadPieces = Receiver<Result<ReadPiece>>;
+
+/// Something that was read.
+pub(crate) enum ReadPiece {
+    /// All files of a small job.
+    Small {
+        /// In their order.
+        files: Vec<SmallFile>,
+        /// The files' bytes, one after another.
+        content: Vec<u8>,
+    },
+    /// Some chunks of a large file.
+    Chunks(Vec<FileChunk>),
+    /// The end of a large file.
+    End(WholeFile),
+}
+
+/// A small file that was read.
+pub(crate) struct SmallFile {
+    pub(crate) length: usize,
+    pub(crate) whole: WholeFile,
+}
+
+/// What is known of a file when all of it was read.
+pub(crate) struct WholeFile {
+    pub(crate) digest: Digest,
+    pub(crate) xattrs: Option<XattrSetId>,
+}
+
+/// A chunk of a large file.
+pub(crate) struct FileChunk {
+    pub(crate) file_offset: u64,
+    pub(crate) digest: Digest,
+    pub(crate) content: Bytes,
+}
+
+/// A chunk to compress, and where the result goes.
+pub(crate) struct CompressRequest {
+    pub(crate) digest: Digest,
+    pub(crate) content: Bytes,
+    pub(crate) stored: Sender<StoredChunk>,
+}
+
+/// A chunk as it goes into a pack.
+pub(crate) struct StoredChunk {
+    pub(crate) content_digest: Digest,
+    pub(crate) digest: Digest,
+    pub(crate) logical_length: u32,
+    pub(crate) codec: Codec,
+    pub(crate) stored: Bytes,
+}
+
+/// Starts a thread; if that fails, what was given to `work` is dropped, which ends the stages that wait for it.
+pub(crate) fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>> {
+    Builder::new()
+        .spawn_scoped(scope, work)
+        .map_err(Error::Thread)
+}
+
+/// What a thread returned; its panic goes on.
+pub(crate) fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
