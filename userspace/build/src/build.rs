@@ -2,7 +2,6 @@
 
 //! A build as a whole.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -17,9 +16,9 @@ use crate::content::{Contents, PackPlaces};
 use crate::metadata;
 use crate::pipeline::{self, Found};
 use crate::shard_plan::{self, ShardSource};
-use crate::tree::{Kind, Tree};
+use crate::tree::{NodeKind, Tree};
 use crate::xattrs::XattrSets;
-use crate::{shard_writer, Error, Options, Result};
+use crate::{shard_writer, Error, Options, Result, TreeSource};
 
 /// An image that was built: all of it is in the store.
 #[derive(Clone, Debug)]
@@ -112,15 +111,15 @@ impl Progress {
     }
 }
 
-/// Builds an image from the directory tree at `root`, and writes its blobs to the store. The same
-/// tree, with the same compression and base, makes the same image, whatever the machine and the
-/// number of threads.
+/// Builds an image from a tree, and writes its blobs to the store. The same tree, with the same compression and
+/// base, makes the same image, whatever the machine and the number of threads; and whatever the source, if
+/// it hands files over in the tree's order (see [`TreeSource`]).
 ///
 /// # Errors
 /// See [`Error`]. Blobs that were complete by then stay in the store, which a later build of the
 /// same tree makes use of; nothing else does.
-pub fn build(
-    root: &Path,
+pub fn build<S: TreeSource>(
+    source: S,
     store: &Arc<Store>,
     options: &Options,
     progress: &Progress,
@@ -128,6 +127,7 @@ pub fn build(
     if !options.layout.chunks.are_valid() {
         return Err(Error::ChunkSizes(options.layout.chunks));
     }
+    let root = source.path().to_owned();
     let xattrs = XattrSets::default();
     let base = BaseChunks::read(store, options)?;
     let mut packs = base.packs().to_vec();
@@ -136,22 +136,22 @@ pub fn build(
         contents,
         new_packs,
         unusable_chunks,
-    } = pipeline::run(root, store, options, base, progress, &xattrs)?;
+    } = pipeline::run(source, store, options, base, progress, &xattrs)?;
     packs.extend(new_packs);
     let (places, packs) = PackPlaces::new(&packs, &contents);
-    let source = ShardSource {
+    let shards = ShardSource {
         tree: &tree,
         contents: &contents,
         packs: &places,
         xattrs: &xattrs,
     };
-    let planned = shard_plan::plan(&source, options.layout.shard, root)?;
-    let shards = shard_writer::write_all(&source, &planned, store, options, root)?;
+    let planned = shard_plan::plan(&shards, options.layout.shard, &root)?;
+    let shards = shard_writer::write_all(&shards, &planned, store, options, &root)?;
     let blob_table = metadata::encode_blob_table(&packs, &shards);
     if blob_table.len() as u64 > METADATA_MAX {
         return Err(Error::TooLarge {
             what: "bytes in its list of packs and shards",
-            path: root.to_owned(),
+            path: root,
             count: blob_table.len() as u64,
             limit: METADATA_MAX,
         });
@@ -194,7 +194,7 @@ fn read_root(store: &Store, shards: &[ShardRecord]) -> Result<InodeRecord> {
 /// Bytes that regular files hold, holes not counted; each inode once.
 fn content_bytes(tree: &Tree, contents: &Contents) -> u64 {
     let files = tree.nodes.iter().filter_map(|node| match node.kind {
-        Kind::Regular(file) => contents.file(file),
+        NodeKind::Regular(file) => contents.file(file),
         _ => None,
     });
     files.map(|file| file.allocated).sum()

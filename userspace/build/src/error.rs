@@ -57,6 +57,14 @@ pub enum Error {
         /// How much there may be.
         limit: u64,
     },
+    /// The tree has something that no image can have.
+    #[error("{}: {reason}", printable(path))]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// See [`Options::is_cancelled`](crate::Options::is_cancelled).
     #[error("given up")]
     Cancelled,

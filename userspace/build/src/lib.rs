@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Builds an image from a directory tree.
+//! Builds an image from a tree: a directory, or what another [`TreeSource`] has.
 //!
 //! The stages run at the same time, with bounded queues in between; what they make depends on the
 //! tree alone and not on their timing:
@@ -22,20 +22,26 @@ mod build;
 mod chunker;
 mod content;
 mod error;
-mod expected;
-mod file_reader;
 mod metadata;
 mod options;
 mod pack;
 mod pipeline;
+mod read;
 mod sequence;
 mod shard_plan;
 mod shard_writer;
+mod source;
 mod tree;
-mod unreadable;
-mod walk;
+mod tree_builder;
 mod xattrs;
 
 pub use build::{build, BuiltImage, Progress};
 pub use error::{Error, Result};
 pub use options::{ChunkSizes, Compression, Layout, Options};
+pub use read::{QueuedFile, ReadQueue};
+pub use source::{
+    DeviceNumber, DirectorySource, FileReader, Kind, Metadata, SourceFile, TreeSource,
+};
+pub use tree::Tree;
+pub use tree_builder::TreeBuilder;
+pub use xattrs::XattrSet;

@@ -22,8 +22,6 @@ pub struct Options {
     /// Images of the store whose packs the new image may use, by their manifests: only what is not
     /// in them is stored anew. What is built depends on it, and on what of them is there and whole.
     pub base: Vec<Digest>,
-    /// Whether directories that other file systems are mounted on are taken as empty ones.
-    pub one_file_system: bool,
     /// Asked again and again whether to give up.
     pub is_cancelled: fn() -> bool,
 }
@@ -52,7 +50,6 @@ impl Default for Options {
             compression: Compression::default(),
             layout: Layout::default(),
             base: Vec::new(),
-            one_file_system: false,
             is_cancelled: || false,
         }
     }

@@ -2,9 +2,6 @@
 
 //! The stages from the walk to the packs: what they tell each other, and their threads.
 
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::thread::{self, Builder, Scope, ScopedJoinHandle};
 
 use bytes::Bytes;
@@ -14,13 +11,12 @@ use peerfs_store::Store;
 
 use crate::base::BaseChunks;
 use crate::content::Contents;
-use crate::expected::Expected;
+use crate::read::{self, ReadContext, ReadQueue, Unreadable};
 use crate::sequence::ChunkQueue;
+use crate::source::TreeSource;
 use crate::tree::Tree;
-use crate::unreadable::Unreadable;
-use crate::walk::ReadQueue;
 use crate::xattrs::{XattrSetId, XattrSets};
-use crate::{file_reader, pack, sequence, walk, Error, Options, Progress, Result};
+use crate::{pack, sequence, Error, Options, Progress, Result};
 
 /// Jobs that wait for a reading thread, and as many for the sequencer.
 const READS_WAITING: usize = 16;
@@ -38,8 +34,8 @@ pub(crate) struct Found {
 }
 
 /// Runs the stages from the walk to the packs.
-pub(crate) fn run(
-    root: &Path,
+pub(crate) fn run<S: TreeSource>(
+    source: S,
     store: &Store,
     options: &Options,
     base: BaseChunks,
@@ -53,22 +49,22 @@ pub(crate) fn run(
     let (compress_requests, to_compress) = bounded(CHUNKS_WAITING);
     let (stored_results, to_pack) = bounded(STORED_WAITING);
     let found = thread::scope(|scope| -> Result<Found> {
-        let read_queue = ReadQueue {
-            requests: read_requests,
-            results: read_results,
-        };
         let context = ReadContext {
             options,
             xattrs,
             progress,
             unreadable: &unreadable,
         };
-        let walker = spawn(scope, move || {
-            walk::walk(root, store.root_dir(), read_queue, context)
+        let walker = spawn(scope, move || -> Result<Tree> {
+            let mut queue = ReadQueue::new(read_requests, read_results, context);
+            let tree = source.walk(&mut queue)?;
+            queue.flush()?;
+            progress.finish_walk();
+            Ok(tree)
         })?;
         for _ in 0..options.threads.get() {
             let to_read = to_read.clone();
-            spawn(scope, move || file_reader::run(&to_read, context))?;
+            spawn(scope, move || read::run(&to_read, context))?;
         }
         drop(to_read);
         let chunk_queue = ChunkQueue {
@@ -86,64 +82,23 @@ pub(crate) fn run(
             .collect::<Result<Vec<_>>>()?;
         drop(to_compress);
         let new_packs = pack::write_packs(to_pack, store, options);
-        // A stage that stops early makes those before it stop without an error of their own, so
-        // the error is that of the last stage that has one.
+        // When a stage fails, those before it find nobody who wants what they make, and say that the build was
+        // given up; so the error is that of the last stage that has one.
         let contents = join(sequencer);
         let tree = join(walker);
         let compressed = compressors.into_iter().try_for_each(join);
         let new_packs = new_packs?;
         compressed?;
-        let contents = contents?;
-        let tree = tree?;
-        match (tree, contents) {
-            (Some(tree), Some((contents, unusable_chunks))) => Ok(Found {
-                tree,
-                contents,
-                new_packs,
-                unusable_chunks,
-            }),
-            _ => unreachable!("a stage stops early only because a later one fails"),
-        }
+        let (contents, unusable_chunks) = contents?;
+        Ok(Found {
+            tree: tree?,
+            contents,
+            new_packs,
+            unusable_chunks,
+        })
     })?;
     unreadable.check()?;
     Ok(found)
-}
-
-/// A directory of the tree, open while files of it are to be read.
-pub(crate) struct OpenDirectory {
-    pub(crate) descriptor: OwnedFd,
-    /// For messages.
-    pub(crate) path: PathBuf,
-}
-
-/// What walking and reading share.
-#[derive(Clone, Copy)]
-pub(crate) struct ReadContext<'a> {
-    pub(crate) options: &'a Options,
-    pub(crate) xattrs: &'a XattrSets,
-    pub(crate) progress: &'a Progress,
-    pub(crate) unreadable: &'a Unreadable,
-}
-
-/// A regular file to read.
-pub(crate) struct FileJob {
-    pub(crate) directory: Arc<OpenDirectory>,
-    pub(crate) name: Vec<u8>,
-    pub(crate) expected: Expected,
-}
-
-/// What a reading thread does at once.
-pub(crate) enum ReadJob {
-    /// Files that share chunks.
-    Small(Vec<FileJob>),
-    /// A longer one.
-    Large(FileJob),
-}
-
-/// A read job, and where its pieces go.
-pub(crate) struct ReadRequest {
-    pub(crate) job: ReadJob,
-    pub(crate) pieces: Sender<Result<ReadPiece>>,
 }
 
 /// The pieces of a read job, in order: the channel closes after the last one.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use peerfs_build::{ChunkSizes, Compression, Layout, Options, Progress};
+use peerfs_build::{ChunkSizes, Compression, DirectorySource, Layout, Options, Progress};
 use peerfs_store::Store;
 
 use crate::Result;
@@ -83,7 +83,8 @@ pub(crate) fn build(settings: &Settings) -> Result<()> {
     let mut known = HashSet::new();
     for tree in &settings.trees {
         let before = processor_seconds()?;
-        let image = peerfs_build::build(tree, &store, &options, &Progress::default())?;
+        let source = DirectorySource::new(tree, &store);
+        let image = peerfs_build::build(source, &store, &options, &Progress::default())?;
         let seconds = processor_seconds()? - before;
         let leading = [
             (image.manifest, image.manifest_length),
