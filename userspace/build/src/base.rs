@@ -16,11 +16,11 @@ use crate::{Options, Result};
 pub(crate) struct BaseChunks {
     store: Arc<Store>,
     packs: Vec<PackRecord>,
-    /// Where each pack begins.
+    /// The place at which each pack begins.
     starts: Vec<u64>,
     /// The chunks' places by the digest of their content.
     places: HashMap<Digest, u64>,
-    /// Where the new chunks begin.
+    /// The place at which the new chunks begin.
     end: u64,
     /// The pack that was used last, by its number; None if it can't be used.
     open: Option<(usize, Option<Pack>)>,
@@ -62,7 +62,7 @@ impl BaseChunks {
         &self.packs
     }
 
-    /// Where the new chunks begin.
+    /// The place at which the new chunks begin.
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
@@ -72,7 +72,7 @@ impl BaseChunks {
         self.unusable
     }
 
-    /// Where a chunk with this content is. One that is not there, or is something else, is never asked for again.
+    /// The place of a chunk with this content. One that is not there, or is something else, is never asked for again.
     pub(crate) fn find(&mut self, digest: &Digest, content: &[u8]) -> Option<u64> {
         let place = *self.places.get(digest)?;
         if self.holds(place, content) {

@@ -64,7 +64,7 @@ impl BuiltImage {
     }
 }
 
-/// How far a build is, for whoever watches it from another thread.
+/// The progress of a build, for whoever watches it from another thread.
 #[derive(Debug, Default)]
 pub struct Progress {
     files_found: AtomicU64,

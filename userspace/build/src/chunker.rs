@@ -84,14 +84,14 @@ impl Chunker {
 pub(crate) struct SparseChunker {
     chunker: Chunker,
     digest: Sha256Writer,
-    /// Where in the file the current run begins.
+    /// The offset in the file at which the current run begins.
     run_offset: u64,
     /// Bytes of the current run so far.
     run_length: u64,
     has_holes: bool,
-    /// Where in the file the chunker's next chunk begins.
+    /// The offset in the file at which the chunker's next chunk begins.
     chunk_offset: u64,
-    /// Where in the file the next piece begins.
+    /// The offset in the file at which the next piece begins.
     offset: u64,
     /// Bytes before `offset` that are zero and that the chunker did not get yet.
     zeros: u64,
@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(chunks(1_000_000), expected);
     }
 
-    /// What the chunks cover, and the content that they and the holes between them make.
+    /// The bytes that the chunks cover, and the content that they and the holes between them make.
     fn assemble(chunks: &[FileChunk], size: usize) -> (u64, Vec<u8>) {
         let mut content = vec![0; size];
         let mut covered = 0;

@@ -14,6 +14,27 @@
 //! ```
 //!
 //! After them come the inode shards and the manifest.
+//!
+//! # Example
+//! ```
+//! use std::sync::Arc;
+//!
+//! use peerfs_build::{build, DirectorySource, Options, Progress};
+//! use peerfs_store::Store;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let (tree, store) = (folder.path().join("tree"), folder.path().join("store"));
+//! # std::fs::create_dir(&tree)?;
+//! std::fs::write(tree.join("hello"), "Hello.\n")?;
+//! let store = Arc::new(Store::create(&store)?);
+//! let source = DirectorySource::new(tree, &store);
+//! let image = build(source, &store, &Options::default(), &Progress::default())?;
+//! assert_eq!((image.inode_count, image.content_bytes), (2, 7));
+//! image.tag(&store, "example")?;
+//! # Ok(())
+//! # }
+//! ```
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! How to build.
+//! The options of a build.
 
 use std::num::NonZeroUsize;
 use std::str::FromStr;
@@ -10,14 +10,14 @@ use peerfs_format::{Digest, CHUNK_MAX};
 
 use crate::{Error, Result};
 
-/// How to build an image.
+/// The options of a build.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Threads that read, and as many that compress. What is built does not depend on it.
     pub threads: NonZeroUsize,
-    /// How chunks are compressed.
+    /// The compression of chunks.
     pub compression: Compression,
-    /// How the image is divided.
+    /// The division of the image.
     pub layout: Layout,
     /// Images of the store whose packs the new image may use, by their manifests: only what is not
     /// in them is stored anew. What is built depends on it, and on what of them is there and whole.
@@ -55,7 +55,7 @@ impl Default for Options {
     }
 }
 
-/// How chunks are compressed; those that do not become smaller are stored as they are.
+/// The compression of chunks; those that do not become smaller are stored as they are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Compression {
     /// Not at all.
@@ -97,7 +97,7 @@ impl FromStr for Compression {
     }
 }
 
-/// How an image is divided. Readers can do with any layout, but images share chunks only if they have
+/// The division of an image. Readers can do with any layout, but images share chunks only if they have
 /// the same one. The default is what came out best when it was measured
 /// (Documentation/format-choices.md).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -106,9 +106,9 @@ pub struct Layout {
     pub chunks: ChunkSizes,
     /// Files of at least so many bytes are chunked by themselves; shorter ones share chunks.
     pub large_file: u64,
-    /// Where a pack is closed: bytes as stored.
+    /// The length at which a pack is closed: bytes as stored.
     pub pack: u64,
-    /// Where an inode shard is closed: bytes.
+    /// The length at which an inode shard is closed: bytes.
     pub shard: usize,
 }
 
@@ -117,7 +117,7 @@ pub struct Layout {
 pub struct ChunkSizes {
     /// The shortest, except for the last of a stream.
     pub min: u32,
-    /// What the chunker aims at.
+    /// The length that the chunker aims at.
     pub average: u32,
     /// The longest.
     pub max: u32,

@@ -25,7 +25,7 @@ const CHUNKS_WAITING: usize = 64;
 /// Compressed chunks, and those being compressed, that wait for the packer.
 const STORED_WAITING: usize = 256;
 
-/// What the stages from the walk to the packs make.
+/// All that the stages from the walk to the packs make.
 pub(crate) struct Found {
     pub(crate) tree: Tree,
     pub(crate) contents: Contents,
@@ -125,7 +125,7 @@ pub(crate) struct SmallFile {
     pub(crate) whole: WholeFile,
 }
 
-/// What is known of a file when all of it was read.
+/// A file's digest and attributes, known when all of it was read.
 pub(crate) struct WholeFile {
     pub(crate) digest: Digest,
     pub(crate) xattrs: Option<XattrSetId>,
@@ -164,7 +164,7 @@ pub(crate) fn spawn<'scope, T: Send + 'scope>(
         .map_err(Error::Thread)
 }
 
-/// What a thread returned; its panic goes on.
+/// Waits for a thread and returns its result; its panic goes on.
 pub(crate) fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread
         .join()

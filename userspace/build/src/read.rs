@@ -27,7 +27,7 @@ const READ_SIZE: usize = 256 * 1024;
 /// The most unreadable files that a message lists.
 const LISTED: usize = 50;
 
-/// What walking and reading share.
+/// The state that walking and reading share.
 #[derive(Clone, Copy)]
 pub(crate) struct ReadContext<'a> {
     pub(crate) options: &'a Options,
@@ -36,7 +36,7 @@ pub(crate) struct ReadContext<'a> {
     pub(crate) unreadable: &'a Unreadable,
 }
 
-/// What a reading thread does at once.
+/// The files that a reading thread reads at once.
 enum ReadJob<F> {
     /// Files that share chunks.
     Small(Vec<F>),
@@ -50,7 +50,7 @@ pub(crate) struct ReadRequest<F> {
     pieces: Sender<Result<ReadPiece>>,
 }
 
-/// Where a [`TreeSource`](crate::TreeSource) hands its regular files over to be read.
+/// The queue to which a [`TreeSource`](crate::TreeSource) hands its regular files over, to be read.
 pub struct ReadQueue<'a, F> {
     /// To the readers, and in the same order to the sequencer.
     requests: Sender<ReadRequest<F>>,

@@ -16,7 +16,7 @@ use crate::content::Contents;
 use crate::pipeline::{CompressRequest, ReadPiece, ReadPieces, SmallFile, StoredChunk};
 use crate::{Error, Layout, Result};
 
-/// Where chunks go: to the compressors, and in the same order to the packer.
+/// The queues that chunks go to: the compressors', and in the same order the packer's.
 pub(crate) struct ChunkQueue {
     pub(crate) requests: Sender<CompressRequest>,
     pub(crate) results: Sender<Receiver<StoredChunk>>,
@@ -66,16 +66,16 @@ pub(crate) fn run(
 struct Sequencer {
     contents: Contents,
     base: BaseChunks,
-    /// Where the chunks are that were placed so far, by the digest of their content.
+    /// The places of chunks so far, by the digest of their content.
     places: HashMap<Digest, u64>,
     next_place: u64,
     /// The small files, one after another.
     small_chunker: Chunker,
-    /// Where in their stream the next chunk begins.
+    /// The offset in their stream at which the next chunk begins.
     small_cut: u64,
-    /// Where in their stream the next file begins.
+    /// The offset in their stream at which the next file begins.
     small_offset: u64,
-    /// Where in their stream the files are, by the digest of their content.
+    /// The files' offsets in their stream, by the digest of their content.
     small_places: HashMap<Digest, u64>,
     queue: ChunkQueue,
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Which entries and inodes go into which shard.
+//! Dividing entries and inodes into shards.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -33,7 +33,7 @@ pub(crate) struct PlannedShard {
     pub(crate) inodes: Range<u32>,
 }
 
-/// What one file may take of a shard, which has an entry or the root and the frame of the blob besides.
+/// The most bytes that one file may take of a shard, which has an entry or the root and the frame of the blob besides.
 pub(crate) const INODE_MAX: usize = METADATA_MAX as usize - 64 * 1024;
 
 /// Cuts the entries into shards: between directories, and inside one only if it does not fit into
@@ -231,7 +231,7 @@ mod tests {
     use crate::tree::TreeWriter;
     use crate::xattrs::XattrSet;
 
-    /// What is wrong with the file `directory/file` if it has these pieces of content, and so many
+    /// The message that refuses the file `directory/file` if it has these pieces of content, and so many
     /// bytes of attributes.
     fn refusal(pieces: u64, attributes: usize) -> Option<String> {
         let metadata = Metadata::default();

@@ -257,7 +257,7 @@ impl<'a> Tables<'a> {
         Some(place)
     }
 
-    /// Where the bytes begin in the heap, and how many they are.
+    /// Adds bytes to the heap, and returns the offset at which they begin and their number.
     fn add_to_heap(&mut self, bytes: &[u8]) -> Option<(u32, u32)> {
         let place = (
             u32::try_from(self.heap.len()).ok()?,

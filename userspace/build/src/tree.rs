@@ -40,7 +40,7 @@ pub(crate) struct Node {
     pub(crate) kind: NodeKind,
 }
 
-/// What an inode is, and what only that has.
+/// An inode's type, and what only that has.
 #[derive(Clone, Copy)]
 pub(crate) enum NodeKind {
     /// Index of the content, counted over the regular files in the order in which they were handed over.
@@ -102,7 +102,7 @@ impl Tree {
         self.nodes.get_mut((inode as usize).checked_sub(1)?)
     }
 
-    /// What an inode is.
+    /// An inode's type.
     pub(crate) fn file_type(&self, inode: u32) -> Option<FileType> {
         FileType::from_mode(self.node(inode)?.mode)
     }

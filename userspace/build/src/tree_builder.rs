@@ -41,7 +41,7 @@ struct Directory {
     entries: BTreeMap<Vec<u8>, Child>,
 }
 
-/// What a name stands for: an index in one of the builder's lists.
+/// An inode that a name stands for: an index in one of the builder's lists.
 #[derive(Clone, Copy, Debug)]
 enum Child {
     Directory(usize),

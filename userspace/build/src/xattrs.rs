@@ -12,7 +12,7 @@ use crate::shard_plan::INODE_MAX;
 use crate::source::Flaw;
 use crate::Result;
 
-/// What an inode may have too much of.
+/// A thing of which an inode may have too much.
 pub(crate) const TOO_LARGE: &str = "bytes of extended attributes";
 
 /// Extended attributes of an inode.
@@ -32,7 +32,27 @@ impl XattrSet {
     /// of the file, for the message.
     ///
     /// # Errors
-    /// [`Error::TooLarge`](crate::Error::TooLarge).
+    /// [`Error::TooLarge`](crate::Error::TooLarge) if the value, all names or the whole set is longer than an image
+    /// can hold; the set is as before then.
+    ///
+    /// # Example
+    /// ```
+    /// use std::path::Path;
+    ///
+    /// use peerfs_build::XattrSet;
+    ///
+    /// # fn main() -> peerfs_build::Result<()> {
+    /// let path = Path::new("archive/file");
+    /// let mut set = XattrSet::default();
+    /// set.insert(b"user.comment", b"hello".to_vec(), path)?;
+    /// set.insert(b"btrfs.compression", b"zstd".to_vec(), path)?;
+    /// let mut same = XattrSet::default();
+    /// same.insert(b"user.comment", b"hello".to_vec(), path)?;
+    /// assert_eq!(set, same);
+    /// assert!(set.insert(b"user.long", vec![0; 65_537], path).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn insert(&mut self, name: &[u8], value: Vec<u8>, path: &Path) -> Result<()> {
         if is_xattr_name(name) {
             self.add(name, value)
@@ -65,12 +85,13 @@ impl XattrSet {
             None => {
                 let name_bytes = self.name_bytes + name.len() + 1;
                 let bytes = self.bytes + XattrRecord::SIZE + name.len() + value.len();
-                self.name_bytes = within(
+                within(
                     "bytes in the names of extended attributes",
                     name_bytes,
                     XATTR_NAMES_MAX,
                 )?;
                 self.bytes = within(TOO_LARGE, bytes, INODE_MAX)?;
+                self.name_bytes = name_bytes;
                 self.values.insert(name.to_vec(), value);
             }
         }

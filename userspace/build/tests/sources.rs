@@ -457,7 +457,7 @@ fn the_source_of_a_tree_is_not_seen_in_its_image() {
     outcome.unwrap();
 }
 
-/// What a walk says of a tree that this makes.
+/// The message that refuses a step of making a tree.
 fn refusal(make: impl FnOnce(&mut TreeBuilder<ArchivedFile<'_>>) -> Result<()>) -> String {
     let mut builder = TreeBuilder::new(Path::new("archive"));
     builder

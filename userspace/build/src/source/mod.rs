@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Where trees come from.
+//! The sources of trees.
 
 mod directory;
 
@@ -169,7 +169,7 @@ pub trait FileReader {
     fn finish(self) -> Result<XattrSet>;
 }
 
-/// What inodes of all types have.
+/// The metadata of an inode, of whatever type.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Metadata {
     /// Permission bits, and those for set-user-ID, set-group-ID and sticky: at most `0o7777`.
@@ -310,7 +310,7 @@ pub(crate) fn check_name(name: &[u8]) -> std::result::Result<(), Flaw> {
     }
 }
 
-/// Why an image can't hold something.
+/// A reason why an image can't hold something.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Flaw {
     /// See [`Error::TooLarge`].

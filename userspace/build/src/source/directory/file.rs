@@ -181,7 +181,7 @@ impl FileReader for DirectoryReader {
     }
 }
 
-/// What must stay the same about a file.
+/// The properties of a file that must stay the same.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Expected {
     device: u64,

@@ -247,7 +247,7 @@ fn leave(visits: &mut Vec<Visit>) -> Result<()> {
     Ok(())
 }
 
-/// What an entry turned out to be.
+/// An entry that was looked at.
 enum Child {
     /// A directory, to be visited later.
     Directory(u32),
