@@ -16,13 +16,13 @@ use crate::{Options, Result};
 pub(crate) struct BaseChunks {
     store: Arc<Store>,
     packs: Vec<PackRecord>,
-    /// Where each pack begins.
+    /// The place at which each pack begins.
     starts: Vec<u64>,
     /// The chunks' places by the digest of their content: where it is first,
     places: HashMap<Digest, u64>,
     /// and, of the little that is in several places, the others, the last one first.
     more_places: HashMap<Digest, Vec<u64>>,
-    /// Where the new chunks begin.
+    /// The place at which the new chunks begin.
     end: u64,
     /// The pack that was used last, by its number; None if it can't be used.
     open: Option<(usize, Option<Pack>)>,
@@ -68,7 +68,7 @@ impl BaseChunks {
         &self.packs
     }
 
-    /// Where the new chunks begin.
+    /// The place at which the new chunks begin.
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
@@ -78,7 +78,7 @@ impl BaseChunks {
         self.unusable
     }
 
-    /// Where a chunk with this content is. A place where it is not, or something else is, is never looked at again.
+    /// The place of a chunk with this content. One that is not there, or is something else, is never asked for again.
     pub(crate) fn find(&mut self, digest: &Digest, content: &[u8]) -> Option<u64> {
         let mut place = *self.places.get(digest)?;
         while !self.holds(place, content) {

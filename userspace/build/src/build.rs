@@ -2,11 +2,9 @@
 
 //! A build as a whole.
 
-use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
-use std::thread;
 
-use flume::bounded;
 use peerfs_format::{
     Digest, InodeRecord, Manifest, PackRecord, ShardLayout, ShardRecord, Table, METADATA_MAX,
     ROOT_INODE,
@@ -15,26 +13,12 @@ use peerfs_store::{write_image, Error as StoreError, ImageBlobs, Store};
 
 use crate::base::BaseChunks;
 use crate::content::{Contents, PackPlaces};
-use crate::manifest;
-use crate::message::ReadContext;
-use crate::sequence::ChunkQueue;
+use crate::metadata;
+use crate::pipeline::{self, Found};
 use crate::shard_plan::{self, ShardSource};
-use crate::threads::{join, spawn};
-use crate::tree::{Kind, Tree};
-use crate::unreadable::Unreadable;
-use crate::walk::ReadQueue;
+use crate::tree::{NodeKind, Tree};
 use crate::xattrs::XattrSets;
-use crate::{
-    compress, file_reader, pack_writer, sequence, shard_writer, walk, Error, Options, Progress,
-    Result,
-};
-
-/// Jobs that wait for a reading thread, and as many for the sequencer.
-const READS_WAITING: usize = 16;
-/// Chunks that wait for a compressing thread.
-const CHUNKS_WAITING: usize = 64;
-/// Compressed chunks, and those being compressed, that wait for the packer.
-const STORED_WAITING: usize = 256;
+use crate::{shard_writer, Error, Options, Result, TreeSource};
 
 /// An image that was built: all of it is in the store.
 #[derive(Clone, Debug)]
@@ -80,15 +64,62 @@ impl BuiltImage {
     }
 }
 
-/// Builds an image from the directory tree at `root`, and writes its blobs to the store. The same
-/// tree, with the same compression and base, makes the same image, whatever the machine and the
-/// number of threads.
+/// The progress of a build, for whoever watches it from another thread.
+#[derive(Debug, Default)]
+pub struct Progress {
+    files_found: AtomicU64,
+    bytes_found: AtomicU64,
+    is_walk_done: AtomicBool,
+    files_done: AtomicU64,
+    bytes_done: AtomicU64,
+}
+
+impl Progress {
+    /// Regular files found in the tree so far, and their bytes.
+    pub fn found(&self) -> (u64, u64) {
+        (
+            self.files_found.load(Ordering::Relaxed),
+            self.bytes_found.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Whether all files have been found.
+    pub fn is_walk_done(&self) -> bool {
+        self.is_walk_done.load(Ordering::Relaxed)
+    }
+
+    /// Regular files read so far, and bytes of them.
+    pub fn done(&self) -> (u64, u64) {
+        (
+            self.files_done.load(Ordering::Relaxed),
+            self.bytes_done.load(Ordering::Relaxed),
+        )
+    }
+
+    pub(crate) fn add_found(&self, bytes: u64) {
+        self.files_found.fetch_add(1, Ordering::Relaxed);
+        self.bytes_found.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn finish_walk(&self) {
+        self.is_walk_done.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_done(&self, files: u64, bytes: u64) {
+        self.files_done.fetch_add(files, Ordering::Relaxed);
+        self.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Builds an image from a tree, and writes its blobs to the store. The same tree, with the same compression and
+/// base, makes the same image, whatever the machine and the number of threads; and whatever the source, if
+/// it hands files over in the tree's order (see [`TreeSource`]).
 ///
 /// # Errors
 /// See [`Error`]. Blobs that were complete by then stay in the store, which a later build of the
 /// same tree makes use of; nothing else does.
-pub fn build(
-    root: &Path,
+pub fn build<S: TreeSource>(
+    source: S,
     store: &Arc<Store>,
     options: &Options,
     progress: &Progress,
@@ -96,6 +127,7 @@ pub fn build(
     if !options.layout.chunks.are_valid() {
         return Err(Error::ChunkSizes(options.layout.chunks));
     }
+    let root = source.path().to_owned();
     let xattrs = XattrSets::default();
     let base = BaseChunks::read(store, options)?;
     let mut packs = base.packs().to_vec();
@@ -104,22 +136,22 @@ pub fn build(
         contents,
         new_packs,
         unusable_chunks,
-    } = read_tree(root, store, options, base, progress, &xattrs)?;
+    } = pipeline::run(source, store, options, base, progress, &xattrs)?;
     packs.extend(new_packs);
     let (places, packs) = PackPlaces::new(&packs, &contents);
-    let source = ShardSource {
+    let shards = ShardSource {
         tree: &tree,
         contents: &contents,
         packs: &places,
         xattrs: &xattrs,
     };
-    let planned = shard_plan::plan(&source, options.layout.shard, root)?;
-    let shards = shard_writer::write_all(&source, &planned, store, options, root)?;
-    let blob_table = manifest::encode_blob_table(&packs, &shards);
+    let planned = shard_plan::plan(&shards, options.layout.shard, &root)?;
+    let shards = shard_writer::write_all(&shards, &planned, store, options, &root)?;
+    let blob_table = metadata::encode_blob_table(&packs, &shards);
     if blob_table.len() as u64 > METADATA_MAX {
         return Err(Error::TooLarge {
             what: "bytes in its list of packs and shards",
-            path: root.to_owned(),
+            path: root,
             count: blob_table.len() as u64,
             limit: METADATA_MAX,
         });
@@ -132,7 +164,7 @@ pub fn build(
         blob_table: store.add_blob(&blob_table)?,
         blob_table_length: blob_table.len() as u32,
     };
-    let blob = manifest::encode(&manifest);
+    let blob = metadata::encode_manifest(&manifest);
     Ok(BuiltImage {
         manifest: store.add_blob(&blob)?,
         manifest_length: blob.len() as u64,
@@ -159,90 +191,10 @@ fn read_root(store: &Store, shards: &[ShardRecord]) -> Result<InodeRecord> {
     Ok(root.map_err(StoreError::format(first.digest))?)
 }
 
-/// What the stages from the walk to the packs make.
-struct Found {
-    tree: Tree,
-    contents: Contents,
-    new_packs: Vec<PackRecord>,
-    unusable_chunks: u64,
-}
-
-/// Runs the stages from the walk to the packs.
-fn read_tree(
-    root: &Path,
-    store: &Store,
-    options: &Options,
-    base: BaseChunks,
-    progress: &Progress,
-    xattrs: &XattrSets,
-) -> Result<Found> {
-    let layout = &options.layout;
-    let unreadable = Unreadable::default();
-    let (read_requests, to_read) = bounded(READS_WAITING);
-    let (read_results, to_sequence) = bounded(READS_WAITING);
-    let (compress_requests, to_compress) = bounded(CHUNKS_WAITING);
-    let (stored_results, to_pack) = bounded(STORED_WAITING);
-    let found = thread::scope(|scope| -> Result<Found> {
-        let read_queue = ReadQueue {
-            requests: read_requests,
-            results: read_results,
-        };
-        let context = ReadContext {
-            options,
-            xattrs,
-            progress,
-            unreadable: &unreadable,
-        };
-        let walker = spawn(scope, move || {
-            walk::walk(root, store.root_dir(), read_queue, context)
-        })?;
-        for _ in 0..options.threads.get() {
-            let to_read = to_read.clone();
-            spawn(scope, move || file_reader::run(&to_read, context))?;
-        }
-        drop(to_read);
-        let chunk_queue = ChunkQueue {
-            requests: compress_requests,
-            results: stored_results,
-        };
-        let sequencer = spawn(scope, move || {
-            sequence::run(&to_sequence, chunk_queue, base, layout)
-        })?;
-        let compressors = (0..options.threads.get())
-            .map(|_| {
-                let to_compress = to_compress.clone();
-                spawn(scope, move || compress::run(&to_compress, options))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        drop(to_compress);
-        let new_packs = pack_writer::run(to_pack, store, options);
-        // A stage that stops early makes those before it stop without an error of their own, so
-        // the error is that of the last stage that has one.
-        let contents = join(sequencer);
-        let tree = join(walker);
-        let compressed = compressors.into_iter().try_for_each(join);
-        let new_packs = new_packs?;
-        compressed?;
-        let contents = contents?;
-        let tree = tree?;
-        match (tree, contents) {
-            (Some(tree), Some((contents, unusable_chunks))) => Ok(Found {
-                tree,
-                contents,
-                new_packs,
-                unusable_chunks,
-            }),
-            _ => unreachable!("a stage stops early only because a later one fails"),
-        }
-    })?;
-    unreadable.check()?;
-    Ok(found)
-}
-
 /// Bytes that regular files hold, holes not counted; each inode once.
 fn content_bytes(tree: &Tree, contents: &Contents) -> u64 {
     let files = tree.nodes.iter().filter_map(|node| match node.kind {
-        Kind::Regular(file) => contents.file(file),
+        NodeKind::Regular(file) => contents.file(file),
         _ => None,
     });
     files.map(|file| file.allocated).sum()

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Where the regular files' content is.
+//! The places of the regular files' content.
 //!
 //! While chunks are still being packed, a place is an offset in one address space over all packs:
 //! the chunks' uncompressed bytes one after another, in the order in which they were sequenced.
 
 use peerfs_format::{Digest, ExtentRecord, PackRecord};
 
-use crate::message::WholeFile;
+use crate::pipeline::WholeFile;
 use crate::xattrs::XattrSetId;
 
 /// The content of all regular files, in the order of their inodes.
@@ -31,7 +31,7 @@ pub(crate) struct FileContent {
 
 #[derive(Clone, Copy)]
 enum Place {
-    /// Where it begins in the stream of small files.
+    /// The offset at which it begins in the stream of small files.
     Small(u64),
     /// Its runs.
     Large { first: usize, count: usize },
@@ -40,9 +40,9 @@ enum Place {
 /// Consecutive bytes of a file or of the stream of small files, over all packs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Run {
-    /// Where it begins in the file or stream.
+    /// The offset at which it begins in the file or stream.
     offset: u64,
-    /// Where it begins over all packs.
+    /// The offset at which it begins over all packs.
     place: u64,
     length: u64,
 }
@@ -140,7 +140,7 @@ fn append_run(runs: &mut Vec<Run>, is_first: bool, offset: u64, place: u64, leng
     }
 }
 
-/// Where the packs begin, over all packs, and which of them the image needs.
+/// The offsets at which packs begin, over all packs, and those of them that the image needs.
 pub(crate) struct PackPlaces {
     starts: Vec<u64>,
     /// The number of each pack in the manifest; of those that are not needed, any.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What can go wrong with a build.
+//! The errors of a build.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,17 +12,17 @@ use crate::ChunkSizes;
 /// The result of a build or of a step of it.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What went wrong with a build, and what to do about it.
+/// An error of a build; its message says what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused something.
     #[error("can't {action} {}", printable(path))]
     Io {
-        /// What was tried, as a verb.
+        /// The action that failed, as a verb.
         action: &'static str,
         /// With which file.
         path: PathBuf,
-        /// Why it failed.
+        /// The system's reason.
         source: io::Error,
     },
     /// Something in the tree changed while it was read.
@@ -39,7 +39,7 @@ pub enum Error {
     Unreadable {
         /// Some of them.
         paths: Vec<PathBuf>,
-        /// How many more there are.
+        /// The number of all others.
         more: u64,
     },
     /// The format can't hold it.
@@ -48,14 +48,22 @@ pub enum Error {
         printable(path)
     )]
     TooLarge {
-        /// What there is too much of.
+        /// The thing that there is too much of.
         what: &'static str,
         /// In which file, or the tree.
         path: PathBuf,
-        /// How much of it there is.
+        /// The amount that there is.
         count: u64,
-        /// How much there may be.
+        /// The amount that the format allows.
         limit: u64,
+    },
+    /// The tree has something that no image can have.
+    #[error("{}: {reason}", printable(path))]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        reason: &'static str,
     },
     /// See [`Options::is_cancelled`](crate::Options::is_cancelled).
     #[error("given up")]

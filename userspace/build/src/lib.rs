@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Builds an image from a directory tree.
+//! Builds an image from a tree: a directory, or what another [`TreeSource`] has.
 //!
 //! The stages run at the same time, with bounded queues in between; what they make depends on the
 //! tree alone and not on their timing:
@@ -14,36 +14,55 @@
 //! ```
 //!
 //! After them come the inode shards and the manifest.
+//!
+//! # Example
+//! ```
+//! use std::sync::Arc;
+//!
+//! use peerfs_build::{build, DirectorySource, Options, Progress};
+//! use peerfs_store::Store;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let (tree, store) = (folder.path().join("tree"), folder.path().join("store"));
+//! # std::fs::create_dir(&tree)?;
+//! std::fs::write(tree.join("hello"), "Hello.\n")?;
+//! let store = Arc::new(Store::create(&store)?);
+//! let source = DirectorySource::new(tree, &store);
+//! let image = build(source, &store, &Options::default(), &Progress::default())?;
+//! assert_eq!((image.inode_count, image.content_bytes), (2, 7));
+//! image.tag(&store, "example")?;
+//! # Ok(())
+//! # }
+//! ```
 
 #![forbid(unsafe_code)]
 
 mod base;
 mod build;
 mod chunker;
-mod compress;
 mod content;
 mod error;
-mod expected;
-mod file_reader;
-mod layout;
-mod manifest;
-mod message;
-mod metadata_blob;
+mod metadata;
 mod options;
-mod pack_writer;
-mod progress;
+mod pack;
+mod pipeline;
+mod read;
 mod sequence;
 mod shard_plan;
 mod shard_writer;
-mod sparse_chunker;
-mod threads;
+mod source;
 mod tree;
-mod unreadable;
-mod walk;
+mod tree_builder;
 mod xattrs;
 
-pub use build::{build, BuiltImage};
+pub use build::{build, BuiltImage, Progress};
 pub use error::{Error, Result};
-pub use layout::{ChunkSizes, Layout};
-pub use options::{Compression, Options};
-pub use progress::Progress;
+pub use options::{ChunkSizes, Compression, Layout, Options};
+pub use read::{QueuedFile, ReadQueue};
+pub use source::{
+    DeviceNumber, DirectorySource, FileReader, Kind, Metadata, SourceFile, TreeSource,
+};
+pub use tree::Tree;
+pub use tree_builder::TreeBuilder;
+pub use xattrs::XattrSet;

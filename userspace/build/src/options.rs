@@ -1,29 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! How to build.
+//! The options of a build.
 
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::thread;
 
-use peerfs_format::Digest;
+use peerfs_format::{Digest, CHUNK_MAX};
 
-use crate::{Error, Layout, Result};
+use crate::{Error, Result};
 
-/// How to build an image.
+/// The options of a build.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Threads that read, and as many that compress. What is built does not depend on it.
     pub threads: NonZeroUsize,
-    /// How chunks are compressed.
+    /// The compression of chunks.
     pub compression: Compression,
-    /// How the image is divided.
+    /// The division of the image.
     pub layout: Layout,
     /// Images of the store whose packs the new image may use, by their manifests: only what is not
     /// in them is stored anew. What is built depends on it, and on what of them is there and whole.
     pub base: Vec<Digest>,
-    /// Whether directories that other file systems are mounted on are taken as empty ones.
-    pub one_file_system: bool,
     /// Asked again and again whether to give up.
     pub is_cancelled: fn() -> bool,
 }
@@ -52,13 +50,12 @@ impl Default for Options {
             compression: Compression::default(),
             layout: Layout::default(),
             base: Vec::new(),
-            one_file_system: false,
             is_cancelled: || false,
         }
     }
 }
 
-/// How chunks are compressed; those that do not become smaller are stored as they are.
+/// The compression of chunks; those that do not become smaller are stored as they are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Compression {
     /// Not at all.
@@ -97,5 +94,56 @@ impl FromStr for Compression {
             },
             _ => Err("one of none, zstd and zstd:LEVEL is expected".to_owned()),
         }
+    }
+}
+
+/// The division of an image. Readers can do with any layout, but images share chunks only if they have
+/// the same one. The default is what came out best when it was measured
+/// (Documentation/format-choices.md).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Layout {
+    /// The chunks' sizes.
+    pub chunks: ChunkSizes,
+    /// Files of at least so many bytes are chunked by themselves; shorter ones share chunks.
+    pub large_file: u64,
+    /// The length at which a pack is closed: bytes as stored.
+    pub pack: u64,
+    /// The length at which an inode shard is closed: bytes.
+    pub shard: usize,
+}
+
+/// The sizes of chunks in bytes, before compression: ascending, and at most [`CHUNK_MAX`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ChunkSizes {
+    /// The shortest, except for the last of a stream.
+    pub min: u32,
+    /// The length that the chunker aims at.
+    pub average: u32,
+    /// The longest.
+    pub max: u32,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Layout {
+            chunks: ChunkSizes {
+                min: 32 * 1024,
+                average: 64 * 1024,
+                max: 128 * 1024,
+            },
+            large_file: 64 * 1024,
+            pack: 64 * 1024 * 1024,
+            shard: 256 * 1024,
+        }
+    }
+}
+
+impl ChunkSizes {
+    /// Whether readers take such chunks.
+    pub(crate) fn are_valid(self) -> bool {
+        0 < self.min
+            && self.min <= self.average
+            && self.average <= self.max
+            && self.max <= CHUNK_MAX
     }
 }

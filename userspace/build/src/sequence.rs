@@ -13,26 +13,25 @@ use peerfs_store::sha256;
 use crate::base::BaseChunks;
 use crate::chunker::Chunker;
 use crate::content::Contents;
-use crate::message::{CompressRequest, ReadPiece, ReadPieces, SmallFile, StoredChunk};
-use crate::{Layout, Result};
+use crate::pipeline::{CompressRequest, ReadPiece, ReadPieces, SmallFile, StoredChunk};
+use crate::{Error, Layout, Result};
 
-/// Where chunks go: to the compressors, and in the same order to the packer.
+/// The queues that chunks go to: the compressors', and in the same order the packer's.
 pub(crate) struct ChunkQueue {
     pub(crate) requests: Sender<CompressRequest>,
     pub(crate) results: Sender<Receiver<StoredChunk>>,
 }
 
-/// Sequences what was read; the chunks of `base` are there already. Returns None if the packer stopped
-/// listening because it failed; otherwise also how many chunks of the base could not be used.
+/// Sequences what was read; the chunks of `base` are there already. Returns also how many of them could not be used.
 ///
 /// # Errors
-/// The first error of a reader.
+/// The first error of a reader; [`Error::Cancelled`] if the packer stopped listening because it failed.
 pub(crate) fn run(
     files: &Receiver<ReadPieces>,
     queue: ChunkQueue,
     base: BaseChunks,
     layout: &Layout,
-) -> Result<Option<(Contents, u64)>> {
+) -> Result<(Contents, u64)> {
     let mut sequencer = Sequencer {
         contents: Contents::default(),
         next_place: base.end(),
@@ -47,50 +46,42 @@ pub(crate) fn run(
     for pieces in files {
         let first = sequencer.contents.run_count();
         for piece in pieces {
-            let is_wanted = match piece? {
-                ReadPiece::Small { files, content } => sequencer.add_small(files, &content),
-                ReadPiece::Chunks(chunks) => chunks.into_iter().all(|chunk| {
-                    let length = chunk.content.len() as u64;
-                    let Some(place) = sequencer.place(chunk.digest, chunk.content) else {
-                        return false;
-                    };
-                    let contents = &mut sequencer.contents;
-                    contents.add_run(first, chunk.file_offset, place, length);
-                    true
-                }),
-                ReadPiece::End(whole) => {
-                    sequencer.contents.add_large(whole, first);
-                    true
+            match piece? {
+                ReadPiece::Small { files, content } => sequencer.add_small(files, &content)?,
+                ReadPiece::Chunks(chunks) => {
+                    for chunk in chunks {
+                        let length = chunk.content.len() as u64;
+                        let place = sequencer.place(chunk.digest, chunk.content)?;
+                        let contents = &mut sequencer.contents;
+                        contents.add_run(first, chunk.file_offset, place, length);
+                    }
                 }
-            };
-            if !is_wanted {
-                return Ok(None);
+                ReadPiece::End(whole) => sequencer.contents.add_large(whole, first),
             }
         }
     }
-    Ok(sequencer.finish())
+    sequencer.finish()
 }
 
 struct Sequencer {
     contents: Contents,
     base: BaseChunks,
-    /// Where the chunks are that were placed so far, by the digest of their content.
+    /// The places of chunks so far, by the digest of their content.
     places: HashMap<Digest, u64>,
     next_place: u64,
     /// The small files, one after another.
     small_chunker: Chunker,
-    /// Where in their stream the next chunk begins.
+    /// The offset in their stream at which the next chunk begins.
     small_cut: u64,
-    /// Where in their stream the next file begins.
+    /// The offset in their stream at which the next file begins.
     small_offset: u64,
-    /// Where in their stream the files are, by the digest of their content.
+    /// The files' offsets in their stream, by the digest of their content.
     small_places: HashMap<Digest, u64>,
     queue: ChunkQueue,
 }
 
 impl Sequencer {
-    /// Adds small files; false if nobody wants them.
-    fn add_small(&mut self, files: Vec<SmallFile>, content: &[u8]) -> bool {
+    fn add_small(&mut self, files: Vec<SmallFile>, content: &[u8]) -> Result<()> {
         let mut rest = content;
         for file in files {
             let (bytes, others) = rest.split_at(file.length.min(rest.len()));
@@ -106,31 +97,27 @@ impl Sequencer {
             self.contents.add_small(file.whole, offset, length);
         }
         while let Some(chunk) = self.small_chunker.next() {
-            if !self.add_small_chunk(chunk) {
-                return false;
-            }
+            self.add_small_chunk(chunk)?;
         }
-        true
+        Ok(())
     }
 
-    fn add_small_chunk(&mut self, content: Bytes) -> bool {
+    fn add_small_chunk(&mut self, content: Bytes) -> Result<()> {
         let length = content.len() as u64;
-        let Some(place) = self.place(sha256(&content), content) else {
-            return false;
-        };
+        let place = self.place(sha256(&content), content)?;
         self.contents.add_small_run(self.small_cut, place, length);
         self.small_cut += length;
-        true
+        Ok(())
     }
 
-    /// Where a chunk is; a new one is compressed and packed. None if nobody wants it.
-    fn place(&mut self, digest: Digest, content: Bytes) -> Option<u64> {
+    /// The place of a chunk; a new one is compressed and packed.
+    fn place(&mut self, digest: Digest, content: Bytes) -> Result<u64> {
         if let Some(place) = self.places.get(&digest) {
-            return Some(*place);
+            return Ok(*place);
         }
         if let Some(place) = self.base.find(&digest, &content) {
             self.places.insert(digest, place);
-            return Some(place);
+            return Ok(place);
         }
         let place = self.next_place;
         self.next_place += content.len() as u64;
@@ -141,17 +128,16 @@ impl Sequencer {
             content,
             stored: sender,
         };
-        self.queue.results.send(receiver).ok()?;
-        self.queue.requests.send(request).ok()?;
-        Some(place)
+        let ChunkQueue { requests, results } = &self.queue;
+        results.send(receiver).map_err(|_| Error::Cancelled)?;
+        requests.send(request).map_err(|_| Error::Cancelled)?;
+        Ok(place)
     }
 
-    fn finish(mut self) -> Option<(Contents, u64)> {
+    fn finish(mut self) -> Result<(Contents, u64)> {
         while let Some(chunk) = self.small_chunker.next_at_end() {
-            if !self.add_small_chunk(chunk) {
-                return None;
-            }
+            self.add_small_chunk(chunk)?;
         }
-        Some((self.contents, self.base.unusable()))
+        Ok((self.contents, self.base.unusable()))
     }
 }

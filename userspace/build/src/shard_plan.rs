@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Which entries and inodes go into which shard.
+//! Dividing entries and inodes into shards.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use peerfs_format::{
 };
 
 use crate::content::{Contents, PackPlaces};
-use crate::tree::{Kind, Node, Tree};
+use crate::tree::{Node, NodeKind, Tree};
 use crate::xattrs::{self, XattrSetId, XattrSets};
 use crate::{Error, Result};
 
@@ -33,7 +33,7 @@ pub(crate) struct PlannedShard {
     pub(crate) inodes: Range<u32>,
 }
 
-/// What one file may take of a shard, which has an entry or the root and the frame of the blob besides.
+/// The most bytes that one file may take of a shard, which has an entry or the root and the frame of the blob besides.
 pub(crate) const INODE_MAX: usize = METADATA_MAX as usize - 64 * 1024;
 
 /// Cuts the entries into shards: between directories, and inside one only if it does not fit into
@@ -140,7 +140,7 @@ impl Planner<'_> {
     fn too_large(&self, inode: u32) -> Error {
         let source = self.source;
         let extents = match source.tree.node(inode).map(|node| node.kind) {
-            Some(Kind::Regular(file)) => source
+            Some(NodeKind::Regular(file)) => source
                 .contents
                 .file(file)
                 .map_or(0, |file| source.contents.extents(file, source.packs).len()),
@@ -183,17 +183,17 @@ impl Planner<'_> {
             return 0;
         };
         let payload = match node.kind {
-            Kind::Regular(file) => source.contents.file(file).map_or(0, |file| {
+            NodeKind::Regular(file) => source.contents.file(file).map_or(0, |file| {
                 let extents = source.contents.extents(file, source.packs);
                 Digest::SIZE + extents.len() * ExtentRecord::SIZE
             }),
-            Kind::Directory { index, .. } => {
+            NodeKind::Directory { index, .. } => {
                 let first = source.tree.entries.get(source.tree.entries_of(index).start);
                 let name = first.map_or(0, |entry| source.tree.bytes(entry.name).len());
                 SpanRecord::SIZE + name
             }
-            Kind::SymbolicLink(target) => source.tree.bytes(target).len(),
-            Kind::Device(_) | Kind::Other => 0,
+            NodeKind::SymbolicLink(target) => source.tree.bytes(target).len(),
+            NodeKind::Device(_) | NodeKind::Other => 0,
         };
         let set = source.xattrs_of(inode);
         let xattrs = set
@@ -214,7 +214,7 @@ impl ShardSource<'_> {
     pub(crate) fn xattrs_of(&self, inode: u32) -> Option<XattrSetId> {
         let node: &Node = self.tree.node(inode)?;
         match node.kind {
-            Kind::Regular(file) => self.contents.file(file)?.xattrs,
+            NodeKind::Regular(file) => self.contents.file(file)?.xattrs,
             _ => node.xattrs,
         }
     }
@@ -222,46 +222,42 @@ impl ShardSource<'_> {
 
 #[cfg(test)]
 mod tests {
+    use peerfs_format::XATTR_VALUE_MAX;
+
     use super::*;
-    use crate::message::WholeFile;
-    use crate::tree::{Directory, Entry};
+    use crate::pipeline::WholeFile;
+    use crate::read::QueuedFile;
+    use crate::source::{Kind, Metadata};
+    use crate::tree::TreeWriter;
+    use crate::xattrs::XattrSet;
 
-    fn node(kind: Kind) -> Node {
-        Node {
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            nlink: 1,
-            size: 0,
-            mtime_seconds: 0,
-            mtime_nanoseconds: 0,
-            xattrs: None,
-            kind,
-        }
-    }
-
-    /// What is wrong with the file `directory/file` if it has these pieces of content and attributes.
+    /// The message that refuses the file `directory/file` if it has these pieces of content, and so many
+    /// bytes of attributes.
     fn refusal(pieces: u64, attributes: usize) -> Option<String> {
-        let directory = |index, parent| node(Kind::Directory { index, parent });
-        let mut tree = Tree::default();
-        tree.nodes = vec![directory(0, 1), directory(1, 1), node(Kind::Regular(0))];
-        for (number, name) in [b"directory".as_slice(), b"file"].iter().enumerate() {
-            let name = tree.add_bytes(name);
-            let inode = number as u32 + 2;
-            tree.entries.push(Entry { inode, name });
-            let entries = number..number + 1;
-            tree.directories.push(Directory { entries });
-        }
+        let metadata = Metadata::default();
+        let mut tree = TreeWriter::new(&metadata);
+        let directory = tree.add(1, b"directory", &metadata, &Kind::Directory, None);
+        tree.end_directory(1, None);
+        let file = QueuedFile { number: 0, size: 0 };
+        tree.add_file(b"file", &metadata, file).unwrap();
+        tree.end_directory(directory.unwrap(), None);
+        let tree = tree.finish();
         let mut contents = Contents::default();
         for piece in 0..pieces {
             contents.add_run(0, piece * 100_000, piece * 10, 1);
         }
         let xattrs = XattrSets::default();
-        let value = |number: usize| vec![number as u8; 65_536];
-        let set = (0..attributes).map(|number| (number.to_string().into(), value(number)));
+        let mut set = XattrSet::default();
+        let mut rest = attributes;
+        while rest > 0 {
+            let name = format!("user.{rest:08}").into_bytes();
+            let value = (rest - XattrRecord::SIZE - name.len()).min(XATTR_VALUE_MAX);
+            rest -= XattrRecord::SIZE + name.len() + value;
+            set.insert(&name, vec![0; value], Path::new("")).unwrap();
+        }
         let whole = WholeFile {
             digest: Digest::default(),
-            xattrs: xattrs.add(set.collect()),
+            xattrs: xattrs.add(set),
         };
         contents.add_large(whole, 0);
         let (packs, _) = PackPlaces::new(&[], &contents);
@@ -277,15 +273,18 @@ mod tests {
 
     #[test]
     fn a_file_that_does_not_fit_is_named() {
-        assert_eq!(refusal(600_000, 20), None);
+        assert_eq!(refusal(600_000, 1_000_000), None);
         let message = refusal(710_000, 0).unwrap();
         assert!(
             message.starts_with("/tree/directory/file has 710000 pieces"),
             "{message}"
         );
         assert!(message.ends_with("allows 696320"), "{message}");
-        let message = refusal(0, 300).unwrap();
-        assert!(message.contains("/tree/directory/file has 19"), "{message}");
+        let message = refusal(0, INODE_MAX).unwrap();
+        assert!(
+            message.contains("/tree/directory/file has 16711784 bytes"),
+            "{message}"
+        );
         assert!(
             message.contains("bytes of extended attributes"),
             "{message}"

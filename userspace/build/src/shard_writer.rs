@@ -13,10 +13,10 @@ use peerfs_format::{
 };
 use peerfs_store::Store;
 
-use crate::metadata_blob::MetadataBlob;
+use crate::metadata::MetadataBlob;
+use crate::pipeline::{join, spawn};
 use crate::shard_plan::{PlannedShard, ShardSource};
-use crate::threads::{join, spawn};
-use crate::tree::{Kind, Node};
+use crate::tree::{Node, NodeKind};
 use crate::xattrs::XattrSetId;
 use crate::{Error, Options, Result};
 
@@ -168,7 +168,7 @@ impl<'a> Tables<'a> {
             link: 0,
         };
         match node.kind {
-            Kind::Regular(file) => {
+            NodeKind::Regular(file) => {
                 let file = self.source.contents.file(file)?;
                 record.allocated = file.allocated;
                 record.link = u64::from(self.digests.count);
@@ -179,18 +179,18 @@ impl<'a> Tables<'a> {
                 record.payload_count = self.extents.count - record.payload_first;
                 self.digests.add(&file.digest);
             }
-            Kind::Directory { index, parent } => {
+            NodeKind::Directory { index, parent } => {
                 record.link = u64::from(parent);
                 record.payload_first = self.spans.count;
                 self.add_spans(index)?;
                 record.payload_count = self.spans.count - record.payload_first;
             }
-            Kind::SymbolicLink(target) => {
+            NodeKind::SymbolicLink(target) => {
                 let target = self.source.tree.bytes(target);
                 (record.payload_first, record.payload_count) = self.add_to_heap(target)?;
             }
-            Kind::Device(device) => record.payload_first = device,
-            Kind::Other => (),
+            NodeKind::Device(device) => record.payload_first = device,
+            NodeKind::Other => (),
         }
         self.inodes.add(&record);
         Some(())
@@ -257,7 +257,7 @@ impl<'a> Tables<'a> {
         Some(place)
     }
 
-    /// Where the bytes begin in the heap, and how many they are.
+    /// Adds bytes to the heap, and returns the offset at which they begin and their number.
     fn add_to_heap(&mut self, bytes: &[u8]) -> Option<(u32, u32)> {
         let place = (
             u32::try_from(self.heap.len()).ok()?,

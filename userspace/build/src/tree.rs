@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The tree in memory: what the walk found, compactly, since there may be millions of files.
+//! The tree in memory, compactly, since there may be millions of files; and how it is written.
 
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use peerfs_format::FileType;
+use peerfs_format::{EntryRecord, FileType, Record, ROOT_INODE};
 
+use crate::read::QueuedFile;
+use crate::source::{Flaw, Kind, Metadata};
 use crate::xattrs::XattrSetId;
 
-/// A tree that was walked.
+/// A tree that was walked: all that an image holds of it but the content of its regular files.
 #[derive(Default)]
-pub(crate) struct Tree {
+pub struct Tree {
     /// By inode number, the first one (the root) at index 0.
     pub(crate) nodes: Vec<Node>,
     /// All directories' entries, in the order of the visits; sorted within each directory.
@@ -35,13 +37,13 @@ pub(crate) struct Node {
     pub(crate) mtime_nanoseconds: u32,
     /// Not for regular files: theirs come with their content.
     pub(crate) xattrs: Option<XattrSetId>,
-    pub(crate) kind: Kind,
+    pub(crate) kind: NodeKind,
 }
 
-/// What an inode is, and what only that has.
+/// An inode's type, and what only that has.
 #[derive(Clone, Copy)]
-pub(crate) enum Kind {
-    /// Index of the content, counted over the regular files in their order.
+pub(crate) enum NodeKind {
+    /// Index of the content, counted over the regular files in the order in which they were handed over.
     Regular(u32),
     /// Index in [`Tree::directories`], set when it is visited; and the parent's inode number.
     Directory { index: u32, parent: u32 },
@@ -75,7 +77,7 @@ pub(crate) struct ByteRange {
 
 impl Tree {
     /// Keeps a name (at most 255 bytes) or a target (at most 4095).
-    pub(crate) fn add_bytes(&mut self, bytes: &[u8]) -> ByteRange {
+    fn add_bytes(&mut self, bytes: &[u8]) -> ByteRange {
         let range = ByteRange {
             start: self.bytes.len() as u64,
             length: bytes.len() as u16,
@@ -96,7 +98,11 @@ impl Tree {
         self.nodes.get((inode as usize).checked_sub(1)?)
     }
 
-    /// What an inode is.
+    fn node_mut(&mut self, inode: u32) -> Option<&mut Node> {
+        self.nodes.get_mut((inode as usize).checked_sub(1)?)
+    }
+
+    /// An inode's type.
     pub(crate) fn file_type(&self, inode: u32) -> Option<FileType> {
         FileType::from_mode(self.node(inode)?.mode)
     }
@@ -112,7 +118,7 @@ impl Tree {
                 .iter()
                 .position(|directory| directory.entries.contains(&place));
             let parent = self.nodes.iter().position(|node| {
-                matches!(node.kind, Kind::Directory { index, .. }
+                matches!(node.kind, NodeKind::Directory { index, .. }
                     if Some(index as usize) == directory)
             });
             inode = parent.map_or(0, |parent| parent as u32 + 1);
@@ -127,5 +133,158 @@ impl Tree {
     pub(crate) fn entries_of(&self, directory: u32) -> Range<usize> {
         let directory = self.directories.get(directory as usize);
         directory.map_or(0..0, |directory| directory.entries.clone())
+    }
+}
+
+/// Writes a tree in the order that images have: the entries of a directory one after another, sorted by their
+/// names, then those of its subdirectories in turn, each followed by all that is below it.
+pub(crate) struct TreeWriter {
+    tree: Tree,
+    /// The first entry of the directory that is being written.
+    first_entry: usize,
+    /// Its subdirectories so far.
+    subdirectories: u32,
+    /// Bytes of its entry records and names so far.
+    size: u64,
+}
+
+impl TreeWriter {
+    /// A tree of a root without entries.
+    pub(crate) fn new(root: &Metadata) -> Self {
+        let mut writer = TreeWriter {
+            tree: Tree::default(),
+            first_entry: 0,
+            subdirectories: 0,
+            size: 0,
+        };
+        let parent = ROOT_INODE as u32;
+        let kind = NodeKind::Directory { index: 0, parent };
+        let root = node(root, FileType::Directory, 0, kind);
+        writer.tree.nodes.push(root);
+        writer
+    }
+
+    /// The tree so far.
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Adds a regular file to the current directory, and returns its inode number. The name has been checked.
+    pub(crate) fn add_file(
+        &mut self,
+        name: &[u8],
+        metadata: &Metadata,
+        file: QueuedFile,
+    ) -> Result<u32, Flaw> {
+        if file.size > i64::MAX as u64 {
+            return Err(Flaw::TooLarge {
+                what: "bytes",
+                count: file.size,
+                limit: i64::MAX as u64,
+            });
+        }
+        let number = u32::try_from(file.number).map_err(|_| too_many(file.number))?;
+        let kind = NodeKind::Regular(number);
+        self.add_node(name, node(metadata, FileType::Regular, file.size, kind))
+    }
+
+    /// Adds anything else to the current directory, whose inode number is `parent`, and returns its inode number.
+    /// Name and kind have been checked; a directory gets its extended attributes with
+    /// [`end_directory`](TreeWriter::end_directory).
+    pub(crate) fn add(
+        &mut self,
+        parent: u32,
+        name: &[u8],
+        metadata: &Metadata,
+        kind: &Kind,
+        xattrs: Option<XattrSetId>,
+    ) -> Result<u32, Flaw> {
+        let mut size = 0;
+        let node_kind = match kind {
+            Kind::Directory => {
+                self.subdirectories += 1;
+                NodeKind::Directory { index: 0, parent }
+            }
+            Kind::SymbolicLink(target) => {
+                size = target.len() as u64;
+                NodeKind::SymbolicLink(self.tree.add_bytes(target))
+            }
+            Kind::CharacterDevice(number) | Kind::BlockDevice(number) => {
+                NodeKind::Device(number.encode())
+            }
+            Kind::Fifo | Kind::Socket => NodeKind::Other,
+        };
+        let node = Node {
+            xattrs,
+            ..node(metadata, kind.file_type(), size, node_kind)
+        };
+        self.add_node(name, node)
+    }
+
+    /// Adds another name of an inode that is no directory to the current directory.
+    pub(crate) fn link(&mut self, name: &[u8], inode: u32) {
+        if let Some(node) = self.tree.node_mut(inode) {
+            node.nlink = node.nlink.saturating_add(1);
+        }
+        self.add_entry(name, inode);
+    }
+
+    /// Ends the current directory, whose inode number this is: what was added since another one ended is in it.
+    pub(crate) fn end_directory(&mut self, inode: u32, xattrs: Option<XattrSetId>) {
+        let place = self.tree.directories.len() as u32;
+        let entries = self.first_entry..self.tree.entries.len();
+        self.first_entry = entries.end;
+        self.tree.directories.push(Directory { entries });
+        let size = std::mem::take(&mut self.size);
+        let subdirectories = std::mem::take(&mut self.subdirectories);
+        if let Some(node) = self.tree.node_mut(inode) {
+            node.xattrs = xattrs;
+            node.size = size;
+            node.nlink = 2 + subdirectories;
+            if let NodeKind::Directory { index, .. } = &mut node.kind {
+                *index = place;
+            }
+        }
+    }
+
+    /// The tree, whose directories have all ended.
+    pub(crate) fn finish(self) -> Tree {
+        self.tree
+    }
+
+    fn add_node(&mut self, name: &[u8], node: Node) -> Result<u32, Flaw> {
+        let before = self.tree.nodes.len() as u64;
+        let inode = u32::try_from(before + 1).map_err(|_| too_many(before))?;
+        self.tree.nodes.push(node);
+        self.add_entry(name, inode);
+        Ok(inode)
+    }
+
+    fn add_entry(&mut self, name: &[u8], inode: u32) {
+        self.size += (EntryRecord::SIZE + name.len()) as u64;
+        let name = self.tree.add_bytes(name);
+        self.tree.entries.push(Entry { inode, name });
+    }
+}
+
+fn too_many(before: u64) -> Flaw {
+    Flaw::TooLarge {
+        what: "files before it",
+        count: before,
+        limit: u64::from(u32::MAX),
+    }
+}
+
+fn node(metadata: &Metadata, file_type: FileType, size: u64, kind: NodeKind) -> Node {
+    Node {
+        mode: (file_type as u32) << 12 | metadata.permissions,
+        uid: metadata.uid,
+        gid: metadata.gid,
+        nlink: 1,
+        size,
+        mtime_seconds: metadata.mtime_seconds,
+        mtime_nanoseconds: metadata.mtime_nanoseconds,
+        xattrs: None,
+        kind,
     }
 }

@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::Arc;
 use std::thread;
 
-use peerfs_build::{build, BuiltImage, ChunkSizes, Compression, Error, Layout, Options, Progress};
+use peerfs_build::{
+    build, BuiltImage, ChunkSizes, Compression, DirectorySource, Error, Layout, Options, Progress,
+    Result,
+};
 use peerfs_format::{PackRecord, CHUNK_MAX};
 use peerfs_store::{Image, Store};
 use tempfile::TempDir;
@@ -36,7 +39,12 @@ impl Fixture {
     }
 
     fn build(&self, options: &Options) -> BuiltImage {
-        build(&self.tree(), &self.store, options, &Progress::default()).unwrap()
+        self.try_build(options).unwrap()
+    }
+
+    fn try_build(&self, options: &Options) -> Result<BuiltImage> {
+        let source = DirectorySource::new(self.tree(), &self.store);
+        build(source, &self.store, options, &Progress::default())
     }
 
     fn read(&self, image: &BuiltImage, path: &str) -> Vec<u8> {
@@ -147,12 +155,7 @@ fn any_layout_can_be_read() {
     assert!(fixture.read(&image, "large") == large);
     assert!(fixture.read(&image, "small") == large[..3000]);
     options.layout.chunks.max = CHUNK_MAX + 1;
-    let outcome = build(
-        &fixture.tree(),
-        &fixture.store,
-        &options,
-        &Progress::default(),
-    );
+    let outcome = fixture.try_build(&options);
     assert!(matches!(outcome, Err(Error::ChunkSizes(_))));
 }
 
@@ -203,12 +206,7 @@ fn a_file_that_changes_is_named() {
                 file.write_all(b"x").unwrap();
             }
         });
-        let outcome = build(
-            &fixture.tree(),
-            &fixture.store,
-            &Options::default(),
-            &Progress::default(),
-        );
+        let outcome = fixture.try_build(&Options::default());
         is_done.store(true, Ordering::Relaxed);
         match outcome {
             Err(Error::Changed(changed)) => assert_eq!(changed, path),
@@ -270,8 +268,7 @@ fn a_build_can_be_given_up_at_any_time() {
             fixture.tree().join("new"),
             &random(answers as u64, 3_000_000),
         );
-        let progress = Progress::default();
-        match build(&fixture.tree(), &fixture.store, &options, &progress) {
+        match fixture.try_build(&options) {
             Err(Error::Cancelled) => (),
             outcome => break outcome,
         }

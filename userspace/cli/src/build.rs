@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use indicatif::ProgressBar;
-use peerfs_build::{BuiltImage, Options, Progress};
+use peerfs_build::{BuiltImage, DirectorySource, Options, Progress};
 use peerfs_store::Store;
 use peerfs_sys::interrupt;
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
@@ -44,13 +44,14 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
     let mut options = Options {
         compression: arguments.compression,
         base: base.collect::<std::result::Result<_, _>>()?,
-        one_file_system: arguments.one_file_system,
         is_cancelled: interrupt::is_requested,
         ..Options::default()
     };
     if let Some(threads) = arguments.threads {
         options.threads = threads;
     }
+    let source =
+        DirectorySource::new(&arguments.tree, &store).one_file_system(arguments.one_file_system);
     let progress = Progress::default();
     let show = |bar: &ProgressBar| {
         let (found_files, found_bytes) = progress.found();
@@ -61,7 +62,7 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
         bar.set_message(format!("{files}/{found_files}{more} files"));
     };
     let image = show_while(show, || {
-        peerfs_build::build(&arguments.tree, &store, &options, &progress)
+        peerfs_build::build(source, &store, &options, &progress)
     })?;
     let oci_manifest = image.tag(&store, &arguments.tag)?;
     let (files, _) = progress.done();

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use peerfs_build::{build, Options, Progress};
+use peerfs_build::{build, DirectorySource, Options, Progress};
 use peerfs_format::upcall::{write_message, Failure, FetchBlob, FetchChunks, Operation};
 use peerfs_format::{Digest, PresenceHeader, Record, METADATA_MAX};
 use peerfs_store::{Image, Store};
@@ -27,7 +27,8 @@ fn main() -> Result<()> {
     let tree = folder.path().join("tree");
     make_tree(&tree)?;
     let store = Arc::new(Store::create(&folder.path().join("store"))?);
-    let image = build(&tree, &store, &Options::default(), &Progress::default())?;
+    let source = DirectorySource::new(&tree, &store);
+    let image = build(source, &store, &Options::default(), &Progress::default())?;
     let read = |digest: &Digest| store.read_metadata(digest, METADATA_MAX);
     save("manifest", "image", &read(&image.manifest)?)?;
     save("blob_table", "image", &read(&image.blob_table)?)?;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What can go wrong.
+//! The errors of the measurements.
 
 use std::io;
 
-/// Why a measurement failed.
+/// An error of a measurement.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// Building an image failed.
@@ -13,7 +13,7 @@ pub(crate) enum Error {
     /// A store could not be read.
     #[error(transparent)]
     Store(#[from] peerfs_store::Error),
-    /// What the store holds is no image.
+    /// The store holds something else than an image.
     #[error(transparent)]
     Format(#[from] peerfs_format::Error),
     /// A message of Cap'n Proto could not be read.
@@ -28,9 +28,9 @@ pub(crate) enum Error {
     /// A search did not find what is there.
     #[error("{found} of {wanted} were found")]
     NotFound {
-        /// What was.
+        /// The value that was found.
         found: u32,
-        /// What should have been.
+        /// The value that should have been.
         wanted: u32,
     },
 }

@@ -9,15 +9,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use peerfs_build::{ChunkSizes, Compression, Layout, Options, Progress};
+use peerfs_build::{ChunkSizes, Compression, DirectorySource, Layout, Options, Progress};
 use peerfs_store::Store;
 
 use crate::Result;
 
-/// How to build.
+/// The options of the builds.
 #[derive(Args)]
 pub(crate) struct Settings {
-    /// Where the images go.
+    /// The store that the images go to.
     store: PathBuf,
     #[arg(required = true)]
     trees: Vec<PathBuf>,
@@ -27,10 +27,10 @@ pub(crate) struct Settings {
     /// The size in KiB from which on files are chunked by themselves.
     #[arg(long)]
     large_file: Option<u64>,
-    /// Where a pack is closed, in MiB.
+    /// The length at which a pack is closed, in MiB.
     #[arg(long)]
     pack: Option<u64>,
-    /// Where a shard is closed, in KiB.
+    /// The length at which a shard is closed, in KiB.
     #[arg(long)]
     shard: Option<usize>,
     #[arg(long, default_value = "zstd")]
@@ -83,7 +83,8 @@ pub(crate) fn build(settings: &Settings) -> Result<()> {
     let mut known = HashSet::new();
     for tree in &settings.trees {
         let before = processor_seconds()?;
-        let image = peerfs_build::build(tree, &store, &options, &Progress::default())?;
+        let source = DirectorySource::new(tree, &store);
+        let image = peerfs_build::build(source, &store, &options, &Progress::default())?;
         let seconds = processor_seconds()? - before;
         let leading = [
             (image.manifest, image.manifest_length),
@@ -118,7 +119,7 @@ pub(crate) fn build(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// What this process has had of the processors so far, user and system (proc(5), `stat`).
+/// The seconds of processor time that this process has had so far, user and system (proc(5), `stat`).
 fn processor_seconds() -> Result<f64> {
     let line = fs::read_to_string("/proc/self/stat")?;
     let after_name = line.rsplit(')').next().unwrap_or_default();

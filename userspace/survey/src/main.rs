@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What the free choices of the format cost and give (Documentation/format-choices.md). Each prints lines
+//! The costs and gains of the format's free choices (Documentation/format-choices.md). Each prints lines
 //! of `name=value`, sizes in bytes, for scripts/format-survey.
 //!
 //! | module | noun |

@@ -112,7 +112,7 @@ fn pack(count: u32) -> PackRecord {
     }
 }
 
-/// What leads to a shard of entries only.
+/// The record that leads to a shard of entries only.
 fn shard() -> ShardRecord {
     ShardRecord {
         digest: digest(0),

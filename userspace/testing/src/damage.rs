@@ -14,7 +14,7 @@ use sha2::Sha256;
 
 use crate::{Error, Result};
 
-/// What to do to a store.
+/// The damage to do to a store.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Kind {
     /// Change a byte of a blob.
@@ -27,7 +27,7 @@ pub(crate) enum Kind {
     Swap,
 }
 
-/// How a manifest is made useless, under a digest that is right.
+/// A way to make a manifest useless, under a digest that is right.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Forgery {
     /// A format version of the future.

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 /// sparse file of many gigabytes can be compared.
 const WHOLE_MAX: u64 = 64 * 1024 * 1024;
 
-/// What a path of a tree is. Directories have no size and no sparseness here: that is the
+/// Everything about a path of a tree. Directories have no size and no sparseness here: that is the
 /// filesystem's own business.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Entry {
@@ -154,7 +154,7 @@ fn content_digest(mut file: &File, size: u64) -> io::Result<[u8; 32]> {
     Ok(hasher.finalize().into())
 }
 
-/// Where a file has data, as SEEK_DATA and SEEK_HOLE say: begin and end of each piece.
+/// The pieces of a file that are data, as SEEK_DATA and SEEK_HOLE say: begin and end of each.
 pub(crate) fn data_segments(file: &File) -> io::Result<Vec<(u64, u64)>> {
     let mut segments = Vec::new();
     let mut position = 0;
@@ -215,7 +215,7 @@ pub(crate) fn escape(bytes: &[u8]) -> String {
     text
 }
 
-/// What [`escape`] was given; None if it cannot have been.
+/// The bytes that [`escape`] was given; None if it cannot have been.
 pub(crate) fn unescape(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;

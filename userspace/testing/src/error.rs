@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What can go wrong.
+//! The errors of the subcommands.
 
 use std::io;
 use std::path::Path;
 
-/// Why a subcommand failed.
+/// An error of a subcommand.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The test's own work failed: not a finding, but no success either.
@@ -15,16 +15,16 @@ pub(crate) enum Error {
         path: String,
         source: io::Error,
     },
-    /// What the store holds is no image.
+    /// The store holds something else than an image.
     #[error("{path}: {source}")]
     Format {
         path: String,
         source: peerfs_format::Error,
     },
-    /// What the store holds is no message.
+    /// The store holds something else than a message.
     #[error("a metadata blob: {0}")]
     Message(#[from] capnp::Error),
-    /// What is tested does not behave.
+    /// A thing that is tested does not behave.
     #[error("{0}")]
     Finding(String),
 }

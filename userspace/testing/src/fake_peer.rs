@@ -16,7 +16,7 @@ use peerfs_peer::{Have, Identity, Multiaddr, Node, NodeConfig, Provider, Work};
 use crate::source::Source;
 use crate::{Error, Result};
 
-/// How to run.
+/// The options of a run.
 #[derive(clap::Args)]
 pub(crate) struct Settings {
     /// The store with everything.
@@ -25,7 +25,7 @@ pub(crate) struct Settings {
     /// The image that others are told of.
     #[arg(long)]
     manifest: Digest,
-    /// What to do.
+    /// The behaviour.
     #[arg(long)]
     behaviour: Behaviour,
     /// A node to connect to, besides those of the local network.
@@ -33,7 +33,7 @@ pub(crate) struct Settings {
     bootstrap: Vec<Multiaddr>,
 }
 
-/// What a peer may do.
+/// A thing that a peer may do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Behaviour {
     /// Give what is asked for.

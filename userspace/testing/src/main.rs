@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What the kernel tests need and no ordinary program offers: trees of edge cases, comparisons of a
+//! All that the kernel tests need and no ordinary program offers: trees of edge cases, comparisons of a
 //! mount with its source, damage to a store, and daemons that misbehave.
 //!
 //! | module | noun |

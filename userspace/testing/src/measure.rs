@@ -30,7 +30,7 @@ use rustix::mount::{mount, unmount, MountFlags, UnmountFlags};
 
 use crate::{ensure, Error, Result};
 
-/// What is measured.
+/// The measurements.
 #[derive(Subcommand)]
 pub(crate) enum What {
     /// Reads a file from its begin to its end.
@@ -77,13 +77,13 @@ pub(crate) enum What {
     /// Has the kernel decode a file of zstd.
     Zstd {
         file: PathBuf,
-        /// How many bytes it decodes to.
+        /// The number of bytes that it decodes to.
         #[arg(long)]
         decoded: u64,
     },
 }
 
-/// What passed in how much time.
+/// An amount, and the time in which it passed.
 struct Measured {
     time: Duration,
     bytes: u64,

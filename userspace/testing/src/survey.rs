@@ -23,7 +23,7 @@ const HONEST: [Errno; 5] = [
     Errno::NOMEM,
 ];
 
-/// How many paths were right, and how many answers were errors.
+/// The numbers of paths that were right, and of answers that were errors.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
     pub(crate) right: u64,

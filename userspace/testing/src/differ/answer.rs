@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What a system call answered, as far as two filesystems must agree.
+//! Answers of system calls, as far as two filesystems must agree.
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -14,15 +14,15 @@ pub(super) enum Answer {
     Done,
     /// A count, or a position.
     Number(u64),
-    /// What SEEK_DATA or SEEK_HOLE found.
+    /// The offset that SEEK_DATA or SEEK_HOLE found.
     Place(u64),
-    /// What was read.
+    /// The bytes that were read.
     Bytes(Vec<u8>),
     /// Names in order.
     Names(Vec<Vec<u8>>),
     /// A directory, in the order of the names.
     Entries(Vec<(Vec<u8>, FileType)>),
-    /// What a file is.
+    /// A file's metadata.
     Status(Status),
     /// Something that a filesystem need not offer is not offered.
     Refused,
@@ -30,7 +30,7 @@ pub(super) enum Answer {
     Inconsistent(String),
 }
 
-/// What stat(2) says.
+/// The answer of stat(2).
 #[derive(Clone, Debug)]
 pub(super) struct Status {
     /// Not compared here, but see [`super::Numbers`].
@@ -95,7 +95,7 @@ pub(super) fn describe_difference(
     }
 }
 
-/// Where two lists differ first; that they have different lengths counts.
+/// The place at which two lists differ first; that they have different lengths counts.
 fn first_difference<T: PartialEq>(one: &[T], other: &[T]) -> Option<usize> {
     let common = one.iter().zip(other).position(|(one, other)| one != other);
     common.or((one.len() != other.len()).then(|| one.len().min(other.len())))

@@ -29,7 +29,7 @@ use side::Side;
 /// Files that are open at a time.
 const SLOTS: usize = 12;
 
-/// How to run.
+/// The options of a run.
 #[derive(clap::Args)]
 pub(crate) struct Settings {
     /// The one tree; what it answers is right.

@@ -148,7 +148,7 @@ pub(super) enum Operation {
     },
 }
 
-/// Where to seek.
+/// A place to seek to.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum SeekTo {
     Start(u64),
@@ -156,7 +156,7 @@ pub(super) enum SeekTo {
     Current(i64),
 }
 
-/// How a mapping is read.
+/// A way to read a mapping.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum MapWay {
     /// MAP_PRIVATE, touching the pages.

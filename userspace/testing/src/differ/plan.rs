@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What to try next.
+//! The choice of what to try next.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::Result;
 const PAGE: u64 = 4096;
 /// The longest single read.
 const LENGTH_MAX: usize = 300 * 1024;
-/// Where something changes: pages, and the shortest, average and longest chunk.
+/// Sizes at which something changes: pages, and the shortest, average and longest chunk.
 const BORDERS: [u64; 4] = [PAGE, 16 * 1024, 64 * 1024, 256 * 1024];
 
 const XATTRS: [&str; 12] = [
@@ -76,7 +76,7 @@ impl Plan {
         }
     }
 
-    /// What an operation's slot is.
+    /// The state of an operation's slot.
     pub(super) fn context(&self, operation: &Operation) -> String {
         let open = operation.slot().and_then(|slot| self.slots[slot].as_ref());
         open.map_or(String::new(), |open| {

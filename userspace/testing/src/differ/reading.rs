@@ -16,9 +16,9 @@ use super::answer::Answer;
 use super::operation::MapWay;
 use super::side::Outcome;
 
-/// What fits into a pipe that nobody reads meanwhile.
+/// The bytes that fit into a pipe that nobody reads meanwhile.
 const PIPE: usize = 16 * 4096;
-/// How far a hole that only one tree has is looked at.
+/// The most bytes of a hole that only one tree has that are looked at.
 const HOLE_CHECKED: u64 = 1024 * 1024;
 
 /// Reads until the buffer is full or the file ends: a short read is no difference.

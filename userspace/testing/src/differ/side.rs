@@ -18,7 +18,7 @@ use super::reading::{contents, direct, fill, list, mapped, spliced, vectors, zer
 use super::SLOTS;
 use crate::{Error, Result};
 
-/// What came of an operation.
+/// The outcome of an operation.
 pub(super) type Outcome = Result<Answer, Errno>;
 
 /// A tree, with what is open of it.

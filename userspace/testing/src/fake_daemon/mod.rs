@@ -27,7 +27,7 @@ use crate::source::{Source, StoredChunk};
 use crate::{ensure, Error, Result};
 use target::Target;
 
-/// How to run.
+/// The options of a run.
 #[derive(clap::Args)]
 pub(crate) struct Settings {
     /// The store that is mounted.
@@ -36,7 +36,7 @@ pub(crate) struct Settings {
     /// The store with everything.
     #[arg(long)]
     source: PathBuf,
-    /// What to do.
+    /// The behaviour.
     #[arg(long, default_value = "honest")]
     behaviour: Behaviour,
     /// Milliseconds before each answer.
@@ -50,7 +50,7 @@ pub(crate) struct Settings {
     device: PathBuf,
 }
 
-/// What a daemon may do.
+/// A thing that a daemon may do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Behaviour {
     /// Put what is asked for into the store, and say so.
@@ -85,7 +85,7 @@ impl Behaviour {
         matches!(self, Inline | InlineWrongData | InlineWrongLength)
     }
 
-    /// What becomes of the bytes.
+    /// Makes the bytes those that a daemon of this behaviour answers with.
     fn falsify(self, bytes: &mut Vec<u8>) {
         match self {
             Behaviour::WrongData | Behaviour::InlineWrongData => {
@@ -103,7 +103,7 @@ impl Behaviour {
     }
 }
 
-/// What the kernel asks for.
+/// A thing that the kernel asks for.
 enum Request {
     Blob(FetchBlob),
     Chunks(FetchChunks),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What reading whole trees leaves in memory.
+//! The memory that is left in use when whole trees were read.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use crate::{ensure, Error, Result};
 
-/// How often memory is looked at.
+/// The time between two looks at memory.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// What /proc/meminfo says, in bytes.
+/// The figures of /proc/meminfo, in bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Use {
     /// Pages of files and of block devices.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! How fast this kernel hashes and decodes by itself, without a filesystem: what a reader of the other
+//! The rates at which this kernel hashes and decodes by itself, without a filesystem: what a reader of the other
 //! measurements compares with their own machine.
 
 use std::fs::File;

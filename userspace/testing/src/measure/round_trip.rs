@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What a message and its answer take on the way: one byte over a TCP connection of this machine with
+//! The time of a message and its answer on the way: one byte over a TCP connection of this machine with
 //! itself, from a thread to another and back.
 
 use std::io::{self, Read, Write};

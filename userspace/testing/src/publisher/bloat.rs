@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// Bytes of a blob that are not of the table.
 const OVERHEAD: usize = 512 * 1024;
 
-/// Which table it is.
+/// The table that is as large as it can be.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(crate) enum Table {
     /// A file of as many extents as there can be, of a byte each with holes between them.
@@ -56,7 +56,7 @@ pub(super) fn add(store: &Path, image: &Image) -> Result<()> {
     Ok(())
 }
 
-/// How many records of this width fill a blob.
+/// The number of records of this width that fill a blob.
 fn full(width: usize) -> u32 {
     ((METADATA_MAX as usize - OVERHEAD) / width) as u32
 }

@@ -12,7 +12,7 @@ const BOMB: usize = 32 * 1024 * 1024;
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const SKIPPABLE: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
 
-/// What to store instead of a chunk.
+/// The bytes to store instead of a chunk.
 pub(super) struct Frames {
     bomb: Vec<u8>,
 }

@@ -30,9 +30,9 @@ pub(super) struct Image {
     pub(super) root: Vec<u8>,
     pub(super) packs: Vec<Pack>,
     pub(super) shards: Vec<ShardImage>,
-    /// What is done to the bytes of blobs once they are encoded.
+    /// The changes to the bytes of blobs once they are encoded.
     pub(super) blob_damages: Vec<(BlobName, BlobDamage)>,
-    /// What is done to the blob table's tables when their digests fit.
+    /// The changes to the blob table's tables when their digests fit.
     pub(super) pack_table: Vec<TableDamage>,
     pub(super) shard_table: Vec<TableDamage>,
 }

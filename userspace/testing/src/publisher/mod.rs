@@ -38,10 +38,10 @@ use reference::Fingerprints;
 pub(crate) use refusal::Rule;
 use victim::Victim;
 
-/// How long a mutant may take before it is called a hang.
+/// The longest that a mutant may take before it is called a hang.
 const HANG: Duration = Duration::from_secs(20);
 
-/// How to run. The module must have been loaded with `upcall=0`: nobody is there to wait for.
+/// The options of a run. The module must have been loaded with `upcall=0`: nobody is there to wait for.
 #[derive(clap::Args)]
 pub(crate) struct Settings {
     /// A complete store of a small image, to which the mutants' blobs are added.
@@ -65,7 +65,7 @@ pub(crate) struct Settings {
 struct Original {
     image: Image,
     fingerprints: Fingerprints,
-    /// What every path is.
+    /// The entry of every path.
     entries: BTreeMap<PathBuf, String>,
 }
 
@@ -85,7 +85,7 @@ struct Totals {
 struct Mutant<'a> {
     original: &'a Original,
     image: Image,
-    /// Where it is mounted.
+    /// The folder that it is mounted on.
     directory: &'a Path,
 }
 
@@ -147,7 +147,7 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
 
 struct Publisher<'a> {
     settings: &'a Settings,
-    /// Where mutants are mounted.
+    /// The folder that mutants are mounted on.
     directories: [&'a Path; 2],
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What a malicious publisher may do to an image.
+//! The changes that a malicious publisher may make to an image.
 
 use std::io;
 

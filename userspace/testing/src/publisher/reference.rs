@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What an image says about each path, read in the plainest way, to find out which paths a mutation
+//! All that an image says about each path, read in the plainest way, to find out which paths a mutation
 //! has not touched: everything that leads to them and that they consist of is as it was.
 
 use std::collections::BTreeMap;

@@ -17,7 +17,7 @@ impl Layout {
         self.fields.iter().map(|(_, width)| width).sum()
     }
 
-    /// Where a field begins in its record.
+    /// The offset at which a field begins in its record.
     fn place(&self, field: usize) -> usize {
         self.fields[..field].iter().map(|(_, width)| width).sum()
     }

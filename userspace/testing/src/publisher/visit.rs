@@ -17,13 +17,13 @@ use rustix::io::{pread, Errno};
 
 use crate::{ensure, Result};
 
-/// What is looked at at the most.
+/// The most that is looked at.
 const PATHS_MAX: usize = 150;
 const ENTRIES_MAX: usize = 3000;
 const DEPTH_MAX: usize = 10;
 const TIME_MAX: Duration = Duration::from_millis(1500);
 
-/// How many paths were looked at, and how often the answer was an error.
+/// The numbers of paths that were looked at, and of answers that were errors.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Visited {
     pub(super) paths: u64,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What is done to the readers.
+//! The disturbances of the readers.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -137,7 +137,7 @@ impl Director {
         Ok(())
     }
 
-    /// What is open stays open; the daemon begins a new file.
+    /// Open files stay open; the daemon begins a new file.
     fn remove_partial(&mut self, shared: &Shared<'_>, _: &Path) -> Result<()> {
         let partial = shared.settings.store.join("partial");
         if let Some(path) = self.any_file(&partial, None)? {

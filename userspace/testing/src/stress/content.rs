@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What the files of the tree hold, in memory.
+//! The content of the tree's files, in memory.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ impl Content {
     }
 }
 
-/// Where what was read is not what the file has; `None` if it is right, which a short read is not
+/// The place at which something else was read than the file has; `None` if it is right, which a short read is not
 /// before the file's end.
 pub(super) fn first_wrong(
     expected: &[u8],

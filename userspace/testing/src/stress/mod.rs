@@ -28,7 +28,7 @@ const TIMEOUT: u32 = 2;
 /// A reader who has not ended a read for so long hangs.
 const HANG: Duration = Duration::from_secs(60);
 
-/// How to run.
+/// The options of a run.
 #[derive(clap::Args)]
 pub(crate) struct Settings {
     /// The tree that the image was built from.
@@ -58,7 +58,7 @@ pub(crate) struct Settings {
     failing_allocations: bool,
 }
 
-/// What the readers and the director have in common.
+/// The state that the readers and the director share.
 struct Shared<'a> {
     settings: &'a Settings,
     content: Content,

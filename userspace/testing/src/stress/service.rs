@@ -12,7 +12,7 @@ use fastrand::Rng;
 
 use crate::{ensure, Error, Result};
 
-/// What a daemon does, in the words of the command line.
+/// The behaviours of a daemon, in the words of the command line.
 #[derive(Clone, Copy)]
 pub(super) struct Behaviours {
     name: &'static str,

@@ -19,7 +19,7 @@ use proptest::sample::Index;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
-use crate::walk;
+use crate::{encode, walk};
 
 /// Tables that are tried.
 const CASES: usize = 20_000;
@@ -85,14 +85,6 @@ fn inode(mode: u32, payload_count: u32, xattrs: u32) -> InodeRecord {
         xattrs,
         link: 0,
     }
-}
-
-fn encode<R: Record>(records: &[R]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for record in records {
-        record.write_to(|part| bytes.extend_from_slice(part));
-    }
-    bytes
 }
 
 /// Calls `is_accepted` with many values; some must be accepted, and some refused.

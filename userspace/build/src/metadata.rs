@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Writing the manifest, and the blob table that it leads to.
+//! Metadata blobs: the manifest, and the blob table that it leads to.
 
+use capnp::message::{Builder, HeapAllocator};
+use capnp::serialize::write_message_to_words;
+use capnp::traits::Owned;
 use peerfs_format::{
     peerfs_capnp, Digest, Manifest, PackRecord, Record, ShardRecord, FORMAT_VERSION,
 };
 
-use crate::metadata_blob::MetadataBlob;
-
 /// The manifest's bytes.
-pub(crate) fn encode(manifest: &Manifest) -> Vec<u8> {
+pub(crate) fn encode_manifest(manifest: &Manifest) -> Vec<u8> {
     let root_record = table(&[manifest.root]);
     let mut blob = MetadataBlob::new(root_record.len() + Digest::SIZE);
     let mut root = blob.root::<peerfs_capnp::manifest::Owned>();
@@ -40,4 +41,34 @@ fn table<R: Record>(records: &[R]) -> Vec<u8> {
         record.write_to(|part| bytes.extend_from_slice(part));
     }
     bytes
+}
+
+/// Room for the root struct and the words that fields are rounded up to.
+const OVERHEAD_WORDS: usize = 64;
+
+/// A metadata blob being written: one segment, so that the same content is the same bytes.
+pub(crate) struct MetadataBlob {
+    message: Builder<HeapAllocator>,
+}
+
+impl MetadataBlob {
+    /// A blob with so many bytes of fields.
+    pub(crate) fn new(field_bytes: usize) -> Self {
+        let words = field_bytes / 8 + OVERHEAD_WORDS;
+        // More than 2^32 words do not come about: fields of one blob are far smaller.
+        let words = u32::try_from(words).unwrap_or(u32::MAX);
+        MetadataBlob {
+            message: Builder::new(HeapAllocator::new().first_segment_words(words)),
+        }
+    }
+
+    /// The root struct.
+    pub(crate) fn root<T: Owned>(&mut self) -> T::Builder<'_> {
+        self.message.init_root()
+    }
+
+    /// The blob.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        write_message_to_words(&self.message)
+    }
 }
