@@ -43,11 +43,12 @@ pub use directory::DirectorySource;
 ///
 /// - **Two passes.** The walk writes content to a temporary file as it comes, and fills a builder with where it
 ///   put it. From there on it is a source that can open any file. The image is that of the tree.
-/// - **One pass.** The walk hands each file over as it comes, and fills a builder with the [`QueuedFile`]s. A file of
-///   [`Layout::large_file`](crate::Layout::large_file) bytes or more goes to a reader at once, so that its content
-///   may come through a bounded channel, which the walk fills next; a shorter one has to have its content with it,
-///   since it waits for others. The image depends on the order of the archive, and what was replaced in it
-///   is stored for nobody.
+/// - **One pass.** The walk hands each file over as it comes, and fills a builder with the
+///   [`QueuedFile`](crate::QueuedFile)s. A file of [`Layout::large_file`](crate::Layout::large_file) bytes or more
+///   goes to a reader at once, so that its content may come through a bounded channel, which the walk fills next
+///   (if nobody listens any more, the build has failed); a shorter one has to have its content with it, since it
+///   waits for others. The image depends on the order of the archive, and what was replaced in it is stored
+///   for nobody.
 ///
 /// # Example
 /// Files in memory:

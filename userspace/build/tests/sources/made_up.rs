@@ -1,26 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The same tree makes the same image, whatever source it comes from.
+//! Trees that are made up, and making them on the disk.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
-use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{lchown, symlink, FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::sync::Arc;
 
-use peerfs_build::{
-    build, BuiltImage, ChunkSizes, DeviceNumber, DirectorySource, FileReader, Kind, Layout,
-    Metadata, Options, Progress, ReadQueue, Result, SourceFile, Tree, TreeBuilder, TreeSource,
-    XattrSet,
-};
-use peerfs_store::{Image, Store};
+use peerfs_build::{DeviceNumber, Kind, Metadata, XattrSet};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::Index;
-use proptest::test_runner::{Config, TestRunner};
 use rustix::fs::{
     lsetxattr, makedev, mknodat, utimensat, AtFlags, FileType, Mode, Timespec, Timestamps,
     XattrFlags, CWD,
@@ -28,15 +20,15 @@ use rustix::fs::{
 
 /// A file of a tree that is made up: its path, and what it is.
 #[derive(Clone, Debug)]
-struct Entry {
-    path: Vec<u8>,
-    metadata: Metadata,
-    xattrs: BTreeMap<String, Vec<u8>>,
-    what: What,
+pub(crate) struct Entry {
+    pub(crate) path: Vec<u8>,
+    pub(crate) metadata: Metadata,
+    pub(crate) xattrs: BTreeMap<String, Vec<u8>>,
+    pub(crate) what: What,
 }
 
 #[derive(Clone, Debug)]
-enum What {
+pub(crate) enum What {
     Regular(Content),
     /// Another name of an earlier entry: its number.
     Link(usize),
@@ -45,13 +37,13 @@ enum What {
 
 /// A file's size, and where it has which bytes.
 #[derive(Clone, Debug)]
-struct Content {
-    size: u64,
-    pieces: Vec<(u64, Vec<u8>)>,
+pub(crate) struct Content {
+    pub(crate) size: u64,
+    pub(crate) pieces: Vec<(u64, Vec<u8>)>,
 }
 
 impl Content {
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.size as usize];
         for (start, piece) in &self.pieces {
             bytes[*start as usize..][..piece.len()].copy_from_slice(piece);
@@ -61,7 +53,7 @@ impl Content {
 }
 
 impl Entry {
-    fn xattr_set(&self) -> XattrSet {
+    pub(crate) fn xattr_set(&self) -> XattrSet {
         let mut set = XattrSet::default();
         for (name, value) in &self.xattrs {
             let name = name.as_bytes();
@@ -138,7 +130,7 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// A tree: the root first, directories before what is in them.
-fn tree() -> impl Strategy<Value = Vec<Entry>> {
+pub(crate) fn tree() -> impl Strategy<Value = Vec<Entry>> {
     #[derive(Clone, Debug)]
     enum New {
         Regular(Content),
@@ -200,7 +192,7 @@ fn tree() -> impl Strategy<Value = Vec<Entry>> {
 }
 
 /// Whether this process may give files away, and make devices and attributes that only root can.
-fn is_root(folder: &Path) -> bool {
+pub(crate) fn is_root(folder: &Path) -> bool {
     let probe = folder.join("probe");
     let number = makedev(1, 3);
     mknodat(
@@ -216,7 +208,7 @@ fn is_root(folder: &Path) -> bool {
 }
 
 /// Takes out of a tree what Linux does not have, and what only root can make.
-fn make_possible(tree: &mut [Entry], folder: &Path, is_root: bool) {
+pub(crate) fn make_possible(tree: &mut [Entry], folder: &Path, is_root: bool) {
     let owner = fs::metadata(folder).unwrap();
     for entry in tree {
         if !matches!(entry.what, What::Regular(_) | What::Other(Kind::Directory)) {
@@ -241,7 +233,7 @@ fn make_possible(tree: &mut [Entry], folder: &Path, is_root: bool) {
 }
 
 /// Makes the tree at `root`, which does not exist.
-fn make(tree: &[Entry], root: &Path) {
+pub(crate) fn make(tree: &[Entry], root: &Path) {
     let place = |path: &[u8]| root.join(OsStr::from_bytes(path));
     for entry in tree {
         let path = &place(&entry.path);
@@ -293,255 +285,5 @@ fn make(tree: &[Entry], root: &Path) {
             last_modification: time,
         };
         utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
-    }
-}
-
-/// The tree in memory, as an archive has it: in an order of its own, and with what is replaced later.
-struct Archive<'t> {
-    tree: &'t [Entry],
-    /// Whether files are handed over as they come, and not in the tree's order.
-    in_one_pass: bool,
-}
-
-struct ArchivedFile<'t> {
-    content: &'t Content,
-    xattrs: XattrSet,
-}
-
-impl<'t> Archive<'t> {
-    /// A builder with all that is in the archive; `file` makes of a regular file what it keeps.
-    fn fill<F>(
-        &self,
-        mut file: impl FnMut(ArchivedFile<'t>) -> Result<F>,
-    ) -> Result<TreeBuilder<F>> {
-        let mut builder = TreeBuilder::new(self.path());
-        let is_directory = |entry: &&Entry| matches!(entry.what, What::Other(Kind::Directory));
-        let (directories, others): (Vec<_>, Vec<_>) = self.tree.iter().partition(is_directory);
-        for entry in &others {
-            let path = [b"./", entry.path.as_slice()].concat();
-            builder.add(&path, Metadata::default(), XattrSet::default(), Kind::Fifo)?;
-        }
-        for entry in others.iter().rev() {
-            let xattrs = entry.xattr_set();
-            match &entry.what {
-                What::Regular(content) => {
-                    let file = file(ArchivedFile { content, xattrs })?;
-                    builder.add_file(&entry.path, entry.metadata, file)?;
-                }
-                What::Other(kind) => {
-                    builder.add(&entry.path, entry.metadata, xattrs, kind.clone())?;
-                }
-                What::Link(_) => (),
-            }
-        }
-        for entry in &others {
-            if let What::Link(number) = entry.what {
-                builder.link(&entry.path, &self.tree[number].path)?;
-            }
-        }
-        for entry in directories.iter().rev() {
-            let xattrs = entry.xattr_set();
-            builder.add(&entry.path, entry.metadata, xattrs, Kind::Directory)?;
-        }
-        Ok(builder)
-    }
-}
-
-impl<'t> TreeSource for Archive<'t> {
-    type File = ArchivedFile<'t>;
-
-    fn path(&self) -> &Path {
-        Path::new("archive")
-    }
-
-    fn walk(self, queue: &mut ReadQueue<'_, ArchivedFile<'t>>) -> Result<Tree> {
-        if self.in_one_pass {
-            let builder = self.fill(|file| queue.add(file))?;
-            builder.finish(queue, |_, file| Ok(file))
-        } else {
-            self.fill(Ok)?.finish(queue, ReadQueue::add)
-        }
-    }
-}
-
-impl SourceFile for ArchivedFile<'_> {
-    type Reader = Self;
-
-    fn size(&self) -> u64 {
-        self.content.size
-    }
-
-    fn open(self) -> Result<Self> {
-        Ok(self)
-    }
-}
-
-impl FileReader for ArchivedFile<'_> {
-    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        let bytes = self.content.bytes();
-        buffer.copy_from_slice(&bytes[offset as usize..][..buffer.len()]);
-        Ok(())
-    }
-
-    fn next_data(&mut self, offset: u64) -> Result<Range<u64>> {
-        let pieces = self.content.pieces.iter();
-        let mut pieces = pieces.map(|(start, bytes)| *start..start + bytes.len() as u64);
-        let next = pieces.find(|piece| piece.end > offset);
-        Ok(next.unwrap_or(self.content.size..self.content.size))
-    }
-
-    fn finish(self) -> Result<XattrSet> {
-        Ok(self.xattrs)
-    }
-}
-
-/// Many chunks and shards even of little.
-fn options() -> Options {
-    Options {
-        layout: Layout {
-            chunks: ChunkSizes {
-                min: 1024,
-                average: 4096,
-                max: 8192,
-            },
-            large_file: 10_000,
-            shard: 1000,
-            ..Layout::default()
-        },
-        ..Options::default()
-    }
-}
-
-fn build_from(source: impl TreeSource, store: &Arc<Store>) -> Result<BuiltImage> {
-    build(source, store, &options(), &Progress::default())
-}
-
-#[test]
-fn the_source_of_a_tree_is_not_seen_in_its_image() {
-    // In the build's own folder: /tmp may be of a kind that has no user attributes.
-    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-    let store = tempfile::tempdir().unwrap();
-    let store = Arc::new(Store::create(&store.path().join("store")).unwrap());
-    let is_root = is_root(folder.path());
-    let root = folder.path().join("tree");
-    let mut runner = TestRunner::new(Config::with_cases(40));
-    let outcome = runner.run(&tree(), |mut tree| {
-        make_possible(&mut tree, folder.path(), is_root);
-        make(&tree, &root);
-        let expected = build_from(DirectorySource::new(&root, &store), &store);
-        fs::remove_dir_all(&root).unwrap();
-        let expected = expected.unwrap();
-        let in_one_pass = |in_one_pass| {
-            let tree = tree.as_slice();
-            build_from(Archive { tree, in_one_pass }, &store).unwrap()
-        };
-        prop_assert_eq!(in_one_pass(false).manifest, expected.manifest);
-        let other = in_one_pass(true);
-        prop_assert_eq!(other.inode_count, expected.inode_count);
-        prop_assert_eq!(other.content_bytes, expected.content_bytes);
-        let image = Image::open(store.clone(), &other.manifest).unwrap();
-        for entry in &tree {
-            if let What::Regular(content) = &entry.what {
-                let file = image.lookup(&entry.path, false).unwrap();
-                let mut read = Vec::new();
-                let append = |bytes: &[u8]| {
-                    read.extend_from_slice(bytes);
-                    Ok::<_, peerfs_store::Error>(())
-                };
-                image.read(&file, 0, u64::MAX, append).unwrap();
-                prop_assert!(read == content.bytes());
-            }
-        }
-        Ok(())
-    });
-    outcome.unwrap();
-}
-
-/// The message that refuses a step of making a tree.
-fn refusal(make: impl FnOnce(&mut TreeBuilder<ArchivedFile<'_>>) -> Result<()>) -> String {
-    let mut builder = TreeBuilder::new(Path::new("archive"));
-    builder
-        .add(
-            b"dir",
-            Metadata::default(),
-            XattrSet::default(),
-            Kind::Directory,
-        )
-        .and_then(|()| {
-            builder.add(
-                b"dir/fifo",
-                Metadata::default(),
-                XattrSet::default(),
-                Kind::Fifo,
-            )
-        })
-        .unwrap();
-    make(&mut builder).unwrap_err().to_string()
-}
-
-#[test]
-fn what_no_image_can_have_is_refused_and_named() {
-    let add = |path: &[u8], kind: Kind| {
-        refusal(|builder| builder.add(path, Metadata::default(), XattrSet::default(), kind))
-    };
-    let device = |major, minor| Kind::CharacterDevice(DeviceNumber { major, minor });
-    let long = [b'x'; 256];
-    for (message, expected) in [
-        (
-            add(b"dir/../etc", Kind::Fifo),
-            "archive/dir/../etc: no file",
-        ),
-        (add(b"..", Kind::Directory), "archive/..: no file"),
-        (
-            add(b"a\0b", Kind::Fifo),
-            "archive/a\\0b: its name has a NUL",
-        ),
-        (add(&long, Kind::Directory), "256 bytes in its name"),
-        (add(b"", Kind::Fifo), "archive: the root"),
-        (add(b"dir/fifo/below", Kind::Fifo), "something on the way"),
-        (
-            add(b"a", Kind::SymbolicLink(Vec::new())),
-            "0 bytes in its target",
-        ),
-        (
-            add(b"a", Kind::SymbolicLink(vec![b'x'; 4096])),
-            "4096 bytes in its target",
-        ),
-        (
-            add(b"a", Kind::SymbolicLink(b"x\0".to_vec())),
-            "target has a NUL",
-        ),
-        (add(b"a", device(0x1000, 0)), "4096 as its major number"),
-        (
-            add(b"a", device(0, 0x10_0000)),
-            "1048576 as its minor number",
-        ),
-        (
-            refusal(|builder| builder.link(b"a", b"dir")),
-            "archive/a: it links",
-        ),
-        (
-            refusal(|builder| builder.link(b"a", b"dir/none")),
-            "archive/a: it links",
-        ),
-        (
-            refusal(|builder| builder.link(b"dir/fifo/a", b"dir/fifo")),
-            "something on the way",
-        ),
-    ] {
-        assert!(message.contains(expected), "{message}");
-    }
-    let odd = [
-        Metadata {
-            permissions: 0o10000,
-            ..Metadata::default()
-        },
-        Metadata {
-            mtime_nanoseconds: 1_000_000_000,
-            ..Metadata::default()
-        },
-    ];
-    for metadata in odd {
-        refusal(|builder| builder.add(b"a", metadata, XattrSet::default(), Kind::Fifo));
     }
 }
