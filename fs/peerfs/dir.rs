@@ -39,8 +39,8 @@ impl DirectoryOperations for PeerFs {
             true => Ok(Some(inode)),
             false => {
                 let store = &directory.super_block().data().store;
-                let object = format_args!("entry of inode {}", entry.inode);
-                Err(store.refused_in(shard, object, FormatError::Malformed("directory entry")))
+                let error = FormatError::Malformed("directory entry");
+                Err(store.refused_in(shard, format_args!("entry of inode {}", entry.inode), error))
             }
         }
     }

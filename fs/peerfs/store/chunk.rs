@@ -240,8 +240,8 @@ impl<O: Origin> Store<O> {
     #[cold]
     pub(super) fn report_unreadable(&self, pack: &Pack, chunk: u32, error: Error) {
         if error != EINTR && error != ENOMEM {
-            let what = format_args!("cannot be read: {}", ErrorName(error));
-            self.report_of_chunk(pack, chunk, what);
+            let name = ErrorName(error);
+            self.report_of_chunk(pack, chunk, format_args!("cannot be read: {name}"));
         }
     }
 
