@@ -38,8 +38,8 @@ pub(super) fn lookup(directory: &Inode, name: &[u8]) -> Result<Option<ARef<Inode
         true => Ok(Some(inode)),
         false => {
             let store = &directory.super_block().data().store;
-            let object = format_args!("entry of inode {}", entry.inode);
-            Err(store.refused_in(shard, object, FormatError::Malformed("directory entry")))
+            let error = FormatError::Malformed("directory entry");
+            Err(store.refused_in(shard, format_args!("entry of inode {}", entry.inode), error))
         }
     }
 }
