@@ -6,7 +6,7 @@
 MAKEFLAGS += --no-print-directory
 prefix ?= /usr/local
 
-.PHONY: help demo test check bench bench-kernel userspace modules kernel graft dkms rust-project install clean distclean
+.PHONY: help demo test check soak bench bench-kernel userspace modules kernel graft dkms rust-project install clean distclean
 
 help:
 	@echo 'peerfs: mount an image that this machine does not have yet'
@@ -14,13 +14,14 @@ help:
 	@echo '  make demo           two machines in QEMU: one mounts what only the other has'
 	@echo '  make test           every test; under an hour from nothing, minutes after that'
 	@echo '  make check          format, lints, documentation and licences only'
+	@echo '  make soak           whatever looks for faults at random, for some two hours'
 	@echo '  make bench          how fast images are built, against EROFS, and the demo'\''s first command'
 	@echo '  make bench-kernel   how fast they are read, against EROFS, squashfs and ext4 in one guest'
 	@echo
 	@echo '  make userspace      peerfs, peerfsd and mount.peerfs'
 	@echo '  make modules        the kernel module, for the kernel built in KDIR='
-	@echo '                      (without KDIR: for the demo'\''s kernel)'
-	@echo '  make kernel         the demo'\''s kernel (NAME=uml|qemu|lockdep for another)'
+	@echo '                      (without KDIR: for Debian'\''s, in which the demo runs)'
+	@echo '  make kernel         the kernel of the benchmarks (NAME=uml|lockdep for those of the tests)'
 	@echo '  make graft          copy the module into the kernel source tree at TREE='
 	@echo '  make dkms           what DKMS builds the module from, in DEST='
 	@echo '  make rust-project   rust-project.json for rust-analyzer (KDIR= as above)'
@@ -28,17 +29,21 @@ help:
 	@echo '  make clean          remove what was built from this checkout'
 	@echo '  make distclean      remove the whole cache folder: kernels, tools, downloads'
 
-demo test check bench bench-kernel:
+demo:
+	@scripts/setup-packages base
+	@scripts/demo
+
+test check soak bench bench-kernel:
 	@scripts/setup-packages
 	@scripts/$@
 
 userspace:
-	@scripts/setup-packages
+	@scripts/setup-packages base
 	@scripts/build-userspace
 
 modules:
-	@scripts/setup-packages
-	@scripts/build-module $(or $(KDIR),qemu)
+	@scripts/setup-packages $(if $(KDIR),all,base)
+	@scripts/build-module $(or $(KDIR),debian)
 
 kernel:
 	@scripts/setup-packages
@@ -48,7 +53,7 @@ graft:
 	@scripts/graft $(or $(TREE),$(error which kernel source tree? make graft TREE=path))
 
 dkms:
-	@scripts/setup-packages
+	@scripts/setup-packages base
 	@scripts/dkms-source $(or $(DEST),$(error which folder? make dkms DEST=/usr/src/peerfs-0.1.0))
 
 rust-project:

@@ -3,7 +3,7 @@
 # The same random system calls on ext4 and on a mount of an image of it: the same answers.
 # PEERFS_TEST_SECONDS: for how long each of the runs is to go on; PEERFS_TEST_SEED: one that found something.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
-each=${PEERFS_TEST_SECONDS:-15}
+each=${PEERFS_TEST_SECONDS:-10}
 seed=${PEERFS_TEST_SEED:-$((RANDOM * 32768 + RANDOM))}
 echo "   seed $seed"
 

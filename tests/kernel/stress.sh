@@ -5,7 +5,7 @@
 # daemons that die and lie, allocations that fail. Every byte is compared. PEERFS_TEST_SECONDS: for how
 # long; PEERFS_TEST_SEED: how it goes, as far as that can be decided.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
-seconds=${PEERFS_TEST_SECONDS:-90}
+seconds=${PEERFS_TEST_SECONDS:-60}
 seed=${PEERFS_TEST_SEED:-$((RANDOM * 32768 + RANDOM))}
 echo "   seed $seed"
 echo 4 >/proc/sys/vm/drop_caches
