@@ -9,7 +9,7 @@ use peerfs_format::{
     Digest, InodeRecord, Manifest, PackRecord, ShardLayout, ShardRecord, Table, METADATA_MAX,
     ROOT_INODE,
 };
-use peerfs_store::{write_image, Error as StoreError, ImageBlobs, Store};
+use peerfs_store::{write_image, Error as StoreError, ImageBlobs, Store, Tag};
 
 use crate::base::BaseChunks;
 use crate::content::{Contents, PackPlaces};
@@ -51,7 +51,7 @@ impl BuiltImage {
     ///
     /// # Errors
     /// A full or failing disk, or an `index.json` that is not valid; the tag is as before then.
-    pub fn tag(&self, store: &Store, tag: &str) -> Result<Digest> {
+    pub fn tag(&self, store: &Store, tag: &Tag) -> Result<Digest> {
         let blobs = ImageBlobs {
             manifest: self.manifest,
             manifest_length: self.manifest_length,

@@ -71,7 +71,7 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
     if arguments.json {
         output.json(&Summary {
             manifest: image.manifest.to_string(),
-            tag: arguments.tag.clone(),
+            tag: arguments.tag.to_string(),
             oci_manifest: oci_manifest.to_string(),
             inodes: image.inode_count,
             files,

@@ -12,6 +12,7 @@ mod build;
 mod cat;
 mod documentation;
 mod error;
+mod failure;
 mod list;
 mod mount;
 mod mount_helper;

@@ -10,10 +10,10 @@ use clap::Parser;
 use peerfs_store::printable;
 
 use crate::error::Result;
+use crate::failure::{explain, report};
 use crate::mount::MountRequest;
 use crate::mount_options::MountOptions;
 use crate::output::Output;
-use crate::run::{explain, report};
 
 /// The exit statuses that mount(8) defines.
 const USAGE: u8 = 1;

@@ -23,14 +23,14 @@ mod directory;
 mod error;
 mod findings;
 mod image;
+mod images;
+mod index_file;
 mod inode;
 mod layout;
 mod lock;
-mod oci;
 mod pack;
 mod presence_map;
 mod store;
-mod tags;
 mod temporary_file;
 #[cfg(test)]
 mod tests;
@@ -42,12 +42,12 @@ pub use chunk::decode_chunk;
 pub use digest::{sha256, Sha256Writer};
 pub use error::{Error, Result};
 pub use image::{Entry, Image};
+pub use images::{write_image, TaggedImage};
 pub use inode::Inode;
-pub use oci::{media_type, write_image, ImageBlobs};
 pub use pack::Pack;
+pub use peerfs_oci::{ImageBlobs, Tag};
 pub use peerfs_text::{printable, printable_bytes, Printable};
 pub use store::{Store, Usage};
-pub use tags::TaggedImage;
 pub use verify::{verify, Damage, VerifyProgress, VerifyReport};
 
 /// Where the store is unless the user says otherwise.

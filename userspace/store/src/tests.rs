@@ -471,9 +471,10 @@ fn tags_name_images() {
         packs: &[],
     };
     let (first, second) = (image(b"first"), image(b"second"));
-    let oci = crate::write_image(&store, &first, "stable").unwrap();
-    crate::write_image(&store, &first, "old").unwrap();
-    crate::write_image(&store, &second, "stable").unwrap();
+    let tag = |name: &str| -> crate::Tag { name.parse().unwrap() };
+    let oci = crate::write_image(&store, &first, &tag("stable")).unwrap();
+    crate::write_image(&store, &first, &tag("old")).unwrap();
+    crate::write_image(&store, &second, &tag("stable")).unwrap();
     let third = store.add_blob(b"third").unwrap();
     for _ in 0..2 {
         store.remember_image(&third, 5).unwrap();

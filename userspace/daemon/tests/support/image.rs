@@ -59,7 +59,7 @@ impl TestImage {
             shards: &[shard],
             packs: &[pack],
         };
-        write_image(&store, &blobs, "test").unwrap();
+        write_image(&store, &blobs, &"test".parse().unwrap()).unwrap();
         TestImage {
             manifest,
             blob_table,
