@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use peerfs_build::{Compression, Options};
-use peerfs_store::Tag;
+use peerfs_store::{Architecture, Tag};
 
 /// Mount filesystem images that this machine does not have yet.
 ///
@@ -90,6 +90,10 @@ pub(crate) struct BuildArguments {
     /// those above to be small.
     #[arg(long, value_name = "METHOD", default_value = "zstd:3")]
     pub(crate) compression: Compression,
+    /// What processors the image is for, as OCI names them (amd64, arm64): the image's OCI manifest says so.
+    /// By default that which most programs of the tree are for; "unknown" if there are none.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) architecture: Option<Architecture>,
     /// Take directories that other file systems are mounted on as empty.
     #[arg(short = 'x', long)]
     pub(crate) one_file_system: bool,

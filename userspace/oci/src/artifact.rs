@@ -3,14 +3,14 @@
 //! An image as an OCI artifact: an OCI image manifest whose layers are the blobs.
 
 use oci_spec::image::{
-    Config, Descriptor, ImageConfiguration, ImageManifest, ImageManifestBuilder, MediaType, Os,
-    RootFs, Sha256Digest, SCHEMA_VERSION,
+    Arch, Config, Descriptor, ImageConfiguration, ImageManifest, ImageManifestBuilder, MediaType,
+    Os, RootFs, Sha256Digest, SCHEMA_VERSION,
 };
 use peerfs_format::{Digest, PackRecord, ShardRecord};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::check_length;
-use crate::{media_type, Result};
+use crate::{media_type, Architecture, Result};
 
 /// The blobs of an image.
 pub struct ImageBlobs<'a> {
@@ -28,7 +28,8 @@ pub struct ImageBlobs<'a> {
     pub packs: &'a [PackRecord],
 }
 
-/// An OCI image manifest and the runtime configuration that it names.
+/// An OCI image manifest and the runtime configuration that it names: the same bytes for the same image and
+/// architecture, whatever machine makes them.
 #[derive(Debug)]
 pub struct Artifact {
     /// The runtime configuration.
@@ -38,13 +39,13 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    /// The artifact of an image, all of whose blobs are given.
+    /// The artifact of an image, whose programs are for this architecture.
     ///
     /// # Errors
     /// [`crate::Error::TooLarge`] if there are too many blobs.
-    pub fn new(image: &ImageBlobs<'_>) -> Result<Self> {
+    pub fn new(image: &ImageBlobs<'_>, architecture: &Architecture) -> Result<Self> {
         let layers = layers(image);
-        let config = serde_json::to_vec(&configuration(&layers))?;
+        let config = serde_json::to_vec(&configuration(&layers, architecture))?;
         let manifest = ImageManifestBuilder::default()
             .schema_version(SCHEMA_VERSION)
             .media_type(MediaType::ImageManifest)
@@ -131,8 +132,8 @@ fn layers(image: &ImageBlobs<'_>) -> Vec<Descriptor> {
 }
 
 /// The least that OCI asks of a runtime configuration: nothing to run, for this architecture. Says
-/// nothing of the time, so that the same tree is the same artifact.
-fn configuration(layers: &[Descriptor]) -> ImageConfiguration {
+/// nothing of the time, nor of the machine that makes it, so that the same tree is the same artifact.
+fn configuration(layers: &[Descriptor], architecture: &Architecture) -> ImageConfiguration {
     let mut root = RootFs::default();
     root.set_diff_ids(
         layers
@@ -142,6 +143,7 @@ fn configuration(layers: &[Descriptor]) -> ImageConfiguration {
     );
     let mut configuration = ImageConfiguration::default();
     configuration
+        .set_architecture(Arch::from(architecture.as_str()))
         .set_os(Os::Linux)
         .set_config(Some(Config::default()))
         .set_rootfs(root);
@@ -191,17 +193,31 @@ mod tests {
 
     #[test]
     fn an_artifact_leads_to_its_manifest_and_configuration() {
-        let artifact = Artifact::new(&image(&[PACK])).unwrap();
+        let arm: Architecture = "arm64".parse().unwrap();
+        let artifact = Artifact::new(&image(&[PACK]), &arm).unwrap();
+        let config = Digest(Sha256::digest(&artifact.config).into());
         let parsed = ParsedArtifact::parse(&artifact.manifest).unwrap();
         assert_eq!(parsed.manifest, Some(Digest([7; 32])));
-        let config = Digest(Sha256::digest(&artifact.config).into());
         assert_eq!(parsed.config, Some(config));
+        let config = String::from_utf8(artifact.config).unwrap();
+        assert!(config.contains(r#""architecture":"arm64""#), "{config}");
+    }
+
+    /// The bytes are a promise: this test must pass on machines of all architectures.
+    #[test]
+    fn an_artifact_is_the_same_wherever_it_is_made() {
+        let artifact = Artifact::new(&image(&[PACK]), &Architecture::unknown()).unwrap();
+        let digest = Digest(Sha256::digest(&artifact.manifest).into());
+        assert_eq!(
+            digest.to_string(),
+            "0977418eb5ec60abe81e7f2006ad3dbbf999bf0a8c18debbb2f30926c27b7885"
+        );
     }
 
     #[test]
     fn what_could_not_be_read_is_not_written() {
         let packs = vec![PACK; 60_000];
-        let refused = Artifact::new(&image(&packs));
+        let refused = Artifact::new(&image(&packs), &Architecture::unknown());
         assert!(
             matches!(refused, Err(Error::TooLarge { .. })),
             "{refused:?}"

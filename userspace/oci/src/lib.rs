@@ -9,9 +9,11 @@
 //! | `index` | `index.json` of a layout: images and their tags |
 //! | `layout` | `oci-layout`, which says that a directory is a layout |
 //! | `artifact` | an image as an OCI artifact: its manifest and configuration |
+//! | `architecture` | what processors the programs of an image are for |
 
 #![forbid(unsafe_code)]
 
+mod architecture;
 mod artifact;
 mod error;
 mod index;
@@ -19,6 +21,7 @@ mod layout;
 pub mod media_type;
 mod reference;
 
+pub use architecture::Architecture;
 pub use artifact::{Artifact, ImageBlobs, ParsedArtifact};
 pub use error::{Error, Result};
 pub use index::{Entry, Index, Target, TargetKind};

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_oci::{Artifact, ImageBlobs, Index, ParsedArtifact, Tag, TargetKind};
+use peerfs_oci::{Architecture, Artifact, ImageBlobs, Index, ParsedArtifact, Tag, TargetKind};
 
 use crate::{index_file, Error, Result, Store};
 
@@ -43,13 +43,19 @@ struct Found {
 
 /// Makes a complete image known in the store under `tag`: writes its OCI image manifest and runtime
 /// configuration and changes the index. Returns the digest of the OCI image manifest, which is the
-/// same for the same image.
+/// same for the same image and architecture.
 ///
 /// # Errors
 /// [`Error::TooLarge`] if there are too many blobs or tags; [`Error::Layout`] if `index.json` is not valid;
 /// [`Error::Io`] if the disk is full. The tag is as before then.
-pub fn write_image(store: &Store, image: &ImageBlobs<'_>, tag: &Tag) -> Result<Digest> {
-    let artifact = Artifact::new(image).map_err(Error::oci(store.root_dir().to_owned()))?;
+pub fn write_image(
+    store: &Store,
+    image: &ImageBlobs<'_>,
+    architecture: &Architecture,
+    tag: &Tag,
+) -> Result<Digest> {
+    let artifact =
+        Artifact::new(image, architecture).map_err(Error::oci(store.root_dir().to_owned()))?;
     store.add_blob(&artifact.config)?;
     let digest = store.add_blob(&artifact.manifest)?;
     let length = artifact.manifest.len() as u64;

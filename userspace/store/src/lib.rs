@@ -30,6 +30,7 @@ mod layout;
 mod lock;
 mod pack;
 mod presence_map;
+mod programs;
 mod store;
 mod temporary_file;
 #[cfg(test)]
@@ -45,7 +46,7 @@ pub use image::{Entry, Image};
 pub use images::{write_image, TaggedImage};
 pub use inode::Inode;
 pub use pack::Pack;
-pub use peerfs_oci::{ImageBlobs, Tag};
+pub use peerfs_oci::{Architecture, ImageBlobs, Tag};
 pub use peerfs_text::{printable, printable_bytes, Printable};
 pub use store::{Store, Usage};
 pub use verify::{verify, Damage, VerifyProgress, VerifyReport};

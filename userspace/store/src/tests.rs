@@ -472,9 +472,10 @@ fn tags_name_images() {
     };
     let (first, second) = (image(b"first"), image(b"second"));
     let tag = |name: &str| -> crate::Tag { name.parse().unwrap() };
-    let oci = crate::write_image(&store, &first, &tag("stable")).unwrap();
-    crate::write_image(&store, &first, &tag("old")).unwrap();
-    crate::write_image(&store, &second, &tag("stable")).unwrap();
+    let unknown = crate::Architecture::unknown();
+    let oci = crate::write_image(&store, &first, &unknown, &tag("stable")).unwrap();
+    crate::write_image(&store, &first, &unknown, &tag("old")).unwrap();
+    crate::write_image(&store, &second, &unknown, &tag("stable")).unwrap();
     let third = store.add_blob(b"third").unwrap();
     for _ in 0..2 {
         store.remember_image(&third, 5).unwrap();

@@ -11,7 +11,7 @@ use peerfs_format::{Digest, PackRecord, METADATA_MAX};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::{sha256, write_image, Error, ImageBlobs, Store};
+use crate::{sha256, write_image, Architecture, Error, ImageBlobs, Store};
 
 /// Counts what is logged.
 #[derive(Clone, Default)]
@@ -98,13 +98,24 @@ fn an_image_that_could_not_be_read_gets_no_tag() {
         shards: &[],
         packs: &packs,
     };
-    let outcome = write_image(&store, &image, &"large".parse().unwrap());
+    let outcome = write_image(
+        &store,
+        &image,
+        &Architecture::unknown(),
+        &"large".parse().unwrap(),
+    );
     assert!(
         matches!(outcome, Err(Error::TooLarge { .. })),
         "{outcome:?}"
     );
     assert_eq!(store.images().unwrap(), []);
     image.packs = &packs[..10];
-    write_image(&store, &image, &"small".parse().unwrap()).unwrap();
+    write_image(
+        &store,
+        &image,
+        &Architecture::unknown(),
+        &"small".parse().unwrap(),
+    )
+    .unwrap();
     assert_eq!(store.images().unwrap().len(), 1);
 }
