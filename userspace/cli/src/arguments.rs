@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use peerfs_build::{Compression, Options};
-use peerfs_store::{Architecture, Tag};
+use peerfs_store::{Architecture, Reference, Tag};
 
 /// Mount filesystem images that this machine does not have yet.
 ///
@@ -84,8 +84,8 @@ pub(crate) struct BuildArguments {
     /// An image of the store that the tree has much in common with, such as its previous version:
     /// only what is not in its packs is stored anew, and what is missing or damaged there. The digest then
     /// depends on it. May be repeated.
-    #[arg(long, value_name = "TAG|DIGEST")]
-    pub(crate) base: Vec<String>,
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) base: Vec<Reference>,
     /// How to compress: none, zstd or zstd:LEVEL (1 to 22). Levels up to 9 are made to be read fast,
     /// those above to be small.
     #[arg(long, value_name = "METHOD", default_value = "zstd:3")]
@@ -116,8 +116,9 @@ pub(crate) struct MountArguments {
     /// Mount options as for mount(8), separated by commas; a comma of a path is written \, there.
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub(crate) options: Vec<OsString>,
-    /// The image: a tag of the store, or the digest of a manifest.
-    #[arg(value_name = "TAG|DIGEST")]
+    /// The image: a tag of the store, a digest, or another reference (Documentation/references.md). With -o
+    /// manifest= it is what is shown as the source of the mount.
+    #[arg(value_name = "IMAGE")]
     pub(crate) image: String,
     /// The directory to mount it on.
     #[arg(value_hint = ValueHint::DirPath)]
@@ -152,9 +153,9 @@ pub(crate) struct ListArguments {
     /// Print all that is known of each file, as a line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// The image: a tag of the store, or the digest of a manifest.
-    #[arg(value_name = "TAG|DIGEST")]
-    pub(crate) image: String,
+    /// The image: a tag of the store, a digest, or another reference (Documentation/references.md).
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: Reference,
     /// What to list; by default the root.
     #[arg(default_value = "/")]
     pub(crate) path: OsString,
@@ -165,9 +166,9 @@ pub(crate) struct ListArguments {
 pub(crate) struct CatArguments {
     #[command(flatten)]
     pub(crate) store: StoreArguments,
-    /// The image: a tag of the store, or the digest of a manifest.
-    #[arg(value_name = "TAG|DIGEST")]
-    pub(crate) image: String,
+    /// The image: a tag of the store, a digest, or another reference (Documentation/references.md).
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: Reference,
     /// The files; symbolic links are followed within the image.
     #[arg(required = true)]
     pub(crate) paths: Vec<OsString>,

@@ -75,6 +75,17 @@ pub enum Error {
         /// How many more there are.
         more: usize,
     },
+    /// An image that is not here, of a place that nothing is fetched from.
+    #[error(
+        "{reference} is not in the store, and this version can't fetch from {place}; name the image by the digest of \
+         its manifest, and peers that have it are asked"
+    )]
+    NoSource {
+        /// What was asked for.
+        reference: String,
+        /// What kind of place that is, in the plural.
+        place: &'static str,
+    },
     /// A tag of the store is that of something else.
     #[error("{0:?} is in the store, but is no peerfs image; build one with `peerfs build`")]
     NotAnImage(String),

@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_oci::{Architecture, Artifact, ImageBlobs, Index, ParsedArtifact, Tag, TargetKind};
+use peerfs_oci::{
+    Architecture, Artifact, ImageBlobs, Index, ParsedArtifact, Reference, Tag, TargetKind,
+};
 
 use crate::{index_file, Error, Result, Store};
 
@@ -67,17 +69,34 @@ pub fn write_image(
 }
 
 impl Store {
-    /// The digest of the manifest that a user means with `name`: a tag, or a digest, which no tag can hide.
+    /// The digest of the manifest that a user means. A digest need not be in the store, and no tag can hide it.
     ///
     /// # Errors
-    /// [`Error::UnknownImage`] or [`Error::NotAnImage`], and those of [`Store::images`].
-    pub fn resolve(&self, name: &str) -> Result<Digest> {
+    /// [`Error::UnknownImage`], [`Error::NotAnImage`], [`Error::TagLeadsNowhere`], [`Error::NoSource`], and those of
+    /// [`Store::images`].
+    pub fn resolve(&self, reference: &Reference) -> Result<Digest> {
         let index = index_file::read(self.directory());
-        match (name.parse(), index) {
-            (Ok(digest), Ok(index)) => Ok(resolve_digest(self, &index, digest)),
-            // It says all by itself.
-            (Ok(digest), Err(_)) => Ok(digest),
-            (Err(_), index) => resolve_tag(self, &index?, name),
+        let no_source = |place| Error::NoSource {
+            reference: reference.to_string(),
+            place,
+        };
+        match reference {
+            Reference::Digest(digest) => Ok(match index {
+                Ok(index) => resolve_digest(self, &index, *digest),
+                // It says all by itself.
+                Err(_) => *digest,
+            }),
+            Reference::Tag(tag) => resolve_tag(self, &index?, tag.as_str()),
+            Reference::Registry(image) => match image.digest {
+                Some(digest) => Some(resolve_digest(self, &index?, digest))
+                    .filter(|manifest| self.has_blob(manifest))
+                    .ok_or_else(|| no_source("registries")),
+                None => match resolve_tag(self, &index?, &image.to_string()) {
+                    Err(Error::UnknownImage { .. }) => Err(no_source("registries")),
+                    resolved => resolved,
+                },
+            },
+            Reference::Published { .. } => Err(no_source("publishers")),
         }
     }
 

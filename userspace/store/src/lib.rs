@@ -46,7 +46,7 @@ pub use image::{Entry, Image};
 pub use images::{write_image, TaggedImage};
 pub use inode::Inode;
 pub use pack::Pack;
-pub use peerfs_oci::{Architecture, ImageBlobs, Tag};
+pub use peerfs_oci::{Architecture, ImageBlobs, InvalidReference, Reference, Tag};
 pub use peerfs_text::{printable, printable_bytes, Printable};
 pub use store::{Store, Usage};
 pub use verify::{verify, Damage, VerifyProgress, VerifyReport};
