@@ -36,6 +36,10 @@ pub(crate) enum Command {
     Umount(UmountArguments),
     Ls(ListArguments),
     Cat(CatArguments),
+    Images(ImagesArguments),
+    Inspect(InspectArguments),
+    Tag(TagArguments),
+    Untag(UntagArguments),
     Verify(VerifyArguments),
     Status(StatusArguments),
     /// Print completions for a shell.
@@ -172,6 +176,64 @@ pub(crate) struct CatArguments {
     /// The files; symbolic links are followed within the image.
     #[arg(required = true)]
     pub(crate) paths: Vec<OsString>,
+}
+
+/// List the images of a store.
+///
+/// A line for each tag, and for each image that has none: how many bytes its files hold, how much of what is stored of
+/// it is here, and the digest of its manifest. What is here is not verified.
+#[derive(Args)]
+pub(crate) struct ImagesArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+    /// Print all that is known of each image, as a line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the digests of the manifests only, each once.
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+}
+
+/// Show what an image consists of, and what of it is in the store.
+///
+/// Nothing is verified but the manifest and the blob table; `peerfs verify` does that.
+#[derive(Args)]
+pub(crate) struct InspectArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+    /// Print it as JSON, with all blobs.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The image: a tag of the store, a digest, or another reference (Documentation/references.md).
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: Reference,
+}
+
+/// Give an image a tag.
+///
+/// An image that is called so already loses the name, and stays.
+#[derive(Args)]
+pub(crate) struct TagArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+    /// The image: a tag of the store, a digest, or another reference (Documentation/references.md).
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: Reference,
+    /// What to call it.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Tag,
+}
+
+/// Take a tag away.
+///
+/// The image stays, and its digest names it.
+#[derive(Args)]
+pub(crate) struct UntagArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+    /// The tag; also one that could not be given, but that another tool has.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
 }
 
 /// Check a whole store.

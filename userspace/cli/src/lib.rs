@@ -13,6 +13,8 @@ mod cat;
 mod documentation;
 mod error;
 mod failure;
+mod images;
+mod inspect;
 mod list;
 mod mount;
 mod mount_helper;

@@ -12,7 +12,9 @@ use peerfs_sys::interrupt;
 use crate::arguments::{Arguments, Command};
 use crate::error::Result;
 use crate::failure::{explain, report};
-use crate::{build, cat, documentation, list, mount, mount_helper, status, verify};
+use crate::{
+    build, cat, documentation, images, inspect, list, mount, mount_helper, status, verify,
+};
 
 /// The exit status for a wrong command line.
 const MISUSED: u8 = 2;
@@ -47,6 +49,10 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Umount(arguments) => mount::unmount(arguments),
         Command::Ls(arguments) => list::run(arguments),
         Command::Cat(arguments) => cat::run(arguments),
+        Command::Images(arguments) => images::list(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Tag(arguments) => images::tag(arguments),
+        Command::Untag(arguments) => images::untag(arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Completions { shell } => documentation::completions(*shell),

@@ -115,13 +115,18 @@ impl Index {
         targets
     }
 
-    /// Gives something of so many bytes a tag. The entries that had it go.
+    /// Gives something of so many bytes a tag. The entries that had it go, and those without a tag that say no more.
     pub fn tag(&mut self, kind: TargetKind, digest: &Digest, length: u64, tag: &Tag) {
         let mut entry = descriptor(media_type_of(kind), digest, length);
         let annotation = (TAG_ANNOTATION.to_owned(), tag.as_str().to_owned());
         entry.set_annotations(Some(HashMap::from([annotation])));
         let mut entries = self.0.manifests().clone();
-        entries.retain(|entry| tag_of(entry) != Some(tag.as_str()));
+        entries.retain(|other| {
+            let says_no_more = other.digest() == entry.digest()
+                && other.media_type() == entry.media_type()
+                && other.annotations().as_ref().is_none_or(HashMap::is_empty);
+            tag_of(other) != Some(tag.as_str()) && !says_no_more
+        });
         entries.push(entry);
         self.0.set_manifests(entries);
     }
@@ -212,8 +217,11 @@ mod tests {
         assert_eq!(names(&index), expected);
         assert!(index.untag("old") && !index.untag("old"));
         assert!(index.untag("stable"));
-        // The second has an entry without a tag already; the first gets one.
+        // The second has an entry without a tag already; the first gets one, until it has a tag again.
         assert_eq!(names(&index), [(second, vec![]), (first, vec![])]);
+        index.tag(TargetKind::OciManifest, &first, 5, &tag("new"));
+        assert_eq!(names(&index).len(), 2);
+        assert!(index.untag("new"));
         assert!(index.entries().all(|entry| entry.tag.is_none()));
     }
 

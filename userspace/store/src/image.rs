@@ -446,7 +446,7 @@ impl Image {
 }
 
 /// A metadata blob, verified, which has just so many bytes.
-fn read_blob(store: &Store, digest: &Digest, length: u32) -> Result<Vec<u8>> {
+pub(crate) fn read_blob(store: &Store, digest: &Digest, length: u32) -> Result<Vec<u8>> {
     let bytes = store.read_metadata(digest, length.into())?;
     if bytes.len() as u64 != u64::from(length) {
         return Err(Error::BlobTooShort {

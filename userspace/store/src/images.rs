@@ -108,6 +108,44 @@ impl Store {
         Ok(images(self, &index_file::read(self.directory())?))
     }
 
+    /// Gives an image a tag. The one that had it stays, without a name if it has no other.
+    ///
+    /// # Errors
+    /// Those of [`Store::read_manifest`], which must be here, and of [`Store::images`]; [`Error::TooLarge`] if there are
+    /// too many tags. The tags are as before then.
+    pub fn tag(&self, manifest: &Digest, tag: &Tag) -> Result<()> {
+        self.read_manifest(manifest)?;
+        index_file::change(self.directory(), |index| {
+            // By its OCI manifest, if there is one, other tools can copy it.
+            let oci_manifest = index.targets().into_iter().find_map(|target| {
+                let found = find(self, target.kind, target.digest).ok()??;
+                found.oci_manifest.filter(|_| found.manifest == *manifest)
+            });
+            let (kind, digest) = match oci_manifest {
+                Some(digest) => (TargetKind::OciManifest, digest),
+                None => (TargetKind::Manifest, *manifest),
+            };
+            let length = self.read_metadata(&digest, METADATA_MAX)?.len() as u64;
+            index.untag(tag.as_str());
+            index.tag(kind, &digest, length, tag);
+            Ok(())
+        })
+    }
+
+    /// Takes a tag away. The image stays, without a name if it has no other.
+    ///
+    /// # Errors
+    /// [`Error::UnknownImage`] if there is no such tag, and those of [`Store::images`].
+    pub fn untag(&self, tag: &str) -> Result<()> {
+        index_file::change(self.directory(), |index| {
+            if index.untag(tag) {
+                Ok(())
+            } else {
+                Err(unknown_tag(index, tag))
+            }
+        })
+    }
+
     /// Adds an image whose manifest is a blob of `length` bytes to [`Store::images`], without a tag:
     /// for one that was fetched by its digest. Does nothing if it is there already.
     ///
@@ -148,13 +186,17 @@ fn resolve_tag(store: &Store, index: &Index, tag: &str) -> Result<Digest> {
     if is_foreign {
         return Err(Error::NotAnImage(tag.to_owned()));
     }
+    Err(unknown_tag(index, tag))
+}
+
+fn unknown_tag(index: &Index, tag: &str) -> Error {
     let mut tags = index.entries().filter_map(|entry| entry.tag);
     let known = tags.by_ref().take(TAGS_LISTED).map(str::to_owned).collect();
-    Err(Error::UnknownImage {
+    Error::UnknownImage {
         name: tag.to_owned(),
         known,
         more: tags.count(),
-    })
+    }
 }
 
 /// The manifest that a digest stands for: it is the manifest's own or that of the OCI image manifest. What

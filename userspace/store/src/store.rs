@@ -131,6 +131,11 @@ impl Store {
         })
     }
 
+    /// Whether there is a partial pack, as this index describes it.
+    pub(crate) fn has_partial(&self, pack: &Digest, index: &Digest) -> bool {
+        self.directory.has_file(&layout::partial(pack, index))
+    }
+
     /// A complete blob's file, open for reading, its content not verified; None if it is not there.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod base;
 mod building;
 mod damage;
 mod fixture;
+mod images;
 mod incomplete;
 mod mounting;
 mod naming;

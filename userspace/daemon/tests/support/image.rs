@@ -59,7 +59,13 @@ impl TestImage {
             shards: &[shard],
             packs: &[pack],
         };
-        write_image(&store, &blobs, &Architecture::unknown(), &"test".parse().unwrap()).unwrap();
+        write_image(
+            &store,
+            &blobs,
+            &Architecture::unknown(),
+            &"test".parse().unwrap(),
+        )
+        .unwrap();
         TestImage {
             manifest,
             blob_table,
