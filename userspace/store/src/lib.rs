@@ -32,6 +32,7 @@ mod lock;
 mod pack;
 mod presence_map;
 mod programs;
+mod reader;
 mod store;
 mod temporary_file;
 #[cfg(test)]
@@ -40,7 +41,7 @@ mod verify;
 mod whole_file;
 
 pub use blob_writer::BlobWriter;
-pub use chunk::decode_chunk;
+pub use chunk::{decode_chunk, StoredChunk};
 pub use digest::{sha256, Sha256Writer};
 pub use error::{Error, Result};
 pub use image::{Entry, Image};
@@ -50,6 +51,7 @@ pub use inventory::{BlobKind, BlobPresence, Inventory};
 pub use pack::Pack;
 pub use peerfs_oci::{Architecture, ImageBlobs, InvalidReference, Reference, Tag};
 pub use peerfs_text::{printable, printable_bytes, Printable};
+pub use reader::{ChunkReader, PackReader};
 pub use store::{Store, Usage};
 pub use verify::{verify, Damage, VerifyProgress, VerifyReport};
 

@@ -5,7 +5,7 @@
 use peerfs_format::{FileType, ROOT_INODE};
 use peerfs_oci::Architecture;
 
-use crate::{Image, Result};
+use crate::{ChunkReader, Image, Result};
 
 /// The most programs that are looked at: each may take the decoding of a chunk.
 const PROGRAMS_MAX: usize = 256;
@@ -15,7 +15,7 @@ const EXECUTABLES_MAX: usize = 4096;
 /// The bits of a mode that let somebody execute a file.
 const EXECUTABLE: u32 = 0o111;
 
-impl Image {
+impl<R: ChunkReader> Image<R> {
     /// The architecture that most programs of the image are for, of the first ones in the order of inodes. Depends on
     /// the image alone.
     ///

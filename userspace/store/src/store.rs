@@ -27,6 +27,26 @@ const LAYOUT_MAX: u64 = 64 * 1024;
 
 /// A store. Any number of processes may read and add blobs at the same time; one at a time fills
 /// packs. All methods block on the disk.
+///
+/// ```
+/// use peerfs_store::{Error, Store};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let root_dir = folder.path().join("store");
+/// let store = Store::create(&root_dir)?;
+/// let digest = store.add_blob(b"something")?;
+/// assert_eq!(store.read_metadata(&digest, 1000)?, b"something");
+/// // What is read is verified, whoever has changed it.
+/// std::fs::write(store.blob_path(&digest), "another thing")?;
+/// assert!(matches!(store.read_metadata(&digest, 1000), Err(Error::BlobDamaged(_))));
+/// // An image has a name, or its digest is one.
+/// assert!(store.images()?.is_empty());
+/// assert!(matches!(store.resolve(&"debian:12".parse()?), Err(Error::UnknownImage { .. })));
+/// assert_eq!(store.resolve(&digest.to_string().parse()?)?, digest);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Store {
     directory: Arc<StoreDirectory>,
     /// The packs that are open for filling, each by its digest and that of its index, so that there is

@@ -13,6 +13,7 @@ mod incomplete;
 mod mounting;
 mod naming;
 mod planted;
+mod reading;
 mod resources;
 mod round_trip;
 mod running;
