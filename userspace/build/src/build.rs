@@ -9,7 +9,7 @@ use peerfs_format::{
     Digest, InodeRecord, Manifest, PackRecord, ShardLayout, ShardRecord, Table, METADATA_MAX,
     ROOT_INODE,
 };
-use peerfs_store::{write_image, Error as StoreError, ImageBlobs, Store};
+use peerfs_store::{write_image, Architecture, Error as StoreError, ImageBlobs, Store, Tag};
 
 use crate::base::BaseChunks;
 use crate::content::{Contents, PackPlaces};
@@ -46,12 +46,12 @@ pub struct BuiltImage {
 }
 
 impl BuiltImage {
-    /// Makes the image known in the store under a tag, and returns the digest of its OCI image
-    /// manifest.
+    /// Makes the image known in the store under a tag, as one whose programs are for this architecture, and returns
+    /// the digest of its OCI image manifest.
     ///
     /// # Errors
     /// A full or failing disk, or an `index.json` that is not valid; the tag is as before then.
-    pub fn tag(&self, store: &Store, tag: &str) -> Result<Digest> {
+    pub fn tag(&self, store: &Store, architecture: &Architecture, tag: &Tag) -> Result<Digest> {
         let blobs = ImageBlobs {
             manifest: self.manifest,
             manifest_length: self.manifest_length,
@@ -60,7 +60,7 @@ impl BuiltImage {
             shards: &self.shards,
             packs: &self.packs,
         };
-        Ok(write_image(store, &blobs, tag)?)
+        Ok(write_image(store, &blobs, architecture, tag)?)
     }
 }
 

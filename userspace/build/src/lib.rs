@@ -31,7 +31,7 @@
 //! let source = DirectorySource::new(tree, &store);
 //! let image = build(source, &store, &Options::default(), &Progress::default())?;
 //! assert_eq!((image.inode_count, image.content_bytes), (2, 7));
-//! image.tag(&store, "example")?;
+//! image.tag(&store, &"amd64".parse()?, &"example".parse()?)?;
 //! # Ok(())
 //! # }
 //! ```

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 use peerfs_build::{BuiltImage, DirectorySource, Options, Progress};
-use peerfs_store::Store;
+use peerfs_store::{Image, Store};
 use peerfs_sys::interrupt;
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use serde::Serialize;
@@ -23,6 +23,7 @@ struct Summary {
     manifest: String,
     tag: String,
     oci_manifest: String,
+    architecture: String,
     inodes: u64,
     files: u64,
     content_bytes: u64,
@@ -64,15 +65,20 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
     let image = show_while(show, || {
         peerfs_build::build(source, &store, &options, &progress)
     })?;
-    let oci_manifest = image.tag(&store, &arguments.tag)?;
+    let architecture = match &arguments.architecture {
+        Some(architecture) => architecture.clone(),
+        None => Image::open(store.clone(), &image.manifest)?.architecture()?,
+    };
+    let oci_manifest = image.tag(&store, &architecture, &arguments.tag)?;
     let (files, _) = progress.done();
     let seconds = start.elapsed().as_secs_f64();
     let mut output = Output::new();
     if arguments.json {
         output.json(&Summary {
             manifest: image.manifest.to_string(),
-            tag: arguments.tag.clone(),
+            tag: arguments.tag.to_string(),
             oci_manifest: oci_manifest.to_string(),
+            architecture: architecture.to_string(),
             inodes: image.inode_count,
             files,
             content_bytes: image.content_bytes,

@@ -19,6 +19,9 @@ pub(crate) enum Error {
     Build(#[from] peerfs_build::Error),
     #[error(transparent)]
     Control(#[from] peerfs_control::Error),
+    /// What should name an image is no reference.
+    #[error(transparent)]
+    Reference(#[from] peerfs_store::InvalidReference),
     /// The daemon refused a request.
     #[error("peerfsd says: {0}")]
     Refused(String),

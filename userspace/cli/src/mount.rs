@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use peerfs_format::Digest;
-use peerfs_store::{printable_bytes, Store};
+use peerfs_store::{printable_bytes, Reference, Store};
 use rustix::fs::{open, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -63,7 +63,7 @@ pub(crate) fn unmount(arguments: &UmountArguments) -> Result<()> {
 
 /// A mount to be made.
 pub(crate) struct MountRequest {
-    /// A tag, a digest, or what is shown as the source if the options name the manifest.
+    /// A reference, or what is shown as the source if the options name the manifest.
     pub(crate) source: String,
     pub(crate) root_dir: PathBuf,
     pub(crate) mountpoint: PathBuf,
@@ -74,14 +74,17 @@ impl MountRequest {
     /// The digest of the manifest to mount.
     ///
     /// # Errors
-    /// Neither the options nor the source name an image.
+    /// What the options or the source name is no reference, or not in the store.
     pub(crate) fn manifest(&self) -> Result<Digest> {
         let name = self.options.manifest.as_ref().unwrap_or(&self.source);
-        let digest = name.parse::<Digest>();
-        match Store::open(&self.root_dir).and_then(|store| store.resolve(name)) {
+        let reference: Reference = name.parse()?;
+        match Store::open(&self.root_dir).and_then(|store| store.resolve(&reference)) {
             Ok(manifest) => Ok(manifest),
-            // With a digest the kernel needs no index; it will tell what is wrong with the store.
-            Err(error) => digest.map_err(|_| error.into()),
+            Err(error) => match reference {
+                // The kernel needs no index; it will tell what is wrong with the store.
+                Reference::Digest(digest) => Ok(digest),
+                _ => Err(error.into()),
+            },
         }
     }
 

@@ -10,10 +10,10 @@ use clap::Parser;
 use peerfs_store::printable;
 
 use crate::error::Result;
+use crate::failure::{explain, report};
 use crate::mount::MountRequest;
 use crate::mount_options::MountOptions;
 use crate::output::Output;
-use crate::run::{explain, report};
 
 /// The exit statuses that mount(8) defines.
 const USAGE: u8 = 1;
@@ -23,12 +23,12 @@ const MOUNT_FAILURE: u8 = 32;
 ///
 /// In /etc/fstab:
 ///
-///   TAG  /mnt  peerfs  root_dir=/var/lib/peerfs,timeout=30  0  0
+///   IMAGE  /mnt  peerfs  root_dir=/var/lib/peerfs,timeout=30  0  0
 #[derive(Parser)]
 #[command(name = "mount.peerfs", version)]
 struct HelperArguments {
-    /// A tag of the store, the digest of a manifest, or anything (such as "none") if the options
-    /// have manifest=.
+    /// A tag of the store, a digest, or another reference (Documentation/references.md); or anything, such as "none",
+    /// if the options have manifest=.
     source: String,
     /// The directory to mount it on.
     mountpoint: PathBuf,

@@ -3,18 +3,18 @@
 //! From the command line to an exit status.
 
 use std::ffi::OsString;
-use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use peerfs_sys::interrupt;
-use peerfs_text::Causes;
 
 use crate::arguments::{Arguments, Command};
-use crate::error::{Error, Result};
-use crate::output::tell;
-use crate::{build, cat, documentation, list, mount, mount_helper, status, verify};
+use crate::error::Result;
+use crate::failure::{explain, report};
+use crate::{
+    build, cat, documentation, images, inspect, list, mount, mount_helper, status, verify,
+};
 
 /// The exit status for a wrong command line.
 const MISUSED: u8 = 2;
@@ -49,36 +49,13 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Umount(arguments) => mount::unmount(arguments),
         Command::Ls(arguments) => list::run(arguments),
         Command::Cat(arguments) => cat::run(arguments),
+        Command::Images(arguments) => images::list(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Tag(arguments) => images::tag(arguments),
+        Command::Untag(arguments) => images::untag(arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Completions { shell } => documentation::completions(*shell),
         Command::Man { directory } => documentation::man_pages(directory),
     }
-}
-
-/// Prints what is wrong with the arguments, or the help that they ask for.
-pub(crate) fn explain(error: &clap::Error, misused: u8) -> ExitCode {
-    let text = error.render().to_string();
-    // It repeats arguments, which may be names that somebody else chose.
-    if error.use_stderr() && text.contains(|letter: char| letter.is_control() && letter != '\n') {
-        tell(&text);
-        return ExitCode::from(misused);
-    }
-    match error.print() {
-        // If this can't be printed, the status tells.
-        _ if error.use_stderr() => ExitCode::from(misused),
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            report("peerfs", &Error::Output(error));
-            ExitCode::FAILURE
-        }
-        _ => ExitCode::SUCCESS,
-    }
-}
-
-/// Prints an error and its causes as one line, unless it is a list.
-pub(crate) fn report(program: &str, error: &Error) {
-    if error.is_broken_pipe() {
-        return;
-    }
-    tell(&format!("{program}: {}", Causes(error)));
 }

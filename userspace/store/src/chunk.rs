@@ -14,6 +14,81 @@ pub(crate) fn is_stored_chunk(record: &ChunkRecord, stored: &[u8]) -> bool {
     stored.len() as u64 == u64::from(record.stored_length) && sha256(stored) == record.digest
 }
 
+/// A chunk's stored bytes, which were verified: who has one need not hash them again.
+#[derive(Clone, Debug)]
+pub struct StoredChunk {
+    pack: Digest,
+    number: u32,
+    record: ChunkRecord,
+    bytes: Vec<u8>,
+}
+
+impl StoredChunk {
+    /// A chunk of a pack from what should be its stored bytes.
+    ///
+    /// # Errors
+    /// [`Error::ChunkDamaged`], which names `pack` and `number`, if they are not those that the record promises.
+    pub fn verify(
+        pack: &Digest,
+        number: u32,
+        record: &ChunkRecord,
+        bytes: Vec<u8>,
+    ) -> Result<Self> {
+        let chunk = Self::of_verified(pack, number, record, bytes);
+        if is_stored_chunk(record, &chunk.bytes) {
+            Ok(chunk)
+        } else {
+            Err(chunk.damaged())
+        }
+    }
+
+    /// A chunk whose bytes [`is_stored_chunk`] has seen.
+    pub(crate) fn of_verified(
+        pack: &Digest,
+        number: u32,
+        record: &ChunkRecord,
+        bytes: Vec<u8>,
+    ) -> Self {
+        StoredChunk {
+            pack: *pack,
+            number,
+            record: *record,
+            bytes,
+        }
+    }
+
+    /// The record in the pack's index that says what the chunk is.
+    pub fn record(&self) -> &ChunkRecord {
+        &self.record
+    }
+
+    /// Its stored bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Its stored bytes.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Its content.
+    ///
+    /// # Errors
+    /// [`Error::ChunkDamaged`] if the stored bytes do not decode to as many as the record says.
+    pub fn decode(self) -> Result<Vec<u8>> {
+        let damaged = self.damaged();
+        decode(&self.record, self.bytes).ok_or(damaged)
+    }
+
+    fn damaged(&self) -> Error {
+        Error::ChunkDamaged {
+            pack: self.pack,
+            chunk: self.number,
+        }
+    }
+}
+
 /// The content of a chunk from its stored bytes, which are verified first.
 ///
 /// # Errors
@@ -25,11 +100,7 @@ pub fn decode_chunk(
     record: &ChunkRecord,
     stored: Vec<u8>,
 ) -> Result<Vec<u8>> {
-    let damaged = || Error::ChunkDamaged { pack: *pack, chunk };
-    if !is_stored_chunk(record, &stored) {
-        return Err(damaged());
-    }
-    decode(record, stored).ok_or_else(damaged)
+    StoredChunk::verify(pack, chunk, record, stored)?.decode()
 }
 
 /// What stored bytes that were verified decode to; None if that is not what the record says.

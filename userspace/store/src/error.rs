@@ -5,7 +5,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use peerfs_format::Digest;
+use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_text::{printable, printable_bytes};
 
 /// The result of an operation on a store.
@@ -75,6 +75,17 @@ pub enum Error {
         /// How many more there are.
         more: usize,
     },
+    /// An image that is not here, of a place that nothing is fetched from.
+    #[error(
+        "{reference} is not in the store, and this version can't fetch from {place}; name the image by the digest of \
+         its manifest, and peers that have it are asked"
+    )]
+    NoSource {
+        /// What was asked for.
+        reference: String,
+        /// What kind of place that is, in the plural.
+        place: &'static str,
+    },
     /// A tag of the store is that of something else.
     #[error("{0:?} is in the store, but is no peerfs image; build one with `peerfs build`")]
     NotAnImage(String),
@@ -96,20 +107,15 @@ pub enum Error {
         printable(.0)
     )]
     NoIndex(PathBuf),
-    /// A tag would look like a digest.
-    #[error("{0:?} is a digest, and no tag: an image has its digest anyway; choose a name for it")]
-    TagIsDigest(String),
     /// What is to be written would be refused by those who read it.
-    #[error("{what} would have {length} bytes, more than the {limit} that are read; {advice}")]
+    #[error("{what} would have {length} bytes, more than the {METADATA_MAX} that are read: there are too many {of}")]
     TooLarge {
         /// What it is.
         what: &'static str,
+        /// What it has too many of.
+        of: &'static str,
         /// Its bytes.
         length: u64,
-        /// The most bytes allowed.
-        limit: u64,
-        /// What to do about it.
-        advice: &'static str,
     },
     /// A blob is not in the store.
     #[error("blob {0} is not in the store; mount the image with peerfsd running to fetch it")]
@@ -195,6 +201,19 @@ impl Error {
             action,
             path: path.to_owned(),
             source,
+        }
+    }
+
+    /// For `map_err`: which file of OCI's could not be read or written.
+    pub(crate) fn oci(path: PathBuf) -> impl FnOnce(peerfs_oci::Error) -> Error {
+        move |error| match error {
+            peerfs_oci::Error::TooLarge { what, of, length } => {
+                Error::TooLarge { what, of, length }
+            }
+            error => Error::Layout {
+                path,
+                reason: error.to_string(),
+            },
         }
     }
 

@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex};
 use lru::LruCache;
 use peerfs_format::{
     pieces, BlobTable, BlobTableLayout, Digest, EntryRecord, Error as FormatError, FileType,
-    Manifest, PackRecord, Shard, ShardLayout, Source, ROOT_INODE,
+    Manifest, PackRecord, Shard, ShardLayout, Source, METADATA_MAX, ROOT_INODE,
 };
 
 use crate::inode::ShardBlob;
 use crate::lock::lock;
-use crate::{decode_chunk, Error, Inode, Pack, Result, Store};
+use crate::{ChunkReader, Error, Inode, Pack, PackReader, Result, Store};
 
 /// Shards kept in memory, of a few hundred KiB each.
 const SHARDS_KEPT: NonZeroUsize = NonZeroUsize::new(64).unwrap();
@@ -26,10 +26,30 @@ const CHUNKS_KEPT: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 /// The most symbolic links that one path may lead through, as in Linux.
 const LINKS_MAX: u32 = 40;
 
-/// An image of a store, to read what of it is there. All methods block on the disk, may be called
-/// from many threads, and verify everything that they return.
-pub struct Image {
-    store: Arc<Store>,
+/// An image, to be read: of a store what of it is there, or what another [`ChunkReader`] has. All methods block on the
+/// disk, may be called from many threads, and verify everything that they return.
+///
+/// ```no_run
+/// use std::path::Path;
+/// use std::sync::Arc;
+///
+/// use peerfs_store::{Image, Result, Store};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = Arc::new(Store::open(Path::new("/var/lib/peerfs"))?);
+/// let manifest = store.resolve(&"debian:12".parse()?)?;
+/// let image = Image::open(store, &manifest)?;
+/// let file = image.lookup(b"/etc/hostname", true)?;
+/// let mut content = Vec::new();
+/// image.read(&file, 0, file.record().size, |part| {
+///     content.extend_from_slice(part);
+///     Result::Ok(())
+/// })?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Image<R: ChunkReader = Store> {
+    reader: Arc<R>,
     digest: Digest,
     manifest: Manifest,
     table: Vec<u8>,
@@ -39,7 +59,7 @@ pub struct Image {
     shards_read: AtomicU64,
     /// And their bytes.
     shard_bytes_read: AtomicU64,
-    packs: Mutex<LruCache<u32, Arc<Pack>>>,
+    packs: Mutex<LruCache<u32, Arc<R::Pack>>>,
     chunks: Mutex<ChunkCache>,
 }
 
@@ -68,19 +88,20 @@ pub(crate) struct FoundEntry<'a> {
     pub(crate) file_type: FileType,
 }
 
-impl Image {
+impl<R: ChunkReader> Image<R> {
     /// Opens the image with this manifest.
     ///
     /// # Errors
     /// [`Error::BlobMissing`], [`Error::BlobDamaged`], [`Error::Format`] or [`Error::Io`].
-    pub fn open(store: Arc<Store>, manifest: &Digest) -> Result<Self> {
+    pub fn open(reader: Arc<R>, manifest: &Digest) -> Result<Self> {
         let digest = *manifest;
-        let manifest = store.read_manifest(&digest)?;
-        let table = read_blob(&store, &manifest.blob_table, manifest.blob_table_length)?;
+        let manifest = reader.read_metadata(&digest, METADATA_MAX)?;
+        let manifest = Manifest::parse(&manifest).map_err(Error::format(digest))?;
+        let table = read_blob(&*reader, &manifest.blob_table, manifest.blob_table_length)?;
         let table_layout = BlobTableLayout::parse(&table, manifest.inode_count)
             .map_err(Error::format(manifest.blob_table))?;
         Ok(Image {
-            store,
+            reader,
             digest,
             manifest,
             table,
@@ -369,11 +390,14 @@ impl Image {
         if let Some(content) = lock(&self.chunks).get(&key) {
             return Ok((content.clone(), skip));
         }
-        let stored = pack.read_chunk(chunk)?.ok_or(Error::ChunkMissing {
-            pack: *pack.digest(),
-            chunk,
-        })?;
-        let content = Arc::new(decode_chunk(pack.digest(), chunk, &record, stored)?);
+        let stored = pack.read_chunk(chunk)?;
+        if *stored.record() != record {
+            return Err(Error::ChunkDamaged {
+                pack: self.pack_record(pack_number)?.digest,
+                chunk,
+            });
+        }
+        let content = Arc::new(stored.decode()?);
         lock(&self.chunks).put(key, content.clone());
         Ok((content, skip))
     }
@@ -382,33 +406,26 @@ impl Image {
     ///
     /// # Errors
     /// [`Error::BlobMissing`] if nothing of it is there, and those of reading its index.
-    pub fn pack(&self, number: u32) -> Result<Arc<Pack>> {
+    pub fn pack(&self, number: u32) -> Result<Arc<R::Pack>> {
         if let Some(pack) = lock(&self.packs).get(&number) {
             return Ok(pack.clone());
         }
         let (record, index) = self.pack_index(number)?;
-        let pack = self
-            .store
-            .find_pack(&record, index)?
-            .ok_or(Error::BlobMissing(record.digest))?;
-        let pack = Arc::new(pack);
+        let pack = Arc::new(self.reader.pack_reader(&record, index)?);
         lock(&self.packs).put(number, pack.clone());
         Ok(pack)
     }
 
-    /// The partial pack, even if there is a whole one; None if there is none.
-    pub(crate) fn partial_pack(&self, number: u32) -> Result<Option<Pack>> {
-        let (record, index) = self.pack_index(number)?;
-        self.store.find_partial_pack(&record, index)
+    fn pack_index(&self, number: u32) -> Result<(PackRecord, Vec<u8>)> {
+        let record = self.pack_record(number)?;
+        let index = read_blob(&*self.reader, &record.index_digest, record.index_length)?;
+        Ok((record, index))
     }
 
-    fn pack_index(&self, number: u32) -> Result<(PackRecord, Vec<u8>)> {
-        let record = self
-            .blob_table()
+    fn pack_record(&self, number: u32) -> Result<PackRecord> {
+        self.blob_table()
             .pack(number)
-            .map_err(Error::format(self.manifest.blob_table))?;
-        let index = read_blob(&self.store, &record.index_digest, record.index_length)?;
-        Ok((record, index))
+            .map_err(Error::format(self.manifest.blob_table))
     }
 
     /// How many shards were read since the image was opened, and their bytes. Those that are in memory are not read
@@ -433,7 +450,7 @@ impl Image {
         let order = atomic::Ordering::Relaxed;
         self.shards_read.fetch_add(1, order);
         self.shard_bytes_read.fetch_add(record.length.into(), order);
-        let bytes = read_blob(&self.store, &record.digest, record.length)?;
+        let bytes = read_blob(&*self.reader, &record.digest, record.length)?;
         let layout = ShardLayout::parse(&bytes, &record).map_err(Error::format(record.digest))?;
         let shard = Arc::new(ShardBlob {
             digest: record.digest,
@@ -445,9 +462,21 @@ impl Image {
     }
 }
 
+impl Image {
+    /// The partial pack, even if there is a whole one; None if there is none.
+    pub(crate) fn partial_pack(&self, number: u32) -> Result<Option<Pack>> {
+        let (record, index) = self.pack_index(number)?;
+        self.reader.find_partial_pack(&record, index)
+    }
+}
+
 /// A metadata blob, verified, which has just so many bytes.
-fn read_blob(store: &Store, digest: &Digest, length: u32) -> Result<Vec<u8>> {
-    let bytes = store.read_metadata(digest, length.into())?;
+pub(crate) fn read_blob<R: ChunkReader>(
+    reader: &R,
+    digest: &Digest,
+    length: u32,
+) -> Result<Vec<u8>> {
+    let bytes = reader.read_metadata(digest, length.into())?;
     if bytes.len() as u64 != u64::from(length) {
         return Err(Error::BlobTooShort {
             digest: *digest,

@@ -23,14 +23,17 @@ mod directory;
 mod error;
 mod findings;
 mod image;
+mod images;
+mod index_file;
 mod inode;
+mod inventory;
 mod layout;
 mod lock;
-mod oci;
 mod pack;
 mod presence_map;
+mod programs;
+mod reader;
 mod store;
-mod tags;
 mod temporary_file;
 #[cfg(test)]
 mod tests;
@@ -38,16 +41,18 @@ mod verify;
 mod whole_file;
 
 pub use blob_writer::BlobWriter;
-pub use chunk::decode_chunk;
+pub use chunk::{decode_chunk, StoredChunk};
 pub use digest::{sha256, Sha256Writer};
 pub use error::{Error, Result};
 pub use image::{Entry, Image};
+pub use images::{write_image, TaggedImage};
 pub use inode::Inode;
-pub use oci::{media_type, write_image, ImageBlobs};
+pub use inventory::{BlobKind, BlobPresence, Inventory};
 pub use pack::Pack;
+pub use peerfs_oci::{Architecture, ImageBlobs, InvalidReference, Reference, Tag};
 pub use peerfs_text::{printable, printable_bytes, Printable};
+pub use reader::{ChunkReader, PackReader};
 pub use store::{Store, Usage};
-pub use tags::TaggedImage;
 pub use verify::{verify, Damage, VerifyProgress, VerifyReport};
 
 /// Where the store is unless the user says otherwise.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use peerfs_format::{ChunkRecord, Digest, PackIndexLayout, PackRecord, PACK_MAX};
 use rustix::fs::{fallocate, FallocateFlags};
 
-use crate::chunk::is_stored_chunk;
+use crate::chunk::{is_stored_chunk, StoredChunk};
 use crate::digest::sha256_file;
 use crate::directory::StoreDirectory;
 use crate::findings::Findings;
@@ -239,17 +239,27 @@ impl Pack {
     /// # Errors
     /// [`Error::ChunkDamaged`]: [`Pack::discard`] it and fetch it anew.
     pub fn read_chunk(&self, chunk: u32) -> Result<Option<Vec<u8>>> {
+        let stored = self.stored_chunk(chunk)?;
+        Ok(stored.map(StoredChunk::into_bytes))
+    }
+
+    /// As [`Pack::read_chunk`], for who wants its content: it is not verified again.
+    ///
+    /// # Errors
+    /// As for [`Pack::read_chunk`].
+    pub fn stored_chunk(&self, chunk: u32) -> Result<Option<StoredChunk>> {
         let record = self.chunk(chunk)?;
         if !self.has(chunk) {
             return Ok(None);
         }
+        let found = |stored| StoredChunk::of_verified(self.digest(), chunk, &record, stored);
         let file = self.lock().file.clone();
         match read_stored(&file, &record) {
-            Ok(Some(stored)) => Ok(Some(stored)),
+            Ok(Some(stored)) => Ok(Some(found(stored))),
             // Discarded in between.
             _ if !self.has(chunk) => Ok(None),
             failed => match (self.read_beside(&record), failed) {
-                (Some(stored), _) => Ok(Some(stored)),
+                (Some(stored), _) => Ok(Some(found(stored))),
                 (None, Ok(_)) => Err(Error::ChunkDamaged {
                     pack: *self.digest(),
                     chunk,

@@ -17,8 +17,7 @@ use rustix::fs::{flock, FlockOperation};
 use crate::directory::{StoreDirectory, PRIVATE};
 use crate::findings::Findings;
 use crate::lock::lock;
-use crate::tags::TagIndex;
-use crate::{layout, sha256, whole_file, BlobWriter, Error, Pack, Result, TaggedImage};
+use crate::{index_file, layout, sha256, whole_file, BlobWriter, Error, Pack, Result};
 
 /// How old a file in `tmp/` that nobody has locked must be to count as abandoned.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60);
@@ -26,10 +25,28 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 /// The most bytes of an `oci-layout` file that are read.
 const LAYOUT_MAX: u64 = 64 * 1024;
 
-const OCI_LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}\n";
-
 /// A store. Any number of processes may read and add blobs at the same time; one at a time fills
 /// packs. All methods block on the disk.
+///
+/// ```
+/// use peerfs_store::{Error, Store};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let root_dir = folder.path().join("store");
+/// let store = Store::create(&root_dir)?;
+/// let digest = store.add_blob(b"something")?;
+/// assert_eq!(store.read_metadata(&digest, 1000)?, b"something");
+/// // What is read is verified, whoever has changed it.
+/// std::fs::write(store.blob_path(&digest), "another thing")?;
+/// assert!(matches!(store.read_metadata(&digest, 1000), Err(Error::BlobDamaged(_))));
+/// // An image has a name, or its digest is one.
+/// assert!(store.images()?.is_empty());
+/// assert!(matches!(store.resolve(&"debian:12".parse()?), Err(Error::UnknownImage { .. })));
+/// assert_eq!(store.resolve(&digest.to_string().parse()?)?, digest);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Store {
     directory: Arc<StoreDirectory>,
     /// The packs that are open for filling, each by its digest and that of its index, so that there is
@@ -85,8 +102,12 @@ impl Store {
         directory.make_directories()?;
         if is_new {
             // What makes it a store comes last.
-            TagIndex::create(&directory)?;
-            whole_file::replace(&directory, layout::OCI_LAYOUT, OCI_LAYOUT.as_bytes())?;
+            index_file::create(&directory)?;
+            whole_file::replace(
+                &directory,
+                layout::OCI_LAYOUT,
+                peerfs_oci::LAYOUT.as_bytes(),
+            )?;
         }
         let store = Self::in_directory(directory)?;
         store.remove_abandoned()?;
@@ -96,19 +117,7 @@ impl Store {
     fn in_directory(directory: Arc<StoreDirectory>) -> Result<Self> {
         let text = whole_file::read(&directory, layout::OCI_LAYOUT, LAYOUT_MAX)?
             .ok_or_else(|| Error::NotAStore(directory.root_dir().to_owned()))?;
-        let version = serde_json::from_slice::<oci_spec::image::OciLayout>(&text)
-            .map(|layout| layout.image_layout_version().clone());
-        let problem = match version {
-            Ok(version) if version.starts_with("1.") => None,
-            Ok(version) => Some(format!("image layout version {version:?} is not known")),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(reason) = problem {
-            return Err(Error::Layout {
-                path: directory.path(layout::OCI_LAYOUT),
-                reason,
-            });
-        }
+        peerfs_oci::check_layout(&text).map_err(Error::oci(directory.path(layout::OCI_LAYOUT)))?;
         Ok(Store {
             directory,
             packs: Mutex::default(),
@@ -140,6 +149,11 @@ impl Store {
                 metadata.is_file() && !self.findings.is_damaged(digest, &metadata)
             })
         })
+    }
+
+    /// Whether there is a partial pack, as this index describes it.
+    pub(crate) fn has_partial(&self, pack: &Digest, index: &Digest) -> bool {
+        self.directory.has_file(&layout::partial(pack, index))
     }
 
     /// A complete blob's file, open for reading, its content not verified; None if it is not there.
@@ -298,47 +312,6 @@ impl Store {
     /// Whether this process is the one that fills packs.
     pub fn is_locked_for_filling(&self) -> bool {
         lock(&self.filling).is_some()
-    }
-
-    /// The digest of the manifest that a user means with `name`: a tag, or a digest, which no tag can hide.
-    ///
-    /// # Errors
-    /// [`Error::UnknownImage`] or [`Error::NotAnImage`], and those of [`Store::images`].
-    pub fn resolve(&self, name: &str) -> Result<Digest> {
-        let index = TagIndex::read(&self.directory);
-        match (name.parse(), index) {
-            (Ok(digest), Ok(index)) => Ok(index.resolve_digest(self, digest)),
-            // It says all by itself.
-            (Ok(digest), Err(_)) => Ok(digest),
-            (Err(_), index) => index?.resolve_tag(self, name),
-        }
-    }
-
-    /// The images of the store by their manifests, those that were added without a tag too.
-    ///
-    /// # Errors
-    /// [`Error::Layout`] if `index.json` is not valid; [`Error::Io`].
-    pub fn images(&self) -> Result<Vec<TaggedImage>> {
-        Ok(TagIndex::read(&self.directory)?.images(self))
-    }
-
-    /// Adds an image whose manifest is a blob of `length` bytes to [`Store::images`], without a tag:
-    /// for one that was fetched by its digest. Does nothing if it is there already.
-    ///
-    /// # Errors
-    /// As for [`Store::images`].
-    pub fn remember_image(&self, manifest: &Digest, length: u64) -> Result<()> {
-        let known = match self.images() {
-            // It is made anew.
-            Err(Error::NoIndex(_)) => Vec::new(),
-            images => images?,
-        };
-        if known.iter().any(|image| image.manifest == *manifest) {
-            return Ok(());
-        }
-        TagIndex::change(&self.directory, |index| {
-            index.add_manifest(manifest, length)
-        })
     }
 
     /// The complete blobs, in no order.

@@ -471,21 +471,41 @@ fn tags_name_images() {
         packs: &[],
     };
     let (first, second) = (image(b"first"), image(b"second"));
-    let oci = crate::write_image(&store, &first, "stable").unwrap();
-    crate::write_image(&store, &first, "old").unwrap();
-    crate::write_image(&store, &second, "stable").unwrap();
+    let tag = |name: &str| -> crate::Tag { name.parse().unwrap() };
+    let unknown = crate::Architecture::unknown();
+    let oci = crate::write_image(&store, &first, &unknown, &tag("stable")).unwrap();
+    crate::write_image(&store, &first, &unknown, &tag("old")).unwrap();
+    crate::write_image(&store, &second, &unknown, &tag("stable")).unwrap();
     let third = store.add_blob(b"third").unwrap();
     for _ in 0..2 {
         store.remember_image(&third, 5).unwrap();
     }
-    assert_eq!(store.resolve("stable").unwrap(), second.manifest);
-    assert_eq!(store.resolve("old").unwrap(), first.manifest);
-    assert_eq!(store.resolve(&oci.to_string()).unwrap(), first.manifest);
-    assert_eq!(store.resolve(&third.to_string()).unwrap(), third);
-    match store.resolve("new") {
+    let resolve = |name: &str| store.resolve(&name.parse().unwrap());
+    assert_eq!(resolve("stable").unwrap(), second.manifest);
+    assert_eq!(resolve("old").unwrap(), first.manifest);
+    assert_eq!(resolve(&oci.to_string()).unwrap(), first.manifest);
+    assert_eq!(resolve(&third.to_string()).unwrap(), third);
+    match resolve("new") {
         Err(Error::UnknownImage { known, .. }) => assert_eq!(known, ["old", "stable"]),
         other => panic!("{other:?}"),
     }
+    // Of places that nothing is fetched from: what is here is found, by its digest or by what it is called.
+    let elsewhere = ["registry.example/a:new", "registry.example/a"];
+    for name in elsewhere {
+        let refused = resolve(name);
+        assert!(
+            matches!(refused, Err(Error::NoSource { .. })),
+            "{refused:?}"
+        );
+    }
+    let pinned = format!("registry.example/a:new@sha256:{oci}");
+    assert_eq!(resolve(&pinned).unwrap(), first.manifest);
+    let pinned = format!("registry.example/a@sha256:{}", sha256(b"missing"));
+    assert!(matches!(resolve(&pinned), Err(Error::NoSource { .. })));
+    let published = format!("{}/base", "a".repeat(52));
+    assert!(matches!(resolve(&published), Err(Error::NoSource { .. })));
+    crate::write_image(&store, &first, &unknown, &tag("registry.example/a:new")).unwrap();
+    assert_eq!(resolve("registry.example/a:new").unwrap(), first.manifest);
     let images = store.images().unwrap();
     let found: Vec<_> = images
         .iter()
@@ -493,6 +513,6 @@ fn tags_name_images() {
         .collect();
     assert_eq!(
         found,
-        [(first.manifest, 1), (second.manifest, 1), (third, 0)]
+        [(first.manifest, 2), (second.manifest, 1), (third, 0)]
     );
 }

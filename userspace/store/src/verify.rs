@@ -18,8 +18,7 @@ use std::thread;
 use peerfs_format::Digest;
 
 use crate::digest::sha256_file;
-use crate::tags::TagIndex;
-use crate::{printable, Result, Store};
+use crate::{images, index_file, printable, Result, Store};
 
 use image::ImageCheck;
 
@@ -69,15 +68,18 @@ pub struct Damage {
 pub fn verify(store: &Arc<Store>, progress: &VerifyProgress) -> Result<VerifyReport> {
     let mut report = VerifyReport::default();
     // First: whoever adds an image while the blobs are read has added its blobs before.
-    let index = TagIndex::read(store.directory())?;
+    let index = index_file::read(store.directory())?;
     let blobs = Blobs::read(store, progress, &mut report)?;
     let mut users: HashMap<Digest, BTreeSet<String>> = HashMap::new();
     let mut checked_packs = BTreeSet::new();
-    for (digest, tag) in index.entries() {
-        let name = tag.map_or_else(|| digest.to_string(), str::to_owned);
+    for entry in index.entries() {
+        let Some(digest) = entry.digest else {
+            continue;
+        };
+        let name = entry.tag.map_or_else(|| digest.to_string(), str::to_owned);
         users.entry(digest).or_default().insert(name);
     }
-    for problem in index.problems(store) {
+    for problem in images::problems(store, &index) {
         // The others were found when they were hashed.
         if !blobs.damaged.contains_key(&problem.blob) {
             report.damages.push(Damage {
@@ -90,7 +92,7 @@ pub fn verify(store: &Arc<Store>, progress: &VerifyProgress) -> Result<VerifyRep
             });
         }
     }
-    for image in index.images(store) {
+    for image in images::images(store, &index) {
         let names: BTreeSet<String> = if image.tags.is_empty() {
             BTreeSet::from([image.manifest.to_string()])
         } else {

@@ -5,6 +5,7 @@
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::fixture::Fixture;
 use crate::running::{build, drop_privileges, fail, peerfs, public_copy, succeed};
 use rustix::process::{kill_process, Pid, Signal};
+use serde_json::Value;
 
 #[test]
 fn all_files_that_can_not_be_read_are_told_at_once() {
@@ -147,4 +149,53 @@ fn a_tree_that_is_none_is_named() {
     assert!(message.contains("open the directory"), "{message}");
     File::create(fixture.tree().join("n".repeat(255))).unwrap();
     build(&fixture.tree(), &fixture.store(), "x", &[]);
+}
+
+/// The configuration that an image's OCI manifest names.
+fn oci_config(store: &Path, summary: &Value) -> Value {
+    let blob = |digest: &str| -> Value {
+        let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
+        let bytes = fs::read(store.join("blobs/sha256").join(digest)).unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    };
+    let manifest = blob(summary["oci_manifest"].as_str().unwrap());
+    blob(manifest["config"]["digest"].as_str().unwrap())
+}
+
+#[test]
+fn an_image_is_for_what_its_programs_are_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tree, store) = (folder.path().join("tree"), folder.path().join("store"));
+    fs::create_dir(&tree).unwrap();
+    let build = |options: &[&str]| -> Value {
+        let mut process = peerfs(&store, "build");
+        process.arg(&tree).args(["--json", "--tag", "image"]);
+        serde_json::from_slice(&succeed(process.args(options))).unwrap()
+    };
+    // Programs of other machines than this one: what builds the image has no part in it.
+    let header = |machine: u8| {
+        let mut header = b"\x7fELF\x02\x01\x01".to_vec();
+        header.resize(18, 0);
+        header.extend([machine, 0, 1, 0, 0, 0]);
+        header
+    };
+    let write = |name: &str, content: &[u8], mode: u32| {
+        fs::write(tree.join(name), content).unwrap();
+        fs::set_permissions(tree.join(name), Permissions::from_mode(mode)).unwrap();
+    };
+    // No program: it can't be executed.
+    write("library", &header(22), 0o644);
+    write("script", b"#!/bin/sh\nexec another-program\n", 0o755);
+    let summary = build(&[]);
+    assert_eq!(oci_config(&store, &summary)["architecture"], "unknown");
+    write("program", &header(183), 0o755);
+    let arm = build(&[]);
+    assert_eq!(arm["architecture"], "arm64");
+    assert_eq!(oci_config(&store, &arm)["architecture"], "arm64");
+    assert_eq!(oci_config(&store, &arm)["os"], "linux");
+    let told = build(&["--architecture", "riscv64"]);
+    assert_eq!(oci_config(&store, &told)["architecture"], "riscv64");
+    assert_eq!(told["manifest"], arm["manifest"]);
+    assert_ne!(told["oci_manifest"], arm["oci_manifest"]);
+    assert_eq!(build(&[])["oci_manifest"], arm["oci_manifest"]);
 }

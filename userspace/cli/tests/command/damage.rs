@@ -3,6 +3,7 @@
 //! Damaged and incomplete stores, through the command line.
 
 use std::fs;
+use std::sync::Arc;
 
 use crate::fixture::{bytes_of, change, replace, Fixture};
 use crate::running::{build, fail, peerfs, succeed};
@@ -96,7 +97,7 @@ fn spans_that_do_not_follow_each_other_are_found() {
     let fixture = Fixture::new();
     let (mut bytes, manifest) = fixture.read_manifest();
     let image = Image::open(
-        Store::open(&fixture.store()).unwrap().into(),
+        Arc::new(Store::open(&fixture.store()).unwrap()),
         &fixture.manifest,
     );
     let record = image.unwrap().blob_table().shard(0).unwrap();

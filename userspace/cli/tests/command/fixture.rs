@@ -64,7 +64,7 @@ impl Fixture {
 
     pub fn pack(&self) -> (PackRecord, Vec<u8>) {
         let store = Store::open(&self.store()).unwrap();
-        let image = Image::open(store.into(), &self.manifest).unwrap();
+        let image = Image::open(Arc::new(store), &self.manifest).unwrap();
         let record = image.blob_table().pack(0).unwrap();
         let index = Store::open(&self.store())
             .and_then(|store| store.read_metadata(&record.index_digest, METADATA_MAX))

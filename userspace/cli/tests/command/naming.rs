@@ -197,3 +197,37 @@ fn the_shell_sees_what_the_library_does() {
     let mut process: Command = peerfs(&fixture.store(), "ls");
     assert_eq!(succeed(process.arg("image")), b"a\x1b\xff\\\nfile\n");
 }
+
+#[test]
+fn an_image_of_elsewhere_is_not_fetched_by_this_version() {
+    let fixture = Fixture::new();
+    let published = format!("{}/base", "a".repeat(52));
+    for (name, place) in [
+        ("registry.example/base:1", "registries"),
+        (&published, "publishers"),
+    ] {
+        let expected = format!("this version can't fetch from {place}");
+        let (_, message) = fail(peerfs(&fixture.store(), "ls").arg(name));
+        assert!(message.contains(&expected), "{message}");
+        // The same grammar in an option, whatever the source.
+        let manifest = format!("manifest={name}");
+        let mut mount = helper(&fixture.store());
+        mount
+            .args(["-f", "-o", &manifest, "none"])
+            .arg(fixture.tree());
+        let output = mount.output().unwrap();
+        assert_eq!(output.status.code(), Some(32));
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(message.contains(&expected), "{message}");
+    }
+    let pinned = format!("registry.example/base@sha256:{}", fixture.manifest);
+    let listed = succeed(peerfs(&fixture.store(), "ls").arg(&pinned));
+    assert_eq!(listed, b"file\n");
+    for name in ["a b", "image@", "image\u{7}"] {
+        let output = peerfs(&fixture.store(), "ls").arg(name).output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        let is_name = name == "image@";
+        assert_eq!(output.status.code(), Some(if is_name { 1 } else { 2 }));
+        assert!(!message.contains('\u{7}'), "{message}");
+    }
+}

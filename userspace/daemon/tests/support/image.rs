@@ -10,7 +10,7 @@ use peerfs_format::{
     peerfs_capnp, ChunkRecord, Digest, InodeRecord, PackRecord, Record, ShardRecord,
     FORMAT_VERSION, NO_XATTRS,
 };
-use peerfs_store::{sha256, write_image, ImageBlobs, Store};
+use peerfs_store::{sha256, write_image, Architecture, ImageBlobs, Store};
 
 /// Stored bytes of each chunk.
 const CHUNK_LENGTH: u32 = 20_000;
@@ -59,7 +59,13 @@ impl TestImage {
             shards: &[shard],
             packs: &[pack],
         };
-        write_image(&store, &blobs, "test").unwrap();
+        write_image(
+            &store,
+            &blobs,
+            &Architecture::unknown(),
+            &"test".parse().unwrap(),
+        )
+        .unwrap();
         TestImage {
             manifest,
             blob_table,

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use peerfs_format::METADATA_MAX;
+use peerfs_format::{Digest, PackRecord, METADATA_MAX};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::{sha256, Store};
+use crate::{sha256, write_image, Architecture, Error, ImageBlobs, Store};
 
 /// Counts what is logged.
 #[derive(Clone, Default)]
@@ -56,7 +56,7 @@ fn write_index(store: &Store, entries: impl Iterator<Item = (&'static str, u32, 
 fn a_hundred_thousand_images_are_listed_soon() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::create(folder.path()).unwrap();
-    let manifest = crate::media_type::MANIFEST;
+    let manifest = peerfs_oci::media_type::MANIFEST;
     write_index(&store, (0..100_000).map(|image| (manifest, image, None)));
     let start = Instant::now();
     let images = store.images().unwrap();
@@ -75,4 +75,47 @@ fn what_many_tags_share_is_warned_of_once() {
     let images = tracing::subscriber::with_default(counter.clone(), || store.images());
     assert_eq!(images.unwrap(), []);
     assert_eq!(counter.0.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn an_image_that_could_not_be_read_gets_no_tag() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::create(folder.path()).unwrap();
+    let record = PackRecord {
+        digest: Digest::default(),
+        index_digest: Digest::default(),
+        stored_length: 1,
+        logical_length: 1,
+        index_length: 1,
+        chunk_count: 1,
+    };
+    let packs = vec![record; 60_000];
+    let mut image = ImageBlobs {
+        manifest: Digest::default(),
+        manifest_length: 1,
+        blob_table: Digest::default(),
+        blob_table_length: 1,
+        shards: &[],
+        packs: &packs,
+    };
+    let outcome = write_image(
+        &store,
+        &image,
+        &Architecture::unknown(),
+        &"large".parse().unwrap(),
+    );
+    assert!(
+        matches!(outcome, Err(Error::TooLarge { .. })),
+        "{outcome:?}"
+    );
+    assert_eq!(store.images().unwrap(), []);
+    image.packs = &packs[..10];
+    write_image(
+        &store,
+        &image,
+        &Architecture::unknown(),
+        &"small".parse().unwrap(),
+    )
+    .unwrap();
+    assert_eq!(store.images().unwrap().len(), 1);
 }

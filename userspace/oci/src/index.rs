@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `index.json` of a layout: which images there are, and what they are called.
+
+use std::collections::{HashMap, HashSet};
+
+use oci_spec::image::{Descriptor, ImageIndex, MediaType, SCHEMA_VERSION};
+use peerfs_format::Digest;
+
+use crate::artifact::{descriptor, digest_of};
+use crate::error::check_length;
+use crate::{media_type, Result, Tag};
+
+/// OCI's annotation for the name of an image in a layout.
+const TAG_ANNOTATION: &str = "org.opencontainers.image.ref.name";
+
+/// The content of `index.json`. Entries of other tools stay as they are.
+#[derive(Debug)]
+pub struct Index(ImageIndex);
+
+/// An entry of an index.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Entry<'a> {
+    /// The digest of what it names, as it is written.
+    pub name: &'a str,
+    /// That digest, if it is a SHA-256.
+    pub digest: Option<Digest>,
+    /// What it says that is; None for what is of no interest here.
+    pub kind: Option<TargetKind>,
+    /// What it calls it.
+    pub tag: Option<&'a str>,
+}
+
+/// Something that an index names, with all tags that it has.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Target<'a> {
+    /// Its digest, as it is written.
+    pub name: &'a str,
+    /// Its digest, if it is a SHA-256.
+    pub digest: Option<Digest>,
+    /// What it is said to be; None for what is of no interest here.
+    pub kind: Option<TargetKind>,
+    /// What it is called, in the order of the index.
+    pub tags: Vec<&'a str>,
+}
+
+/// What an index names of peerfs images.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum TargetKind {
+    /// The manifest of a peerfs image.
+    Manifest,
+    /// An OCI image manifest, perhaps of another kind of image.
+    OciManifest,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        let mut index = ImageIndex::default();
+        index
+            .set_schema_version(SCHEMA_VERSION)
+            .set_media_type(Some(MediaType::ImageIndex));
+        Index(index)
+    }
+}
+
+impl Index {
+    /// Reads an index.
+    ///
+    /// # Errors
+    /// [`crate::Error::Json`].
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        Ok(Index(serde_json::from_slice(text)?))
+    }
+
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// [`crate::Error::TooLarge`] if there are too many images and tags.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        let mut text = serde_json::to_vec_pretty(&self.0)?;
+        text.push(b'\n');
+        check_length("index.json", "images and tags", text)
+    }
+
+    /// Its entries, in their order.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.0.manifests().iter().map(|entry| Entry {
+            name: entry.digest().as_ref(),
+            digest: digest_of(entry),
+            kind: kind_of(entry),
+            tag: tag_of(entry),
+        })
+    }
+
+    /// What it names, in its order and each once.
+    pub fn targets(&self) -> Vec<Target<'_>> {
+        let mut targets: Vec<Target<'_>> = Vec::new();
+        let mut places: HashMap<(Option<TargetKind>, &str), usize> = HashMap::new();
+        for entry in self.entries() {
+            let place = *places
+                .entry((entry.kind, entry.name))
+                .or_insert(targets.len());
+            if place == targets.len() {
+                targets.push(Target {
+                    name: entry.name,
+                    digest: entry.digest,
+                    kind: entry.kind,
+                    tags: Vec::new(),
+                });
+            }
+            if let Some(target) = targets.get_mut(place) {
+                target.tags.extend(entry.tag);
+            }
+        }
+        targets
+    }
+
+    /// Gives something of so many bytes a tag. The entries that had it go, and those without a tag that say no more.
+    pub fn tag(&mut self, kind: TargetKind, digest: &Digest, length: u64, tag: &Tag) {
+        let mut entry = descriptor(media_type_of(kind), digest, length);
+        let annotation = (TAG_ANNOTATION.to_owned(), tag.as_str().to_owned());
+        entry.set_annotations(Some(HashMap::from([annotation])));
+        let mut entries = self.0.manifests().clone();
+        entries.retain(|other| {
+            let says_no_more = other.digest() == entry.digest()
+                && other.media_type() == entry.media_type()
+                && other.annotations().as_ref().is_none_or(HashMap::is_empty);
+            tag_of(other) != Some(tag.as_str()) && !says_no_more
+        });
+        entries.push(entry);
+        self.0.set_manifests(entries);
+    }
+
+    /// Takes a tag away, and says whether there was one. What it named stays, without a name if it has no other.
+    pub fn untag(&mut self, tag: &str) -> bool {
+        let (tagged, mut entries): (Vec<Descriptor>, Vec<Descriptor>) = self
+            .0
+            .manifests()
+            .iter()
+            .cloned()
+            .partition(|entry| tag_of(entry) == Some(tag));
+        let is_found = !tagged.is_empty();
+        let mut named: HashSet<String> = entries
+            .iter()
+            .map(|entry| entry.digest().to_string())
+            .collect();
+        for mut entry in tagged {
+            if !named.insert(entry.digest().to_string()) {
+                continue;
+            }
+            let mut annotations = entry.annotations().clone().unwrap_or_default();
+            annotations.remove(TAG_ANNOTATION);
+            entry.set_annotations(Some(annotations).filter(|left| !left.is_empty()));
+            entries.push(entry);
+        }
+        self.0.set_manifests(entries);
+        is_found
+    }
+
+    /// Adds something of so many bytes without a tag.
+    pub fn add(&mut self, kind: TargetKind, digest: &Digest, length: u64) {
+        let mut entries = self.0.manifests().clone();
+        entries.push(descriptor(media_type_of(kind), digest, length));
+        self.0.set_manifests(entries);
+    }
+}
+
+fn tag_of(entry: &Descriptor) -> Option<&str> {
+    let annotations = entry.annotations().as_ref()?;
+    annotations.get(TAG_ANNOTATION).map(String::as_str)
+}
+
+fn kind_of(entry: &Descriptor) -> Option<TargetKind> {
+    match entry.media_type() {
+        MediaType::ImageManifest => Some(TargetKind::OciManifest),
+        other if other.as_ref() == media_type::MANIFEST => Some(TargetKind::Manifest),
+        _ => None,
+    }
+}
+
+fn media_type_of(kind: TargetKind) -> MediaType {
+    match kind {
+        TargetKind::Manifest => MediaType::from(media_type::MANIFEST),
+        TargetKind::OciManifest => MediaType::ImageManifest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_move_and_go() {
+        let (first, second) = (Digest([1; 32]), Digest([2; 32]));
+        let tag = |name: &str| name.parse::<Tag>().unwrap();
+        let mut index = Index::default();
+        index.tag(TargetKind::OciManifest, &first, 5, &tag("stable"));
+        index.tag(TargetKind::OciManifest, &first, 5, &tag("old"));
+        index.tag(TargetKind::OciManifest, &second, 5, &tag("stable"));
+        index.add(TargetKind::Manifest, &second, 5);
+        let text = index.encode().unwrap();
+        let mut index = Index::parse(&text).unwrap();
+        let names = |index: &Index| -> Vec<(Digest, Vec<String>)> {
+            let targets = index.targets().into_iter();
+            targets
+                .map(|target| {
+                    let tags = target.tags.into_iter().map(str::to_owned).collect();
+                    (target.digest.unwrap(), tags)
+                })
+                .collect()
+        };
+        let expected = [
+            (first, vec!["old".to_owned()]),
+            (second, vec!["stable".to_owned()]),
+            (second, vec![]),
+        ];
+        assert_eq!(names(&index), expected);
+        assert!(index.untag("old") && !index.untag("old"));
+        assert!(index.untag("stable"));
+        // The second has an entry without a tag already; the first gets one, until it has a tag again.
+        assert_eq!(names(&index), [(second, vec![]), (first, vec![])]);
+        index.tag(TargetKind::OciManifest, &first, 5, &tag("new"));
+        assert_eq!(names(&index).len(), 2);
+        assert!(index.untag("new"));
+        assert!(index.entries().all(|entry| entry.tag.is_none()));
+    }
+
+    #[test]
+    fn entries_of_other_tools_stay() {
+        let theirs = format!("sha512:{}", "0".repeat(128));
+        let text = r#"{"schemaVersion":2,"manifests":[{"mediaType":"text/x","digest":"THEIRS","size":3,
+            "annotations":{"a":"b","org.opencontainers.image.ref.name":"theirs"},"urls":["x"]}],"annotations":{"k":"v"}}"#;
+        let text = text.replace("THEIRS", &theirs);
+        let mut index = Index::parse(text.as_bytes()).unwrap();
+        let target = index.targets().remove(0);
+        assert_eq!((target.digest, target.kind), (None, None));
+        assert!(index.untag("theirs"));
+        let text = String::from_utf8(index.encode().unwrap()).unwrap();
+        for kept in ["text/x", &theirs, "\"a\": \"b\"", "\"x\"", "\"k\": \"v\""] {
+            assert!(text.contains(kept), "{kept}: {text}");
+        }
+        assert!(!text.contains("theirs"));
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_not_written() {
+        let mut index = Index::default();
+        let entry = descriptor(MediaType::ImageManifest, &Digest::default(), 1);
+        index.0.set_manifests(vec![entry; 100_000]);
+        assert!(matches!(index.encode(), Err(crate::Error::TooLarge { .. })));
+    }
+}

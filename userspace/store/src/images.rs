@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The images of a store, and what they are called.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use peerfs_format::{Digest, METADATA_MAX};
+use peerfs_oci::{
+    Architecture, Artifact, ImageBlobs, Index, ParsedArtifact, Reference, Tag, TargetKind,
+};
+
+use crate::{index_file, Error, Result, Store};
+
+/// The most tags that a message lists.
+const TAGS_LISTED: usize = 20;
+
+/// An image of the store.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TaggedImage {
+    /// The digest of its peerfs manifest, which is what a mount is given.
+    pub manifest: Digest,
+    /// The digest of its OCI image manifest, unless it was fetched by the digest of its manifest.
+    pub oci_manifest: Option<Digest>,
+    /// What it is called; sorted.
+    pub tags: Vec<String>,
+}
+
+/// Something that `index.json` or an OCI image manifest names and that is missing or not valid.
+pub(crate) struct IndexProblem {
+    pub(crate) blob: Digest,
+    pub(crate) problem: String,
+    /// Tags, or digests of what has none.
+    pub(crate) images: BTreeSet<String>,
+}
+
+/// What an entry of the index leads to.
+struct Found {
+    /// The peerfs manifest.
+    manifest: Digest,
+    /// The OCI image manifest that leads to it, unless it is named directly.
+    oci_manifest: Option<Digest>,
+    /// And the configuration that this names.
+    config: Option<Digest>,
+}
+
+/// Makes a complete image known in the store under `tag`: writes its OCI image manifest and runtime
+/// configuration and changes the index. Returns the digest of the OCI image manifest, which is the
+/// same for the same image and architecture.
+///
+/// # Errors
+/// [`Error::TooLarge`] if there are too many blobs or tags; [`Error::Layout`] if `index.json` is not valid;
+/// [`Error::Io`] if the disk is full. The tag is as before then.
+pub fn write_image(
+    store: &Store,
+    image: &ImageBlobs<'_>,
+    architecture: &Architecture,
+    tag: &Tag,
+) -> Result<Digest> {
+    let artifact =
+        Artifact::new(image, architecture).map_err(Error::oci(store.root_dir().to_owned()))?;
+    store.add_blob(&artifact.config)?;
+    let digest = store.add_blob(&artifact.manifest)?;
+    let length = artifact.manifest.len() as u64;
+    index_file::change(store.directory(), |index| {
+        index.tag(TargetKind::OciManifest, &digest, length, tag);
+        Ok(())
+    })?;
+    Ok(digest)
+}
+
+impl Store {
+    /// The digest of the manifest that a user means. A digest need not be in the store, and no tag can hide it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownImage`], [`Error::NotAnImage`], [`Error::TagLeadsNowhere`], [`Error::NoSource`], and those of
+    /// [`Store::images`].
+    pub fn resolve(&self, reference: &Reference) -> Result<Digest> {
+        let index = index_file::read(self.directory());
+        let no_source = |place| Error::NoSource {
+            reference: reference.to_string(),
+            place,
+        };
+        match reference {
+            Reference::Digest(digest) => Ok(match index {
+                Ok(index) => resolve_digest(self, &index, *digest),
+                // It says all by itself.
+                Err(_) => *digest,
+            }),
+            Reference::Tag(tag) => resolve_tag(self, &index?, tag.as_str()),
+            Reference::Registry(image) => match image.digest {
+                Some(digest) => Some(resolve_digest(self, &index?, digest))
+                    .filter(|manifest| self.has_blob(manifest))
+                    .ok_or_else(|| no_source("registries")),
+                None => match resolve_tag(self, &index?, &image.to_string()) {
+                    Err(Error::UnknownImage { .. }) => Err(no_source("registries")),
+                    resolved => resolved,
+                },
+            },
+            Reference::Published { .. } => Err(no_source("publishers")),
+        }
+    }
+
+    /// The images of the store by their manifests, those that were added without a tag too.
+    ///
+    /// # Errors
+    /// [`Error::Layout`] if `index.json` is not valid; [`Error::Io`].
+    pub fn images(&self) -> Result<Vec<TaggedImage>> {
+        Ok(images(self, &index_file::read(self.directory())?))
+    }
+
+    /// Gives an image a tag. The one that had it stays, without a name if it has no other.
+    ///
+    /// # Errors
+    /// Those of [`Store::read_manifest`], which must be here, and of [`Store::images`]; [`Error::TooLarge`] if there are
+    /// too many tags. The tags are as before then.
+    pub fn tag(&self, manifest: &Digest, tag: &Tag) -> Result<()> {
+        self.read_manifest(manifest)?;
+        index_file::change(self.directory(), |index| {
+            // By its OCI manifest, if there is one, other tools can copy it.
+            let oci_manifest = index.targets().into_iter().find_map(|target| {
+                let found = find(self, target.kind, target.digest).ok()??;
+                found.oci_manifest.filter(|_| found.manifest == *manifest)
+            });
+            let (kind, digest) = match oci_manifest {
+                Some(digest) => (TargetKind::OciManifest, digest),
+                None => (TargetKind::Manifest, *manifest),
+            };
+            let length = self.read_metadata(&digest, METADATA_MAX)?.len() as u64;
+            index.untag(tag.as_str());
+            index.tag(kind, &digest, length, tag);
+            Ok(())
+        })
+    }
+
+    /// Takes a tag away. The image stays, without a name if it has no other.
+    ///
+    /// # Errors
+    /// [`Error::UnknownImage`] if there is no such tag, and those of [`Store::images`].
+    pub fn untag(&self, tag: &str) -> Result<()> {
+        index_file::change(self.directory(), |index| {
+            if index.untag(tag) {
+                Ok(())
+            } else {
+                Err(unknown_tag(index, tag))
+            }
+        })
+    }
+
+    /// Adds an image whose manifest is a blob of `length` bytes to [`Store::images`], without a tag:
+    /// for one that was fetched by its digest. Does nothing if it is there already.
+    ///
+    /// # Errors
+    /// As for [`Store::images`].
+    pub fn remember_image(&self, manifest: &Digest, length: u64) -> Result<()> {
+        let known = match self.images() {
+            // It is made anew.
+            Err(Error::NoIndex(_)) => Vec::new(),
+            images => images?,
+        };
+        if known.iter().any(|image| image.manifest == *manifest) {
+            return Ok(());
+        }
+        index_file::change(self.directory(), |index| {
+            index.add(TargetKind::Manifest, manifest, length);
+            Ok(())
+        })
+    }
+}
+
+/// The manifest of the image that has this tag.
+fn resolve_tag(store: &Store, index: &Index, tag: &str) -> Result<Digest> {
+    let mut is_foreign = false;
+    for entry in index.entries().filter(|entry| entry.tag == Some(tag)) {
+        match find(store, entry.kind, entry.digest) {
+            Ok(Some(found)) => return Ok(found.manifest),
+            Ok(None) => is_foreign = true,
+            Err(Error::BlobMissing(blob)) => {
+                return Err(Error::TagLeadsNowhere {
+                    tag: tag.to_owned(),
+                    blob,
+                });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if is_foreign {
+        return Err(Error::NotAnImage(tag.to_owned()));
+    }
+    Err(unknown_tag(index, tag))
+}
+
+fn unknown_tag(index: &Index, tag: &str) -> Error {
+    let mut tags = index.entries().filter_map(|entry| entry.tag);
+    let known = tags.by_ref().take(TAGS_LISTED).map(str::to_owned).collect();
+    Error::UnknownImage {
+        name: tag.to_owned(),
+        known,
+        more: tags.count(),
+    }
+}
+
+/// The manifest that a digest stands for: it is the manifest's own or that of the OCI image manifest. What
+/// it is called by others does not matter.
+fn resolve_digest(store: &Store, index: &Index, digest: Digest) -> Digest {
+    index
+        .entries()
+        .filter(|entry| entry.digest == Some(digest))
+        // What is wrong with it is seen when it is read as a manifest.
+        .find_map(|entry| find(store, entry.kind, entry.digest).ok().flatten())
+        .map_or(digest, |found| found.manifest)
+}
+
+/// The images, in the order of their first entries. Those that lead nowhere are left out, with a warning for each.
+pub(crate) fn images(store: &Store, index: &Index) -> Vec<TaggedImage> {
+    let mut images: Vec<TaggedImage> = Vec::new();
+    let mut places: HashMap<Digest, usize> = HashMap::new();
+    for target in index.targets() {
+        // An image whose OCI manifest is missing or damaged can't be named by it: see `problems`.
+        let Ok(Some(found)) = find(store, target.kind, target.digest) else {
+            tracing::warn!(
+                "index.json names {}, which is no peerfs image or damaged",
+                target.name
+            );
+            continue;
+        };
+        let place = *places.entry(found.manifest).or_insert(images.len());
+        if place == images.len() {
+            images.push(TaggedImage {
+                manifest: found.manifest,
+                oci_manifest: None,
+                tags: Vec::new(),
+            });
+        }
+        if let Some(image) = images.get_mut(place) {
+            image
+                .tags
+                .extend(target.tags.into_iter().map(str::to_owned));
+            image.oci_manifest = image.oci_manifest.or(found.oci_manifest);
+        }
+    }
+    for image in &mut images {
+        image.tags.sort();
+    }
+    images
+}
+
+/// What no image can be found or copied by: entries that lead nowhere, and OCI configurations that are
+/// missing. Nobody fetches them, since a mount does not need them.
+pub(crate) fn problems(store: &Store, index: &Index) -> Vec<IndexProblem> {
+    let mut problems: BTreeMap<Digest, IndexProblem> = BTreeMap::new();
+    for target in index.targets() {
+        let Some(digest) = target.digest else {
+            continue;
+        };
+        let found = find(store, target.kind, target.digest);
+        let (blob, problem) = match found.map(|found| found.and_then(|found| found.config)) {
+            Ok(Some(config)) if !store.has_blob(&config) => (
+                config,
+                "the OCI configuration is missing: other tools can't copy the image".to_owned(),
+            ),
+            Ok(_) => continue,
+            Err(Error::BlobMissing(_)) => (
+                digest,
+                "the OCI image manifest is missing: the tag leads nowhere".to_owned(),
+            ),
+            Err(error) => (digest, error.to_string()),
+        };
+        let names = &mut problems
+            .entry(blob)
+            .or_insert_with(|| IndexProblem {
+                blob,
+                problem,
+                images: BTreeSet::new(),
+            })
+            .images;
+        names.extend(target.tags.iter().map(|tag| (*tag).to_owned()));
+        if target.tags.is_empty() {
+            names.insert(digest.to_string());
+        }
+    }
+    problems.into_values().collect()
+}
+
+/// What an entry or target leads to; None if that is no peerfs image.
+fn find(store: &Store, kind: Option<TargetKind>, digest: Option<Digest>) -> Result<Option<Found>> {
+    let (Some(kind), Some(digest)) = (kind, digest) else {
+        return Ok(None);
+    };
+    if kind == TargetKind::Manifest {
+        return Ok(Some(Found {
+            manifest: digest,
+            oci_manifest: None,
+            config: None,
+        }));
+    }
+    let text = store.read_metadata(&digest, METADATA_MAX)?;
+    let artifact = ParsedArtifact::parse(&text).map_err(Error::oci(store.blob_path(&digest)))?;
+    Ok(artifact.manifest.map(|manifest| Found {
+        manifest,
+        oci_manifest: Some(digest),
+        config: artifact.config,
+    }))
+}
