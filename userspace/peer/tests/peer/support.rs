@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
 use libp2p::multiaddr::Protocol;
 use libp2p::Multiaddr;
 use peerfs_format::Digest;
@@ -141,6 +142,12 @@ pub fn config_with_bootstrap(bootstrap: &Node) -> NodeConfig {
 /// Starts a node.
 pub async fn start(config: NodeConfig, store: Store) -> Node {
     Node::start(config, Arc::new(store)).await.unwrap()
+}
+
+/// The peers that have something of a blob or pack.
+pub async fn providers(node: &Node, digest: Digest) -> Vec<PeerId> {
+    let found = node.find_providers(digest, None);
+    found.map(|(peer, _)| peer).collect().await
 }
 
 /// Waits until a node is connected to a peer, 10 seconds at most.
