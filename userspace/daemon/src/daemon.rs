@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use peerfs_exchange::scheduler::Limits;
 use peerfs_peer::{Identity, Node, NodeConfig};
 use peerfs_store::Store;
 use tokio::task::JoinSet;
@@ -26,7 +27,6 @@ use crate::mirror::{mirror, Mirrors};
 use crate::packs::Packs;
 use crate::provider::StoreProvider;
 use crate::requests::LibraryHandler;
-use crate::scheduler::Limits;
 use crate::source::{Configured, DirectorySource, Discovery, Peers, Registry, Source, PEERS};
 use crate::state::{check_key, StateDirectory, StateError};
 use crate::status::StatusReader;

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use nix::errno::Errno;
+use peerfs_exchange::Priority;
 use peerfs_format::upcall::{self, BlobKind, FetchBlob, FetchChunks, FETCH_AGAIN};
 use peerfs_format::Digest;
-use peerfs_peer::Priority;
 use peerfs_store::Error as StoreError;
 use peerfs_text::Causes;
 use tracing::{debug, info};

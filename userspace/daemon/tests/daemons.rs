@@ -18,9 +18,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use nix::errno::Errno;
 use peerfs_daemon::config::{MirrorConfig, SourceConfig};
+use peerfs_exchange::Have;
 use peerfs_format::upcall::FETCH_AGAIN;
 use peerfs_format::Digest;
-use peerfs_peer::{Have, Identity, Node, NodeConfig, Provider, Work};
+use peerfs_peer::{Identity, Node, NodeConfig, Provider, Work};
 use peerfs_store::Store;
 use support::{store_dir, until, TestDaemon, TestImage};
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, FuturesUnordered, SelectAll, StreamExt};
 use libp2p::PeerId;
+use peerfs_exchange::Have;
 use peerfs_format::Digest;
 use peerfs_text::Causes;
 use tokio::sync::broadcast::error::RecvError;
@@ -20,7 +21,7 @@ use crate::ban_list::BanList;
 use crate::client::Client;
 use crate::driver::Command;
 use crate::peer_table::PeerTable;
-use crate::{Event, Have, RequestError};
+use crate::{Event, RequestError};
 
 /// How long a lookup may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);

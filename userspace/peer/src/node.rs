@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use libp2p::core::transport::TransportError;
 use libp2p::{Multiaddr, PeerId, Swarm};
+use peerfs_exchange::{Have, Priority};
 use peerfs_format::Digest;
 use peerfs_text::Causes;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -24,9 +25,7 @@ use crate::driver::{Command, Driver, Outlets};
 use crate::lookup::{Finder, Lookup};
 use crate::peer_table::PeerTable;
 use crate::server::Server;
-use crate::{
-    ChunkStream, Error, Event, Have, NodeConfig, PeerInfo, Priority, Provider, RequestError,
-};
+use crate::{ChunkStream, Error, Event, NodeConfig, PeerInfo, Provider, RequestError};
 
 /// The commands that may wait for the driver.
 const COMMANDS_MAX: usize = 64;

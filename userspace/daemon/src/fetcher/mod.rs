@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use futures::stream::{self, StreamExt};
+use peerfs_exchange::scheduler::{
+    Action, ContentId, Full, Limits, Order, Outcome, Scheduler, Ticket, TransferId,
+};
 use tokio::sync::{oneshot, Notify, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::disk::Disk;
-use crate::scheduler::{
-    Action, ContentId, Full, Limits, Order, Outcome, Scheduler, Ticket, TransferId,
-};
 use crate::source::{Discovery, Registry, SourceId, Subject};
 use crate::traffic::Traffic;
 

@@ -8,10 +8,10 @@ use std::time::Instant;
 use futures::future::join_all;
 use futures::stream;
 use futures::StreamExt;
+use peerfs_exchange::scheduler::ContentId;
 use tracing::trace;
 
 use super::{Newcomer, Shared};
-use crate::scheduler::ContentId;
 use crate::source::{ask, Subject};
 
 /// Contents that a new source is asked for at a time.

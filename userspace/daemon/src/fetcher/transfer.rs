@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use peerfs_peer::Priority;
+use peerfs_exchange::scheduler::{ContentId, End, Part, TransferId};
+use peerfs_exchange::Priority;
 use peerfs_store::{Error as StoreError, Pack};
 use peerfs_text::Causes;
 use tracing::{debug, warn};
 
 use super::Shared;
 use crate::disk::DiskError;
-use crate::scheduler::{ContentId, End, Part, TransferId};
 use crate::source::{Source, SourceError, SourceId, Subject};
 
 /// What the scheduler said.
@@ -169,7 +169,7 @@ impl Shared {
             Err(error) => {
                 warn!(content = %transfer.content, error = %Causes(&error), "cannot store what was fetched");
                 let errno = error.errno();
-                self.tell(|scheduler| scheduler.unstorable(transfer.content, part, errno));
+                self.tell(|scheduler| scheduler.unstorable(transfer.content, part, errno as i32));
                 Ok(())
             }
         }

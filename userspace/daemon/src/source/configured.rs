@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, FuturesUnordered};
 use futures::StreamExt;
+use peerfs_exchange::Have;
 use peerfs_format::Digest;
-use peerfs_peer::Have;
 use peerfs_text::Causes;
 use tracing::debug;
 

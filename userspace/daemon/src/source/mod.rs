@@ -14,8 +14,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use peerfs_exchange::{Have, Priority};
 use peerfs_format::Digest;
-use peerfs_peer::{Have, Priority};
 use peerfs_store::Pack;
 
 pub use configured::{ask, Configured};

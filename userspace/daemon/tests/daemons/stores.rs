@@ -15,9 +15,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use peerfs_control::{ask, Reply, Request};
 use peerfs_daemon::config::{MirrorConfig, SourceConfig};
+use peerfs_exchange::{Have, Priority};
 use peerfs_format::upcall::FETCH_AGAIN;
 use peerfs_format::Digest;
-use peerfs_peer::{Have, Priority};
 use peerfs_store::{Pack, Store};
 
 const CHUNKS: u32 = 20;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::*;
-use peerfs_peer::{Event, Have, Priority, RequestError};
+use peerfs_exchange::{Have, Priority};
+use peerfs_peer::{Event, RequestError};
 use tokio::time::Instant;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,8 +14,9 @@ use bytes::Bytes;
 use futures::StreamExt;
 use libp2p::multiaddr::Protocol;
 use libp2p::Multiaddr;
+use peerfs_exchange::{ChunkMap, Have};
 use peerfs_format::Digest;
-use peerfs_peer::{ChunkMap, Event, Have, Identity, Node, NodeConfig, PeerId, Provider, Work};
+use peerfs_peer::{Event, Identity, Node, NodeConfig, PeerId, Provider, Work};
 use tokio::time::{timeout, Instant};
 
 use crate::relay;
