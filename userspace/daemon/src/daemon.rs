@@ -4,9 +4,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use peerfs_exchange::scheduler::Limits;
 use peerfs_peer::{Identity, Node, NodeConfig};
 use peerfs_store::Store;
 use tokio::task::JoinSet;
@@ -19,14 +21,13 @@ use crate::attachment;
 use crate::config::{Config, DeviceChoice};
 use crate::control::ControlSocket;
 use crate::disk::Disk;
-use crate::fetcher::{Fetcher, Sources};
+use crate::fetcher::Fetcher;
 use crate::library::Library;
 use crate::mirror::{mirror, Mirrors};
 use crate::packs::Packs;
 use crate::provider::StoreProvider;
 use crate::requests::LibraryHandler;
-use crate::scheduler::Limits;
-use crate::source::DirectorySource;
+use crate::source::{Configured, DirectorySource, Discovery, Peers, Registry, Source, PEERS};
 use crate::state::{check_key, StateDirectory, StateError};
 use crate::status::StatusReader;
 use crate::traffic::Traffic;
@@ -95,14 +96,21 @@ impl Daemon {
         let packs = Arc::new(Packs::default());
         let provider = Arc::new(StoreProvider::new(disk.clone(), Arc::clone(&packs)));
         let node = Node::start(node_config, provider).await?;
-        let traffic = Arc::new(Traffic::default());
         let directories = directories(config);
+        let registry = Arc::new(Registry::default());
+        let configured = directories.iter().cloned();
+        let configured: Vec<Arc<dyn Source>> = configured.map(|source| source as _).collect();
+        let accounts = configured.iter().map(|source| source.account());
+        let accounts = accounts.chain([PEERS]).map(str::to_owned);
+        let traffic = Arc::new(Traffic::new(accounts));
+        let discoveries: Vec<Arc<dyn Discovery>> = vec![
+            Arc::new(Configured::new(&registry, configured)),
+            Arc::new(Peers::new(node.clone(), Arc::clone(&registry))),
+        ];
         let fetcher = Fetcher::new(
             scheduler_limits(config),
-            Sources {
-                directories: directories.clone(),
-                node: node.clone(),
-            },
+            registry,
+            discoveries,
             disk.clone(),
             Arc::clone(&traffic),
         );
@@ -113,10 +121,11 @@ impl Daemon {
             fetcher.clone(),
             announcer.clone(),
         ));
+        let in_flight = Arc::new(AtomicUsize::new(0));
         let handler: Arc<dyn RequestHandler> = Arc::new(LibraryHandler::new(
             Arc::clone(&library),
-            Arc::clone(&traffic),
             config.request_timeout,
+            Arc::clone(&in_flight),
         ));
         let mirrors = Mirrors::default();
         let status = StatusReader {
@@ -125,11 +134,7 @@ impl Daemon {
             packs: Arc::clone(&packs),
             node: node.clone(),
             traffic: Arc::clone(&traffic),
-            directories: config
-                .source
-                .iter()
-                .map(|source| source.directory.clone())
-                .collect(),
+            in_flight,
         };
 
         let shutdown = CancellationToken::new();

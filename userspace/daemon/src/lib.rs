@@ -10,7 +10,6 @@
 //! | `attachment` | the store, attached to the kernel |
 //! | `requests` | what the kernel's requests mean |
 //! | `library` | what is in the store or can be got |
-//! | [`scheduler`] | which source is asked for what, and when: decisions only |
 //! | `fetcher` | carries them out: searches, transfers, verification, storing |
 //! | `source` | a peer or another store, to fetch from |
 //! | `provider`, `announcer` | the store as peers see it |
@@ -37,7 +36,6 @@ mod mirror;
 mod packs;
 mod provider;
 mod requests;
-pub mod scheduler;
 mod source;
 pub mod state;
 mod status;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nix::errno::Errno;
+use peerfs_exchange::scheduler::{ContentId, Full, Order, Outcome, Part};
+use peerfs_exchange::Priority;
 use peerfs_format::{BlobTable, Digest, Manifest, METADATA_MAX};
-use peerfs_peer::Priority;
 use peerfs_store::{Error as StoreError, Pack};
 use peerfs_text::Causes;
 use tracing::{debug, warn};
@@ -17,7 +18,6 @@ use crate::announcer::Announcer;
 use crate::disk::{Disk, DiskError};
 use crate::fetcher::Fetcher;
 use crate::packs::Packs;
-use crate::scheduler::{ContentId, Full, Order, Outcome, Part};
 use crate::source::Subject;
 
 /// Gets what is in the store, and fetches what is not.
@@ -247,7 +247,7 @@ impl Library {
             Outcome::Complete => Ok(()),
             Outcome::Unreachable => Err(GetError::Unreachable),
             Outcome::TimedOut => Err(GetError::TimedOut),
-            Outcome::Unstorable(errno) => Err(GetError::Unstorable(errno)),
+            Outcome::Unstorable(errno) => Err(GetError::Unstorable(Errno::from_raw(errno))),
         }
     }
 

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use peerfs_exchange::Priority;
 use peerfs_format::{BlobTable, Digest, Manifest};
-use peerfs_peer::Priority;
 use peerfs_store::Error as StoreError;
 use peerfs_text::Causes;
 use tokio_util::sync::CancellationToken;

@@ -10,8 +10,9 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use peerfs_exchange::{ChunkMap, Have};
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_peer::{ChunkMap, Have, Provider, Work};
+use peerfs_peer::{Provider, Work};
 use peerfs_store::{Error as StoreError, Pack, Store};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};

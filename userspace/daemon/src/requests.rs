@@ -3,37 +3,38 @@
 //! Gets what the kernel asks for.
 
 use std::fs::File;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use nix::errno::Errno;
+use peerfs_exchange::Priority;
 use peerfs_format::upcall::{self, BlobKind, FetchBlob, FetchChunks, FETCH_AGAIN};
 use peerfs_format::Digest;
-use peerfs_peer::Priority;
 use peerfs_store::Error as StoreError;
 use peerfs_text::Causes;
 use tracing::{debug, info};
 
 use crate::disk::DiskError;
 use crate::library::{GetError, Library, Purpose};
-use crate::traffic::Traffic;
 use crate::upcall::{Request, RequestHandler};
 
 /// Handles the kernel's requests by the library.
 pub struct LibraryHandler {
     library: Arc<Library>,
-    traffic: Arc<Traffic>,
     timeout: Duration,
+    in_flight: Arc<AtomicUsize>,
 }
 
 impl LibraryHandler {
-    /// A handler that gives each request so much time.
-    pub fn new(library: Arc<Library>, traffic: Arc<Traffic>, timeout: Duration) -> Self {
+    /// A handler that gives each request so much time, and keeps the number of those that are not answered yet in
+    /// `in_flight`.
+    pub fn new(library: Arc<Library>, timeout: Duration, in_flight: Arc<AtomicUsize>) -> Self {
         LibraryHandler {
             library,
-            traffic,
             timeout,
+            in_flight,
         }
     }
 
@@ -101,6 +102,6 @@ impl RequestHandler for LibraryHandler {
     }
 
     fn in_flight(&self, requests: usize) {
-        self.traffic.set_requests(requests);
+        self.in_flight.store(requests, Ordering::Relaxed);
     }
 }

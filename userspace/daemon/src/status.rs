@@ -2,8 +2,7 @@
 
 //! Reads how the daemon is doing.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use peerfs_control::{ImageStatus, MirrorStatus, PeerStatus, Status};
@@ -28,8 +27,8 @@ pub struct StatusReader {
     pub traffic: Arc<Traffic>,
     /// The images that are kept complete.
     pub mirrors: Mirrors,
-    /// The other stores, in the order of the configuration.
-    pub directories: Vec<PathBuf>,
+    /// Requests of the kernel that are not answered yet.
+    pub in_flight: Arc<AtomicUsize>,
 }
 
 impl StatusReader {
@@ -59,23 +58,10 @@ impl StatusReader {
             peers: peers.collect(),
             images,
             mirrors: mirrors.collect(),
-            requests_in_flight: self.traffic.requests() as u64,
-            bytes_by_source: self.bytes_by_source(),
+            requests_in_flight: self.in_flight.load(Ordering::Relaxed) as u64,
+            bytes_by_source: self.traffic.bytes_by_source(),
             lying_sources: self.traffic.lies(),
         })
-    }
-
-    fn bytes_by_source(&self) -> BTreeMap<String, u64> {
-        let directories = self.directories.iter().enumerate().map(|(place, path)| {
-            (
-                path.display().to_string(),
-                self.traffic.directory_bytes(place),
-            )
-        });
-        [("peers".to_owned(), self.traffic.peer_bytes())]
-            .into_iter()
-            .chain(directories)
-            .collect()
     }
 }
 

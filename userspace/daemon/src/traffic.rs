@@ -3,32 +3,33 @@
 //! Counts what was fetched, for `peerfs status`.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::source::SourceId;
-
-/// What was fetched since the daemon started, and what is asked for now.
+/// What was fetched since the daemon started.
 #[derive(Default)]
 pub struct Traffic {
-    peer_bytes: AtomicU64,
-    directory_bytes: Mutex<BTreeMap<usize, u64>>,
+    /// By the accounts of the sources. As many entries as there are kinds of sources and configured ones.
+    bytes: Mutex<BTreeMap<String, u64>>,
     lies: AtomicU64,
-    requests: AtomicUsize,
 }
 
 impl Traffic {
-    /// A source sent so many bytes.
-    pub fn received(&self, source: SourceId, bytes: usize) {
-        let bytes = bytes as u64;
-        match source {
-            SourceId::Peer(_) => {
-                self.peer_bytes.fetch_add(bytes, Ordering::Relaxed);
-            }
-            SourceId::Directory(place) => {
-                let mut directories = self.lock_directories();
-                *directories.entry(place).or_default() += bytes;
-            }
+    /// Counts from now on, with these accounts shown also when nothing came.
+    pub fn new(accounts: impl IntoIterator<Item = String>) -> Self {
+        let bytes = accounts.into_iter().map(|account| (account, 0)).collect();
+        Traffic {
+            bytes: Mutex::new(bytes),
+            lies: AtomicU64::new(0),
+        }
+    }
+
+    /// A source with this account sent so many bytes.
+    pub fn received(&self, account: &str, bytes: usize) {
+        let mut all = self.lock();
+        match all.get_mut(account) {
+            Some(count) => *count += bytes as u64,
+            None => drop(all.insert(account.to_owned(), bytes as u64)),
         }
     }
 
@@ -37,19 +38,14 @@ impl Traffic {
         self.lies.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many requests of the kernel are not answered yet.
-    pub fn set_requests(&self, requests: usize) {
-        self.requests.store(requests, Ordering::Relaxed);
+    /// Bytes that came, by the accounts of the sources.
+    pub fn bytes_by_source(&self) -> BTreeMap<String, u64> {
+        self.lock().clone()
     }
 
-    /// Bytes that all peers sent.
-    pub fn peer_bytes(&self) -> u64 {
-        self.peer_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that were read from the other store at this place in the configuration.
-    pub fn directory_bytes(&self, place: usize) -> u64 {
-        self.lock_directories().get(&place).copied().unwrap_or(0)
+    /// Bytes that came from the sources with this account.
+    pub fn bytes_of(&self, account: &str) -> u64 {
+        self.lock().get(account).copied().unwrap_or_default()
     }
 
     /// Sources that sent wrong bytes.
@@ -57,15 +53,8 @@ impl Traffic {
         self.lies.load(Ordering::Relaxed)
     }
 
-    /// Requests of the kernel that are not answered yet.
-    pub fn requests(&self) -> usize {
-        self.requests.load(Ordering::Relaxed)
-    }
-
-    fn lock_directories(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, u64>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
         // Numbers are valid after every step.
-        self.directory_bytes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,16 +11,17 @@ mod support;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use nix::errno::Errno;
 use peerfs_daemon::config::{MirrorConfig, SourceConfig};
+use peerfs_exchange::Have;
 use peerfs_format::upcall::FETCH_AGAIN;
 use peerfs_format::Digest;
-use peerfs_peer::{Have, Identity, Node, NodeConfig, Provider, Work};
+use peerfs_peer::{Identity, Node, NodeConfig, Provider, Work};
 use peerfs_store::Store;
 use support::{store_dir, until, TestDaemon, TestImage};
 
@@ -64,12 +65,12 @@ async fn what_is_missing_comes_from_a_peer_and_is_passed_on() {
     assert_chunks(&pack, &image, 10..30);
     let metadata = length + table.len() as u64 + u64::from(image.pack.index_length) + 24;
     let chunks = 20 * image.chunks[0].len() as u64;
-    assert_eq!(b.daemon.traffic().peer_bytes(), metadata + chunks);
+    assert_eq!(b.daemon.traffic().bytes_of("peers"), metadata + chunks);
 
     // What is there already is not fetched again.
     kernel.fetch_blob(&image, image.manifest).await.unwrap();
     kernel.fetch_chunks(&image, 20, 10, 0).await.unwrap();
-    assert_eq!(b.daemon.traffic().peer_bytes(), metadata + chunks);
+    assert_eq!(b.daemon.traffic().bytes_of("peers"), metadata + chunks);
 
     // The first daemon goes, and a third one gets from the second what that has.
     a.daemon.shut_down().await;
@@ -189,6 +190,76 @@ async fn a_peer_that_lies_is_dropped_and_not_asked_again() {
     assert_eq!(b.daemon.traffic().lies(), 1);
 }
 
+/// Gives out all of an image, and notes what it is asked to have.
+struct Counting {
+    image: Arc<TestImage>,
+    store: Store,
+    asked: Arc<Mutex<Vec<Digest>>>,
+}
+
+#[async_trait]
+impl Provider for Counting {
+    async fn blob_length(&self, blob: &Digest, _: &Work) -> Option<u64> {
+        Some(self.store.read_metadata(blob, 1 << 20).ok()?.len() as u64)
+    }
+
+    fn blob_max(&self) -> u64 {
+        1 << 20
+    }
+
+    async fn read_blob(&self, blob: &Digest, offset: u64, length: u32, _: &Work) -> Option<Bytes> {
+        let bytes = Bytes::from(self.store.read_metadata(blob, 1 << 20).ok()?);
+        Some(bytes.slice(offset as usize..offset as usize + length as usize))
+    }
+
+    async fn have(&self, digest: &Digest, _: &Work) -> Have {
+        self.asked.lock().unwrap().push(*digest);
+        Have::Complete
+    }
+
+    async fn read_chunk(&self, _: &Digest, _: &Digest, number: u32, _: &Work) -> Option<Bytes> {
+        let chunk = self.image.chunks.get(number as usize)?;
+        Some(chunk.clone().into())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_asked_twice_for_one_miss() {
+    let root = tempfile::tempdir().unwrap();
+    let image = Arc::new(TestImage::build(&store_dir(root.path()), CHUNKS));
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let provider = Counting {
+        image: Arc::clone(&image),
+        store: Store::open(&store_dir(root.path())).unwrap(),
+        asked: Arc::clone(&asked),
+    };
+    let mut config = NodeConfig::new(Identity::generate());
+    config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+    config.mdns = false;
+    let peer = Node::start(config, Arc::new(provider)).await.unwrap();
+    let b = TestDaemon::start(peer.listen_addresses()).await;
+    until("they are connected", || !b.daemon.node().peers().is_empty()).await;
+    assert_eq!(asked.lock().unwrap().len(), 0);
+
+    let kernel = b.kernel();
+    kernel.fetch_blob(&image, image.manifest).await.unwrap();
+    let pack = kernel.fetch_chunks(&image, 10, 20, 0).await.unwrap();
+    assert_chunks(&pack, &image, 10..30);
+    let store = Store::open(&store_dir(b.root.path())).unwrap();
+    until("the first shard", || store.has_blob(&image.shard)).await;
+    let mut asked = asked.lock().unwrap().clone();
+    let mut expected = vec![
+        image.manifest,
+        image.blob_table,
+        image.shard,
+        image.pack.index_digest,
+        image.pack.digest,
+    ];
+    asked.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(asked, expected);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_kernel_found_damaged_is_fetched_anew() {
     let (a, image) = seed().await;
@@ -196,7 +267,7 @@ async fn what_the_kernel_found_damaged_is_fetched_anew() {
     let kernel = b.kernel();
     kernel.fetch_chunks(&image, 0, 50, 0).await.unwrap();
     kernel.fetch_chunks(&image, 50, 50, 0).await.unwrap();
-    let before = b.daemon.traffic().peer_bytes();
+    let before = b.daemon.traffic().bytes_of("peers");
 
     let path = whole_pack(&b, &image).await;
     let file = File::options().write(true).open(&path).unwrap();
@@ -206,7 +277,7 @@ async fn what_the_kernel_found_damaged_is_fetched_anew() {
         .await
         .unwrap();
     assert_chunks(&pack, &image, 0..CHUNKS);
-    let fetched = b.daemon.traffic().peer_bytes() - before;
+    let fetched = b.daemon.traffic().bytes_of("peers") - before;
     assert_eq!(
         fetched,
         image.chunks[7].len() as u64,
@@ -228,7 +299,8 @@ async fn another_store_is_a_source() {
     kernel.fetch_blob(&image, image.manifest).await.unwrap();
     let pack = kernel.fetch_chunks(&image, 90, 10, 0).await.unwrap();
     assert_chunks(&pack, &image, 90..100);
-    assert!(b.daemon.traffic().directory_bytes(0) > 10 * 20_000);
+    let account = store_dir(elsewhere.path()).display().to_string();
+    assert!(b.daemon.traffic().bytes_of(&account) > 10 * 20_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

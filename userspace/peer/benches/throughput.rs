@@ -11,7 +11,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use peerfs_peer::Priority;
+use peerfs_exchange::Priority;
 use support::*;
 
 const CHUNKS: u32 = 2000;

@@ -9,6 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use libp2p::{PeerId, StreamProtocol};
 use libp2p_stream::Control;
+use peerfs_exchange::limits::CLIENT_CHUNKS;
+use peerfs_exchange::{Have, Priority, Wanted};
 use peerfs_format::Digest;
 use tokio::sync::mpsc;
 use tokio::time::{timeout, timeout_at, Instant};
@@ -17,10 +19,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::ban_list::BanList;
 use crate::lane::{self, Lane};
-use crate::limits::CLIENT_CHUNKS;
 use crate::peer_table::PeerTable;
-use crate::want::{ChunkAnswer, Want};
-use crate::{ChunkStream, Have, NodeConfig, Priority, RequestError};
+use crate::want::{Answers, ChunkAnswer, Want};
+use crate::{ChunkStream, NodeConfig, RequestError};
 
 /// The exchange protocol.
 pub(crate) const EXCHANGE_PROTOCOL: StreamProtocol = StreamProtocol::new("/peerfs/exchange/1");
@@ -84,7 +85,10 @@ impl Client {
         deadline: Instant,
     ) -> Result<Have, RequestError> {
         let (answer, answered) = mpsc::channel(1);
-        let want = Want::Have { digest, answer };
+        let want = Want {
+            wanted: Wanted::Have { digest },
+            answers: Answers::Have(answer),
+        };
         let priority = Priority::Demand;
         self.ask(peer, priority, want, answered, deadline).await
     }
@@ -98,11 +102,13 @@ impl Client {
         deadline: Instant,
     ) -> Result<Bytes, RequestError> {
         let (answer, answered) = mpsc::channel(1);
-        let want = Want::Blob {
-            priority,
-            digest,
-            maximum,
-            answer,
+        let want = Want {
+            wanted: Wanted::Blob {
+                priority,
+                digest,
+                maximum,
+            },
+            answers: Answers::Blob(answer),
         };
         self.ask(peer, priority, want, answered, deadline).await
     }
@@ -169,12 +175,14 @@ impl Client {
         answer: &mpsc::Sender<ChunkAnswer>,
     ) -> Result<(), RequestError> {
         for chunks in chunks.chunks(CLIENT_CHUNKS) {
-            let want = Want::Chunks {
-                priority,
-                pack,
-                index,
-                chunks: chunks.to_vec(),
-                answer: answer.clone(),
+            let want = Want {
+                wanted: Wanted::Chunks {
+                    priority,
+                    pack,
+                    index,
+                    chunks: chunks.to_vec(),
+                },
+                answers: Answers::Chunks(answer.clone()),
             };
             self.send(peer, priority, want).await?;
         }

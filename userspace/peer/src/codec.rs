@@ -17,8 +17,8 @@ use tokio::time::{sleep, Sleep};
 use tokio_util::codec::{Decoder, Encoder, FramedRead, FramedWrite};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
-use crate::frame::{self, Frame, FrameError, Reply, Request};
-use crate::limits::{DATA_MAX, FRAME_TIMEOUT};
+use peerfs_exchange::frame::{self, Frame, FrameError, Reply, Request};
+use peerfs_exchange::limits::{DATA_MAX, FRAME_TIMEOUT};
 
 /// Frames of one direction.
 pub(crate) struct Codec<F>(PhantomData<F>);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::limits::CREDIT_STEP;
+use peerfs_exchange::limits::CREDIT_STEP;
 
 /// Delivered bytes. Until they are taken, or dropped, they count against the stream's window.
 #[derive(Debug)]

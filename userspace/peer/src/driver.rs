@@ -14,13 +14,13 @@ use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionError, ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{identify, mdns, ping, Multiaddr, PeerId, Swarm};
+use peerfs_exchange::Republisher;
 use peerfs_format::Digest;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::{interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::addresses;
-use crate::announcer::Announcer;
 use crate::behaviour::{Behaviour, BehaviourEvent, KADEMLIA_PROTOCOL};
 use crate::client::{Client, EXCHANGE_PROTOCOL};
 use crate::dialer::{peer_of, Dialer, Target};
@@ -77,7 +77,7 @@ pub(crate) struct Driver {
     dialer_max: usize,
     /// As many as there are targets, and some more.
     resolutions: FuturesUnordered<BoxFuture<'static, Resolution>>,
-    announcer: Announcer,
+    republisher: Republisher,
     bootstrap_at: Instant,
     lookups: HashMap<QueryId, mpsc::Sender<PeerId>>,
     twins: Twins,
@@ -115,7 +115,7 @@ impl Driver {
             dialer_max: config.bootstrap.len() + config.connections_max as usize,
             dialer,
             resolutions: FuturesUnordered::new(),
-            announcer: Announcer::new(config.provider_record_lifetime / 3),
+            republisher: Republisher::new(config.provider_record_lifetime / 3),
             bootstrap_at: Instant::now() + BOOTSTRAP_INTERVAL,
             lookups: HashMap::new(),
             twins: Twins::default(),
@@ -174,9 +174,9 @@ impl Driver {
                     self.resolve(Target::Address(address));
                 }
             }
-            Command::Provide(digest) => self.announcer.add(digest, Instant::now()),
+            Command::Provide(digest) => self.republisher.add(digest, Instant::now()),
             Command::StopProviding(digest) => {
-                self.announcer.remove(&digest);
+                self.republisher.remove(&digest);
                 let key = provider_key(&digest);
                 self.swarm.behaviour_mut().kademlia.stop_providing(&key);
             }
@@ -275,12 +275,12 @@ impl Driver {
     }
 
     fn announce_due(&mut self) {
-        while let Some(digest) = self.announcer.next(Instant::now()) {
+        while let Some(digest) = self.republisher.next(Instant::now()) {
             let key = provider_key(&digest);
             let started = self.swarm.behaviour_mut().kademlia.start_providing(key);
             if let Err(error) = started {
                 tracing::debug!(%digest, %error, "not announced");
-                self.announcer.finished();
+                self.republisher.finished();
             }
         }
     }
@@ -434,7 +434,7 @@ impl Driver {
                         providers,
                         ..
                     })) => self.on_providers(id, providers),
-                    QueryResult::StartProviding(_) => self.announcer.finished(),
+                    QueryResult::StartProviding(_) => self.republisher.finished(),
                     _ => {}
                 }
                 if step.last {
@@ -443,7 +443,7 @@ impl Driver {
             }
             kad::Event::RoutingUpdated {
                 is_new_peer: true, ..
-            } => self.announcer.hurry(Instant::now()),
+            } => self.republisher.hurry(Instant::now()),
             _ => {}
         }
     }

@@ -22,7 +22,7 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
 
 use crate::client::EXCHANGE_PROTOCOL;
-use crate::limits::STREAMS_PER_PEER;
+use peerfs_exchange::limits::STREAMS_PER_PEER;
 
 /// A stream that a peer opened.
 #[derive(Debug)]

@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 
 use futures::SinkExt;
 use libp2p::{PeerId, Stream};
+use peerfs_exchange::frame::{Reply, Request};
+use peerfs_exchange::limits::{CLIENT_REQUESTS, LANE_IDLE};
+use peerfs_exchange::{Requester, Violation};
 use tokio::sync::{mpsc, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::codec::{self, FrameReader, FrameWriter, ReadError};
-use crate::frame::{Reply, Request};
-use crate::limits::{CLIENT_REQUESTS, LANE_IDLE};
+use crate::delivered::Taken;
 use crate::peer_table::{PeerTable, Waiting};
-use crate::requester::Requester;
-use crate::want::Want;
-use crate::{RequestError, Violation};
+use crate::want::{Sent, Want};
+use crate::RequestError;
 
 /// The handle of a stream: what is wanted goes in here.
 #[derive(Clone)]
@@ -71,6 +72,7 @@ pub(crate) async fn run(
         waiting: Waiting::new(peers.clone(), peer),
         peers,
         requester,
+        taken: Arc::default(),
         reader,
         writer,
         stall_timeout,
@@ -80,16 +82,20 @@ pub(crate) async fn run(
     tracing::debug!(%peer, error = &error as &dyn std::error::Error, "stream ended");
     // Closed first, so that who is told asks again on a new stream.
     wants.close();
-    exchange.requester.fail(&error);
+    for sent in exchange.requester.drain() {
+        sent.answers.fail(error.clone());
+    }
     while let Ok((want, _)) = wants.try_recv() {
-        want.fail(error.clone());
+        want.answers.fail(error.clone());
     }
 }
 
 struct Exchange {
     peer: PeerId,
     peers: Arc<PeerTable>,
-    requester: Requester,
+    requester: Requester<Sent>,
+    /// Bytes that were taken and not yet given back to the peer as credit.
+    taken: Arc<Taken>,
     reader: FrameReader<Reply>,
     writer: FrameWriter<Request>,
     stall_timeout: Duration,
@@ -120,7 +126,7 @@ impl Exchange {
         &mut self,
         wants: &mut mpsc::Receiver<(Want, OwnedSemaphorePermit)>,
     ) -> Result<(), RequestError> {
-        let taken = self.requester.taken();
+        let taken = Arc::clone(&self.taken);
         let stalled_at = self.requester.stalled_at(self.stall_timeout);
         let idle = self.requester.is_idle();
         self.waiting.set(!idle);
@@ -133,8 +139,7 @@ impl Exchange {
             }
             () = sleep(LANE_IDLE), if idle => return self.finish(wants).await,
             () = taken.enough() => {
-                let grant = self.requester.grant(Instant::now());
-                self.send(grant).await?;
+                self.grant().await?;
             }
             () = stall(stalled_at) => {
                 let cancelled = self.requester.cancel_abandoned();
@@ -153,8 +158,20 @@ impl Exchange {
         want: Want,
         permit: OwnedSemaphorePermit,
     ) -> Result<(), RequestError> {
-        let frame = self.requester.start(want, permit, Instant::now());
+        let sent = Sent {
+            answers: want.answers,
+            taken: Arc::clone(&self.taken),
+            _permit: permit,
+        };
+        let frame = self.requester.start(want.wanted, sent, Instant::now());
         self.send([frame]).await
+    }
+
+    /// Gives the peer credit for what was taken.
+    async fn grant(&mut self) -> Result<(), RequestError> {
+        let taken = self.taken.collect();
+        let frame = taken.map(|bytes| self.requester.grant(bytes, Instant::now()));
+        self.send(frame).await
     }
 
     /// Takes no more requests, and ends when those that came in this moment are answered. The next ones
@@ -168,13 +185,12 @@ impl Exchange {
             self.start(want, permit).await?;
         }
         while !self.requester.is_idle() {
-            let taken = self.requester.taken();
+            let taken = Arc::clone(&self.taken);
             let stalled_at = self.requester.stalled_at(self.stall_timeout);
             tokio::select! {
                 reply = self.reader.next() => self.receive(reply)?,
                 () = taken.enough() => {
-                    let grant = self.requester.grant(Instant::now());
-                    self.send(grant).await?;
+                    self.grant().await?;
                 }
                 () = stall(stalled_at) => return Err(RequestError::Stalled(self.stall_timeout)),
             }
@@ -186,7 +202,9 @@ impl Exchange {
         match reply {
             Some(Ok(reply)) => {
                 self.peers.received(self.peer, reply.data_length());
-                Ok(self.requester.receive(reply, Instant::now())?)
+                let free = self.requester.receive(reply, Instant::now())?;
+                self.taken.add(free);
+                Ok(())
             }
             Some(Err(ReadError::Frame(error))) => Err(Violation::from(error).into()),
             Some(Err(ReadError::Unfinished(time))) => Err(RequestError::Stalled(time)),

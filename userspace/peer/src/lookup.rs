@@ -2,45 +2,47 @@
 
 //! Who has what.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::future::{BoxFuture, FutureExt, Shared};
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{self, BoxStream, FuturesUnordered, SelectAll, StreamExt};
 use libp2p::PeerId;
+use peerfs_exchange::Have;
 use peerfs_format::Digest;
+use peerfs_text::Causes;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc};
-use tokio::time::{sleep_until, Instant};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::{sleep_until, timeout, Instant};
 use tokio_util::task::TaskTracker;
 
 use crate::ban_list::BanList;
 use crate::client::Client;
 use crate::driver::Command;
 use crate::peer_table::PeerTable;
-use crate::{Event, Have, RequestError};
+use crate::{Event, RequestError};
 
 /// How long a lookup may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long to wait for more providers when there is one.
 const GRACE: Duration = Duration::from_millis(50);
-/// How long providers are remembered.
+/// How long the peers are remembered that the DHT names.
 const LIFETIME: Duration = Duration::from_secs(10);
-/// The most answers that are remembered.
-const ANSWERS_MAX: usize = 1024;
+/// The most digests for which they are remembered.
+const NAMES_MAX: usize = 1024;
 /// The most peers that are asked for one digest: the nearest ones.
 const ASKED_MAX: usize = 64;
 
-/// Finds the peers that have a digest, and remembers them for a short time.
+/// Finds the peers that have a digest. What they have is asked anew each time, since it grows; whom the DHT names
+/// is remembered for a short time.
 pub(crate) struct Lookup {
-    finder: Finder,
+    finder: Arc<Finder>,
     tasks: TaskTracker,
-    answers: Mutex<HashMap<Digest, Answer>>,
+    names: Mutex<HashMap<Digest, Names>>,
 }
 
 /// What a search needs.
-#[derive(Clone)]
 pub(crate) struct Finder {
     pub(crate) client: Arc<Client>,
     pub(crate) peers: Arc<PeerTable>,
@@ -49,127 +51,198 @@ pub(crate) struct Finder {
     pub(crate) events: broadcast::Sender<Event>,
 }
 
-struct Answer {
-    providers: Shared<BoxFuture<'static, Vec<PeerId>>>,
+/// The peers that the DHT names for a digest, as far as they are known.
+#[derive(Clone)]
+struct Names {
+    /// Its sender is dropped when there are no more to come.
+    peers: watch::Receiver<Vec<PeerId>>,
     begun: Instant,
 }
 
-impl Answer {
-    /// Whether it may be given to others: while it is looked for, and then for some time unless
-    /// nothing was found.
+impl Names {
+    /// Whether they may be given to others: while they are looked for, and then for some time unless there are none.
     fn is_good(&self, now: Instant) -> bool {
-        match self.providers.peek() {
-            None => true,
-            Some(providers) => !providers.is_empty() && now < self.begun + LIFETIME,
-        }
+        self.peers.has_changed().is_ok()
+            || (!self.peers.borrow().is_empty() && now < self.begun + LIFETIME)
+    }
+
+    /// One after the other, as they become known.
+    fn stream(self) -> BoxStream<'static, PeerId> {
+        stream::unfold((self.peers, 0), |(mut peers, place)| async move {
+            loop {
+                let next = peers.borrow().get(place).copied();
+                if let Some(peer) = next {
+                    return Some((peer, (peers, place + 1)));
+                }
+                peers.changed().await.ok()?;
+            }
+        })
+        .boxed()
     }
 }
 
 impl Lookup {
     pub(crate) fn new(finder: Finder, tasks: TaskTracker) -> Self {
         Lookup {
-            finder,
+            finder: Arc::new(finder),
             tasks,
-            answers: Mutex::default(),
+            names: Mutex::default(),
         }
     }
 
-    /// The peers that have a digest, the nearest first.
-    pub(crate) async fn find_providers(&self, digest: Digest) -> Vec<PeerId> {
-        let providers = self.answer(digest).await;
-        let bans = &self.finder.bans;
-        providers
-            .into_iter()
-            .filter(|peer| !bans.contains(*peer))
-            .collect()
+    /// The peers that have something of a digest, each with how much, the nearest first. Each is asked once:
+    /// the connected ones, those that connect meanwhile, and those that the DHT names for the digest or for `whole`.
+    pub(crate) fn find_providers(
+        &self,
+        digest: Digest,
+        whole: Option<Digest>,
+    ) -> BoxStream<'static, (PeerId, Have)> {
+        let keys: BTreeSet<Digest> = [digest].into_iter().chain(whole).collect();
+        let named = keys.into_iter().map(|key| self.named(key).stream());
+        let mut search = Search {
+            digest,
+            named: stream::select_all(named),
+            are_all_named: false,
+            connecting: Some(self.finder.events.subscribe()),
+            asked: HashSet::new(),
+            answers: FuturesUnordered::new(),
+            deadline: Instant::now() + LOOKUP_TIMEOUT,
+            end: Instant::now() + LOOKUP_TIMEOUT,
+            is_found: false,
+            finder: Arc::clone(&self.finder),
+        };
+        search.ask_connected();
+        stream::unfold(search, |mut search| async {
+            let found = search.next().await?;
+            Some((found, search))
+        })
+        .boxed()
     }
 
-    fn answer(&self, digest: Digest) -> Shared<BoxFuture<'static, Vec<PeerId>>> {
+    fn named(&self, digest: Digest) -> Names {
         let now = Instant::now();
-        let mut answers = self.lock();
-        if let Some(answer) = answers.get(&digest).filter(|answer| answer.is_good(now)) {
-            return answer.providers.clone();
+        let mut names = self.lock();
+        if let Some(known) = names.get(&digest).filter(|known| known.is_good(now)) {
+            return known.clone();
         }
+        let (sender, peers) = watch::channel(Vec::new());
         // A task of its own: who asked first may give up while others wait for the same.
-        let search = self.tasks.spawn(self.finder.clone().search(digest));
-        let providers = search.map(Result::unwrap_or_default).boxed().shared();
-        if answers.len() >= ANSWERS_MAX {
-            answers.retain(|_, answer| answer.is_good(now));
+        let finder = Arc::clone(&self.finder);
+        self.tasks.spawn(async move {
+            let collected = timeout(LOOKUP_TIMEOUT, finder.collect_names(digest, sender));
+            // What came in time is known.
+            let _ = collected.await;
+        });
+        let new = Names { peers, begun: now };
+        if names.len() >= NAMES_MAX {
+            names.retain(|_, known| known.is_good(now));
         }
-        if answers.len() < ANSWERS_MAX {
-            let providers = providers.clone();
-            let begun = now;
-            answers.insert(digest, Answer { providers, begun });
+        if names.len() < NAMES_MAX {
+            names.insert(digest, new.clone());
         }
-        providers
+        new
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Answer>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Names>> {
         // Nothing that is done under the lock leaves the map half changed.
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Finder {
-    /// Asks the connected peers, those that connect meanwhile, and those that the DHT names.
-    async fn search(self, digest: Digest) -> Vec<PeerId> {
-        let deadline = Instant::now() + LOOKUP_TIMEOUT;
-        let mut connected = self.events.subscribe();
+    async fn collect_names(&self, digest: Digest, names: watch::Sender<Vec<PeerId>>) {
         let (found, mut named) = mpsc::channel(ASKED_MAX);
         let command = Command::FindProviders { digest, found };
         // The driver is only gone when the node is.
-        let mut dht_open = self.commands.send(command).await.is_ok();
-        let mut asked = HashSet::new();
-        let mut answers = FuturesUnordered::new();
-        let mut ask = |peer: PeerId| {
-            let wanted = asked.len() < ASKED_MAX && !self.bans.contains(peer);
-            (wanted && asked.insert(peer)).then(|| self.ask(peer, digest, deadline))
-        };
-        answers.extend(
-            self.peers
-                .infos()
-                .into_iter()
-                .filter_map(|info| ask(info.id)),
-        );
-        let mut providers = Vec::new();
-        let mut events_open = true;
-        let mut end = deadline;
+        if self.commands.send(command).await.is_err() {
+            return;
+        }
+        while let Some(peer) = named.recv().await {
+            names.send_if_modified(|peers| {
+                let is_new = peers.len() < ASKED_MAX && !peers.contains(&peer);
+                if is_new {
+                    peers.push(peer);
+                }
+                is_new
+            });
+        }
+    }
+}
+
+type Answer = (PeerId, Result<Have, RequestError>);
+
+/// A search under way.
+struct Search {
+    finder: Arc<Finder>,
+    digest: Digest,
+    named: SelectAll<BoxStream<'static, PeerId>>,
+    are_all_named: bool,
+    /// Not there any more when the node is not.
+    connecting: Option<broadcast::Receiver<Event>>,
+    asked: HashSet<PeerId>,
+    answers: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// When who was asked must have answered.
+    deadline: Instant,
+    end: Instant,
+    is_found: bool,
+}
+
+impl Search {
+    async fn next(&mut self) -> Option<(PeerId, Have)> {
         loop {
-            if answers.is_empty() && (!dht_open || !providers.is_empty()) {
-                return providers;
+            if self.answers.is_empty() && (self.are_all_named || self.is_found) {
+                return None;
             }
             tokio::select! {
-                Some((peer, answer)) = answers.next() => {
-                    if matches!(answer, Ok(Have::Complete | Have::Partial(_))) {
-                        providers.push(peer);
-                        end = end.min(Instant::now() + GRACE);
+                Some((peer, answer)) = self.answers.next() => match answer {
+                    Ok(Have::Absent) => (),
+                    Ok(have) => {
+                        self.is_found = true;
+                        self.end = self.end.min(Instant::now() + GRACE);
+                        return Some((peer, have));
                     }
-                }
-                peer = named.recv(), if dht_open => match peer {
-                    Some(peer) => answers.extend(ask(peer)),
-                    None => dht_open = false,
+                    Err(error) => {
+                        let digest = self.digest;
+                        tracing::debug!(%peer, %digest, error = %Causes(&error), "does not say what it has");
+                    }
                 },
-                event = connected.recv(), if events_open => match event {
-                    Ok(Event::PeerConnected(peer)) => answers.extend(ask(peer)),
+                peer = self.named.next(), if !self.are_all_named => match peer {
+                    Some(peer) => self.ask(peer),
+                    None => self.are_all_named = true,
+                },
+                event = connecting(&mut self.connecting) => match event {
+                    Ok(Event::PeerConnected(peer)) => self.ask(peer),
                     // Who was missed is among those that are connected now.
-                    Err(RecvError::Lagged(_)) => {
-                        let missed = self.peers.infos().into_iter();
-                        answers.extend(missed.filter_map(|info| ask(info.id)));
-                    }
-                    Ok(Event::PeerDisconnected(_)) => {}
-                    Err(RecvError::Closed) => events_open = false,
+                    Err(RecvError::Lagged(_)) => self.ask_connected(),
+                    Ok(Event::PeerDisconnected(_)) => (),
+                    Err(RecvError::Closed) => self.connecting = None,
                 },
-                () = sleep_until(end) => return providers,
+                () = sleep_until(self.end) => return None,
             }
         }
     }
 
-    async fn ask(
-        &self,
-        peer: PeerId,
-        digest: Digest,
-        deadline: Instant,
-    ) -> (PeerId, Result<Have, RequestError>) {
-        (peer, self.client.have(peer, digest, deadline).await)
+    fn ask_connected(&mut self) {
+        for info in self.finder.peers.infos() {
+            self.ask(info.id);
+        }
+    }
+
+    fn ask(&mut self, peer: PeerId) {
+        let may = self.asked.len() < ASKED_MAX && !self.finder.bans.contains(peer);
+        if may && self.asked.insert(peer) {
+            let (client, digest) = (Arc::clone(&self.finder.client), self.digest);
+            let deadline = self.deadline;
+            let asking = async move { (peer, client.have(peer, digest, deadline).await) };
+            self.answers.push(asking.boxed());
+        }
+    }
+}
+
+/// The next event, if there may be one.
+async fn connecting(events: &mut Option<broadcast::Receiver<Event>>) -> Result<Event, RecvError> {
+    match events {
+        Some(events) => events.recv().await,
+        None => std::future::pending().await,
     }
 }

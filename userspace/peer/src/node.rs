@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use libp2p::core::transport::TransportError;
 use libp2p::{Multiaddr, PeerId, Swarm};
+use peerfs_exchange::{Have, Priority};
 use peerfs_format::Digest;
 use peerfs_text::Causes;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -23,9 +25,7 @@ use crate::driver::{Command, Driver, Outlets};
 use crate::lookup::{Finder, Lookup};
 use crate::peer_table::PeerTable;
 use crate::server::Server;
-use crate::{
-    ChunkStream, Error, Event, Have, NodeConfig, PeerInfo, Priority, Provider, RequestError,
-};
+use crate::{ChunkStream, Error, Event, NodeConfig, PeerInfo, Provider, RequestError};
 
 /// The commands that may wait for the driver.
 const COMMANDS_MAX: usize = 64;
@@ -164,12 +164,16 @@ impl Node {
         self.command(Command::Connect(address)).await;
     }
 
-    /// The peers that have all or a part of a blob or pack, those that answered first at the front:
-    /// connected ones that say so, those that connect meanwhile, and those that the DHT names if
-    /// they can be reached and say so. Takes as long as the first answers take, and 3 seconds at
-    /// most; providers are remembered for a short time.
-    pub async fn find_providers(&self, digest: Digest) -> Vec<PeerId> {
-        self.inner.lookup.find_providers(digest).await
+    /// The peers that have all or a part of a blob or pack, each with how much, as soon as it says so: connected
+    /// ones, those that connect meanwhile, and those that the DHT names if they can be reached, for the blob or
+    /// pack itself or for `whole`, the manifest of the image that it belongs to. Ends soon after the first answers,
+    /// and after 3 seconds at most.
+    pub fn find_providers(
+        &self,
+        digest: Digest,
+        whole: Option<Digest>,
+    ) -> BoxStream<'static, (PeerId, Have)> {
+        self.inner.lookup.find_providers(digest, whole)
     }
 
     /// Announces in the DHT that this node has a manifest or a pack (at least some chunks), now and
@@ -294,6 +298,7 @@ fn listen_error(error: TransportError<io::Error>) -> io::Error {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
+    use futures::StreamExt;
 
     use super::*;
     use crate::{Identity, Work};
@@ -378,6 +383,7 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(15), "no record");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        assert!(client.find_providers(digest).await.is_empty());
+        let found: Vec<_> = client.find_providers(digest, None).collect().await;
+        assert!(found.is_empty());
     }
 }

@@ -4,31 +4,10 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use peerfs_exchange::Have;
 use peerfs_format::Digest;
 
-use crate::{ChunkMap, Work};
-
-/// How much of a blob or a pack a node has.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Have {
-    /// Nothing of it.
-    Absent,
-    /// All of it.
-    Complete,
-    /// These chunks of a pack.
-    Partial(ChunkMap),
-}
-
-impl Have {
-    /// Whether this chunk of the pack is there.
-    pub fn chunk(&self, number: u32) -> bool {
-        match self {
-            Have::Absent => false,
-            Have::Complete => true,
-            Have::Partial(map) => map.contains(number),
-        }
-    }
-}
+use crate::Work;
 
 /// The store behind a node. Peers call this for anything they like to ask, so an implementation
 /// must treat every argument as untrusted; it need not limit concurrency, the node does. What it reads or
@@ -44,7 +23,7 @@ pub trait Provider: Send + Sync + 'static {
     fn blob_max(&self) -> u64;
 
     /// Exactly `length` bytes of a complete blob from `offset` on; `None` if they are not there.
-    /// `length` is at most [`DATA_MAX`](crate::limits::DATA_MAX).
+    /// `length` is at most [`DATA_MAX`](peerfs_exchange::limits::DATA_MAX).
     async fn read_blob(
         &self,
         blob: &Digest,
@@ -57,7 +36,7 @@ pub trait Provider: Send + Sync + 'static {
     async fn have(&self, digest: &Digest, work: &Work) -> Have;
 
     /// The stored bytes of a chunk of `pack`, which the pack index `index` describes: at most
-    /// [`DATA_MAX`](crate::limits::DATA_MAX) of them, longer ones count as missing.
+    /// [`DATA_MAX`](peerfs_exchange::limits::DATA_MAX) of them, longer ones count as missing.
     async fn read_chunk(
         &self,
         pack: &Digest,

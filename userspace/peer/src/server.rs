@@ -8,21 +8,23 @@ use std::time::{Duration, Instant};
 use futures::stream::{FuturesUnordered, StreamExt};
 use futures::{FutureExt, SinkExt};
 use libp2p::{PeerId, Stream};
+use peerfs_exchange::frame::{Reply, Request};
+use peerfs_exchange::limits::{
+    DATA_MAX, READS_AHEAD, READS_MAX, READ_TIMEOUT, STREAM_IDLE, WRITE_TIMEOUT,
+};
+use peerfs_exchange::{
+    BlobPiece, Done, Have, Ledger, Responder, Step, TokenBucket, Violation, QUESTION,
+};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::codec::{self, FrameReader, FrameWriter, ReadError};
-use crate::frame::{Reply, Request};
 use crate::inbound::Opened;
-use crate::limits::{DATA_MAX, READS_AHEAD, READS_MAX, READ_TIMEOUT, STREAM_IDLE, WRITE_TIMEOUT};
 use crate::peer_table::{PeerTable, Waiting};
-use crate::responder::{BlobPiece, Done, Responder, Step};
 use crate::streams::{Slot, Streams};
-use crate::token_bucket::TokenBucket;
-use crate::work::{Ledger, Work, QUESTION};
-use crate::{NodeConfig, Provider, Violation};
+use crate::{NodeConfig, Provider, Work};
 
 /// What all served streams share.
 pub(crate) struct Server {
@@ -35,7 +37,7 @@ pub(crate) struct Server {
     /// The streams that peers have.
     streams: Arc<Mutex<Streams>>,
     /// What was done for each peer and not paid by what it was sent.
-    ledger: Arc<Mutex<Ledger>>,
+    ledger: Arc<Mutex<Ledger<PeerId>>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -119,7 +121,7 @@ impl Server {
         loop {
             let refused = session.lock().refused.pop();
             while reads.len() < READS_AHEAD {
-                let Some(step) = session.lock().responder.next() else {
+                let Some(step) = session.lock().responder.next_step() else {
                     break;
                 };
                 reads.push(self.perform(peer, step));
@@ -197,7 +199,7 @@ impl Server {
         match step {
             Step::Have { request, digest } => {
                 let have = timeout(READ_TIMEOUT, self.provider.have(&digest, work)).await;
-                let have = have.unwrap_or(crate::Have::Absent);
+                let have = have.unwrap_or(Have::Absent);
                 (Reply::Presence { request, have }, None)
             }
             Step::Blob(piece) => {

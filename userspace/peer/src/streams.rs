@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use libp2p::PeerId;
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::{STREAMS_MAX, STREAMS_PER_PEER};
+use peerfs_exchange::limits::{STREAMS_MAX, STREAMS_PER_PEER};
 
 /// How long a stream must have been idle before another one may take its place: time enough for the first
 /// request on it.

@@ -1,124 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What answering peers costs, and how much of it is done for nothing.
-//!
-//! A question of 60 bytes can make a node read and hash 16 MiB. So whoever answers says what it costs
-//! before it does it, and what a peer is sent pays for it: bytes that were read and sent cost nothing in the
-//! end, bytes that were read for no answer are a debt, of which each peer may have so much, and all together
-//! so much. Debts are forgiven slowly.
+//! The account on which a peer is answered.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use libp2p::PeerId;
-
-/// The largest debt of one peer, in bytes read or hashed: two of the longest blobs.
-pub(crate) const DEBT_MAX: u64 = 32 * 1024 * 1024;
-/// What a peer is forgiven in a second.
-pub(crate) const FORGIVEN: u64 = 1024 * 1024;
-/// The largest debt of all peers together, for ids cost nothing. What was read ahead and is not sent yet is a
-/// part of it.
-const DEBT_MAX_OF_ALL: u64 = 1024 * 1024 * 1024;
-/// What all together are forgiven in a second: some per cent of a processor.
-const FORGIVEN_OF_ALL: u64 = 16 * 1024 * 1024;
-/// The cost of any question, whatever comes of it.
-pub(crate) const QUESTION: u64 = 1024;
-/// The peers whose debts are remembered.
-const PEERS_MAX: usize = 4096;
-
-/// The debts of peers.
-#[derive(Debug)]
-pub(crate) struct Ledger {
-    peers: HashMap<PeerId, Debt>,
-    all: Debt,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Debt {
-    bytes: u64,
-    since: Instant,
-}
-
-impl Debt {
-    fn none(now: Instant) -> Self {
-        Debt {
-            bytes: 0,
-            since: now,
-        }
-    }
-
-    /// What is left of the debt now.
-    fn forgive(&mut self, a_second: u64, now: Instant) -> u64 {
-        let elapsed = now.saturating_duration_since(self.since).as_millis();
-        let elapsed = u64::try_from(elapsed).unwrap_or(u64::MAX);
-        if elapsed > 0 {
-            let forgiven = elapsed.saturating_mul(a_second) / 1000;
-            self.bytes = self.bytes.saturating_sub(forgiven);
-            self.since = now;
-        }
-        self.bytes
-    }
-}
-
-impl Ledger {
-    pub(crate) fn new(now: Instant) -> Self {
-        Ledger {
-            peers: HashMap::new(),
-            all: Debt::none(now),
-        }
-    }
-
-    /// Whether so many bytes may be read or hashed for a peer; they are on its account then.
-    pub(crate) fn charge(&mut self, peer: PeerId, bytes: u64, now: Instant) -> bool {
-        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
-            self.make_room(now);
-        }
-        let of_all = self.all.forgive(FORGIVEN_OF_ALL, now);
-        let debt = self.peers.entry(peer).or_insert_with(|| Debt::none(now));
-        let of_peer = debt.forgive(FORGIVEN, now);
-        if of_peer.saturating_add(bytes) > DEBT_MAX
-            || of_all.saturating_add(bytes) > DEBT_MAX_OF_ALL
-        {
-            return false;
-        }
-        debt.bytes += bytes;
-        self.all.bytes += bytes;
-        true
-    }
-
-    /// A peer was sent an answer with so many bytes of data.
-    pub(crate) fn paid(&mut self, peer: PeerId, bytes: u64) {
-        let paid = bytes + QUESTION;
-        // Nobody saves up. What a peer was forgiven meanwhile, all were not.
-        self.all.bytes = self.all.bytes.saturating_sub(paid);
-        if let Some(debt) = self.peers.get_mut(&peer) {
-            debt.bytes = debt.bytes.saturating_sub(paid);
-        }
-    }
-
-    /// Forgets those who owe nothing, or somebody: what is owed in all stays bounded.
-    fn make_room(&mut self, now: Instant) {
-        self.peers.retain(|_, debt| debt.forgive(FORGIVEN, now) > 0);
-        if self.peers.len() >= PEERS_MAX {
-            if let Some(peer) = self.peers.keys().next().copied() {
-                self.peers.remove(&peer);
-            }
-        }
-    }
-}
+use peerfs_exchange::Ledger;
 
 /// The account on which a question is answered. Clones are the same account.
 #[derive(Clone, Debug)]
 pub struct Work {
-    ledger: Arc<Mutex<Ledger>>,
+    ledger: Arc<Mutex<Ledger<PeerId>>>,
     peer: PeerId,
     refused: Arc<AtomicBool>,
 }
 
 impl Work {
-    pub(crate) fn for_peer(ledger: &Arc<Mutex<Ledger>>, peer: PeerId) -> Self {
+    pub(crate) fn for_peer(ledger: &Arc<Mutex<Ledger<PeerId>>>, peer: PeerId) -> Self {
         Work {
             ledger: Arc::clone(ledger),
             peer,
@@ -142,70 +42,5 @@ impl Work {
     /// Whether something was refused.
     pub(crate) fn was_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    const BLOB: u64 = 16 * 1024 * 1024;
-
-    #[test]
-    fn what_is_sent_pays_for_what_is_read() {
-        let start = Instant::now();
-        let (mut ledger, peer) = (Ledger::new(start), PeerId::random());
-        // Ten minutes of 64 KiB chunks at 100 MB/s; some were read ahead and are sent in the end.
-        let (chunk, ahead) = (64 * 1024, 16);
-        for _ in 0..ahead {
-            assert!(ledger.charge(peer, QUESTION, start) && ledger.charge(peer, chunk, start));
-        }
-        for second in 0..600 {
-            let now = start + Duration::from_secs(second);
-            for _ in 0..1500 {
-                assert!(ledger.charge(peer, QUESTION, now) && ledger.charge(peer, chunk, now));
-                ledger.paid(peer, chunk);
-            }
-        }
-        let end = start + Duration::from_secs(600);
-        for _ in 0..ahead {
-            ledger.paid(peer, chunk);
-        }
-        assert_eq!(ledger.all.bytes, 0);
-        // Nothing is saved up.
-        assert!(ledger.charge(peer, DEBT_MAX, end));
-        assert!(!ledger.charge(peer, 1, end));
-    }
-
-    #[test]
-    fn what_is_read_for_nothing_is_bounded_and_forgiven_slowly() {
-        let start = Instant::now();
-        let (mut ledger, peer) = (Ledger::new(start), PeerId::random());
-        let mut read = 0;
-        // An hour of asking, ten times a second.
-        for step in 0..36_000 {
-            let now = start + Duration::from_millis(100) * step;
-            read += u64::from(ledger.charge(peer, BLOB, now)) * BLOB;
-        }
-        assert!(read <= DEBT_MAX + 3600 * FORGIVEN, "{read}");
-        assert!(read >= 3000 * FORGIVEN, "{read}");
-        let later = start + Duration::from_secs(3600 + 32);
-        assert!(ledger.charge(peer, DEBT_MAX, later));
-    }
-
-    #[test]
-    fn many_ids_are_bounded_together() {
-        let start = Instant::now();
-        let mut ledger = Ledger::new(start);
-        let read: u64 = (0..10_000)
-            .map(|_| u64::from(ledger.charge(PeerId::random(), BLOB, start)) * BLOB)
-            .sum();
-        assert_eq!(read, DEBT_MAX_OF_ALL);
-        assert!(ledger.peers.len() <= PEERS_MAX);
-        let customer = PeerId::random();
-        let later = start + Duration::from_secs(2);
-        assert!(ledger.charge(customer, BLOB, later));
     }
 }

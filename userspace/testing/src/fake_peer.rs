@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use clap::ValueEnum;
+use peerfs_exchange::Have;
 use peerfs_format::upcall::FetchChunks;
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_peer::{Have, Identity, Multiaddr, Node, NodeConfig, Provider, Work};
+use peerfs_peer::{Identity, Multiaddr, Node, NodeConfig, Provider, Work};
 
 use crate::source::Source;
 use crate::{Error, Result};

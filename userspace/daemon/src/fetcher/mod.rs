@@ -5,19 +5,20 @@
 mod search;
 mod transfer;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use peerfs_peer::{Event, Node};
-use tokio::sync::broadcast::error::RecvError;
+use futures::stream::{self, StreamExt};
+use peerfs_exchange::scheduler::{
+    Action, ContentId, Full, Limits, Order, Outcome, Scheduler, Ticket, TransferId,
+};
 use tokio::sync::{oneshot, Notify, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::disk::Disk;
-use crate::scheduler::{Action, Full, Limits, Order, Outcome, Scheduler, Ticket, TransferId};
-use crate::source::{DirectorySource, PeerSource, Source, SourceId, Subject};
+use crate::source::{Discovery, Registry, SourceId, Subject};
 use crate::traffic::Traffic;
 
 /// Searches for sources that run at a time.
@@ -34,50 +35,48 @@ struct Shared {
     /// Something happened that the scheduler should decide on.
     changed: Notify,
     searches: Arc<Semaphore>,
-    sources: Sources,
+    registry: Arc<Registry>,
+    discoveries: Vec<Arc<dyn Discovery>>,
     disk: Disk,
     traffic: Arc<Traffic>,
+}
+
+/// A source that has come, by the discovery that found it.
+struct Newcomer {
+    place: usize,
+    source: SourceId,
 }
 
 struct State {
     scheduler: Scheduler<SourceId, Subject>,
     waiters: HashMap<Ticket, oneshot::Sender<Outcome>>,
     transfers: HashMap<TransferId, AbortHandle>,
-}
-
-/// Everyone who can be asked.
-pub struct Sources {
-    /// Other stores.
-    pub directories: Vec<Arc<DirectorySource>>,
-    /// The node, by which peers are asked.
-    pub node: Node,
-}
-
-impl Sources {
-    fn get(&self, id: SourceId) -> Option<Arc<dyn Source>> {
-        match id {
-            SourceId::Directory(place) => self
-                .directories
-                .get(place)
-                .map(|directory| Arc::clone(directory) as Arc<dyn Source>),
-            SourceId::Peer(peer) => Some(Arc::new(PeerSource::new(self.node.clone(), peer))),
-        }
-    }
+    /// What is just being looked for, and by which discovery.
+    searching: HashSet<(usize, ContentId)>,
 }
 
 impl Fetcher {
-    /// A fetcher that fills the store behind `disk`. [`Fetcher::run`] makes it work.
-    pub fn new(limits: Limits, sources: Sources, disk: Disk, traffic: Arc<Traffic>) -> Self {
+    /// A fetcher that fills the store behind `disk` from the sources of `registry`, which the discoveries find.
+    /// [`Fetcher::run`] makes it work.
+    pub fn new(
+        limits: Limits,
+        registry: Arc<Registry>,
+        discoveries: Vec<Arc<dyn Discovery>>,
+        disk: Disk,
+        traffic: Arc<Traffic>,
+    ) -> Self {
         Fetcher {
             shared: Arc::new(Shared {
                 state: Mutex::new(State {
                     scheduler: Scheduler::new(limits),
                     waiters: HashMap::new(),
                     transfers: HashMap::new(),
+                    searching: HashSet::new(),
                 }),
                 changed: Notify::new(),
                 searches: Arc::new(Semaphore::new(SEARCHES)),
-                sources,
+                registry,
+                discoveries,
                 disk,
                 traffic,
             }),
@@ -110,7 +109,7 @@ impl Fetcher {
     /// told: the kernel's requests are for the next daemon.
     pub async fn run(&self, shutdown: CancellationToken) {
         let mut tasks = JoinSet::new();
-        let mut events = self.shared.sources.node.subscribe();
+        let mut newcomers = self.shared.newcomers();
         loop {
             let wakeup = self.shared.decide(&mut tasks);
             let wakeup = async {
@@ -124,19 +123,9 @@ impl Fetcher {
                 () = self.shared.changed.notified() => (),
                 () = wakeup => (),
                 Some(_) = tasks.join_next() => (),
-                event = events.recv() => match event {
-                    Ok(Event::PeerConnected(peer)) => {
-                        let wanted = self.shared.lock().scheduler.wanted();
-                        let shared = Arc::clone(&self.shared);
-                        tasks.spawn(shared.ask_for_all(SourceId::Peer(peer), wanted));
-                    }
-                    // Those that were missed are found by the next search.
-                    Ok(Event::PeerDisconnected(_)) | Err(RecvError::Lagged(_)) => (),
-                    Err(RecvError::Closed) => {
-                        shutdown.cancelled().await;
-                        break;
-                    }
-                },
+                Some(newcomer) = newcomers.next() => {
+                    tasks.spawn(Arc::clone(&self.shared).ask_for_all(newcomer));
+                }
             }
         }
     }
@@ -158,6 +147,14 @@ impl Drop for CancelGuard<'_> {
 }
 
 impl Shared {
+    fn newcomers(&self) -> impl stream::Stream<Item = Newcomer> + Unpin {
+        let discoveries = self.discoveries.iter().enumerate();
+        stream::select_all(discoveries.map(|(place, discovery)| {
+            let newcomers = discovery.newcomers();
+            newcomers.map(move |source| Newcomer { place, source })
+        }))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // The scheduler does not panic; should it, the daemon goes on as well as it can.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

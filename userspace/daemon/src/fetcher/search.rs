@@ -2,22 +2,18 @@
 
 //! Looking for sources of a content.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::stream::{self, FuturesUnordered};
+use futures::future::join_all;
+use futures::stream;
 use futures::StreamExt;
-use peerfs_format::Digest;
-use peerfs_text::Causes;
-use tracing::{debug, trace};
+use peerfs_exchange::scheduler::ContentId;
+use tracing::trace;
 
-use super::Shared;
-use crate::scheduler::ContentId;
-use crate::source::{SourceId, Subject};
+use super::{Newcomer, Shared};
+use crate::source::{ask, Subject};
 
-/// Peers that one search asks what they have.
-const PEERS_MAX: usize = 32;
 /// Contents that a new source is asked for at a time.
 const QUESTIONS_MAX: usize = 16;
 
@@ -27,71 +23,51 @@ impl Shared {
     pub(super) async fn search(self: Arc<Self>, content: ContentId, subject: Subject) {
         // It is only closed with the last handle, of which this is one.
         if let Ok(_permit) = self.searches.acquire().await {
-            tokio::join!(
-                self.search_directories(content, &subject),
-                self.search_peers(content, &subject),
-            );
+            let searches =
+                (0..self.discoveries.len()).map(|place| self.find(place, content, &subject));
+            join_all(searches).await;
         }
         self.tell(|scheduler| scheduler.sought(content, Instant::now()));
     }
 
-    async fn search_directories(&self, content: ContentId, subject: &Subject) {
-        stream::iter(0..self.sources.directories.len())
-            .for_each_concurrent(None, |place| {
-                self.ask(SourceId::Directory(place), content, subject)
-            })
-            .await;
-    }
-
-    /// Those who are known to have the content, and those who are known to have the image, which
-    /// may not have announced each part of it.
-    async fn search_peers(&self, content: ContentId, subject: &Subject) {
-        let digests: BTreeSet<Digest> = [content.digest(), subject.manifest()].into();
-        let mut lists: FuturesUnordered<_> = digests
-            .into_iter()
-            .map(|digest| self.sources.node.find_providers(digest))
-            .collect();
-        let mut asked = BTreeSet::new();
-        let mut asking = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                Some(peers) = lists.next() => {
-                    for peer in peers {
-                        if asked.len() < PEERS_MAX && asked.insert(peer) {
-                            asking.push(self.ask(SourceId::Peer(peer), content, subject));
-                        }
-                    }
-                }
-                Some(()) = asking.next() => (),
-                else => break,
-            }
-        }
-        trace!(%content, peers = asked.len(), "search ended");
-    }
-
-    /// Asks a new source for all that is wanted.
-    pub(super) async fn ask_for_all(
-        self: Arc<Self>,
-        id: SourceId,
-        wanted: Vec<(ContentId, Subject)>,
-    ) {
-        stream::iter(wanted)
-            .for_each_concurrent(QUESTIONS_MAX, |(content, subject)| {
-                let shared = &self;
-                async move { shared.ask(id, content, &subject).await }
-            })
-            .await;
-    }
-
-    async fn ask(&self, id: SourceId, content: ContentId, subject: &Subject) {
-        let Some(source) = self.sources.get(id) else {
+    /// Asks those whom one discovery finds.
+    async fn find(&self, place: usize, content: ContentId, subject: &Subject) {
+        let Some(discovery) = self.discoveries.get(place) else {
             return;
         };
-        match source.have(content.digest(), subject).await {
-            Ok(have) => self.tell(|scheduler| scheduler.offer(content, id, have)),
-            Err(error) => {
-                debug!(source = ?id, %content, error = %Causes(&error), "does not say what it has")
-            }
+        self.lock().searching.insert((place, content));
+        let mut found = discovery.find(content.digest(), subject);
+        let mut answers = 0_usize;
+        while let Some((source, have)) = found.next().await {
+            answers += 1;
+            self.tell(|scheduler| scheduler.offer(content, source, have));
         }
+        self.lock().searching.remove(&(place, content));
+        trace!(%content, place, answers, "search ended");
+    }
+
+    /// Asks a new source for all that is wanted and not just being looked for: a search asks it too.
+    pub(super) async fn ask_for_all(self: Arc<Self>, newcomer: Newcomer) {
+        let Newcomer { place, source: id } = newcomer;
+        let Some(source) = self.registry.get(id) else {
+            return;
+        };
+        let wanted: Vec<_> = {
+            let state = self.lock();
+            let wanted = state.scheduler.wanted().into_iter();
+            wanted
+                .filter(|(content, _)| !state.searching.contains(&(place, *content)))
+                .collect()
+        };
+        stream::iter(wanted)
+            .for_each_concurrent(QUESTIONS_MAX, |(content, subject)| {
+                let (shared, source) = (&self, source.as_ref());
+                async move {
+                    if let Some(have) = ask(source, content.digest(), &subject).await {
+                        shared.tell(|scheduler| scheduler.offer(content, id, have));
+                    }
+                }
+            })
+            .await;
     }
 }

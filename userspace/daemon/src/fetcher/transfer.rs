@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use peerfs_peer::{Priority, RequestError};
+use peerfs_exchange::scheduler::{ContentId, End, Part, TransferId};
+use peerfs_exchange::Priority;
 use peerfs_store::{Error as StoreError, Pack};
 use peerfs_text::Causes;
 use tracing::{debug, warn};
 
 use super::Shared;
 use crate::disk::DiskError;
-use crate::scheduler::{ContentId, End, Part, TransferId};
 use crate::source::{Source, SourceError, SourceId, Subject};
 
 /// What the scheduler said.
@@ -43,7 +43,7 @@ impl From<SourceError> for Stop {
 
 impl Shared {
     pub(super) async fn transfer(self: Arc<Self>, transfer: Transfer) {
-        let end = match self.sources.get(transfer.source) {
+        let end = match self.registry.get(transfer.source) {
             Some(source) => self.carry_out(&transfer, source).await,
             None => End::Answered,
         };
@@ -61,9 +61,9 @@ impl Shared {
         };
         match result {
             Ok(()) | Err(Stop::Source(SourceError::Missing)) => End::Answered,
-            Err(Stop::Source(SourceError::Peer(RequestError::Busy))) => End::Busy,
+            Err(Stop::Source(SourceError::Busy)) => End::Busy,
             Err(Stop::Source(error)) => {
-                debug!(source = ?transfer.source, content = %transfer.content, error = %Causes(&error), "failed");
+                debug!(source = source.name(), content = %transfer.content, error = %Causes(&error), "failed");
                 End::Failed
             }
             Err(Stop::Lie) => {
@@ -79,7 +79,7 @@ impl Shared {
             return;
         }
         let content = transfer.content;
-        warn!(source = ?transfer.source, %content, "sent wrong bytes and is not asked again");
+        warn!(source = source.name(), %content, "sent wrong bytes and is not asked again");
         self.traffic.lied();
         // Not within this task, which the scheduler now stops.
         tokio::spawn(async move { source.ban(&format!("wrong bytes for {content}")).await });
@@ -88,7 +88,7 @@ impl Shared {
     async fn fetch_blob(&self, transfer: &Transfer, source: &dyn Source) -> Result<(), Stop> {
         let digest = transfer.content.digest();
         let bytes = source.fetch_blob(digest, transfer.priority).await?;
-        self.traffic.received(transfer.source, bytes.len());
+        self.traffic.received(source.account(), bytes.len());
         let stored = self
             .disk
             .run(move |store| store.put_blob(&digest, &bytes))
@@ -114,7 +114,7 @@ impl Shared {
         while let Some(reply) = replies.next().await {
             let (number, bytes) = reply?;
             if let Some(bytes) = bytes {
-                self.traffic.received(transfer.source, bytes.len());
+                self.traffic.received(source.account(), bytes.len());
                 let stored = self.store_chunk(pack, number, bytes).await;
                 self.conclude(transfer, Part::Chunk(number), stored)?;
             }
@@ -169,7 +169,7 @@ impl Shared {
             Err(error) => {
                 warn!(content = %transfer.content, error = %Causes(&error), "cannot store what was fetched");
                 let errno = error.errno();
-                self.tell(|scheduler| scheduler.unstorable(transfer.content, part, errno));
+                self.tell(|scheduler| scheduler.unstorable(transfer.content, part, errno as i32));
                 Ok(())
             }
         }

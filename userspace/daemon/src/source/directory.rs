@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::StreamExt;
+use peerfs_exchange::{ChunkMap, Have, Priority};
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_peer::{ChunkMap, Have, Priority};
 use peerfs_store::{Error, Pack, Store};
 use peerfs_text::Causes;
 use tokio::sync::Semaphore;
@@ -33,6 +33,7 @@ pub struct DirectorySource {
 
 struct Place {
     root_dir: PathBuf,
+    name: String,
     permits: Arc<Semaphore>,
     /// What is said of it in the log is said once, until that changes.
     is_absent: AtomicBool,
@@ -44,6 +45,7 @@ impl DirectorySource {
         DirectorySource {
             place: Arc::new(Place {
                 root_dir: root_dir.to_owned(),
+                name: root_dir.display().to_string(),
                 permits: Arc::new(Semaphore::new(OPERATIONS)),
                 is_absent: AtomicBool::new(false),
             }),
@@ -100,6 +102,10 @@ impl Place {
 
 #[async_trait]
 impl Source for DirectorySource {
+    fn name(&self) -> &str {
+        &self.place.name
+    }
+
     async fn have(&self, content: Digest, subject: &Subject) -> Result<Have, SourceError> {
         let pack = match subject {
             Subject::Blob { .. } => None,
@@ -118,7 +124,7 @@ impl Source for DirectorySource {
                 .map_or(Have::Absent, Have::Partial))
         });
         match timeout(HAVE_TIMEOUT, have).await {
-            Ok(have) => Ok(have?.unwrap_or(Have::Absent)),
+            Ok(have) => Ok(have.map_err(SourceError::failed)?.unwrap_or(Have::Absent)),
             Err(_) => Ok(Have::Absent),
         }
     }
@@ -136,7 +142,7 @@ impl Source for DirectorySource {
                 read => read.map(Some),
             },
         );
-        let bytes = read.await?.flatten();
+        let bytes = read.await.map_err(SourceError::failed)?.flatten();
         bytes.map(Bytes::from).ok_or(SourceError::Missing)
     }
 
@@ -161,14 +167,14 @@ impl Source for DirectorySource {
                     let other = other.flatten().map(Arc::new);
                     read_chunks(Arc::clone(&place), other, chunks.clone())
                 }
-                Err(error) => stream::iter([Err(error.into())]).boxed(),
+                Err(error) => stream::iter([Err(SourceError::failed(error))]).boxed(),
             })
             .boxed()
     }
 
     async fn ban(&self, reason: &str) {
         // What it reads was verified, so it can't be that it lies.
-        warn!(source = %self.place.root_dir.display(), reason, "ignored");
+        warn!(source = self.name(), reason, "ignored");
     }
 }
 
@@ -188,7 +194,8 @@ fn read_chunks(
                     Err(Error::ChunkDamaged { .. }) => Ok(None),
                     read => read,
                 });
-                Ok((chunk, read.await?.flatten().map(Bytes::from)))
+                let bytes = read.await.map_err(SourceError::failed)?;
+                Ok((chunk, bytes.flatten().map(Bytes::from)))
             }
         })
         .boxed()

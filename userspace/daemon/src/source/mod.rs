@@ -2,33 +2,29 @@
 
 //! Where content is fetched from.
 
+mod configured;
 mod directory;
 mod peer;
+mod registry;
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use peerfs_exchange::{Have, Priority};
 use peerfs_format::Digest;
-use peerfs_peer::{Have, PeerId, Priority};
 use peerfs_store::Pack;
 
+pub use configured::{ask, Configured};
 pub use directory::DirectorySource;
-pub use peer::PeerSource;
+pub use peer::{Peers, PEERS};
+pub use registry::{Registry, SourceId};
 
 /// How long a source may take to say what it has.
 pub const HAVE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Names a source.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum SourceId {
-    /// Another store, by its place in the configuration.
-    Directory(usize),
-    /// A peer.
-    Peer(PeerId),
-}
 
 /// What is known of a content that is to be fetched.
 #[derive(Clone)]
@@ -62,12 +58,19 @@ pub enum SourceError {
     /// It does not have it.
     #[error("it does not have it")]
     Missing,
-    /// The peer could not be asked or broke off.
+    /// It has too much to do at the moment.
+    #[error("it is busy")]
+    Busy,
+    /// It could not be asked, or broke off.
     #[error(transparent)]
-    Peer(#[from] peerfs_peer::RequestError),
-    /// The other store could not be read.
-    #[error(transparent)]
-    Directory(#[from] crate::disk::DiskError),
+    Failed(Box<dyn Error + Send + Sync>),
+}
+
+impl SourceError {
+    /// It could not be asked or broke off, for this reason.
+    pub fn failed(error: impl Error + Send + Sync + 'static) -> Self {
+        SourceError::Failed(Box::new(error))
+    }
 }
 
 /// The answer for one chunk: its number and its stored bytes, not verified; `None` in their place
@@ -78,6 +81,14 @@ pub type ChunkReply = Result<(u32, Option<Bytes>), SourceError>;
 /// may be cancelled by dropping its future or stream.
 #[async_trait]
 pub trait Source: Send + Sync {
+    /// The source's name in the log.
+    fn name(&self) -> &str;
+
+    /// The name under which the bytes are counted that it sends; several sources may share it.
+    fn account(&self) -> &str {
+        self.name()
+    }
+
     /// How much it has of a content; takes [`HAVE_TIMEOUT`] at most.
     async fn have(&self, content: Digest, subject: &Subject) -> Result<Have, SourceError>;
 
@@ -94,4 +105,14 @@ pub trait Source: Send + Sync {
 
     /// It sent wrong bytes: it must not be asked or served again.
     async fn ban(&self, reason: &str);
+}
+
+/// A way to find sources. Each that it finds is in the [`Registry`].
+pub trait Discovery: Send + Sync {
+    /// The sources that have something of a content, each with how much, as soon as it says so. Each is asked
+    /// once, those too that come while this goes on. Ends by itself within some seconds.
+    fn find(&self, content: Digest, subject: &Subject) -> BoxStream<'static, (SourceId, Have)>;
+
+    /// The sources that come from now on.
+    fn newcomers(&self) -> BoxStream<'static, SourceId>;
 }

@@ -1,39 +1,128 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! A peer as a source.
+//! Peers as sources.
 
-use std::sync::Arc;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::StreamExt;
+use lru::LruCache;
+use peerfs_exchange::{Have, Priority};
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_peer::{Have, Node, PeerId, Priority, RequestError};
+use peerfs_peer::{Event, Node, PeerId, RequestError};
 use peerfs_store::Pack;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
-use super::{ChunkReply, Source, SourceError, Subject, HAVE_TIMEOUT};
+use super::{
+    ChunkReply, Discovery, Registry, Source, SourceError, SourceId, Subject, HAVE_TIMEOUT,
+};
 
+/// The name under which the bytes of all peers are counted.
+pub const PEERS: &str = "peers";
 /// How long a metadata blob may take that keeps coming; a stalled peer is noticed much earlier.
 const BLOB_TIMEOUT: Duration = Duration::from_secs(60);
+/// The peers that are remembered by their ids as sources.
+const PEERS_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not 0");
 
-/// A peer as a source.
-pub struct PeerSource {
+/// Finds peers. Clones find the same ones.
+#[derive(Clone)]
+pub struct Peers {
     node: Node,
-    peer: PeerId,
+    registry: Arc<Registry>,
+    /// Those met last.
+    ids: Arc<Mutex<LruCache<PeerId, SourceId>>>,
 }
 
-impl PeerSource {
-    /// The peer with this id.
-    pub fn new(node: Node, peer: PeerId) -> Self {
-        PeerSource { node, peer }
+impl Peers {
+    /// The peers that this node knows.
+    pub fn new(node: Node, registry: Arc<Registry>) -> Self {
+        Peers {
+            node,
+            registry,
+            ids: Arc::new(Mutex::new(LruCache::new(PEERS_MAX))),
+        }
+    }
+
+    /// The same for the same peer, as long as it is remembered.
+    fn id(&self, peer: PeerId) -> SourceId {
+        // A cache is valid after every step.
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = ids.get(&peer) {
+            return *id;
+        }
+        let source = PeerSource {
+            node: self.node.clone(),
+            peer,
+            name: format!("peer {peer}"),
+        };
+        let id = self.registry.register(Arc::new(source));
+        if let Some((_, forgotten)) = ids.push(peer, id) {
+            self.registry.remove(forgotten);
+        }
+        id
+    }
+}
+
+impl Discovery for Peers {
+    fn find(&self, content: Digest, subject: &Subject) -> BoxStream<'static, (SourceId, Have)> {
+        let found = self.node.find_providers(content, Some(subject.manifest()));
+        let peers = self.clone();
+        found
+            .map(move |(peer, have)| (peers.id(peer), have))
+            .boxed()
+    }
+
+    fn newcomers(&self) -> BoxStream<'static, SourceId> {
+        let start = (self.node.subscribe(), self.clone());
+        stream::unfold(start, |(mut events, peers)| async {
+            loop {
+                match events.recv().await {
+                    Ok(Event::PeerConnected(peer)) => {
+                        let id = peers.id(peer);
+                        return Some((id, (events, peers)));
+                    }
+                    // Those that were missed are found by the next search.
+                    Ok(Event::PeerDisconnected(_)) | Err(RecvError::Lagged(_)) => (),
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+        })
+        .boxed()
+    }
+}
+
+/// A peer as a source.
+struct PeerSource {
+    node: Node,
+    peer: PeerId,
+    name: String,
+}
+
+impl From<RequestError> for SourceError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::NotFound => SourceError::Missing,
+            RequestError::Busy => SourceError::Busy,
+            error => SourceError::failed(error),
+        }
     }
 }
 
 #[async_trait]
 impl Source for PeerSource {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn account(&self) -> &str {
+        PEERS
+    }
+
     async fn have(&self, content: Digest, _subject: &Subject) -> Result<Have, SourceError> {
         let deadline = Instant::now() + HAVE_TIMEOUT;
         Ok(self.node.have(self.peer, content, deadline).await?)
@@ -41,13 +130,10 @@ impl Source for PeerSource {
 
     async fn fetch_blob(&self, blob: Digest, priority: Priority) -> Result<Bytes, SourceError> {
         let deadline = Instant::now() + BLOB_TIMEOUT;
-        self.node
+        Ok(self
+            .node
             .fetch_blob(self.peer, blob, METADATA_MAX, priority, deadline)
-            .await
-            .map_err(|error| match error {
-                RequestError::NotFound => SourceError::Missing,
-                error => error.into(),
-            })
+            .await?)
     }
 
     fn fetch_chunks(
@@ -60,11 +146,9 @@ impl Source for PeerSource {
         let replies = self
             .node
             .fetch_chunks(self.peer, *pack.digest(), index, &chunks, priority);
-        stream::unfold(replies, |mut replies| async {
-            let reply = replies.next().await?;
-            Some((reply.map_err(SourceError::from), replies))
-        })
-        .boxed()
+        replies
+            .map(|reply| reply.map_err(SourceError::from))
+            .boxed()
     }
 
     async fn ban(&self, reason: &str) {

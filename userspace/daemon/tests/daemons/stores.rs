@@ -15,9 +15,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use peerfs_control::{ask, Reply, Request};
 use peerfs_daemon::config::{MirrorConfig, SourceConfig};
+use peerfs_exchange::{Have, Priority};
 use peerfs_format::upcall::FETCH_AGAIN;
 use peerfs_format::Digest;
-use peerfs_peer::{Have, Priority};
 use peerfs_store::{Pack, Store};
 
 const CHUNKS: u32 = 20;
@@ -63,10 +63,10 @@ async fn an_image_that_lies_about_a_pack_does_not_take_it_from_others() {
     image.pack_by_a_lie(&store_dir(b.root.path()));
     let refused = kernel.fetch_chunks_of(&lie, &image, 0, 3, FETCH_AGAIN);
     assert_ne!(refused.await.unwrap_err(), Errno::UnknownErrno);
-    let before = b.daemon.traffic().peer_bytes();
+    let before = b.daemon.traffic().bytes_of("peers");
     let file = kernel.fetch_chunks(&image, 12, 1, 0).await.unwrap();
     assert_eq!(file.metadata().unwrap().len(), image.pack.stored_length);
-    assert_eq!(b.daemon.traffic().peer_bytes(), before);
+    assert_eq!(b.daemon.traffic().bytes_of("peers"), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,7 +190,10 @@ async fn a_damaged_pack_is_not_all_of_a_mirrored_image() {
     let expected = image.chunks.concat();
     until("it is mended", || fs::read(&path).unwrap() == expected).await;
     assert_eq!(
-        daemon.daemon.traffic().directory_bytes(0),
+        daemon
+            .daemon
+            .traffic()
+            .bytes_of(&source.display().to_string()),
         image.chunks[7].len() as u64
     );
 }

@@ -57,7 +57,7 @@ async fn work_for_nothing_is_bounded() {
     // Others are served as ever.
     let client = start(config_with_bootstrap(&server), Store::default()).await;
     connected(&client, peer).await;
-    let priority = peerfs_peer::Priority::Demand;
+    let priority = peerfs_exchange::Priority::Demand;
     let fetched = client
         .fetch_blob(peer, digest(1), LENGTH, priority, soon())
         .await;

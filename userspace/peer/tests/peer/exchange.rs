@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::*;
-use peerfs_peer::{Event, Have, Priority, RequestError};
+use peerfs_exchange::{Have, Priority};
+use peerfs_peer::{Event, RequestError};
 use tokio::time::Instant;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -297,7 +298,7 @@ async fn a_ban_holds() {
     disconnected(&client, peer).await;
     let have = client.have(peer, PACK, soon()).await;
     assert!(matches!(have, Err(RequestError::Banned(banned)) if banned == peer));
-    assert!(client.find_providers(PACK).await.is_empty());
+    assert!(providers(&client, PACK).await.is_empty());
 
     // In neither direction, and not after a restart either.
     let address = client.listen_addresses().swap_remove(0);

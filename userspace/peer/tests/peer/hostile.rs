@@ -10,9 +10,10 @@ use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::{
     identify, noise, tcp, yamux, Multiaddr, PeerId, Stream, StreamProtocol, Swarm, SwarmBuilder,
 };
-use peerfs_peer::frame::{FrameError, HEADER_SIZE};
-use peerfs_peer::limits::{FRAME_MAX, STREAMS_PER_PEER};
-use peerfs_peer::{Event, Node, Priority, RequestError, Violation};
+use peerfs_exchange::frame::{FrameError, HEADER_SIZE};
+use peerfs_exchange::limits::{FRAME_MAX, STREAMS_PER_PEER};
+use peerfs_exchange::{Priority, Violation};
+use peerfs_peer::{Event, Node, RequestError};
 use tokio::time::timeout;
 
 /// For what is answered at once, on a machine that does something else as well.

@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
 use libp2p::multiaddr::Protocol;
 use libp2p::Multiaddr;
+use peerfs_exchange::{ChunkMap, Have};
 use peerfs_format::Digest;
-use peerfs_peer::{ChunkMap, Event, Have, Identity, Node, NodeConfig, PeerId, Provider, Work};
+use peerfs_peer::{Event, Identity, Node, NodeConfig, PeerId, Provider, Work};
 use tokio::time::{timeout, Instant};
 
 use crate::relay;
@@ -141,6 +143,12 @@ pub fn config_with_bootstrap(bootstrap: &Node) -> NodeConfig {
 /// Starts a node.
 pub async fn start(config: NodeConfig, store: Store) -> Node {
     Node::start(config, Arc::new(store)).await.unwrap()
+}
+
+/// The peers that have something of a blob or pack.
+pub async fn providers(node: &Node, digest: Digest) -> Vec<PeerId> {
+    let found = node.find_providers(digest, None);
+    found.map(|(peer, _)| peer).collect().await
 }
 
 /// Waits until a node is connected to a peer, 10 seconds at most.

@@ -29,9 +29,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 use std::time::Instant;
 
+use crate::{Have, Priority};
 use lru::LruCache;
-use nix::errno::Errno;
-use peerfs_peer::{Have, Priority};
 
 use content::{Content, Want};
 pub use content::{ContentId, Part};
@@ -71,8 +70,8 @@ pub enum Outcome {
     Unreachable,
     /// The deadline has passed while sources that have all of it were being asked.
     TimedOut,
-    /// It was received and could not be stored: the errno of the store.
-    Unstorable(Errno),
+    /// It was received and could not be stored, for this reason of the owner's.
+    Unstorable(i32),
 }
 
 /// How a transfer ended.
@@ -252,12 +251,12 @@ where
     }
 
     /// A part was received and verified, and the store could not take it.
-    pub fn unstorable(&mut self, content: ContentId, part: Part, errno: Errno) {
+    pub fn unstorable(&mut self, content: ContentId, part: Part, reason: i32) {
         if let Some(want) = self.take_want(content, part) {
             self.release(&want, part, None);
             for ticket in want.tickets {
                 if self.remove_order(ticket) {
-                    self.finish(ticket, Outcome::Unstorable(errno));
+                    self.finish(ticket, Outcome::Unstorable(reason));
                 }
             }
         }

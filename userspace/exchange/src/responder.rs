@@ -13,7 +13,7 @@ use crate::{Priority, Violation};
 
 /// The requests that a peer has outstanding on a stream.
 #[derive(Default)]
-pub(crate) struct Responder {
+pub struct Responder {
     /// Bytes of data that may be sent, those of the steps under way already taken off.
     credit: u32,
     /// Requests that need no credit.
@@ -39,45 +39,60 @@ enum Work {
 
 /// The next piece of a blob.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct BlobPiece {
-    pub(crate) request: u32,
-    pub(crate) priority: Priority,
-    pub(crate) digest: Digest,
-    pub(crate) maximum: u64,
-    pub(crate) offset: u64,
+pub struct BlobPiece {
+    /// The request's id.
+    pub request: u32,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// The blob.
+    pub digest: Digest,
+    /// Bytes that the blob may have.
+    pub maximum: u64,
+    /// Where in the blob the piece begins.
+    pub offset: u64,
     /// Bytes of the whole blob, once it was looked up.
-    pub(crate) length: Option<u64>,
+    pub length: Option<u64>,
 }
 
 /// Something to be read for an answer.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Step {
+pub enum Step {
+    /// How much there is.
     Have {
+        /// The request's id.
         request: u32,
+        /// The blob or pack.
         digest: Digest,
     },
+    /// A piece of a blob.
     Blob(BlobPiece),
+    /// A chunk of a pack.
     Chunk {
+        /// The request's id.
         request: u32,
+        /// The pack.
         pack: Digest,
+        /// Its index.
         index: Digest,
+        /// The chunk's number.
         number: u32,
     },
 }
 
 /// A step that was done.
 #[derive(Debug)]
-pub(crate) struct Done {
-    pub(crate) reply: Reply,
+pub struct Done {
+    /// The answer.
+    pub reply: Reply,
     /// What is left of the request, if it is a blob's.
-    pub(crate) rest: Option<BlobPiece>,
+    pub rest: Option<BlobPiece>,
     /// The credit that was taken off for the step.
-    pub(crate) reserved: u32,
+    pub reserved: u32,
 }
 
 impl Step {
     /// The request that it is for.
-    pub(crate) fn request(&self) -> u32 {
+    pub fn request(&self) -> u32 {
         match self {
             Step::Have { request, .. } | Step::Chunk { request, .. } => *request,
             Step::Blob(piece) => piece.request,
@@ -85,7 +100,7 @@ impl Step {
     }
 
     /// The credit that is taken off for it: how long the data is is known when it was read.
-    pub(crate) fn reserved(&self) -> u32 {
+    pub fn reserved(&self) -> u32 {
         match self {
             Step::Have { .. } => 0,
             Step::Blob(_) | Step::Chunk { .. } => DATA_MAX,
@@ -95,7 +110,7 @@ impl Step {
 
 impl Responder {
     /// Takes a frame of the peer; the reply, if there is one, is to be sent at once.
-    pub(crate) fn receive(&mut self, frame: Request) -> Result<Option<Reply>, Violation> {
+    pub fn receive(&mut self, frame: Request) -> Result<Option<Reply>, Violation> {
         let (request, answers) = match &frame {
             Request::Credit { bytes } => {
                 self.credit = self
@@ -162,7 +177,7 @@ impl Responder {
 
     /// The next step, if there is one and credit for it. Every step must be given back to
     /// [`Self::finish`].
-    pub(crate) fn next(&mut self) -> Option<Step> {
+    pub fn next_step(&mut self) -> Option<Step> {
         if let Some(have) = self.haves.pop_front() {
             return Some(have);
         }
@@ -173,7 +188,7 @@ impl Responder {
     }
 
     /// The reply to send, unless the request was cancelled meanwhile.
-    pub(crate) fn finish(&mut self, done: Done) -> Option<Reply> {
+    pub fn finish(&mut self, done: Done) -> Option<Reply> {
         let Done {
             reply,
             rest,

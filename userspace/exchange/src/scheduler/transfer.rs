@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use peerfs_peer::Priority;
+use crate::Priority;
 
 use super::{ContentId, Part};
 

@@ -19,7 +19,8 @@ impl Priority {
     /// All of them, the most urgent first.
     pub const ALL: [Priority; 3] = [Priority::Demand, Priority::Readahead, Priority::Background];
 
-    pub(crate) fn from_number(number: u8) -> Option<Self> {
+    /// The priority with this number on the wire, if there is one.
+    pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
     }
 }

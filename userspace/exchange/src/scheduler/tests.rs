@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::ChunkMap;
 use peerfs_format::Digest;
-use peerfs_peer::ChunkMap;
 
 use super::*;
 
@@ -460,14 +460,9 @@ fn what_cannot_be_stored_fails_at_once() {
     let ticket = bench.chunks(PACK, 0..3, Priority::Demand);
     bench.scheduler.offer(PACK, "a", Have::Complete);
     bench.poll();
-    bench
-        .scheduler
-        .unstorable(PACK, Part::Chunk(1), Errno::ENOSPC);
+    bench.scheduler.unstorable(PACK, Part::Chunk(1), 28);
     bench.poll();
-    assert_eq!(
-        bench.finished,
-        [(ticket, Outcome::Unstorable(Errno::ENOSPC))]
-    );
+    assert_eq!(bench.finished, [(ticket, Outcome::Unstorable(28))]);
     assert_eq!(bench.running, []);
 }
 

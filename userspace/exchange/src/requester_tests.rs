@@ -2,35 +2,54 @@
 
 //! Which answers fit a request, credit, stalling and cancelling.
 
-use bytes::Bytes;
-use peerfs_format::Digest;
-use tokio::sync::{mpsc, Semaphore};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use super::*;
 use crate::limits::CREDIT_STEP;
-use crate::want::ChunkAnswer;
-use crate::{Have, Priority};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-fn permit() -> OwnedSemaphorePermit {
-    Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap()
+/// Whoever waits, and what came.
+#[derive(Clone, Default)]
+struct Listener {
+    answers: Rc<RefCell<VecDeque<Answer>>>,
+    is_gone: Rc<Cell<bool>>,
+}
+
+impl Waiter for Listener {
+    fn answer(&self, answer: Answer) {
+        self.answers.borrow_mut().push_back(answer);
+    }
+
+    fn is_gone(&self) -> bool {
+        self.is_gone.get()
+    }
+}
+
+impl Listener {
+    fn next(&self) -> Option<Answer> {
+        self.answers.borrow_mut().pop_front()
+    }
+
+    fn leave(&self) {
+        self.is_gone.set(true);
+    }
 }
 
 /// A requester with a request for these chunks, whose id is 0.
-fn with_chunks(chunks: Vec<u32>, now: Instant) -> (Requester, mpsc::Receiver<ChunkAnswer>) {
+fn with_chunks(chunks: Vec<u32>, now: Instant) -> (Requester<Listener>, Listener) {
     let (mut requester, hello) = Requester::new();
     assert_eq!(hello, Request::Credit { bytes: WINDOW });
-    let (answer, answers) = mpsc::channel(chunks.len() + 1);
-    let want = Want::Chunks {
+    let listener = Listener::default();
+    let wanted = Wanted::Chunks {
         priority: Priority::Demand,
         pack: Digest([1; 32]),
         index: Digest([2; 32]),
         chunks,
-        answer,
     };
-    requester.start(want, permit(), now);
-    (requester, answers)
+    requester.start(wanted, listener.clone(), now);
+    (requester, listener)
 }
 
 fn chunk(number: u32, length: usize) -> Reply {
@@ -44,7 +63,7 @@ fn chunk(number: u32, length: usize) -> Reply {
 #[test]
 fn chunks_come_in_any_order_and_the_request_ends_with_the_last() {
     let now = Instant::now();
-    let (mut requester, mut answers) = with_chunks(vec![3, 5, 8], now);
+    let (mut requester, answers) = with_chunks(vec![3, 5, 8], now);
     requester.receive(chunk(8, 10), now).unwrap();
     let missing = Reply::ChunkNotFound {
         request: 0,
@@ -52,11 +71,11 @@ fn chunks_come_in_any_order_and_the_request_ends_with_the_last() {
     };
     requester.receive(missing, now).unwrap();
     requester.receive(chunk(5, 10), now).unwrap();
-    let numbers: Vec<_> = std::iter::from_fn(|| answers.try_recv().ok())
-        .map(|answer| answer.unwrap())
-        .map(|(number, delivered)| (number, delivered.is_some()))
-        .collect();
-    assert_eq!(numbers, [(8, true), (3, false), (5, true)]);
+    let data = |length| Some(Bytes::from(vec![0; length]));
+    assert_eq!(answers.next(), Some(Answer::Chunk(8, data(10))));
+    assert_eq!(answers.next(), Some(Answer::Chunk(3, None)));
+    assert_eq!(answers.next(), Some(Answer::Chunk(5, data(10))));
+    assert_eq!(answers.next(), None);
     assert!(requester.outstanding.is_empty());
     assert_eq!(requester.stalled_at(TIMEOUT), None);
 }
@@ -101,18 +120,21 @@ fn a_blob_must_be_as_long_as_it_says_and_no_longer_than_allowed() {
     };
     let fetch = |pieces: &[(u64, usize)]| {
         let (mut requester, _) = Requester::new();
-        let (answer, mut answers) = mpsc::channel(1);
-        let want = Want::Blob {
+        let answers = Listener::default();
+        let wanted = Wanted::Blob {
             priority: Priority::Demand,
             digest: Digest([1; 32]),
             maximum: 100,
-            answer,
         };
-        requester.start(want, permit(), now);
+        requester.start(wanted, answers.clone(), now);
         for (length, size) in pieces {
-            requester.receive(piece(*length, *size), now)?;
+            let free = requester.receive(piece(*length, *size), now)?;
+            assert_eq!(free, *size as u32);
         }
-        Ok(answers.try_recv().ok().map(|answer| answer.unwrap().len()))
+        Ok(answers.next().map(|answer| match answer {
+            Answer::Blob(bytes) => bytes.len(),
+            other => panic!("{other:?}"),
+        }))
     };
     assert_eq!(fetch(&[(100, 60)]), Ok(None));
     assert_eq!(fetch(&[(100, 60), (100, 40)]), Ok(Some(100)));
@@ -141,26 +163,21 @@ fn data_without_credit_is_a_violation() {
 }
 
 #[test]
-fn credit_is_given_back_when_bytes_are_taken() {
+fn credit_is_given_back_for_what_was_taken() {
     let now = Instant::now();
-    let (mut requester, mut answers) = with_chunks(vec![1, 2], now);
-    let length = CREDIT_STEP as usize - 1;
-    requester.receive(chunk(1, length), now).unwrap();
-    assert_eq!(requester.grant(now), None);
-    let (_, delivered) = answers.try_recv().unwrap().unwrap();
-    assert_eq!(delivered.unwrap().take().len(), length);
-    assert_eq!(requester.grant(now), None);
-    requester.receive(chunk(2, 1), now).unwrap();
-    drop(answers.try_recv().unwrap());
-    let grant = requester.grant(now);
-    assert_eq!(grant, Some(Request::Credit { bytes: CREDIT_STEP }));
+    let (mut requester, _answers) = with_chunks(vec![1, 2], now);
+    // Whoever waits for chunks holds their bytes.
+    assert_eq!(requester.receive(chunk(1, 1000), now), Ok(0));
+    assert_eq!(requester.credit, WINDOW - 1000);
+    let grant = requester.grant(1000, now);
+    assert_eq!(grant, Request::Credit { bytes: 1000 });
     assert_eq!(requester.credit, WINDOW);
 }
 
 #[test]
 fn only_a_peer_that_could_send_stalls() {
     let start = Instant::now();
-    let (mut requester, mut answers) = with_chunks((0..100).collect(), start);
+    let (mut requester, answers) = with_chunks((0..100).collect(), start);
     assert_eq!(requester.stalled_at(TIMEOUT), Some(start + TIMEOUT));
     let later = start + Duration::from_secs(3);
     requester.receive(chunk(0, 1), later).unwrap();
@@ -172,9 +189,9 @@ fn only_a_peer_that_could_send_stalls() {
     }
     // Less than a longest chunk is left of the window: now the taker is the slow one.
     assert_eq!(requester.stalled_at(TIMEOUT), None);
-    while answers.try_recv().is_ok() {}
+    while answers.next().is_some() {}
     let taken = later + Duration::from_secs(60);
-    assert!(requester.grant(taken).is_some());
+    requester.grant(CREDIT_STEP, taken);
     assert_eq!(requester.stalled_at(TIMEOUT), Some(taken + TIMEOUT));
 }
 
@@ -183,15 +200,13 @@ fn abandoned_requests_are_cancelled_and_late_answers_passed_over() {
     let now = Instant::now();
     let (mut requester, answers) = with_chunks(vec![1, 2], now);
     assert!(requester.cancel_abandoned().is_empty());
-    drop(answers);
+    answers.leave();
     assert_eq!(
         requester.cancel_abandoned(),
         [Request::Cancel { request: 0 }]
     );
-    requester
-        .receive(chunk(1, CREDIT_STEP as usize), now)
-        .unwrap();
-    assert!(requester.grant(now).is_some());
+    let late = chunk(1, CREDIT_STEP as usize);
+    assert_eq!(requester.receive(late, now), Ok(CREDIT_STEP));
 }
 
 /// A server that answers what nobody asked stalls, and gets neither credit nor for ever.
@@ -206,10 +221,9 @@ fn junk_is_no_sign_of_life_gets_no_credit_and_ends() {
         data: Bytes::from(vec![0; length]),
     };
     for _ in 0..STRAYS_MAX {
-        requester.receive(junk(1), later).unwrap();
+        assert_eq!(requester.receive(junk(1), later), Ok(0));
     }
     assert_eq!(requester.stalled_at(TIMEOUT), Some(start + TIMEOUT));
-    assert_eq!(requester.taken.collect(), None);
     assert_eq!(
         requester.receive(junk(1), later),
         Err(Violation::Unasked(9))
@@ -218,9 +232,8 @@ fn junk_is_no_sign_of_life_gets_no_credit_and_ends() {
     let (mut requester, _answers) = with_chunks(vec![1], start);
     let frames = STRAY_BYTES_MAX / DATA_MAX;
     for _ in 0..frames {
-        requester.receive(junk(DATA_MAX as usize), later).unwrap();
+        assert_eq!(requester.receive(junk(DATA_MAX as usize), later), Ok(0));
     }
-    assert_eq!(requester.taken.collect(), None);
     let violation = requester.receive(junk(DATA_MAX as usize), later);
     assert_eq!(violation, Err(Violation::Unasked(9)));
 }
@@ -230,7 +243,7 @@ fn junk_is_no_sign_of_life_gets_no_credit_and_ends() {
 fn a_cancelled_request_is_answered_once() {
     let now = Instant::now();
     let (mut requester, answers) = with_chunks(vec![1, 2], now);
-    drop(answers);
+    answers.leave();
     requester.cancel_abandoned();
     assert_eq!(requester.stalled_at(TIMEOUT), None);
     for _ in 0..2 {
@@ -242,12 +255,9 @@ fn a_cancelled_request_is_answered_once() {
 }
 
 #[test]
-fn all_requests_fail_together() {
+fn all_who_wait_are_told_of_the_end() {
     let now = Instant::now();
-    let (mut requester, mut answers) = with_chunks(vec![1, 2], now);
-    requester.fail(&RequestError::Disconnected);
-    assert!(matches!(
-        answers.try_recv(),
-        Ok(Err(RequestError::Disconnected))
-    ));
+    let (mut requester, _answers) = with_chunks(vec![1, 2], now);
+    assert_eq!(requester.drain().count(), 1);
+    assert!(requester.is_idle());
 }

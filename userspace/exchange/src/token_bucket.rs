@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Lets a number of bytes per second through. Whoever takes bytes waits for as long as it is told,
 /// so that those who take one after the other are served in that order.
 #[derive(Debug)]
-pub(crate) struct TokenBucket {
+pub struct TokenBucket {
     rate: NonZeroU64,
     /// When all bytes that were taken will have been let through.
     free_at: Instant,
@@ -16,12 +16,12 @@ pub(crate) struct TokenBucket {
 
 impl TokenBucket {
     /// A limit of `rate` bytes per second.
-    pub(crate) fn new(rate: NonZeroU64, now: Instant) -> Self {
+    pub fn new(rate: NonZeroU64, now: Instant) -> Self {
         TokenBucket { rate, free_at: now }
     }
 
     /// Takes bytes, and says how long to wait before sending them.
-    pub(crate) fn take(&mut self, bytes: u32, now: Instant) -> Duration {
+    pub fn take(&mut self, bytes: u32, now: Instant) -> Duration {
         let start = self.free_at.max(now);
         let nanoseconds = u64::from(bytes).saturating_mul(1_000_000_000) / self.rate;
         self.free_at = start + Duration::from_nanos(nanoseconds);

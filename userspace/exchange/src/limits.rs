@@ -23,36 +23,36 @@ pub const CREDIT_MAX: u32 = 32 * 1024 * 1024;
 pub const STREAMS_PER_PEER: usize = 4;
 
 /// How long a server waits for the peer to take one frame.
-pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a frame may take from its first byte to its last one, at either end.
-pub(crate) const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+pub const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client keeps a stream on which it waits for nothing.
-pub(crate) const LANE_IDLE: Duration = Duration::from_secs(60);
+pub const LANE_IDLE: Duration = Duration::from_secs(60);
 /// How long a server keeps such a stream: longer, so that it does not close one that is just being used.
-pub(crate) const STREAM_IDLE: Duration = Duration::from_secs(150);
+pub const STREAM_IDLE: Duration = Duration::from_secs(150);
 /// The replies without a request that a client takes on a stream. A correct server sends none, but for
 /// requests that were cancelled so long ago that the client has forgotten them.
-pub(crate) const STRAYS_MAX: u32 = 1024;
+pub const STRAYS_MAX: u32 = 1024;
 /// The bytes of data in those; none of it is given back as credit.
-pub(crate) const STRAY_BYTES_MAX: u32 = WINDOW / 4;
+pub const STRAY_BYTES_MAX: u32 = WINDOW / 4;
 /// The cancelled requests that a client remembers on a stream.
-pub(crate) const CANCELLED_MAX: usize = 1024;
+pub const CANCELLED_MAX: usize = 1024;
 /// How long a server waits for its own store.
-pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(10);
+pub const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// The credit that a client gives on a stream: what may be on the way or waiting for its taker.
 /// Fills 1 Gbit/s at 60 ms.
-pub(crate) const WINDOW: u32 = 8 * 1024 * 1024;
+pub const WINDOW: u32 = 8 * 1024 * 1024;
 /// Taken bytes are given back as credit when they have become this many, to save frames. Small
 /// enough that a server with nothing on the way always has credit for a longest chunk.
-pub(crate) const CREDIT_STEP: u32 = 256 * 1024;
+pub const CREDIT_STEP: u32 = 256 * 1024;
 /// The requests that a client has outstanding on a stream. With as many chunks in each it stays
 /// under [`CHUNKS_PER_STREAM`].
-pub(crate) const CLIENT_REQUESTS: usize = 64;
+pub const CLIENT_REQUESTS: usize = 64;
 /// The chunks in one request of a client.
-pub(crate) const CLIENT_CHUNKS: usize = CHUNKS_PER_STREAM / CLIENT_REQUESTS;
+pub const CLIENT_CHUNKS: usize = CHUNKS_PER_STREAM / CLIENT_REQUESTS;
 /// The reads that a server does ahead of what it is writing to a stream.
-pub(crate) const READS_AHEAD: usize = 4;
+pub const READS_AHEAD: usize = 4;
 /// The reads of all streams together.
-pub(crate) const READS_MAX: usize = 64;
+pub const READS_MAX: usize = 64;
 /// The streams that a node serves.
-pub(crate) const STREAMS_MAX: usize = 1024;
+pub const STREAMS_MAX: usize = 1024;

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Instant;
 
+use crate::{Have, Priority};
 use peerfs_format::Digest;
-use peerfs_peer::{Have, Priority};
 
 use super::{Ticket, TransferId};
 

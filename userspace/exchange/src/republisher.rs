@@ -17,7 +17,7 @@ const HURRY_DELAY: Duration = Duration::from_secs(1);
 /// Announces each digest at once, then regularly; and all of them soon after the node learned of
 /// nodes that were not there before, for a record that nobody took is of no use.
 #[derive(Debug)]
-pub(crate) struct Announcer {
+pub struct Republisher {
     interval: Duration,
     due: HashMap<Digest, Instant>,
     order: BTreeSet<(Instant, Digest)>,
@@ -25,10 +25,10 @@ pub(crate) struct Announcer {
     hurried: Option<Instant>,
 }
 
-impl Announcer {
+impl Republisher {
     /// Announces with this interval.
-    pub(crate) fn new(interval: Duration) -> Self {
-        Announcer {
+    pub fn new(interval: Duration) -> Self {
+        Republisher {
             interval,
             due: HashMap::new(),
             order: BTreeSet::new(),
@@ -38,21 +38,21 @@ impl Announcer {
     }
 
     /// Announces a digest from now on.
-    pub(crate) fn add(&mut self, digest: Digest, now: Instant) {
+    pub fn add(&mut self, digest: Digest, now: Instant) {
         if !self.due.contains_key(&digest) {
             self.schedule(digest, now);
         }
     }
 
     /// Announces a digest no more.
-    pub(crate) fn remove(&mut self, digest: &Digest) {
+    pub fn remove(&mut self, digest: &Digest) {
         if let Some(at) = self.due.remove(digest) {
             self.order.remove(&(at, *digest));
         }
     }
 
     /// The next digest to announce, if one is due and not too many are under way.
-    pub(crate) fn next(&mut self, now: Instant) -> Option<Digest> {
+    pub fn next(&mut self, now: Instant) -> Option<Digest> {
         let (at, digest) = *self.order.first()?;
         if at > now || self.under_way >= UNDER_WAY_MAX {
             return None;
@@ -63,12 +63,12 @@ impl Announcer {
     }
 
     /// An announcement ended, well or not.
-    pub(crate) fn finished(&mut self) {
+    pub fn finished(&mut self) {
         self.under_way = self.under_way.saturating_sub(1);
     }
 
     /// The node learned of another one.
-    pub(crate) fn hurry(&mut self, now: Instant) {
+    pub fn hurry(&mut self, now: Instant) {
         let soon = now + HURRY_DELAY;
         let at = match self.hurried {
             Some(last) => soon.max(last + HURRY_INTERVAL),
@@ -102,10 +102,10 @@ impl Announcer {
 mod tests {
     use super::*;
 
-    fn all(announcer: &mut Announcer, now: Instant) -> usize {
+    fn all(republisher: &mut Republisher, now: Instant) -> usize {
         let mut count = 0;
-        while announcer.next(now).is_some() {
-            announcer.finished();
+        while republisher.next(now).is_some() {
+            republisher.finished();
             count += 1;
         }
         count
@@ -114,43 +114,43 @@ mod tests {
     #[test]
     fn digests_are_announced_at_once_and_regularly() {
         let interval = Duration::from_secs(3600);
-        let (mut announcer, now) = (Announcer::new(interval), Instant::now());
+        let (mut republisher, now) = (Republisher::new(interval), Instant::now());
         for number in 0..3 {
-            announcer.add(Digest([number; 32]), now);
+            republisher.add(Digest([number; 32]), now);
         }
-        assert_eq!(all(&mut announcer, now), 3);
-        assert_eq!(all(&mut announcer, now + interval / 2), 0);
-        announcer.remove(&Digest([1; 32]));
-        assert_eq!(all(&mut announcer, now + interval), 2);
+        assert_eq!(all(&mut republisher, now), 3);
+        assert_eq!(all(&mut republisher, now + interval / 2), 0);
+        republisher.remove(&Digest([1; 32]));
+        assert_eq!(all(&mut republisher, now + interval), 2);
     }
 
     #[test]
     fn few_are_under_way_at_a_time() {
-        let (mut announcer, now) = (Announcer::new(Duration::from_secs(1)), Instant::now());
+        let (mut republisher, now) = (Republisher::new(Duration::from_secs(1)), Instant::now());
         for number in 0..100 {
-            announcer.add(Digest([number; 32]), now);
+            republisher.add(Digest([number; 32]), now);
         }
         let mut under_way = 0;
-        while announcer.next(now).is_some() {
+        while republisher.next(now).is_some() {
             under_way += 1;
         }
         assert_eq!(under_way, UNDER_WAY_MAX);
-        announcer.finished();
-        assert!(announcer.next(now).is_some());
+        republisher.finished();
+        assert!(republisher.next(now).is_some());
     }
 
     #[test]
     fn new_nodes_are_told_soon_but_not_all_the_time() {
-        let (mut announcer, now) = (Announcer::new(Duration::from_secs(3600)), Instant::now());
-        announcer.add(Digest([1; 32]), now);
-        assert_eq!(all(&mut announcer, now), 1);
-        announcer.hurry(now);
-        announcer.hurry(now);
-        assert_eq!(all(&mut announcer, now), 0);
-        assert_eq!(all(&mut announcer, now + HURRY_DELAY), 1);
+        let (mut republisher, now) = (Republisher::new(Duration::from_secs(3600)), Instant::now());
+        republisher.add(Digest([1; 32]), now);
+        assert_eq!(all(&mut republisher, now), 1);
+        republisher.hurry(now);
+        republisher.hurry(now);
+        assert_eq!(all(&mut republisher, now), 0);
+        assert_eq!(all(&mut republisher, now + HURRY_DELAY), 1);
         let next = now + HURRY_DELAY * 2;
-        announcer.hurry(next);
-        assert_eq!(all(&mut announcer, next + HURRY_DELAY), 0);
-        assert_eq!(all(&mut announcer, next + HURRY_INTERVAL), 1);
+        republisher.hurry(next);
+        assert_eq!(all(&mut republisher, next + HURRY_DELAY), 0);
+        assert_eq!(all(&mut republisher, next + HURRY_INTERVAL), 1);
     }
 }

@@ -5,25 +5,83 @@
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use tokio::sync::OwnedSemaphorePermit;
+use bytes::{Bytes, BytesMut};
+use peerfs_format::Digest;
 
-use crate::delivered::{Delivered, Taken};
 use crate::frame::{Reply, Request};
 use crate::limits::{CANCELLED_MAX, DATA_MAX, STRAYS_MAX, STRAY_BYTES_MAX, WINDOW};
-use crate::want::Want;
-use crate::{RequestError, Violation};
+use crate::{Have, Priority, Violation};
+
+/// Something that a peer is asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Wanted {
+    /// How much of a blob or pack it has.
+    Have {
+        /// The blob or pack.
+        digest: Digest,
+    },
+    /// A blob.
+    Blob {
+        /// How urgent it is.
+        priority: Priority,
+        /// The blob.
+        digest: Digest,
+        /// Bytes that it may have.
+        maximum: u64,
+    },
+    /// Chunks of a pack.
+    Chunks {
+        /// How urgent they are.
+        priority: Priority,
+        /// The pack.
+        pack: Digest,
+        /// Its index.
+        index: Digest,
+        /// Their numbers, each once.
+        chunks: Vec<u32>,
+    },
+}
+
+/// What a peer answers: one of these to each request, but one for each chunk.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Answer {
+    /// How much it has.
+    Have(Have),
+    /// The whole blob.
+    Blob(Bytes),
+    /// A chunk's number, and its bytes if the peer has it.
+    Chunk(u32, Option<Bytes>),
+    /// There is no such blob.
+    NotFound,
+    /// The blob has more bytes than were allowed.
+    TooLarge {
+        /// Bytes that it has, as the peer says.
+        length: u64,
+        /// Bytes that were allowed.
+        maximum: u64,
+    },
+    /// It has too much to do.
+    Busy,
+}
+
+/// Whoever waits for the answers to a request.
+pub trait Waiter {
+    /// Takes an answer; that nobody listens any more is no error. The bytes of a chunk are part of what the peer may
+    /// have on the way until [`Requester::grant`] is told that they were taken.
+    fn answer(&self, answer: Answer);
+
+    /// Whether nobody listens any more.
+    fn is_gone(&self) -> bool;
+}
 
 /// The requests outstanding on a stream.
-pub(crate) struct Requester {
+pub struct Requester<W> {
     next_request: u32,
-    outstanding: HashMap<u32, Outstanding>,
+    outstanding: HashMap<u32, Outstanding<W>>,
     /// Bytes of data that the peer may send.
     credit: u32,
-    taken: Arc<Taken>,
     /// Since when the peer could send something and has not.
     waiting_since: Option<Instant>,
     /// Requests that were cancelled, the oldest first: the peer may have answered them meanwhile.
@@ -40,11 +98,10 @@ struct Late {
     bytes: u64,
 }
 
-struct Outstanding {
-    want: Want,
+struct Outstanding<W> {
+    wanted: Wanted,
     received: Received,
-    /// Keeps the number of outstanding requests bounded.
-    _permit: OwnedSemaphorePermit,
+    waiter: W,
 }
 
 /// What came of an answer that has several parts.
@@ -59,14 +116,13 @@ enum Received {
     ChunksMissing(HashSet<u32>),
 }
 
-impl Requester {
+impl<W: Waiter> Requester<W> {
     /// The state of a new stream, and the first frame to send.
-    pub(crate) fn new() -> (Self, Request) {
+    pub fn new() -> (Self, Request) {
         let requester = Requester {
             next_request: 0,
             outstanding: HashMap::new(),
             credit: WINDOW,
-            taken: Arc::default(),
             waiting_since: None,
             cancelled: VecDeque::new(),
             strays: 0,
@@ -75,34 +131,23 @@ impl Requester {
         (requester, Request::Credit { bytes: WINDOW })
     }
 
-    /// The count of bytes that were taken on this stream.
-    pub(crate) fn taken(&self) -> Arc<Taken> {
-        self.taken.clone()
-    }
-
     /// Begins a request; the frame is to be sent.
-    pub(crate) fn start(
-        &mut self,
-        want: Want,
-        permit: OwnedSemaphorePermit,
-        now: Instant,
-    ) -> Request {
+    pub fn start(&mut self, wanted: Wanted, waiter: W, now: Instant) -> Request {
         let request = self.next_request;
         // It takes 2^32 requests to come to the same number again.
         self.next_request = request.wrapping_add(1);
-        let (received, frame) = match &want {
-            Want::Have { digest, .. } => (
+        let (received, frame) = match &wanted {
+            Wanted::Have { digest } => (
                 Received::Nothing,
                 Request::Have {
                     request,
                     digest: *digest,
                 },
             ),
-            Want::Blob {
+            Wanted::Blob {
                 priority,
                 digest,
                 maximum,
-                ..
             } => (
                 Received::Blob {
                     pieces: BytesMut::new(),
@@ -115,12 +160,11 @@ impl Requester {
                     maximum: *maximum,
                 },
             ),
-            Want::Chunks {
+            Wanted::Chunks {
                 priority,
                 pack,
                 index,
                 chunks,
-                ..
             } => (
                 Received::ChunksMissing(chunks.iter().copied().collect()),
                 Request::WantChunks {
@@ -133,9 +177,9 @@ impl Requester {
             ),
         };
         let outstanding = Outstanding {
-            want,
+            wanted,
             received,
-            _permit: permit,
+            waiter,
         };
         self.outstanding.insert(request, outstanding);
         if self.waiting_since.is_none() {
@@ -144,9 +188,13 @@ impl Requester {
         frame
     }
 
-    /// Takes a frame of the peer. One for a request that is not outstanding is a late answer to one
+    /// Takes a frame of the peer; returns how many bytes of data in it nobody holds, which are to be given back by
+    /// [`Requester::grant`]. A frame for a request that is not outstanding is a late answer to one
     /// that was cancelled, or a stray; neither is a sign of life, so that who sends nothing else stalls.
-    pub(crate) fn receive(&mut self, reply: Reply, now: Instant) -> Result<(), Violation> {
+    ///
+    /// # Errors
+    /// If the peer breaks the protocol; the stream is of no more use then.
+    pub fn receive(&mut self, reply: Reply, now: Instant) -> Result<u32, Violation> {
         let data_length = reply.data_length();
         self.credit = self
             .credit
@@ -156,15 +204,19 @@ impl Requester {
         let Some(outstanding) = self.outstanding.get_mut(&request) else {
             return self.receive_unasked(request, data_length);
         };
-        if outstanding.receive(reply, &self.taken)? == Progress::Done {
+        let free = match reply {
+            Reply::BlobData { .. } => data_length,
+            _ => 0,
+        };
+        if outstanding.receive(reply)? == Progress::Done {
             self.outstanding.remove(&request);
         }
         self.heard(now);
-        Ok(())
+        Ok(free)
     }
 
     /// Takes a reply that nobody waits for. Its data gets new credit if it was asked for once.
-    fn receive_unasked(&mut self, request: u32, data_length: u32) -> Result<(), Violation> {
+    fn receive_unasked(&mut self, request: u32, data_length: u32) -> Result<u32, Violation> {
         let late = self
             .cancelled
             .iter_mut()
@@ -172,30 +224,30 @@ impl Requester {
             .find(|(cancelled, _)| *cancelled == request)
             .is_some_and(|(_, late)| late.take(data_length));
         if late {
-            self.taken.add(data_length);
-            return Ok(());
+            return Ok(data_length);
         }
         self.strays += 1;
         self.stray_bytes = self.stray_bytes.saturating_add(data_length);
         if self.strays > STRAYS_MAX || self.stray_bytes > STRAY_BYTES_MAX {
             return Err(Violation::Unasked(request));
         }
-        Ok(())
+        Ok(0)
     }
 
     /// Forgets the requests that nobody waits for any more; the frames are to be sent.
-    pub(crate) fn cancel_abandoned(&mut self) -> Vec<Request> {
-        let abandoned = self
-            .outstanding
-            .extract_if(|_, outstanding| outstanding.want.is_abandoned());
+    pub fn cancel_abandoned(&mut self) -> Vec<Request> {
         let mut cancels = Vec::new();
-        for (request, outstanding) in abandoned {
+        self.outstanding.retain(|&request, outstanding| {
+            if !outstanding.waiter.is_gone() {
+                return true;
+            }
             if self.cancelled.len() == CANCELLED_MAX {
                 self.cancelled.pop_front();
             }
             self.cancelled.push_back((request, outstanding.late()));
             cancels.push(Request::Cancel { request });
-        }
+            false
+        });
         if self.outstanding.is_empty() {
             self.waiting_since = None;
         }
@@ -203,31 +255,30 @@ impl Requester {
     }
 
     /// Whether nothing is outstanding.
-    pub(crate) fn is_idle(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.outstanding.is_empty()
     }
 
-    /// Gives the peer credit for what was taken; the frame is to be sent.
-    pub(crate) fn grant(&mut self, now: Instant) -> Option<Request> {
-        let bytes = self.taken.collect()?;
+    /// Gives the peer credit for bytes that were taken; the frame is to be sent.
+    pub fn grant(&mut self, bytes: u32, now: Instant) -> Request {
         // At most the window: no byte is taken twice.
         self.credit = self.credit.saturating_add(bytes);
         if self.waiting_since.is_none() {
             self.heard(now);
         }
-        Some(Request::Credit { bytes })
+        Request::Credit { bytes }
     }
 
     /// When the peer counts as stalled: it could send something and says nothing.
-    pub(crate) fn stalled_at(&self, timeout: Duration) -> Option<Instant> {
+    pub fn stalled_at(&self, timeout: Duration) -> Option<Instant> {
         self.waiting_since?.checked_add(timeout)
     }
 
-    /// Fails all requests.
-    pub(crate) fn fail(&mut self, error: &RequestError) {
-        for (_, outstanding) in self.outstanding.drain() {
-            outstanding.want.fail(error.clone());
-        }
+    /// Those who wait, when the stream has ended.
+    pub fn drain(&mut self) -> impl Iterator<Item = W> + '_ {
+        self.outstanding
+            .drain()
+            .map(|(_, outstanding)| outstanding.waiter)
     }
 
     /// The peer can be waited for from now on, if there is something to wait for. Without credit it
@@ -260,15 +311,15 @@ impl Late {
     }
 }
 
-impl Outstanding {
+impl<W: Waiter> Outstanding<W> {
     /// What may still come if the request is cancelled now.
     fn late(&self) -> Late {
-        match (&self.want, &self.received) {
+        match (&self.wanted, &self.received) {
             (_, Received::ChunksMissing(missing)) => Late {
                 replies: missing.len(),
                 bytes: missing.len() as u64 * u64::from(DATA_MAX),
             },
-            (Want::Blob { maximum, .. }, Received::Blob { pieces, length }) => {
+            (Wanted::Blob { maximum, .. }, Received::Blob { pieces, length }) => {
                 let bytes = length.unwrap_or(*maximum) - pieces.len() as u64;
                 // A piece has at least a byte; that there is no blob is one reply too.
                 let replies = usize::try_from(bytes).unwrap_or(usize::MAX).max(1);
@@ -281,74 +332,64 @@ impl Outstanding {
         }
     }
 
-    /// Passes on what is in a frame. That nobody listens any more is no error: the request will be
-    /// cancelled.
-    fn receive(&mut self, reply: Reply, taken: &Arc<Taken>) -> Result<Progress, Violation> {
+    /// Passes on what is in a frame.
+    fn receive(&mut self, reply: Reply) -> Result<Progress, Violation> {
         let unexpected = Violation::UnexpectedReply(reply.request());
-        match (&self.want, &mut self.received, reply) {
-            (Want::Have { answer, .. }, _, Reply::Presence { have, .. }) => {
-                let _ = answer.try_send(Ok(have));
+        match (&self.wanted, &mut self.received, reply) {
+            (Wanted::Have { .. }, _, Reply::Presence { have, .. }) => {
+                self.waiter.answer(Answer::Have(have));
                 Ok(Progress::Done)
             }
             (
-                Want::Blob {
-                    answer, maximum, ..
-                },
+                Wanted::Blob { maximum, .. },
                 Received::Blob {
                     pieces,
                     length: known,
                 },
                 Reply::BlobData { length, data, .. },
             ) => {
-                // Its memory is the caller's, who said how much it may be.
-                taken.add(data.len() as u32);
                 if length > *maximum || length != *known.get_or_insert(length) {
                     return Err(unexpected);
                 }
+                // Its memory is the caller's, who said how much it may be.
                 pieces.extend_from_slice(&data);
                 match (pieces.len() as u64).cmp(&length) {
                     Ordering::Less => Ok(Progress::More),
                     Ordering::Equal => {
-                        let _ = answer.try_send(Ok(std::mem::take(pieces).freeze()));
+                        let blob = std::mem::take(pieces).freeze();
+                        self.waiter.answer(Answer::Blob(blob));
                         Ok(Progress::Done)
                     }
                     Ordering::Greater => Err(unexpected),
                 }
             }
-            (Want::Blob { answer, .. }, _, Reply::BlobNotFound { .. }) => {
-                let _ = answer.try_send(Err(RequestError::NotFound));
+            (Wanted::Blob { .. }, _, Reply::BlobNotFound { .. }) => {
+                self.waiter.answer(Answer::NotFound);
                 Ok(Progress::Done)
             }
-            (
-                Want::Blob {
-                    answer, maximum, ..
-                },
-                _,
-                Reply::TooLarge { length, .. },
-            ) => {
+            (Wanted::Blob { maximum, .. }, _, Reply::TooLarge { length, .. }) => {
                 let maximum = *maximum;
-                let _ = answer.try_send(Err(RequestError::TooLarge { length, maximum }));
+                self.waiter.answer(Answer::TooLarge { length, maximum });
                 Ok(Progress::Done)
             }
             (
-                Want::Chunks { answer, .. },
+                Wanted::Chunks { .. },
                 Received::ChunksMissing(missing),
                 Reply::ChunkData { number, data, .. },
             ) if missing.contains(&number) => {
-                let delivered = Delivered::new(data, taken.clone());
-                let _ = answer.try_send(Ok((number, Some(delivered))));
+                self.waiter.answer(Answer::Chunk(number, Some(data)));
                 Ok(Progress::of(missing, number))
             }
             (
-                Want::Chunks { answer, .. },
+                Wanted::Chunks { .. },
                 Received::ChunksMissing(missing),
                 Reply::ChunkNotFound { number, .. },
             ) if missing.contains(&number) => {
-                let _ = answer.try_send(Ok((number, None)));
+                self.waiter.answer(Answer::Chunk(number, None));
                 Ok(Progress::of(missing, number))
             }
-            (want, _, Reply::Busy { .. }) => {
-                want.fail(RequestError::Busy);
+            (_, _, Reply::Busy { .. }) => {
+                self.waiter.answer(Answer::Busy);
                 Ok(Progress::Done)
             }
             _ => Err(unexpected),

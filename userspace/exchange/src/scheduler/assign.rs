@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-use peerfs_peer::Priority;
+use crate::Priority;
 
 use super::source::SourceState;
 use super::transfer::Transfer;

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What nodes say to each other, and who asks whom for what.
+//!
+//! Decisions only: no network, no tasks, no clock. Whoever owns one of these state machines tells it what happened
+//! and what time it is, and does what it says; so all of it runs in a simulation as it does in a node.
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`frame`], [`limits`], [`Priority`], [`ChunkMap`], [`Have`], [`Violation`] | the protocol, as `Documentation/peer-protocol.md` has it |
+//! | [`Requester`], [`Responder`] | the two ends of a stream |
+//! | [`Ledger`], [`TokenBucket`] | what a node does for others, and how fast |
+//! | [`Republisher`] | when what is announced |
+//! | [`scheduler`] | which source is asked for which parts |
+
+#![forbid(unsafe_code)]
+
+mod chunk_map;
+pub mod frame;
+mod have;
+mod ledger;
+pub mod limits;
+mod priority;
+mod republisher;
+mod requester;
+mod responder;
+pub mod scheduler;
+mod token_bucket;
+mod violation;
+
+pub use chunk_map::ChunkMap;
+pub use have::Have;
+pub use ledger::{Ledger, QUESTION};
+pub use priority::Priority;
+pub use republisher::Republisher;
+pub use requester::{Answer, Requester, Waiter, Wanted};
+pub use responder::{BlobPiece, Done, Responder, Step};
+pub use token_bucket::TokenBucket;
+pub use violation::Violation;
