@@ -11,6 +11,7 @@ forget() { echo 3 >/proc/sys/vm/drop_caches; }
 peerfs-testing make-tree tree --small
 mkdir -p tree/deep/er/still
 echo "far down" >tree/deep/er/still/file
+seq 1000000 >tree/numbers
 image=$(build tree store)
 mount_image /tmp/store "$image" mnt
 
@@ -47,8 +48,8 @@ default=$(<"$setting")
 resident() {
     echo "$1" >"$setting"
     forget
-    dd if=mnt/content/large-text of=/dev/null bs=64k count=16 status=none
-    fincore --noheadings --bytes --output RES mnt/content/large-text | tr -d ' '
+    dd if=mnt/numbers of=/dev/null bs=64k count=16 status=none
+    fincore --noheadings --bytes --output RES mnt/numbers | tr -d ' '
 }
 little=$(resident 0) much=$(resident 16384)
 echo "$default" >"$setting"

@@ -4,7 +4,7 @@
 
 handle PATH                     the file handle of PATH, in hexadecimal
 handle-and-parent PATH          the same, with the directory that it is in
-open-handle MOUNT HANDLE        what a handle leads to: its path, and for a file its first line
+open-handle MOUNT HANDLE        what a handle leads to: its path, and how a file's first line begins
 idmap SOURCE TARGET FIRST       SOURCE once more at TARGET, with the owners 0 to 65535 as FIRST and up
 statx PATH                      attributes (of those that are known), DIOALIGN (known, memory, offset)
 fiemap PATH, freeze PATH        the ioctl
@@ -48,8 +48,8 @@ def open_handle(mount, text):
     path = os.readlink(f"/proc/self/fd/{opened}")
     if os.path.isdir(f"/proc/self/fd/{opened}"):
         return path
-    with open(opened, "rb") as file:
-        return f"{path} {file.readline()[:64].decode(errors='replace').rstrip()}"
+    line = os.read(opened, 64).split(b"\n")[0]
+    return f"{path} {line.decode(errors='replace')}"
 
 
 def user_namespace(first):

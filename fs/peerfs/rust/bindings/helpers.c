@@ -137,7 +137,7 @@ long peerfs_wait_for_completion_freezable_timeout(struct completion *x, long tim
 	if (completion_done(x))
 		return timeout ?: 1;
 	return ___swait_event(x->wait, ___wait_cond_timeout(completion_done(x)),
-			      TASK_KILLABLE | TASK_FREEZABLE_UNSAFE, timeout,
+			      (TASK_KILLABLE | TASK_FREEZABLE_UNSAFE), timeout,
 			      __ret = schedule_timeout(__ret));
 }
 
