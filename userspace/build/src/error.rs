@@ -32,7 +32,7 @@ pub enum Error {
     )]
     Changed(PathBuf),
     /// The store is inside the tree.
-    #[error("the store {} is inside the tree; name another with --root-dir", printable(.0))]
+    #[error("the store {} is inside the tree", printable(.0))]
     StoreInTree(PathBuf),
     /// Files that the user may not read.
     #[error("{}", list(paths, *more))]

@@ -57,7 +57,7 @@ pub(crate) enum Command {
     },
 }
 
-/// Where the store is.
+/// The store's place.
 #[derive(Args)]
 pub(crate) struct StoreArguments {
     /// The store: a directory that holds images.

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::output::{size, tell, Output};
 use crate::progress::show_while;
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Serialize)]
 struct Summary {
     manifest: String,

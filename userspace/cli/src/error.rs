@@ -10,7 +10,7 @@ use peerfs_store::printable;
 /// The result of a command.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// What went wrong with a command.
+/// An error of a command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
@@ -19,7 +19,7 @@ pub(crate) enum Error {
     Build(#[from] peerfs_build::Error),
     #[error(transparent)]
     Control(#[from] peerfs_control::Error),
-    /// What should name an image is no reference.
+    /// A text that should name an image is no reference.
     #[error(transparent)]
     Reference(#[from] peerfs_store::InvalidReference),
     /// The daemon refused a request.

@@ -10,7 +10,7 @@ use crate::arguments::{ImagesArguments, TagArguments, UntagArguments};
 use crate::error::Result;
 use crate::output::{size, Output};
 
-/// What `--json` prints of an image.
+/// The output of `--json` for an image.
 #[derive(Serialize)]
 struct ImageInfo<'a> {
     manifest: String,
@@ -19,12 +19,12 @@ struct ImageInfo<'a> {
     tags: &'a [String],
     #[serde(flatten)]
     size: Option<ImageSize>,
-    /// Why the size is not known.
+    /// The reason that the size is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
 
-/// How large an image is, and how much of it is here.
+/// The size of an image, and of the part of it that is here.
 #[derive(Serialize)]
 pub(crate) struct ImageSize {
     inodes: u64,
@@ -108,7 +108,7 @@ fn table(store: &Store, images: &[TaggedImage], output: &mut Output) -> Result<(
     Ok(())
 }
 
-/// How much of an image is here, for people.
+/// The part of an image that is here, for people.
 pub(crate) fn here(inventory: &Inventory) -> String {
     if inventory.is_complete() {
         return "all".to_owned();

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::images::{here, ImageSize};
 use crate::output::{size, Output};
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Serialize)]
 struct Inspection<'a> {
     manifest: String,

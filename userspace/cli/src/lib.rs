@@ -6,6 +6,7 @@
 //! the same program is the helper of mount(8).
 
 #![forbid(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
 
 mod arguments;
 mod build;
@@ -24,5 +25,6 @@ mod progress;
 mod run;
 mod status;
 mod verify;
+mod warnings;
 
 pub use run::run;

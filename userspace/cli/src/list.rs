@@ -16,7 +16,7 @@ use crate::arguments::ListArguments;
 use crate::error::{Error, Result};
 use crate::output::Output;
 
-/// What `--json` prints of a file.
+/// The output of `--json` for a file.
 #[derive(Serialize)]
 struct FileInfo {
     /// From the root of the image; bytes that are not UTF-8 are replaced.
@@ -41,7 +41,7 @@ struct FileInfo {
     /// In hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     target_hex: Option<String>,
-    /// What the publisher says of the content (Documentation/format.md); nobody has verified it.
+    /// The publisher's claim about the content (Documentation/format.md); nobody has verified it.
     #[serde(skip_serializing_if = "Option::is_none")]
     claimed_content_digest: Option<String>,
     /// Values in hexadecimal, of attributes whose names are UTF-8.
@@ -130,7 +130,7 @@ impl Listing<'_> {
     }
 }
 
-/// Where a directory is.
+/// The place of a directory.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     /// The path that was asked for.
@@ -140,7 +140,7 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// What to call a name in it.
+    /// The path by which a name in it is shown.
     fn shown(self, name: &[u8]) -> Vec<u8> {
         let separator: &[u8] = if self.path.is_empty() { b"" } else { b"/" };
         [self.path, separator, name].concat()

@@ -10,10 +10,11 @@ use clap::Parser;
 use peerfs_store::printable;
 
 use crate::error::Result;
-use crate::failure::{explain, report};
+use crate::failure::MOUNT_HELPER;
 use crate::mount::MountRequest;
 use crate::mount_options::MountOptions;
 use crate::output::Output;
+use crate::warnings;
 
 /// The exit statuses that mount(8) defines.
 const USAGE: u8 = 1;
@@ -57,12 +58,13 @@ struct HelperArguments {
 pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
     let arguments = match HelperArguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => return explain(&error, USAGE),
+        Err(error) => return MOUNT_HELPER.explain(&error, USAGE),
     };
+    warnings::show(MOUNT_HELPER.name);
     match mount(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            report("mount.peerfs", &error);
+            MOUNT_HELPER.report(&error);
             ExitCode::from(MOUNT_FAILURE)
         }
     }

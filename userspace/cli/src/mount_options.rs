@@ -18,9 +18,9 @@ pub(crate) struct MountOptions {
     pub(crate) root_dir: Option<PathBuf>,
     /// `manifest=`.
     pub(crate) manifest: Option<String>,
-    /// What the filesystem knows itself, such as `timeout=`: names and values.
+    /// Options that the filesystem knows itself, such as `timeout=`: names and values.
     pub(crate) others: Vec<(String, Option<String>)>,
-    /// What the kernel knows of every mount.
+    /// Attributes that the kernel knows of every mount.
     pub(crate) attributes: Attributes,
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How often the progress is shown.
+/// The time between two looks at the progress.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Runs `work` and meanwhile shows bytes, and the message if there is one; only on a terminal.

@@ -11,9 +11,9 @@ use peerfs_sys::interrupt;
 
 use crate::arguments::{Arguments, Command};
 use crate::error::Result;
-use crate::failure::{explain, report};
+use crate::failure::PEERFS;
 use crate::{
-    build, cat, documentation, images, inspect, list, mount, mount_helper, status, verify,
+    build, cat, documentation, images, inspect, list, mount, mount_helper, status, verify, warnings,
 };
 
 /// The exit status for a wrong command line.
@@ -27,8 +27,9 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     }
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => return explain(&error, MISUSED),
+        Err(error) => return PEERFS.explain(&error, MISUSED),
     };
+    warnings::show(PEERFS.name);
     match dispatch(&arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -36,7 +37,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
                 // Does not return, unless nobody interrupted it.
                 interrupt::end();
             }
-            report("peerfs", &error);
+            PEERFS.report(&error);
             ExitCode::FAILURE
         }
     }

@@ -12,7 +12,7 @@ use crate::arguments::StatusArguments;
 use crate::error::{Error, Result};
 use crate::output::{size, Output};
 
-/// How long the daemon may take.
+/// The time that the daemon may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Shows how a daemon is doing.

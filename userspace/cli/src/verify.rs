@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::output::{size, Output};
 use crate::progress::show_while;
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Serialize)]
 struct Findings<'a> {
     blobs: u64,

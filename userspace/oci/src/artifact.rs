@@ -67,7 +67,7 @@ impl Artifact {
     }
 }
 
-/// What an OCI image manifest leads to.
+/// The blobs that an OCI image manifest leads to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ParsedArtifact {
     /// The peerfs manifest; None if it is another kind of image.

@@ -7,7 +7,7 @@ use peerfs_format::METADATA_MAX;
 /// The result of reading or writing it.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong with a file that OCI defines.
+/// An error of a file that OCI defines.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It is not what OCI says it should be.
@@ -16,12 +16,12 @@ pub enum Error {
     /// A layout of a version that is not known.
     #[error("image layout version {0:?} is not known")]
     LayoutVersion(String),
-    /// What is to be written would be refused by those who read it.
+    /// A file that is to be written would be refused by those who read it.
     #[error("{what} would have {length} bytes, more than the {METADATA_MAX} that are read: there are too many {of}")]
     TooLarge {
-        /// What it is.
+        /// The file.
         what: &'static str,
-        /// What it has too many of.
+        /// The things in it that are too many.
         of: &'static str,
         /// Its bytes.
         length: u64,

@@ -25,9 +25,9 @@ pub struct Entry<'a> {
     pub name: &'a str,
     /// That digest, if it is a SHA-256.
     pub digest: Option<Digest>,
-    /// What it says that is; None for what is of no interest here.
+    /// The kind that it says; None for what is of no interest here.
     pub kind: Option<TargetKind>,
-    /// What it calls it.
+    /// The tag that it gives.
     pub tag: Option<&'a str>,
 }
 
@@ -38,13 +38,13 @@ pub struct Target<'a> {
     pub name: &'a str,
     /// Its digest, if it is a SHA-256.
     pub digest: Option<Digest>,
-    /// What it is said to be; None for what is of no interest here.
+    /// The kind that the index says; None for what is of no interest here.
     pub kind: Option<TargetKind>,
-    /// What it is called, in the order of the index.
+    /// Its tags, in the order of the index.
     pub tags: Vec<&'a str>,
 }
 
-/// What an index names of peerfs images.
+/// The kinds of things of peerfs images that an index names.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum TargetKind {
     /// The manifest of a peerfs image.
@@ -92,7 +92,7 @@ impl Index {
         })
     }
 
-    /// What it names, in its order and each once.
+    /// The things that it names, in its order and each once.
     pub fn targets(&self) -> Vec<Target<'_>> {
         let mut targets: Vec<Target<'_>> = Vec::new();
         let mut places: HashMap<(Option<TargetKind>, &str), usize> = HashMap::new();

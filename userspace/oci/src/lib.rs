@@ -12,6 +12,7 @@
 //! | `architecture` | what processors the programs of an image are for |
 
 #![forbid(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
 
 mod architecture;
 mod artifact;

@@ -12,10 +12,10 @@ use peerfs_format::Digest;
 const LENGTH_MAX: usize = 255;
 /// The longest tag of a registry.
 const REGISTRY_TAG_MAX: usize = 128;
-/// What may stand before a publisher's key, to say what it is.
+/// A word that may stand before a publisher's key.
 const SCHEME: &str = "peerfs:";
 
-/// What a user calls an image.
+/// A text by which a user names an image.
 ///
 /// ```
 /// use peerfs_oci::Reference;
@@ -34,9 +34,9 @@ pub enum Reference {
     Digest(Digest),
     /// `[peerfs:]KEY/NAME`: what a publisher has signed under that name.
     Published {
-        /// Who has signed it.
+        /// The key of who has signed it.
         key: PublisherKey,
-        /// What it is called there.
+        /// Its name there.
         name: String,
     },
     /// `REGISTRY/NAME[:TAG][@DIGEST]`.
@@ -58,7 +58,7 @@ pub struct RegistryReference {
     pub digest: Option<Digest>,
 }
 
-/// What an image is called in a store: any name that OCI allows in a layout and that does not say by itself what
+/// The name of an image in a store: any that OCI allows in a layout and that does not say by itself what
 /// it stands for, as digests do, and names that a publisher has signed.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Tag(String);
@@ -214,7 +214,7 @@ fn is_published_name(name: &str) -> bool {
     name.len() <= LENGTH_MAX && name.split('/').all(is_component)
 }
 
-/// What OCI allows in the name of an image in a layout, so that other tools can name it too.
+/// Accepts the characters that OCI allows in the name of an image in a layout, so that other tools can name it too.
 fn check_characters(text: &str) -> Result<(), &'static str> {
     let is_valid = text.starts_with(|first: char| first.is_ascii_alphanumeric())
         && text

@@ -103,7 +103,7 @@ pub fn decode_chunk(
     StoredChunk::verify(pack, chunk, record, stored)?.decode()
 }
 
-/// What stored bytes that were verified decode to; None if that is not what the record says.
+/// The content of stored bytes that were verified; None if it is not what the record says.
 pub(crate) fn decode(record: &ChunkRecord, stored: Vec<u8>) -> Option<Vec<u8>> {
     let length = record.logical_length as usize;
     let content = match record.codec()? {

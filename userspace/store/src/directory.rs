@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use crate::layout;
 use crate::{Error, Result};
 
-/// How long a file is waited for that another process has a lease on, or an index that it has locked.
+/// The time that a file is waited for that another process has a lease on, or an index that it has locked.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -56,7 +56,7 @@ impl StoreDirectory {
         Self::open(path)
     }
 
-    /// What the user called it.
+    /// The path that the user gave.
     pub(crate) fn root_dir(&self) -> &Path {
         &self.path
     }
@@ -93,7 +93,7 @@ impl StoreDirectory {
             .map_err(self.failed("create", name))
     }
 
-    /// What is said about a name, of whatever kind it is; None if there is nothing.
+    /// The metadata of a name, of whatever kind it is; None if there is nothing.
     pub(crate) fn metadata(&self, name: &str) -> io::Result<Option<Metadata>> {
         match self.open_at(name, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -11,27 +11,24 @@ use peerfs_text::{printable, printable_bytes};
 /// The result of an operation on a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong with a store, and what to do about it.
+/// An error of a store.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused something.
     #[error("can't {action} {}{}", printable(path), hint(source))]
     Io {
-        /// What was tried, as a verb.
+        /// The action that failed, as a verb.
         action: &'static str,
         /// With which file.
         path: PathBuf,
-        /// Why it failed.
+        /// The cause.
         source: io::Error,
     },
     /// There is no store where one should be.
-    #[error(
-        "{} is not a peerfs store; name one with --root-dir, or make one with `peerfs build`",
-        printable(.0)
-    )]
+    #[error("{} is not a peerfs store", printable(.0))]
     NotAStore(PathBuf),
     /// The directory to make a store in holds something else.
-    #[error("{} is not empty and not a peerfs store; name another directory", printable(.0))]
+    #[error("{} is not empty and not a peerfs store", printable(.0))]
     NotEmpty(PathBuf),
     /// Another process fills packs of this store.
     #[error(
@@ -62,32 +59,29 @@ pub enum Error {
     Layout {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem with it.
         reason: String,
     },
     /// Neither a tag of the store nor a digest.
     #[error("no image is called {name:?} here; {}", list(known, *more))]
     UnknownImage {
-        /// What was asked for.
+        /// The name that was asked for.
         name: String,
         /// Tags that there are, some of them if they are many.
         known: Vec<String>,
-        /// How many more there are.
+        /// The number of those that are not listed.
         more: usize,
     },
     /// An image that is not here, of a place that nothing is fetched from.
-    #[error(
-        "{reference} is not in the store, and this version can't fetch from {place}; name the image by the digest of \
-         its manifest, and peers that have it are asked"
-    )]
+    #[error("{reference} is not in the store, and this version can't fetch from {place}")]
     NoSource {
-        /// What was asked for.
+        /// The name that was asked for.
         reference: String,
-        /// What kind of place that is, in the plural.
+        /// The kind of place, in the plural.
         place: &'static str,
     },
     /// A tag of the store is that of something else.
-    #[error("{0:?} is in the store, but is no peerfs image; build one with `peerfs build`")]
+    #[error("{0:?} is in the store, but is no peerfs image")]
     NotAnImage(String),
     /// The OCI image manifest that a tag stands for is missing.
     #[error(
@@ -97,40 +91,34 @@ pub enum Error {
     TagLeadsNowhere {
         /// The tag.
         tag: String,
-        /// What is missing.
+        /// The blob that is missing.
         blob: Digest,
     },
     /// There is no `index.json`, or nothing in it.
-    #[error(
-        "{} is missing or empty, and with it the images' names; name images by their digests, or build \
-         them again: `peerfs build` makes a new one, and finds the content that is here",
-        printable(.0)
-    )]
+    #[error("{} is missing or empty, and with it the images' names", printable(.0))]
     NoIndex(PathBuf),
-    /// What is to be written would be refused by those who read it.
+    /// A file that is to be written would be refused by those who read it.
     #[error("{what} would have {length} bytes, more than the {METADATA_MAX} that are read: there are too many {of}")]
     TooLarge {
-        /// What it is.
+        /// The file.
         what: &'static str,
-        /// What it has too many of.
+        /// The things in it that are too many.
         of: &'static str,
         /// Its bytes.
         length: u64,
     },
     /// A blob is not in the store.
-    #[error("blob {0} is not in the store; mount the image with peerfsd running to fetch it")]
+    #[error("blob {0} is not in the store")]
     BlobMissing(Digest),
     /// A blob's bytes are not those of its name.
-    #[error(
-        "blob {0} is damaged: its content does not have this digest; `peerfs verify` says more"
-    )]
+    #[error("blob {0} is damaged: its content does not have this digest")]
     BlobDamaged(Digest),
     /// Bytes that should have had this digest do not.
     #[error("the content for {expected} has the digest {actual}")]
     Mismatch {
-        /// What was expected.
+        /// The digest that was expected.
         expected: Digest,
-        /// What was found.
+        /// That of the bytes.
         actual: Digest,
     },
     /// A blob is larger than its kind may be.
@@ -150,11 +138,11 @@ pub enum Error {
         digest: Digest,
         /// Its bytes.
         length: u64,
-        /// What the image says.
+        /// The length that the image says.
         expected: u64,
     },
     /// A chunk is not in the store.
-    #[error("chunk {chunk} of pack {pack} is not in the store; mount the image with peerfsd running to fetch it")]
+    #[error("chunk {chunk} of pack {pack} is not in the store")]
     ChunkMissing {
         /// The pack.
         pack: Digest,
@@ -162,7 +150,7 @@ pub enum Error {
         chunk: u32,
     },
     /// A chunk's bytes are not those that the pack's index promises.
-    #[error("chunk {chunk} of pack {pack} is damaged; `peerfs verify` says more")]
+    #[error("chunk {chunk} of pack {pack} is damaged")]
     ChunkDamaged {
         /// The pack.
         pack: Digest,
@@ -174,7 +162,7 @@ pub enum Error {
     Format {
         /// The blob.
         digest: Digest,
-        /// Why.
+        /// The cause.
         source: peerfs_format::Error,
     },
     /// No such file in the image.
@@ -237,7 +225,6 @@ impl Error {
 
 fn hint(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::PermissionDenied => " (try as root, or name another --root-dir)",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => " (make room and try again)",
         _ => "",
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What was found out by reading all of a pack, so that it need not be read again for that.
+//! Findings that took reading all of a pack, remembered so that it need not be read again for that.
 
 use std::fs::Metadata;
 use std::num::NonZeroUsize;
@@ -12,10 +12,10 @@ use peerfs_format::Digest;
 
 use crate::lock::lock;
 
-/// How many findings of each kind are remembered.
+/// The most findings of each kind that are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not 0");
 
-/// What was found out about the packs of a store.
+/// Findings about the packs of a store.
 pub(crate) struct Findings {
     /// Packs with indexes that do not describe them: true for good, whatever becomes of the file.
     wrong_indexes: Mutex<LruCache<(Digest, Digest), ()>>,

@@ -55,7 +55,7 @@ pub struct Image<R: ChunkReader = Store> {
     table: Vec<u8>,
     table_layout: BlobTableLayout,
     shards: Mutex<LruCache<u32, Arc<ShardBlob>>>,
-    /// How many shards were read, some of them again.
+    /// Number of shards read, some of them again.
     shards_read: AtomicU64,
     /// And their bytes.
     shard_bytes_read: AtomicU64,
@@ -73,7 +73,7 @@ pub struct Entry {
     pub name: Vec<u8>,
     /// The inode that it names.
     pub inode: u64,
-    /// What that is.
+    /// The type of that inode.
     pub file_type: FileType,
 }
 

@@ -21,7 +21,7 @@ pub struct TaggedImage {
     pub manifest: Digest,
     /// The digest of its OCI image manifest, unless it was fetched by the digest of its manifest.
     pub oci_manifest: Option<Digest>,
-    /// What it is called; sorted.
+    /// Its tags; sorted.
     pub tags: Vec<String>,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct IndexProblem {
     pub(crate) images: BTreeSet<String>,
 }
 
-/// What an entry of the index leads to.
+/// The blobs that an entry of the index leads to.
 struct Found {
     /// The peerfs manifest.
     manifest: Digest,
@@ -100,12 +100,16 @@ impl Store {
         }
     }
 
-    /// The images of the store by their manifests, those that were added without a tag too.
+    /// The images of the store by their manifests, those that were added without a tag too. Warns of what is named and
+    /// leads nowhere.
     ///
     /// # Errors
     /// [`Error::Layout`] if `index.json` is not valid; [`Error::Io`].
     pub fn images(&self) -> Result<Vec<TaggedImage>> {
-        Ok(images(self, &index_file::read(self.directory())?))
+        let index = index_file::read(self.directory())?;
+        Ok(images(self, &index, |name| {
+            tracing::warn!("index.json names {name}, which is no peerfs image or damaged");
+        }))
     }
 
     /// Gives an image a tag. The one that had it stays, without a name if it has no other.
@@ -210,17 +214,15 @@ fn resolve_digest(store: &Store, index: &Index, digest: Digest) -> Digest {
         .map_or(digest, |found| found.manifest)
 }
 
-/// The images, in the order of their first entries. Those that lead nowhere are left out, with a warning for each.
-pub(crate) fn images(store: &Store, index: &Index) -> Vec<TaggedImage> {
+/// The images, in the order of their first entries. Those that lead nowhere are left out, and `lost` is told what the
+/// index calls them.
+pub(crate) fn images(store: &Store, index: &Index, mut lost: impl FnMut(&str)) -> Vec<TaggedImage> {
     let mut images: Vec<TaggedImage> = Vec::new();
     let mut places: HashMap<Digest, usize> = HashMap::new();
     for target in index.targets() {
         // An image whose OCI manifest is missing or damaged can't be named by it: see `problems`.
         let Ok(Some(found)) = find(store, target.kind, target.digest) else {
-            tracing::warn!(
-                "index.json names {}, which is no peerfs image or damaged",
-                target.name
-            );
+            lost(target.name);
             continue;
         };
         let place = *places.entry(found.manifest).or_insert(images.len());
@@ -244,7 +246,7 @@ pub(crate) fn images(store: &Store, index: &Index) -> Vec<TaggedImage> {
     images
 }
 
-/// What no image can be found or copied by: entries that lead nowhere, and OCI configurations that are
+/// The problems by which an image can't be found or copied: entries that lead nowhere, and OCI configurations that are
 /// missing. Nobody fetches them, since a mount does not need them.
 pub(crate) fn problems(store: &Store, index: &Index) -> Vec<IndexProblem> {
     let mut problems: BTreeMap<Digest, IndexProblem> = BTreeMap::new();
@@ -281,7 +283,7 @@ pub(crate) fn problems(store: &Store, index: &Index) -> Vec<IndexProblem> {
     problems.into_values().collect()
 }
 
-/// What an entry or target leads to; None if that is no peerfs image.
+/// The blobs that an entry or target leads to; None if that is no peerfs image.
 fn find(store: &Store, kind: Option<TargetKind>, digest: Option<Digest>) -> Result<Option<Found>> {
     let (Some(kind), Some(digest)) = (kind, digest) else {
         return Ok(None);

@@ -36,7 +36,7 @@ impl Inode {
         self.number
     }
 
-    /// What it is.
+    /// Its kind.
     pub fn file_type(&self) -> FileType {
         self.file_type
     }
@@ -51,7 +51,7 @@ impl Inode {
         self.record.mode
     }
 
-    /// What to call it where its path is not known.
+    /// A name for it where its path is not known.
     pub(crate) fn describe(&self) -> Vec<u8> {
         format!("inode {}", self.number).into_bytes()
     }

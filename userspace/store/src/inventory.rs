@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What of an image is in the store.
+//! The blobs of an image that are in the store.
 
 use std::collections::HashSet;
 
@@ -23,7 +23,7 @@ pub struct Inventory {
 /// A blob of an image, and what of it is in the store.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct BlobPresence {
-    /// What it is.
+    /// Its kind.
     pub kind: BlobKind,
     /// Its digest.
     pub digest: Digest,
@@ -37,7 +37,7 @@ pub struct BlobPresence {
     pub present_chunks: u32,
 }
 
-/// What a blob of an image is.
+/// The kind of a blob of an image.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum BlobKind {
     /// The manifest.

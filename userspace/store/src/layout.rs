@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What things in a store are called, relative to its directory.
+//! The names of things in a store, relative to its directory.
 
 use peerfs_format::Digest;
 
@@ -8,20 +8,20 @@ use peerfs_format::Digest;
 pub(crate) const OCI_LAYOUT: &str = "oci-layout";
 /// The images by tag.
 pub(crate) const INDEX: &str = "index.json";
-/// Where the directory of the complete blobs is.
+/// The directory that the one of the complete blobs is in.
 pub(crate) const BLOBS_PARENT: &str = "blobs";
 /// The complete blobs.
 pub(crate) const BLOBS: &str = "blobs/sha256";
 /// The packs that are being filled.
 pub(crate) const PARTIALS: &str = "partial";
-/// What is being written.
+/// The directory of files that are being written.
 pub(crate) const TMP: &str = "tmp";
 /// All directories, those first that others are in.
 pub(crate) const DIRECTORIES: [&str; 4] = [BLOBS_PARENT, BLOBS, PARTIALS, TMP];
 /// Its flock is held by the one process that fills packs.
 pub(crate) const LOCK: &str = "lock";
 
-/// How the names of files in [`TMP`] end: whatever is called otherwise is not ours.
+/// The end of the names of files in [`TMP`]: whatever is called otherwise is not ours.
 const TEMPORARY: &str = ".new";
 
 /// A complete blob.
@@ -34,7 +34,7 @@ pub(crate) fn partial(pack: &Digest, index: &Digest) -> String {
     format!("{PARTIALS}/{pack}-{index}")
 }
 
-/// Which chunks of it are there.
+/// The map of its chunks that are there.
 pub(crate) fn map(pack: &Digest, index: &Digest) -> String {
     format!("{PARTIALS}/{pack}-{index}.map")
 }

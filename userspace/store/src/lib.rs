@@ -15,6 +15,7 @@
 //! Nobody trusts that it stayed so: everything that is read is verified again.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
 
 mod blob_writer;
 mod chunk;
@@ -55,5 +56,5 @@ pub use reader::{ChunkReader, PackReader};
 pub use store::{Store, Usage};
 pub use verify::{verify, Damage, VerifyProgress, VerifyReport};
 
-/// Where the store is unless the user says otherwise.
+/// The place of the store unless the user says otherwise.
 pub const DEFAULT_ROOT_DIR: &str = "/var/lib/peerfs";

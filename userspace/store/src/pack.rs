@@ -151,7 +151,7 @@ impl Pack {
         &self.record.digest
     }
 
-    /// What the manifest says about the pack.
+    /// The pack's record in the blob table.
     pub fn record(&self) -> &PackRecord {
         &self.record
     }
@@ -208,7 +208,7 @@ impl Pack {
         }
     }
 
-    /// Which chunks are there now: chunk `n` is bit `n % 8` of byte `n / 8`.
+    /// The chunks that are there, as bits: chunk `n` is bit `n % 8` of byte `n / 8`.
     pub fn presence(&self) -> Vec<u8> {
         match &self.lock().map {
             Some(map) => map.bits().to_vec(),

@@ -13,7 +13,7 @@ use peerfs_format::{PackRecord, PresenceHeader, PRESENCE_HEADER_SIZE};
 use crate::directory::StoreDirectory;
 use crate::{layout, whole_file, Error, Result};
 
-/// Which chunks of a partial pack are there: the file, and a copy of its bits.
+/// The chunks of a partial pack that are there: the file, and a copy of its bits.
 pub(crate) struct PresenceMap {
     path: PathBuf,
     /// None for whoever only reads.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What processors the programs of an image are for.
+//! The architecture that the programs of an image are for.
 
 use peerfs_format::{FileType, ROOT_INODE};
 use peerfs_oci::Architecture;

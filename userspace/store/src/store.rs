@@ -19,7 +19,7 @@ use crate::findings::Findings;
 use crate::lock::lock;
 use crate::{index_file, layout, sha256, whole_file, BlobWriter, Error, Pack, Result};
 
-/// How old a file in `tmp/` that nobody has locked must be to count as abandoned.
+/// The age at which a file in `tmp/` that nobody has locked counts as abandoned.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 
 /// The most bytes of an `oci-layout` file that are read.
@@ -57,7 +57,7 @@ pub struct Store {
     filling: Mutex<Option<File>>,
 }
 
-/// How much a store holds, in bytes on the disk.
+/// The room that a store takes, in bytes on the disk.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Usage {
     /// Complete blobs.
@@ -135,7 +135,7 @@ impl Store {
         &self.directory
     }
 
-    /// Where a complete blob is or would be.
+    /// The path of a complete blob, if it is there or not.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.directory.path(&layout::blob(digest))
     }
@@ -333,7 +333,7 @@ impl Store {
         Ok(packs.collect())
     }
 
-    /// How much the store holds.
+    /// The room that the store takes.
     ///
     /// # Errors
     /// [`Error::Io`].

@@ -22,7 +22,7 @@ use crate::{images, index_file, printable, Result, Store};
 
 use image::ImageCheck;
 
-/// How far a verification is, for whoever watches it.
+/// The progress of a verification, for whoever watches it.
 #[derive(Debug, Default)]
 pub struct VerifyProgress {
     /// Bytes to read, as far as they are known: of the complete blobs, and once more of the packs.
@@ -31,7 +31,7 @@ pub struct VerifyProgress {
     pub read_bytes: AtomicU64,
 }
 
-/// What a verification found.
+/// The findings of a verification.
 #[derive(Clone, Debug, Default)]
 pub struct VerifyReport {
     /// Complete blobs that were read.
@@ -40,7 +40,7 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Chunks of partial packs that were read.
     pub partial_chunks: u64,
-    /// What is damaged.
+    /// The damages.
     pub damages: Vec<Damage>,
     /// Images that are not all there, and how many blobs and chunks they miss. Not damage: peerfsd
     /// fetches what is needed.
@@ -52,11 +52,11 @@ pub struct VerifyReport {
 pub struct Damage {
     /// The blob, for a partial pack the pack.
     pub blob: Digest,
-    /// What is wrong.
+    /// The problem.
     pub problem: String,
     /// The images that need it: tags, or manifests of those that have none.
     pub images: BTreeSet<String>,
-    /// What to do about it.
+    /// The remedy.
     pub advice: String,
 }
 
@@ -92,7 +92,8 @@ pub fn verify(store: &Arc<Store>, progress: &VerifyProgress) -> Result<VerifyRep
             });
         }
     }
-    for image in images::images(store, &index) {
+    // What leads nowhere is among the problems.
+    for image in images::images(store, &index, |_| ()) {
         let names: BTreeSet<String> = if image.tags.is_empty() {
             BTreeSet::from([image.manifest.to_string()])
         } else {

@@ -23,7 +23,7 @@ pub(crate) fn read(directory: &StoreDirectory, name: &str, limit: u64) -> Result
     }
 }
 
-/// What is in an open file, of at most `limit` bytes, however long it says that it is.
+/// The content of an open file, of at most `limit` bytes, however long it says that it is.
 pub(crate) fn read_all(file: &File, limit: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     file.take(limit.saturating_add(1))

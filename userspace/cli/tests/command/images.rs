@@ -215,3 +215,21 @@ fn what_can_not_be_tagged_changes_nothing() {
         [("<none>".to_owned(), fixture.manifest.to_string())]
     );
 }
+
+#[test]
+fn warnings_are_told_and_are_no_output() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    build_other(&fixture);
+    let listed: Value =
+        serde_json::from_str(run(&store, &["images", "--json"]).lines().next().unwrap()).unwrap();
+    let damaged = listed["oci_manifest"].as_str().unwrap();
+    fs::write(store.join("blobs/sha256").join(damaged), "{}").unwrap();
+    let output = output(&store, &["images", "-q"]);
+    assert!(output.status.success());
+    assert_eq!(output.stdout.len(), 65);
+    let warning = String::from_utf8(output.stderr).unwrap();
+    let expected = format!("peerfs: warning: index.json names sha256:{damaged}, which");
+    assert!(warning.starts_with(&expected), "{warning}");
+    assert_eq!(warning.lines().count(), 1, "{warning}");
+}

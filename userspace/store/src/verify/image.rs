@@ -18,7 +18,7 @@ use crate::{Error, Image, Store};
 /// The packs that were checked, each with its index.
 pub(super) type CheckedPacks = BTreeSet<(Digest, Digest)>;
 
-/// What is wrong with a blob whose digest is right.
+/// The problem with a blob whose digest is right.
 const BUILT_WRONG: &str = "its digest is right, so it was built wrong: build the image again";
 
 /// The check of one image.
@@ -54,7 +54,7 @@ impl<'a> ImageCheck<'a> {
         }
     }
 
-    /// How many blobs and chunks of the image are not there.
+    /// The number of blobs and chunks of the image that are not there.
     pub(super) fn missing(&self) -> u64 {
         self.missing
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Which records of a table were used.
+//! The records of a table that were used.
 
 /// A mark for each record of a table.
 pub(super) struct Marks {
@@ -19,7 +19,7 @@ impl Marks {
         }
     }
 
-    /// How many records there are.
+    /// The number of records.
     pub(super) fn len(&self) -> usize {
         self.length
     }

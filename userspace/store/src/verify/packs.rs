@@ -14,7 +14,7 @@ use super::VerifyProgress;
 use crate::chunk::decode;
 use crate::{sha256, Error, Pack};
 
-/// What is wrong with a pack.
+/// A problem with a pack.
 pub(super) enum PackProblem {
     /// Something in the index.
     Index(String),

@@ -13,10 +13,10 @@ use super::marks::Marks;
 use crate::inode::ShardBlob;
 use crate::{Error, Image, Inode};
 
-/// What is wrong, if something is.
+/// A problem, if there is one.
 type Check = Result<(), String>;
 
-/// How often each shard may be read, on average, and so many more for a few of them. Directories that have their
+/// The number of times that each shard may be read, on average, and so many more for a few of them. Directories that have their
 /// entries where the format's builder puts them stay far below; others could have the check read for days.
 const READS: u64 = 24;
 const MORE_SHARDS: u64 = 64;
@@ -35,7 +35,7 @@ pub(super) struct TreeCheck<'a> {
     content_bytes: u128,
 }
 
-/// What is noted of all inodes, in 12 bytes each.
+/// The notes of all inodes, in 12 bytes each.
 #[derive(Default)]
 struct Inodes {
     /// The type, the flags below, and above them a directory's link.
@@ -47,7 +47,7 @@ struct Inodes {
 /// The entries of all shards, one shard after another: which of them a directory has.
 struct Entries {
     marks: Marks,
-    /// Where each shard's begin.
+    /// The first inode of each shard.
     starts: Vec<usize>,
 }
 
@@ -240,7 +240,7 @@ impl<'a> TreeCheck<'a> {
     }
 }
 
-/// Why the walk of a directory ends early.
+/// The reason that the walk of a directory ends early.
 struct Problem(String);
 
 impl From<Error> for Problem {
@@ -344,7 +344,7 @@ impl Inodes {
     }
 }
 
-/// Where an inode's notes are.
+/// The place of an inode's notes.
 fn place(inode: u64) -> Option<usize> {
     usize::try_from(inode.checked_sub(ROOT_INODE)?).ok()
 }
