@@ -6,14 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use peerfs_control::{ImageStatus, MirrorStatus, PeerStatus, Status};
+use peerfs_fetch::{images, Disk, DiskError, Mirrors, Packs, Traffic};
 use peerfs_peer::Node;
 use peerfs_store::Store;
-
-use crate::disk::{Disk, DiskError};
-use crate::images;
-use crate::mirror::Mirrors;
-use crate::packs::Packs;
-use crate::traffic::Traffic;
 
 /// Everything that knows something about the daemon.
 pub struct StatusReader {

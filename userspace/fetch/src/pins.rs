@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::disk::DiskError;
-use crate::library::{GetError, Library, Purpose};
+use crate::repository::{GetError, Purpose, Repository};
 
 /// How long one pack may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(600);
@@ -105,13 +105,13 @@ impl MirrorError {
 
 /// Fetches all of an image, until it is here or until `shutdown`.
 pub async fn mirror(
-    library: Arc<Library>,
+    repository: Arc<Repository>,
     mirrors: Mirrors,
     manifest: Digest,
     shutdown: CancellationToken,
 ) {
     let mut attempt = Attempt {
-        library: &library,
+        repository: &repository,
         mirrors: &mirrors,
         manifest,
         checked: BTreeSet::new(),
@@ -150,7 +150,7 @@ pub async fn mirror(
 
 /// Attempts to fetch all of an image.
 struct Attempt<'a> {
-    library: &'a Library,
+    repository: &'a Repository,
     mirrors: &'a Mirrors,
     manifest: Digest,
     /// The packs of which all was read since, each with its index: there is no need to do it again.
@@ -185,14 +185,14 @@ impl Attempt<'_> {
     /// may be damaged.
     async fn pack(&mut self, pack: Digest, index: Digest) -> Result<(), MirrorError> {
         self.blob(index).await?;
-        let library = self.library;
-        let open = library.pack(pack, index, self.purpose()).await?;
+        let repository = self.repository;
+        let open = repository.pack(pack, index, self.purpose()).await?;
         let chunks = 0..open.record().chunk_count;
         if open.is_blob() && !self.checked.contains(&(pack, index)) {
-            library.discard_damaged(&open, chunks.clone()).await?;
+            repository.discard_damaged(&open, chunks.clone()).await?;
         }
-        library.chunks(&open, chunks, self.purpose()).await?;
-        if !library.complete(open).await? {
+        repository.chunks(&open, chunks, self.purpose()).await?;
+        if !repository.complete(open).await? {
             return Err(MirrorError::Damaged(pack));
         }
         self.checked.insert((pack, index));
@@ -201,7 +201,7 @@ impl Attempt<'_> {
 
     /// Gets a metadata blob; says so if it does not come.
     async fn blob(&self, digest: Digest) -> Result<Vec<u8>, GetError> {
-        let got = self.library.blob(digest, self.purpose());
+        let got = self.repository.blob(digest, self.purpose());
         tokio::pin!(got);
         let mut patience = PATIENCE;
         loop {
