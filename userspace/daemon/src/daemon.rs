@@ -12,7 +12,7 @@ use peerfs_exchange::scheduler::Limits;
 use peerfs_fetch::source::{
     Configured, DirectorySource, Discovery, Peers, Registry, Source, PEERS,
 };
-use peerfs_fetch::{mirror, Disk, Fetcher, Mirrors, Packs, Repository, Traffic};
+use peerfs_fetch::{pin, Disk, Fetcher, Packs, Pins, Repository, Traffic};
 use peerfs_peer::{Identity, Node, NodeConfig};
 use peerfs_store::Store;
 use tokio::task::JoinSet;
@@ -124,9 +124,9 @@ impl Daemon {
             config.request_timeout,
             Arc::clone(&in_flight),
         ));
-        let mirrors = Mirrors::default();
+        let pins = Pins::default();
         let status = StatusReader {
-            mirrors: mirrors.clone(),
+            pins: pins.clone(),
             disk: disk.clone(),
             packs: Arc::clone(&packs),
             node: node.clone(),
@@ -148,11 +148,11 @@ impl Daemon {
         for directory in directories {
             tasks.spawn(async move { directory.look().await });
         }
-        for image in &config.mirror {
-            tasks.spawn(mirror(
+        for wanted in &config.pin {
+            tasks.spawn(pin(
                 Arc::clone(&repository),
-                mirrors.clone(),
-                image.manifest,
+                pins.clone(),
+                wanted.image,
                 shutdown.clone(),
             ));
         }

@@ -27,6 +27,6 @@ mod traffic;
 pub use disk::{Disk, DiskError};
 pub use fetcher::Fetcher;
 pub use packs::Packs;
-pub use pins::{mirror, Mirrors};
+pub use pins::{pin, Pins};
 pub use repository::{Announce, GetError, Purpose, Repository};
 pub use traffic::Traffic;
