@@ -64,9 +64,9 @@ fn print(status: &Status, output: &mut Output) -> Result<()> {
             size(image.total_bytes)
         ))?;
     }
-    for mirror in &status.mirrors {
-        let (manifest, state) = (printable(&mirror.manifest), printable(&mirror.state));
-        output.line(&format!("mirror {manifest}: {state}"))?;
+    for pin in &status.pins {
+        let (image, state) = (printable(&pin.image), printable(&pin.state));
+        output.line(&format!("pin {image}: {state}"))?;
     }
     if status.lying_sources > 0 {
         output.line(&format!(

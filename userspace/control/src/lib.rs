@@ -11,7 +11,7 @@ mod client;
 mod message;
 
 pub use client::{ask, Error};
-pub use message::{ImageStatus, MirrorStatus, PeerStatus, Reply, Request, Status, LINE_MAX};
+pub use message::{ImageStatus, PeerStatus, PinStatus, Reply, Request, Status, LINE_MAX};
 
 /// Where peerfsd listens unless it is told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/peerfs/peerfsd.sock";

@@ -42,7 +42,7 @@ pub struct Status {
     pub images: Vec<ImageStatus>,
     /// The images that the configuration wants complete, those that nobody has too.
     #[serde(default)]
-    pub mirrors: Vec<MirrorStatus>,
+    pub pins: Vec<PinStatus>,
     /// Requests of the kernel that are not answered yet.
     pub requests_in_flight: u64,
     /// Bytes fetched since the daemon started, by the name of the source.
@@ -79,9 +79,9 @@ pub struct ImageStatus {
 
 /// An image that is to be kept complete.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct MirrorStatus {
+pub struct PinStatus {
     /// The hexadecimal digest of its manifest.
-    pub manifest: String,
+    pub image: String,
     /// How it is doing, for people.
     pub state: String,
 }

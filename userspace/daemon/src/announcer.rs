@@ -6,16 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use peerfs_fetch::{images, Announce, Disk, Packs};
 use peerfs_format::{Digest, PackRecord};
 use peerfs_peer::Node;
 use peerfs_store::Store;
 use peerfs_text::Causes;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-
-use crate::disk::Disk;
-use crate::images;
-use crate::packs::Packs;
 
 /// How often the store is looked through for images that others have put there.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(30);
@@ -33,19 +31,6 @@ impl Announcer {
         Announcer {
             node,
             announced: Arc::default(),
-        }
-    }
-
-    /// Announces that the manifest, or something of the pack, is here.
-    pub async fn announce(&self, digest: Digest) {
-        // A set is valid after every step. As many digests as the store has manifests and packs.
-        let is_new = self
-            .announced
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(digest);
-        if is_new {
-            self.node.provide(digest).await;
         }
     }
 
@@ -73,6 +58,21 @@ impl Announcer {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(RESCAN_INTERVAL) => (),
             }
+        }
+    }
+}
+
+#[async_trait]
+impl Announce for Announcer {
+    async fn announce(&self, digest: Digest) {
+        // A set is valid after every step. As many digests as the store has manifests and packs.
+        let is_new = self
+            .announced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(digest);
+        if is_new {
+            self.node.provide(digest).await;
         }
     }
 }

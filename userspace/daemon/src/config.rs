@@ -80,7 +80,7 @@ pub struct Config {
     /// Other places to fetch from, asked before the peers.
     pub source: Vec<SourceConfig>,
     /// Images that are kept complete without being asked for.
-    pub mirror: Vec<MirrorConfig>,
+    pub pin: Vec<PinConfig>,
 }
 
 impl Default for Config {
@@ -95,7 +95,7 @@ impl Default for Config {
             peer: PeerConfig::default(),
             limits: LimitsConfig::default(),
             source: Vec::new(),
-            mirror: Vec::new(),
+            pin: Vec::new(),
         }
     }
 }
@@ -231,10 +231,10 @@ pub struct SourceConfig {
 /// An image that is kept complete.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct MirrorConfig {
+pub struct PinConfig {
     /// The digest of its manifest.
     #[serde(deserialize_with = "from_text")]
-    pub manifest: Digest,
+    pub image: Digest,
 }
 
 impl Config {
@@ -244,9 +244,12 @@ impl Config {
             path: path.to_owned(),
             source,
         })?;
-        toml::from_str(&text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source,
+        toml::from_str(&text).map_err(|source| match renamed(&text) {
+            Some(renamed) => renamed,
+            None => ConfigError::Parse {
+                path: path.to_owned(),
+                source,
+            },
         })
     }
 
@@ -351,6 +354,17 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// What to write in the place of a key that has another name than it had.
+fn renamed(text: &str) -> Option<ConfigError> {
+    let table: toml::Table = text.parse().ok()?;
+    table.contains_key("mirror").then(|| ConfigError::Value {
+        key: "mirror",
+        problem:
+            "is called pin: write [[pin]] and image = \"...\" for [[mirror]] and manifest = \"...\""
+                .to_owned(),
+    })
 }
 
 fn check_address(
@@ -459,7 +473,7 @@ mod tests {
             .collect();
         let config = read(&settings.join("\n")).unwrap();
         assert_eq!(config.source.len(), 1);
-        assert_eq!(config.mirror.len(), 1);
+        assert_eq!(config.pin.len(), 1);
         assert!(config.peer.upload_bytes_per_second.is_some());
     }
 
@@ -498,7 +512,8 @@ mod tests {
                 "[[source]]\ndirectory = '/var/lib/peerfs'",
                 "source.directory must be another",
             ),
-            ("[[mirror]]\nmanifest = 'latest'", "latest"),
+            ("[[pin]]\nimage = 'latest'", "latest"),
+            ("[[mirror]]\nmanifest = 'latest'", "mirror is called pin"),
             ("device = 'peerfs'", "device must be an absolute path"),
             ("state_dir = 'x'", "state_dir must be an absolute path"),
             (

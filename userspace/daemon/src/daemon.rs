@@ -9,6 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerfs_exchange::scheduler::Limits;
+use peerfs_fetch::source::{
+    Configured, DirectorySource, Discovery, Peers, Registry, Source, PEERS,
+};
+use peerfs_fetch::{pin, Disk, Fetcher, Packs, Pins, Repository, Traffic};
 use peerfs_peer::{Identity, Node, NodeConfig};
 use peerfs_store::Store;
 use tokio::task::JoinSet;
@@ -20,17 +24,10 @@ use crate::announcer::Announcer;
 use crate::attachment;
 use crate::config::{Config, DeviceChoice};
 use crate::control::ControlSocket;
-use crate::disk::Disk;
-use crate::fetcher::Fetcher;
-use crate::library::Library;
-use crate::mirror::{mirror, Mirrors};
-use crate::packs::Packs;
 use crate::provider::StoreProvider;
-use crate::requests::LibraryHandler;
-use crate::source::{Configured, DirectorySource, Discovery, Peers, Registry, Source, PEERS};
+use crate::requests::RepositoryHandler;
 use crate::state::{check_key, StateDirectory, StateError};
 use crate::status::StatusReader;
-use crate::traffic::Traffic;
 use crate::upcall::RequestHandler;
 
 /// How long the parts may take to end.
@@ -115,21 +112,21 @@ impl Daemon {
             Arc::clone(&traffic),
         );
         let announcer = Announcer::new(node.clone());
-        let library = Arc::new(Library::new(
+        let repository = Arc::new(Repository::new(
             disk.clone(),
             Arc::clone(&packs),
             fetcher.clone(),
-            announcer.clone(),
+            Arc::new(announcer.clone()),
         ));
         let in_flight = Arc::new(AtomicUsize::new(0));
-        let handler: Arc<dyn RequestHandler> = Arc::new(LibraryHandler::new(
-            Arc::clone(&library),
+        let handler: Arc<dyn RequestHandler> = Arc::new(RepositoryHandler::new(
+            Arc::clone(&repository),
             config.request_timeout,
             Arc::clone(&in_flight),
         ));
-        let mirrors = Mirrors::default();
+        let pins = Pins::default();
         let status = StatusReader {
-            mirrors: mirrors.clone(),
+            pins: pins.clone(),
             disk: disk.clone(),
             packs: Arc::clone(&packs),
             node: node.clone(),
@@ -151,11 +148,11 @@ impl Daemon {
         for directory in directories {
             tasks.spawn(async move { directory.look().await });
         }
-        for image in &config.mirror {
-            tasks.spawn(mirror(
-                Arc::clone(&library),
-                mirrors.clone(),
-                image.manifest,
+        for wanted in &config.pin {
+            tasks.spawn(pin(
+                Arc::clone(&repository),
+                pins.clone(),
+                wanted.image,
                 shutdown.clone(),
             ));
         }

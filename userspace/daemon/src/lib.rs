@@ -9,14 +9,11 @@
 //! | [`upcall`] | the kernel's requests |
 //! | `attachment` | the store, attached to the kernel |
 //! | `requests` | what the kernel's requests mean |
-//! | `library` | what is in the store or can be got |
-//! | `fetcher` | carries them out: searches, transfers, verification, storing |
-//! | `source` | a peer or another store, to fetch from |
 //! | `provider`, `announcer` | the store as peers see it |
-//! | `mirror` | an image that is kept complete |
-//! | `disk`, `packs` | the store, used from asynchronous code |
 //! | [`state`] | what is this node's own: its key |
-//! | `control`, `status`, `traffic` | how the daemon is doing |
+//! | `control`, `status` | how the daemon is doing |
+//!
+//! What is missing is got by the crate `peerfs_fetch`.
 
 #![forbid(unsafe_code)]
 
@@ -26,18 +23,10 @@ mod attachment;
 pub mod config;
 mod control;
 pub mod daemon;
-pub mod disk;
-mod fetcher;
-mod images;
-mod library;
 mod log_limit;
 pub mod logging;
-mod mirror;
-mod packs;
 mod provider;
 mod requests;
-mod source;
 pub mod state;
 mod status;
-pub mod traffic;
 pub mod upcall;

@@ -11,14 +11,13 @@ use std::time::Instant;
 use async_trait::async_trait;
 use bytes::Bytes;
 use peerfs_exchange::{ChunkMap, Have};
+use peerfs_fetch::{Disk, DiskError, Packs};
 use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_peer::{Provider, Work};
 use peerfs_store::{Error as StoreError, Pack, Store};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use crate::disk::{Disk, DiskError};
-use crate::packs::Packs;
 use blob_cache::BlobCache;
 use peerfs_text::Causes;
 use verdicts::{Asked, Verdicts};

@@ -10,29 +10,32 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use nix::errno::Errno;
 use peerfs_exchange::Priority;
+use peerfs_fetch::{DiskError, GetError, Purpose, Repository};
 use peerfs_format::upcall::{self, BlobKind, FetchBlob, FetchChunks, FETCH_AGAIN};
 use peerfs_format::Digest;
 use peerfs_store::Error as StoreError;
 use peerfs_text::Causes;
 use tracing::{debug, info};
 
-use crate::disk::DiskError;
-use crate::library::{GetError, Library, Purpose};
 use crate::upcall::{Request, RequestHandler};
 
-/// Handles the kernel's requests by the library.
-pub struct LibraryHandler {
-    library: Arc<Library>,
+/// Handles the kernel's requests by the repository.
+pub struct RepositoryHandler {
+    repository: Arc<Repository>,
     timeout: Duration,
     in_flight: Arc<AtomicUsize>,
 }
 
-impl LibraryHandler {
+impl RepositoryHandler {
     /// A handler that gives each request so much time, and keeps the number of those that are not answered yet in
     /// `in_flight`.
-    pub fn new(library: Arc<Library>, timeout: Duration, in_flight: Arc<AtomicUsize>) -> Self {
-        LibraryHandler {
-            library,
+    pub fn new(
+        repository: Arc<Repository>,
+        timeout: Duration,
+        in_flight: Arc<AtomicUsize>,
+    ) -> Self {
+        RepositoryHandler {
+            repository,
             timeout,
             in_flight,
         }
@@ -52,12 +55,12 @@ impl LibraryHandler {
     async fn blob(&self, request: FetchBlob) -> Result<Arc<File>, GetError> {
         let digest = request.digest;
         let purpose = self.purpose(request.manifest, request.priority);
-        let bytes = self.library.blob(digest, purpose).await?;
+        let bytes = self.repository.blob(digest, purpose).await?;
         if request.kind() == Some(BlobKind::Manifest) {
-            let library = Arc::clone(&self.library);
-            tokio::spawn(async move { library.prepare(&bytes, purpose).await });
+            let repository = Arc::clone(&self.repository);
+            tokio::spawn(async move { repository.prepare(&bytes, purpose).await });
         }
-        let open = self.library.disk().run(move |store| {
+        let open = self.repository.disk().run(move |store| {
             let file = store.open_blob(&digest)?;
             file.ok_or(StoreError::BlobMissing(digest))
         });
@@ -67,22 +70,24 @@ impl LibraryHandler {
     async fn chunks(&self, request: FetchChunks) -> Result<Arc<File>, GetError> {
         let purpose = self.purpose(request.manifest, request.priority);
         let pack = self
-            .library
+            .repository
             .pack(request.pack, request.index, purpose)
             .await?;
         let chunks = request.first_chunk..request.first_chunk.saturating_add(request.chunk_count);
         if request.flags & FETCH_AGAIN != 0 {
             // What the kernel found to be wrong is read again and forgotten if it is: the kernel may have read
             // another file than the one that is there now.
-            self.library.discard_damaged(&pack, chunks.clone()).await?;
+            self.repository
+                .discard_damaged(&pack, chunks.clone())
+                .await?;
         }
-        self.library.chunks(&pack, chunks, purpose).await?;
+        self.repository.chunks(&pack, chunks, purpose).await?;
         Ok(pack.file())
     }
 }
 
 #[async_trait]
-impl RequestHandler for LibraryHandler {
+impl RequestHandler for RepositoryHandler {
     async fn handle(&self, request: Request) -> Result<Arc<File>, Errno> {
         let result = match request {
             Request::Blob(request) => self.blob(request).await,

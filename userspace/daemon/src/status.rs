@@ -5,15 +5,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
-use peerfs_control::{ImageStatus, MirrorStatus, PeerStatus, Status};
+use peerfs_control::{ImageStatus, PeerStatus, PinStatus, Status};
+use peerfs_fetch::{images, Disk, DiskError, Packs, Pins, Traffic};
 use peerfs_peer::Node;
 use peerfs_store::Store;
-
-use crate::disk::{Disk, DiskError};
-use crate::images;
-use crate::mirror::Mirrors;
-use crate::packs::Packs;
-use crate::traffic::Traffic;
 
 /// Everything that knows something about the daemon.
 pub struct StatusReader {
@@ -26,7 +21,7 @@ pub struct StatusReader {
     /// What was fetched.
     pub traffic: Arc<Traffic>,
     /// The images that are kept complete.
-    pub mirrors: Mirrors,
+    pub pins: Pins,
     /// Requests of the kernel that are not answered yet.
     pub in_flight: Arc<AtomicUsize>,
 }
@@ -45,9 +40,9 @@ impl StatusReader {
             rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
             bytes_received: peer.bytes_received,
         });
-        let mirrors = self.mirrors.states().into_iter();
-        let mirrors = mirrors.map(|(manifest, state)| MirrorStatus {
-            manifest: manifest.to_string(),
+        let pins = self.pins.states().into_iter();
+        let pins = pins.map(|(manifest, state)| PinStatus {
+            image: manifest.to_string(),
             state,
         });
         let listen_addresses = self.node.listen_addresses();
@@ -57,7 +52,7 @@ impl StatusReader {
             listen_addresses: listen_addresses.iter().map(ToString::to_string).collect(),
             peers: peers.collect(),
             images,
-            mirrors: mirrors.collect(),
+            pins: pins.collect(),
             requests_in_flight: self.in_flight.load(Ordering::Relaxed) as u64,
             bytes_by_source: self.traffic.bytes_by_source(),
             lying_sources: self.traffic.lies(),

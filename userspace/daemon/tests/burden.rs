@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use peerfs_control::{ask, Reply, Request};
-use peerfs_daemon::config::MirrorConfig;
+use peerfs_daemon::config::PinConfig;
 use peerfs_exchange::{Have, Priority};
 use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_peer::{Identity, Node, NodeConfig, Provider, RequestError, Work};
@@ -143,11 +143,11 @@ async fn a_wrong_index_and_a_damaged_chunk_are_read_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mirror_that_nobody_has_is_told() {
+async fn a_pin_that_nobody_has_is_told() {
     let _alone = ALONE.lock().await;
     let daemon = TestDaemon::start_with(tempfile::tempdir().unwrap(), Vec::new(), |config| {
-        let manifest = Digest([9; 32]);
-        config.mirror = vec![MirrorConfig { manifest }];
+        let image = Digest([9; 32]);
+        config.pin = vec![PinConfig { image }];
     })
     .await;
     let socket = daemon.root.path().join("control");
@@ -160,14 +160,14 @@ async fn a_mirror_that_nobody_has_is_told() {
             let Reply::Status(status) = reply else {
                 panic!("no status");
             };
-            let [mirror] = &status.mirrors[..] else {
-                panic!("{:?}", status.mirrors);
+            let [pin] = &status.pins[..] else {
+                panic!("{:?}", status.pins);
             };
-            assert_eq!(mirror.manifest, "09".repeat(32));
-            if mirror.state.starts_with(expected) {
+            assert_eq!(pin.image, "09".repeat(32));
+            if pin.state.starts_with(expected) {
                 break;
             }
-            assert!(begun.elapsed() < Duration::from_secs(30), "{mirror:?}");
+            assert!(begun.elapsed() < Duration::from_secs(30), "{pin:?}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

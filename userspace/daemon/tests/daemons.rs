@@ -17,7 +17,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use nix::errno::Errno;
-use peerfs_daemon::config::{MirrorConfig, SourceConfig};
+use peerfs_daemon::config::{PinConfig, SourceConfig};
 use peerfs_exchange::Have;
 use peerfs_format::upcall::FETCH_AGAIN;
 use peerfs_format::Digest;
@@ -304,11 +304,11 @@ async fn another_store_is_a_source() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mirrored_image_becomes_complete_by_itself() {
+async fn a_pinned_image_becomes_complete_by_itself() {
     let (a, image) = seed().await;
     let b = TestDaemon::start_with(tempfile::tempdir().unwrap(), a.addresses(), |config| {
-        config.mirror = vec![MirrorConfig {
-            manifest: image.manifest,
+        config.pin = vec![PinConfig {
+            image: image.manifest,
         }];
     })
     .await;

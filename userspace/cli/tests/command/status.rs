@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread;
 
 use crate::running::{peerfs, succeed};
-use peerfs_control::{ImageStatus, MirrorStatus, PeerStatus, Reply, Status};
+use peerfs_control::{ImageStatus, PeerStatus, PinStatus, Reply, Status};
 use serde_json::Value;
 
 /// Answers one request with `reply` while `peerfs status` runs with these options.
@@ -51,8 +51,8 @@ fn status() -> Reply {
                 ..ImageStatus::default()
             },
         ],
-        mirrors: vec![MirrorStatus {
-            manifest: "ef".repeat(32),
+        pins: vec![PinStatus {
+            image: "ef".repeat(32),
             state: "waiting".into(),
         }],
         bytes_by_source: [("peers".to_owned(), 1 << 20)].into(),

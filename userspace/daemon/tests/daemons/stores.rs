@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use peerfs_control::{ask, Reply, Request};
-use peerfs_daemon::config::{MirrorConfig, SourceConfig};
+use peerfs_daemon::config::{PinConfig, SourceConfig};
 use peerfs_exchange::{Have, Priority};
 use peerfs_format::upcall::FETCH_AGAIN;
 use peerfs_format::Digest;
@@ -157,18 +157,18 @@ fn damage(store: &Path, image: &TestImage, chunk: u32) {
 }
 
 /// How the image is doing that a daemon is to keep complete.
-async fn state_of_the_mirror(daemon: &TestDaemon) -> String {
+async fn state_of_the_pin(daemon: &TestDaemon) -> String {
     let socket = daemon.root.path().join("control");
     let asked = move || ask(&socket, Request::Status, Duration::from_secs(10));
     match tokio::task::spawn_blocking(asked).await.unwrap().unwrap() {
-        Reply::Status(status) => status.mirrors[0].state.clone(),
+        Reply::Status(status) => status.pins[0].state.clone(),
         other => panic!("{other:?}"),
     }
 }
 
-async fn mirroring(root: tempfile::TempDir, manifest: Digest, source: &Path) -> TestDaemon {
+async fn pinning(root: tempfile::TempDir, manifest: Digest, source: &Path) -> TestDaemon {
     TestDaemon::start_with(root, Vec::new(), |config| {
-        config.mirror = vec![MirrorConfig { manifest }];
+        config.pin = vec![PinConfig { image: manifest }];
         config.source = vec![SourceConfig {
             directory: source.to_owned(),
         }];
@@ -177,7 +177,7 @@ async fn mirroring(root: tempfile::TempDir, manifest: Digest, source: &Path) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_pack_is_not_all_of_a_mirrored_image() {
+async fn a_damaged_pack_is_not_all_of_a_pinned_image() {
     let elsewhere = tempfile::tempdir().unwrap();
     let source = store_dir(elsewhere.path());
     TestImage::build(&source, CHUNKS);
@@ -185,7 +185,7 @@ async fn a_damaged_pack_is_not_all_of_a_mirrored_image() {
     let store = store_dir(root.path());
     let image = TestImage::build(&store, CHUNKS);
     damage(&store, &image, 7);
-    let daemon = mirroring(root, image.manifest, &source).await;
+    let daemon = pinning(root, image.manifest, &source).await;
     let path = Store::open(&store).unwrap().blob_path(&image.pack.digest);
     let expected = image.chunks.concat();
     until("it is mended", || fs::read(&path).unwrap() == expected).await;
@@ -199,7 +199,7 @@ async fn a_damaged_pack_is_not_all_of_a_mirrored_image() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_with_the_index_of_another_pack_is_not_mirrored_for_ever() {
+async fn an_image_with_the_index_of_another_pack_is_not_fetched_for_ever() {
     let scratch = tempfile::tempdir().unwrap();
     let image = TestImage::build(&store_dir(scratch.path()), CHUNKS);
     let elsewhere = tempfile::tempdir().unwrap();
@@ -217,10 +217,10 @@ async fn an_image_with_the_index_of_another_pack_is_not_mirrored_for_ever() {
     let (empty, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     TestImage::build(&store_dir(whole.path()), CHUNKS);
     for root in [empty, whole] {
-        let daemon = mirroring(root, manifest, &source).await;
+        let daemon = pinning(root, manifest, &source).await;
         let begun = Instant::now();
         let state = loop {
-            let state = state_of_the_mirror(&daemon).await;
+            let state = state_of_the_pin(&daemon).await;
             if state != "being fetched" {
                 break state;
             }

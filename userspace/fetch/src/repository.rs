@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What the daemon has or can get: metadata blobs, packs, chunks.
+//! What is here or can be got: metadata blobs, packs, chunks.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use async_trait::async_trait;
 use nix::errno::Errno;
 use peerfs_exchange::scheduler::{ContentId, Full, Order, Outcome, Part};
 use peerfs_exchange::Priority;
@@ -14,18 +15,24 @@ use peerfs_store::{Error as StoreError, Pack};
 use peerfs_text::Causes;
 use tracing::{debug, warn};
 
-use crate::announcer::Announcer;
 use crate::disk::{Disk, DiskError};
 use crate::fetcher::Fetcher;
 use crate::packs::Packs;
 use crate::source::Subject;
 
 /// Gets what is in the store, and fetches what is not.
-pub struct Library {
+pub struct Repository {
     disk: Disk,
     packs: Arc<Packs>,
     fetcher: Fetcher,
-    announcer: Announcer,
+    announcer: Arc<dyn Announce>,
+}
+
+/// Whoever tells others what is here.
+#[async_trait]
+pub trait Announce: Send + Sync {
+    /// Tells that the manifest, or something of the pack, is here. Returns soon.
+    async fn announce(&self, digest: Digest);
 }
 
 /// For whom something is to be got.
@@ -76,10 +83,15 @@ impl GetError {
     }
 }
 
-impl Library {
-    /// A library over a store and those who fill it.
-    pub fn new(disk: Disk, packs: Arc<Packs>, fetcher: Fetcher, announcer: Announcer) -> Self {
-        Library {
+impl Repository {
+    /// A repository over a store and those who fill it.
+    pub fn new(
+        disk: Disk,
+        packs: Arc<Packs>,
+        fetcher: Fetcher,
+        announcer: Arc<dyn Announce>,
+    ) -> Self {
+        Repository {
             disk,
             packs,
             fetcher,
@@ -200,7 +212,7 @@ impl Library {
         Ok(())
     }
 
-    /// Reads chunks of a pack that are in the store, and forgets those that are damaged: [`Library::chunks`] fetches
+    /// Reads chunks of a pack that are in the store, and forgets those that are damaged: [`Repository::chunks`] fetches
     /// them anew.
     pub async fn discard_damaged(
         &self,

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::disk::DiskError;
-use crate::library::{GetError, Library, Purpose};
+use crate::repository::{GetError, Purpose, Repository};
 
 /// How long one pack may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(600);
@@ -26,7 +26,7 @@ const REMINDER: Duration = Duration::from_secs(600);
 
 /// How the images are doing that are to be kept complete. Clones are the same list.
 #[derive(Clone, Default)]
-pub struct Mirrors(Arc<Mutex<BTreeMap<Digest, State>>>);
+pub struct Pins(Arc<Mutex<BTreeMap<Digest, State>>>);
 
 /// How one of them is doing.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -43,7 +43,7 @@ enum State {
     Failed(String),
 }
 
-impl Mirrors {
+impl Pins {
     /// The images, each with what is to be said of it.
     pub fn states(&self) -> Vec<(Digest, String)> {
         let states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,9 +72,9 @@ impl std::fmt::Display for State {
     }
 }
 
-/// Why an image could not be mirrored.
+/// Why an image could not be made complete.
 #[derive(Debug, thiserror::Error)]
-enum MirrorError {
+enum PinError {
     /// Something of it could not be got.
     #[error(transparent)]
     Get(#[from] GetError),
@@ -86,7 +86,7 @@ enum MirrorError {
     Damaged(Digest),
 }
 
-impl MirrorError {
+impl PinError {
     /// Whether it is the image that is wrong, so that it never becomes complete, whoever sends what.
     fn is_final(&self) -> bool {
         let wrong_index = |error: &GetError| {
@@ -96,45 +96,45 @@ impl MirrorError {
             matches!(error, StoreError::WrongIndex { .. })
         };
         match self {
-            MirrorError::Manifest(..) => true,
-            MirrorError::Damaged(_) => false,
-            MirrorError::Get(error) => wrong_index(error),
+            PinError::Manifest(..) => true,
+            PinError::Damaged(_) => false,
+            PinError::Get(error) => wrong_index(error),
         }
     }
 }
 
 /// Fetches all of an image, until it is here or until `shutdown`.
-pub async fn mirror(
-    library: Arc<Library>,
-    mirrors: Mirrors,
+pub async fn pin(
+    repository: Arc<Repository>,
+    pins: Pins,
     manifest: Digest,
     shutdown: CancellationToken,
 ) {
     let mut attempt = Attempt {
-        library: &library,
-        mirrors: &mirrors,
+        repository: &repository,
+        pins: &pins,
         manifest,
         checked: BTreeSet::new(),
     };
     let complete = async {
         let mut last = String::new();
         loop {
-            mirrors.set(manifest, State::Fetching);
+            pins.set(manifest, State::Fetching);
             match attempt.fetch_all().await {
                 Ok(()) => {
-                    mirrors.set(manifest, State::Complete);
-                    return info!(%manifest, "mirrored");
+                    pins.set(manifest, State::Complete);
+                    return info!(%manifest, "complete");
                 }
                 Err(error) => {
                     let reason = Causes(&error).to_string();
                     if error.is_final() {
-                        mirrors.set(manifest, State::Failed(reason.clone()));
-                        return warn!(%manifest, error = reason, "not mirrored");
+                        pins.set(manifest, State::Failed(reason.clone()));
+                        return warn!(%manifest, error = reason, "cannot be kept complete");
                     }
-                    mirrors.set(manifest, State::Retried(reason.clone()));
+                    pins.set(manifest, State::Retried(reason.clone()));
                     // The same problem is told once, not with every attempt.
                     if reason != last {
-                        warn!(%manifest, error = reason, "mirroring is tried again");
+                        warn!(%manifest, error = reason, "not complete; tried again");
                         last = reason;
                     }
                 }
@@ -150,8 +150,8 @@ pub async fn mirror(
 
 /// Attempts to fetch all of an image.
 struct Attempt<'a> {
-    library: &'a Library,
-    mirrors: &'a Mirrors,
+    repository: &'a Repository,
+    pins: &'a Pins,
     manifest: Digest,
     /// The packs of which all was read since, each with its index: there is no need to do it again.
     checked: BTreeSet<(Digest, Digest)>,
@@ -166,9 +166,9 @@ impl Attempt<'_> {
         }
     }
 
-    async fn fetch_all(&mut self) -> Result<(), MirrorError> {
+    async fn fetch_all(&mut self) -> Result<(), PinError> {
         let blob = self.blob(self.manifest).await?;
-        let not_an_image = |error| MirrorError::Manifest(self.manifest, error);
+        let not_an_image = |error| PinError::Manifest(self.manifest, error);
         let parsed = Manifest::parse(&blob).map_err(not_an_image)?;
         let table = self.blob(parsed.blob_table).await?;
         let table = BlobTable::parse(&table, parsed.inode_count).map_err(not_an_image)?;
@@ -183,17 +183,17 @@ impl Attempt<'_> {
 
     /// Gets a pack. One that is here is whole only if all its chunks are what they should be: what is called a blob
     /// may be damaged.
-    async fn pack(&mut self, pack: Digest, index: Digest) -> Result<(), MirrorError> {
+    async fn pack(&mut self, pack: Digest, index: Digest) -> Result<(), PinError> {
         self.blob(index).await?;
-        let library = self.library;
-        let open = library.pack(pack, index, self.purpose()).await?;
+        let repository = self.repository;
+        let open = repository.pack(pack, index, self.purpose()).await?;
         let chunks = 0..open.record().chunk_count;
         if open.is_blob() && !self.checked.contains(&(pack, index)) {
-            library.discard_damaged(&open, chunks.clone()).await?;
+            repository.discard_damaged(&open, chunks.clone()).await?;
         }
-        library.chunks(&open, chunks, self.purpose()).await?;
-        if !library.complete(open).await? {
-            return Err(MirrorError::Damaged(pack));
+        repository.chunks(&open, chunks, self.purpose()).await?;
+        if !repository.complete(open).await? {
+            return Err(PinError::Damaged(pack));
         }
         self.checked.insert((pack, index));
         Ok(())
@@ -201,20 +201,20 @@ impl Attempt<'_> {
 
     /// Gets a metadata blob; says so if it does not come.
     async fn blob(&self, digest: Digest) -> Result<Vec<u8>, GetError> {
-        let got = self.library.blob(digest, self.purpose());
+        let got = self.repository.blob(digest, self.purpose());
         tokio::pin!(got);
         let mut patience = PATIENCE;
         loop {
             tokio::select! {
                 got = &mut got => {
-                    self.mirrors.set(self.manifest, State::Fetching);
+                    self.pins.set(self.manifest, State::Fetching);
                     return got;
                 }
                 () = tokio::time::sleep(patience) => {
-                    self.mirrors.set(self.manifest, State::Waiting(digest));
+                    self.pins.set(self.manifest, State::Waiting(digest));
                     warn!(
                         manifest = %self.manifest, blob = %digest,
-                        "nobody that can be reached sends a blob of a mirrored image; still looking"
+                        "nobody that can be reached sends a blob of a pinned image; still looking"
                     );
                     patience = REMINDER;
                 }

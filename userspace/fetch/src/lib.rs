@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Gets what a store lacks: from whoever has it, verified.
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`Repository`] | what is in the store or can be got |
+//! | [`Fetcher`] | carries out what the scheduler decides: searches, transfers, verification, storing |
+//! | [`source`] | places to fetch from, and ways to find them |
+//! | `pins` | images that are kept complete |
+//! | [`Disk`], [`Packs`], [`images`] | the store, used from asynchronous code |
+//! | [`Traffic`] | counts what was fetched |
+//!
+//! A new kind of source is a [`source::Source`], and, if it is not one that is always there, a [`source::Discovery`].
+
+#![forbid(unsafe_code)]
+
+mod disk;
+mod fetcher;
+pub mod images;
+mod packs;
+mod pins;
+mod repository;
+pub mod source;
+mod traffic;
+
+pub use disk::{Disk, DiskError};
+pub use fetcher::Fetcher;
+pub use packs::Packs;
+pub use pins::{pin, Pins};
+pub use repository::{Announce, GetError, Purpose, Repository};
+pub use traffic::Traffic;
