@@ -50,11 +50,9 @@ pub(crate) fn print(store: &Path, manifest: &Digest) -> Result<()> {
                 }
             };
             let index = PackIndex::parse(index, &record)?;
-            let mut next = u64::from(offset);
-            while next < u64::from(offset) + piece.length {
-                let (number, chunk) = index.chunk_at(next as u32)?;
-                chunks.insert((pack, number), chunk.stored_length);
-                next = u64::from(chunk.logical_offset) + u64::from(chunk.logical_length);
+            for part in index.parts(offset, piece.length) {
+                let part = part?;
+                chunks.insert((pack, part.number), part.record.stored_length);
             }
         }
     }
