@@ -126,9 +126,9 @@ store_counter() {
 # A reading of the upcall's counters.
 counter() { awk -v name="$1" '$1 == name { print $2 }' /sys/kernel/debug/peerfs/upcall; }
 
-# wait_until SECONDS COMMAND...
+# wait_until SECONDS COMMAND...; PEERFS_TEST_PATIENCE times as long, for a machine that has much else to do.
 wait_until() {
-    local deadline=$((SECONDS + $1))
+    local deadline=$((SECONDS + $1 * ${PEERFS_TEST_PATIENCE:-1}))
     shift
     until "$@"; do
         ((SECONDS < deadline)) || fail "in vain waited until: $*"
