@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_store::{decode_chunk, Image, Store};
+use peerfs_store::{Image, PackReader, Store};
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::dict::{from_continuous, DecoderDictionary, EncoderDictionary};
 
@@ -31,13 +31,7 @@ pub(crate) fn print(store: &Path, manifest: &Digest, level: i32, size: usize) ->
         let pack = store.pack(&record, index)?;
         let mut chunks = Vec::new();
         for chunk in 0..record.chunk_count {
-            let stored = pack.read_chunk(chunk)?.unwrap_or_default();
-            chunks.push(decode_chunk(
-                &record.digest,
-                chunk,
-                &pack.chunk(chunk)?,
-                stored,
-            )?);
+            chunks.push(PackReader::read_chunk(&*pack, chunk)?.decode()?);
         }
         let total: usize = chunks.iter().map(Vec::len).sum();
         content += total;

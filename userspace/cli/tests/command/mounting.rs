@@ -43,3 +43,19 @@ fn a_store_may_have_a_comma_in_its_path() {
         assert!(told.starts_with(&fixture.manifest.to_string()), "{told}");
     }
 }
+
+#[test]
+fn advice_names_the_options_of_the_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let none = folder.path().join("none");
+    let (_, message) = fail(peerfs(&none, "ls").arg("image"));
+    assert!(message.contains("; name one with --root-dir"), "{message}");
+    let mut mount = helper(&none);
+    let output = mount.args(["-f", "image"]).arg(folder.path()).output();
+    let message = String::from_utf8(output.unwrap().stderr).unwrap();
+    assert!(
+        message.contains("; name one with -o root_dir="),
+        "{message}"
+    );
+    assert!(message.starts_with("mount.peerfs: "), "{message}");
+}
