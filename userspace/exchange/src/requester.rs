@@ -236,11 +236,16 @@ impl<W: Waiter> Requester<W> {
 
     /// Forgets the requests that nobody waits for any more; the frames are to be sent.
     pub fn cancel_abandoned(&mut self) -> Vec<Request> {
-        let abandoned = self
-            .outstanding
-            .extract_if(|_, outstanding| outstanding.waiter.is_gone());
+        let outstanding = self.outstanding.iter();
+        let abandoned: Vec<u32> = outstanding
+            .filter(|(_, outstanding)| outstanding.waiter.is_gone())
+            .map(|(request, _)| *request)
+            .collect();
         let mut cancels = Vec::new();
-        for (request, outstanding) in abandoned {
+        for request in abandoned {
+            let Some(outstanding) = self.outstanding.remove(&request) else {
+                continue;
+            };
             if self.cancelled.len() == CANCELLED_MAX {
                 self.cancelled.pop_front();
             }

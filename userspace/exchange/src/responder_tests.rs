@@ -42,7 +42,7 @@ fn done(reply: Reply) -> Done {
 /// The chunks of the next steps, until there is none.
 fn chunks(responder: &mut Responder) -> Vec<(u32, u32)> {
     let mut chunks = Vec::new();
-    while let Some(step) = responder.next() {
+    while let Some(step) = responder.next_step() {
         let Step::Chunk {
             request, number, ..
         } = step
@@ -87,7 +87,7 @@ fn data_waits_for_credit_and_questions_do_not() {
         },
     ]);
     assert!(matches!(
-        responder.next(),
+        responder.next_step(),
         Some(Step::Have { request: 2, .. })
     ));
     let reply = Reply::Presence {
@@ -99,7 +99,7 @@ fn data_waits_for_credit_and_questions_do_not() {
         ..done(reply)
     };
     assert!(responder.finish(asked).is_some());
-    assert_eq!(responder.next(), None);
+    assert_eq!(responder.next_step(), None);
     responder.receive(credit(3 * DATA_MAX - 1)).unwrap();
     assert_eq!(chunks(&mut responder).len(), 2);
     responder.receive(credit(1)).unwrap();
@@ -109,8 +109,8 @@ fn data_waits_for_credit_and_questions_do_not() {
 #[test]
 fn credit_that_short_data_did_not_need_is_left() {
     let mut responder = responder([credit(DATA_MAX), want_chunks(1, Priority::Demand, 0..2)]);
-    assert!(responder.next().is_some());
-    assert_eq!(responder.next(), None);
+    assert!(responder.next_step().is_some());
+    assert_eq!(responder.next_step(), None);
     let (request, number, data) = (1, 0, Bytes::from_static(b"short"));
     let reply = Reply::ChunkData {
         request,
@@ -119,9 +119,9 @@ fn credit_that_short_data_did_not_need_is_left() {
     };
     responder.finish(done(reply));
     assert_eq!(responder.credit, DATA_MAX - 5);
-    assert_eq!(responder.next(), None);
+    assert_eq!(responder.next_step(), None);
     responder.receive(credit(5)).unwrap();
-    assert!(responder.next().is_some());
+    assert!(responder.next_step().is_some());
 }
 
 #[test]
@@ -133,10 +133,10 @@ fn the_pieces_of_a_blob_come_one_after_the_other() {
         maximum: 1 << 20,
     };
     let mut responder = responder([credit(CREDIT_MAX), want]);
-    let Some(Step::Blob(mut piece)) = responder.next() else {
+    let Some(Step::Blob(mut piece)) = responder.next_step() else {
         panic!("no piece");
     };
-    assert_eq!(responder.next(), None);
+    assert_eq!(responder.next_step(), None);
     piece.offset = 10;
     piece.length = Some(20);
     let reply = Reply::BlobData {
@@ -149,7 +149,7 @@ fn the_pieces_of_a_blob_come_one_after_the_other() {
         ..done(reply.clone())
     };
     assert!(responder.finish(more).is_some());
-    assert_eq!(responder.next(), Some(Step::Blob(piece)));
+    assert_eq!(responder.next_step(), Some(Step::Blob(piece)));
     assert!(responder.finish(done(reply)).is_some());
     assert!(responder.live.is_empty());
     assert_eq!(responder.credit, CREDIT_MAX - 20);
@@ -159,11 +159,11 @@ fn the_pieces_of_a_blob_come_one_after_the_other() {
 #[test]
 fn busy_ends_a_request_that_was_begun() {
     let mut responder = responder([credit(2 * DATA_MAX), want_chunks(1, Priority::Demand, 0..5)]);
-    assert!(responder.next().is_some() && responder.next().is_some());
+    assert!(responder.next_step().is_some() && responder.next_step().is_some());
     let busy = Reply::Busy { request: 1 };
     assert_eq!(responder.finish(done(busy.clone())), Some(busy.clone()));
     assert_eq!(responder.finish(done(busy)), None);
-    assert_eq!(responder.next(), None);
+    assert_eq!(responder.next_step(), None);
     assert_eq!(responder.credit, 2 * DATA_MAX);
     assert!(responder.live.is_empty() && responder.answers == 0);
 }
@@ -174,7 +174,7 @@ fn what_was_cancelled_is_neither_read_nor_sent() {
         credit(DATA_MAX),
         want_chunks(1, Priority::Demand, [1, 2, 3]),
     ]);
-    assert!(responder.next().is_some());
+    assert!(responder.next_step().is_some());
     responder.receive(Request::Cancel { request: 1 }).unwrap();
     let reply = Reply::ChunkData {
         request: 1,
@@ -183,7 +183,7 @@ fn what_was_cancelled_is_neither_read_nor_sent() {
     };
     assert_eq!(responder.finish(done(reply)), None);
     assert_eq!(responder.credit, DATA_MAX);
-    assert_eq!(responder.next(), None);
+    assert_eq!(responder.next_step(), None);
     assert!(responder.live.is_empty() && responder.answers == 0);
 }
 

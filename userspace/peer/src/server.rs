@@ -121,7 +121,7 @@ impl Server {
         loop {
             let refused = session.lock().refused.pop();
             while reads.len() < READS_AHEAD {
-                let Some(step) = session.lock().responder.next() else {
+                let Some(step) = session.lock().responder.next_step() else {
                     break;
                 };
                 reads.push(self.perform(peer, step));
