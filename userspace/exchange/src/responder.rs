@@ -197,7 +197,7 @@ impl Responder {
         let request = reply.request();
         let live = self.live.contains_key(&request);
         let used = if live { reply.data_length() } else { 0 };
-        // What next() took off, at most.
+        // What next_step() took off, at most.
         self.credit = self.credit.saturating_add(reserved.saturating_sub(used));
         if !live {
             return None;

@@ -40,7 +40,7 @@ fn answer(requests: Vec<Request>) {
         if responder.receive(request).is_err() {
             return;
         }
-        while let Some(step) = responder.next() {
+        while let Some(step) = responder.next_step() {
             assert!(step.reserved() <= CREDIT_MAX);
             let request = step.request();
             let reply = match &step {
