@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use peerfs_fetch::source::HttpSource;
 use peerfs_format::Digest;
 use peerfs_peer::{bootstrap_problem, listen_problem, Multiaddr};
+use peerfs_text::Causes;
 use serde::{Deserialize, Deserializer};
 use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -220,12 +222,14 @@ impl Default for LimitsConfig {
     }
 }
 
-/// Another place to fetch from.
+/// Another place to fetch from: one key for each kind.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SourceConfig {
+#[serde(rename_all = "lowercase")]
+pub enum SourceConfig {
     /// The root directory of another store, on a network mount for example.
-    pub directory: PathBuf,
+    Directory(PathBuf),
+    /// Where an HTTP server has a copy of a store.
+    Url(String),
 }
 
 /// An image that is kept complete.
@@ -345,12 +349,20 @@ impl Config {
             )?;
         }
         for source in &self.source {
-            require(source.directory.is_absolute(), "source.directory", absolute)?;
-            require(
-                source.directory != self.root_dir,
-                "source.directory",
-                "must be another store than root_dir",
-            )?;
+            match source {
+                SourceConfig::Directory(directory) => {
+                    let key = "source.directory";
+                    require(directory.is_absolute(), key, absolute)?;
+                    let another = "must be another store than root_dir";
+                    require(*directory != self.root_dir, key, another)?;
+                }
+                SourceConfig::Url(url) => {
+                    HttpSource::new(url).map_err(|error| ConfigError::Value {
+                        key: "source.url",
+                        problem: Causes(&error).to_string(),
+                    })?;
+                }
+            }
         }
         Ok(())
     }
@@ -472,7 +484,7 @@ mod tests {
             .map(|line| line.strip_prefix("# ").unwrap_or(line))
             .collect();
         let config = read(&settings.join("\n")).unwrap();
-        assert_eq!(config.source.len(), 1);
+        assert_eq!(config.source.len(), 2);
         assert_eq!(config.pin.len(), 1);
         assert!(config.peer.upload_bytes_per_second.is_some());
     }
@@ -512,6 +524,11 @@ mod tests {
                 "[[source]]\ndirectory = '/var/lib/peerfs'",
                 "source.directory must be another",
             ),
+            (
+                "[[source]]\nurl = 'https://a/'",
+                "source.url must be such as",
+            ),
+            ("[[source]]\nuri = 'http://a/'", "uri"),
             ("[[pin]]\nimage = 'latest'", "latest"),
             ("[[mirror]]\nmanifest = 'latest'", "mirror is called pin"),
             ("device = 'peerfs'", "device must be an absolute path"),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use peerfs_exchange::scheduler::Limits;
 use peerfs_fetch::source::{
-    Configured, DirectorySource, Discovery, Peers, Registry, Source, PEERS,
+    Configured, DirectorySource, Discovery, HttpSource, Peers, Registry, Source, UrlError, PEERS,
 };
 use peerfs_fetch::{pin, Disk, Fetcher, Packs, Pins, Repository, Traffic};
 use peerfs_peer::{Identity, Node, NodeConfig};
@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use crate::announcer::Announcer;
 use crate::attachment;
-use crate::config::{Config, DeviceChoice};
+use crate::config::{Config, DeviceChoice, SourceConfig};
 use crate::control::ControlSocket;
 use crate::provider::StoreProvider;
 use crate::requests::RepositoryHandler;
@@ -45,6 +45,9 @@ pub enum StartError {
     /// The node can't be started.
     #[error("cannot start the peer node")]
     Node(#[from] peerfs_peer::Error),
+    /// A source's URL is none.
+    #[error("cannot fetch from a source of the configuration: its URL {0}")]
+    Source(#[from] UrlError),
     /// What is this node's own can't be used.
     #[error(transparent)]
     State(#[from] StateError),
@@ -93,10 +96,8 @@ impl Daemon {
         let packs = Arc::new(Packs::default());
         let provider = Arc::new(StoreProvider::new(disk.clone(), Arc::clone(&packs)));
         let node = Node::start(node_config, provider).await?;
-        let directories = directories(config);
         let registry = Arc::new(Registry::default());
-        let configured = directories.iter().cloned();
-        let configured: Vec<Arc<dyn Source>> = configured.map(|source| source as _).collect();
+        let (configured, directories) = sources(config)?;
         let accounts = configured.iter().map(|source| source.account());
         let accounts = accounts.chain([PEERS]).map(str::to_owned);
         let traffic = Arc::new(Traffic::new(accounts));
@@ -279,9 +280,21 @@ fn scheduler_limits(config: &Config) -> Limits {
     }
 }
 
-fn directories(config: &Config) -> Vec<Arc<DirectorySource>> {
-    let sources = config.source.iter();
-    sources
-        .map(|source| Arc::new(DirectorySource::new(&source.directory)))
-        .collect()
+/// Directories that are sources.
+type Directories = Vec<Arc<DirectorySource>>;
+
+/// The configured sources, and those of them that are directories.
+fn sources(config: &Config) -> Result<(Vec<Arc<dyn Source>>, Directories), StartError> {
+    let (mut all, mut directories) = (Vec::new(), Vec::new());
+    for source in &config.source {
+        match source {
+            SourceConfig::Directory(path) => {
+                let directory = Arc::new(DirectorySource::new(path));
+                directories.push(Arc::clone(&directory));
+                all.push(directory as Arc<dyn Source>);
+            }
+            SourceConfig::Url(url) => all.push(Arc::new(HttpSource::new(url)?)),
+        }
+    }
+    Ok((all, directories))
 }

@@ -290,9 +290,7 @@ async fn another_store_is_a_source() {
     let elsewhere = tempfile::tempdir().unwrap();
     let image = TestImage::build(&store_dir(elsewhere.path()), CHUNKS);
     let b = TestDaemon::start_with(tempfile::tempdir().unwrap(), Vec::new(), |config| {
-        config.source = vec![SourceConfig {
-            directory: store_dir(elsewhere.path()),
-        }];
+        config.source = vec![SourceConfig::Directory(store_dir(elsewhere.path()))];
     })
     .await;
     let kernel = b.kernel();

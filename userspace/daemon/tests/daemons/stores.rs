@@ -169,9 +169,7 @@ async fn state_of_the_pin(daemon: &TestDaemon) -> String {
 async fn pinning(root: tempfile::TempDir, manifest: Digest, source: &Path) -> TestDaemon {
     TestDaemon::start_with(root, Vec::new(), |config| {
         config.pin = vec![PinConfig { image: manifest }];
-        config.source = vec![SourceConfig {
-            directory: source.to_owned(),
-        }];
+        config.source = vec![SourceConfig::Directory(source.to_owned())];
     })
     .await
 }
@@ -239,9 +237,7 @@ async fn a_source_may_come_later() {
     let elsewhere = tempfile::tempdir().unwrap();
     let directory = store_dir(elsewhere.path());
     let b = TestDaemon::start_with(tempfile::tempdir().unwrap(), Vec::new(), |config| {
-        config.source = vec![SourceConfig {
-            directory: directory.clone(),
-        }];
+        config.source = vec![SourceConfig::Directory(directory.clone())];
     })
     .await;
     let waiting = tokio::spawn({

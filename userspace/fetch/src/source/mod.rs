@@ -4,6 +4,7 @@
 
 mod configured;
 mod directory;
+mod http;
 mod peer;
 mod registry;
 
@@ -20,6 +21,7 @@ use peerfs_store::Pack;
 
 pub use configured::{ask, Configured};
 pub use directory::DirectorySource;
+pub use http::{HttpSource, UrlError};
 pub use peer::{Peers, PEERS};
 pub use registry::{Registry, SourceId};
 
