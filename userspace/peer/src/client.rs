@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{timeout, timeout_at, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use crate::ban_list::BanList;
 use crate::lane::{self, Lane};
@@ -152,7 +153,7 @@ impl Client {
         let requests = chunks.len().div_ceil(CLIENT_CHUNKS);
         let (answer, answers) = mpsc::channel(chunks.len() + requests + 1);
         let client = self.clone();
-        self.tasks.spawn(async move {
+        let requesting = async move {
             let request = client.request_chunks(peer, pack, index, &chunks, priority, &answer);
             tokio::select! {
                 result = request => if let Err(error) = result {
@@ -161,7 +162,8 @@ impl Client {
                 },
                 () = answer.closed() => {}
             }
-        });
+        };
+        self.tasks.spawn(requesting.in_current_span());
         ChunkStream::new(answers)
     }
 
@@ -199,6 +201,7 @@ impl Client {
     ) -> Result<(), RequestError> {
         for _ in 0..2 {
             let lane = self.lane(peer, priority.into()).await?;
+            tracing::debug!(%peer, "sends a request");
             match lane.request(want).await {
                 Ok(()) => return Ok(()),
                 Err(unsent) => want = unsent,

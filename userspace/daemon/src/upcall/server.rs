@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use peerfs_format::upcall::{Failure, Priority, REQUEST_MAX};
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, debug_span, warn, Instrument};
 
 use super::{Device, Ioctls, Message, Request};
 
@@ -118,10 +118,13 @@ impl<I: Ioctls> Server<I> {
         }
         debug!(id, ?request, "request");
         let (device, handler) = (Arc::clone(&self.device), Arc::clone(&self.handler));
-        let task = self.tasks.spawn(async move {
+        // What is logged on the way to the answer says for which request.
+        let span = debug_span!("upcall", id);
+        let handling = async move {
             let result = handler.handle(request).await;
             answer(&device, id, result);
-        });
+        };
+        let task = self.tasks.spawn(handling.instrument(span));
         self.ids.insert(task.id(), id);
         self.requests.insert(id, task);
         self.handler.in_flight(self.requests.len());

@@ -315,6 +315,21 @@ where
             .collect()
     }
 
+    /// The orders that wait for what a transfer is to bring.
+    pub fn waiting_for(&self, transfer: TransferId) -> BTreeSet<Ticket> {
+        let Some(transfer) = self.transfers.get(&transfer) else {
+            return BTreeSet::new();
+        };
+        let content = self.contents.get(&transfer.content);
+        let wants = transfer
+            .parts
+            .iter()
+            .filter_map(|part| content?.wants.get(part));
+        wants
+            .flat_map(|want| want.tickets.iter().copied())
+            .collect()
+    }
+
     /// Decides: what is to be done now, in this order.
     pub fn poll(&mut self, now: Instant) -> Vec<Action<Source, Subject>> {
         self.expire(now);

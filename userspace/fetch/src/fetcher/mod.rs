@@ -16,6 +16,7 @@ use peerfs_exchange::scheduler::{
 use tokio::sync::{oneshot, Notify, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::{debug, debug_span, Instrument, Span};
 
 use crate::disk::Disk;
 use crate::source::{Discovery, Registry, SourceId, Subject};
@@ -41,6 +42,13 @@ struct Shared {
     traffic: Arc<Traffic>,
 }
 
+/// Whoever waits for an order.
+struct Waiter {
+    outcome: oneshot::Sender<Outcome>,
+    /// What it does, for the log.
+    span: Span,
+}
+
 /// A source that has come, by the discovery that found it.
 struct Newcomer {
     place: usize,
@@ -49,7 +57,7 @@ struct Newcomer {
 
 struct State {
     scheduler: Scheduler<SourceId, Subject>,
-    waiters: HashMap<Ticket, oneshot::Sender<Outcome>>,
+    waiters: HashMap<Ticket, Waiter>,
     transfers: HashMap<TransferId, AbortHandle>,
     /// What is just being looked for, and by which discovery.
     searching: HashSet<(usize, ContentId)>,
@@ -89,11 +97,13 @@ impl Fetcher {
     /// # Errors
     /// [`Full`] if too many orders wait.
     pub async fn fetch(&self, order: Order<Subject>) -> Result<Outcome, Full> {
-        let (sender, receiver) = oneshot::channel();
+        let (outcome, receiver) = oneshot::channel();
+        debug!(content = %order.content, parts = order.parts.len(), "wanted");
         let ticket = {
             let mut state = self.shared.lock();
             let ticket = state.scheduler.order(order)?;
-            state.waiters.insert(ticket, sender);
+            let span = Span::current();
+            state.waiters.insert(ticket, Waiter { outcome, span });
             ticket
         };
         let _guard = CancelGuard {
@@ -185,7 +195,9 @@ impl Shared {
                         priority,
                         subject,
                     };
-                    let task = tasks.spawn(Arc::clone(self).transfer(transfer_task));
+                    let span = self.span_of(&state, transfer, source, content);
+                    let transferring = Arc::clone(self).transfer(transfer_task);
+                    let task = tasks.spawn(transferring.instrument(span));
                     state.transfers.insert(transfer, task);
                 }
                 Action::Stop { transfer } => {
@@ -196,12 +208,34 @@ impl Shared {
                 Action::Finish { ticket, outcome } => {
                     if let Some(waiter) = state.waiters.remove(&ticket) {
                         // Whoever is not there any more needs no answer.
-                        let _ = waiter.send(outcome);
+                        let _ = waiter.outcome.send(outcome);
                     }
                 }
             }
         }
         state.scheduler.next_wakeup(now)
+    }
+
+    /// What a transfer does, as a part of what the first one does that waits for it; the others are told.
+    fn span_of(
+        &self,
+        state: &State,
+        transfer: TransferId,
+        source: SourceId,
+        content: ContentId,
+    ) -> Span {
+        let source = self.registry.get(source);
+        let source = source.as_ref().map(|source| source.name());
+        let waiting = state.scheduler.waiting_for(transfer);
+        let mut spans = waiting
+            .iter()
+            .filter_map(|ticket| Some(&state.waiters.get(ticket)?.span));
+        let first = spans.next().and_then(Span::id);
+        let span = debug_span!(parent: first, "transfer", %content, source);
+        for other in spans {
+            other.in_scope(|| debug!(%content, source, "comes with what another one waits for"));
+        }
+        span
     }
 
     /// Tells the scheduler something.

@@ -43,10 +43,12 @@ impl From<SourceError> for Stop {
 
 impl Shared {
     pub(super) async fn transfer(self: Arc<Self>, transfer: Transfer) {
+        debug!(parts = transfer.parts.len(), priority = ?transfer.priority, "asks");
         let end = match self.registry.get(transfer.source) {
             Some(source) => self.carry_out(&transfer, source).await,
             None => End::Answered,
         };
+        debug!(?end, "ended");
         let mut state = self.lock();
         state.transfers.remove(&transfer.id);
         state.scheduler.ended(transfer.id, end, Instant::now());
