@@ -189,20 +189,22 @@ fn init(super_block: &SuperBlock, number: u64, parts: Parts) -> Result<ARef<Inod
         mtime_nanoseconds: record.mtime_nanoseconds,
         generation: super_block.data().generation(),
     };
-    new.init(
-        &attributes,
-        kind,
-        InodeData {
-            record,
-            shard,
-            extents,
-            read: Atomic::new(0),
-            opened: Atomic::new(false),
-            asked: Atomic::new(0),
-            checked: Atomic::new(0),
-            entries: Atomic::new(ENTRIES_UNKNOWN),
-        },
-    )
+    let data = InodeData {
+        record,
+        shard,
+        extents,
+        read: Atomic::new(0),
+        opened: Atomic::new(false),
+        asked: Atomic::new(0),
+        checked: Atomic::new(0),
+        entries: Atomic::new(ENTRIES_UNKNOWN),
+    };
+    new.init(&attributes, kind, data).inspect_err(|_| {
+        // It has an owner, say, that is no id.
+        let error = FormatError::Malformed("inode record");
+        let store = &super_block.data().store;
+        store.refused_in(shard, format_args!("inode {number}"), error);
+    })
 }
 
 impl ExportOperations for PeerFs {

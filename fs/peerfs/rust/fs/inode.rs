@@ -163,7 +163,8 @@ impl<T: FileSystem> SuperBlock<T> {
 }
 
 impl<T: FileSystem> NewInode<T> {
-    /// Fills the inode in and makes it visible.
+    /// Fills the inode in and makes it visible. Fails if no inode can have such attributes: EOVERFLOW for an owner that is
+    /// no id.
     pub(crate) fn init(
         self,
         attributes: &Attributes,
