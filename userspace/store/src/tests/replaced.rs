@@ -89,10 +89,15 @@ fn a_reader_finds_a_chunk_beside_the_whole_pack_that_is_damaged() {
     pack.write_chunk(5, &source.chunks[5]).unwrap();
     drop(pack);
 
-    let find = || {
+    let find = |store: &Store| {
         let found = store.find_pack(&source.record, source.index.clone());
         found.unwrap().unwrap()
     };
+    // Who has found out that the whole pack is damaged goes by the partial one.
+    assert_eq!(find(&store).read_chunk(6).unwrap(), None);
+    drop(store);
+    let store = source.store();
+    let find = || find(&store);
     for right in [4, 5] {
         let chunk = &source.chunks[right as usize];
         assert_eq!(find().read_chunk(right).unwrap().as_ref(), Some(chunk));
