@@ -33,9 +33,9 @@ const LINKS_MAX: u32 = 40;
 /// use std::path::Path;
 /// use std::sync::Arc;
 ///
-/// use peerfs_store::{Image, Result, Store};
+/// use peerfs_store::{Error, Image, Store};
 ///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
 /// let store = Arc::new(Store::open(Path::new("/var/lib/peerfs"))?);
 /// let manifest = store.resolve(&"debian:12".parse()?)?;
 /// let image = Image::open(store, &manifest)?;
@@ -43,7 +43,7 @@ const LINKS_MAX: u32 = 40;
 /// let mut content = Vec::new();
 /// image.read(&file, 0, file.record().size, |part| {
 ///     content.extend_from_slice(part);
-///     Result::Ok(())
+///     Ok::<_, Error>(())
 /// })?;
 /// # Ok(())
 /// # }

@@ -3,6 +3,7 @@
 //! Builds that end early, and trees with something in the way.
 
 use std::fs::{self, File, Permissions};
+use std::io::{BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -85,9 +86,12 @@ fn other_file_systems_can_be_left_out() {
     assert_eq!(list(), b"file\nmounted\n");
 }
 
-/// Starts a build that takes long.
+/// Starts a build that takes half a minute: what repeats itself would be stored once.
 fn start(fixture: &Fixture) -> Child {
-    fs::write(fixture.tree().join("large"), fixture.content.repeat(200)).unwrap();
+    let numbers = (0..4_000_000u64).map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut large = BufWriter::new(File::create(fixture.tree().join("large")).unwrap());
+    numbers.for_each(|number| writeln!(large, "{number:016x}").unwrap());
+    large.flush().unwrap();
     let mut process = peerfs(&fixture.folder.path().join("new"), "build");
     process
         .arg(fixture.tree())
