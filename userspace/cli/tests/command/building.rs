@@ -92,8 +92,14 @@ fn start(fixture: &Fixture) -> Child {
     let mut large = BufWriter::new(File::create(fixture.tree().join("large")).unwrap());
     numbers.for_each(|number| writeln!(large, "{number:016x}").unwrap());
     large.flush().unwrap();
-    let mut process = peerfs(&fixture.folder.path().join("new"), "build");
+    // Whoever runs the tests in the background may have had SIGINT ignored, which is inherited.
+    let mut process = Command::new("env");
     process
+        .arg("--default-signal")
+        .arg(env!("CARGO_BIN_EXE_peerfs"))
+        .arg("build")
+        .arg("--root-dir")
+        .arg(fixture.folder.path().join("new"))
         .arg(fixture.tree())
         .args(["--tag", "x", "--compression", "zstd:19", "--threads", "1"]);
     let child = process
