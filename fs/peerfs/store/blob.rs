@@ -13,7 +13,6 @@ use peerfs_format::{
     METADATA_MAX,
 };
 
-use super::cache::Size;
 use super::statistics::Statistics;
 use super::{Fetched, Hex, Missed};
 use crate::rust::crypto::sha256;
@@ -77,7 +76,7 @@ const FETCHES_MAX: usize = 2;
 
 /// A verified and parsed blob.
 pub(crate) struct Blob<L> {
-    bytes: KVVec<u8>,
+    pub(super) bytes: KVVec<u8>,
     layout: L,
 }
 
@@ -197,12 +196,6 @@ impl Expected<'_> {
 
 /// What is damaged about most that is.
 const OTHER_BYTES: &str = "its digest differs";
-
-impl<L> Size for Blob<L> {
-    fn size(&self) -> usize {
-        self.bytes.len()
-    }
-}
 
 impl Blob<Manifest> {
     /// The manifest.

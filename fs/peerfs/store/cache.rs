@@ -12,6 +12,7 @@ use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
 use peerfs_format::METADATA_MAX;
 
+use super::blob::Blob;
 use super::chunk::Chunk;
 use super::readahead::Segments;
 use super::{IndexBlob, ShardBlob};
@@ -33,6 +34,18 @@ const CHUNKS_BYTES: usize = 4 * 1024 * 1024;
 pub(super) trait Size {
     /// How much: bytes.
     fn size(&self) -> usize;
+}
+
+impl<L> Size for Blob<L> {
+    fn size(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl Size for Chunk {
+    fn size(&self) -> usize {
+        self.bytes.len()
+    }
 }
 
 /// A cache of a bounded number of bytes.

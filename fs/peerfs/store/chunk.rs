@@ -11,7 +11,6 @@ use kernel::sync::Arc;
 use peerfs_format::upcall::ChunkData;
 use peerfs_format::{ChunkPart, ChunkRecord};
 
-use super::cache::Size;
 use super::decode::{decode, NewBytes};
 use super::pack::{Pack, Place};
 use super::stored::StoredBytes;
@@ -25,12 +24,6 @@ use crate::rust::zstd::ZstdDecoder;
 pub(crate) struct Chunk {
     /// Its bytes.
     pub(crate) bytes: KVVec<u8>,
-}
-
-impl Size for Chunk {
-    fn size(&self) -> usize {
-        self.bytes.len()
-    }
 }
 
 /// How often a reader asks for a chunk: once because it is missing, once because what then was there
