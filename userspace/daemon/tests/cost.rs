@@ -4,21 +4,24 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "../../peer/tests/peer/raw.rs"]
+mod raw;
+
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::swarm::SwarmEvent;
-use libp2p::{noise, tcp, yamux, Multiaddr, PeerId, Stream, StreamProtocol, SwarmBuilder};
+use libp2p::{Multiaddr, PeerId, Stream};
 use libp2p_stream::Control;
 use peerfs_format::METADATA_MAX;
 use peerfs_store::Store;
+use raw::{drive, frame, raw_peer, PROTOCOL};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-const PROTOCOL: StreamProtocol = StreamProtocol::new("/peerfs/exchange/1");
 const LONG: Duration = Duration::from_secs(60);
 
 /// Processor time is measured, so one test runs at a time.
@@ -86,19 +89,7 @@ impl Victim {
 
     /// Connects a peer that has the transport of a node and nothing else.
     async fn attacker(&self) -> (PeerId, Control) {
-        let mut swarm = SwarmBuilder::with_new_identity()
-            .with_tokio()
-            .with_tcp(
-                tcp::Config::default(),
-                noise::Config::new,
-                yamux::Config::default,
-            )
-            .unwrap()
-            .with_behaviour(|_| libp2p_stream::Behaviour::new())
-            .unwrap()
-            .with_swarm_config(|settings| settings.with_idle_connection_timeout(LONG))
-            .build();
-        let control = swarm.behaviour().new_control();
+        let (mut swarm, control) = raw_peer();
         let connected = async {
             swarm.dial(self.address.clone()).unwrap();
             loop {
@@ -114,11 +105,7 @@ impl Victim {
             }
         };
         let peer = timeout(LONG, connected).await.expect("not connected");
-        tokio::spawn(async move {
-            loop {
-                swarm.select_next_some().await;
-            }
-        });
+        drive(swarm);
         (peer, control)
     }
 }
@@ -128,15 +115,6 @@ impl Drop for Victim {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn frame(kind: u8, request: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (8 + payload.len()) as u32;
-    let mut frame = length.to_le_bytes().to_vec();
-    frame.extend_from_slice(&[kind, 0, 0, 0]);
-    frame.extend_from_slice(&request.to_le_bytes());
-    frame.extend_from_slice(payload);
-    frame
 }
 
 async fn read_frame(stream: &mut Stream) {

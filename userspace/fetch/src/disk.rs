@@ -62,16 +62,8 @@ impl Disk {
         T: Send + 'static,
         F: FnOnce(&Store) -> peerfs_store::Result<T> + Send + 'static,
     {
-        let permit = Arc::clone(&self.permits)
-            .acquire_owned()
-            .await
-            .map_err(|_| DiskError::ShuttingDown)?;
         let store = Arc::clone(&self.store);
-        let result = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            operation(&store)
-        });
-        Ok(result.await.map_err(|_| DiskError::ShuttingDown)??)
+        run_blocking(&self.permits, move || operation(&store)).await
     }
 
     /// Runs an operation that nobody waits for.
@@ -89,4 +81,25 @@ impl Disk {
             let _ = disk.run(run).await;
         });
     }
+}
+
+/// Runs an operation on a thread that may block, when there is a permit for it. It runs to its end, and keeps its permit
+/// for so long, even if nobody waits for it any more.
+pub(crate) async fn run_blocking<T, F>(
+    permits: &Arc<Semaphore>,
+    operation: F,
+) -> Result<T, DiskError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> peerfs_store::Result<T> + Send + 'static,
+{
+    let permit = Arc::clone(permits)
+        .acquire_owned()
+        .await
+        .map_err(|_| DiskError::ShuttingDown)?;
+    let result = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        operation()
+    });
+    Ok(result.await.map_err(|_| DiskError::ShuttingDown)??)
 }

@@ -2,7 +2,7 @@
 
 //! Findings that took reading all of a pack, remembered so that it need not be read again for that.
 
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
@@ -60,6 +60,12 @@ impl Findings {
         damaged
             .get(pack)
             .is_some_and(|version| *version == Version::of(file))
+    }
+
+    /// As [`Findings::is_damaged`], of an open file.
+    pub(crate) fn is_damaged_file(&self, pack: &Digest, file: &File) -> bool {
+        let metadata = file.metadata();
+        metadata.is_ok_and(|metadata| self.is_damaged(pack, &metadata))
     }
 
     /// Remembers that the file that is called a pack, with this metadata before it was read, is something else.

@@ -46,19 +46,13 @@ impl Pack {
         index: Vec<u8>,
         findings: &Arc<Findings>,
     ) -> Result<Option<Self>> {
-        let index_layout = check_index(record, &index)?;
-        let whole = State::find_whole(directory, record)?;
-        let is_right = whole.as_ref().is_some_and(|whole| {
-            let metadata = whole.file.metadata();
-            !metadata.is_ok_and(|metadata| findings.is_damaged(&record.digest, &metadata))
-        });
-        let state = if is_right {
-            whole
-        } else {
-            State::find_partial(directory, record)?.or(whole)
+        let layout = check_index(record, &index)?;
+        let state = match State::find_whole(directory, record)? {
+            Some(whole) if !findings.is_damaged_file(&record.digest, &whole.file) => Some(whole),
+            whole => State::find_partial(directory, record)?.or(whole),
         };
-        Ok(state
-            .map(|state| Self::to_read(directory, record, index, index_layout, findings, state)))
+        let open = |state| Self::new(directory, record, (index, layout), findings, false, state);
+        Ok(state.map(open))
     }
 
     /// Opens the partial pack to read it, even beside a whole one; None if there is none.
@@ -68,30 +62,9 @@ impl Pack {
         index: Vec<u8>,
         findings: &Arc<Findings>,
     ) -> Result<Option<Self>> {
-        let index_layout = check_index(record, &index)?;
-        let state = State::find_partial(directory, record)?;
-        Ok(state
-            .map(|state| Self::to_read(directory, record, index, index_layout, findings, state)))
-    }
-
-    fn to_read(
-        directory: &Arc<StoreDirectory>,
-        record: &PackRecord,
-        index: Vec<u8>,
-        index_layout: PackIndexLayout,
-        findings: &Arc<Findings>,
-        state: State,
-    ) -> Self {
-        Pack {
-            directory: directory.clone(),
-            record: *record,
-            index,
-            index_layout,
-            findings: findings.clone(),
-            is_for_filling: false,
-            turning: Mutex::new(()),
-            state: Mutex::new(state),
-        }
+        let layout = check_index(record, &index)?;
+        let open = |state| Self::new(directory, record, (index, layout), findings, false, state);
+        Ok(State::find_partial(directory, record)?.map(open))
     }
 
     /// Opens a pack to fill it, and makes a partial one if there is nothing of it.
@@ -101,21 +74,33 @@ impl Pack {
         index: Vec<u8>,
         findings: &Arc<Findings>,
     ) -> Result<Self> {
-        let index_layout = check_index(record, &index)?;
+        let layout = check_index(record, &index)?;
         let state = match State::find_whole(directory, record)? {
             Some(whole) => whole,
             None => State::open_partial(directory, record)?,
         };
-        Ok(Pack {
+        let index = (index, layout);
+        Ok(Self::new(directory, record, index, findings, true, state))
+    }
+
+    fn new(
+        directory: &Arc<StoreDirectory>,
+        record: &PackRecord,
+        (index, index_layout): (Vec<u8>, PackIndexLayout),
+        findings: &Arc<Findings>,
+        is_for_filling: bool,
+        state: State,
+    ) -> Self {
+        Pack {
             directory: directory.clone(),
             record: *record,
             index,
             index_layout,
             findings: findings.clone(),
-            is_for_filling: true,
+            is_for_filling,
             turning: Mutex::new(()),
             state: Mutex::new(state),
-        })
+        }
     }
 
     /// Ends what a process before this one has left: makes a full partial pack whole; goes on with one beside a whole
@@ -397,8 +382,7 @@ impl Pack {
     }
 
     fn is_known_damaged(&self, whole: &File) -> bool {
-        let metadata = whole.metadata();
-        metadata.is_ok_and(|metadata| self.findings.is_damaged(&self.record.digest, &metadata))
+        self.findings.is_damaged_file(&self.record.digest, whole)
     }
 
     /// From a damaged whole pack to a partial one, for whoever holds `turning`.

@@ -81,13 +81,29 @@ impl Source {
         Store::create(&self.folder.path().join("store")).unwrap()
     }
 
-    /// A whole pack.
-    fn fill(&self, store: &Store) -> Arc<crate::Pack> {
+    /// A pack that has all chunks and is no blob yet.
+    fn full(&self, store: &Store) -> Arc<crate::Pack> {
         let pack = store.pack(&self.record, self.index.clone()).unwrap();
         for (number, chunk) in self.chunks.iter().enumerate() {
             pack.write_chunk(number as u32, chunk).unwrap();
         }
+        pack
+    }
+
+    /// A whole pack.
+    fn fill(&self, store: &Store) -> Arc<crate::Pack> {
+        let pack = self.full(store);
         assert!(pack.complete().unwrap());
+        pack
+    }
+
+    /// A pack that is whole but for chunks 5 and 6, which are damaged, and of which 5 was fetched anew.
+    fn fill_and_mend_half(&self, store: &Store) -> Arc<crate::Pack> {
+        let pack = self.fill(store);
+        self.damage(store, 5);
+        self.damage(store, 6);
+        pack.discard(5).unwrap();
+        pack.write_chunk(5, &self.chunks[5]).unwrap();
         pack
     }
 
@@ -294,11 +310,7 @@ fn a_damaged_pack_is_mended_over_a_restart() {
     let source = Source::new(9);
     {
         let store = source.store();
-        let pack = source.fill(&store);
-        source.damage(&store, 5);
-        source.damage(&store, 6);
-        pack.discard(5).unwrap();
-        pack.write_chunk(5, &source.chunks[5]).unwrap();
+        let pack = source.fill_and_mend_half(&store);
         assert_eq!(pack.presence(), [0b1011_1111, 1]);
     }
     // The damaged one is still called whole; what was mended is remembered, and goes on without being asked.

@@ -48,6 +48,14 @@ impl Fixture {
         self.folder.path().join("store")
     }
 
+    /// Builds a second image beside that of the fixture, with other content, and returns its manifest's digest.
+    pub fn build_other(&self) -> String {
+        let tree = self.folder.path().join("other");
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("file"), "other").unwrap();
+        build(&tree, &self.store(), "other", &[])
+    }
+
     pub fn blobs(&self) -> Vec<Digest> {
         Store::open(&self.store()).unwrap().blobs().unwrap()
     }

@@ -9,7 +9,7 @@ use std::process::Output;
 use serde_json::{json, Value};
 
 use crate::fixture::{change, Fixture};
-use crate::running::{build, fail, peerfs, succeed};
+use crate::running::{fail, peerfs, succeed};
 
 fn run(store: &Path, arguments: &[&str]) -> String {
     let mut process = peerfs(store, arguments[0]);
@@ -35,19 +35,12 @@ fn listed(store: &Path) -> Vec<(String, String)> {
         .collect()
 }
 
-fn build_other(fixture: &Fixture) -> String {
-    let tree = fixture.folder.path().join("other");
-    fs::create_dir(&tree).unwrap();
-    fs::write(tree.join("file"), "other").unwrap();
-    build(&tree, &fixture.store(), "other", &[])
-}
-
 #[test]
 fn images_say_how_much_of_them_is_here() {
     let fixture = Fixture::new();
     let store = fixture.store();
     let manifest = fixture.manifest.to_string();
-    build_other(&fixture);
+    fixture.build_other();
     let whole: Value = serde_json::from_str(&run(&store, &["inspect", "image", "--json"])).unwrap();
     assert_eq!(whole["manifest"], json!(manifest));
     assert_eq!(whole["tags"], json!(["image"]));
@@ -126,7 +119,7 @@ fn tags_come_and_go() {
     let fixture = Fixture::new();
     let store = fixture.store();
     let manifest = fixture.manifest.to_string();
-    let other = build_other(&fixture);
+    let other = fixture.build_other();
     let pair = |tag: &str, digest: &str| (tag.to_owned(), digest.to_owned());
     assert_eq!(
         run(&store, &["tag", &manifest, "registry.example/base:1"]),
@@ -220,7 +213,7 @@ fn what_can_not_be_tagged_changes_nothing() {
 fn warnings_are_told_and_are_no_output() {
     let fixture = Fixture::new();
     let store = fixture.store();
-    build_other(&fixture);
+    fixture.build_other();
     let listed: Value =
         serde_json::from_str(run(&store, &["images", "--json"]).lines().next().unwrap()).unwrap();
     let damaged = listed["oci_manifest"].as_str().unwrap();

@@ -12,14 +12,6 @@ use crate::running::{build, fail, helper, peerfs, succeed};
 use rustix::fs::{setxattr, XattrFlags};
 use serde_json::{json, Value};
 
-/// A second image beside that of the fixture, with other content.
-fn build_other(fixture: &Fixture) -> String {
-    let tree = fixture.folder.path().join("other");
-    fs::create_dir(&tree).unwrap();
-    fs::write(tree.join("file"), "other").unwrap();
-    build(&tree, &fixture.store(), "other", &[])
-}
-
 #[test]
 fn no_tag_looks_like_a_digest() {
     let fixture = Fixture::new();
@@ -38,7 +30,7 @@ fn no_tag_looks_like_a_digest() {
 fn a_tag_does_not_hide_a_digest() {
     let fixture = Fixture::new();
     let digest = fixture.manifest.to_string();
-    let other = build_other(&fixture);
+    let other = fixture.build_other();
     let tags = [digest.clone(), format!("sha256:{digest}")];
     let index = fixture.store().join("index.json");
     for tag in &tags {
@@ -79,7 +71,7 @@ fn a_tag_does_not_hide_a_digest() {
 #[test]
 fn an_image_of_another_kind_is_called_so() {
     let fixture = Fixture::new();
-    build_other(&fixture);
+    fixture.build_other();
     // The same OCI manifest, of an image that is no peerfs image.
     let index = fixture.store().join("index.json");
     change(&index, |bytes| {

@@ -40,13 +40,7 @@ impl TestImage {
             index_length,
             chunk_count,
         };
-        let shard_bytes = b"peers do not read shards";
-        let shard = ShardRecord {
-            digest: store.add_blob(shard_bytes).unwrap(),
-            first_inode: 1,
-            inode_count: 1,
-            length: shard_bytes.len() as u32,
-        };
+        let shard = put_shard(&store, b"peers do not read shards");
         let table_bytes = blob_table_blob(&pack, &shard);
         let blob_table = store.add_blob(&table_bytes).unwrap();
         let manifest_bytes = manifest_blob(&pack, &blob_table, table_bytes.len() as u32);
@@ -105,13 +99,7 @@ impl TestImage {
             chunk_count: 3,
             ..self.pack
         };
-        let shard_bytes = b"another shard";
-        let shard = ShardRecord {
-            digest: store.add_blob(shard_bytes).unwrap(),
-            first_inode: 1,
-            inode_count: 1,
-            length: shard_bytes.len() as u32,
-        };
+        let shard = put_shard(&store, b"another shard");
         let table = blob_table_blob(&pack, &shard);
         let table_digest = store.add_blob(&table).unwrap();
         let manifest = manifest_blob(&pack, &table_digest, table.len() as u32);
@@ -121,6 +109,16 @@ impl TestImage {
     /// Where a chunk is in the pack.
     pub fn offset(&self, chunk: u32) -> u64 {
         u64::from(chunk) * u64::from(CHUNK_LENGTH)
+    }
+}
+
+/// Stores what stands for a shard of one inode.
+fn put_shard(store: &Store, bytes: &[u8]) -> ShardRecord {
+    ShardRecord {
+        digest: store.add_blob(bytes).unwrap(),
+        first_inode: 1,
+        inode_count: 1,
+        length: bytes.len() as u32,
     }
 }
 

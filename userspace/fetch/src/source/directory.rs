@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{ChunkReply, Source, SourceError, Subject, HAVE_TIMEOUT};
-use crate::disk::DiskError;
+use crate::disk::{run_blocking, DiskError};
 
 /// Operations that run at a time: those of a network mount that is gone never end, and must not
 /// take the threads that the rest of the daemon needs.
@@ -66,19 +66,12 @@ impl Place {
         T: Send + 'static,
         F: FnOnce(&Store) -> peerfs_store::Result<T> + Send + 'static,
     {
-        let permit = Arc::clone(&self.permits)
-            .acquire_owned()
-            .await
-            .map_err(|_| DiskError::ShuttingDown)?;
         let place = Arc::clone(self);
-        let result = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            match place.open() {
-                Some(store) => operation(&store).map(Some),
-                None => Ok(None),
-            }
-        });
-        Ok(result.await.map_err(|_| DiskError::ShuttingDown)??)
+        let operation = move || match place.open() {
+            Some(store) => operation(&store).map(Some),
+            None => Ok(None),
+        };
+        run_blocking(&self.permits, operation).await
     }
 
     fn open(&self) -> Option<Store> {

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::hostile::{frame, raw_peer_of, PROTOCOL};
+use crate::hostile::raw_peer_of;
+use crate::raw::{frame, raw_peer, PROTOCOL};
 use crate::support::*;
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use peerfs_peer::{Event, NodeConfig};
@@ -110,7 +111,7 @@ async fn a_full_node_reaches_its_bootstrap_peer() {
 
 /// Connects to a node, whether or not it lets one in, and does nothing.
 fn stranger_of(node: &peerfs_peer::Node) -> tokio::task::JoinHandle<()> {
-    let (mut swarm, _) = crate::hostile::raw_peer();
+    let (mut swarm, _) = raw_peer();
     swarm.dial(node.listen_addresses().swap_remove(0)).unwrap();
     tokio::spawn(async move {
         loop {

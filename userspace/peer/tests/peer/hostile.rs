@@ -4,12 +4,11 @@
 
 use std::time::Duration;
 
+use crate::raw::{drive, frame, raw_peer, PROTOCOL};
 use crate::support::*;
 use futures::future::join_all;
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
-use libp2p::{
-    identify, noise, tcp, yamux, Multiaddr, PeerId, Stream, StreamProtocol, Swarm, SwarmBuilder,
-};
+use libp2p::{identify, noise, tcp, yamux, Multiaddr, PeerId, Stream, SwarmBuilder};
 use peerfs_exchange::frame::{FrameError, HEADER_SIZE};
 use peerfs_exchange::limits::{FRAME_MAX, STREAMS_PER_PEER};
 use peerfs_exchange::{Priority, Violation};
@@ -18,36 +17,6 @@ use tokio::time::timeout;
 
 /// For what is answered at once, on a machine that does something else as well.
 const LONG: Duration = Duration::from_secs(20);
-
-pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/peerfs/exchange/1");
-
-/// A peer that has the transport of a node and nothing else.
-pub fn raw_peer() -> (Swarm<libp2p_stream::Behaviour>, libp2p_stream::Control) {
-    let swarm = SwarmBuilder::with_new_identity()
-        .with_tokio()
-        .with_tcp(
-            tcp::Config::default(),
-            noise::Config::new,
-            yamux::Config::default,
-        )
-        .unwrap()
-        .with_behaviour(|_| libp2p_stream::Behaviour::new())
-        .unwrap()
-        .with_swarm_config(|settings| {
-            settings.with_idle_connection_timeout(Duration::from_secs(60))
-        })
-        .build();
-    let control = swarm.behaviour().new_control();
-    (swarm, control)
-}
-
-fn drive(mut swarm: Swarm<libp2p_stream::Behaviour>) {
-    tokio::spawn(async move {
-        loop {
-            swarm.select_next_some().await;
-        }
-    });
-}
 
 /// A client that is connected to a peer which does this with each stream that is opened to it, and takes it
 /// for stalled after so long.
@@ -92,15 +61,6 @@ async fn answer_with(mut stream: Stream, bytes: Vec<u8>) {
     let _ = stream.write_all(&bytes).await;
     let _ = stream.flush().await;
     tokio::time::sleep(Duration::from_secs(60)).await;
-}
-
-pub fn frame(kind: u8, request: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (HEADER_SIZE - 4 + payload.len()) as u32;
-    let mut frame = length.to_le_bytes().to_vec();
-    frame.extend_from_slice(&[kind, 0, 0, 0]);
-    frame.extend_from_slice(&request.to_le_bytes());
-    frame.extend_from_slice(payload);
-    frame
 }
 
 /// What a client says when it asks for chunk 1 and gets these bytes.

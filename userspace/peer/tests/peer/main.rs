@@ -7,5 +7,6 @@ mod discovery;
 mod exchange;
 mod hostile;
 mod mdns;
+mod raw;
 mod relay;
 mod support;

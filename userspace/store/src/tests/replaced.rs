@@ -6,23 +6,14 @@ use std::fs;
 use std::sync::Arc;
 
 use super::Source;
-use crate::{Error, Pack, Store};
-
-/// A pack that has all chunks and is no blob yet.
-fn full(source: &Source, store: &Store) -> Arc<Pack> {
-    let pack = store.pack(&source.record, source.index.clone()).unwrap();
-    for (number, chunk) in source.chunks.iter().enumerate() {
-        pack.write_chunk(number as u32, chunk).unwrap();
-    }
-    pack
-}
+use crate::{Error, Store};
 
 #[test]
 fn a_pack_being_filled_survives_that_its_file_is_removed_or_replaced() {
     for others in [None, Some(Vec::new()), Some(vec![7; 50_000])] {
         let source = Source::new(9);
         let store = source.store();
-        let pack = full(&source, &store);
+        let pack = source.full(&store);
         let partial = source.map().with_extension("");
         fs::remove_file(&partial).unwrap();
         if let Some(others) = others {
@@ -40,7 +31,7 @@ fn a_pack_being_filled_survives_that_its_file_is_removed_or_replaced() {
 fn what_is_in_the_way_of_a_pack_being_filled_stays_and_is_told() {
     let source = Source::new(3);
     let store = source.store();
-    let pack = full(&source, &store);
+    let pack = source.full(&store);
     let partial = source.map().with_extension("");
     fs::remove_file(&partial).unwrap();
     fs::create_dir(&partial).unwrap();
@@ -82,12 +73,7 @@ fn a_whole_pack_is_judged_by_what_has_its_name() {
 fn a_reader_finds_a_chunk_beside_the_whole_pack_that_is_damaged() {
     let source = Source::new(9);
     let store = source.store();
-    let pack = source.fill(&store);
-    source.damage(&store, 5);
-    source.damage(&store, 6);
-    pack.discard(5).unwrap();
-    pack.write_chunk(5, &source.chunks[5]).unwrap();
-    drop(pack);
+    drop(source.fill_and_mend_half(&store));
 
     let find = |store: &Store| {
         let found = store.find_pack(&source.record, source.index.clone());
@@ -111,7 +97,7 @@ fn a_reader_finds_a_chunk_beside_the_whole_pack_that_is_damaged() {
     let store = source.store();
     let whole = store.blob_path(&source.record.digest);
     let damaged = fs::read(&whole).unwrap();
-    let pack = full(&source, &store);
+    let pack = source.full(&store);
     assert!(pack.complete().unwrap());
     fs::write(&whole, damaged).unwrap();
     assert!(pack.read_chunk(5).is_err());
