@@ -163,6 +163,25 @@ fn tags_come_and_go() {
 }
 
 #[test]
+fn nobody_who_names_images_at_once_loses_a_name() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    let names: Vec<String> = (0..16).map(|number| format!("name{number}")).collect();
+    let all_at_once = |command: &str, arguments: &[&str]| {
+        let start = |name| peerfs(&store, command).args(arguments).arg(name).spawn();
+        let started: Vec<_> = names.iter().map(start).collect();
+        for child in started {
+            assert!(child.unwrap().wait().unwrap().success(), "{command}");
+        }
+    };
+    all_at_once("tag", &["image"]);
+    assert_eq!(listed(&store).len(), 17);
+    all_at_once("untag", &[]);
+    let left = [("image".to_owned(), fixture.manifest.to_string())];
+    assert_eq!(listed(&store), left);
+}
+
+#[test]
 fn what_can_not_be_tagged_changes_nothing() {
     let fixture = Fixture::new();
     let store = fixture.store();
