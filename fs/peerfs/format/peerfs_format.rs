@@ -27,6 +27,7 @@ mod limits;
 mod manifest;
 mod message;
 mod pack_index;
+mod places;
 mod presence;
 mod record;
 mod shard;
@@ -57,6 +58,10 @@ pub use extents::{first_data, first_hole, pieces, ExtentList, Piece, Pieces, Sou
 pub use limits::*;
 pub use manifest::Manifest;
 pub use pack_index::{PackIndex, PackIndexLayout};
+pub use places::{
+    DataFile, Place, PlacesHeader, DATA_FILE_MAX, LOOSE_MAX, PLACES_HEADER_SIZE, PLACE_SIZE,
+    SLOTS_MAX, SLOT_SIZE,
+};
 pub use presence::{PresenceHeader, PRESENCE_HEADER_SIZE};
 pub use record::{
     ChunkRecord, Codec, EntryRecord, ExtentRecord, FileType, InodeRecord, PackRecord, ShardRecord,

@@ -7,7 +7,7 @@
 //! takes one whole reply.
 
 use crate::table::{FieldReader, FieldWriter, Record};
-use crate::{Digest, Error, Result, Table};
+use crate::{Digest, Error, Result, Table, SLOTS_MAX};
 
 /// "PRFS" in the order of the bytes.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"PRFS");
@@ -31,6 +31,8 @@ pub const IOCTL_TYPE: u8 = b'P';
 pub const IOCTL_ATTACH: u8 = 1;
 /// `_IOW('P', 2, FileReply)`: answers a request with an opened file; see [`FileReply`].
 pub const IOCTL_REPLY_FILE: u8 = 2;
+/// `_IOW('P', 3, PlacesReply)`: answers a request for chunks with where they are; see [`PlacesReply`].
+pub const IOCTL_REPLY_PLACES: u8 = 3;
 
 /// What a message is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -432,5 +434,55 @@ impl Record for FileReply {
         fields.u64(self.id);
         fields.u32(self.descriptor);
         fields.u32(0);
+    }
+}
+
+/// The argument of [`IOCTL_REPLY_PLACES`]: the chunks that were asked for are where a pack's table of places says
+/// ([`PlacesHeader`](crate::PlacesHeader)). The descriptors are those of the table and of the data files in which the
+/// chunks are, all open for reading, so that the kernel opens nothing by path while somebody reads. The kernel keeps the
+/// files, and the daemon may close the descriptors.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PlacesReply {
+    /// The request.
+    pub id: u64,
+    /// The table's open descriptor.
+    pub table: u32,
+    /// Of each slot the descriptor of its data file, or [`NO_DESCRIPTOR`].
+    pub slots: [u32; SLOTS_MAX as usize],
+}
+
+/// In a [`PlacesReply`]: no file of this slot is given, the kernel goes on with the one that it has.
+pub const NO_DESCRIPTOR: u32 = u32::MAX;
+
+impl PlacesReply {
+    /// Reads the argument.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if it has another length.
+    pub fn parse(argument: &[u8]) -> Result<Self> {
+        payload_record(argument, "places reply")
+    }
+}
+
+impl Record for PlacesReply {
+    const SIZE: usize = 16 + 4 * SLOTS_MAX as usize;
+
+    fn decode(fields: &mut FieldReader<'_>) -> Self {
+        let (id, table) = (fields.u64(), fields.u32());
+        let _reserved = fields.u32();
+        let mut slots = [NO_DESCRIPTOR; SLOTS_MAX as usize];
+        for slot in &mut slots {
+            *slot = fields.u32();
+        }
+        PlacesReply { id, table, slots }
+    }
+
+    fn encode(&self, fields: &mut FieldWriter<'_>) {
+        fields.u64(self.id);
+        fields.u32(self.table);
+        fields.u32(0);
+        for slot in self.slots {
+            fields.u32(slot);
+        }
     }
 }
