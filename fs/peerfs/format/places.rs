@@ -142,10 +142,8 @@ impl Place {
 /// A file of a store that chunks lie in. The order is of no meaning.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum DataFile {
-    /// A complete pack.
-    Whole(Digest),
-    /// A pack, as an index describes it, of which chunks are missing: each is where it is in the pack.
-    Partial(Digest, Digest),
+    /// A pack, as an index describes it, that is being filled or was: each chunk that is in it is where it is in the pack.
+    Pack(Digest, Digest),
     /// A file of chunks in the order in which they came.
     Loose(u64),
 }
@@ -156,8 +154,7 @@ impl DataFile {
         let table: Table<'_, RawSlot> = Table::new(bytes.get(..SLOT_SIZE)?, "slot").ok()?;
         let raw = table.get(0)?;
         match raw.kind {
-            WHOLE => Some(DataFile::Whole(raw.pack)),
-            PARTIAL => Some(DataFile::Partial(raw.pack, raw.index)),
+            PACK => Some(DataFile::Pack(raw.pack, raw.index)),
             LOOSE => Some(DataFile::Loose(raw.number)),
             _ => None,
         }
@@ -170,8 +167,7 @@ impl DataFile {
     pub fn write_to(&self, append: impl FnMut(&[u8])) {
         let none = Digest::default();
         let (kind, number, pack, index) = match *self {
-            DataFile::Whole(pack) => (WHOLE, 0, pack, none),
-            DataFile::Partial(pack, index) => (PARTIAL, 0, pack, index),
+            DataFile::Pack(pack, index) => (PACK, 0, pack, index),
             DataFile::Loose(number) => (LOOSE, number, none, none),
         };
         let raw = RawSlot {
@@ -184,9 +180,8 @@ impl DataFile {
     }
 }
 
-const WHOLE: u32 = 1;
-const PARTIAL: u32 = 2;
-const LOOSE: u32 = 3;
+const PACK: u32 = 1;
+const LOOSE: u32 = 2;
 
 struct RawSlot {
     kind: u32,
@@ -242,11 +237,7 @@ mod tests {
     #[test]
     fn slots_and_headers_are_read_as_they_were_written() {
         let (pack, index) = (Digest([1; 32]), Digest([2; 32]));
-        let files = [
-            DataFile::Whole(pack),
-            DataFile::Partial(pack, index),
-            DataFile::Loose(u64::MAX),
-        ];
+        let files = [DataFile::Pack(pack, index), DataFile::Loose(u64::MAX)];
         for file in files {
             let mut bytes = Vec::new();
             file.write_to(|piece| bytes.extend(piece));
