@@ -140,7 +140,7 @@ impl Place {
 }
 
 /// A file of a store that chunks lie in. The order is of no meaning.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum DataFile {
     /// A pack, as an index describes it, that is being filled or was: each chunk that is in it is where it is in the pack.
     Pack(Digest, Digest),

@@ -3,11 +3,10 @@
 //! The chunks of images that a new one is built upon.
 
 use std::collections::{HashMap, HashSet};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use peerfs_format::{Digest, PackIndex, PackRecord, METADATA_MAX};
-use peerfs_store::{decode_chunk, Error as StoreError, Image, Pack, Store};
+use peerfs_store::{Error as StoreError, Image, Pack, Store};
 
 use crate::{Options, Result};
 
@@ -138,12 +137,8 @@ impl BaseChunks {
     }
 }
 
-/// A pack that is there as a whole: an image of parts would not be all there, not even if they are all parts, for they
-/// are no blob yet that a registry could be given.
+/// A pack of which all is there: an image over a pack that is not would not be all there.
 fn open_pack(store: &Store, record: &PackRecord) -> Result<Option<Pack>> {
-    if !store.has_blob(&record.digest) {
-        return Ok(None);
-    }
     let index = store.read_metadata(&record.index_digest, METADATA_MAX)?;
     let pack = store.find_pack(record, index)?;
     Ok(pack.filter(Pack::is_whole))
@@ -152,10 +147,6 @@ fn open_pack(store: &Store, record: &PackRecord) -> Result<Option<Pack>> {
 /// The content of the chunk that begins at an offset; None if it is missing or damaged.
 fn read_chunk(pack: &Pack, offset: u32) -> Option<Vec<u8>> {
     let (number, record) = pack.chunk_at(offset).ok()?;
-    let mut stored = vec![0; record.stored_length as usize];
-    pack.file()
-        .read_exact_at(&mut stored, u64::from(record.stored_offset))
-        .ok()?;
-    let content = decode_chunk(pack.digest(), number, &record, stored).ok()?;
+    let content = pack.stored_chunk(number).ok()??.decode().ok()?;
     (record.logical_offset == offset).then_some(content)
 }

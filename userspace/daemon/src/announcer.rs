@@ -93,7 +93,7 @@ fn new_images(
     packs: &Packs,
     known: &BTreeSet<Digest>,
 ) -> peerfs_store::Result<BTreeMap<Digest, Vec<Digest>>> {
-    let partial: BTreeSet<(Digest, Digest)> = store.partial_packs()?.into_iter().collect();
+    let partial: BTreeSet<(Digest, Digest)> = store.placed_packs()?.into_iter().collect();
     let mut found = BTreeMap::new();
     for image in store.images()? {
         if known.contains(&image.manifest) {

@@ -2,7 +2,6 @@
 
 //! Gets what the kernel asks for.
 
-use std::fs::File;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,11 +12,11 @@ use peerfs_exchange::Priority;
 use peerfs_fetch::{DiskError, GetError, Purpose, Repository};
 use peerfs_format::upcall::{self, BlobKind, FetchBlob, FetchChunks, FETCH_AGAIN};
 use peerfs_format::Digest;
-use peerfs_store::Error as StoreError;
+use peerfs_store::{Error as StoreError, PackFiles};
 use peerfs_text::Causes;
 use tracing::{debug, info};
 
-use crate::upcall::{Request, RequestHandler};
+use crate::upcall::{Answer, Request, RequestHandler};
 
 /// Handles the kernel's requests by the repository.
 pub struct RepositoryHandler {
@@ -52,7 +51,7 @@ impl RepositoryHandler {
         }
     }
 
-    async fn blob(&self, request: FetchBlob) -> Result<Arc<File>, GetError> {
+    async fn blob(&self, request: FetchBlob) -> Result<Answer, GetError> {
         let digest = request.digest;
         let purpose = self.purpose(request.manifest, request.priority);
         let bytes = self.repository.blob(digest, purpose).await?;
@@ -64,10 +63,10 @@ impl RepositoryHandler {
             let file = store.open_blob(&digest)?;
             file.ok_or(StoreError::BlobMissing(digest))
         });
-        Ok(Arc::new(open.await?))
+        Ok(Answer::File(Arc::new(open.await?)))
     }
 
-    async fn chunks(&self, request: FetchChunks) -> Result<Arc<File>, GetError> {
+    async fn chunks(&self, request: FetchChunks) -> Result<Answer, GetError> {
         let purpose = self.purpose(request.manifest, request.priority);
         let pack = self
             .repository
@@ -81,14 +80,20 @@ impl RepositoryHandler {
                 .discard_damaged(&pack, chunks.clone())
                 .await?;
         }
-        self.repository.chunks(&pack, chunks, purpose).await?;
-        Ok(pack.file())
+        self.repository
+            .chunks(&pack, chunks.clone(), purpose)
+            .await?;
+        let files = self.repository.disk().run(move |_| pack.files(chunks));
+        Ok(match files.await? {
+            PackFiles::Whole(file) => Answer::File(file),
+            PackFiles::Places { table, slots } => Answer::Places { table, slots },
+        })
     }
 }
 
 #[async_trait]
 impl RequestHandler for RepositoryHandler {
-    async fn handle(&self, request: Request) -> Result<Arc<File>, Errno> {
+    async fn handle(&self, request: Request) -> Result<Answer, Errno> {
         let result = match request {
             Request::Blob(request) => self.blob(request).await,
             Request::Chunks(request) => self.chunks(request).await,

@@ -5,8 +5,10 @@
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use peerfs_store::Store;
+use peerfs_store::{Error, Pack, Store};
+use peerfs_text::Causes;
 use tokio::sync::Semaphore;
+use tracing::warn;
 
 /// Runs operations on the store on threads that may block, a bounded number of them at a time: a
 /// slow disk slows down those who wait for it, and nobody else.
@@ -66,19 +68,20 @@ impl Disk {
         run_blocking(&self.permits, move || operation(&store)).await
     }
 
-    /// Runs an operation that nobody waits for.
-    pub fn start<F>(&self, operation: F)
-    where
-        F: FnOnce() + Send + 'static,
-    {
+    /// Makes a pack of which all chunks are here a blob of the store, or sees that they are the pack: nobody waits for
+    /// that, for it takes reading all of it once more.
+    pub fn start_completing(&self, pack: Arc<Pack>) {
         let disk = self.clone();
         tokio::spawn(async move {
-            let run = move |_: &Store| {
-                operation();
-                Ok(())
-            };
-            // What is not done when the daemon shuts down is done when the next one opens it.
-            let _ = disk.run(run).await;
+            let digest = *pack.digest();
+            match disk.run(move |_| pack.complete()).await {
+                // The log has it. What is not done when the daemon shuts down is done when the next one opens it.
+                Ok(_)
+                | Err(DiskError::Store(Error::WrongIndex { .. }) | DiskError::ShuttingDown) => (),
+                Err(error) => {
+                    warn!(pack = %digest, error = %Causes(&error), "cannot complete a full pack");
+                }
+            }
         });
     }
 }

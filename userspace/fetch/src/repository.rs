@@ -191,14 +191,19 @@ impl Repository {
         chunks: impl IntoIterator<Item = u32>,
         purpose: Purpose,
     ) -> Result<(), GetError> {
-        let missing: Vec<Part> = chunks
+        let missing: Vec<u32> = chunks
             .into_iter()
             .filter(|&chunk| !pack.has(chunk))
-            .map(Part::Chunk)
             .collect();
         if missing.is_empty() {
             return Ok(());
         }
+        let missing = self.adopt(pack, missing).await?;
+        if missing.is_empty() {
+            self.announcer.announce(*pack.digest()).await;
+            return Ok(());
+        }
+        let missing = missing.into_iter().map(Part::Chunk).collect();
         let subject = Subject::Pack {
             pack: Arc::clone(pack),
             manifest: purpose.manifest,
@@ -210,6 +215,19 @@ impl Repository {
         self.fetch(content, missing, subject, purpose).await?;
         self.announcer.announce(*pack.digest()).await;
         Ok(())
+    }
+
+    /// Takes what the store has of some chunks by other packs; returns those that are still missing.
+    async fn adopt(&self, pack: &Arc<Pack>, chunks: Vec<u32>) -> Result<Vec<u32>, GetError> {
+        let (adopting, wanted) = (Arc::clone(pack), chunks.len());
+        let (missing, is_full) = self.disk.run(move |_| adopting.adopt(chunks)).await?;
+        if missing.len() < wanted {
+            debug!(pack = %pack.digest(), chunks = wanted - missing.len(), "in the store by other packs");
+        }
+        if is_full {
+            self.disk.start_completing(Arc::clone(pack));
+        }
+        Ok(missing)
     }
 
     /// Reads chunks of a pack that are in the store, and forgets those that are damaged: [`Repository::chunks`] fetches

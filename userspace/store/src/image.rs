@@ -463,10 +463,10 @@ impl<R: ChunkReader> Image<R> {
 }
 
 impl Image {
-    /// The partial pack, even if there is a whole one; None if there is none.
-    pub(crate) fn partial_pack(&self, number: u32) -> Result<Option<Pack>> {
+    /// What a table of places has of a pack, even if there is a whole one; None if there is none.
+    pub(crate) fn placed_pack(&self, number: u32) -> Result<Option<Pack>> {
         let (record, index) = self.pack_index(number)?;
-        self.reader.find_partial_pack(&record, index)
+        self.reader.find_places(&record, index)
     }
 }
 

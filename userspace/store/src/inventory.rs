@@ -169,7 +169,7 @@ impl Store {
             ..self.presence(BlobKind::Pack, record.digest, record.stored_length)
         };
         // Without its index nothing can be said of a part, and nothing be read of it.
-        if !whole && self.has_partial(&record.digest, &record.index_digest) {
+        if !whole && self.has_places(&record.digest, &record.index_digest) {
             let pack = match read_blob(self, &record.index_digest, record.index_length) {
                 Ok(index) => self.find_pack(record, index)?,
                 Err(Error::BlobMissing(_)) => None,

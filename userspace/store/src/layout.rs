@@ -14,10 +14,27 @@ pub(crate) const BLOBS_PARENT: &str = "blobs";
 pub(crate) const BLOBS: &str = "blobs/sha256";
 /// The packs that are being filled.
 pub(crate) const PARTIALS: &str = "partial";
+/// Files of chunks that came one after the other.
+pub(crate) const LOOSE: &str = "loose";
+/// The tables of places.
+pub(crate) const PLACES: &str = "places";
+/// The directory of what finds chunks: removed, it is made anew.
+pub(crate) const CATALOGUE: &str = "catalogue";
+/// The table of chunks by the digests of their stored bytes.
+pub(crate) const CATALOGUE_STORED: &str = "catalogue/stored";
+/// The table of chunks by their content.
+pub(crate) const CATALOGUE_CONTENT: &str = "catalogue/content";
+/// The digests that the table of content leads to.
+pub(crate) const CATALOGUE_CONTENTS: &str = "catalogue/contents";
+/// The data files that these name.
+pub(crate) const CATALOGUE_NAMES: &str = "catalogue/names";
 /// The directory of files that are being written.
 pub(crate) const TMP: &str = "tmp";
 /// All directories, those first that others are in.
-pub(crate) const DIRECTORIES: [&str; 4] = [BLOBS_PARENT, BLOBS, PARTIALS, TMP];
+pub(crate) const DIRECTORIES: [&str; 7] =
+    [BLOBS_PARENT, BLOBS, PARTIALS, LOOSE, PLACES, CATALOGUE, TMP];
+/// Its flock is held while tables of places are changed.
+pub(crate) const CHANGES: &str = "places.lock";
 /// Its flock is held by the one process that fills packs.
 pub(crate) const LOCK: &str = "lock";
 
@@ -34,13 +51,18 @@ pub(crate) fn partial(pack: &Digest, index: &Digest) -> String {
     format!("{PARTIALS}/{pack}-{index}")
 }
 
-/// The map of its chunks that are there.
-pub(crate) fn map(pack: &Digest, index: &Digest) -> String {
-    format!("{PARTIALS}/{pack}-{index}.map")
+/// A file of chunks that came one after the other.
+pub(crate) fn loose(number: u64) -> String {
+    format!("{LOOSE}/{number}")
 }
 
-/// The pack and the index that a name in [`PARTIALS`] stands for; None for that of a map.
-pub(crate) fn parse_partial(name: &str) -> Option<(Digest, Digest)> {
+/// The table of places of a pack, as this index describes it.
+pub(crate) fn places(pack: &Digest, index: &Digest) -> String {
+    format!("{PLACES}/{pack}-{index}")
+}
+
+/// The pack and the index that a name in [`PLACES`] or [`PARTIALS`] stands for.
+pub(crate) fn parse_pair(name: &str) -> Option<(Digest, Digest)> {
     let (pack, index) = name.split_once('-')?;
     Some((pack.parse().ok()?, index.parse().ok()?))
 }

@@ -1,15 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The store: `root_dir`, an OCI image layout plus the packs that are being filled.
-//!
-//! ```text
-//! root_dir/oci-layout, index.json            the images by tag
-//! root_dir/blobs/sha256/<hex>                complete blobs
-//! root_dir/partial/<pack hex>-<index hex>      a pack being filled: sparse, in the final pack's layout
-//! root_dir/partial/<pack hex>-<index hex>.map  which of its chunks are there
-//! root_dir/tmp/                              being written; fsync and rename into place
-//! root_dir/lock                              held by the one process that fills packs
-//! ```
+//! The store: `root_dir`, an OCI image layout, and beside it the chunks of packs that are not whole, each once. What is
+//! where in it is in `Documentation/store.md`.
 //!
 //! A file in `blobs/` is whole: it got its name after its digest was checked and it was on disk.
 //! Nobody trusts that it stayed so: everything that is read is verified again.
@@ -18,6 +10,7 @@
 #![warn(clippy::missing_errors_doc)]
 
 mod blob_writer;
+mod catalogue;
 mod chunk;
 mod digest;
 mod directory;
@@ -31,7 +24,7 @@ mod inventory;
 mod layout;
 mod lock;
 mod pack;
-mod presence_map;
+mod places;
 mod programs;
 mod reader;
 mod store;
@@ -49,7 +42,7 @@ pub use image::{Entry, Image};
 pub use images::{write_image, TaggedImage};
 pub use inode::Inode;
 pub use inventory::{BlobKind, BlobPresence, Inventory};
-pub use pack::Pack;
+pub use pack::{Pack, PackFiles};
 pub use peerfs_oci::{Architecture, ImageBlobs, InvalidReference, Reference, Tag};
 pub use peerfs_text::{printable, printable_bytes, Printable};
 pub use reader::{ChunkReader, PackReader};

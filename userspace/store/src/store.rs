@@ -15,8 +15,8 @@ use peerfs_text::Causes;
 use rustix::fs::{flock, FlockOperation};
 
 use crate::directory::{StoreDirectory, PRIVATE};
-use crate::findings::Findings;
 use crate::lock::lock;
+use crate::pack::PackStore;
 use crate::{index_file, layout, sha256, whole_file, BlobWriter, Error, Pack, Result};
 
 /// The age at which a file in `tmp/` that nobody has locked counts as abandoned.
@@ -49,10 +49,10 @@ const LAYOUT_MAX: u64 = 64 * 1024;
 /// ```
 pub struct Store {
     directory: Arc<StoreDirectory>,
+    shared: Arc<PackStore>,
     /// The packs that are open for filling, each by its digest and that of its index, so that there is
     /// one of each.
     packs: Mutex<HashMap<(Digest, Digest), Weak<Pack>>>,
-    findings: Arc<Findings>,
     /// The lock file, locked, once a pack was opened for filling.
     filling: Mutex<Option<File>>,
 }
@@ -64,10 +64,18 @@ pub struct Usage {
     pub blobs: u64,
     /// Bytes that complete blobs occupy.
     pub blob_bytes: u64,
-    /// Packs that are being filled.
+    /// Partial packs.
     pub partial_packs: u64,
     /// Bytes that they occupy.
     pub partial_bytes: u64,
+    /// Files of chunks that came one after the other.
+    pub loose_files: u64,
+    /// Bytes that they occupy.
+    pub loose_bytes: u64,
+    /// Packs whose chunks are where a table of places says.
+    pub placed_packs: u64,
+    /// Bytes that the tables occupy.
+    pub table_bytes: u64,
 }
 
 impl Store {
@@ -119,9 +127,9 @@ impl Store {
             .ok_or_else(|| Error::NotAStore(directory.root_dir().to_owned()))?;
         peerfs_oci::check_layout(&text).map_err(Error::oci(directory.path(layout::OCI_LAYOUT)))?;
         Ok(Store {
+            shared: Arc::new(PackStore::new(&directory)),
             directory,
             packs: Mutex::default(),
-            findings: Arc::default(),
             filling: Mutex::default(),
         })
     }
@@ -146,14 +154,14 @@ impl Store {
         let found = self.directory.metadata(&layout::blob(digest));
         found.is_ok_and(|found| {
             found.is_some_and(|metadata| {
-                metadata.is_file() && !self.findings.is_damaged(digest, &metadata)
+                metadata.is_file() && !self.shared.findings.is_damaged(digest, &metadata)
             })
         })
     }
 
-    /// Whether there is a partial pack, as this index describes it.
-    pub(crate) fn has_partial(&self, pack: &Digest, index: &Digest) -> bool {
-        self.directory.has_file(&layout::partial(pack, index))
+    /// Whether there is a table of places of a pack, as this index describes it.
+    pub(crate) fn has_places(&self, pack: &Digest, index: &Digest) -> bool {
+        self.directory.has_file(&layout::places(pack, index))
     }
 
     /// A complete blob's file, open for reading, its content not verified; None if it is not there.
@@ -246,7 +254,7 @@ impl Store {
         if let Some(pack) = open.filter(|pack| pack.record() == record) {
             return Ok(pack);
         }
-        let pack = Pack::open(&self.directory, record, index, &self.findings)?;
+        let pack = Pack::open(&self.shared, record, index)?;
         let pack = Arc::new(pack);
         packs.retain(|_, pack| pack.strong_count() > 0);
         packs.insert(key, Arc::downgrade(&pack));
@@ -274,16 +282,12 @@ impl Store {
     /// # Errors
     /// As for [`Store::pack`], without [`Error::InUse`].
     pub fn find_pack(&self, record: &PackRecord, index: Vec<u8>) -> Result<Option<Pack>> {
-        Pack::find(&self.directory, record, index, &self.findings)
+        Pack::find(&self.shared, record, index)
     }
 
-    /// As [`Store::find_pack`], of the partial pack, even beside a whole one.
-    pub(crate) fn find_partial_pack(
-        &self,
-        record: &PackRecord,
-        index: Vec<u8>,
-    ) -> Result<Option<Pack>> {
-        Pack::find_partial(&self.directory, record, index, &self.findings)
+    /// As [`Store::find_pack`], of what a table of places has, even beside a whole pack.
+    pub(crate) fn find_places(&self, record: &PackRecord, index: Vec<u8>) -> Result<Option<Pack>> {
+        Pack::find_places(&self.shared, record, index)
     }
 
     /// Makes this process the one that fills packs, until the store is dropped. [`Store::pack`]
@@ -323,13 +327,14 @@ impl Store {
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// The packs that are being filled, each with the index that describes it, in no order.
+    /// The packs that have a table of places, each with the index that describes it, in no order: those that are being
+    /// filled, and those whose chunks are in several files.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn partial_packs(&self) -> Result<Vec<(Digest, Digest)>> {
-        let names = self.directory.names(layout::PARTIALS)?;
-        let packs = names.iter().filter_map(|name| layout::parse_partial(name));
+    pub fn placed_packs(&self) -> Result<Vec<(Digest, Digest)>> {
+        let names = self.directory.names(layout::PLACES)?;
+        let packs = names.iter().filter_map(|name| layout::parse_pair(name));
         Ok(packs.collect())
     }
 
@@ -339,12 +344,18 @@ impl Store {
     /// [`Error::Io`].
     pub fn usage(&self) -> Result<Usage> {
         let (blobs, blob_bytes) = self.occupied(layout::BLOBS)?;
-        let (_, partial_bytes) = self.occupied(layout::PARTIALS)?;
+        let (partial_packs, partial_bytes) = self.occupied(layout::PARTIALS)?;
+        let (loose_files, loose_bytes) = self.occupied(layout::LOOSE)?;
+        let (placed_packs, table_bytes) = self.occupied(layout::PLACES)?;
         Ok(Usage {
             blobs,
             blob_bytes,
-            partial_packs: self.partial_packs()?.len() as u64,
+            partial_packs,
             partial_bytes,
+            loose_files,
+            loose_bytes,
+            placed_packs,
+            table_bytes,
         })
     }
 
@@ -407,6 +418,9 @@ fn is_unused(directory: &StoreDirectory) -> Result<bool> {
         "lost+found",
         layout::BLOBS_PARENT,
         layout::PARTIALS,
+        layout::LOOSE,
+        layout::PLACES,
+        layout::CATALOGUE,
         layout::TMP,
         layout::INDEX,
     ];

@@ -4,13 +4,14 @@
 //! and tags; what others have put there.
 
 mod hostile;
+mod places;
 mod replaced;
 mod tags;
 mod two_indexes;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
@@ -24,6 +25,8 @@ use crate::{sha256, Error, Store};
 /// A pack as it is somewhere else, and a store to fill.
 struct Source {
     folder: TempDir,
+    /// The folder that the store is in.
+    path: PathBuf,
     record: PackRecord,
     index: Vec<u8>,
     chunks: Vec<Vec<u8>>,
@@ -68,17 +71,31 @@ impl Source {
         let chunks: Vec<Vec<u8>> = (0..chunk_count)
             .map(|number| vec![number; 5000 + 100 * usize::from(number)])
             .collect();
+        Self::of(chunks)
+    }
+
+    fn of(chunks: Vec<Vec<u8>>) -> Self {
         let (record, index) = describe(&chunks.concat(), &chunks);
+        let folder = tempfile::tempdir().unwrap();
         Source {
-            folder: tempfile::tempdir().unwrap(),
+            path: folder.path().to_owned(),
+            folder,
             record,
             index,
             chunks,
         }
     }
 
+    /// The pack as it is in the store of another folder.
+    fn in_folder(self, path: &Path) -> Self {
+        Source {
+            path: path.to_owned(),
+            ..self
+        }
+    }
+
     fn store(&self) -> Store {
-        Store::create(&self.folder.path().join("store")).unwrap()
+        Store::create(&self.path.join("store")).unwrap()
     }
 
     /// A pack that has all chunks and is no blob yet.
@@ -116,10 +133,29 @@ impl Source {
         file.write_all_at(b"?", place.into()).unwrap();
     }
 
-    fn map(&self) -> std::path::PathBuf {
-        let store = self.folder.path().join("store/partial");
+    fn table(&self) -> std::path::PathBuf {
+        self.beside("places")
+    }
+
+    fn partial(&self) -> std::path::PathBuf {
+        self.beside("partial")
+    }
+
+    fn beside(&self, directory: &str) -> std::path::PathBuf {
+        let store = self.path.join("store").join(directory);
         let (pack, index) = (self.record.digest, self.record.index_digest);
-        store.join(format!("{pack}-{index}.map"))
+        store.join(format!("{pack}-{index}"))
+    }
+}
+
+/// The one file that all chunks of a pack are in which are here.
+fn only_file(pack: &crate::Pack) -> Arc<File> {
+    match pack.files(0..pack.record().chunk_count).unwrap() {
+        crate::PackFiles::Whole(file) => file,
+        crate::PackFiles::Places { slots, .. } => {
+            assert_eq!(slots.len(), 1);
+            slots[0].1.clone()
+        }
     }
 }
 
@@ -128,7 +164,6 @@ fn a_pack_of_which_all_is_there_becomes_a_blob() {
     let source = Source::new(9);
     let store = source.store();
     let pack = store.pack(&source.record, source.index.clone()).unwrap();
-    let file = pack.file();
     for number in [8, 0, 4, 4, 1, 2, 3, 5, 7] {
         assert!(!pack
             .write_chunk(number, &source.chunks[number as usize])
@@ -142,6 +177,7 @@ fn a_pack_of_which_all_is_there_becomes_a_blob() {
         source.record.stored_length - source.chunks[6].len() as u64
     );
     assert!(!store.has_blob(pack.digest()));
+    let file = only_file(&pack);
     // Who waits for the last chunk does not wait until all of the pack was read again.
     assert!(pack.write_chunk(6, &source.chunks[6]).unwrap());
     assert!(pack.is_whole() && !store.has_blob(pack.digest()));
@@ -149,7 +185,7 @@ fn a_pack_of_which_all_is_there_becomes_a_blob() {
     assert!(pack.complete().unwrap() && pack.complete().unwrap());
     assert!(store.has_blob(pack.digest()) && pack.is_whole());
     assert_eq!(pack.presence(), [0xff, 1]);
-    assert!(!source.map().exists());
+    assert!(!source.table().exists());
     // Who got the file before still has it.
     let mut first = vec![1; source.chunks[0].len()];
     file.read_exact_at(&mut first, 0).unwrap();
@@ -204,20 +240,15 @@ fn what_was_filled_is_there_after_a_restart() {
     );
     assert_eq!(reader.read_chunk(4).unwrap(), None);
     let names = (source.record.digest, source.record.index_digest);
-    assert_eq!(store.partial_packs().unwrap(), [names]);
-    // Bits behind the last chunk mean nothing.
-    let map = File::options().write(true).open(source.map()).unwrap();
-    map.write_all_at(&[0b1111_1110], 129).unwrap();
-    let reader = store.find_pack(&source.record, source.index.clone());
-    assert_eq!(reader.unwrap().unwrap().presence(), [8, 0]);
-    // A map that is not this pack's says nothing, and is made anew.
-    fs::write(source.map(), b"nonsense").unwrap();
+    assert_eq!(store.placed_packs().unwrap(), [names]);
+    // A table that is not this pack's says nothing, and is made anew.
+    fs::write(source.table(), b"nonsense").unwrap();
     let pack = store.pack(&source.record, source.index.clone()).unwrap();
     assert_eq!(pack.presence(), [0, 0]);
 }
 
 #[test]
-fn a_full_map_over_damaged_chunks_is_corrected() {
+fn a_full_table_over_damaged_chunks_is_corrected() {
     let source = Source::new(9);
     {
         let store = source.store();
@@ -226,7 +257,7 @@ fn a_full_map_over_damaged_chunks_is_corrected() {
             pack.write_chunk(number, &source.chunks[usize::from(number as u8)])
                 .unwrap();
         }
-        let partial = source.map().with_extension("");
+        let partial = source.partial();
         let file = File::options().write(true).open(partial).unwrap();
         file.write_all_at(b"?", 0).unwrap();
         assert!(matches!(
@@ -261,11 +292,11 @@ fn a_damaged_chunk_is_fetched_anew() {
     assert_eq!(pack.read_chunk(4).unwrap(), Some(source.chunks[4].clone()));
     // Whoever opens it from now on has what was right too.
     assert!(pack.write_chunk(5, &source.chunks[5]).unwrap());
-    let file = pack.file();
+    let file = only_file(&pack);
     assert!(pack.complete().unwrap());
     let content = fs::read(store.blob_path(pack.digest())).unwrap();
     assert!(content == source.chunks.concat());
-    assert!(!source.map().exists());
+    assert!(!source.table().exists());
     // It is still the same file.
     let record = pack.chunk(5).unwrap();
     let mut stored = vec![0; record.stored_length as usize];
@@ -334,8 +365,8 @@ fn nothing_is_left_of_a_partial_pack_when_the_whole_one_came_in_another_way() {
     let store = source.store();
     store.add_blob(&source.chunks.concat()).unwrap();
     let pack = store.pack(&source.record, source.index.clone()).unwrap();
-    assert!(pack.is_whole() && !source.map().exists());
-    assert_eq!(store.partial_packs().unwrap(), []);
+    assert!(pack.is_whole() && !source.table().exists());
+    assert_eq!(store.placed_packs().unwrap(), []);
 }
 
 #[test]
@@ -452,12 +483,12 @@ fn directories_that_are_missing_are_empty_and_made_when_needed() {
     let digest = source.fill(&store).record().digest;
     drop(store);
     let root_dir = source.folder.path().join("store");
-    for name in ["partial", "tmp", "blobs"] {
+    for name in ["partial", "places", "loose", "tmp", "blobs"] {
         fs::remove_dir_all(root_dir.join(name)).unwrap();
     }
     let store = Store::open(&root_dir).unwrap();
     assert_eq!(store.blobs().unwrap(), []);
-    assert_eq!(store.partial_packs().unwrap(), []);
+    assert_eq!(store.placed_packs().unwrap(), []);
     assert_eq!(store.usage().unwrap(), crate::Usage::default());
     assert!(!store.has_blob(&digest));
     crate::verify(

@@ -5,18 +5,31 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use peerfs_format::upcall::{FileReply, IOCTL_ATTACH, IOCTL_REPLY_FILE, IOCTL_TYPE};
-use peerfs_format::Record;
+use peerfs_format::upcall::{
+    FileReply, PlacesReply, IOCTL_ATTACH, IOCTL_REPLY_FILE, IOCTL_REPLY_PLACES, IOCTL_TYPE,
+    NO_DESCRIPTOR,
+};
+use peerfs_format::{Record, SLOTS_MAX};
 
 /// The arguments as the kernel reads them: a number of this machine, and an encoded record.
 type AttachArgument = [u8; 4];
 type ReplyFileArgument = [u8; FileReply::SIZE];
+type ReplyPlacesArgument = [u8; PlacesReply::SIZE];
 
 mod raw {
-    use super::{AttachArgument, ReplyFileArgument, IOCTL_ATTACH, IOCTL_REPLY_FILE, IOCTL_TYPE};
+    use super::{
+        AttachArgument, ReplyFileArgument, ReplyPlacesArgument, IOCTL_ATTACH, IOCTL_REPLY_FILE,
+        IOCTL_REPLY_PLACES, IOCTL_TYPE,
+    };
 
     nix::ioctl_write_ptr!(attach, IOCTL_TYPE, IOCTL_ATTACH, AttachArgument);
     nix::ioctl_write_ptr!(reply_file, IOCTL_TYPE, IOCTL_REPLY_FILE, ReplyFileArgument);
+    nix::ioctl_write_ptr!(
+        reply_places,
+        IOCTL_TYPE,
+        IOCTL_REPLY_PLACES,
+        ReplyPlacesArgument
+    );
 }
 
 /// Attaches the store whose directory is open as `store` to an open `/dev/peerfs`: from now on it
@@ -45,15 +58,46 @@ pub fn reply_file(device: BorrowedFd<'_>, id: u64, file: BorrowedFd<'_>) -> io::
         // A borrowed descriptor is not negative.
         descriptor: file.as_raw_fd().unsigned_abs(),
     };
-    let mut argument = Vec::with_capacity(FileReply::SIZE);
-    reply.write_to(|bytes| argument.extend_from_slice(bytes));
-    let argument: ReplyFileArgument = argument
-        .try_into()
-        .expect("a record is encoded as as many bytes as its SIZE says");
+    let argument: ReplyFileArgument = encode(&reply);
     // SAFETY: As in `attach`: the descriptor is open, and the kernel only reads `argument`, which
     // lives until the call returns and has the size that the command's number states.
     unsafe { raw::reply_file(device.as_raw_fd(), &argument) }?;
     Ok(())
+}
+
+/// Answers request `id` with a table of places and the data files that its slots name, by their numbers.
+///
+/// # Errors
+/// As for [`reply_file`].
+pub fn reply_places(
+    device: BorrowedFd<'_>,
+    id: u64,
+    table: BorrowedFd<'_>,
+    slots: &[(u32, BorrowedFd<'_>)],
+) -> io::Result<()> {
+    let mut reply = PlacesReply {
+        id,
+        table: table.as_raw_fd().unsigned_abs(),
+        slots: [NO_DESCRIPTOR; SLOTS_MAX as usize],
+    };
+    for (slot, file) in slots {
+        if let Some(descriptor) = reply.slots.get_mut(*slot as usize) {
+            *descriptor = file.as_raw_fd().unsigned_abs();
+        }
+    }
+    let argument: ReplyPlacesArgument = encode(&reply);
+    // SAFETY: As in `attach`: the descriptor is open, and the kernel only reads `argument`, which
+    // lives until the call returns and has the size that the command's number states.
+    unsafe { raw::reply_places(device.as_raw_fd(), &argument) }?;
+    Ok(())
+}
+
+fn encode<const SIZE: usize>(record: &impl Record) -> [u8; SIZE] {
+    let mut bytes = Vec::with_capacity(SIZE);
+    record.write_to(|piece| bytes.extend_from_slice(piece));
+    bytes
+        .try_into()
+        .expect("a record is encoded as as many bytes as its SIZE says")
 }
 
 #[cfg(test)]
@@ -70,6 +114,9 @@ mod tests {
         let error = attach(device.as_fd(), store.as_fd()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(nix::libc::ENOTTY));
         let error = reply_file(device.as_fd(), 1, store.as_fd()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(nix::libc::ENOTTY));
+        let slots = [(63, store.as_fd())];
+        let error = reply_places(device.as_fd(), 1, store.as_fd(), &slots).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(nix::libc::ENOTTY));
     }
 }

@@ -21,6 +21,15 @@ pub trait Ioctls: Send + Sync + 'static {
 
     /// Answers request `id` with the file in which what was asked for is.
     fn reply_file(&self, device: BorrowedFd<'_>, id: u64, file: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Answers request `id` with a table of places and the data files that its slots name.
+    fn reply_places(
+        &self,
+        device: BorrowedFd<'_>,
+        id: u64,
+        table: BorrowedFd<'_>,
+        slots: &[(u32, BorrowedFd<'_>)],
+    ) -> io::Result<()>;
 }
 
 /// The ioctls of the kernel module.
@@ -34,6 +43,16 @@ impl Ioctls for KernelIoctls {
 
     fn reply_file(&self, device: BorrowedFd<'_>, id: u64, file: BorrowedFd<'_>) -> io::Result<()> {
         peerfs_sys::ioctl::reply_file(device, id, file)
+    }
+
+    fn reply_places(
+        &self,
+        device: BorrowedFd<'_>,
+        id: u64,
+        table: BorrowedFd<'_>,
+        slots: &[(u32, BorrowedFd<'_>)],
+    ) -> io::Result<()> {
+        peerfs_sys::ioctl::reply_places(device, id, table, slots)
     }
 }
 
@@ -84,6 +103,20 @@ impl<I: Ioctls> Device<I> {
     pub fn reply_file(&self, id: u64, file: BorrowedFd<'_>) -> io::Result<()> {
         let device = self.descriptor.get_ref().as_fd();
         self.ioctls.reply_file(device, id, file)
+    }
+
+    /// Answers request `id` with a table of places and the data files that its slots name.
+    ///
+    /// # Errors
+    /// What the kernel says: ENOENT if nobody waits for it any more.
+    pub fn reply_places(
+        &self,
+        id: u64,
+        table: BorrowedFd<'_>,
+        slots: &[(u32, BorrowedFd<'_>)],
+    ) -> io::Result<()> {
+        let device = self.descriptor.get_ref().as_fd();
+        self.ioctls.reply_places(device, id, table, slots)
     }
 
     /// Answers request `id` with a failure.

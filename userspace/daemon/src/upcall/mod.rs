@@ -12,4 +12,4 @@ mod tests;
 
 pub use device::{Device, Ioctls, KernelIoctls};
 pub use request::{Message, Request};
-pub use server::{serve, RequestHandler};
+pub use server::{serve, Answer, RequestHandler};

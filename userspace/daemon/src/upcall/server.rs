@@ -20,12 +20,26 @@ use super::{Device, Ioctls, Message, Request};
 /// Room for many requests in one read.
 const READ_SIZE: usize = 16 * REQUEST_MAX;
 
+/// Where what was asked for is now.
+#[derive(Debug)]
+pub enum Answer {
+    /// In this file: a blob, or a whole pack.
+    File(Arc<File>),
+    /// Where a pack's table of places says.
+    Places {
+        /// The table.
+        table: Arc<File>,
+        /// The data files that the chunks are in, by the number of their slot.
+        slots: Vec<(u32, Arc<File>)>,
+    },
+}
+
 /// Gets what the kernel asks for.
 #[async_trait]
 pub trait RequestHandler: Send + Sync + 'static {
-    /// Gets it into the store and returns the file that holds it, or the errno to answer. When the
+    /// Gets it into the store and returns where it is, or the errno to answer. When the
     /// request is cancelled, the future is dropped.
-    async fn handle(&self, request: Request) -> Result<Arc<File>, Errno>;
+    async fn handle(&self, request: Request) -> Result<Answer, Errno>;
 
     /// The number of requests that are being handled has changed.
     fn in_flight(&self, requests: usize);
@@ -145,9 +159,16 @@ impl<I> Drop for Server<I> {
     }
 }
 
-fn answer<I: Ioctls>(device: &Device<I>, id: u64, result: Result<Arc<File>, Errno>) {
+fn answer<I: Ioctls>(device: &Device<I>, id: u64, result: Result<Answer, Errno>) {
     let answered = match &result {
-        Ok(file) => device.reply_file(id, file.as_fd()),
+        Ok(Answer::File(file)) => device.reply_file(id, file.as_fd()),
+        Ok(Answer::Places { table, slots }) => {
+            let slots: Vec<_> = slots
+                .iter()
+                .map(|(slot, file)| (*slot, file.as_fd()))
+                .collect();
+            device.reply_places(id, table.as_fd(), &slots)
+        }
         Err(errno) => device.reply_failure(
             id,
             Failure {

@@ -46,6 +46,16 @@ impl Ioctls for FakeIoctls {
             .unwrap();
         Ok(())
     }
+
+    fn reply_places(
+        &self,
+        device: BorrowedFd<'_>,
+        id: u64,
+        table: BorrowedFd<'_>,
+        _slots: &[(u32, BorrowedFd<'_>)],
+    ) -> io::Result<()> {
+        self.reply_file(device, id, table)
+    }
 }
 
 /// A request that the fake kernel does not know any more when it is answered.
@@ -65,7 +75,7 @@ struct FakeHandler {
 
 #[async_trait]
 impl RequestHandler for FakeHandler {
-    async fn handle(&self, request: Request) -> Result<Arc<File>, Errno> {
+    async fn handle(&self, request: Request) -> Result<Answer, Errno> {
         let digest = match request {
             Request::Blob(request) => request.digest,
             Request::Chunks(request) => request.pack,
@@ -74,7 +84,7 @@ impl RequestHandler for FakeHandler {
             THERE => {
                 let mut file = tempfile::tempfile().unwrap();
                 file.write_all(b"content").unwrap();
-                Ok(Arc::new(file))
+                Ok(Answer::File(Arc::new(file)))
             }
             NOWHERE => Err(Errno::EHOSTUNREACH),
             _ => {

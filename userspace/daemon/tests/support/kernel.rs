@@ -39,6 +39,20 @@ impl Ioctls for FakeIoctls {
         let _ = self.0.send((id, file.try_clone_to_owned()?.into()));
         Ok(())
     }
+
+    /// Of the images of these tests all chunks of a run are in one file.
+    fn reply_places(
+        &self,
+        device: BorrowedFd<'_>,
+        id: u64,
+        _table: BorrowedFd<'_>,
+        slots: &[(u32, BorrowedFd<'_>)],
+    ) -> io::Result<()> {
+        match slots {
+            [(_, file)] => self.reply_file(device, id, *file),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
 }
 
 impl FakeKernel {

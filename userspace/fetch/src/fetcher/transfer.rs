@@ -136,15 +136,7 @@ impl Shared {
         self.disk
             .run(move |_| {
                 if pack.write_chunk(number, &bytes)? {
-                    disk.start(move || {
-                        match pack.complete() {
-                            // The log has it.
-                            Ok(_) | Err(StoreError::WrongIndex { .. }) => (),
-                            Err(error) => {
-                                warn!(pack = %pack.digest(), error = %Causes(&error), "cannot make a full pack a blob");
-                            }
-                        }
-                    });
+                    disk.start_completing(pack);
                 }
                 Ok(())
             })

@@ -7,19 +7,28 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
-use peerfs_format::{ChunkRecord, Error as FormatError, PackIndexLayout, PackRecord, METADATA_MAX};
+use peerfs_format::{
+    ChunkRecord, DataFile, Error as FormatError, PackIndexLayout, PackRecord, METADATA_MAX,
+};
 
 use crate::chunk::is_stored_chunk;
 use crate::directory::{StoreDirectory, READABLE};
-use crate::presence_map::PresenceMap;
+use crate::places::{DataFiles, PlaceTable};
 use crate::{layout, sha256, Error, Result};
 
-/// The file of a pack, and which chunks are in it.
-pub(super) struct State {
-    /// Stays the same file when the pack becomes whole.
-    pub(super) file: Arc<File>,
-    /// None for a whole pack.
-    pub(super) map: Option<PresenceMap>,
+/// Where a pack's chunks are.
+pub(super) enum State {
+    /// All in one blob.
+    Whole(Arc<File>),
+    /// As far as they are here, where a table says.
+    Places(Places),
+}
+
+/// The places of a pack's chunks.
+pub(super) struct Places {
+    pub(super) table: PlaceTable,
+    /// The pack's own partial file, if this process writes to it.
+    pub(super) own: Option<Arc<File>>,
 }
 
 impl State {
@@ -30,60 +39,55 @@ impl State {
         record: &PackRecord,
     ) -> Result<Option<Self>> {
         match directory.read(&layout::blob(&record.digest)) {
-            Ok(file) => Ok(file.map(|file| State {
-                file: Arc::new(file),
-                map: None,
-            })),
+            Ok(file) => Ok(file.map(|file| State::Whole(Arc::new(file)))),
             Err(Error::NotARegularFile(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// The partial pack, to be read.
-    pub(super) fn find_partial(
-        directory: &StoreDirectory,
-        record: &PackRecord,
-    ) -> Result<Option<Self>> {
-        let file = directory.read(&layout::partial(&record.digest, &record.index_digest))?;
-        let map = PresenceMap::read(directory, record)?;
-        Ok(file.zip(map).map(|(file, map)| State {
-            file: Arc::new(file),
-            map: Some(map),
-        }))
+    /// The places, to be read; None if there is no table.
+    pub(super) fn find_places(data_files: &DataFiles, record: &PackRecord) -> Result<Option<Self>> {
+        let table = PlaceTable::find(data_files, record)?;
+        Ok(table.map(|table| State::Places(Places { table, own: None })))
     }
 
-    pub(super) fn open_partial(
-        directory: &Arc<StoreDirectory>,
-        record: &PackRecord,
-    ) -> Result<Self> {
-        let name = layout::partial(&record.digest, &record.index_digest);
-        let file = directory.write_or_create(&name, READABLE)?;
-        let length = file
-            .metadata()
-            .map_err(directory.failed("read", &name))?
-            .size();
-        if length != record.stored_length {
-            file.set_len(record.stored_length)
-                .map_err(directory.failed("create", &name))?;
-        }
-        if length == 0 {
-            // A map without its pack says nothing.
-            let map = layout::map(&record.digest, &record.index_digest);
-            directory
-                .remove(&map)
-                .map_err(directory.failed("remove", &map))?;
-        }
-        Ok(State {
-            file: Arc::new(file),
-            map: Some(PresenceMap::open(directory, record)?),
-        })
+    /// The places, to be changed.
+    pub(super) fn open_places(data_files: &DataFiles, record: &PackRecord) -> Result<Self> {
+        let table = PlaceTable::open(data_files, record)?;
+        Ok(State::Places(Places { table, own: None }))
     }
 }
 
-/// A chunk's stored bytes; None if what is there is something else, or not all there.
+/// The pack's own partial file, to be written to; made if it is not there.
+pub(super) fn open_own(directory: &StoreDirectory, record: &PackRecord) -> Result<Arc<File>> {
+    let name = layout::partial(&record.digest, &record.index_digest);
+    let file = directory.write_or_create(&name, READABLE)?;
+    let length = file.metadata().map(|metadata| metadata.size());
+    if length.map_err(directory.failed("read", &name))? != record.stored_length {
+        file.set_len(record.stored_length)
+            .map_err(directory.failed("create", &name))?;
+    }
+    Ok(Arc::new(file))
+}
+
+/// The name of a pack's own file as a data file.
+pub(super) fn own_name(record: &PackRecord) -> DataFile {
+    DataFile::Pack(record.digest, record.index_digest)
+}
+
+/// A chunk's stored bytes at its place in the pack; None if what is there is something else, or not all there.
 pub(super) fn read_stored(file: &File, record: &ChunkRecord) -> io::Result<Option<Vec<u8>>> {
+    read_stored_at(file, record, record.stored_offset.into())
+}
+
+/// As [`read_stored`], at any place.
+pub(super) fn read_stored_at(
+    file: &File,
+    record: &ChunkRecord,
+    offset: u64,
+) -> io::Result<Option<Vec<u8>>> {
     let mut stored = vec![0; record.stored_length as usize];
-    match file.read_exact_at(&mut stored, u64::from(record.stored_offset)) {
+    match file.read_exact_at(&mut stored, offset) {
         Ok(()) => Ok(is_stored_chunk(record, &stored).then_some(stored)),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),

@@ -144,7 +144,7 @@ fn what_has_the_name_of_a_blob_or_a_map_and_is_no_file_is_replaced() {
         store.put_blob(&digest, b"a blob").unwrap();
         assert_eq!(store.read_metadata(&digest, 100).unwrap(), b"a blob");
 
-        plant(kind, &source.map(), &victim);
+        plant(kind, &source.table(), &victim);
         plant(kind, &store.blob_path(&source.record.digest), &victim);
         source.fill(&store);
         assert!(store.has_blob(&source.record.digest), "{kind}");

@@ -5,7 +5,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use super::Source;
+use super::{only_file, Source};
 use crate::{Error, Store};
 
 #[test]
@@ -14,7 +14,7 @@ fn a_pack_being_filled_survives_that_its_file_is_removed_or_replaced() {
         let source = Source::new(9);
         let store = source.store();
         let pack = source.full(&store);
-        let partial = source.map().with_extension("");
+        let partial = source.partial();
         fs::remove_file(&partial).unwrap();
         if let Some(others) = others {
             fs::write(&partial, others).unwrap();
@@ -22,7 +22,7 @@ fn a_pack_being_filled_survives_that_its_file_is_removed_or_replaced() {
         assert!(pack.complete().unwrap());
         let blob = fs::read(store.blob_path(pack.digest())).unwrap();
         assert!(blob == source.chunks.concat());
-        assert!(!partial.exists() && !source.map().exists());
+        assert!(!partial.exists() && !source.table().exists());
         assert!(pack.read_chunk(3).unwrap().is_some());
     }
 }
@@ -32,7 +32,7 @@ fn what_is_in_the_way_of_a_pack_being_filled_stays_and_is_told() {
     let source = Source::new(3);
     let store = source.store();
     let pack = source.full(&store);
-    let partial = source.map().with_extension("");
+    let partial = source.partial();
     fs::remove_file(&partial).unwrap();
     fs::create_dir(&partial).unwrap();
     assert!(matches!(pack.complete(), Err(Error::NotARegularFile(path)) if path == partial));
@@ -46,14 +46,14 @@ fn a_whole_pack_is_judged_by_what_has_its_name() {
     let store = source.store();
     let pack = source.fill(&store);
     source.damage(&store, 5);
-    let held = pack.file();
+    let held = only_file(&pack);
     // Another process replaces it by a right one.
     store.add_blob(&source.chunks.concat()).unwrap();
     assert!(pack.read_chunk(5).is_err());
     pack.discard(5).unwrap();
-    assert!(pack.is_whole() && !Arc::ptr_eq(&pack.file(), &held));
+    assert!(pack.is_whole() && !Arc::ptr_eq(&only_file(&pack), &held));
     assert_eq!(pack.read_chunk(5).unwrap(), Some(source.chunks[5].clone()));
-    assert_eq!(store.partial_packs().unwrap(), []);
+    assert_eq!(store.placed_packs().unwrap(), []);
 
     // The file that is open is right, and what has the name is not.
     let blob = store.blob_path(pack.digest());

@@ -65,7 +65,7 @@ fn a_whole_pack_is_not_given_up_because_an_index_lies() {
         );
     }
     assert!(fs::read(store.blob_path(&record.digest)).unwrap() == content);
-    assert_eq!(store.partial_packs().unwrap(), []);
+    assert_eq!(store.placed_packs().unwrap(), []);
 
     // Even a damaged one is only replaced by one that is right.
     source.damage(&store, 5);
@@ -96,7 +96,7 @@ fn whoever_only_reads_makes_nothing() {
         .find_pack(&source.record, source.index.clone())
         .unwrap()
         .is_none());
-    assert_eq!(store.partial_packs().unwrap(), []);
+    assert_eq!(store.placed_packs().unwrap(), []);
     source.fill(&store);
     let reader = store
         .find_pack(&source.record, source.index.clone())
@@ -105,5 +105,5 @@ fn whoever_only_reads_makes_nothing() {
     source.damage(&store, 1);
     assert!(reader.discard(1).is_err() && reader.write_chunk(1, &source.chunks[1]).is_err());
     assert!(store.has_blob(&source.record.digest));
-    assert_eq!(store.partial_packs().unwrap(), []);
+    assert_eq!(store.placed_packs().unwrap(), []);
 }

@@ -165,9 +165,9 @@ impl<'a> ImageCheck<'a> {
         if !has_index {
             return;
         }
-        // A damaged one is mended in the partial one beside it, which may be damaged too.
+        // A damaged one is mended in the places beside it, which may be damaged too.
         let pack = match is_damaged {
-            true => image.partial_pack(number).map(|found| found.map(Arc::new)),
+            true => image.placed_pack(number).map(|found| found.map(Arc::new)),
             false => image.pack(number).map(Some),
         };
         let pack = match pack {
@@ -180,8 +180,9 @@ impl<'a> ImageCheck<'a> {
             Err(error) => return self.add_damage(record.index_digest, Causes(&error).to_string()),
         };
         let is_partial = !is_whole || is_damaged;
-        let length = pack.file().metadata().map(|metadata| metadata.len());
-        if let (false, Ok(length)) = (is_partial, length) {
+        let whole = pack.whole_file().filter(|_| !is_partial);
+        if let Some(Ok(length)) = whole.map(|file| Ok::<_, std::io::Error>(file.metadata()?.len()))
+        {
             if length != record.stored_length {
                 let digest = record.digest;
                 let problem = format!("pack {digest} has {length} bytes, not as many as it says");

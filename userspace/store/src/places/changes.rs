@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The lock under which tables of places are changed, and what nobody needs is given up.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rustix::fs::{flock, FlockOperation};
+
+use crate::directory::{StoreDirectory, PRIVATE};
+use crate::lock::lock;
+use crate::{layout, Result};
+
+/// The right to change tables of places, one at a time of all threads and processes.
+pub(crate) struct Changes {
+    directory: Arc<StoreDirectory>,
+    /// The lock file, once it was needed.
+    file: Mutex<Option<File>>,
+}
+
+/// Held while a table is changed: for moments, or while a collection decides what is given up.
+pub(crate) struct ChangeLock<'a>(MutexGuard<'a, Option<File>>);
+
+impl ChangeLock<'_> {
+    /// A number that is another one after each collection: what was found before one may be gone.
+    pub(crate) fn collections(&self) -> u64 {
+        let mut count = [0; 8];
+        let read = self
+            .0
+            .as_ref()
+            .map(|file| file.read_exact_at(&mut count, 0));
+        // The file is empty before the first one.
+        match read {
+            Some(Ok(())) => u64::from_le_bytes(count),
+            _ => 0,
+        }
+    }
+}
+
+impl Changes {
+    pub(crate) fn new(directory: &Arc<StoreDirectory>) -> Self {
+        Changes {
+            directory: directory.clone(),
+            file: Mutex::new(None),
+        }
+    }
+
+    /// Waits for the right.
+    ///
+    /// # Errors
+    /// [`Error::Locked`](crate::Error::Locked) if another process does not give it up,
+    /// [`Error::NotARegularFile`](crate::Error::NotARegularFile), [`Error::Io`](crate::Error::Io).
+    pub(crate) fn lock(&self) -> Result<ChangeLock<'_>> {
+        let mut guard = lock(&self.file);
+        let file = match guard.take() {
+            Some(file) => file,
+            // Whoever may read a file may lock it.
+            None => self.directory.write_or_create(layout::CHANGES, PRIVATE)?,
+        };
+        self.directory.lock(layout::CHANGES, guard.insert(file))?;
+        Ok(ChangeLock(guard))
+    }
+}
+
+impl Drop for ChangeLock<'_> {
+    fn drop(&mut self) {
+        if let Some(file) = &*self.0 {
+            // It cannot fail for a lock that is held; closing the file would give it up as well.
+            let _ = flock(file, FlockOperation::Unlock);
+        }
+    }
+}
