@@ -143,11 +143,10 @@ def packs():
     mutant(FINE, "zstd: a window of 2^27", lambda draft: store(
         draft, lambda old: b"\x28\xb5\x2f\xfd\0\x88" + (22500 << 3 | 3).to_bytes(3, "little") + b"w"))
     for name, change in {"one is missing": lambda old: old[:-32], "wrong": lambda old: bytes(len(old)),
-                         "one too many": lambda old: old + bytes(32), "none": lambda old: b""}.items():
-        mutant(V, f"content digests: {name}", lambda draft, change=change: setattr(
-            draft.packs[0], "content_digests", change(draft.packs[0].content_digests)))
-    mutant(R, "content digests: half a digest", lambda draft: setattr(
-        draft.packs[0], "content_digests", draft.packs[0].content_digests[:-16]))
+                         "one too many": lambda old: old + bytes(32), "none": lambda old: b"",
+                         "half a digest": lambda old: old[:-16]}.items():
+        blob(V, f"pack contents: {name}", ("contents", 0), change)
+    fields(FINE, "pack contents that are not there", pack, contents_digest=bytes(32))
 
 
 def store(draft, change):
@@ -155,7 +154,7 @@ def store(draft, change):
     old = draft.packs[0].chunks[1]
     draft.packs[0].store(1, change(draft.packs[0].stored[old.stored:old.stored + old.stored_length]))
     digest = sha256(b"w" * 22500)
-    draft.packs[0].content_digests = draft.packs[0].content_digests[:32] + digest + draft.packs[0].content_digests[64:]
+    draft.packs[0].contents = draft.packs[0].contents[:32] + digest + draft.packs[0].contents[64:]
 
 
 def inodes():

@@ -265,7 +265,6 @@ class Image:
             record = self.packs[pack]
             root = message(self.store.metadata(record.index_digest, record.index_length))
             chunks = table(root, 0, Chunk)
-            table(root, 1, Digest)
             check(len(chunks) == record.chunks, "an index has more or fewer chunks than its record says")
             logical = stored = 0
             for chunk in chunks:

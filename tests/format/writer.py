@@ -50,10 +50,10 @@ class Raw:
 
 
 class PackDraft:
-    """A pack: `chunks` are its index, `stored` its bytes."""
+    """A pack: `chunks` are its index, `stored` its bytes, `contents` the digests of the chunks' content."""
 
-    def __init__(self, chunks=(), stored=b"", content_digests=b""):
-        self.chunks, self.stored, self.content_digests = list(chunks), stored, content_digests
+    def __init__(self, chunks=(), stored=b"", contents=b""):
+        self.chunks, self.stored, self.contents = list(chunks), stored, contents
 
     def add(self, content, codec=RAW):
         """Appends a chunk, and returns where it begins."""
@@ -63,7 +63,7 @@ class PackDraft:
                       codec, bytes(3))
         self.chunks.append(chunk)
         self.stored += stored
-        self.content_digests += sha256(content)
+        self.contents += sha256(content)
         return chunk.logical
 
     def store(self, number, stored):
@@ -176,10 +176,11 @@ class Draft:
     def _pack_record(self, number, add):
         draft = self.packs[number]
         index, index_length = add(("index", number), message(
-            b"", [b"".join(chunk.encode() for chunk in draft.chunks), draft.content_digests]))
+            b"", [b"".join(chunk.encode() for chunk in draft.chunks)]))
+        contents, _ = add(("contents", number), draft.contents)
         digest, stored = add(("pack", number), draft.stored)
         logical = sum(chunk.logical_length for chunk in draft.chunks if isinstance(chunk, Chunk))
-        record = Pack(digest, index, stored, logical, index_length, len(draft.chunks))
+        record = Pack(digest, index, contents, stored, logical, index_length, len(draft.chunks))
         return record._replace(**self.pack_records.get(number, {}))
 
     def _manifest(self, table, length, inodes, packs):

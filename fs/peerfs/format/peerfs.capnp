@@ -40,8 +40,6 @@ struct PackIndex {
   # What is in a pack.
   chunks @0 :Data;
   # Table of ChunkRecord, ascending by logical and by stored offset, without gaps.
-  contentDigests @1 :Data;
-  # SHA-256 of each chunk's uncompressed bytes, in the order of chunks: for the builder only.
 }
 
 struct InodeShard {

@@ -75,8 +75,7 @@ fn compress(compressor: &mut Compressor<'_>, content: &[u8]) -> Option<Bytes> {
     Some(compressed.into())
 }
 
-/// The most chunks of a pack, so that its index stays well below METADATA_MAX: each takes a chunk
-/// record and a digest.
+/// The most chunks of a pack, so that its index stays well below METADATA_MAX: each takes a chunk record.
 const CHUNKS_MAX: u32 = 128 * 1024;
 
 /// Writes the chunks into packs, in their order, and returns the packs.
@@ -137,8 +136,9 @@ struct OpenPack {
     writer: BlobWriter,
     logical_length: u64,
     chunk_count: u32,
-    /// The tables of the index.
+    /// The table of the index.
     chunks: Vec<u8>,
+    /// The pack contents.
     content_digests: Vec<u8>,
 }
 
@@ -178,18 +178,18 @@ impl OpenPack {
         Ok(())
     }
 
-    /// Finishes the pack and writes its index.
+    /// Finishes the pack and writes its index and contents.
     fn finish(self, store: &Store) -> Result<PackRecord> {
         let stored_length = self.writer.length();
         let digest = self.writer.finish()?;
-        let mut index = MetadataBlob::new(self.chunks.len() + self.content_digests.len());
+        let mut index = MetadataBlob::new(self.chunks.len());
         let mut root = index.root::<peerfs_capnp::pack_index::Owned>();
         root.set_chunks(&self.chunks);
-        root.set_content_digests(&self.content_digests);
         let index = index.into_bytes();
         Ok(PackRecord {
             digest,
             index_digest: store.add_blob(&index)?,
+            contents_digest: store.add_blob(&self.content_digests)?,
             stored_length,
             logical_length: self.logical_length,
             // Within METADATA_MAX: has_room() sees to that.

@@ -94,11 +94,16 @@ pub(crate) fn build(settings: &Settings) -> Result<()> {
             .packs
             .iter()
             .map(|pack| (pack.index_digest, pack.index_length.into()));
+        let contents = image
+            .packs
+            .iter()
+            .map(|pack| (pack.contents_digest, pack.contents_length()));
         let shards = image
             .shards
             .iter()
             .map(|shard| (shard.digest, shard.length.into()));
-        let metadata: Vec<_> = indexes.chain(shards).chain(leading).collect();
+        let metadata = indexes.chain(contents).chain(shards).chain(leading);
+        let metadata: Vec<_> = metadata.collect();
         let packs: Vec<_> = image
             .packs
             .iter()

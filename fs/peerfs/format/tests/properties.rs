@@ -76,11 +76,10 @@ fn blob_table(packs: &[u8], shards: &[u8]) -> Vec<u8> {
     write_message_to_words(&message)
 }
 
-fn pack_index(chunks: &[u8], digests: &[u8]) -> Vec<u8> {
+fn pack_index(chunks: &[u8]) -> Vec<u8> {
     let mut message = Builder::new_default();
     let mut root = message.init_root::<peerfs_capnp::pack_index::Builder<'_>>();
     root.set_chunks(chunks);
-    root.set_content_digests(digests);
     write_message_to_words(&message)
 }
 
@@ -175,7 +174,7 @@ proptest! {
             shard(5, &tables),
             manifest(&encode(&[ROOT]), &[5; Digest::SIZE], 7),
             blob_table(packs, shards),
-            pack_index(chunks, &[]),
+            pack_index(chunks),
         ] {
             walk_everything(&blob);
             for (place, value) in &damage {
@@ -190,7 +189,7 @@ proptest! {
     }
 
     #[test]
-    fn records_come_back(bytes in any::<[u8; 96]>()) {
+    fn records_come_back(bytes in vec(any::<u8>(), PackRecord::SIZE)) {
         check_record::<PackRecord>(&bytes);
         check_record::<ShardRecord>(&bytes);
         check_record::<ChunkRecord>(&bytes);
@@ -249,10 +248,11 @@ proptest! {
             });
             end += length;
         }
-        let blob = pack_index(&encode(&chunks), &encode(&vec![digest; chunks.len()]));
+        let blob = pack_index(&encode(&chunks));
         let pack = PackRecord {
             digest,
             index_digest: digest,
+            contents_digest: digest,
             stored_length: end.into(),
             logical_length: end.into(),
             index_length: blob.len() as u32,
@@ -266,6 +266,12 @@ proptest! {
             prop_assert!(place.is_some_and(|place| place < chunk.logical_length));
         }
         prop_assert!(index.chunk_at(end).is_err());
+        let mut contents = encode(&vec![digest; chunks.len()]);
+        prop_assert_eq!(pack.content_digests(&contents).unwrap().len(), chunks.len());
+        contents.push(0);
+        prop_assert!(pack.content_digests(&contents).is_err());
+        contents.truncate((chunks.len() - 1) * Digest::SIZE);
+        prop_assert!(pack.content_digests(&contents).is_err());
     }
 
     #[test]
