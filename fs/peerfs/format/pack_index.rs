@@ -2,7 +2,7 @@
 
 //! The pack index: what is in a pack, and where.
 
-use crate::message::read_message;
+use crate::message::{check_absent, read_message};
 use crate::table::TableField;
 use crate::{
     peerfs_capnp, ChunkRecord, Codec, Digest, Error, PackRecord, Result, Table, CHUNK_MAX,
@@ -30,6 +30,7 @@ impl PackIndexLayout {
         let message = read_message(blob, WHAT)?;
         let root: peerfs_capnp::pack_index::Reader<'_> =
             message.get_root().map_err(|_| Error::Malformed(WHAT))?;
+        check_absent(root.get_ivs(), "initialization vectors without encryption")?;
         Ok(PackIndexLayout {
             chunks: TableField::locate(blob, root.get_chunks(), WHAT)?,
         })

@@ -15,7 +15,8 @@ use peerfs_format::upcall::{
 use peerfs_format::{
     peerfs_capnp, BlobTable, ChunkRecord, Digest, EntryRecord, Error, ExtentRecord, InodeRecord,
     Manifest, PackIndex, PackRecord, PresenceHeader, Record, ShardLayout, ShardRecord, SpanRecord,
-    Table, XattrRecord, XattrSetRecord, FORMAT_VERSION, METADATA_MAX, NO_XATTRS,
+    Table, XattrRecord, XattrSetRecord, FEATURE_ENCRYPTION, FEATURE_OTHER_CODECS, FORMAT_VERSION,
+    METADATA_MAX, NO_XATTRS,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -208,6 +209,20 @@ proptest! {
         let read = Manifest::parse(&manifest(&encode(&[root]), &digest.0, total)).unwrap();
         prop_assert_eq!(read.inode_count, total);
         prop_assert_eq!((read.root, read.blob_table, read.blob_table_length), (root, digest, 4096));
+    }
+
+    #[test]
+    fn features_that_a_reader_does_not_have_are_named(bits in 1_u64..) {
+        let bits = bits & 0b111;
+        let mut blob = manifest(&encode(&[ROOT]), &[0; 32], 1);
+        // Behind the segment table, the root's pointer and the first word of the root.
+        blob[24..32].copy_from_slice(&bits.to_le_bytes());
+        let message = Manifest::parse(&blob).map_err(|error| error.to_string());
+        let message = message.map_or_else(|message| message, |_| String::new());
+        prop_assert_eq!(message.contains("encryption"), bits & FEATURE_ENCRYPTION != 0);
+        prop_assert_eq!(message.contains("other codecs"), bits & FEATURE_OTHER_CODECS != 0);
+        prop_assert_eq!(message.ends_with("0x4"), bits & 4 != 0);
+        prop_assert_eq!(message.is_empty(), bits == 0);
     }
 
     #[test]
