@@ -102,13 +102,13 @@ def chunks():
     image = Draft()
     image.shards = [ShardDraft()]
     root(image.shards[0])
-    count = ROOM // (52 + 32)
+    count = ROOM // 52
     digest = sha256(b"x")
     pack = PackDraft()
     pack.chunks = [Raw(b"".join(
         struct.pack("<32sIIIIB3s", digest, number, number, 1, 1, 0, b"") for number in range(count)))]
     pack.stored = b"x" * count
-    pack.content_digests = digest * count
+    pack.contents = digest * count
     image.packs = [pack]
     image.pack_records[0] = {"logical": count, "chunks": count}
     return image
@@ -120,8 +120,8 @@ def packs():
     image.shards = [ShardDraft()]
     root(image.shards[0])
     count = ROOM // Pack.layout.size
-    image.pack_records["more"] = [Pack(number.to_bytes(32, "big"), number.to_bytes(32, "little"), 1, 1, 100, 1)
-                                  for number in range(count)]
+    image.pack_records["more"] = [Pack(number.to_bytes(32, "big"), number.to_bytes(32, "little"), bytes(32), 1, 1, 100,
+                                       1) for number in range(count)]
     return image
 
 

@@ -75,7 +75,9 @@ def image():
         blob(R, f"a pointer out of its segment: {kind}", kind,
              lambda data: data[:8] + struct.pack("<I", 0x7ffffffc) + data[12:])
         blob(U, f"bytes behind the message: {kind}", kind, lambda data: data + bytes(8))
-    fields(R, "manifest", manifest, version=[0, 2], incompatible=1 << 63, inodes=[0, 13, 15], length=[0, 17 << 20])
+    fields(R, "manifest", manifest, version=[0, 2], incompatible=[1, 2, 1 << 63], inodes=[0, 13, 15],
+           length=[0, 17 << 20], key_id=b"k", envelope=b"e", trace=[b"t", bytes(31), bytes(33)])
+    fields(FINE, "manifest", manifest, key_id=b"", envelope=b"", trace=[b"", bytes(32)])
     fields(R, "manifest", manifest, root=[bytes(64), bytes(63), b""], digest=[b"", bytes(31)])
     fields(U, "manifest", manifest, compatible=1)
     fields(V, "manifest", manifest, content=1, stored=1)
@@ -124,10 +126,12 @@ def name_twice(draft):
 def packs():
     """Pack indexes and chunks."""
     fields(R, "first chunk", chunk(0), logical=1, stored=1, logical_length=[0, 4999, 5001, CHUNK_MAX + 1],
-           stored_length=[0, 4999], codec=[1, 2, 255], digest=bytes(32))
+           stored_length=[0, 4999], codec=[1, 2, 3, 128, 129, 255], digest=bytes(32))
     fields(R, "second chunk", chunk(1), logical=[0, 4999, 5001], stored=[0, 4999, 5001],
            logical_length=[0, 1, 22499, 22501, 1 << 31], stored_length=[0, 1, 0xffffffff], codec=0)
     fields(V, "chunk", chunk(1), reserved=b"\0\0\1")
+    mutant(R, "initialization vectors", lambda draft: setattr(draft.packs[0], "ivs", bytes(16)))
+    mutant(FINE, "no initialization vectors", lambda draft: setattr(draft.packs[0], "ivs", b""))
     mutant(R, "a chunk that ends at 2^32", lambda draft: draft.packs[0].change(3, logical=0xffffffff, logical_length=1))
     for name, change in {
             "two frames": lambda old: compress(b"a" * 22400) + compress(b"b" * 100),
@@ -143,11 +147,10 @@ def packs():
     mutant(FINE, "zstd: a window of 2^27", lambda draft: store(
         draft, lambda old: b"\x28\xb5\x2f\xfd\0\x88" + (22500 << 3 | 3).to_bytes(3, "little") + b"w"))
     for name, change in {"one is missing": lambda old: old[:-32], "wrong": lambda old: bytes(len(old)),
-                         "one too many": lambda old: old + bytes(32), "none": lambda old: b""}.items():
-        mutant(V, f"content digests: {name}", lambda draft, change=change: setattr(
-            draft.packs[0], "content_digests", change(draft.packs[0].content_digests)))
-    mutant(R, "content digests: half a digest", lambda draft: setattr(
-        draft.packs[0], "content_digests", draft.packs[0].content_digests[:-16]))
+                         "one too many": lambda old: old + bytes(32), "none": lambda old: b"",
+                         "half a digest": lambda old: old[:-16]}.items():
+        blob(V, f"pack contents: {name}", ("contents", 0), change)
+    fields(FINE, "pack contents that are not there", pack, contents_digest=bytes(32))
 
 
 def store(draft, change):
@@ -155,7 +158,7 @@ def store(draft, change):
     old = draft.packs[0].chunks[1]
     draft.packs[0].store(1, change(draft.packs[0].stored[old.stored:old.stored + old.stored_length]))
     digest = sha256(b"w" * 22500)
-    draft.packs[0].content_digests = draft.packs[0].content_digests[:32] + digest + draft.packs[0].content_digests[64:]
+    draft.packs[0].contents = draft.packs[0].contents[:32] + digest + draft.packs[0].contents[64:]
 
 
 def inodes():

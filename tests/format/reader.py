@@ -128,6 +128,8 @@ class Image:
         root = message(store.metadata(manifest))
         check(root.unsigned(0, 4) == 1, "the format version is not 1")
         check(root.unsigned(8, 8) == 0, "an incompatible feature")
+        check(not field(root, 2) and not field(root, 3), "what only an encrypted image has")
+        check(len(field(root, 4)) in (0, 32), "the trace's digest has another length")
         self.inode_count = root.unsigned(24, 8)
         length = root.unsigned(4, 4)
         check(self.inode_count >= 1, "no inodes")
@@ -265,7 +267,7 @@ class Image:
             record = self.packs[pack]
             root = message(self.store.metadata(record.index_digest, record.index_length))
             chunks = table(root, 0, Chunk)
-            table(root, 1, Digest)
+            check(not field(root, 1), "what only an encrypted image has")
             check(len(chunks) == record.chunks, "an index has more or fewer chunks than its record says")
             logical = stored = 0
             for chunk in chunks:

@@ -21,7 +21,7 @@ def record(name, layout, fields):
     return kind
 
 
-Pack = record("Pack", "32s32sQQII", "digest index_digest stored logical index_length chunks")
+Pack = record("Pack", "32s32s32sQQII", "digest index_digest contents_digest stored logical index_length chunks")
 Shard = record("Shard", "32sQII", "digest first inodes length")
 Chunk = record("Chunk", "32sIIIIB3s", "digest logical stored logical_length stored_length codec reserved")
 Inode = record("Inode", "IIIIQQqIIIIQ", "mode uid gid nlink size allocated seconds nanoseconds first count xattrs link")

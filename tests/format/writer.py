@@ -32,10 +32,12 @@ def compress(content):
 
 
 def message(data, fields):
-    """A message of one segment: the root's data section, and its Data fields."""
+    """A message of one segment: the root's data section, and its Data fields, None for what is absent."""
     words = bytearray(struct.pack("<IHH", 0, len(data) // 8, len(fields)) + data + bytes(8 * len(fields)))
     first = 8 + len(data)
     for number, field in enumerate(fields):
+        if field is None:
+            continue
         place = first + 8 * number
         struct.pack_into("<II", words, place, (len(words) - place - 8) // 8 << 2 | 1, len(field) << 3 | 2)
         words += field + bytes(-len(field) % 8)
@@ -50,10 +52,11 @@ class Raw:
 
 
 class PackDraft:
-    """A pack: `chunks` are its index, `stored` its bytes."""
+    """A pack: `chunks` are its index, `stored` its bytes, `contents` the digests of the chunks' content."""
 
-    def __init__(self, chunks=(), stored=b"", content_digests=b""):
-        self.chunks, self.stored, self.content_digests = list(chunks), stored, content_digests
+    def __init__(self, chunks=(), stored=b"", contents=b""):
+        self.chunks, self.stored, self.contents = list(chunks), stored, contents
+        self.ivs = None
 
     def add(self, content, codec=RAW):
         """Appends a chunk, and returns where it begins."""
@@ -63,7 +66,7 @@ class PackDraft:
                       codec, bytes(3))
         self.chunks.append(chunk)
         self.stored += stored
-        self.content_digests += sha256(content)
+        self.contents += sha256(content)
         return chunk.logical
 
     def store(self, number, stored):
@@ -176,15 +179,17 @@ class Draft:
     def _pack_record(self, number, add):
         draft = self.packs[number]
         index, index_length = add(("index", number), message(
-            b"", [b"".join(chunk.encode() for chunk in draft.chunks), draft.content_digests]))
+            b"", [b"".join(chunk.encode() for chunk in draft.chunks), draft.ivs]))
+        contents, _ = add(("contents", number), draft.contents)
         digest, stored = add(("pack", number), draft.stored)
         logical = sum(chunk.logical_length for chunk in draft.chunks if isinstance(chunk, Chunk))
-        record = Pack(digest, index, stored, logical, index_length, len(draft.chunks))
+        record = Pack(digest, index, contents, stored, logical, index_length, len(draft.chunks))
         return record._replace(**self.pack_records.get(number, {}))
 
     def _manifest(self, table, length, inodes, packs):
         fields = {
             "version": 1, "incompatible": 0, "compatible": 0, "inodes": inodes, "length": length, "digest": table,
+            "key_id": None, "envelope": None, "trace": None,
             "content": sum(inode.allocated for shard in self.shards for inode in shard.inodes
                            if isinstance(inode, Inode)) & (1 << 64) - 1,
             "stored": sum({pack.digest: pack.stored for pack in packs}.values()) & (1 << 64) - 1,
@@ -194,7 +199,7 @@ class Draft:
             fields["root"] = shard.inodes[place].encode()
         data = struct.pack("<IIQQQQQ", *(fields[name] for name in (
             "version", "length", "incompatible", "compatible", "inodes", "content", "stored")))
-        return message(data, [fields["root"], fields["digest"]])
+        return message(data, [fields[name] for name in ("root", "digest", "key_id", "envelope", "trace")])
 
 
 class Tree:

@@ -4,6 +4,8 @@
 
 use core::fmt;
 
+use crate::{FEATURE_ENCRYPTION, FEATURE_OTHER_CODECS};
+
 /// The result of reading a blob or a message.
 pub type Result<T> = core::result::Result<T, Error>;
 
@@ -14,7 +16,7 @@ pub enum Error {
     Malformed(&'static str),
     /// A manifest of a format version that this reader does not know.
     UnsupportedVersion(u32),
-    /// A manifest with incompatible features that this reader does not know (the unknown bits).
+    /// A manifest with incompatible features that this reader does not have (their bits).
     UnsupportedFeatures(u64),
     /// Larger than the format allows: names the limit.
     TooLarge(&'static str),
@@ -29,11 +31,29 @@ impl fmt::Display for Error {
                 "format version {version} is not supported (this is version {})",
                 crate::FORMAT_VERSION
             ),
-            Error::UnsupportedFeatures(bits) => {
-                write!(f, "unknown incompatible features {bits:#x}")
-            }
+            Error::UnsupportedFeatures(bits) => write_features(*bits, f),
             Error::TooLarge(limit) => write!(f, "larger than {limit} allows"),
         }
+    }
+}
+
+/// Says which features an image needs that this reader does not have.
+fn write_features(bits: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    const NAMES: [(u64, &str); 2] = [
+        (FEATURE_ENCRYPTION, "encryption"),
+        (FEATURE_OTHER_CODECS, "other codecs than zstd"),
+    ];
+    let (mut separator, mut unnamed) = ("unsupported features: ", bits);
+    for (feature, name) in NAMES {
+        if bits & feature != 0 {
+            write!(f, "{separator}{name}")?;
+            separator = ", ";
+        }
+        unnamed &= !feature;
+    }
+    match unnamed {
+        0 => Ok(()),
+        bits => write!(f, "{separator}{bits:#x}"),
     }
 }
 

@@ -5,6 +5,12 @@
 /// The format version that this reader and writer know.
 pub const FORMAT_VERSION: u32 = 1;
 
+/// The incompatible feature of images whose chunks are encrypted.
+pub const FEATURE_ENCRYPTION: u64 = 1 << 0;
+
+/// The incompatible feature of images that have chunks of other codecs than raw and zstd.
+pub const FEATURE_OTHER_CODECS: u64 = 1 << 1;
+
 /// The incompatible features that this reader knows: none yet.
 pub const KNOWN_INCOMPATIBLE_FEATURES: u64 = 0;
 

@@ -2,7 +2,7 @@
 
 //! The manifest: the blob whose digest is given at mount.
 
-use crate::message::read_message;
+use crate::message::{check_absent, read_message};
 use crate::{
     peerfs_capnp, Digest, Error, FileType, InodeRecord, Result, Table, FORMAT_VERSION,
     KNOWN_INCOMPATIBLE_FEATURES, METADATA_MAX, ROOT_INODE,
@@ -49,6 +49,9 @@ impl Manifest {
         if fields.get_blob_table_length() == 0 || fields.get_inode_count() == 0 {
             return Err(Error::Malformed(WHAT));
         }
+        check_absent(fields.get_key_id(), "key id of an image without encryption")?;
+        check_absent(fields.get_envelope(), "key of an image without encryption")?;
+        check_trace(fields.get_trace())?;
         Ok(Manifest {
             inode_count: fields.get_inode_count(),
             content_bytes: fields.get_content_bytes(),
@@ -57,6 +60,14 @@ impl Manifest {
             blob_table: blob_table_digest(fields.get_blob_table())?,
             blob_table_length: fields.get_blob_table_length(),
         })
+    }
+}
+
+/// Nobody reads a trace yet: that it is a digest is what those rely on who will.
+fn check_trace(data: capnp::Result<&[u8]>) -> Result<()> {
+    match data.map(<[u8]>::len) {
+        Ok(0 | Digest::SIZE) => Ok(()),
+        _ => Err(Error::Malformed("trace's digest")),
     }
 }
 

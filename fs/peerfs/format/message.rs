@@ -20,3 +20,11 @@ pub(crate) fn read_message<'a>(
     };
     read_message_from_flat_slice_no_alloc(&mut blob, options).map_err(|_| Error::Malformed(what))
 }
+
+/// Checks that a field is empty, which belongs to a feature that the image does not have. `what` names it in the error.
+pub(crate) fn check_absent(data: capnp::Result<&[u8]>, what: &'static str) -> Result<()> {
+    match data.map(<[u8]>::is_empty) {
+        Ok(true) => Ok(()),
+        _ => Err(Error::Malformed(what)),
+    }
+}

@@ -2,7 +2,7 @@
 
 //! The pack index: what is in a pack, and where.
 
-use crate::message::read_message;
+use crate::message::{check_absent, read_message};
 use crate::table::TableField;
 use crate::{
     peerfs_capnp, ChunkRecord, Codec, Digest, Error, PackRecord, Result, Table, CHUNK_MAX,
@@ -14,7 +14,6 @@ const WHAT: &str = "pack index";
 #[derive(Clone, Copy, Debug)]
 pub struct PackIndexLayout {
     chunks: TableField<ChunkRecord>,
-    content_digests: TableField<Digest>,
 }
 
 impl PackIndexLayout {
@@ -31,9 +30,9 @@ impl PackIndexLayout {
         let message = read_message(blob, WHAT)?;
         let root: peerfs_capnp::pack_index::Reader<'_> =
             message.get_root().map_err(|_| Error::Malformed(WHAT))?;
+        check_absent(root.get_ivs(), "initialization vectors without encryption")?;
         Ok(PackIndexLayout {
             chunks: TableField::locate(blob, root.get_chunks(), WHAT)?,
-            content_digests: TableField::locate(blob, root.get_content_digests(), WHAT)?,
         })
     }
 
@@ -41,7 +40,6 @@ impl PackIndexLayout {
     pub fn view<'a>(&self, blob: &'a [u8]) -> PackIndex<'a> {
         PackIndex {
             chunks: self.chunks.of(blob),
-            content_digests: self.content_digests.of(blob),
         }
     }
 }
@@ -79,13 +77,12 @@ fn check_chunks(chunks: &Table<'_, ChunkRecord>, pack: &PackRecord) -> Result<()
 pub struct PackIndex<'a> {
     /// The chunks, ascending.
     pub chunks: Table<'a, ChunkRecord>,
-    /// The digests of the chunks' uncompressed bytes.
-    pub content_digests: Table<'a, Digest>,
 }
 
 impl PackRecord {
     /// What an image says of the pack that this index describes, for who knows both but not the image: the last
-    /// chunk ends where the pack does. Fails unless it is an index.
+    /// chunk ends where the pack does. The digest of the contents, which only an image tells, is zeros. Fails unless
+    /// it is an index.
     pub fn of_index(digest: Digest, index_digest: Digest, index: &[u8]) -> Result<Self> {
         let chunks = PackIndexLayout::locate(index)?.view(index).chunks;
         let last = chunks
@@ -97,6 +94,7 @@ impl PackRecord {
         let record = PackRecord {
             digest,
             index_digest,
+            contents_digest: Digest::default(),
             stored_length: u64::from(last.stored_offset) + u64::from(last.stored_length),
             logical_length: u64::from(last.logical_offset) + u64::from(last.logical_length),
             index_length: u32::try_from(index.len()).map_err(too_large)?,
@@ -104,6 +102,21 @@ impl PackRecord {
         };
         check_chunks(&chunks, &record)?;
         record.checked()
+    }
+
+    /// Bytes of the pack contents.
+    pub fn contents_length(&self) -> u64 {
+        u64::from(self.chunk_count) * Digest::SIZE as u64
+    }
+
+    /// The SHA-256 of each chunk's content, in the order of the chunks, from the pack contents: a blob of nothing
+    /// else, which only builders read. Fails unless there are as many as chunks.
+    pub fn content_digests<'a>(&self, contents: &'a [u8]) -> Result<Table<'a, Digest>> {
+        const WHAT: &str = "pack contents";
+        match contents.len() as u64 == self.contents_length() {
+            true => Table::new(contents, WHAT),
+            false => Err(Error::Malformed(WHAT)),
+        }
     }
 }
 

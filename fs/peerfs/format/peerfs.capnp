@@ -26,6 +26,12 @@ struct Manifest {
   # SHA-256 of the blob table.
   blobTableLength @8 :UInt32;
   # Bytes of the blob table.
+  keyId @9 :Data;
+  # Of an encrypted image: names the key. Otherwise absent, as the next one.
+  envelope @10 :Data;
+  # Of an encrypted image: the key of its content, encrypted with that one.
+  trace @11 :Data;
+  # SHA-256 of a blob that says what is read first, or absent.
 }
 
 struct BlobTable {
@@ -40,8 +46,8 @@ struct PackIndex {
   # What is in a pack.
   chunks @0 :Data;
   # Table of ChunkRecord, ascending by logical and by stored offset, without gaps.
-  contentDigests @1 :Data;
-  # SHA-256 of each chunk's uncompressed bytes, in the order of chunks: for the builder only.
+  ivs @1 :Data;
+  # Of an encrypted image: the initialization vectors of the chunks. Otherwise absent.
 }
 
 struct InodeShard {

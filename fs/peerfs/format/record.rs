@@ -5,7 +5,8 @@
 use crate::table::{FieldReader, FieldWriter, Record};
 use crate::{Digest, Error, Result, METADATA_MAX, PACK_MAX};
 
-/// How a chunk is stored.
+/// How a chunk is stored. Number 2 is LZ4's, and bit 7 is set if the chunk is encrypted as well: of images with features
+/// that this reader does not have.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Codec {
@@ -59,6 +60,8 @@ pub struct PackRecord {
     pub digest: Digest,
     /// SHA-256 of its index.
     pub index_digest: Digest,
+    /// SHA-256 of its pack contents, see [`PackRecord::content_digests`].
+    pub contents_digest: Digest,
     /// Bytes of the pack.
     pub stored_length: u64,
     /// Bytes of its uncompressed address space.
@@ -70,6 +73,15 @@ pub struct PackRecord {
 }
 
 impl PackRecord {
+    /// Whether two images mean the same pack, described by the same index, whatever they say of its contents.
+    pub fn is_same_pack(&self, other: &PackRecord) -> bool {
+        let other = PackRecord {
+            contents_digest: self.contents_digest,
+            ..*other
+        };
+        *self == other
+    }
+
     /// The record, if its numbers are such as a pack can have.
     pub(crate) fn checked(self) -> Result<Self> {
         let is_length = |length| (1..=PACK_MAX).contains(&length);
@@ -87,13 +99,14 @@ impl PackRecord {
 }
 
 impl Record for PackRecord {
-    const SIZE: usize = 88;
+    const SIZE: usize = 120;
 
     #[inline]
     fn decode(fields: &mut FieldReader<'_>) -> Self {
         PackRecord {
             digest: Digest(fields.bytes()),
             index_digest: Digest(fields.bytes()),
+            contents_digest: Digest(fields.bytes()),
             stored_length: fields.u64(),
             logical_length: fields.u64(),
             index_length: fields.u32(),
@@ -104,6 +117,7 @@ impl Record for PackRecord {
     fn encode(&self, fields: &mut FieldWriter<'_>) {
         fields.bytes(&self.digest.0);
         fields.bytes(&self.index_digest.0);
+        fields.bytes(&self.contents_digest.0);
         fields.u64(self.stored_length);
         fields.u64(self.logical_length);
         fields.u32(self.index_length);

@@ -81,6 +81,7 @@ mod tests {
         let mut presence = Presence::nothing(&PackRecord {
             digest: Digest([1; Digest::SIZE]),
             index_digest: Digest([2; Digest::SIZE]),
+            contents_digest: Digest([3; Digest::SIZE]),
             stored_length: 1 << 20,
             logical_length: 1 << 20,
             index_length: 4096,

@@ -6,11 +6,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use peerfs_format::{Digest, PackIndex, PackRecord, METADATA_MAX};
-use peerfs_store::{Error as StoreError, Image, Pack, Store};
+use peerfs_store::{Error as StoreError, Image, Pack, Result as StoreResult, Store};
 
 use crate::{Options, Result};
 
-/// The chunks of the base images, and where they are over all packs. What their indexes say is not believed:
+/// The chunks of the base images, and where they are over all packs. What is said of their content is not believed:
 /// a chunk is read when it is to be used.
 pub(crate) struct BaseChunks {
     store: Arc<Store>,
@@ -29,7 +29,7 @@ pub(crate) struct BaseChunks {
 }
 
 impl BaseChunks {
-    /// Reads the pack indexes of base images. Those that are missing or damaged are passed over.
+    /// Reads the indexes and contents of base images' packs. Packs of which one is missing or damaged are passed over.
     pub(crate) fn read(store: &Arc<Store>, options: &Options) -> Result<Self> {
         let mut base = BaseChunks {
             store: store.clone(),
@@ -94,19 +94,17 @@ impl BaseChunks {
     }
 
     fn add(&mut self, pack: &PackRecord) -> Result<()> {
-        let blob = match self.store.read_metadata(&pack.index_digest, METADATA_MAX) {
-            Ok(blob) => blob,
+        let (index, contents) = match read_descriptions(&self.store, pack) {
+            Ok(blobs) => blobs,
             Err(error @ StoreError::Io { .. }) => return Err(error.into()),
             Err(_) => {
                 self.unusable += u64::from(pack.chunk_count);
                 return Ok(());
             }
         };
-        let index = PackIndex::parse(&blob, pack).map_err(StoreError::format(pack.index_digest))?;
-        for (chunk, content) in index.content_digests.iter().enumerate() {
-            let record = index
-                .chunk(chunk as u32)
-                .map_err(StoreError::format(pack.index_digest))?;
+        let index =
+            PackIndex::parse(&index, pack).map_err(StoreError::format(pack.index_digest))?;
+        for (content, record) in contents.into_iter().zip(index.chunks.iter()) {
             let place = self.end + u64::from(record.logical_offset);
             let first = *self.places.entry(content).or_insert(place);
             if first != place {
@@ -135,6 +133,16 @@ impl BaseChunks {
         let offset = (place - start) as u32; // within a pack, whose bytes are at most PACK_MAX
         read_chunk(pack, offset).is_some_and(|found| found == content)
     }
+}
+
+/// The index of a pack, and its contents.
+fn read_descriptions(store: &Store, pack: &PackRecord) -> StoreResult<(Vec<u8>, Vec<Digest>)> {
+    let index = store.read_metadata(&pack.index_digest, METADATA_MAX)?;
+    let contents = store.read_metadata(&pack.contents_digest, METADATA_MAX)?;
+    let contents = pack
+        .content_digests(&contents)
+        .map_err(StoreError::format(pack.contents_digest))?;
+    Ok((index, contents.iter().collect()))
 }
 
 /// A pack of which all is there: an image over a pack that is not would not be all there.

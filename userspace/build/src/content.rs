@@ -215,6 +215,7 @@ mod tests {
         PackRecord {
             digest: Digest::default(),
             index_digest: Digest::default(),
+            contents_digest: Digest::default(),
             stored_length: 0,
             logical_length,
             index_length: 0,

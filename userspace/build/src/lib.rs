@@ -39,6 +39,7 @@
 #![forbid(unsafe_code)]
 
 mod base;
+mod borders;
 mod build;
 mod chunker;
 mod content;
@@ -56,6 +57,7 @@ mod tree;
 mod tree_builder;
 mod xattrs;
 
+pub use borders::{PackBorders, PackSizes};
 pub use build::{build, BuiltImage, Progress};
 pub use error::{Error, Result};
 pub use options::{ChunkSizes, Compression, Layout, Options};

@@ -8,7 +8,7 @@ use std::thread;
 
 use peerfs_format::{Digest, CHUNK_MAX};
 
-use crate::{Error, Result};
+use crate::{Error, PackSizes, Result};
 
 /// The options of a build.
 #[derive(Clone, Debug)]
@@ -106,8 +106,8 @@ pub struct Layout {
     pub chunks: ChunkSizes,
     /// Files of at least so many bytes are chunked by themselves; shorter ones share chunks.
     pub large_file: u64,
-    /// The length at which a pack is closed: bytes as stored.
-    pub pack: u64,
+    /// The packs' sizes.
+    pub pack: PackSizes,
     /// The length at which an inode shard is closed: bytes.
     pub shard: usize,
 }
@@ -132,7 +132,11 @@ impl Default for Layout {
                 max: 128 * 1024,
             },
             large_file: 64 * 1024,
-            pack: 64 * 1024 * 1024,
+            pack: PackSizes {
+                min: 8 * 1024 * 1024,
+                more: 8 * 1024 * 1024,
+                max: 32 * 1024 * 1024,
+            },
             shard: 256 * 1024,
         }
     }

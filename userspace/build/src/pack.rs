@@ -7,14 +7,14 @@ use std::thread;
 
 use bytes::Bytes;
 use flume::{bounded, Receiver};
-use peerfs_format::{peerfs_capnp, ChunkRecord, Codec, PackRecord, Record, PACK_MAX};
+use peerfs_format::{peerfs_capnp, ChunkRecord, Codec, PackRecord, Record};
 use peerfs_store::{sha256, BlobWriter, Store};
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::{CParameter, ParamSwitch};
 
 use crate::metadata::MetadataBlob;
 use crate::pipeline::{join, spawn, CompressRequest, StoredChunk};
-use crate::{Compression, Error, Options, Result};
+use crate::{Compression, Error, Options, PackBorders, PackSizes, Result};
 
 /// Compresses chunks until there are no more.
 pub(crate) fn compress_chunks(
@@ -75,10 +75,6 @@ fn compress(compressor: &mut Compressor<'_>, content: &[u8]) -> Option<Bytes> {
     Some(compressed.into())
 }
 
-/// The most chunks of a pack, so that its index stays well below METADATA_MAX: each takes a chunk
-/// record and a digest.
-const CHUNKS_MAX: u32 = 128 * 1024;
-
 /// Writes the chunks into packs, in their order, and returns the packs.
 ///
 /// # Errors
@@ -115,16 +111,20 @@ fn write(
     // Ends early if a compressor failed or the packs can't be finished: they tell the reason.
     for chunk in chunks.iter().map_while(|chunk| chunk.recv().ok()) {
         options.check_cancelled()?;
-        if let Some(pack) = open.take_if(|pack| !pack.has_room(&chunk, options.layout.pack)) {
+        if let Some(pack) = open.take_if(|pack| !pack.has_room(&chunk)) {
             if !finish(pack) {
                 return Ok(());
             }
         }
-        let pack = match &mut open {
+        let mut pack = match open.take() {
             Some(pack) => pack,
-            None => open.insert(OpenPack::new(store)?),
+            None => OpenPack::new(store, options.layout.pack)?,
         };
-        pack.append(&chunk)?;
+        if !pack.append(&chunk)? {
+            open = Some(pack);
+        } else if !finish(pack) {
+            return Ok(());
+        }
     }
     if let Some(pack) = open {
         finish(pack);
@@ -135,35 +135,34 @@ fn write(
 /// A pack being written.
 struct OpenPack {
     writer: BlobWriter,
-    logical_length: u64,
-    chunk_count: u32,
-    /// The tables of the index.
+    borders: PackBorders,
+    /// The table of the index.
     chunks: Vec<u8>,
+    /// The pack contents.
     content_digests: Vec<u8>,
 }
 
 impl OpenPack {
-    fn new(store: &Store) -> Result<Self> {
+    fn new(store: &Store, sizes: PackSizes) -> Result<Self> {
         Ok(OpenPack {
             writer: store.blob_writer()?,
-            logical_length: 0,
-            chunk_count: 0,
+            borders: PackBorders::new(sizes),
             chunks: Vec::new(),
             content_digests: Vec::new(),
         })
     }
 
-    fn has_room(&self, chunk: &StoredChunk, target: u64) -> bool {
-        self.writer.length() + chunk.stored.len() as u64 <= target
-            && self.logical_length + u64::from(chunk.logical_length) <= PACK_MAX
-            && self.chunk_count < CHUNKS_MAX
+    fn has_room(&self, chunk: &StoredChunk) -> bool {
+        let stored_length = chunk.stored.len() as u32;
+        self.borders.has_room(stored_length, chunk.logical_length)
     }
 
-    fn append(&mut self, chunk: &StoredChunk) -> Result<()> {
+    /// Appends a chunk, and says whether the pack ends with it.
+    fn append(&mut self, chunk: &StoredChunk) -> Result<bool> {
         let record = ChunkRecord {
             digest: chunk.digest,
-            // All are below PACK_MAX.
-            logical_offset: self.logical_length as u32,
+            // The borders keep all below PACK_MAX.
+            logical_offset: self.borders.logical() as u32,
             stored_offset: self.writer.length() as u32,
             logical_length: chunk.logical_length,
             stored_length: chunk.stored.len() as u32,
@@ -173,28 +172,30 @@ impl OpenPack {
         record.write_to(|bytes| self.chunks.extend_from_slice(bytes));
         self.content_digests
             .extend_from_slice(&chunk.content_digest.0);
-        self.logical_length += u64::from(chunk.logical_length);
-        self.chunk_count += 1;
-        Ok(())
+        Ok(self.borders.add(
+            &chunk.content_digest,
+            record.stored_length,
+            record.logical_length,
+        ))
     }
 
-    /// Finishes the pack and writes its index.
+    /// Finishes the pack and writes its index and contents.
     fn finish(self, store: &Store) -> Result<PackRecord> {
         let stored_length = self.writer.length();
         let digest = self.writer.finish()?;
-        let mut index = MetadataBlob::new(self.chunks.len() + self.content_digests.len());
+        let mut index = MetadataBlob::new(self.chunks.len());
         let mut root = index.root::<peerfs_capnp::pack_index::Owned>();
         root.set_chunks(&self.chunks);
-        root.set_content_digests(&self.content_digests);
         let index = index.into_bytes();
         Ok(PackRecord {
             digest,
             index_digest: store.add_blob(&index)?,
+            contents_digest: store.add_blob(&self.content_digests)?,
             stored_length,
-            logical_length: self.logical_length,
-            // Within METADATA_MAX: has_room() sees to that.
+            logical_length: self.borders.logical(),
+            // The borders keep it within METADATA_MAX.
             index_length: index.len() as u32,
-            chunk_count: self.chunk_count,
+            chunk_count: self.borders.chunks(),
         })
     }
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::thread;
 
 use peerfs_build::{
-    build, BuiltImage, ChunkSizes, Compression, DirectorySource, Error, Layout, Options, Progress,
-    Result,
+    build, BuiltImage, ChunkSizes, Compression, DirectorySource, Error, Layout, Options, PackSizes,
+    Progress, Result,
 };
 use peerfs_format::{PackRecord, CHUNK_MAX};
 use peerfs_store::{Image, Store};
@@ -144,7 +144,11 @@ fn any_layout_can_be_read() {
                 max: 16_384,
             },
             large_file: 1024,
-            pack: 100_000,
+            pack: PackSizes {
+                min: 50_000,
+                more: 50_000,
+                max: 100_000,
+            },
             shard: 1,
         },
         ..Options::default()
@@ -160,13 +164,45 @@ fn any_layout_can_be_read() {
 }
 
 #[test]
+fn an_edit_leaves_the_packs_before_and_behind_it() {
+    let fixture = Fixture::new();
+    let mut options = Options::default();
+    options.layout.pack = PackSizes {
+        min: 500_000,
+        more: 500_000,
+        max: 2_000_000,
+    };
+    let mut large = random(1, 12_000_000);
+    write(fixture.tree().join("large"), &large);
+    let first = fixture.build(&options);
+    assert!(first.packs.len() >= 8, "{}", first.packs.len());
+    let new_packs = |large: &[u8]| {
+        write(fixture.tree().join("large"), large);
+        let image = fixture.build(&options);
+        let new = image
+            .packs
+            .iter()
+            .filter(|pack| !first.packs.contains(pack));
+        (new.count(), image.packs.last() == first.packs.last())
+    };
+    for byte in &mut large[6_000_000..6_000_010] {
+        *byte ^= 1;
+    }
+    assert_eq!(new_packs(&large), (1, true));
+    // All that follows moves by a byte.
+    large.insert(3_000_000, 7);
+    assert_eq!(new_packs(&large), (2, true));
+}
+
+#[test]
 fn an_edit_costs_little_upon_a_base() {
     let fixture = Fixture::new();
-    let mut large = random(1, 20_000_000);
+    // All is one pack.
+    let mut large = random(1, 6_000_000);
     write(fixture.tree().join("large"), &large);
     write(fixture.tree().join("other"), &random(2, 1_000_000));
     let first = fixture.build(&Options::default());
-    for byte in &mut large[10_000_000..10_000_010] {
+    for byte in &mut large[3_000_000..3_000_010] {
         *byte ^= 1;
     }
     write(fixture.tree().join("large"), &large);

@@ -110,6 +110,7 @@ fn print(image: &TaggedImage, inventory: &Inventory, output: &mut Output) -> Res
         BlobKind::InodeShard,
         BlobKind::PackIndex,
         BlobKind::Pack,
+        BlobKind::PackContents,
     ] {
         let blobs = inventory.blobs.iter().filter(|blob| blob.kind == kind);
         let (count, complete, present) =
@@ -120,7 +121,7 @@ fn print(image: &TaggedImage, inventory: &Inventory, output: &mut Output) -> Res
             });
         let label = format!("{}:", name(kind));
         output.line(&format!(
-            "  {label:13}{complete} of {count} here, {}",
+            "  {label:15}{complete} of {count} here, {}",
             size(present)
         ))?;
     }
@@ -149,5 +150,6 @@ fn name(kind: BlobKind) -> &'static str {
         BlobKind::InodeShard => "inode shard",
         BlobKind::PackIndex => "pack index",
         BlobKind::Pack => "pack",
+        BlobKind::PackContents => "pack contents",
     }
 }

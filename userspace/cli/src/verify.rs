@@ -24,6 +24,8 @@ struct Findings<'a> {
     damages: Vec<DamageInfo<'a>>,
     /// Images that are not all there, and how many blobs and chunks they miss.
     incomplete: &'a BTreeMap<String, u64>,
+    /// Images of which pack contents are missing, and those of how many packs.
+    without_contents: &'a BTreeMap<String, u64>,
 }
 
 #[derive(Serialize)]
@@ -51,6 +53,7 @@ pub(crate) fn run(arguments: &VerifyArguments) -> Result<()> {
             partial_chunks: report.partial_chunks,
             damages: report.damages.iter().map(DamageInfo::from).collect(),
             incomplete: &report.incomplete,
+            without_contents: &report.without_contents,
         })?;
     } else {
         print(&report, &mut output)?;
@@ -94,6 +97,13 @@ fn print(report: &VerifyReport, output: &mut Output) -> Result<()> {
         output.line(&format!(
             "not all here: image {} misses {missing} blobs and chunks; peerfsd fetches them \
              when they are read",
+            printable(image)
+        ))?;
+    }
+    for (image, packs) in &report.without_contents {
+        output.line(&format!(
+            "not to be built upon: image {} has {packs} packs without their contents, which only \
+             `peerfs build --base` reads",
             printable(image)
         ))?;
     }

@@ -312,7 +312,13 @@ async fn a_pinned_image_becomes_complete_by_itself() {
     .await;
     let store = Store::open(&store_dir(b.root.path())).unwrap();
     until("the image is complete", || {
-        let blobs = [image.manifest, image.shard, image.pack.digest];
+        let pack = &image.pack;
+        let blobs = [
+            image.manifest,
+            image.shard,
+            pack.digest,
+            pack.contents_digest,
+        ];
         blobs.iter().all(|blob| store.has_blob(blob))
     })
     .await;

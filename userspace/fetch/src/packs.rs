@@ -11,7 +11,7 @@ use peerfs_store::{Error, Pack, Store};
 
 /// Packs that are kept open, each with its index (a few hundred KiB) and a descriptor.
 const OPEN_PACKS: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not 0");
-/// Packs of which the indexes are remembered: 4 TiB of them.
+/// Packs of which the indexes are remembered: 1 TiB of them.
 const KNOWN_PACKS: NonZeroUsize = NonZeroUsize::new(65536).expect("65536 is not 0");
 /// Indexes that are remembered of a pack. Images that were built right agree on one.
 const INDEXES_MAX: usize = 4;

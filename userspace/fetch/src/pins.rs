@@ -178,6 +178,10 @@ impl Attempt<'_> {
         for record in table.packs.iter() {
             self.pack(record.digest, record.index_digest).await?;
         }
+        // Last: whoever only reads the image does without.
+        for record in table.packs.iter() {
+            self.blob(record.contents_digest).await?;
+        }
         Ok(())
     }
 

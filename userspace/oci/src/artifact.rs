@@ -115,6 +115,13 @@ fn layers(image: &ImageBlobs<'_>) -> Vec<Descriptor> {
             u64::from(pack.index_length),
         )
     });
+    let contents = image.packs.iter().map(|pack| {
+        (
+            media_type::PACK_CONTENTS,
+            pack.contents_digest,
+            pack.contents_length(),
+        )
+    });
     let packs = image
         .packs
         .iter()
@@ -123,6 +130,7 @@ fn layers(image: &ImageBlobs<'_>) -> Vec<Descriptor> {
         .into_iter()
         .chain(shards)
         .chain(indexes)
+        .chain(contents)
         .chain(packs);
     blobs
         .map(|(media_type, digest, length)| {
@@ -185,6 +193,7 @@ mod tests {
     const PACK: PackRecord = PackRecord {
         digest: Digest([8; 32]),
         index_digest: Digest([9; 32]),
+        contents_digest: Digest([10; 32]),
         stored_length: 1,
         logical_length: 1,
         index_length: 1,
@@ -210,7 +219,7 @@ mod tests {
         let digest = Digest(Sha256::digest(&artifact.manifest).into());
         assert_eq!(
             digest.to_string(),
-            "0977418eb5ec60abe81e7f2006ad3dbbf999bf0a8c18debbb2f30926c27b7885"
+            "4222ec11c1232da347782ebb1ee5d06fe6013deb040b02f237c82386a51ae616"
         );
     }
 

@@ -12,5 +12,7 @@ pub const BLOB_TABLE: &str = "application/vnd.peerfs.blob-table.v1";
 pub const INODE_SHARD: &str = "application/vnd.peerfs.inode-shard.v1";
 /// A pack index.
 pub const PACK_INDEX: &str = "application/vnd.peerfs.pack-index.v1";
+/// What the chunks of a pack have as their content, for builders.
+pub const PACK_CONTENTS: &str = "application/vnd.peerfs.pack-contents.v1";
 /// A pack.
 pub const PACK: &str = "application/vnd.peerfs.pack.v1";

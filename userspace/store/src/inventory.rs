@@ -15,8 +15,8 @@ use crate::{Error, Result, Store};
 pub struct Inventory {
     /// The manifest.
     pub manifest: Manifest,
-    /// Its blobs, each once: the manifest, the blob table, shards, pack indexes, packs. The first two alone if the
-    /// blob table is not here.
+    /// Its blobs, each once: the manifest, the blob table, shards, pack indexes, packs, pack contents. The first two
+    /// alone if the blob table is not here.
     pub blobs: Vec<BlobPresence>,
 }
 
@@ -50,10 +50,12 @@ pub enum BlobKind {
     PackIndex,
     /// A pack.
     Pack,
+    /// Pack contents, which take no part in what is said of the image as a whole: only builders read them.
+    PackContents,
 }
 
 impl Inventory {
-    /// Bytes of all blobs, those that are not here and not known yet included.
+    /// Bytes of all blobs that readers need, those that are not here and not known yet included.
     pub fn bytes(&self) -> u64 {
         let known = self.sum(|blob| blob.bytes);
         if self.is_table_here() {
@@ -68,9 +70,9 @@ impl Inventory {
         self.sum(|blob| blob.present_bytes)
     }
 
-    /// Whether all of the image is in the store.
+    /// Whether all of the image that readers need is in the store.
     pub fn is_complete(&self) -> bool {
-        self.blobs.iter().all(BlobPresence::is_complete)
+        self.read_blobs().all(BlobPresence::is_complete)
     }
 
     fn is_table_here(&self) -> bool {
@@ -78,10 +80,15 @@ impl Inventory {
         tables.any(|blob| blob.kind == BlobKind::BlobTable && blob.is_complete())
     }
 
+    /// The blobs that readers need.
+    fn read_blobs(&self) -> impl Iterator<Item = &BlobPresence> {
+        let blobs = self.blobs.iter();
+        blobs.filter(|blob| blob.kind != BlobKind::PackContents)
+    }
+
     /// The bytes of packs are numbers that an image's publisher has chosen.
     fn sum(&self, bytes: impl Fn(&BlobPresence) -> u64) -> u64 {
-        self.blobs
-            .iter()
+        self.read_blobs()
             .map(bytes)
             .fold(0, |sum, bytes| sum.saturating_add(bytes))
     }
@@ -145,6 +152,13 @@ impl Store {
         for pack in table.packs.iter() {
             if seen.insert(pack.digest) {
                 blobs.push(self.pack_presence(&pack)?);
+            }
+        }
+        // Last, so that nothing that readers need is taken for one of these.
+        for pack in table.packs.iter() {
+            if seen.insert(pack.contents_digest) {
+                let (kind, length) = (BlobKind::PackContents, pack.contents_length());
+                blobs.push(self.presence(kind, pack.contents_digest, length));
             }
         }
         Ok(())

@@ -250,8 +250,8 @@ impl Store {
         // Held while the pack is opened, so that there are not two of it.
         let mut packs = lock(&self.packs);
         let open = packs.get(&key).and_then(Weak::upgrade);
-        // An index allows one record: with another one the pack can't be opened.
-        if let Some(pack) = open.filter(|pack| pack.record() == record) {
+        // An index allows one record but for the contents: with another one the pack can't be opened.
+        if let Some(pack) = open.filter(|pack| pack.record().is_same_pack(record)) {
             return Ok(pack);
         }
         let pack = Pack::open(&self.shared, record, index)?;

@@ -45,6 +45,9 @@ pub struct VerifyReport {
     /// Images that are not all there, and how many blobs and chunks they miss. Not damage: peerfsd
     /// fetches what is needed.
     pub incomplete: BTreeMap<String, u64>,
+    /// Images of which pack contents are not there, and those of how many packs. Not damage: they can be read, and
+    /// only chunks of these packs can't be used again by images that are built upon them.
+    pub without_contents: BTreeMap<String, u64>,
 }
 
 /// Something in a store that is damaged.
@@ -101,9 +104,14 @@ pub fn verify(store: &Arc<Store>, progress: &VerifyProgress) -> Result<VerifyRep
         };
         let mut check = ImageCheck::new(store, &blobs, progress, &names, &mut users, &mut report);
         check.run(&image.manifest, &mut checked_packs);
-        let missing = check.missing();
-        if missing > 0 {
-            for name in names {
+        let (missing, missing_contents) = (check.missing(), check.missing_contents());
+        for name in names {
+            if missing_contents > 0 {
+                report
+                    .without_contents
+                    .insert(name.clone(), missing_contents);
+            }
+            if missing > 0 {
                 report.incomplete.insert(name, missing);
             }
         }

@@ -22,6 +22,9 @@ pub(crate) enum Error {
     /// Standard input could not be read, or zstd failed.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// An image has nothing that could be divided into packs.
+    #[error("the image has no chunks")]
+    NoChunks,
     /// A line of standard input is no range.
     #[error("not OFFSET LENGTH PATH: {0}")]
     Range(String),

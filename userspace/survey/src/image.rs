@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use peerfs_build::{ChunkSizes, Compression, DirectorySource, Layout, Options, Progress};
+use peerfs_build::{
+    ChunkSizes, Compression, DirectorySource, Layout, Options, PackSizes, Progress,
+};
 use peerfs_store::Store;
 
 use crate::Result;
@@ -27,9 +29,9 @@ pub(crate) struct Settings {
     /// The size in KiB from which on files are chunked by themselves.
     #[arg(long)]
     large_file: Option<u64>,
-    /// The length at which a pack is closed, in MiB.
-    #[arg(long)]
-    pack: Option<u64>,
+    /// The sizes of packs in MiB: from where on they may end, how much follows on average, and what they never exceed.
+    #[arg(long, value_name = "MIN,MORE,MAX", value_parser = parse_pack_sizes)]
+    pack: Option<PackSizes>,
     /// The length at which a shard is closed, in KiB.
     #[arg(long)]
     shard: Option<usize>,
@@ -47,7 +49,7 @@ impl Settings {
             layout.large_file = large_file * 1024;
         }
         if let Some(pack) = self.pack {
-            layout.pack = pack * 1024 * 1024;
+            layout.pack = pack;
         }
         if let Some(shard) = self.shard {
             layout.shard = shard * 1024;
@@ -57,18 +59,22 @@ impl Settings {
 }
 
 fn parse_chunk_sizes(text: &str) -> Result<ChunkSizes, String> {
+    let [min, average, max] = parse_three(text)?.map(|number| number * 1024);
+    Ok(ChunkSizes { min, average, max })
+}
+
+pub(crate) fn parse_pack_sizes(text: &str) -> Result<PackSizes, String> {
+    let [min, more, max] = parse_three(text)?.map(|number| u64::from(number) << 20);
+    Ok(PackSizes { min, more, max })
+}
+
+fn parse_three(text: &str) -> Result<[u32; 3], String> {
     let numbers: Vec<u32> = text
         .split(',')
         .map_while(|word| word.parse().ok())
         .collect();
-    match numbers.as_slice() {
-        [min, average, max] => Ok(ChunkSizes {
-            min: min * 1024,
-            average: average * 1024,
-            max: max * 1024,
-        }),
-        _ => Err("three numbers with commas between them are expected".to_owned()),
-    }
+    let three = numbers.try_into();
+    three.map_err(|_| "three numbers with commas between them are expected".to_owned())
 }
 
 /// Builds, and prints a line for each image.
@@ -94,11 +100,16 @@ pub(crate) fn build(settings: &Settings) -> Result<()> {
             .packs
             .iter()
             .map(|pack| (pack.index_digest, pack.index_length.into()));
+        let contents = image
+            .packs
+            .iter()
+            .map(|pack| (pack.contents_digest, pack.contents_length()));
         let shards = image
             .shards
             .iter()
             .map(|shard| (shard.digest, shard.length.into()));
-        let metadata: Vec<_> = indexes.chain(shards).chain(leading).collect();
+        let metadata = indexes.chain(contents).chain(shards).chain(leading);
+        let metadata: Vec<_> = metadata.collect();
         let packs: Vec<_> = image
             .packs
             .iter()

@@ -6,6 +6,7 @@
 //! | module | noun |
 //! |---|---|
 //! | [`image`] | images of trees, each built upon those before |
+//! | [`packs`] | what a change of one chunk costs with several ways to divide chunks into packs |
 //! | [`fetched`] | what is fetched of an image for some ranges of its files |
 //! | [`dictionary`] | a zstd dictionary for each pack |
 //! | [`records`] | an array of records: a table in a Data field, or a list of Cap'n Proto's |
@@ -16,6 +17,7 @@ mod dictionary;
 mod error;
 mod fetched;
 mod image;
+mod packs;
 mod records;
 
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -27,6 +29,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use peerfs_build::PackSizes;
 use peerfs_format::Digest;
 
 use error::{Error, Result};
@@ -42,6 +45,17 @@ struct Arguments {
 enum What {
     /// Builds images, each upon those before, and prints their sizes and what was new.
     Build(image::Settings),
+    /// Divides an image's chunks into packs in several ways, and prints what a change of one chunk makes new.
+    Packs {
+        store: PathBuf,
+        manifest: Digest,
+        /// Sizes in MiB: from where on a pack may end, how much follows on average, and what none exceeds.
+        #[arg(required = true, value_name = "MIN,MORE,MAX", value_parser = image::parse_pack_sizes)]
+        sizes: Vec<PackSizes>,
+        /// Places at which something is changed, one after another.
+        #[arg(long, default_value_t = 1000)]
+        places: usize,
+    },
     /// Prints what is fetched for ranges of files: standard input has lines "OFFSET LENGTH PATH".
     Fetched { store: PathBuf, manifest: Digest },
     /// Compresses an image's chunks with a dictionary for each pack, and without.
@@ -69,6 +83,12 @@ enum What {
 fn measure(what: What) -> Result<()> {
     match what {
         What::Build(settings) => image::build(&settings),
+        What::Packs {
+            store,
+            manifest,
+            sizes,
+            places,
+        } => packs::print(&store, &manifest, &sizes, places),
         What::Fetched { store, manifest } => fetched::print(&store, &manifest),
         What::Dictionary {
             store,

@@ -105,6 +105,7 @@ fn pack(count: u32) -> PackRecord {
     PackRecord {
         digest: digest(0),
         index_digest: digest(0),
+        contents_digest: digest(0),
         stored_length: u64::from(count) * u64::from(CHUNK),
         logical_length: u64::from(count) * u64::from(CHUNK),
         index_length: 0,

@@ -15,7 +15,8 @@ use peerfs_format::upcall::{
 use peerfs_format::{
     peerfs_capnp, BlobTable, ChunkRecord, Digest, EntryRecord, Error, ExtentRecord, InodeRecord,
     Manifest, PackIndex, PackRecord, PresenceHeader, Record, ShardLayout, ShardRecord, SpanRecord,
-    Table, XattrRecord, XattrSetRecord, FORMAT_VERSION, METADATA_MAX, NO_XATTRS,
+    Table, XattrRecord, XattrSetRecord, FEATURE_ENCRYPTION, FEATURE_OTHER_CODECS, FORMAT_VERSION,
+    METADATA_MAX, NO_XATTRS,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -76,11 +77,10 @@ fn blob_table(packs: &[u8], shards: &[u8]) -> Vec<u8> {
     write_message_to_words(&message)
 }
 
-fn pack_index(chunks: &[u8], digests: &[u8]) -> Vec<u8> {
+fn pack_index(chunks: &[u8]) -> Vec<u8> {
     let mut message = Builder::new_default();
     let mut root = message.init_root::<peerfs_capnp::pack_index::Builder<'_>>();
     root.set_chunks(chunks);
-    root.set_content_digests(digests);
     write_message_to_words(&message)
 }
 
@@ -175,7 +175,7 @@ proptest! {
             shard(5, &tables),
             manifest(&encode(&[ROOT]), &[5; Digest::SIZE], 7),
             blob_table(packs, shards),
-            pack_index(chunks, &[]),
+            pack_index(chunks),
         ] {
             walk_everything(&blob);
             for (place, value) in &damage {
@@ -190,7 +190,7 @@ proptest! {
     }
 
     #[test]
-    fn records_come_back(bytes in any::<[u8; 96]>()) {
+    fn records_come_back(bytes in vec(any::<u8>(), PackRecord::SIZE)) {
         check_record::<PackRecord>(&bytes);
         check_record::<ShardRecord>(&bytes);
         check_record::<ChunkRecord>(&bytes);
@@ -209,6 +209,20 @@ proptest! {
         let read = Manifest::parse(&manifest(&encode(&[root]), &digest.0, total)).unwrap();
         prop_assert_eq!(read.inode_count, total);
         prop_assert_eq!((read.root, read.blob_table, read.blob_table_length), (root, digest, 4096));
+    }
+
+    #[test]
+    fn features_that_a_reader_does_not_have_are_named(bits in 1_u64..) {
+        let bits = bits & 0b111;
+        let mut blob = manifest(&encode(&[ROOT]), &[0; 32], 1);
+        // Behind the segment table, the root's pointer and the first word of the root.
+        blob[24..32].copy_from_slice(&bits.to_le_bytes());
+        let message = Manifest::parse(&blob).map_err(|error| error.to_string());
+        let message = message.map_or_else(|message| message, |_| String::new());
+        prop_assert_eq!(message.contains("encryption"), bits & FEATURE_ENCRYPTION != 0);
+        prop_assert_eq!(message.contains("other codecs"), bits & FEATURE_OTHER_CODECS != 0);
+        prop_assert_eq!(message.ends_with("0x4"), bits & 4 != 0);
+        prop_assert_eq!(message.is_empty(), bits == 0);
     }
 
     #[test]
@@ -249,10 +263,11 @@ proptest! {
             });
             end += length;
         }
-        let blob = pack_index(&encode(&chunks), &encode(&vec![digest; chunks.len()]));
+        let blob = pack_index(&encode(&chunks));
         let pack = PackRecord {
             digest,
             index_digest: digest,
+            contents_digest: digest,
             stored_length: end.into(),
             logical_length: end.into(),
             index_length: blob.len() as u32,
@@ -266,6 +281,12 @@ proptest! {
             prop_assert!(place.is_some_and(|place| place < chunk.logical_length));
         }
         prop_assert!(index.chunk_at(end).is_err());
+        let mut contents = encode(&vec![digest; chunks.len()]);
+        prop_assert_eq!(pack.content_digests(&contents).unwrap().len(), chunks.len());
+        contents.push(0);
+        prop_assert!(pack.content_digests(&contents).is_err());
+        contents.truncate((chunks.len() - 1) * Digest::SIZE);
+        prop_assert!(pack.content_digests(&contents).is_err());
     }
 
     #[test]

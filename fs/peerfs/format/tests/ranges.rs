@@ -81,7 +81,6 @@ fn chunk(logical_offset: u32, logical_length: u32) -> ChunkRecord {
 fn index(chunks: &[u8]) -> PackIndex<'_> {
     PackIndex {
         chunks: Table::new(chunks, "chunks").unwrap(),
-        content_digests: Table::new(&[], "digests").unwrap(),
     }
 }
 

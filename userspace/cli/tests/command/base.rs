@@ -6,7 +6,7 @@ use std::fs;
 
 use crate::fixture::{change, replace, Fixture};
 use crate::running::{build, peerfs, succeed};
-use peerfs_format::{Digest, METADATA_MAX};
+use peerfs_format::{Digest, PackRecord};
 use peerfs_store::{sha256, Store};
 use serde_json::Value;
 
@@ -71,15 +71,15 @@ fn what_is_damaged_in_one_base_is_taken_from_another() {
 
 #[test]
 fn what_is_missing_of_a_base_is_stored_anew() {
-    for is_index in [false, true] {
+    for blob_of in [
+        |record: PackRecord| record.digest,
+        |record: PackRecord| record.index_digest,
+        |record: PackRecord| record.contents_digest,
+    ] {
         for is_damaged in [false, true] {
             let fixture = Fixture::new();
             let record = fixture.pack().0;
-            let blob = if is_index {
-                record.index_digest
-            } else {
-                record.digest
-            };
+            let blob = blob_of(record);
             if is_damaged {
                 change(&fixture.blob(&blob), |bytes| bytes.truncate(100));
             } else {
@@ -107,22 +107,16 @@ fn a_part_of_a_pack_is_no_base() {
 }
 
 #[test]
-fn an_index_that_lies_about_content_changes_nothing() {
+fn contents_that_lie_change_nothing() {
     let fixture = Fixture::new();
-    let (record, mut index) = fixture.pack();
+    let record = fixture.pack().0;
     let store = Store::create(&fixture.store()).unwrap();
-    let first = store
-        .read_metadata(&record.index_digest, METADATA_MAX)
-        .unwrap();
-    let content_digest = {
-        let parsed = peerfs_format::PackIndex::parse(&first, &record).unwrap();
-        parsed.content_digests.get(0).unwrap()
-    };
-    replace(&mut index, &content_digest.0, &sha256(b"new").0);
+    let mut contents = fs::read(fixture.blob(&record.contents_digest)).unwrap();
+    contents[..Digest::SIZE].copy_from_slice(&sha256(b"new").0);
     let (mut manifest, parsed) = fixture.read_manifest();
     let mut table = fs::read(fixture.blob(&parsed.blob_table)).unwrap();
     let add = |bytes: &[u8]| -> Digest { store.add_blob(bytes).unwrap() };
-    replace(&mut table, &record.index_digest.0, &add(&index).0);
+    replace(&mut table, &record.contents_digest.0, &add(&contents).0);
     replace(&mut manifest, &parsed.blob_table.0, &add(&table).0);
     let forged = add(&manifest).to_string();
     drop(store);
@@ -133,7 +127,7 @@ fn an_index_that_lies_about_content_changes_nothing() {
     assert!(summary["stored_bytes"].as_u64().unwrap() < 1_200_000);
     let alone = build(&fixture.tree(), &fixture.store(), "alone", &[]);
     assert_ne!(summary["manifest"], alone);
-    // The pack is the other base's too, by another index: an image names a pack once.
+    // The pack is the other base's too, with other contents: an image names a pack once.
     let summary = build_upon_all(&fixture, &[&forged, "image"]);
     check(&fixture);
     assert_eq!(summary["packs"], 2);

@@ -16,8 +16,8 @@ fn every_damaged_blob_is_found() {
     let fixture = Fixture::new();
     succeed(peerfs(&fixture.store(), "verify").arg("--complete"));
     let blobs = fixture.blobs();
-    // Manifest, blob table, shard, index, pack; OCI manifest and config.
-    assert_eq!(blobs.len(), 7);
+    // Manifest, blob table, shard, index, contents, pack; OCI manifest and config.
+    assert_eq!(blobs.len(), 8);
     for digest in blobs {
         let path = fixture.blob(&digest);
         let flip = |bytes: &mut Vec<u8>| {
@@ -76,6 +76,31 @@ fn what_is_missing_is_no_damage() {
     // The metadata is there.
     let names = succeed(peerfs(&fixture.store(), "ls").arg("image"));
     assert_eq!(names, b"file\n");
+}
+
+#[test]
+fn contents_that_are_missing_are_only_noted() {
+    let fixture = Fixture::new();
+    let contents = fixture.blob(&fixture.pack().0.contents_digest);
+    let bytes = fs::read(&contents).unwrap();
+    fs::remove_file(&contents).unwrap();
+    let output = succeed(peerfs(&fixture.store(), "verify").args(["--complete", "--json"]));
+    let findings: Value = serde_json::from_slice(&output).unwrap();
+    assert_eq!(findings["incomplete"], serde_json::json!({}));
+    assert_eq!(findings["without_contents"]["image"], 1);
+    let output = succeed(&mut peerfs(&fixture.store(), "verify"));
+    let output = String::from_utf8(output).unwrap();
+    assert!(
+        output.contains("1 packs without their contents"),
+        "{output}"
+    );
+    let inspect = succeed(peerfs(&fixture.store(), "inspect").args(["image", "--json"]));
+    let inspection: Value = serde_json::from_slice(&inspect).unwrap();
+    assert_eq!(inspection["complete"], true);
+    fs::write(&contents, bytes).unwrap();
+    let output = succeed(peerfs(&fixture.store(), "verify").arg("--json"));
+    let findings: Value = serde_json::from_slice(&output).unwrap();
+    assert_eq!(findings["without_contents"], serde_json::json!({}));
 }
 
 #[test]

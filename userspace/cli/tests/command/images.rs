@@ -70,7 +70,8 @@ fn images_say_how_much_of_them_is_here() {
             "blob_table",
             "inode_shard",
             "pack_index",
-            "pack"
+            "pack",
+            "pack_contents"
         ]
     );
 

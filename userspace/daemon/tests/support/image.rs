@@ -35,6 +35,7 @@ impl TestImage {
         let pack = PackRecord {
             digest: store.add_blob(&content).unwrap(),
             index_digest: index,
+            contents_digest: store.add_blob(&contents_blob(&chunks)).unwrap(),
             stored_length: content.len() as u64,
             logical_length: content.len() as u64,
             index_length,
@@ -130,12 +131,11 @@ fn chunk_bytes(chunk: u32) -> Vec<u8> {
 }
 
 fn index_blob(chunks: &[Vec<u8>]) -> Vec<u8> {
-    let (mut records, mut content_digests) = (Vec::new(), Vec::new());
+    let mut records = Vec::new();
     for (number, bytes) in chunks.iter().enumerate() {
-        let digest = sha256(bytes);
         let offset = number as u32 * CHUNK_LENGTH;
         let record = ChunkRecord {
-            digest,
+            digest: sha256(bytes),
             logical_offset: offset,
             stored_offset: offset,
             logical_length: CHUNK_LENGTH,
@@ -143,13 +143,16 @@ fn index_blob(chunks: &[Vec<u8>]) -> Vec<u8> {
             codec: 0,
         };
         records.extend(record_bytes(&record));
-        content_digests.extend_from_slice(&digest.0);
     }
     let mut message = Builder::new_default();
     let mut root = message.init_root::<peerfs_capnp::pack_index::Builder<'_>>();
     root.set_chunks(&records);
-    root.set_content_digests(&content_digests);
     write_message_to_words(&message)
+}
+
+fn contents_blob(chunks: &[Vec<u8>]) -> Vec<u8> {
+    let digests = chunks.iter().map(|bytes| sha256(bytes).0);
+    digests.collect::<Vec<_>>().concat()
 }
 
 fn blob_table_blob(pack: &PackRecord, shard: &ShardRecord) -> Vec<u8> {

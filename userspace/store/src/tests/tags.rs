@@ -84,6 +84,7 @@ fn an_image_that_could_not_be_read_gets_no_tag() {
     let record = PackRecord {
         digest: Digest::default(),
         index_digest: Digest::default(),
+        contents_digest: Digest::default(),
         stored_length: 1,
         logical_length: 1,
         index_length: 1,

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use peerfs_format::{Digest, PackRecord, ShardRecord, Table};
+use peerfs_format::{Digest, PackRecord, ShardRecord, Table, METADATA_MAX};
 use peerfs_text::Causes;
 
 use super::marks::Marks;
@@ -15,8 +15,8 @@ use super::tree::TreeCheck;
 use super::{Blobs, Damage, VerifyProgress, VerifyReport};
 use crate::{Error, Image, Store};
 
-/// The packs that were checked, each with its index.
-pub(super) type CheckedPacks = BTreeSet<(Digest, Digest)>;
+/// The packs that were checked, each with its index and its contents.
+pub(super) type CheckedPacks = BTreeSet<(Digest, Digest, Digest)>;
 
 /// The problem with a blob whose digest is right.
 const BUILT_WRONG: &str = "its digest is right, so it was built wrong: build the image again";
@@ -30,6 +30,7 @@ pub(super) struct ImageCheck<'a> {
     users: &'a mut HashMap<Digest, BTreeSet<String>>,
     report: &'a mut VerifyReport,
     missing: u64,
+    missing_contents: u64,
 }
 
 impl<'a> ImageCheck<'a> {
@@ -51,12 +52,18 @@ impl<'a> ImageCheck<'a> {
             users,
             report,
             missing: 0,
+            missing_contents: 0,
         }
     }
 
-    /// The number of blobs and chunks of the image that are not there.
+    /// The number of blobs and chunks of the image that are not there, pack contents aside.
     pub(super) fn missing(&self) -> u64 {
         self.missing
+    }
+
+    /// The number of packs of the image whose contents are not there.
+    pub(super) fn missing_contents(&self) -> u64 {
+        self.missing_contents
     }
 
     /// Checks the image with this manifest. Packs that were `checked` for another one are not read again.
@@ -159,6 +166,7 @@ impl<'a> ImageCheck<'a> {
         record: &PackRecord,
         checked: &mut CheckedPacks,
     ) {
+        let contents = self.read_contents(&record.contents_digest);
         let has_index = self.is_readable(&record.index_digest);
         let is_whole = self.blobs.has(&record.digest);
         let is_damaged = is_whole && !self.is_readable(&record.digest);
@@ -194,15 +202,21 @@ impl<'a> ImageCheck<'a> {
         if !is_damaged {
             self.missing += u64::from(record.chunk_count) - present;
         }
-        if !checked.insert((record.digest, record.index_digest)) {
+        if !checked.insert((record.digest, record.index_digest, record.contents_digest)) {
             return;
         }
         if is_partial {
             self.report.partial_chunks += present;
         }
-        match check_chunks(&pack, self.progress) {
+        let contents = contents.as_deref().map(|blob| record.content_digests(blob));
+        let contents = contents.transpose().unwrap_or_else(|error| {
+            self.add_damage(record.contents_digest, error.to_string());
+            None
+        });
+        match check_chunks(&pack, contents.as_ref(), self.progress) {
             Ok(()) => (),
             Err(PackProblem::Index(problem)) => self.add_damage(record.index_digest, problem),
+            Err(PackProblem::Contents(problem)) => self.add_damage(record.contents_digest, problem),
             Err(PackProblem::Chunks(count)) if is_partial => self.report.damages.push(Damage {
                 blob: record.digest,
                 problem: format!("{count} chunks of the partial pack are damaged"),
@@ -217,16 +231,35 @@ impl<'a> ImageCheck<'a> {
         }
     }
 
-    /// Whether a blob of the image is there and whole; notes who needs a damaged one.
-    fn is_readable(&mut self, blob: &Digest) -> bool {
-        if self.blobs.damaged.contains_key(blob) {
-            let users = self.users.entry(*blob).or_default();
-            users.extend(self.names.iter().cloned());
-            return false;
+    /// The contents of a pack; None if they are not there, which only builders need, or damaged.
+    fn read_contents(&mut self, contents: &Digest) -> Option<Vec<u8>> {
+        if !self.blobs.has(contents) {
+            self.missing_contents += 1;
+            return None;
         }
+        if self.is_damaged(contents) {
+            return None;
+        }
+        let read = self.store.read_metadata(contents, METADATA_MAX);
+        read.map_err(|error| self.add_damage(*contents, Causes(&error).to_string()))
+            .ok()
+    }
+
+    /// Whether a blob of the image is there and whole.
+    fn is_readable(&mut self, blob: &Digest) -> bool {
         let is_there = self.blobs.has(blob);
         self.missing += u64::from(!is_there);
-        is_there
+        is_there && !self.is_damaged(blob)
+    }
+
+    /// Whether a blob of the image is damaged; notes who needs it then.
+    fn is_damaged(&mut self, blob: &Digest) -> bool {
+        let is_damaged = self.blobs.damaged.contains_key(blob);
+        if is_damaged {
+            let users = self.users.entry(*blob).or_default();
+            users.extend(self.names.iter().cloned());
+        }
+        is_damaged
     }
 
     fn add_table_damage(&mut self, image: &Image, problem: &str) {

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
-use peerfs_format::{ChunkRecord, Codec, Digest, PackIndexLayout};
+use peerfs_format::{ChunkRecord, Codec, Digest, PackIndexLayout, Table};
 use peerfs_text::Causes;
 
 use super::tree::are_reserved_bytes_zero;
@@ -18,6 +18,8 @@ use crate::{sha256, Error, Pack};
 pub(super) enum PackProblem {
     /// Something in the index.
     Index(String),
+    /// Something in the contents.
+    Contents(String),
     /// So many chunks do not have their digests, or do not decode.
     Chunks(u32),
 }
@@ -31,19 +33,21 @@ fn content_digest(record: &ChunkRecord, stored: Vec<u8>) -> Option<Digest> {
     }
 }
 
-/// Reads and decodes all chunks of a pack that are there, on all processors.
-pub(super) fn check_chunks(pack: &Pack, progress: &VerifyProgress) -> Result<(), PackProblem> {
+/// Reads and decodes all chunks of a pack that are there, on all processors, and compares them with the pack's
+/// `contents`, if these are there.
+pub(super) fn check_chunks(
+    pack: &Pack,
+    contents: Option<&Table<'_, Digest>>,
+    progress: &VerifyProgress,
+) -> Result<(), PackProblem> {
     let error = |error| {
         PackProblem::Index(Causes(&Error::format(pack.record().index_digest)(error)).to_string())
     };
     let layout = PackIndexLayout::parse(pack.index(), pack.record()).map_err(error)?;
     let index = layout.view(pack.index());
-    let problem = |problem: &str| Err(PackProblem::Index(problem.to_owned()));
     if !are_reserved_bytes_zero(&index.chunks) {
-        return problem("a chunk record's reserved bytes are not zero");
-    }
-    if index.content_digests.len() != index.chunks.len() {
-        return problem("it has more or fewer content digests than chunks");
+        let problem = "a chunk record's reserved bytes are not zero";
+        return Err(PackProblem::Index(problem.to_owned()));
     }
     progress
         .total_bytes
@@ -67,7 +71,7 @@ pub(super) fn check_chunks(pack: &Pack, progress: &VerifyProgress) -> Result<(),
         };
         if digest.is_none() {
             bad.fetch_add(1, Ordering::Relaxed);
-        } else if index.content_digests.get(number as usize) != digest {
+        } else if contents.is_some_and(|contents| contents.get(number as usize) != digest) {
             is_other_content.store(true, Ordering::Relaxed);
         }
     };
@@ -80,7 +84,10 @@ pub(super) fn check_chunks(pack: &Pack, progress: &VerifyProgress) -> Result<(),
         check();
     });
     match bad.into_inner() {
-        0 if is_other_content.into_inner() => problem("a content digest is not that of its chunk"),
+        0 if is_other_content.into_inner() => {
+            let problem = "a content digest is not that of its chunk";
+            Err(PackProblem::Contents(problem.to_owned()))
+        }
         0 => Ok(()),
         count => Err(PackProblem::Chunks(count)),
     }

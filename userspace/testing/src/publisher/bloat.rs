@@ -161,13 +161,13 @@ pub(super) fn pack_of_bytes(chunks: u32) -> Pack {
         record: PackRecord {
             digest: Digest::default(),
             index_digest: Digest::default(),
+            contents_digest: Digest::default(),
             stored_length: chunks.into(),
             logical_length: chunks.into(),
             index_length: 0,
             chunk_count: chunks,
         },
         chunks: encode((0..chunks).map(chunk)),
-        content_digests: Vec::new(),
         bytes: vec![b'x'; chunks as usize],
         is_changed: true,
     }

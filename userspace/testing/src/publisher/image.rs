@@ -41,7 +41,6 @@ pub(super) struct Image {
 pub(super) struct Pack {
     pub(super) record: PackRecord,
     pub(super) chunks: Vec<u8>,
-    pub(super) content_digests: Vec<u8>,
     pub(super) bytes: Vec<u8>,
     /// Whether the bytes or the places of chunks have changed, so that digests have to be computed.
     pub(super) is_changed: bool,
@@ -99,7 +98,6 @@ impl Image {
             packs.push(Pack {
                 record,
                 chunks: encode(index.chunks.iter()),
-                content_digests: encode(index.content_digests.iter()),
                 bytes: read(&record.digest)?,
                 is_changed: false,
             });
@@ -184,7 +182,6 @@ impl Image {
             }
             let index = message::<peerfs_capnp::pack_index::Owned>(|mut root| {
                 root.set_chunks(&chunks);
-                root.set_content_digests(&pack.content_digests);
             });
             (record.index_digest, record.index_length) = add(BlobName::Index(number), index);
             packs.push(record);

@@ -28,6 +28,7 @@ pub(super) static PACKS: Layout = Layout {
     fields: &[
         ("digest", 32),
         ("index digest", 32),
+        ("contents digest", 32),
         ("stored length", 8),
         ("logical length", 8),
         ("index length", 4),

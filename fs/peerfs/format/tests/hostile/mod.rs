@@ -150,6 +150,7 @@ fn a_pack_index_of_another_pack_is_refused() {
     let pack = PackRecord {
         digest: Digest::default(),
         index_digest: Digest::default(),
+        contents_digest: Digest::default(),
         stored_length: 25,
         logical_length: 30,
         index_length: blob.len() as u32,
@@ -353,6 +354,7 @@ fn every_record_of_a_blob_table_is_checked() {
     let pack = PackRecord {
         digest,
         index_digest: digest,
+        contents_digest: digest,
         stored_length: 1,
         logical_length: 1,
         index_length: 4096,

@@ -89,7 +89,6 @@ pub fn pack_index(bytes: &[u8]) -> bool {
         next = (last + 1, chunk.stored_offset + chunk.stored_length);
     }
     assert!(index.chunk_at(u32::MAX).is_err());
-    black_box(index.content_digests.iter().count());
     true
 }
 
@@ -128,6 +127,7 @@ fn packs() -> Vec<u8> {
         let pack = PackRecord {
             digest: Digest::default(),
             index_digest: Digest::default(),
+            contents_digest: Digest::default(),
             stored_length: 1,
             logical_length,
             index_length: 4096,
