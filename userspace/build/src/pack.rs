@@ -8,17 +8,18 @@ use std::thread;
 use bytes::Bytes;
 use flume::{bounded, Receiver};
 use peerfs_format::{peerfs_capnp, ChunkRecord, Codec, PackRecord, Record};
-use peerfs_store::{sha256, BlobWriter, Store};
+use peerfs_store::{sha256, KnownChunks, PackWriter, Store};
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::{CParameter, ParamSwitch};
 
 use crate::metadata::MetadataBlob;
-use crate::pipeline::{join, spawn, CompressRequest, StoredChunk};
+use crate::pipeline::{join, spawn, CompressRequest, Stored, StoredChunk};
 use crate::{Compression, Error, Options, PackBorders, PackSizes, Result};
 
 /// Compresses chunks until there are no more.
 pub(crate) fn compress_chunks(
     requests: &Receiver<CompressRequest>,
+    known: &KnownChunks<'_>,
     options: &Options,
 ) -> Result<()> {
     let mut compressor = match options.compression {
@@ -27,6 +28,17 @@ pub(crate) fn compress_chunks(
     };
     for request in requests {
         options.check_cancelled()?;
+        if let Some(chunk) = known.find(&request.digest, request.content.len()) {
+            let chunk = StoredChunk {
+                content_digest: request.digest,
+                digest: chunk.record().digest,
+                logical_length: chunk.record().logical_length,
+                codec: chunk.record().codec,
+                stored: Stored::Known(chunk),
+            };
+            let _ = request.stored.send(chunk);
+            continue;
+        }
         let compressed = compressor
             .as_mut()
             .and_then(|compressor| compress(compressor, &request.content));
@@ -39,8 +51,8 @@ pub(crate) fn compress_chunks(
             digest: sha256(&stored),
             // At most CHUNK_MAX.
             logical_length: request.content.len() as u32,
-            codec,
-            stored,
+            codec: codec as u8,
+            stored: Stored::New(stored),
         };
         // Nobody wants it if the packer failed, which the sequencer finds out.
         let _ = request.stored.send(chunk);
@@ -52,6 +64,19 @@ pub(crate) fn compress_chunks(
 /// own choice, 2^16, finds all that a chunk has, and those of 5 to 7 bytes take longer to decode than they
 /// save (Documentation/format-choices.md).
 const SHORT_MATCHES_LOG: u32 = 12;
+
+impl Compression {
+    /// What decides about the bytes that content is compressed to.
+    pub(crate) fn identity(self) -> String {
+        match self {
+            Compression::None => "none".to_owned(),
+            Compression::Zstd(level) => {
+                let (version, fast) = (zstd::zstd_safe::version_number(), Self::FAST_LEVEL_MAX);
+                format!("zstd {version} level {level}, raw literals up to {fast}, short matches {SHORT_MATCHES_LOG}")
+            }
+        }
+    }
+}
 
 fn compressor(level: i32) -> io::Result<Compressor<'static>> {
     let mut compressor = Compressor::new(level)?;
@@ -82,6 +107,7 @@ fn compress(compressor: &mut Compressor<'_>, content: &[u8]) -> Option<Bytes> {
 pub(crate) fn write_packs(
     chunks: Receiver<Receiver<StoredChunk>>,
     store: &Store,
+    known: &KnownChunks<'_>,
     options: &Options,
 ) -> Result<Vec<PackRecord>> {
     thread::scope(|scope| {
@@ -94,7 +120,9 @@ pub(crate) fn write_packs(
             };
             finished.into_iter().map(finish).collect()
         })?;
-        let written = write(chunks, store, options, |pack| sender.send(pack).is_ok());
+        let written = write(chunks, store, known, options, |pack| {
+            sender.send(pack).is_ok()
+        });
         drop(sender);
         let packs = join(finisher);
         written.and(packs)
@@ -104,6 +132,7 @@ pub(crate) fn write_packs(
 fn write(
     chunks: Receiver<Receiver<StoredChunk>>,
     store: &Store,
+    known: &KnownChunks<'_>,
     options: &Options,
     mut finish: impl FnMut(OpenPack) -> bool,
 ) -> Result<()> {
@@ -118,9 +147,9 @@ fn write(
         }
         let mut pack = match open.take() {
             Some(pack) => pack,
-            None => OpenPack::new(store, options.layout.pack)?,
+            None => OpenPack::new(store, options.layout.pack),
         };
-        if !pack.append(&chunk)? {
+        if !pack.append(&chunk, known)? {
             open = Some(pack);
         } else if !finish(pack) {
             return Ok(());
@@ -134,7 +163,7 @@ fn write(
 
 /// A pack being written.
 struct OpenPack {
-    writer: BlobWriter,
+    writer: PackWriter,
     borders: PackBorders,
     /// The table of the index.
     chunks: Vec<u8>,
@@ -143,13 +172,13 @@ struct OpenPack {
 }
 
 impl OpenPack {
-    fn new(store: &Store, sizes: PackSizes) -> Result<Self> {
-        Ok(OpenPack {
-            writer: store.blob_writer()?,
+    fn new(store: &Store, sizes: PackSizes) -> Self {
+        OpenPack {
+            writer: store.pack_writer(),
             borders: PackBorders::new(sizes),
             chunks: Vec::new(),
             content_digests: Vec::new(),
-        })
+        }
     }
 
     fn has_room(&self, chunk: &StoredChunk) -> bool {
@@ -158,7 +187,7 @@ impl OpenPack {
     }
 
     /// Appends a chunk, and says whether the pack ends with it.
-    fn append(&mut self, chunk: &StoredChunk) -> Result<bool> {
+    fn append(&mut self, chunk: &StoredChunk, known: &KnownChunks<'_>) -> Result<bool> {
         let record = ChunkRecord {
             digest: chunk.digest,
             // The borders keep all below PACK_MAX.
@@ -166,9 +195,13 @@ impl OpenPack {
             stored_offset: self.writer.length() as u32,
             logical_length: chunk.logical_length,
             stored_length: chunk.stored.len() as u32,
-            codec: chunk.codec as u8,
+            codec: chunk.codec,
         };
-        self.writer.append(&chunk.stored)?;
+        let content = &chunk.content_digest;
+        match &chunk.stored {
+            Stored::New(stored) => self.writer.append(stored, &chunk.digest, content, known)?,
+            Stored::Known(chunk) => self.writer.append_known(chunk, content, known),
+        }
         record.write_to(|bytes| self.chunks.extend_from_slice(bytes));
         self.content_digests
             .extend_from_slice(&chunk.content_digest.0);
@@ -182,19 +215,20 @@ impl OpenPack {
     /// Finishes the pack and writes its index and contents.
     fn finish(self, store: &Store) -> Result<PackRecord> {
         let stored_length = self.writer.length();
-        let digest = self.writer.finish()?;
         let mut index = MetadataBlob::new(self.chunks.len());
         let mut root = index.root::<peerfs_capnp::pack_index::Owned>();
         root.set_chunks(&self.chunks);
         let index = index.into_bytes();
+        let index_length = index.len() as u32;
+        let (digest, index_digest) = self.writer.finish(store, index)?;
         Ok(PackRecord {
             digest,
-            index_digest: store.add_blob(&index)?,
+            index_digest,
             contents_digest: store.add_blob(&self.content_digests)?,
             stored_length,
             logical_length: self.borders.logical(),
             // The borders keep it within METADATA_MAX.
-            index_length: index.len() as u32,
+            index_length,
             chunk_count: self.borders.chunks(),
         })
     }

@@ -6,8 +6,8 @@ use std::thread::{self, Builder, Scope, ScopedJoinHandle};
 
 use bytes::Bytes;
 use flume::{bounded, Receiver, Sender};
-use peerfs_format::{Codec, Digest, PackRecord};
-use peerfs_store::Store;
+use peerfs_format::{Digest, PackRecord};
+use peerfs_store::{KnownChunk, KnownChunks, Store};
 
 use crate::base::BaseChunks;
 use crate::content::Contents;
@@ -43,6 +43,7 @@ pub(crate) fn run<S: TreeSource>(
     xattrs: &XattrSets,
 ) -> Result<Found> {
     let layout = &options.layout;
+    let known = KnownChunks::new(store, &options.compression.identity());
     let unreadable = Unreadable::default();
     let (read_requests, to_read) = bounded(READS_WAITING);
     let (read_results, to_sequence) = bounded(READS_WAITING);
@@ -76,12 +77,14 @@ pub(crate) fn run<S: TreeSource>(
         })?;
         let compressors = (0..options.threads.get())
             .map(|_| {
-                let to_compress = to_compress.clone();
-                spawn(scope, move || pack::compress_chunks(&to_compress, options))
+                let (to_compress, known) = (to_compress.clone(), &known);
+                spawn(scope, move || {
+                    pack::compress_chunks(&to_compress, known, options)
+                })
             })
             .collect::<Result<Vec<_>>>()?;
         drop(to_compress);
-        let new_packs = pack::write_packs(to_pack, store, options);
+        let new_packs = pack::write_packs(to_pack, store, &known, options);
         // When a stage fails, those before it find nobody who wants what they make, and say that the build was
         // given up; so the error is that of the last stage that has one.
         let contents = join(sequencer);
@@ -150,8 +153,26 @@ pub(crate) struct StoredChunk {
     pub(crate) content_digest: Digest,
     pub(crate) digest: Digest,
     pub(crate) logical_length: u32,
-    pub(crate) codec: Codec,
-    pub(crate) stored: Bytes,
+    /// A [`Codec`](peerfs_format::Codec).
+    pub(crate) codec: u8,
+    pub(crate) stored: Stored,
+}
+
+/// The stored bytes of a chunk.
+pub(crate) enum Stored {
+    /// They were made just now.
+    New(Bytes),
+    /// The store has them.
+    Known(KnownChunk),
+}
+
+impl Stored {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Stored::New(bytes) => bytes.len(),
+            Stored::Known(chunk) => chunk.stored().len(),
+        }
+    }
 }
 
 /// Starts a thread; if that fails, what was given to `work` is dropped, which ends the stages that wait for it.

@@ -17,7 +17,7 @@ use rustix::fs::{flock, FlockOperation};
 use crate::directory::{StoreDirectory, PRIVATE};
 use crate::lock::lock;
 use crate::pack::PackStore;
-use crate::{index_file, layout, sha256, whole_file, BlobWriter, Error, Pack, Result};
+use crate::{index_file, layout, sha256, whole_file, BlobWriter, Error, Pack, PackWriter, Result};
 
 /// The age at which a file in `tmp/` that nobody has locked counts as abandoned.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60);
@@ -143,6 +143,11 @@ impl Store {
         &self.directory
     }
 
+    /// What the packs of the store have in common.
+    pub(crate) fn shared(&self) -> &Arc<PackStore> {
+        &self.shared
+    }
+
     /// The path of a complete blob, if it is there or not.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.directory.path(&layout::blob(digest))
@@ -234,6 +239,11 @@ impl Store {
     /// [`Error::Io`].
     pub fn blob_writer(&self) -> Result<BlobWriter> {
         BlobWriter::new(&self.directory)
+    }
+
+    /// Begins to write a pack of which the store may have chunks already.
+    pub fn pack_writer(&self) -> PackWriter {
+        PackWriter::new(self)
     }
 
     /// A pack, to read and to fill it; a partial one without chunks is made if there is nothing of

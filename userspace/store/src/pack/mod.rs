@@ -3,6 +3,7 @@
 //! A pack of the store, whole or being filled.
 
 mod adopt;
+mod places;
 mod state;
 mod turn;
 

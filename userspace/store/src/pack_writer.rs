@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Writing a pack of which the store may have chunks already.
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use peerfs_format::{DataFile, Digest, PackRecord};
+use peerfs_text::Causes;
+
+use crate::digest::sha256_file;
+use crate::directory::StoreDirectory;
+use crate::known_chunks::{KnownChunk, KnownChunks};
+use crate::pack::PackStore;
+use crate::temporary_file::TemporaryFile;
+use crate::{layout, sha256, Error, Pack, Result, Sha256Writer, Store};
+
+/// A pack being written. What the store has already is not written again: if that is any of it, the pack becomes a
+/// table of places instead of a blob. Nothing has its final name before [`PackWriter::finish`]; dropping it earlier leaves
+/// nothing.
+pub struct PackWriter {
+    shared: Arc<PackStore>,
+    directory: Arc<StoreDirectory>,
+    /// Has the new chunks, each where it is in the pack; made when there is one.
+    file: Option<TemporaryFile>,
+    chunks: Vec<Chunk>,
+    length: u64,
+    /// Of all bytes so far, as long as none were found in the store: what is there may make up all of a known pack.
+    hash: Option<Sha256Writer>,
+}
+
+struct Chunk {
+    /// Of the stored bytes.
+    digest: Digest,
+    offset: u64,
+    length: u32,
+    /// Of the content, and how it was compressed.
+    content: Digest,
+    source: Source,
+}
+
+enum Source {
+    /// In the file being written.
+    New,
+    /// Found by its content.
+    Known(Arc<Pack>, u32),
+    /// Found by its stored bytes.
+    Stored(DataFile, u64),
+}
+
+impl PackWriter {
+    pub(crate) fn new(store: &Store) -> Self {
+        PackWriter {
+            shared: store.shared().clone(),
+            directory: store.directory().clone(),
+            file: None,
+            chunks: Vec::new(),
+            length: 0,
+            hash: Some(Sha256Writer::default()),
+        }
+    }
+
+    /// Bytes of the pack so far.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Appends a chunk that was just made: its stored bytes, their digest, and that of its content.
+    ///
+    /// # Errors
+    /// A full or failing disk; the pack can't be finished then.
+    pub fn append(
+        &mut self,
+        stored: &[u8],
+        digest: &Digest,
+        content: &Digest,
+        known: &KnownChunks<'_>,
+    ) -> Result<()> {
+        let source = match self.find(stored, digest) {
+            Some((name, offset)) => {
+                self.hash = None;
+                Source::Stored(name, offset)
+            }
+            None => {
+                self.write(stored)?;
+                Source::New
+            }
+        };
+        self.push(stored.len(), digest, known.key(content), source);
+        Ok(())
+    }
+
+    /// Appends a chunk that the store has, and the digest of its content.
+    pub fn append_known(&mut self, chunk: &KnownChunk, content: &Digest, known: &KnownChunks<'_>) {
+        self.hash = None;
+        let source = Source::Known(chunk.pack.clone(), chunk.number);
+        let digest = &chunk.record().digest;
+        self.push(chunk.stored().len(), digest, known.key(content), source);
+    }
+
+    fn push(&mut self, length: usize, digest: &Digest, content: Digest, source: Source) {
+        self.chunks.push(Chunk {
+            digest: *digest,
+            offset: self.length,
+            length: length as u32, // a chunk's: at most CHUNK_MAX
+            content,
+            source,
+        });
+        self.length += length as u64;
+    }
+
+    /// The same stored bytes somewhere in the store.
+    fn find(&self, stored: &[u8], digest: &Digest) -> Option<(DataFile, u64)> {
+        let found = self.shared.catalogue.find(std::slice::from_ref(digest));
+        let (name, offset) = found.ok()?.pop()??;
+        let file = self.shared.data_files.open(&name).ok()??;
+        let mut bytes = vec![0; stored.len()];
+        file.read_exact_at(&mut bytes, offset).ok()?;
+        (bytes == stored).then_some((name, offset))
+    }
+
+    fn write(&mut self, stored: &[u8]) -> Result<()> {
+        if let Some(hash) = &mut self.hash {
+            hash.update(stored);
+        }
+        let failed = || self.directory.failed("write to a file in", layout::TMP);
+        let mut file = match self.file.take() {
+            Some(file) => file,
+            None => TemporaryFile::create(&self.directory).map_err(failed())?,
+        };
+        let written = file.file().write_all_at(stored, self.length);
+        self.file = Some(file);
+        written.map_err(failed())
+    }
+
+    /// Ends the pack, which this index describes, and returns its digest and that of the index. All of it is on the disk then.
+    ///
+    /// # Errors
+    /// A full or failing disk; [`Error::ChunkMissing`] if a chunk that the store had is gone by now; [`Error::Format`] if
+    /// the index is none.
+    pub fn finish(mut self, store: &Store, index: Vec<u8>) -> Result<(Digest, Digest)> {
+        let index_digest = store.add_blob(&index)?;
+        let pack = match self.hash.take() {
+            Some(hash) => hash.finish(),
+            None => match self.known_pack(&index_digest)? {
+                Some(pack) => pack,
+                None => self.hash_all()?,
+            },
+        };
+        let name = DataFile::Pack(pack, index_digest);
+        if self
+            .chunks
+            .iter()
+            .all(|chunk| matches!(chunk.source, Source::New))
+        {
+            self.make_blob(&pack, &name)?;
+        } else if !self.is_blob(&pack) {
+            self.make_places(pack, index_digest, index)?;
+        }
+        self.enter_contents(pack, index_digest)?;
+        Ok((pack, index_digest))
+    }
+
+    /// The pack that this index describes, if it was built in this store: only then its digest need not be computed.
+    fn known_pack(&self, index: &Digest) -> Result<Option<Digest>> {
+        let found = self.shared.catalogue.find_content(index)?;
+        Ok(found
+            .filter(|(_, found, _)| found == index)
+            .map(|(pack, _, _)| pack))
+    }
+
+    /// The digest of all chunks, one behind the other.
+    fn hash_all(&mut self) -> Result<Digest> {
+        let mut hash = Sha256Writer::default();
+        for number in 0..self.chunks.len() {
+            if let Some(stored) = self.read(number)? {
+                hash.update(&stored);
+            }
+        }
+        Ok(hash.finish())
+    }
+
+    /// The stored bytes of a chunk; None if there is none of this number.
+    fn read(&mut self, number: usize) -> Result<Option<Vec<u8>>> {
+        let Some(chunk) = self.chunks.get(number) else {
+            return Ok(None);
+        };
+        let gone = |pack: &Digest| Error::ChunkMissing {
+            pack: *pack,
+            chunk: number as u32,
+        };
+        let mut stored = vec![0; chunk.length as usize];
+        match &chunk.source {
+            Source::New => {
+                let failed = self.directory.failed("read a file in", layout::TMP);
+                if let Some(file) = &mut self.file {
+                    let read = file.file().read_exact_at(&mut stored, chunk.offset);
+                    read.map_err(failed)?;
+                }
+            }
+            Source::Known(pack, number) => {
+                let found = pack.read_chunk(*number)?;
+                stored = found.ok_or_else(|| gone(pack.digest()))?;
+            }
+            Source::Stored(name, offset) => {
+                let file = self.shared.data_files.open(name)?;
+                let read = file.map(|file| file.read_exact_at(&mut stored, *offset));
+                if !matches!(read, Some(Ok(()))) || sha256(&stored) != chunk.digest {
+                    return Err(gone(&chunk.digest));
+                }
+            }
+        }
+        Ok(Some(stored))
+    }
+
+    /// Whether the pack is a whole blob that is right.
+    fn is_blob(&self, pack: &Digest) -> bool {
+        let Ok(Some(file)) = self.directory.read(&layout::blob(pack)) else {
+            return false;
+        };
+        // All of it was read just now, if it was found there.
+        let is_it = |chunk: &Chunk| match &chunk.source {
+            Source::Known(known, _) => known.digest() == pack && known.is_blob(),
+            _ => false,
+        };
+        let is_long = file
+            .metadata()
+            .is_ok_and(|metadata| metadata.len() == self.length);
+        let was_read = is_long && self.chunks.iter().all(is_it);
+        was_read
+            || matches!(sha256_file(&file, self.length, |_| ()), Ok(Some(digest)) if digest == *pack)
+    }
+
+    /// Gives the file, which has all chunks, the pack's name, unless there is an intact one.
+    fn make_blob(&mut self, pack: &Digest, name: &DataFile) -> Result<()> {
+        let blob = layout::blob(pack);
+        if !self.is_blob(pack) {
+            if let Some(file) = self.file.take() {
+                file.persist(&blob)
+                    .map_err(self.directory.failed("create", &blob))?;
+            }
+        }
+        self.shared.data_files.forget(name);
+        self.enter_new(name, |chunk| chunk.offset)
+    }
+
+    /// Makes a table of places, with what is new in the pack's own file or, if it is less than half, in a loose one.
+    fn make_places(&mut self, pack: Digest, index_digest: Digest, index: Vec<u8>) -> Result<()> {
+        let record = PackRecord::of_index(pack, index_digest, &index);
+        let record = record.map_err(Error::format(index_digest))?;
+        let is_new = |chunk: &&Chunk| matches!(chunk.source, Source::New);
+        let new_bytes = |chunk: &Chunk| u64::from(chunk.length);
+        let new: u64 = self.chunks.iter().filter(is_new).map(new_bytes).sum();
+        let places = Pack::open_places(&self.shared, &record, index)?;
+        let is_loose = new < self.length / 2;
+        let own = if new > 0 && !is_loose {
+            Some(places.open_own()?)
+        } else {
+            None
+        };
+        for number in 0..self.chunks.len() {
+            let Some(chunk) = self.chunks.get(number) else {
+                continue;
+            };
+            let place = match &chunk.source {
+                Source::Known(pack, number) => pack.location(*number)?,
+                Source::Stored(name, offset) => Some((*name, *offset)),
+                Source::New => None,
+            };
+            let (offset, digest) = (chunk.offset, chunk.digest);
+            let place = match place {
+                Some(place) => place,
+                None => {
+                    let stored = self.read(number)?.unwrap_or_default();
+                    let place = places.write(own.as_deref(), &stored, offset)?;
+                    self.enter(&place.0, [(digest, place.1)])?;
+                    place
+                }
+            };
+            places.enter_place(number as u32, &place.0, place.1)?;
+        }
+        places.sync(own.as_deref())
+    }
+
+    fn enter_new(&self, name: &DataFile, offset: impl Fn(&Chunk) -> u64) -> Result<()> {
+        self.enter(
+            name,
+            self.chunks
+                .iter()
+                .map(|chunk| (chunk.digest, offset(chunk))),
+        )
+    }
+
+    /// Enters stored bytes into the catalogue. What is not there is only not found.
+    fn enter(
+        &self,
+        name: &DataFile,
+        chunks: impl IntoIterator<Item = (Digest, u64)>,
+    ) -> Result<()> {
+        let changes = self.shared.data_files.lock_changes()?;
+        let entered = self.shared.catalogue.enter(&changes, name, chunks);
+        tell(entered);
+        Ok(())
+    }
+
+    /// Enters the content of chunks that were made just now, and the pack.
+    fn enter_contents(&self, pack: Digest, index: Digest) -> Result<()> {
+        let is_made = |(_, chunk): &(u32, &Chunk)| !matches!(chunk.source, Source::Known(..));
+        let made = (0..).zip(&self.chunks).filter(is_made);
+        let made: Vec<(Digest, u32)> = made
+            .map(|(number, chunk)| (chunk.content, number))
+            .chain(self.known_pack(&index)?.is_none().then_some((index, 0)))
+            .collect();
+        if made.is_empty() {
+            return Ok(());
+        }
+        let changes = self.shared.data_files.lock_changes()?;
+        let entered = self
+            .shared
+            .catalogue
+            .enter_content(&changes, (pack, index), made);
+        tell(entered);
+        Ok(())
+    }
+}
+
+/// Tells that something could not be entered into the catalogue: it is there, and only not found.
+fn tell(entered: Result<()>) {
+    if let Err(error) = entered {
+        tracing::debug!(error = %Causes(&error), "cannot enter chunks into the catalogue");
+    }
+}
