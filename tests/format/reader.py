@@ -18,6 +18,7 @@ from records import (CHUNK_MAX, METADATA_MAX, NO_XATTRS, PACK_MAX, RAW, ROOT, ZS
                      Pack, Shard, Span, Xattr, XattrSet)
 
 MANIFEST_TYPE = "application/vnd.peerfs.manifest.v1"
+OCI_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 TAG = "org.opencontainers.image.ref.name"
 TYPES = {stat.S_IFIFO: "p", stat.S_IFCHR: "c", stat.S_IFDIR: "d", stat.S_IFBLK: "b", stat.S_IFREG: "f",
@@ -64,14 +65,22 @@ class Store:
         for entry in entries:
             of_entry = entry["digest"].removeprefix("sha256:")
             if of_entry == digest if is_digest else entry.get("annotations", {}).get(TAG) == name:
-                if entry["mediaType"] == MANIFEST_TYPE:
-                    return bytes.fromhex(of_entry)
-                if entry["mediaType"] == OCI_MANIFEST_TYPE:
-                    layers = json.loads(self.metadata(bytes.fromhex(of_entry)))["layers"]
-                    layer = next(layer for layer in layers if layer["mediaType"] == MANIFEST_TYPE)
-                    return bytes.fromhex(layer["digest"].removeprefix("sha256:"))
+                found = self._manifest_of(entry)
+                if found is not None:
+                    return found
         check(is_digest, "no image has this name")
         return bytes.fromhex(digest)
+
+    def _manifest_of(self, entry):
+        """The digest of the manifest that an entry of an OCI index leads to, or a layer is; None if it is another kind."""
+        digest = bytes.fromhex(entry["digest"].removeprefix("sha256:"))
+        if entry["mediaType"] == MANIFEST_TYPE:
+            return digest
+        lists = {OCI_INDEX_TYPE: "manifests", OCI_MANIFEST_TYPE: "layers"}
+        if entry["mediaType"] not in lists:
+            return None
+        found = map(self._manifest_of, json.loads(self.metadata(digest))[lists[entry["mediaType"]]])
+        return next(filter(None, found), None)
 
 
 def message(blob):

@@ -9,7 +9,9 @@ use peerfs_format::{
     Digest, InodeRecord, Manifest, PackRecord, ShardLayout, ShardRecord, Table, METADATA_MAX,
     ROOT_INODE,
 };
-use peerfs_store::{write_image, Architecture, Error as StoreError, ImageBlobs, Store, Tag};
+use peerfs_store::{
+    write_image, Architecture, Error as StoreError, ImageBlobs, RuntimeConfig, Store, Tag,
+};
 
 use crate::base::BaseChunks;
 use crate::content::{Contents, PackPlaces};
@@ -47,20 +49,21 @@ pub struct BuiltImage {
 
 impl BuiltImage {
     /// Makes the image known in the store under a tag, as one whose programs are for this architecture, and returns
-    /// the digest of its OCI image manifest.
+    /// the digest of its OCI image index.
     ///
     /// # Errors
     /// A full or failing disk, or an `index.json` that is not valid; the tag is as before then.
     pub fn tag(&self, store: &Store, architecture: &Architecture, tag: &Tag) -> Result<Digest> {
+        let manifest = store.read_metadata(&self.manifest, METADATA_MAX)?;
         let blobs = ImageBlobs {
-            manifest: self.manifest,
-            manifest_length: self.manifest_length,
+            manifest: &manifest,
             blob_table: self.blob_table,
             blob_table_length: self.blob_table_length,
             shards: &self.shards,
             packs: &self.packs,
         };
-        Ok(write_image(store, &blobs, architecture, tag)?)
+        let config = RuntimeConfig::default();
+        Ok(write_image(store, &blobs, architecture, &config, tag)?)
     }
 }
 

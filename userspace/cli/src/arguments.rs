@@ -94,7 +94,7 @@ pub(crate) struct BuildArguments {
     /// those above to be small.
     #[arg(long, value_name = "METHOD", default_value = "zstd:3")]
     pub(crate) compression: Compression,
-    /// What processors the image is for, as OCI names them (amd64, arm64): the image's OCI manifest says so.
+    /// What processors the image is for, as OCI names them (amd64, arm64): the image's OCI configuration says so.
     /// By default that which most programs of the tree are for; "unknown" if there are none.
     #[arg(long, value_name = "NAME")]
     pub(crate) architecture: Option<Architecture>,

@@ -22,7 +22,7 @@ use crate::progress::show_while;
 struct Summary {
     manifest: String,
     tag: String,
-    oci_manifest: String,
+    oci_index: String,
     architecture: String,
     inodes: u64,
     files: u64,
@@ -69,7 +69,7 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
         Some(architecture) => architecture.clone(),
         None => Image::open(store.clone(), &image.manifest)?.architecture()?,
     };
-    let oci_manifest = image.tag(&store, &architecture, &arguments.tag)?;
+    let oci_index = image.tag(&store, &architecture, &arguments.tag)?;
     let (files, _) = progress.done();
     let seconds = start.elapsed().as_secs_f64();
     let mut output = Output::new();
@@ -77,7 +77,7 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
         output.json(&Summary {
             manifest: image.manifest.to_string(),
             tag: arguments.tag.to_string(),
-            oci_manifest: oci_manifest.to_string(),
+            oci_index: oci_index.to_string(),
             architecture: architecture.to_string(),
             inodes: image.inode_count,
             files,

@@ -15,7 +15,7 @@ use crate::output::{size, Output};
 struct ImageInfo<'a> {
     manifest: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    oci_manifest: Option<String>,
+    oci_index: Option<String>,
     tags: &'a [String],
     #[serde(flatten)]
     size: Option<ImageSize>,
@@ -65,7 +65,7 @@ pub(crate) fn list(arguments: &ImagesArguments) -> Result<()> {
             let inventory = store.inventory(&image.manifest);
             output.json(&ImageInfo {
                 manifest: image.manifest.to_string(),
-                oci_manifest: image.oci_manifest.as_ref().map(Digest::to_string),
+                oci_index: image.oci_index.as_ref().map(Digest::to_string),
                 tags: &image.tags,
                 size: inventory.as_ref().ok().map(ImageSize::from),
                 problem: inventory.err().map(|error| error.to_string()),

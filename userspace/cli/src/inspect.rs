@@ -16,7 +16,7 @@ use crate::output::{size, Output};
 struct Inspection<'a> {
     manifest: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    oci_manifest: Option<String>,
+    oci_index: Option<String>,
     tags: &'a [String],
     #[serde(flatten)]
     size: ImageSize,
@@ -45,14 +45,14 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<()> {
     let image = listed.into_iter().find(|image| image.manifest == manifest);
     let image = image.unwrap_or(TaggedImage {
         manifest,
-        oci_manifest: None,
+        oci_index: None,
         tags: Vec::new(),
     });
     let mut output = Output::new();
     if arguments.json {
         output.json(&Inspection {
             manifest: manifest.to_string(),
-            oci_manifest: image.oci_manifest.as_ref().map(Digest::to_string),
+            oci_index: image.oci_index.as_ref().map(Digest::to_string),
             tags: &image.tags,
             size: ImageSize::from(&inventory),
             blobs: inventory.blobs.iter().map(BlobInfo::from).collect(),
@@ -81,10 +81,10 @@ fn print(image: &TaggedImage, inventory: &Inventory, output: &mut Output) -> Res
     let manifest = &inventory.manifest;
     let tags = image.tags.iter().map(|tag| printable(tag).to_string());
     let tags = tags.collect::<Vec<_>>().join(", ");
-    let oci_manifest = image.oci_manifest.as_ref().map(Digest::to_string);
+    let oci_index = image.oci_index.as_ref().map(Digest::to_string);
     for (label, value) in [
         ("manifest", image.manifest.to_string()),
-        ("OCI manifest", oci_manifest.unwrap_or("none".to_owned())),
+        ("OCI index", oci_index.unwrap_or("none".to_owned())),
         (
             "tags",
             if tags.is_empty() {

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use oci_spec::image::{Descriptor, ImageIndex, MediaType, SCHEMA_VERSION};
 use peerfs_format::Digest;
 
-use crate::artifact::{descriptor, digest_of};
+use crate::descriptor::{descriptor, digest_of};
 use crate::error::check_length;
 use crate::{media_type, Result, Tag};
 
@@ -49,6 +49,8 @@ pub struct Target<'a> {
 pub enum TargetKind {
     /// The manifest of a peerfs image.
     Manifest,
+    /// An OCI image index, perhaps of another kind of image.
+    OciIndex,
     /// An OCI image manifest, perhaps of another kind of image.
     OciManifest,
 }
@@ -172,6 +174,7 @@ fn tag_of(entry: &Descriptor) -> Option<&str> {
 
 fn kind_of(entry: &Descriptor) -> Option<TargetKind> {
     match entry.media_type() {
+        MediaType::ImageIndex => Some(TargetKind::OciIndex),
         MediaType::ImageManifest => Some(TargetKind::OciManifest),
         other if other.as_ref() == media_type::MANIFEST => Some(TargetKind::Manifest),
         _ => None,
@@ -181,6 +184,7 @@ fn kind_of(entry: &Descriptor) -> Option<TargetKind> {
 fn media_type_of(kind: TargetKind) -> MediaType {
     match kind {
         TargetKind::Manifest => MediaType::from(media_type::MANIFEST),
+        TargetKind::OciIndex => MediaType::ImageIndex,
         TargetKind::OciManifest => MediaType::ImageManifest,
     }
 }
@@ -194,9 +198,9 @@ mod tests {
         let (first, second) = (Digest([1; 32]), Digest([2; 32]));
         let tag = |name: &str| name.parse::<Tag>().unwrap();
         let mut index = Index::default();
-        index.tag(TargetKind::OciManifest, &first, 5, &tag("stable"));
-        index.tag(TargetKind::OciManifest, &first, 5, &tag("old"));
-        index.tag(TargetKind::OciManifest, &second, 5, &tag("stable"));
+        index.tag(TargetKind::OciIndex, &first, 5, &tag("stable"));
+        index.tag(TargetKind::OciIndex, &first, 5, &tag("old"));
+        index.tag(TargetKind::OciIndex, &second, 5, &tag("stable"));
         index.add(TargetKind::Manifest, &second, 5);
         let text = index.encode().unwrap();
         let mut index = Index::parse(&text).unwrap();
@@ -219,7 +223,7 @@ mod tests {
         assert!(index.untag("stable"));
         // The second has an entry without a tag already; the first gets one, until it has a tag again.
         assert_eq!(names(&index), [(second, vec![]), (first, vec![])]);
-        index.tag(TargetKind::OciManifest, &first, 5, &tag("new"));
+        index.tag(TargetKind::OciIndex, &first, 5, &tag("new"));
         assert_eq!(names(&index).len(), 2);
         assert!(index.untag("new"));
         assert!(index.entries().all(|entry| entry.tag.is_none()));

@@ -8,7 +8,11 @@
 //! | `reference` | the one grammar of what a user may call an image |
 //! | `index` | `index.json` of a layout: images and their tags |
 //! | `layout` | `oci-layout`, which says that a directory is a layout |
-//! | `artifact` | an image as an OCI artifact: its manifest and configuration |
+//! | `image` | an image as registries have it: an OCI image index that leads to both of the next |
+//! | `artifact` | an image as an OCI artifact, with all blobs |
+//! | `runnable` | an image as container runtimes take it, with one small layer |
+//! | `stub` | that layer |
+//! | `descriptor` | the type, digest and length of a blob |
 //! | `architecture` | what processors the programs of an image are for |
 
 #![forbid(unsafe_code)]
@@ -16,15 +20,22 @@
 
 mod architecture;
 mod artifact;
+mod descriptor;
 mod error;
+mod image;
 mod index;
 mod layout;
 pub mod media_type;
 mod reference;
+mod runnable;
+mod stub;
 
 pub use architecture::Architecture;
-pub use artifact::{Artifact, ImageBlobs, ParsedArtifact};
+pub use artifact::ImageBlobs;
 pub use error::{Error, Result};
+pub use image::{oci_manifests, OciImage, OciManifest, OCI_INDEX_MAX};
 pub use index::{Entry, Index, Target, TargetKind};
 pub use layout::{check_layout, LAYOUT};
+/// How the programs of an image are run: environment, command and the like.
+pub use oci_spec::image::Config as RuntimeConfig;
 pub use reference::{InvalidReference, PublisherKey, Reference, RegistryReference, Tag};

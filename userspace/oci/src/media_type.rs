@@ -2,6 +2,8 @@
 
 //! The media types of an image's blobs.
 
+/// What they all begin with.
+pub(crate) const PREFIX: &str = "application/vnd.peerfs.";
 /// The artifact as a whole.
 pub const IMAGE: &str = "application/vnd.peerfs.image.v1";
 /// The manifest.

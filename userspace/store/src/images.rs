@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_oci::{
-    Architecture, Artifact, ImageBlobs, Index, ParsedArtifact, Reference, Tag, TargetKind,
+    Architecture, ImageBlobs, Index, OciImage, Reference, RuntimeConfig, Tag, TargetKind,
 };
 
+use crate::oci_form::OciForms;
 use crate::{index_file, Error, Result, Store};
 
 /// The most tags that a message lists.
@@ -19,13 +20,14 @@ const TAGS_LISTED: usize = 20;
 pub struct TaggedImage {
     /// The digest of its peerfs manifest, which is what a mount is given.
     pub manifest: Digest,
-    /// The digest of its OCI image manifest, unless it was fetched by the digest of its manifest.
-    pub oci_manifest: Option<Digest>,
+    /// The digest of its OCI image index (of its OCI image manifest, if `index.json` has no more of it), unless it was
+    /// fetched by the digest of its manifest.
+    pub oci_index: Option<Digest>,
     /// Its tags; sorted.
     pub tags: Vec<String>,
 }
 
-/// Something that `index.json` or an OCI image manifest names and that is missing or not valid.
+/// Something that `index.json` or what it names leads to, and that is missing or not valid.
 pub(crate) struct IndexProblem {
     pub(crate) blob: Digest,
     pub(crate) problem: String,
@@ -33,19 +35,9 @@ pub(crate) struct IndexProblem {
     pub(crate) images: BTreeSet<String>,
 }
 
-/// The blobs that an entry of the index leads to.
-struct Found {
-    /// The peerfs manifest.
-    manifest: Digest,
-    /// The OCI image manifest that leads to it, unless it is named directly.
-    oci_manifest: Option<Digest>,
-    /// And the configuration that this names.
-    config: Option<Digest>,
-}
-
-/// Makes a complete image known in the store under `tag`: writes its OCI image manifest and runtime
-/// configuration and changes the index. Returns the digest of the OCI image manifest, which is the
-/// same for the same image and architecture.
+/// Makes a complete image known in the store under `tag`: writes its OCI form, for programs of this architecture that
+/// are run with this configuration, and changes the index. Returns the digest of its OCI image index, which is the same
+/// for the same image, architecture and configuration.
 ///
 /// # Errors
 /// [`Error::TooLarge`] if there are too many blobs or tags; [`Error::Layout`] if `index.json` is not valid;
@@ -54,15 +46,18 @@ pub fn write_image(
     store: &Store,
     image: &ImageBlobs<'_>,
     architecture: &Architecture,
+    config: &RuntimeConfig,
     tag: &Tag,
 ) -> Result<Digest> {
-    let artifact =
-        Artifact::new(image, architecture).map_err(Error::oci(store.root_dir().to_owned()))?;
-    store.add_blob(&artifact.config)?;
-    let digest = store.add_blob(&artifact.manifest)?;
-    let length = artifact.manifest.len() as u64;
+    let form = OciImage::new(image, architecture, config)
+        .map_err(Error::oci(store.root_dir().to_owned()))?;
+    for blob in &form.blobs {
+        store.add_blob(blob)?;
+    }
+    let digest = store.add_blob(&form.index)?;
+    let length = form.index.len() as u64;
     index_file::change(store.directory(), |index| {
-        index.tag(TargetKind::OciManifest, &digest, length, tag);
+        index.tag(TargetKind::OciIndex, &digest, length, tag);
         Ok(())
     })?;
     Ok(digest)
@@ -120,15 +115,14 @@ impl Store {
     pub fn tag(&self, manifest: &Digest, tag: &Tag) -> Result<()> {
         self.read_manifest(manifest)?;
         index_file::change(self.directory(), |index| {
-            // By its OCI manifest, if there is one, other tools can copy it.
-            let oci_manifest = index.targets().into_iter().find_map(|target| {
-                let found = find(self, target.kind, target.digest).ok()??;
-                found.oci_manifest.filter(|_| found.manifest == *manifest)
+            let mut forms = OciForms::new(self);
+            // By its OCI form, if there is one, other tools can copy it.
+            let form = index.targets().into_iter().find_map(|target| {
+                let found = forms.find(target.kind, target.digest).ok()??;
+                let digest = found.oci_index.filter(|_| found.manifest == *manifest)?;
+                Some((target.kind?, digest))
             });
-            let (kind, digest) = match oci_manifest {
-                Some(digest) => (TargetKind::OciManifest, digest),
-                None => (TargetKind::Manifest, *manifest),
-            };
+            let (kind, digest) = form.unwrap_or((TargetKind::Manifest, *manifest));
             let length = self.read_metadata(&digest, METADATA_MAX)?.len() as u64;
             index.untag(tag.as_str());
             index.tag(kind, &digest, length, tag);
@@ -174,17 +168,20 @@ impl Store {
 /// The manifest of the image that has this tag.
 fn resolve_tag(store: &Store, index: &Index, tag: &str) -> Result<Digest> {
     let mut is_foreign = false;
+    let mut forms = OciForms::new(store);
     for entry in index.entries().filter(|entry| entry.tag == Some(tag)) {
-        match find(store, entry.kind, entry.digest) {
+        match forms.find(entry.kind, entry.digest) {
             Ok(Some(found)) => return Ok(found.manifest),
             Ok(None) => is_foreign = true,
-            Err(Error::BlobMissing(blob)) => {
-                return Err(Error::TagLeadsNowhere {
-                    tag: tag.to_owned(),
-                    blob,
+            Err(lost) => {
+                return Err(match lost.error {
+                    Error::BlobMissing(blob) => Error::TagLeadsNowhere {
+                        tag: tag.to_owned(),
+                        blob,
+                    },
+                    error => error,
                 });
             }
-            Err(error) => return Err(error),
         }
     }
     if is_foreign {
@@ -203,14 +200,15 @@ fn unknown_tag(index: &Index, tag: &str) -> Error {
     }
 }
 
-/// The manifest that a digest stands for: it is the manifest's own or that of the OCI image manifest. What
+/// The manifest that a digest stands for: it is the manifest's own or that of the image's OCI index. What
 /// it is called by others does not matter.
 fn resolve_digest(store: &Store, index: &Index, digest: Digest) -> Digest {
+    let mut forms = OciForms::new(store);
     index
         .entries()
         .filter(|entry| entry.digest == Some(digest))
         // What is wrong with it is seen when it is read as a manifest.
-        .find_map(|entry| find(store, entry.kind, entry.digest).ok().flatten())
+        .find_map(|entry| forms.find(entry.kind, entry.digest).ok().flatten())
         .map_or(digest, |found| found.manifest)
 }
 
@@ -219,9 +217,10 @@ fn resolve_digest(store: &Store, index: &Index, digest: Digest) -> Digest {
 pub(crate) fn images(store: &Store, index: &Index, mut lost: impl FnMut(&str)) -> Vec<TaggedImage> {
     let mut images: Vec<TaggedImage> = Vec::new();
     let mut places: HashMap<Digest, usize> = HashMap::new();
+    let mut forms = OciForms::new(store);
     for target in index.targets() {
-        // An image whose OCI manifest is missing or damaged can't be named by it: see `problems`.
-        let Ok(Some(found)) = find(store, target.kind, target.digest) else {
+        // An image whose OCI form is missing or damaged can't be named by it: see `problems`.
+        let Ok(Some(found)) = forms.find(target.kind, target.digest) else {
             lost(target.name);
             continue;
         };
@@ -229,7 +228,7 @@ pub(crate) fn images(store: &Store, index: &Index, mut lost: impl FnMut(&str)) -
         if place == images.len() {
             images.push(TaggedImage {
                 manifest: found.manifest,
-                oci_manifest: None,
+                oci_index: None,
                 tags: Vec::new(),
             });
         }
@@ -237,7 +236,7 @@ pub(crate) fn images(store: &Store, index: &Index, mut lost: impl FnMut(&str)) -
             image
                 .tags
                 .extend(target.tags.into_iter().map(str::to_owned));
-            image.oci_manifest = image.oci_manifest.or(found.oci_manifest);
+            image.oci_index = image.oci_index.or(found.oci_index);
         }
     }
     for image in &mut images {
@@ -246,60 +245,49 @@ pub(crate) fn images(store: &Store, index: &Index, mut lost: impl FnMut(&str)) -
     images
 }
 
-/// The problems by which an image can't be found or copied: entries that lead nowhere, and OCI configurations that are
-/// missing. Nobody fetches them, since a mount does not need them.
+/// The problems by which an image can't be found or copied: entries that lead nowhere, and blobs of the OCI form that
+/// are missing. Nobody fetches them, since a mount does not need them.
 pub(crate) fn problems(store: &Store, index: &Index) -> Vec<IndexProblem> {
     let mut problems: BTreeMap<Digest, IndexProblem> = BTreeMap::new();
+    let mut forms = OciForms::new(store);
     for target in index.targets() {
         let Some(digest) = target.digest else {
             continue;
         };
-        let found = find(store, target.kind, target.digest);
-        let (blob, problem) = match found.map(|found| found.and_then(|found| found.config)) {
-            Ok(Some(config)) if !store.has_blob(&config) => (
-                config,
-                "the OCI configuration is missing: other tools can't copy the image".to_owned(),
-            ),
-            Ok(_) => continue,
-            Err(Error::BlobMissing(_)) => (
-                digest,
-                "the OCI image manifest is missing: the tag leads nowhere".to_owned(),
-            ),
-            Err(error) => (digest, error.to_string()),
+        let mut add = |blob: Digest, problem: String| {
+            let names = &mut problems
+                .entry(blob)
+                .or_insert_with(|| IndexProblem {
+                    blob,
+                    problem,
+                    images: BTreeSet::new(),
+                })
+                .images;
+            names.extend(target.tags.iter().map(|tag| (*tag).to_owned()));
+            if target.tags.is_empty() {
+                names.insert(digest.to_string());
+            }
         };
-        let names = &mut problems
-            .entry(blob)
-            .or_insert_with(|| IndexProblem {
-                blob,
-                problem,
-                images: BTreeSet::new(),
-            })
-            .images;
-        names.extend(target.tags.iter().map(|tag| (*tag).to_owned()));
-        if target.tags.is_empty() {
-            names.insert(digest.to_string());
+        match forms.find(target.kind, target.digest) {
+            Ok(found) => {
+                let needed = found.map(|found| found.needed).unwrap_or_default();
+                for blob in needed.iter().filter(|blob| !store.has_blob(blob)) {
+                    let problem =
+                        "a blob of its OCI form is missing: other tools can't copy the image";
+                    add(*blob, problem.to_owned());
+                }
+            }
+            Err(lost) => add(
+                lost.blob,
+                match lost.error {
+                    Error::BlobMissing(_) => {
+                        "an OCI image index or manifest is missing: the tag leads nowhere"
+                            .to_owned()
+                    }
+                    error => error.to_string(),
+                },
+            ),
         }
     }
     problems.into_values().collect()
-}
-
-/// The blobs that an entry or target leads to; None if that is no peerfs image.
-fn find(store: &Store, kind: Option<TargetKind>, digest: Option<Digest>) -> Result<Option<Found>> {
-    let (Some(kind), Some(digest)) = (kind, digest) else {
-        return Ok(None);
-    };
-    if kind == TargetKind::Manifest {
-        return Ok(Some(Found {
-            manifest: digest,
-            oci_manifest: None,
-            config: None,
-        }));
-    }
-    let text = store.read_metadata(&digest, METADATA_MAX)?;
-    let artifact = ParsedArtifact::parse(&text).map_err(Error::oci(store.blob_path(&digest)))?;
-    Ok(artifact.manifest.map(|manifest| Found {
-        manifest,
-        oci_manifest: Some(digest),
-        config: artifact.config,
-    }))
 }

@@ -517,28 +517,32 @@ fn directories_that_are_missing_are_empty_and_made_when_needed() {
 fn tags_name_images() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::create(folder.path()).unwrap();
-    let image = |manifest: &[u8]| crate::ImageBlobs {
-        manifest: store.add_blob(manifest).unwrap(),
-        manifest_length: manifest.len() as u64,
+    let image = |manifest: &'static [u8]| crate::ImageBlobs {
+        manifest,
         blob_table: store.add_blob(b"packs and shards").unwrap(),
         blob_table_length: 16,
         shards: &[],
         packs: &[],
     };
-    let (first, second) = (image(b"first"), image(b"second"));
+    let [first, second] =
+        [b"first".as_slice(), b"second"].map(|blob| store.add_blob(blob).unwrap());
     let tag = |name: &str| -> crate::Tag { name.parse().unwrap() };
-    let unknown = crate::Architecture::unknown();
-    let oci = crate::write_image(&store, &first, &unknown, &tag("stable")).unwrap();
-    crate::write_image(&store, &first, &unknown, &tag("old")).unwrap();
-    crate::write_image(&store, &second, &unknown, &tag("stable")).unwrap();
+    let write = |manifest: &'static [u8], name: &str| {
+        let unknown = crate::Architecture::unknown();
+        let config = crate::RuntimeConfig::default();
+        crate::write_image(&store, &image(manifest), &unknown, &config, &tag(name)).unwrap()
+    };
+    let oci = write(b"first", "stable");
+    write(b"first", "old");
+    write(b"second", "stable");
     let third = store.add_blob(b"third").unwrap();
     for _ in 0..2 {
         store.remember_image(&third, 5).unwrap();
     }
     let resolve = |name: &str| store.resolve(&name.parse().unwrap());
-    assert_eq!(resolve("stable").unwrap(), second.manifest);
-    assert_eq!(resolve("old").unwrap(), first.manifest);
-    assert_eq!(resolve(&oci.to_string()).unwrap(), first.manifest);
+    assert_eq!(resolve("stable").unwrap(), second);
+    assert_eq!(resolve("old").unwrap(), first);
+    assert_eq!(resolve(&oci.to_string()).unwrap(), first);
     assert_eq!(resolve(&third.to_string()).unwrap(), third);
     match resolve("new") {
         Err(Error::UnknownImage { known, .. }) => assert_eq!(known, ["old", "stable"]),
@@ -554,20 +558,17 @@ fn tags_name_images() {
         );
     }
     let pinned = format!("registry.example/a:new@sha256:{oci}");
-    assert_eq!(resolve(&pinned).unwrap(), first.manifest);
+    assert_eq!(resolve(&pinned).unwrap(), first);
     let pinned = format!("registry.example/a@sha256:{}", sha256(b"missing"));
     assert!(matches!(resolve(&pinned), Err(Error::NoSource { .. })));
     let published = format!("{}/base", "a".repeat(52));
     assert!(matches!(resolve(&published), Err(Error::NoSource { .. })));
-    crate::write_image(&store, &first, &unknown, &tag("registry.example/a:new")).unwrap();
-    assert_eq!(resolve("registry.example/a:new").unwrap(), first.manifest);
+    write(b"first", "registry.example/a:new");
+    assert_eq!(resolve("registry.example/a:new").unwrap(), first);
     let images = store.images().unwrap();
     let found: Vec<_> = images
         .iter()
         .map(|image| (image.manifest, image.tags.len()))
         .collect();
-    assert_eq!(
-        found,
-        [(first.manifest, 2), (second.manifest, 1), (third, 0)]
-    );
+    assert_eq!(found, [(first, 2), (second, 1), (third, 0)]);
 }

@@ -16,8 +16,9 @@ fn every_damaged_blob_is_found() {
     let fixture = Fixture::new();
     succeed(peerfs(&fixture.store(), "verify").arg("--complete"));
     let blobs = fixture.blobs();
-    // Manifest, blob table, shard, index, contents, pack; OCI manifest and config.
-    assert_eq!(blobs.len(), 8);
+    // Manifest, blob table, shard, index, contents, pack; an OCI index and two manifests, with their configurations and
+    // a layer.
+    assert_eq!(blobs.len(), 12);
     for digest in blobs {
         let path = fixture.blob(&digest);
         let flip = |bytes: &mut Vec<u8>| {
@@ -36,7 +37,7 @@ fn every_damaged_blob_is_found() {
             assert_eq!(damages.len(), 1, "{damages:?}");
             assert_eq!(damages[0]["blob"], digest.to_string());
             let images = damages[0]["images"].as_array().unwrap();
-            // Nothing names the configuration but the OCI manifest.
+            // Nothing names what the OCI index leads to but that.
             assert!(images.len() <= 1);
             assert!(images.iter().all(|image| image == "image"));
             fs::write(&path, before).unwrap();

@@ -158,8 +158,8 @@ fn tags_come_and_go() {
     let summary: Value =
         serde_json::from_str(run(&store, &["images", "--json"]).lines().next().unwrap()).unwrap();
     assert_eq!(summary["tags"], json!(["again"]));
-    // By its OCI manifest, which other tools can copy.
-    assert!(summary["oci_manifest"].is_string());
+    // By its OCI index, which other tools can copy.
+    assert!(summary["oci_index"].is_string());
     run(&store, &["verify", "--complete"]);
 }
 
@@ -236,7 +236,7 @@ fn warnings_are_told_and_are_no_output() {
     fixture.build_other();
     let listed: Value =
         serde_json::from_str(run(&store, &["images", "--json"]).lines().next().unwrap()).unwrap();
-    let damaged = listed["oci_manifest"].as_str().unwrap();
+    let damaged = listed["oci_index"].as_str().unwrap();
     fs::write(store.join("blobs/sha256").join(damaged), "{}").unwrap();
     let output = output(&store, &["images", "-q"]);
     assert!(output.status.success());

@@ -72,11 +72,16 @@ fn a_tag_does_not_hide_a_digest() {
 fn an_image_of_another_kind_is_called_so() {
     let fixture = Fixture::new();
     fixture.build_other();
-    // The same OCI manifest, of an image that is no peerfs image.
+    // The same OCI index, of an image that is no peerfs image.
     let index = fixture.store().join("index.json");
     change(&index, |bytes| {
-        let kind = b"application/vnd.oci.image.manifest.v1+json";
-        replace(bytes, kind, b"application/vnd.oci.image.manifest.v2+json");
+        let place = bytes.windows(10).position(|found| found == b"\"manifests");
+        let kind = b"application/vnd.oci.image.index.v1+json";
+        replace(
+            &mut bytes[place.unwrap()..],
+            kind,
+            b"application/vnd.oci.image.index.v2+json",
+        );
     });
     let (_, message) = fail(peerfs(&fixture.store(), "ls").arg("image"));
     assert!(message.contains("no peerfs image"), "{message}");

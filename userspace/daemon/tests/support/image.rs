@@ -10,7 +10,7 @@ use peerfs_format::{
     peerfs_capnp, ChunkRecord, Digest, InodeRecord, PackRecord, Record, ShardRecord,
     FORMAT_VERSION, NO_XATTRS,
 };
-use peerfs_store::{sha256, write_image, Architecture, ImageBlobs, Store};
+use peerfs_store::{sha256, write_image, Architecture, ImageBlobs, RuntimeConfig, Store};
 
 /// Stored bytes of each chunk.
 const CHUNK_LENGTH: u32 = 20_000;
@@ -47,8 +47,7 @@ impl TestImage {
         let manifest_bytes = manifest_blob(&pack, &blob_table, table_bytes.len() as u32);
         let manifest = store.add_blob(&manifest_bytes).unwrap();
         let blobs = ImageBlobs {
-            manifest,
-            manifest_length: manifest_bytes.len() as u64,
+            manifest: &manifest_bytes,
             blob_table,
             blob_table_length: table_bytes.len() as u64,
             shards: &[shard],
@@ -58,6 +57,7 @@ impl TestImage {
             &store,
             &blobs,
             &Architecture::unknown(),
+            &RuntimeConfig::default(),
             &"test".parse().unwrap(),
         )
         .unwrap();

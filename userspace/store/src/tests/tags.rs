@@ -8,10 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use peerfs_format::{Digest, PackRecord, METADATA_MAX};
+use peerfs_oci::oci_manifests;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::{sha256, write_image, Architecture, Error, ImageBlobs, Store};
+use crate::{
+    sha256, verify, write_image, Architecture, Error, ImageBlobs, RuntimeConfig, Store,
+    VerifyProgress,
+};
 
 /// Counts what is logged.
 #[derive(Clone, Default)]
@@ -77,6 +81,64 @@ fn what_many_tags_share_is_warned_of_once() {
     assert_eq!(counter.0.load(Ordering::Relaxed), 2);
 }
 
+/// An OCI index of these entries, as a blob of the store.
+fn add_index(store: &Store, entries: &[(&str, Digest)]) -> Digest {
+    let entries: Vec<String> = entries
+        .iter()
+        .map(|(kind, digest)| {
+            let kind = format!("application/vnd.oci.image.{kind}.v1+json");
+            format!(r#"{{"mediaType":"{kind}","digest":"sha256:{digest}","size":4}}"#)
+        })
+        .collect();
+    let text = format!(
+        r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
+        entries.join(",")
+    );
+    store.add_blob(text.as_bytes()).unwrap()
+}
+
+#[test]
+fn what_indexes_of_others_say_is_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::create(folder.path()).unwrap();
+    write_image(
+        &store,
+        &image(&[]),
+        &Architecture::unknown(),
+        &RuntimeConfig::default(),
+        &"good".parse().unwrap(),
+    )
+    .unwrap();
+    let good = store.images().unwrap()[0].oci_index.unwrap();
+    // An index in an index, an index of 2 MiB, and many that name the same long blob, which is no manifest.
+    let nested = add_index(&store, &[("index", good)]);
+    let manifests = oci_manifests(&store.read_metadata(&good, METADATA_MAX).unwrap()).unwrap();
+    let long = add_index(&store, &vec![("manifest", manifests[1]); 16_000]);
+    let blob = store.add_blob(&vec![b'['; METADATA_MAX as usize]).unwrap();
+    let mut indexes = vec![nested, long];
+    indexes.extend((0..500_u32).map(|number| {
+        let other = sha256(&number.to_le_bytes());
+        add_index(&store, &[("manifest", other), ("manifest", blob)])
+    }));
+    let entries: Vec<(&str, Digest)> = indexes.iter().map(|index| ("index", *index)).collect();
+    let path = store.blob_path(&add_index(&store, &entries));
+    fs::copy(path, store.root_dir().join("index.json")).unwrap();
+    let start = Instant::now();
+    assert_eq!(store.images().unwrap(), []);
+    verify(&store.into(), &VerifyProgress::default()).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+fn image(packs: &[PackRecord]) -> ImageBlobs<'_> {
+    ImageBlobs {
+        manifest: &[7; 200],
+        blob_table: Digest::default(),
+        blob_table_length: 1,
+        shards: &[],
+        packs,
+    }
+}
+
 #[test]
 fn an_image_that_could_not_be_read_gets_no_tag() {
     let folder = tempfile::tempdir().unwrap();
@@ -91,18 +153,12 @@ fn an_image_that_could_not_be_read_gets_no_tag() {
         chunk_count: 1,
     };
     let packs = vec![record; 60_000];
-    let mut image = ImageBlobs {
-        manifest: Digest::default(),
-        manifest_length: 1,
-        blob_table: Digest::default(),
-        blob_table_length: 1,
-        shards: &[],
-        packs: &packs,
-    };
+    let mut image = image(&packs);
     let outcome = write_image(
         &store,
         &image,
         &Architecture::unknown(),
+        &RuntimeConfig::default(),
         &"large".parse().unwrap(),
     );
     assert!(
@@ -115,6 +171,7 @@ fn an_image_that_could_not_be_read_gets_no_tag() {
         &store,
         &image,
         &Architecture::unknown(),
+        &RuntimeConfig::default(),
         &"small".parse().unwrap(),
     )
     .unwrap();
