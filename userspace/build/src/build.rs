@@ -2,6 +2,7 @@
 
 //! A build as a whole.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -45,6 +46,8 @@ pub struct BuiltImage {
     pub shards: Vec<ShardRecord>,
     /// Chunks of the base that would have been used, were they not missing or damaged.
     pub unusable_chunks: u64,
+    /// Keeps what was built from being collected before it has a name.
+    _building: Arc<File>,
 }
 
 impl BuiltImage {
@@ -132,6 +135,7 @@ pub fn build<S: TreeSource>(
     }
     let root = source.path().to_owned();
     let xattrs = XattrSets::default();
+    let building = Arc::new(store.lock_for_building()?);
     let base = BaseChunks::read(store, options)?;
     let mut packs = base.packs().to_vec();
     let Found {
@@ -179,6 +183,7 @@ pub fn build<S: TreeSource>(
         packs,
         shards,
         unusable_chunks,
+        _building: building,
     })
 }
 

@@ -13,6 +13,7 @@
 //! | `runnable` | an image as container runtimes take it, with one small layer |
 //! | `stub` | that layer |
 //! | `descriptor` | the type, digest and length of a blob |
+//! | `links` | which blobs indexes and manifests of any tool name |
 //! | `architecture` | what processors the programs of an image are for |
 
 #![forbid(unsafe_code)]
@@ -25,6 +26,7 @@ mod error;
 mod image;
 mod index;
 mod layout;
+mod links;
 pub mod media_type;
 mod reference;
 mod runnable;
@@ -36,6 +38,7 @@ pub use error::{Error, Result};
 pub use image::{oci_manifests, OciImage, OciManifest, OCI_INDEX_MAX};
 pub use index::{Entry, Index, Target, TargetKind};
 pub use layout::{check_layout, LAYOUT};
+pub use links::{links, Link};
 /// How the programs of an image are run: environment, command and the like.
 pub use oci_spec::image::Config as RuntimeConfig;
 pub use reference::{InvalidReference, PublisherKey, Reference, RegistryReference, Tag};

@@ -219,7 +219,19 @@ impl StoreDirectory {
     /// # Errors
     /// [`Error::Locked`], and those of [`StoreDirectory::read`].
     pub(crate) fn lock(&self, name: &str, file: &File) -> Result<()> {
-        let locked = patiently(|| flock(file, FlockOperation::NonBlockingLockExclusive));
+        self.lock_as(name, file, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// As [`StoreDirectory::lock`], beside others who do the same.
+    ///
+    /// # Errors
+    /// As for [`StoreDirectory::lock`].
+    pub(crate) fn lock_shared(&self, name: &str, file: &File) -> Result<()> {
+        self.lock_as(name, file, FlockOperation::NonBlockingLockShared)
+    }
+
+    fn lock_as(&self, name: &str, file: &File, operation: FlockOperation) -> Result<()> {
+        let locked = patiently(|| flock(file, operation));
         locked.map_err(|errno| match errno {
             Errno::WOULDBLOCK => Error::Locked(self.path(name)),
             errno => self.failed("lock", name)(errno.into()),

@@ -35,6 +35,8 @@ pub(crate) const DIRECTORIES: [&str; 7] =
     [BLOBS_PARENT, BLOBS, PARTIALS, LOOSE, PLACES, CATALOGUE, TMP];
 /// Its flock is held while tables of places are changed.
 pub(crate) const CHANGES: &str = "places.lock";
+/// Its flock is shared by those who build images, and held alone by a collection.
+pub(crate) const BUILDS: &str = "builds.lock";
 /// Its flock is held by the one process that fills packs.
 pub(crate) const LOCK: &str = "lock";
 

@@ -12,6 +12,7 @@
 mod blob_writer;
 mod catalogue;
 mod chunk;
+mod collect;
 mod digest;
 mod directory;
 mod error;
@@ -39,6 +40,7 @@ mod whole_file;
 
 pub use blob_writer::BlobWriter;
 pub use chunk::{decode_chunk, StoredChunk};
+pub use collect::{Collect, Collected};
 pub use digest::{sha256, Sha256Writer};
 pub use error::{Error, Result};
 pub use image::{Entry, Image};

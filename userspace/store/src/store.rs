@@ -323,6 +323,24 @@ impl Store {
         Ok(())
     }
 
+    /// Keeps collections out while an image is built, of which nothing is named yet, until the file is dropped. A store
+    /// that can't be written to is left to the build to complain of.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if a collection goes on for long; [`Error::NotARegularFile`]; [`Error::Io`].
+    pub fn lock_for_building(&self) -> Result<File> {
+        let file = self.directory.write_or_create(layout::BUILDS, PRIVATE)?;
+        self.directory.lock_shared(layout::BUILDS, &file)?;
+        Ok(file)
+    }
+
+    /// Keeps builds out until the file is dropped.
+    pub(crate) fn lock_out_builds(&self) -> Result<File> {
+        let file = self.directory.write_or_create(layout::BUILDS, PRIVATE)?;
+        self.directory.lock(layout::BUILDS, &file)?;
+        Ok(file)
+    }
+
     /// Whether this process is the one that fills packs.
     pub fn is_locked_for_filling(&self) -> bool {
         lock(&self.filling).is_some()

@@ -3,6 +3,7 @@
 //! Stores: filling packs in any order, twice, from many threads, over restarts, on a full disk; blobs
 //! and tags; what others have put there.
 
+mod collect;
 mod hostile;
 mod places;
 mod replaced;
@@ -17,7 +18,10 @@ use std::thread;
 
 use capnp::message::Builder;
 use capnp::serialize::write_message_to_words;
-use peerfs_format::{peerfs_capnp, ChunkRecord, Digest, PackRecord, Record};
+use peerfs_format::{
+    peerfs_capnp, ChunkRecord, Digest, InodeRecord, PackRecord, Record, ShardRecord,
+    FORMAT_VERSION, NO_XATTRS,
+};
 use tempfile::TempDir;
 
 use crate::{sha256, Error, Store};
@@ -66,6 +70,90 @@ fn describe(pack: &[u8], chunks: &[Vec<u8>]) -> (PackRecord, Vec<u8>) {
 }
 
 impl Source {
+    /// So many chunks of so many bytes, of which none is like another.
+    fn with(chunk_count: u8, length: usize) -> Self {
+        Self::of(
+            (0..chunk_count)
+                .map(|number| vec![number; length])
+                .collect(),
+        )
+    }
+
+    /// A pack of the same chunks but some.
+    fn edited(&self, edit: impl Fn(&mut Vec<Vec<u8>>)) -> Self {
+        let mut chunks = self.chunks.clone();
+        edit(&mut chunks);
+        Self::of(chunks).in_folder(&self.path)
+    }
+
+    /// Fills the pack from the store and, what that does not have, with chunks, whose numbers are returned.
+    fn adopt_and_fill(&self, store: &Store) -> Vec<u32> {
+        let pack = store.pack(&self.record, self.index.clone()).unwrap();
+        let (missing, _) = pack.adopt(0..self.record.chunk_count).unwrap();
+        for number in &missing {
+            pack.write_chunk(*number, &self.chunks[*number as usize])
+                .unwrap();
+        }
+        assert!(pack.complete().unwrap());
+        missing
+    }
+
+    /// Checks that all chunks are here.
+    fn assert_here(&self, store: &Store) {
+        let pack = store
+            .find_pack(&self.record, self.index.clone())
+            .unwrap()
+            .unwrap();
+        for (number, chunk) in self.chunks.iter().enumerate() {
+            let stored = pack.read_chunk(number as u32).unwrap();
+            assert_eq!(stored.as_ref(), Some(chunk), "chunk {number}");
+        }
+    }
+
+    /// The manifest of an image that has the pack, in the store with all metadata but its shard.
+    fn image(&self, store: &Store) -> Digest {
+        let bytes = |write: &dyn Fn(&mut dyn FnMut(&[u8]))| {
+            let mut bytes = Vec::new();
+            write(&mut |part| bytes.extend_from_slice(part));
+            bytes
+        };
+        let shard = ShardRecord {
+            digest: sha256(b"a shard"),
+            first_inode: 1,
+            inode_count: 1,
+            length: 100,
+        };
+        let mut message = Builder::new_default();
+        let mut table = message.init_root::<peerfs_capnp::blob_table::Builder<'_>>();
+        table.set_packs(&bytes(&|append| self.record.write_to(append)));
+        table.set_shards(&bytes(&|append| shard.write_to(append)));
+        let table = write_message_to_words(&message);
+        let root = InodeRecord {
+            mode: 0o040755,
+            uid: 0,
+            gid: 0,
+            nlink: 2,
+            size: 0,
+            allocated: 0,
+            mtime_seconds: 0,
+            mtime_nanoseconds: 0,
+            payload_first: 0,
+            payload_count: 0,
+            xattrs: NO_XATTRS,
+            link: 1,
+        };
+        let mut message = Builder::new_default();
+        let mut manifest = message.init_root::<peerfs_capnp::manifest::Builder<'_>>();
+        manifest.set_format_version(FORMAT_VERSION);
+        manifest.set_inode_count(1);
+        manifest.set_stored_bytes(self.record.stored_length);
+        manifest.set_root(&bytes(&|append| root.write_to(append)));
+        manifest.set_blob_table(&store.add_blob(&table).unwrap().0);
+        manifest.set_blob_table_length(table.len() as u32);
+        store.add_blob(&self.index).unwrap();
+        store.add_blob(&write_message_to_words(&message)).unwrap()
+    }
+
     fn new(chunk_count: u8) -> Self {
         let chunks: Vec<Vec<u8>> = (0..chunk_count)
             .map(|number| vec![number; 5000 + 100 * usize::from(number)])

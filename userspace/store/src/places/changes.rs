@@ -36,6 +36,18 @@ impl ChangeLock<'_> {
             _ => 0,
         }
     }
+
+    /// Says that a collection begins.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io).
+    pub(crate) fn count_collection(&self, directory: &StoreDirectory) -> Result<()> {
+        let count = self.collections().wrapping_add(1).to_le_bytes();
+        let written = self.0.as_ref().map(|file| file.write_all_at(&count, 0));
+        written
+            .unwrap_or(Ok(()))
+            .map_err(directory.failed("write to", layout::CHANGES))
+    }
 }
 
 impl Changes {

@@ -12,13 +12,6 @@ use peerfs_format::{PlacesHeader, SLOTS_MAX, SLOT_SIZE};
 use super::Source;
 use crate::{Error, Pack, PackFiles, Store};
 
-/// A pack of the same chunks as another one but some, in another folder, whose store is not used.
-fn edited(source: &Source, edit: impl Fn(&mut Vec<Vec<u8>>)) -> Source {
-    let mut chunks = source.chunks.clone();
-    edit(&mut chunks);
-    Source::of(chunks)
-}
-
 fn open(store: &Store, source: &Source) -> Arc<Pack> {
     store.pack(&source.record, source.index.clone()).unwrap()
 }
@@ -42,7 +35,7 @@ fn entries(folder: &Path) -> usize {
 #[test]
 fn a_second_pack_takes_what_the_first_one_has_and_stores_the_rest() {
     let first = Source::new(40);
-    let second = edited(&first, |chunks| chunks[20] = vec![200; 9000]);
+    let second = first.edited(|chunks| chunks[20] = vec![200; 9000]);
     let store = first.store();
     first.fill(&store);
     let before = store.usage().unwrap();
@@ -74,7 +67,7 @@ fn a_second_pack_takes_what_the_first_one_has_and_stores_the_rest() {
     };
     assert_eq!(slots.len(), 2);
     // A third one takes from both.
-    let third = edited(&second, |chunks| chunks[3] = vec![201; 9000]);
+    let third = second.edited(|chunks| chunks[3] = vec![201; 9000]);
     let pack = open(&store, &third);
     assert_eq!(adopt(&pack), [3]);
     pack.write_chunk(3, &third.chunks[3]).unwrap();
@@ -85,7 +78,7 @@ fn a_second_pack_takes_what_the_first_one_has_and_stores_the_rest() {
 #[test]
 fn what_is_mostly_new_goes_to_a_pack_of_its_own() {
     let first = Source::new(40);
-    let second = edited(&first, |chunks| {
+    let second = first.edited(|chunks| {
         for (number, chunk) in chunks.iter_mut().enumerate().skip(5) {
             *chunk = vec![100 + number as u8; 7000];
         }
@@ -120,7 +113,7 @@ fn what_is_mostly_new_goes_to_a_pack_of_its_own() {
 #[test]
 fn a_place_that_lies_is_no_byte() {
     let first = Source::new(10);
-    let second = edited(&first, |chunks| chunks[9] = vec![202; 9000]);
+    let second = first.edited(|chunks| chunks[9] = vec![202; 9000]);
     type Lie = (&'static str, fn(&Source, &Source, &Path));
     let lies: [Lie; 6] = [
         ("the bytes are others", |first, _, root| {

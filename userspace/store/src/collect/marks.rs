@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What images need.
+
+use std::collections::{HashMap, HashSet};
+
+use peerfs_format::{BlobTable, DataFile, Digest, PackRecord};
+use peerfs_oci::links;
+
+use crate::image::read_blob;
+use crate::places::PlaceTable;
+use crate::{index_file, Error, Result, Store};
+
+/// OCI indexes and manifests within each other that are followed.
+const DEPTH_MAX: usize = 4;
+/// The most bytes of one of them.
+const OCI_MAX: u64 = 16 * 1024 * 1024;
+
+/// What the images of a store need, as far as it is here.
+#[derive(Default)]
+pub(super) struct Marks {
+    /// Blobs by their digests.
+    pub(super) blobs: HashSet<Digest>,
+    /// Packs with their indexes.
+    pub(super) packs: HashSet<(Digest, Digest)>,
+    /// Ranges of bytes of data files that chunks of these packs are in, in no order.
+    pub(super) ranges: HashMap<DataFile, Vec<(u64, u64)>>,
+}
+
+impl Marks {
+    /// The marks of the images that the index names, and of `keep`.
+    pub(super) fn of(store: &Store, keep: &[Digest]) -> Result<Self> {
+        let mut marks = Marks::default();
+        let index = index_file::read(store.directory())?;
+        for entry in index.entries() {
+            if let Some(digest) = entry.digest {
+                marks.mark_oci(store, &digest, 0)?;
+            }
+        }
+        for image in store.images()? {
+            marks.mark_image(store, &image.manifest)?;
+        }
+        for manifest in keep {
+            marks.mark_image(store, manifest)?;
+        }
+        Ok(marks)
+    }
+
+    /// Marks a blob of an OCI layout, and those that it names.
+    fn mark_oci(&mut self, store: &Store, digest: &Digest, depth: usize) -> Result<()> {
+        if !self.blobs.insert(*digest) || depth == DEPTH_MAX {
+            return Ok(());
+        }
+        let blob = match store.read_metadata(digest, OCI_MAX) {
+            // Not here, or a pack, or something of other tools: it names nothing.
+            Err(Error::BlobMissing(_) | Error::BlobTooLarge { .. } | Error::NotARegularFile(_)) => {
+                return Ok(())
+            }
+            read => read?,
+        };
+        for link in links(&blob) {
+            match link.leads_on {
+                true => self.mark_oci(store, &link.digest, depth + 1)?,
+                false => {
+                    self.blobs.insert(link.digest);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn mark_image(&mut self, store: &Store, manifest: &Digest) -> Result<()> {
+        let read = match store.read_manifest(manifest) {
+            // Not yet here: nothing of it that is would be found without it.
+            Err(Error::BlobMissing(_) | Error::NotARegularFile(_)) => return Ok(()),
+            read => read?,
+        };
+        self.blobs.extend([*manifest, read.blob_table]);
+        let table = match read_blob(store, &read.blob_table, read.blob_table_length) {
+            Err(Error::BlobMissing(_)) => return Ok(()),
+            table => table?,
+        };
+        let table =
+            BlobTable::parse(&table, read.inode_count).map_err(Error::format(read.blob_table))?;
+        self.blobs
+            .extend(table.shards.iter().map(|shard| shard.digest));
+        for pack in table.packs.iter() {
+            self.mark_pack(store, &pack)?;
+        }
+        Ok(())
+    }
+
+    fn mark_pack(&mut self, store: &Store, pack: &PackRecord) -> Result<()> {
+        self.blobs
+            .extend([pack.digest, pack.index_digest, pack.contents_digest]);
+        if !self.packs.insert((pack.digest, pack.index_digest)) {
+            return Ok(());
+        }
+        let Some(table) = PlaceTable::find(&store.shared().data_files, pack)? else {
+            return Ok(());
+        };
+        // Without its index nobody can say how long its chunks are.
+        let index = match read_blob(store, &pack.index_digest, pack.index_length) {
+            Err(Error::BlobMissing(_)) => return Ok(()),
+            index => index?,
+        };
+        let open = store.find_places(pack, index)?;
+        for chunk in 0..pack.chunk_count {
+            if let (Some((name, offset)), Some(open)) = (table.place(chunk), &open) {
+                let length = u64::from(open.chunk(chunk)?.stored_length);
+                let ranges = self.ranges.entry(name).or_default();
+                ranges.push((offset, offset.saturating_add(length)));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Giving up what no image needs. See `Documentation/store.md`.
+
+mod marks;
+mod sweep;
+
+use peerfs_format::Digest;
+
+use crate::{Result, Store};
+use marks::Marks;
+use sweep::Sweep;
+
+/// What a collection has given up, or would.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Collected {
+    /// Blobs that were removed.
+    pub blobs: u64,
+    /// Tables of places that were removed.
+    pub tables: u64,
+    /// Packs and loose files of which a part was given up.
+    pub thinned: u64,
+    /// Bytes on the disk that are free now.
+    pub bytes: u64,
+}
+
+/// Whether a collection changes something.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Collect {
+    /// It says what it would give up.
+    DryRun,
+    /// It gives that up.
+    Really,
+}
+
+impl Store {
+    /// Gives up everything that no image needs. An image is needed that `index.json` names, by a tag or without one, and
+    /// each of `keep`, as far as it is here: those that are mounted, for one. May be killed at any time: nothing that is
+    /// needed is touched. Builds wait for it, and it for them.
+    ///
+    /// # Errors
+    /// [`Error::InUse`](crate::Error::InUse) if another process fills packs of this store, and
+    /// [`Error::Locked`](crate::Error::Locked) if one builds an image; [`Error::BlobDamaged`](crate::Error::BlobDamaged)
+    /// and [`Error::Format`](crate::Error::Format) for an image of which nobody can tell what it needs: nothing is given up
+    /// then; [`Error::Io`](crate::Error::Io).
+    pub fn collect(&self, keep: &[Digest], collect: Collect) -> Result<Collected> {
+        self.lock_for_filling()?;
+        let _builds = self.lock_out_builds()?;
+        // Nobody enters a place, or moves a chunk, until all is over: what is marked stays what is needed.
+        let changes = self.shared().data_files.lock_changes()?;
+        let marks = Marks::of(self, keep)?;
+        if collect == Collect::Really {
+            changes.count_collection(self.directory())?;
+        }
+        Sweep::new(self, &marks, collect).run()
+    }
+}

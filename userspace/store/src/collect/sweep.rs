@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Removes what is not marked.
+
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use peerfs_format::{DataFile, Digest};
+use rustix::fs::{fallocate, flock, FallocateFlags, FlockOperation};
+
+use super::marks::Marks;
+use super::{Collect, Collected};
+use crate::{layout, Error, Result, Store};
+
+/// Bytes of a block of a filesystem: less is not worth a hole.
+const BLOCK: u64 = 4096;
+
+/// A sweep over a store.
+pub(super) struct Sweep<'a> {
+    store: &'a Store,
+    marks: &'a Marks,
+    collect: Collect,
+    done: Collected,
+}
+
+impl<'a> Sweep<'a> {
+    pub(super) fn new(store: &'a Store, marks: &'a Marks, collect: Collect) -> Self {
+        Sweep {
+            store,
+            marks,
+            collect,
+            done: Collected::default(),
+        }
+    }
+
+    pub(super) fn run(mut self) -> Result<Collected> {
+        self.sweep_tables()?;
+        self.sweep_blobs()?;
+        self.sweep_partial()?;
+        self.sweep_loose()?;
+        Ok(self.done)
+    }
+
+    fn sweep_tables(&mut self) -> Result<()> {
+        for pair in self.store.placed_packs()? {
+            if !self.marks.packs.contains(&pair) {
+                self.done.tables += 1;
+                self.remove(&layout::places(&pair.0, &pair.1))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes blobs. A whole pack that others need a part of goes on as a partial one: what is in `blobs` is whole.
+    fn sweep_blobs(&mut self) -> Result<()> {
+        let needed = self.needed_packs();
+        for blob in self.store.blobs()? {
+            if self.marks.blobs.contains(&blob) {
+                continue;
+            }
+            self.done.blobs += 1;
+            let name = layout::blob(&blob);
+            let Some(index) = needed.get(&blob) else {
+                self.remove(&name)?;
+                continue;
+            };
+            let partial = layout::partial(&blob, index);
+            let directory = self.store.directory();
+            if self.collect == Collect::DryRun || directory.has_file(&partial) {
+                self.thin(&name, &DataFile::Pack(blob, *index))?;
+                continue;
+            }
+            directory
+                .rename(&name, &partial)
+                .map_err(directory.failed("rename", &name))?;
+        }
+        Ok(())
+    }
+
+    /// The packs that chunks of others are in, each with the index by which these know it.
+    fn needed_packs(&self) -> HashMap<Digest, Digest> {
+        let names = self.marks.ranges.keys();
+        let packs = names.filter_map(|name| match name {
+            DataFile::Pack(pack, index) => Some((*pack, *index)),
+            DataFile::Loose(_) => None,
+        });
+        packs.collect()
+    }
+
+    fn sweep_partial(&mut self) -> Result<()> {
+        let names = self.store.directory().names(layout::PARTIALS)?;
+        for (pack, index) in names.iter().filter_map(|name| layout::parse_pair(name)) {
+            let (path, name) = (layout::partial(&pack, &index), DataFile::Pack(pack, index));
+            if self.marks.ranges.contains_key(&name) {
+                self.thin(&path, &name)?;
+            } else if !self.marks.packs.contains(&(pack, index)) {
+                self.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_loose(&mut self) -> Result<()> {
+        let names = self.store.directory().names(layout::LOOSE)?;
+        for number in names.iter().filter_map(|name| name.parse().ok()) {
+            let (path, name) = (layout::loose(number), DataFile::Loose(number));
+            if self.marks.ranges.contains_key(&name) {
+                self.thin(&path, &name)?;
+            } else if !self.is_being_written(&path) {
+                self.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether somebody appends to a loose file: what they have appended last may not be in a table yet.
+    fn is_being_written(&self, path: &str) -> bool {
+        let Ok(Some(file)) = self.store.directory().read(path) else {
+            return false;
+        };
+        flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+    }
+
+    fn remove(&mut self, path: &str) -> Result<()> {
+        let directory = self.store.directory();
+        let metadata = directory.metadata(path).ok().flatten();
+        self.done.bytes += metadata
+            .filter(Metadata::is_file)
+            .map_or(0, |found| occupied(&found));
+        if self.collect == Collect::DryRun {
+            return Ok(());
+        }
+        directory
+            .remove(path)
+            .map_err(directory.failed("remove", path))
+    }
+
+    /// Makes holes of what nobody needs of a data file.
+    fn thin(&mut self, path: &str, name: &DataFile) -> Result<()> {
+        let directory = self.store.directory();
+        let opened = match self.collect {
+            Collect::DryRun => directory.read(path),
+            Collect::Really => directory.write(path),
+        };
+        let file = match opened {
+            Ok(Some(file)) => file,
+            Ok(None) | Err(Error::NotARegularFile(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let failed = || directory.failed("thin", path);
+        let before = file.metadata().map_err(failed())?;
+        let end = match name {
+            // What is behind was appended last.
+            DataFile::Loose(_) => self.needed_end(name),
+            DataFile::Pack(..) => before.size(),
+        };
+        let holes = holes(self.marks.ranges.get(name), end);
+        if self.collect == Collect::DryRun {
+            // About: some may be holes already.
+            return Ok(());
+        }
+        for (start, length) in holes {
+            punch(&file, start, length).map_err(failed())?;
+        }
+        let after = file.metadata().map_err(failed())?;
+        let freed = occupied(&before).saturating_sub(occupied(&after));
+        self.done.thinned += u64::from(freed > 0);
+        self.done.bytes += freed;
+        Ok(())
+    }
+
+    fn needed_end(&self, name: &DataFile) -> u64 {
+        let ranges = self.marks.ranges.get(name).into_iter().flatten();
+        ranges.map(|(_, end)| *end).max().unwrap_or(0)
+    }
+}
+
+/// Bytes on the disk.
+fn occupied(metadata: &Metadata) -> u64 {
+    metadata.blocks() * 512
+}
+
+/// What is between needed ranges, as whole blocks: where each begins, and its length.
+fn holes(needed: Option<&Vec<(u64, u64)>>, end: u64) -> Vec<(u64, u64)> {
+    let mut needed: Vec<(u64, u64)> = needed.cloned().unwrap_or_default();
+    needed.sort_unstable();
+    needed.push((end, end));
+    let (mut holes, mut at) = (Vec::new(), 0_u64);
+    for (start, stop) in needed {
+        let (from, until) = (
+            at.min(end).next_multiple_of(BLOCK),
+            start.min(end) / BLOCK * BLOCK,
+        );
+        if from < until {
+            holes.push((from, until - from));
+        }
+        at = at.max(stop);
+    }
+    holes
+}
+
+fn punch(file: &File, start: u64, length: u64) -> io::Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match fallocate(file, flags, start, length) {
+        // A filesystem that can't gives nothing back.
+        Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        punched => Ok(punched?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_are_whole_blocks_between_what_is_needed() {
+        let needed = vec![(20_000, 30_000), (5_000, 6_000), (5_500, 9_000)];
+        let found = holes(Some(&needed), 50_000);
+        assert_eq!(found, [(0, 4096), (12_288, 4096), (32_768, 16_384)]);
+        assert_eq!(holes(None, 8192), [(0, 8192)]);
+        assert!(holes(Some(&vec![(0, 50_000)]), 50_000).is_empty());
+        assert!(holes(Some(&vec![(0, u64::MAX)]), 50_000).is_empty());
+    }
+}
