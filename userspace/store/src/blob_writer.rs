@@ -41,6 +41,11 @@ impl BlobWriter {
         self.length
     }
 
+    /// The digest of the bytes so far.
+    pub fn digest(&self) -> Digest {
+        self.hash.clone().finish()
+    }
+
     /// Appends bytes.
     ///
     /// # Errors

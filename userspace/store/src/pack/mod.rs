@@ -6,6 +6,7 @@ mod adopt;
 mod places;
 mod state;
 mod turn;
+mod whole;
 
 use std::fs::File;
 use std::io;

@@ -208,6 +208,30 @@ fn a_table_has_no_more_slots_than_there_may_be() {
 }
 
 #[test]
+fn a_pack_is_made_whole_and_nobody_loses_a_chunk() {
+    let first = Source::new(40);
+    let second = first.edited(|chunks| chunks[20] = vec![200; 9000]);
+    let third = second.edited(|chunks| chunks[3] = vec![201; 9000]);
+    let store = first.store();
+    first.fill(&store);
+    second.adopt_and_fill(&store);
+    third.adopt_and_fill(&store);
+    let (image, other) = (second.image(&store), third.image(&store));
+    store.make_whole(&image).unwrap();
+    let blob = fs::read(store.blob_path(&second.record.digest)).unwrap();
+    assert!(blob == second.chunks.concat() && !second.table().exists());
+    for source in [&first, &second, &third] {
+        source.assert_here(&store);
+    }
+    store.make_whole(&image).unwrap();
+    // Of one that is not all here nothing is made.
+    entry(&third, 5, |_| 0);
+    let refused = store.make_whole(&other);
+    assert!(matches!(refused, Err(Error::ChunkMissing { chunk: 5, .. })), "{refused:?}");
+    assert!(!store.has_blob(&third.record.digest) && third.table().exists());
+}
+
+#[test]
 fn chunks_that_make_another_pack_are_found_out() {
     let first = Source::new(6);
     let store = first.store();
