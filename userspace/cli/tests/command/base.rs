@@ -55,14 +55,19 @@ fn a_damaged_chunk_of_a_base_is_stored_anew() {
 #[test]
 fn what_is_damaged_in_one_base_is_taken_from_another() {
     let fixture = Fixture::new();
-    // In another pack, since there is more in it.
+    // In another pack, since there is more in it, and built where nothing of it was.
     fs::write(fixture.tree().join("more"), "more").unwrap();
-    build(&fixture.tree(), &fixture.store(), "other", &[]);
+    let elsewhere = fixture.store().with_extension("elsewhere");
+    let other = build(&fixture.tree(), &elsewhere, "other", &[]);
+    for digest in Store::open(&elsewhere).unwrap().blobs().unwrap() {
+        let name = format!("blobs/sha256/{digest}");
+        fs::copy(elsewhere.join(name), fixture.blob(&digest)).unwrap();
+    }
     fs::remove_file(fixture.tree().join("more")).unwrap();
     change(&fixture.blob(&fixture.pack().0.digest), |bytes| {
         bytes[500_000] ^= 1
     });
-    let summary = build_upon_all(&fixture, &["image", "other"]);
+    let summary = build_upon_all(&fixture, &["image", &other]);
     check(&fixture);
     assert_eq!(summary["unusable_base_chunks"], 0);
     // Nothing was stored but the new file.
