@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use peerfs_format::{Digest, PackIndex, PackRecord, METADATA_MAX};
-use peerfs_store::{Error as StoreError, Image, Pack, Result as StoreResult, Store};
+use peerfs_store::{sha256, Error as StoreError, Image, Pack, Result as StoreResult, Store};
 
 use crate::{Options, Result};
 
@@ -78,7 +78,11 @@ impl BaseChunks {
     }
 
     /// The place of a chunk with this content. One that is not there, or is something else, is never asked for again.
-    pub(crate) fn find(&mut self, digest: &Digest, content: &[u8]) -> Option<u64> {
+    pub(crate) fn find(&mut self, content: &[u8]) -> Option<u64> {
+        if self.places.is_empty() {
+            return None;
+        }
+        let digest = &sha256(content);
         let mut place = *self.places.get(digest)?;
         while !self.holds(place, content) {
             let next = self.more_places.get_mut(digest).and_then(Vec::pop);

@@ -5,7 +5,7 @@
 use bytes::{Bytes, BytesMut};
 use fastcdc::v2020::{cut, select_masks, Normalization};
 use peerfs_format::{Digest, CHUNK_MAX};
-use peerfs_store::{sha256, Sha256Writer};
+use peerfs_store::{ContentId, Sha256Writer};
 
 use crate::pipeline::FileChunk;
 use crate::ChunkSizes;
@@ -201,7 +201,7 @@ impl SparseChunker {
             let length = content.len() as u64;
             self.chunks.push(FileChunk {
                 file_offset: self.chunk_offset,
-                digest: sha256(&content),
+                id: ContentId::of(&content),
                 content,
             });
             self.chunk_offset += length;
@@ -220,6 +220,8 @@ fn split(data: &[u8], zero: bool) -> (&[u8], &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use peerfs_store::sha256;
+
     use super::*;
     use crate::Layout;
 

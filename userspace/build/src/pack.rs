@@ -8,7 +8,7 @@ use std::thread;
 use bytes::Bytes;
 use flume::{bounded, Receiver};
 use peerfs_format::{peerfs_capnp, ChunkRecord, Codec, PackRecord, Record};
-use peerfs_store::{sha256, KnownChunks, PackWriter, Store};
+use peerfs_store::{sha256, KnownChunks, MadeChunk, PackWriter, Store};
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::{CParameter, ParamSwitch};
 
@@ -28,9 +28,10 @@ pub(crate) fn compress_chunks(
     };
     for request in requests {
         options.check_cancelled()?;
-        if let Some(chunk) = known.find(&request.digest, request.content.len()) {
+        if let Some(chunk) = known.find(&request.id, request.content.len()) {
             let chunk = StoredChunk {
-                content_digest: request.digest,
+                id: request.id,
+                content_digest: *chunk.content_digest(),
                 digest: chunk.record().digest,
                 logical_length: chunk.record().logical_length,
                 codec: chunk.record().codec,
@@ -47,7 +48,8 @@ pub(crate) fn compress_chunks(
             None => (Codec::Raw, request.content.clone()),
         };
         let chunk = StoredChunk {
-            content_digest: request.digest,
+            id: request.id,
+            content_digest: sha256(&request.content),
             digest: sha256(&stored),
             // At most CHUNK_MAX.
             logical_length: request.content.len() as u32,
@@ -197,10 +199,17 @@ impl OpenPack {
             stored_length: chunk.stored.len() as u32,
             codec: chunk.codec,
         };
-        let content = &chunk.content_digest;
         match &chunk.stored {
-            Stored::New(stored) => self.writer.append(stored, &chunk.digest, content, known)?,
-            Stored::Known(chunk) => self.writer.append_known(chunk, content, known),
+            Stored::New(stored) => {
+                let made = MadeChunk {
+                    stored,
+                    digest: chunk.digest,
+                    id: chunk.id,
+                    content: chunk.content_digest,
+                };
+                self.writer.append(&made, known)?;
+            }
+            Stored::Known(chunk) => self.writer.append_known(chunk),
         }
         record.write_to(|bytes| self.chunks.extend_from_slice(bytes));
         self.content_digests

@@ -7,7 +7,7 @@ use std::thread::{self, Builder, Scope, ScopedJoinHandle};
 use bytes::Bytes;
 use flume::{bounded, Receiver, Sender};
 use peerfs_format::{Digest, PackRecord};
-use peerfs_store::{KnownChunk, KnownChunks, Store};
+use peerfs_store::{ContentId, KnownChunk, KnownChunks, Store};
 
 use crate::base::BaseChunks;
 use crate::content::Contents;
@@ -137,19 +137,20 @@ pub(crate) struct WholeFile {
 /// A chunk of a large file.
 pub(crate) struct FileChunk {
     pub(crate) file_offset: u64,
-    pub(crate) digest: Digest,
+    pub(crate) id: ContentId,
     pub(crate) content: Bytes,
 }
 
 /// A chunk to compress, and where the result goes.
 pub(crate) struct CompressRequest {
-    pub(crate) digest: Digest,
+    pub(crate) id: ContentId,
     pub(crate) content: Bytes,
     pub(crate) stored: Sender<StoredChunk>,
 }
 
 /// A chunk as it goes into a pack.
 pub(crate) struct StoredChunk {
+    pub(crate) id: ContentId,
     pub(crate) content_digest: Digest,
     pub(crate) digest: Digest,
     pub(crate) logical_length: u32,

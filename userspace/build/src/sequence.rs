@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use flume::{bounded, Receiver, Sender};
 use peerfs_format::Digest;
-use peerfs_store::sha256;
+use peerfs_store::ContentId;
 
 use crate::base::BaseChunks;
 use crate::chunker::Chunker;
@@ -51,7 +51,7 @@ pub(crate) fn run(
                 ReadPiece::Chunks(chunks) => {
                     for chunk in chunks {
                         let length = chunk.content.len() as u64;
-                        let place = sequencer.place(chunk.digest, chunk.content)?;
+                        let place = sequencer.place(chunk.id, chunk.content)?;
                         let contents = &mut sequencer.contents;
                         contents.add_run(first, chunk.file_offset, place, length);
                     }
@@ -66,8 +66,8 @@ pub(crate) fn run(
 struct Sequencer {
     contents: Contents,
     base: BaseChunks,
-    /// The places of chunks so far, by the digest of their content.
-    places: HashMap<Digest, u64>,
+    /// The places of chunks so far, by their content.
+    places: HashMap<ContentId, u64>,
     next_place: u64,
     /// The small files, one after another.
     small_chunker: Chunker,
@@ -104,27 +104,27 @@ impl Sequencer {
 
     fn add_small_chunk(&mut self, content: Bytes) -> Result<()> {
         let length = content.len() as u64;
-        let place = self.place(sha256(&content), content)?;
+        let place = self.place(ContentId::of(&content), content)?;
         self.contents.add_small_run(self.small_cut, place, length);
         self.small_cut += length;
         Ok(())
     }
 
     /// The place of a chunk; a new one is compressed and packed.
-    fn place(&mut self, digest: Digest, content: Bytes) -> Result<u64> {
-        if let Some(place) = self.places.get(&digest) {
+    fn place(&mut self, id: ContentId, content: Bytes) -> Result<u64> {
+        if let Some(place) = self.places.get(&id) {
             return Ok(*place);
         }
-        if let Some(place) = self.base.find(&digest, &content) {
-            self.places.insert(digest, place);
+        if let Some(place) = self.base.find(&content) {
+            self.places.insert(id, place);
             return Ok(place);
         }
         let place = self.next_place;
         self.next_place += content.len() as u64;
-        self.places.insert(digest, place);
+        self.places.insert(id, place);
         let (sender, receiver) = bounded(1);
         let request = CompressRequest {
-            digest,
+            id,
             content,
             stored: sender,
         };

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use peerfs_format::{DataFile, Digest, PackRecord};
 use peerfs_text::Causes;
 
+use crate::catalogue::BuiltChunk;
 use crate::digest::sha256_file;
 use crate::directory::StoreDirectory;
-use crate::known_chunks::{KnownChunk, KnownChunks};
+use crate::known_chunks::{checksum, ContentId, KnownChunk, KnownChunks};
 use crate::pack::PackStore;
 use crate::temporary_file::TemporaryFile;
 use crate::{layout, sha256, Error, Pack, Result, Sha256Writer, Store};
@@ -29,13 +30,27 @@ pub struct PackWriter {
     hash: Option<Sha256Writer>,
 }
 
+/// A chunk that was just made.
+pub struct MadeChunk<'a> {
+    /// Its stored bytes.
+    pub stored: &'a [u8],
+    /// Their SHA-256.
+    pub digest: Digest,
+    /// The name of its content.
+    pub id: ContentId,
+    /// The SHA-256 of that.
+    pub content: Digest,
+}
+
 struct Chunk {
     /// Of the stored bytes.
     digest: Digest,
     offset: u64,
     length: u32,
-    /// Of the content, and how it was compressed.
+    /// That of the content, and how it was compressed.
+    key: Digest,
     content: Digest,
+    checksum: u64,
     source: Source,
 }
 
@@ -65,18 +80,13 @@ impl PackWriter {
         self.length
     }
 
-    /// Appends a chunk that was just made: its stored bytes, their digest, and that of its content.
+    /// Appends a chunk that was just made.
     ///
     /// # Errors
     /// A full or failing disk; the pack can't be finished then.
-    pub fn append(
-        &mut self,
-        stored: &[u8],
-        digest: &Digest,
-        content: &Digest,
-        known: &KnownChunks<'_>,
-    ) -> Result<()> {
-        let source = match self.find(stored, digest) {
+    pub fn append(&mut self, made: &MadeChunk<'_>, known: &KnownChunks<'_>) -> Result<()> {
+        let stored = made.stored;
+        let source = match self.find(stored, &made.digest) {
             Some((name, offset)) => {
                 self.hash = None;
                 Source::Stored(name, offset)
@@ -86,27 +96,36 @@ impl PackWriter {
                 Source::New
             }
         };
-        self.push(stored.len(), digest, known.key(content), source);
+        self.push(Chunk {
+            digest: made.digest,
+            offset: self.length,
+            length: stored.len() as u32, // a chunk's: at most CHUNK_MAX
+            key: known.key(&made.id),
+            content: made.content,
+            checksum: checksum(stored),
+            source,
+        });
         Ok(())
     }
 
-    /// Appends a chunk that the store has, and the digest of its content.
-    pub fn append_known(&mut self, chunk: &KnownChunk, content: &Digest, known: &KnownChunks<'_>) {
+    /// Appends a chunk that the store has.
+    pub fn append_known(&mut self, chunk: &KnownChunk) {
         self.hash = None;
-        let source = Source::Known(chunk.pack.clone(), chunk.number);
-        let digest = &chunk.record().digest;
-        self.push(chunk.stored().len(), digest, known.key(content), source);
+        self.push(Chunk {
+            digest: chunk.record().digest,
+            offset: self.length,
+            length: chunk.record().stored_length,
+            // It is in the catalogue.
+            key: Digest::default(),
+            content: *chunk.content_digest(),
+            checksum: 0,
+            source: Source::Known(chunk.pack.clone(), chunk.number),
+        });
     }
 
-    fn push(&mut self, length: usize, digest: &Digest, content: Digest, source: Source) {
-        self.chunks.push(Chunk {
-            digest: *digest,
-            offset: self.length,
-            length: length as u32, // a chunk's: at most CHUNK_MAX
-            content,
-            source,
-        });
-        self.length += length as u64;
+    fn push(&mut self, chunk: Chunk) {
+        self.length += u64::from(chunk.length);
+        self.chunks.push(chunk);
     }
 
     /// The same stored bytes somewhere in the store.
@@ -163,10 +182,9 @@ impl PackWriter {
 
     /// The pack that this index describes, if it was built in this store: only then its digest need not be computed.
     fn known_pack(&self, index: &Digest) -> Result<Option<Digest>> {
-        let found = self.shared.catalogue.find_content(index)?;
-        Ok(found
-            .filter(|(_, found, _)| found == index)
-            .map(|(pack, _, _)| pack))
+        let found = self.shared.catalogue.find_built(index)?;
+        let found = found.filter(|found| found.index == *index);
+        Ok(found.map(|found| found.pack))
     }
 
     /// The digest of all chunks, one behind the other.
@@ -305,21 +323,28 @@ impl PackWriter {
 
     /// Enters the content of chunks that were made just now, and the pack.
     fn enter_contents(&self, pack: Digest, index: Digest) -> Result<()> {
-        let is_made = |(_, chunk): &(u32, &Chunk)| !matches!(chunk.source, Source::Known(..));
-        let made = (0..).zip(&self.chunks).filter(is_made);
-        let made: Vec<(Digest, u32)> = made
-            .map(|(number, chunk)| (chunk.content, number))
-            .chain(self.known_pack(&index)?.is_none().then_some((index, 0)))
-            .collect();
+        let built = |number, content, checksum| BuiltChunk {
+            pack,
+            index,
+            chunk: number,
+            content,
+            checksum,
+        };
+        let mut made = Vec::new();
+        for (number, chunk) in (0..).zip(&self.chunks) {
+            if !matches!(chunk.source, Source::Known(..)) {
+                made.push((chunk.key, built(number, chunk.content, chunk.checksum)));
+            }
+        }
+        // The pack itself, by its index.
+        if self.known_pack(&index)?.is_none() {
+            made.push((index, built(0, Digest::default(), 0)));
+        }
         if made.is_empty() {
             return Ok(());
         }
         let changes = self.shared.data_files.lock_changes()?;
-        let entered = self
-            .shared
-            .catalogue
-            .enter_content(&changes, (pack, index), made);
-        tell(entered);
+        tell(self.shared.catalogue.enter_built(&changes, made));
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Whole digests of content, of which the hash table has only a part: a list that only grows.
+//! What is known of chunks that were built here, to which the hash table leads: a list that only grows.
 
 use std::fs::File;
 use std::io;
@@ -12,12 +12,17 @@ use peerfs_format::Digest;
 use crate::directory::{StoreDirectory, READABLE};
 use crate::{layout, Result};
 
-const RECORD_SIZE: usize = 40;
+const RECORD_SIZE: usize = 80;
 
 /// A record of the list.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct ContentRecord {
-    pub(super) digest: Digest,
+    /// What it was entered by: the table has only a part of it.
+    pub(super) key: Digest,
+    /// The SHA-256 of the content.
+    pub(super) content: Digest,
+    /// A checksum of the stored bytes.
+    pub(super) checksum: u64,
     /// The number of the pack among the names.
     pub(super) name: u32,
     pub(super) chunk: u32,
@@ -26,22 +31,26 @@ pub(super) struct ContentRecord {
 impl ContentRecord {
     fn to_bytes(self) -> [u8; RECORD_SIZE] {
         let mut bytes = [0; RECORD_SIZE];
-        let numbers = [self.name, self.chunk];
-        let numbers = numbers.iter().flat_map(|number| number.to_le_bytes());
-        for (byte, new) in bytes
-            .iter_mut()
-            .zip(self.digest.0.into_iter().chain(numbers))
-        {
-            *byte = new;
+        let fields = (self.key.0.into_iter())
+            .chain(self.content.0)
+            .chain(self.checksum.to_le_bytes())
+            .chain(self.name.to_le_bytes())
+            .chain(self.chunk.to_le_bytes());
+        for (byte, field) in bytes.iter_mut().zip(fields) {
+            *byte = field;
         }
         bytes
     }
 
     fn of_bytes(bytes: &[u8; RECORD_SIZE]) -> Option<Self> {
-        let (digest, rest) = bytes.split_first_chunk()?;
+        let (key, rest) = bytes.split_first_chunk()?;
+        let (content, rest) = rest.split_first_chunk()?;
+        let (checksum, rest) = rest.split_first_chunk()?;
         let (name, rest) = rest.split_first_chunk()?;
         Some(ContentRecord {
-            digest: Digest(*digest),
+            key: Digest(*key),
+            content: Digest(*content),
+            checksum: u64::from_le_bytes(*checksum),
             name: u32::from_le_bytes(*name),
             chunk: u32::from_le_bytes(*rest.first_chunk()?),
         })

@@ -36,6 +36,21 @@ enum Kind {
 /// Where stored bytes are: the data file, and the offset in it.
 pub(crate) type Location = (DataFile, u64);
 
+/// A chunk that was built here.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct BuiltChunk {
+    /// The pack that it is in.
+    pub(crate) pack: Digest,
+    /// The index of that.
+    pub(crate) index: Digest,
+    /// Its number there.
+    pub(crate) chunk: u32,
+    /// The SHA-256 of its content.
+    pub(crate) content: Digest,
+    /// A checksum of its stored bytes.
+    pub(crate) checksum: u64,
+}
+
 /// The catalogue of a store.
 pub(crate) struct Catalogue {
     directory: Arc<StoreDirectory>,
@@ -103,55 +118,60 @@ impl Catalogue {
         )
     }
 
-    /// Looks for content, or whatever else was entered by a digest of its own: the pack, with its index, and the number of
-    /// the chunk. It is what was entered, to the last bit of the digest.
+    /// Looks for a chunk that was built here, by the key that it was entered with: all of that is compared.
     ///
     /// # Errors
     /// As for [`Catalogue::find`].
-    pub(crate) fn find_content(&self, digest: &Digest) -> Result<Option<(Digest, Digest, u32)>> {
-        let values = self.values(Kind::Content, &[key_of(digest)])?;
+    pub(crate) fn find_built(&self, key: &Digest) -> Result<Option<BuiltChunk>> {
+        let values = self.values(Kind::Content, &[key_of(key)])?;
         let Some(Some(value)) = values.first() else {
             return Ok(None);
         };
         let Some(record) = lock(&self.contents).get(value - 1)? else {
             return Ok(None);
         };
-        if record.digest != *digest {
+        if record.key != *key {
             return Ok(None);
         }
         Ok(match lock(&self.names).get(record.name)? {
-            Some(DataFile::Pack(pack, index)) => Some((pack, index, record.chunk)),
+            Some(DataFile::Pack(pack, index)) => Some(BuiltChunk {
+                pack,
+                index,
+                chunk: record.chunk,
+                content: record.content,
+                checksum: record.checksum,
+            }),
             _ => None,
         })
     }
 
-    /// Enters content of chunks of one pack: digests of whoever enters them, and the chunks' numbers.
+    /// Enters chunks that were built here, each by a key.
     ///
     /// # Errors
     /// As for [`Catalogue::enter`].
-    pub(crate) fn enter_content(
+    pub(crate) fn enter_built(
         &self,
         _changes: &ChangeLock<'_>,
-        (pack, index): (Digest, Digest),
-        chunks: impl IntoIterator<Item = (Digest, u32)>,
+        chunks: impl IntoIterator<Item = (Digest, BuiltChunk)>,
     ) -> Result<()> {
-        let Some(name) = lock(&self.names).number(&DataFile::Pack(pack, index))? else {
-            return Ok(());
-        };
-        let record = |(digest, chunk)| ContentRecord {
-            digest,
-            name,
-            chunk,
-        };
-        let records: Vec<ContentRecord> = chunks.into_iter().map(record).collect();
+        let mut records = Vec::new();
+        for (key, built) in chunks {
+            let name = DataFile::Pack(built.pack, built.index);
+            let Some(name) = lock(&self.names).number(&name)? else {
+                return Ok(());
+            };
+            records.push(ContentRecord {
+                key,
+                content: built.content,
+                checksum: built.checksum,
+                name,
+                chunk: built.chunk,
+            });
+        }
         let first = lock(&self.contents).append(&records)?;
         let entries = (first + 1..).zip(&records);
-        self.put(
-            Kind::Content,
-            entries
-                .map(|(value, record)| (key_of(&record.digest), value))
-                .collect(),
-        )
+        let entries = entries.map(|(value, record)| (key_of(&record.key), value));
+        self.put(Kind::Content, entries.collect())
     }
 
     /// The values of keys, in their order.

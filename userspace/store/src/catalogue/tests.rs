@@ -69,26 +69,29 @@ fn what_one_process_enters_another_finds_also_when_the_table_has_grown() {
 }
 
 #[test]
-fn content_is_found_by_its_whole_digest() {
+fn a_chunk_is_found_by_its_whole_key() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::create(folder.path()).unwrap();
     let (one, other) = (Process::new(&store), Process::new(&store));
     let keys = digests(3);
-    let pack = (sha256(b"pack"), sha256(b"index"));
-    let enter = |process: &Process, chunk: usize| {
+    let built = |chunk: u32| BuiltChunk {
+        pack: sha256(b"pack"),
+        index: sha256(b"index"),
+        chunk,
+        content: sha256(b"content"),
+        checksum: u64::MAX - u64::from(chunk),
+    };
+    let enter = |process: &Process, chunk: u32| {
         let changes = process.data_files.lock_changes().unwrap();
-        let chunks = [(keys[chunk], chunk as u32)];
-        process
-            .catalogue
-            .enter_content(&changes, pack, chunks)
-            .unwrap();
+        let chunks = [(keys[chunk as usize], built(chunk))];
+        process.catalogue.enter_built(&changes, chunks).unwrap();
     };
     enter(&one, 0);
     enter(&other, 1);
     for process in [&one, &other] {
-        let find = |key| process.catalogue.find_content(key).unwrap();
-        assert_eq!(find(&keys[0]), Some((pack.0, pack.1, 0)));
-        assert_eq!(find(&keys[1]), Some((pack.0, pack.1, 1)));
+        let find = |key| process.catalogue.find_built(key).unwrap();
+        assert_eq!(find(&keys[0]), Some(built(0)));
+        assert_eq!(find(&keys[1]), Some(built(1)));
         assert_eq!(find(&keys[2]), None);
         // The part that the table has is the same.
         let mut alike = keys[1];

@@ -298,6 +298,21 @@ impl Pack {
         }
     }
 
+    /// A chunk's record, and the bytes at its place, whatever they are; None if there are none.
+    pub(crate) fn read_unverified(&self, chunk: u32) -> Result<Option<(ChunkRecord, Vec<u8>)>> {
+        let record = self.chunk(chunk)?;
+        let (file, offset) = match self.place(chunk) {
+            Some(Place::Whole(file)) => (Some(file), record.stored_offset.into()),
+            Some(Place::In(name, offset, own)) => {
+                (self.open_data_file(&name, own.as_ref())?, offset)
+            }
+            None => return Ok(None),
+        };
+        let mut stored = vec![0; record.stored_length as usize];
+        let read = file.map(|file| file.read_exact_at(&mut stored, offset));
+        Ok(matches!(read, Some(Ok(()))).then_some((record, stored)))
+    }
+
     /// A chunk's stored bytes from where it is said to be; None if they are not there.
     fn read_place(&self, chunk: u32, record: &ChunkRecord) -> Result<Option<Vec<u8>>> {
         let read = |file: &File, offset| {

@@ -32,7 +32,10 @@ impl Pack {
         }
         blob.finish()?;
         let _changes = self.store.data_files.lock_changes()?;
-        for name in [layout::places(&pack, &index), layout::partial(&pack, &index)] {
+        for name in [
+            layout::places(&pack, &index),
+            layout::partial(&pack, &index),
+        ] {
             directory
                 .remove(&name)
                 .map_err(directory.failed("remove", &name))?;
@@ -54,10 +57,15 @@ impl Store {
         let table = read_blob(self, &read.blob_table, read.blob_table_length)?;
         let table =
             BlobTable::parse(&table, read.inode_count).map_err(Error::format(read.blob_table))?;
-        for record in table.packs.iter().filter(|pack| !self.has_blob(&pack.digest)) {
+        for record in table
+            .packs
+            .iter()
+            .filter(|pack| !self.has_blob(&pack.digest))
+        {
             let index = read_blob(self, &record.index_digest, record.index_length)?;
             let pack = self.find_pack(&record, index)?;
-            pack.ok_or(Error::BlobMissing(record.digest))?.make_whole()?;
+            pack.ok_or(Error::BlobMissing(record.digest))?
+                .make_whole()?;
         }
         Ok(())
     }

@@ -227,7 +227,10 @@ fn a_pack_is_made_whole_and_nobody_loses_a_chunk() {
     // Of one that is not all here nothing is made.
     entry(&third, 5, |_| 0);
     let refused = store.make_whole(&other);
-    assert!(matches!(refused, Err(Error::ChunkMissing { chunk: 5, .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Error::ChunkMissing { chunk: 5, .. })),
+        "{refused:?}"
+    );
     assert!(!store.has_blob(&third.record.digest) && third.table().exists());
 }
 
