@@ -72,7 +72,7 @@ class Store:
         return bytes.fromhex(digest)
 
     def _manifest_of(self, entry):
-        """The digest of the manifest that an entry of an OCI index leads to, or a layer is; None if it is another kind."""
+        """The digest of the manifest that an entry or layer leads to, or is; None if it is another kind."""
         digest = bytes.fromhex(entry["digest"].removeprefix("sha256:"))
         if entry["mediaType"] == MANIFEST_TYPE:
             return digest

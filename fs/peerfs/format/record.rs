@@ -5,8 +5,8 @@
 use crate::table::{FieldReader, FieldWriter, Record};
 use crate::{Digest, Error, Result, METADATA_MAX, PACK_MAX};
 
-/// How a chunk is stored. Number 2 is LZ4's, and bit 7 is set if the chunk is encrypted as well: of images with features
-/// that this reader does not have.
+/// How a chunk is stored. Number 2 is LZ4's, and bit 7 is set if the chunk is encrypted as well: of images with
+/// features that this reader does not have.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Codec {

@@ -41,8 +41,8 @@ impl OciImage {
     ) -> Result<Self> {
         let runnable = Runnable::new(image.manifest, architecture, config)?;
         let artifact = artifact(image)?;
-        // No field that old tools do not know (artifactType of a descriptor): they would leave it out of their copy, which
-        // then had another digest.
+        // No field that old tools do not know (artifactType of a descriptor): they would leave it out of their copy,
+        // which then had another digest.
         let index = ImageIndexBuilder::default()
             .schema_version(SCHEMA_VERSION)
             .media_type(MediaType::ImageIndex)
@@ -77,8 +77,8 @@ fn child(manifest: &[u8], architecture: &str, os: Os) -> Descriptor {
     child
 }
 
-/// The OCI image manifests that an image's OCI index leads to, in its order, as far as they are looked at. Indexes in it
-/// are none: so there are no cycles, and no depths.
+/// The OCI image manifests that an image's OCI index leads to, in its order, as far as they are looked at. Indexes in
+/// it are none: so there are no cycles, and no depths.
 ///
 /// # Errors
 /// [`crate::Error::Json`].

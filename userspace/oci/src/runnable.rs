@@ -27,8 +27,8 @@ pub(crate) struct Runnable {
 }
 
 impl Runnable {
-    /// The OCI image of a peerfs image with this manifest. Says nothing of the time, nor of the machine that makes it, so
-    /// that the same image is the same here.
+    /// The OCI image of a peerfs image with this manifest. Says nothing of the time, nor of the machine that makes it,
+    /// so that the same image is the same here.
     pub(crate) fn new(
         peerfs_manifest: &[u8],
         architecture: &Architecture,

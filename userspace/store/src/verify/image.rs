@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use peerfs_format::{Digest, PackRecord, ShardRecord, Table, METADATA_MAX};
+use peerfs_format::{Digest, PackRecord, ShardRecord, Table};
 use peerfs_text::Causes;
 
 use super::marks::Marks;
@@ -166,7 +166,7 @@ impl<'a> ImageCheck<'a> {
         record: &PackRecord,
         checked: &mut CheckedPacks,
     ) {
-        let contents = self.read_contents(&record.contents_digest);
+        let has_contents = self.has_contents(&record.contents_digest);
         let has_index = self.is_readable(&record.index_digest);
         let is_whole = self.blobs.has(&record.digest);
         let is_damaged = is_whole && !self.is_readable(&record.digest);
@@ -208,11 +208,9 @@ impl<'a> ImageCheck<'a> {
         if is_partial {
             self.report.partial_chunks += present;
         }
-        let contents = contents.as_deref().map(|blob| record.content_digests(blob));
-        let contents = contents.transpose().unwrap_or_else(|error| {
-            self.add_damage(record.contents_digest, error.to_string());
-            None
-        });
+        let contents = has_contents.then(|| self.read_contents(record)).flatten();
+        let contents = contents.as_deref();
+        let contents = contents.and_then(|blob| record.content_digests(blob).ok());
         match check_chunks(&pack, contents.as_ref(), self.progress) {
             Ok(()) => (),
             Err(PackProblem::Index(problem)) => self.add_damage(record.index_digest, problem),
@@ -231,17 +229,23 @@ impl<'a> ImageCheck<'a> {
         }
     }
 
-    /// The contents of a pack; None if they are not there, which only builders need, or damaged.
-    fn read_contents(&mut self, contents: &Digest) -> Option<Vec<u8>> {
-        if !self.blobs.has(contents) {
-            self.missing_contents += 1;
-            return None;
-        }
-        if self.is_damaged(contents) {
-            return None;
-        }
-        let read = self.store.read_metadata(contents, METADATA_MAX);
-        read.map_err(|error| self.add_damage(*contents, Causes(&error).to_string()))
+    /// Whether the contents of a pack are there and whole. If they are not there it is no loss to readers.
+    fn has_contents(&mut self, contents: &Digest) -> bool {
+        let is_there = self.blobs.has(contents);
+        self.missing_contents += u64::from(!is_there);
+        is_there && !self.is_damaged(contents)
+    }
+
+    /// The contents of a pack, which are there; None if they are not as long as they should be, of which no more is read.
+    fn read_contents(&mut self, record: &PackRecord) -> Option<Vec<u8>> {
+        let digest = &record.contents_digest;
+        let read = self.store.read_metadata(digest, record.contents_length());
+        let checked = read.and_then(|blob| match record.content_digests(&blob) {
+            Ok(_) => Ok(blob),
+            Err(error) => Err(Error::format(*digest)(error)),
+        });
+        checked
+            .map_err(|error| self.add_damage(*digest, Causes(&error).to_string()))
             .ok()
     }
 
