@@ -41,6 +41,18 @@ pub(crate) enum Command {
     Tag(TagArguments),
     Untag(UntagArguments),
     Verify(VerifyArguments),
+    Pull(PullArguments),
+    /// Keep an image complete from now on.
+    ///
+    /// peerfsd fetches it in the background, and remembers that over restarts. A tag stands for what it stands for now.
+    /// Prints the digest of its manifest. `peerfs status` shows what is pinned.
+    Pin(PinArguments),
+    /// Do not keep an image complete any more.
+    ///
+    /// What is here of it stays. What the configuration of peerfsd pins is not for this command.
+    Unpin(PinArguments),
+    Mounts(MountsArguments),
+    Events(EventsArguments),
     Status(StatusArguments),
     /// Print completions for a shell.
     #[command(hide = true)]
@@ -252,10 +264,10 @@ pub(crate) struct VerifyArguments {
     pub(crate) json: bool,
 }
 
-/// Show how a running peerfsd is doing.
+/// The daemon's place.
 #[derive(Args)]
-pub(crate) struct StatusArguments {
-    /// The daemon's control socket.
+pub(crate) struct DaemonArguments {
+    /// The control socket of peerfsd.
     #[arg(
         long,
         value_name = "PATH",
@@ -263,6 +275,71 @@ pub(crate) struct StatusArguments {
         value_hint = ValueHint::FilePath
     )]
     pub(crate) socket: PathBuf,
+}
+
+/// Bring all of an image into the store of a running peerfsd.
+///
+/// Prints the digest of its manifest when all of it is here, and was read and verified. When the command ends
+/// earlier, what has come stays, and another one goes on with it.
+#[derive(Args)]
+pub(crate) struct PullArguments {
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArguments,
+    /// What to call the image when all of it is here; an image that is called so already loses the name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tag: Option<Tag>,
+    /// How long nothing may come before it fails; by default two minutes.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u32>,
+    /// Print how it goes as lines of JSON, as peerfsd says it (Documentation/control.md).
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The image: a digest, or a tag of the store for what is missing of it (Documentation/references.md).
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: Reference,
+}
+
+/// An image that a running peerfsd keeps.
+#[derive(Args)]
+pub(crate) struct PinArguments {
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArguments,
+    /// The image: a digest, or a tag of the store (Documentation/references.md).
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: Reference,
+}
+
+/// List the mounts over the store of a running peerfsd.
+///
+/// A line for each that peerfsd sees: where it is, the tags and the manifest of its image, and how many bytes of that
+/// are not in the store.
+#[derive(Args)]
+pub(crate) struct MountsArguments {
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArguments,
+    /// Print all that is known of each mount, as a line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show what happens in a running peerfsd, as it happens.
+///
+/// Images that come and how their pulls go, peers that come and go, and how many misses of the kernel were filled or
+/// failed. Whoever does not read fast enough loses some, and is told how many.
+#[derive(Args)]
+pub(crate) struct EventsArguments {
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArguments,
+    /// Print each as a line of JSON (Documentation/control.md).
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show how a running peerfsd is doing.
+#[derive(Args)]
+pub(crate) struct StatusArguments {
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArguments,
     /// Print it as JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -25,6 +25,18 @@ pub(crate) enum Error {
     /// The daemon refused a request.
     #[error("peerfsd says: {0}")]
     Refused(String),
+    /// The daemon went away in the middle.
+    #[error("peerfsd has ended before it was done; start it again, and then this command")]
+    DaemonEnded,
+    /// The daemon has said nothing for long.
+    #[error("peerfsd does not say anything any more; its log may say why")]
+    DaemonSilent,
+    /// The daemon answered another question.
+    #[error("peerfsd's answer is not understood; do peerfs and peerfsd have the same version?")]
+    UnexpectedReply,
+    /// Somebody wanted the command to end.
+    #[error("interrupted")]
+    Cancelled,
     /// The output can't be written.
     #[error("can't write the output")]
     Output(#[source] io::Error),
@@ -55,7 +67,10 @@ pub(crate) enum Error {
 impl Error {
     /// Whether somebody wanted the command to end.
     pub(crate) fn is_cancelled(&self) -> bool {
-        matches!(self, Error::Build(peerfs_build::Error::Cancelled))
+        matches!(
+            self,
+            Error::Cancelled | Error::Build(peerfs_build::Error::Cancelled)
+        )
     }
 
     /// Whether nobody reads the output any more, which is no reason for a message.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::arguments::{ImagesArguments, TagArguments, UntagArguments};
 use crate::error::Result;
-use crate::output::{size, Output};
+use crate::output::{size, Align, Output};
 
 /// The output of `--json` for an image.
 #[derive(Serialize)]
@@ -95,17 +95,8 @@ fn table(store: &Store, images: &[TaggedImage], output: &mut Output) -> Result<(
             rows.push(row("<none>".to_owned()));
         }
     }
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let (tags, contents, heres) = (width(0), width(1), width(2));
-    for [tag, content, here, manifest] in &rows {
-        output.line(&format!(
-            "{tag:tags$}  {content:>contents$}  {here:>heres$}  {manifest}"
-        ))?;
-    }
-    Ok(())
+    let columns = [Align::Left, Align::Right, Align::Right, Align::Left];
+    output.table(columns, &rows)
 }
 
 /// The part of an image that is here, for people.

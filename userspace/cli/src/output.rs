@@ -5,6 +5,7 @@
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use peerfs_store::printable_bytes;
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -51,10 +52,55 @@ impl Output {
         self.bytes(b"\n")
     }
 
-    /// Brings everything out.
-    pub(crate) fn finish(mut self) -> Result<()> {
+    /// Writes rows, each column as wide as its widest cell; the last one as it is.
+    pub(crate) fn table<const N: usize>(
+        &mut self,
+        columns: [Align; N],
+        rows: &[[String; N]],
+    ) -> Result<()> {
+        let mut widths = [0; N];
+        for row in rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
+        for row in rows {
+            let cells = row.iter().zip(widths).zip(columns).enumerate();
+            let cells = cells.map(|(place, ((cell, width), align))| match align {
+                _ if place + 1 == N => cell.clone(),
+                Align::Left => format!("{cell:width$}"),
+                Align::Right => format!("{cell:>width$}"),
+            });
+            self.line(&cells.collect::<Vec<_>>().join("  "))?;
+        }
+        Ok(())
+    }
+
+    /// Brings out what was written.
+    pub(crate) fn flush(&mut self) -> Result<()> {
         self.writer.flush().map_err(Error::Output)
     }
+
+    /// Brings everything out.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.flush()
+    }
+}
+
+/// The side of a column on which its cells are.
+#[derive(Clone, Copy)]
+pub(crate) enum Align {
+    Left,
+    Right,
+}
+
+/// Whether nobody reads the standard output any more.
+pub(crate) fn is_reader_gone() -> bool {
+    let stdout = io::stdout();
+    let mut asked = [PollFd::new(&stdout, PollFlags::empty())];
+    let polled = poll(&mut asked, Some(&Timespec::default()));
+    let [asked] = asked;
+    polled.is_ok() && asked.revents().contains(PollFlags::ERR)
 }
 
 /// Tells a person something, who may not listen: standard error may be full or closed, which is no reason to

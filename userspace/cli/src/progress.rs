@@ -11,15 +11,20 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// The time between two looks at the progress.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Runs `work` and meanwhile shows bytes, and the message if there is one; only on a terminal.
-/// `update` tells the bar how far the work is.
-pub(crate) fn show_while<T>(update: impl Fn(&ProgressBar) + Send, work: impl FnOnce() -> T) -> T {
-    let bar = ProgressBar::new(0).with_style(
+/// A bar of bytes, with a message; hidden if there is no terminal.
+pub(crate) fn bytes_bar() -> ProgressBar {
+    ProgressBar::new(0).with_style(
         ProgressStyle::with_template(
             "{bar:30} {binary_bytes}/{binary_total_bytes} ({binary_bytes_per_sec}) {msg}",
         )
         .expect("the template is valid"),
-    );
+    )
+}
+
+/// Runs `work` and meanwhile shows bytes, and the message if there is one; only on a terminal.
+/// `update` tells the bar how far the work is.
+pub(crate) fn show_while<T>(update: impl Fn(&ProgressBar) + Send, work: impl FnOnce() -> T) -> T {
+    let bar = bytes_bar();
     if bar.is_hidden() {
         return work();
     }

@@ -13,7 +13,8 @@ use crate::arguments::{Arguments, Command};
 use crate::error::Result;
 use crate::failure::PEERFS;
 use crate::{
-    build, cat, documentation, images, inspect, list, mount, mount_helper, status, verify, warnings,
+    build, cat, documentation, events, images, inspect, list, mount, mount_helper, mounts, pins,
+    pull, status, verify, warnings,
 };
 
 /// The exit status for a wrong command line.
@@ -55,6 +56,11 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Tag(arguments) => images::tag(arguments),
         Command::Untag(arguments) => images::untag(arguments),
         Command::Verify(arguments) => verify::run(arguments),
+        Command::Pull(arguments) => pull::run(arguments),
+        Command::Pin(arguments) => pins::pin(arguments),
+        Command::Unpin(arguments) => pins::unpin(arguments),
+        Command::Mounts(arguments) => mounts::run(arguments),
+        Command::Events(arguments) => events::run(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Completions { shell } => documentation::completions(*shell),
         Command::Man { directory } => documentation::man_pages(directory),

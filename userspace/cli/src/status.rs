@@ -2,24 +2,18 @@
 
 //! `peerfs status`.
 
-use std::time::Duration;
-
-use peerfs_control::{ask, Reply, Request, Status};
-
+use peerfs_control::{PinOrigin, Reply, Request, Status};
 use peerfs_store::printable;
 
 use crate::arguments::StatusArguments;
+use crate::conversation::ask;
 use crate::error::{Error, Result};
 use crate::output::{size, Output};
 
-/// The time that the daemon may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Shows how a daemon is doing.
 pub(crate) fn run(arguments: &StatusArguments) -> Result<()> {
-    let status = match ask(&arguments.socket, Request::Status, TIMEOUT)? {
-        Reply::Status(status) => status,
-        Reply::Error(message) => return Err(Error::Refused(message)),
+    let Reply::Status(status) = ask(&arguments.daemon.socket, &Request::Status)? else {
+        return Err(Error::UnexpectedReply);
     };
     let mut output = Output::new();
     if arguments.json {
@@ -66,7 +60,20 @@ fn print(status: &Status, output: &mut Output) -> Result<()> {
     }
     for pin in &status.pins {
         let (image, state) = (printable(&pin.image), printable(&pin.state));
-        output.line(&format!("pin {image}: {state}"))?;
+        let origin = match pin.origin {
+            PinOrigin::Configuration => " of the configuration",
+            PinOrigin::Command => "",
+        };
+        output.line(&format!("pin{origin} {image}: {state}"))?;
+    }
+    for pull in &status.pulls {
+        output.line(&format!(
+            "pull {}: {} of {} here",
+            printable(&pull.image),
+            size(pull.present_bytes),
+            pull.total_bytes
+                .map_or("what is not known yet".to_owned(), size)
+        ))?;
     }
     if status.lying_sources > 0 {
         output.line(&format!(

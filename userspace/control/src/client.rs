@@ -20,7 +20,7 @@ const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody listens at the socket, or it may not be opened.
-    #[error("can't reach peerfsd at {}; is it running, and is this its --socket?", socket.display())]
+    #[error("can't reach peerfsd at {}{}", socket.display(), hint(source))]
     Connect {
         /// The socket.
         socket: PathBuf,
@@ -35,15 +35,129 @@ pub enum Error {
     Malformed(#[source] serde_json::Error),
 }
 
-/// Asks the daemon that listens at `socket`, and waits at most `timeout`, whoever listens there.
-pub fn ask(socket: &Path, request: Request, timeout: Duration) -> Result<Reply, Error> {
+/// What the user can do about a socket that can't be connected to.
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            ", which its user alone may ask; try as root, or name another one with --socket"
+        }
+        _ => {
+            "; is it running, and is this its --socket? Start it with `systemctl start peerfsd`, or `peerfsd`"
+        }
+    }
+}
+
+/// Asks the daemon that listens at `socket` for one reply, and waits at most `timeout`, whoever listens there.
+///
+/// # Errors
+/// [`Error`], [`Error::Transfer`] if it takes longer.
+pub fn ask(socket: &Path, request: &Request, timeout: Duration) -> Result<Reply, Error> {
     let deadline = Instant::now() + timeout;
-    let stream = connect_until(socket, deadline).map_err(|source| Error::Connect {
-        socket: socket.to_owned(),
-        source,
-    })?;
-    let line = exchange(&stream, request, deadline).map_err(Error::Transfer)?;
-    serde_json::from_slice(&line).map_err(Error::Malformed)
+    let mut connection = Connection::open(socket, request, timeout)?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    match connection.next(left)? {
+        Next::Reply(reply) => Ok(*reply),
+        Next::Nothing => Err(Error::Transfer(io::ErrorKind::TimedOut.into())),
+        Next::End => Err(Error::Transfer(io::ErrorKind::UnexpectedEof.into())),
+    }
+}
+
+/// A connection on which something was asked. Dropping it tells the daemon that nobody waits for the rest.
+pub struct Connection {
+    stream: UnixStream,
+    /// What has come and was not returned yet.
+    received: Vec<u8>,
+    /// How much of it has no end of a line.
+    looked_at: usize,
+}
+
+/// What there was to receive.
+#[derive(Debug)]
+pub enum Next {
+    /// A reply.
+    Reply(Box<Reply>),
+    /// Not a whole one in the time that was given.
+    Nothing,
+    /// The end: the daemon has closed the connection.
+    End,
+}
+
+impl Connection {
+    /// Connects to the daemon that listens at `socket` and asks; waits at most `timeout` for each.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] or [`Error::Transfer`].
+    pub fn open(socket: &Path, request: &Request, timeout: Duration) -> Result<Self, Error> {
+        let deadline = Instant::now() + timeout;
+        let mut stream = connect_until(socket, deadline).map_err(|source| Error::Connect {
+            socket: socket.to_owned(),
+            source,
+        })?;
+        let mut send = || {
+            let mut line = serde_json::to_vec(request)?;
+            line.push(b'\n');
+            stream.set_write_timeout(Some(remaining(deadline)?))?;
+            stream.write_all(&line)
+        };
+        send().map_err(Error::Transfer)?;
+        Ok(Connection {
+            stream,
+            received: Vec::new(),
+            looked_at: 0,
+        })
+    }
+
+    /// The next reply. Waits at most `timeout` for it.
+    ///
+    /// # Errors
+    /// [`Error::Transfer`] if the connection broke, [`Error::Malformed`] if it is no reply.
+    pub fn next(&mut self, timeout: Duration) -> Result<Next, Error> {
+        let deadline = Instant::now() + timeout;
+        let mut part = vec![0; 64 * 1024];
+        loop {
+            if let Some(line) = self.take_line() {
+                let reply = serde_json::from_slice(&line).map_err(Error::Malformed)?;
+                return Ok(Next::Reply(reply));
+            }
+            if self.received.len() as u64 >= LINE_MAX {
+                return Err(Error::Transfer(io::ErrorKind::FileTooLarge.into()));
+            }
+            let Ok(left) = remaining(deadline) else {
+                return Ok(Next::Nothing);
+            };
+            self.stream
+                .set_read_timeout(Some(left))
+                .map_err(Error::Transfer)?;
+            match self.stream.read(&mut part) {
+                Ok(0) if self.received.is_empty() => return Ok(Next::End),
+                Ok(0) => return Err(Error::Transfer(io::ErrorKind::UnexpectedEof.into())),
+                Ok(count) => {
+                    let part = part.get(..count).unwrap_or_default();
+                    self.received.extend_from_slice(part);
+                }
+                Err(error) if is_no_answer_yet(&error) => (),
+                Err(error) => return Err(Error::Transfer(error)),
+            }
+        }
+    }
+
+    /// A whole line of what has come, if there is one.
+    fn take_line(&mut self) -> Option<Vec<u8>> {
+        let rest = self.received.get(self.looked_at..).unwrap_or_default();
+        let Some(length) = rest.iter().position(|byte| *byte == b'\n') else {
+            self.looked_at = self.received.len();
+            return None;
+        };
+        let rest = self.received.split_off(self.looked_at + length + 1);
+        self.looked_at = 0;
+        Some(std::mem::replace(&mut self.received, rest))
+    }
+}
+
+/// Whether a read ended because of its timeout or of a signal.
+fn is_no_answer_yet(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+    matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
 }
 
 /// Connects; waits while too many others do who are not accepted either.
@@ -67,25 +181,6 @@ fn connect_until(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
     }
 }
 
-/// Sends the request and receives a line.
-fn exchange(mut stream: &UnixStream, request: Request, deadline: Instant) -> io::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(&request)?;
-    line.push(b'\n');
-    stream.set_write_timeout(Some(remaining(deadline)?))?;
-    stream.write_all(&line)?;
-    line.clear();
-    let mut part = vec![0; 64 * 1024];
-    while line.len() < LINE_MAX as usize && line.last() != Some(&b'\n') {
-        stream.set_read_timeout(Some(remaining(deadline)?))?;
-        let count = stream.read(&mut part)?;
-        if count == 0 {
-            break;
-        }
-        line.extend_from_slice(part.get(..count).unwrap_or_default());
-    }
-    Ok(line)
-}
-
 /// How much time there is left.
 fn remaining(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
@@ -104,6 +199,24 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_millis(200);
 
     #[test]
+    fn lines_come_whole_however_they_are_cut() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut connection = Connection {
+            stream: ours,
+            received: Vec::new(),
+            looked_at: 0,
+        };
+        theirs.write_all(b"{\"pinned\":\"a\"}\n{\"pin").unwrap();
+        let mut next = || connection.next(TIMEOUT / 4);
+        assert!(matches!(next(), Ok(Next::Reply(reply)) if *reply == Reply::Pinned("a".into())));
+        assert!(matches!(next(), Ok(Next::Nothing)));
+        theirs.write_all(b"ned\":\"b\"}\n{\"error").unwrap();
+        assert!(matches!(next(), Ok(Next::Reply(reply)) if *reply == Reply::Pinned("b".into())));
+        drop(theirs);
+        assert!(matches!(next(), Err(Error::Transfer(_))), "half a line");
+    }
+
+    #[test]
     fn nobody_waits_longer_than_the_timeout() {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("socket");
@@ -117,7 +230,7 @@ mod tests {
             }
             listener
         });
-        let outcome = ask(&socket, Request::Status, TIMEOUT);
+        let outcome = ask(&socket, &Request::Status, TIMEOUT);
         assert!(matches!(outcome, Err(Error::Transfer(_))), "{outcome:?}");
         let _listener = slow.join().unwrap();
         // Nobody accepts, until no more can wait for that.
@@ -125,7 +238,7 @@ mod tests {
         while let Ok(stream) = connect_until(&socket, Instant::now()) {
             waiting.push(stream);
         }
-        let outcome = ask(&socket, Request::Status, TIMEOUT);
+        let outcome = ask(&socket, &Request::Status, TIMEOUT);
         assert!(matches!(outcome, Err(Error::Connect { .. })), "{outcome:?}");
         assert!(start.elapsed() < 20 * TIMEOUT);
     }

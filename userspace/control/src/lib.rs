@@ -1,17 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The control socket of a running peerfsd: what `peerfs status` asks and what it is told.
+//! The control socket of a running peerfsd: what clients ask and what they are told (Documentation/control.md).
 //!
-//! A client sends one [`Request`] as a line of JSON and gets one [`Reply`] as a line of JSON; it may
-//! then send the next.
+//! A client sends a [`Request`] as a line of JSON and gets a [`Reply`] as a line of JSON; it may then send the
+//! next. To `pull` and `events` there are many replies, after which the daemon closes the connection.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
 
 mod client;
+mod event;
 mod message;
+mod status;
 
-pub use client::{ask, Error};
-pub use message::{ImageStatus, PeerStatus, PinStatus, Reply, Request, Status, LINE_MAX};
+pub use client::{ask, Connection, Error, Next};
+pub use event::{Event, EventKind};
+pub use message::{Reply, Request, COMMANDS, LINE_MAX, REQUEST_MAX};
+pub use status::{
+    ImageStatus, MountStatus, PeerStatus, PinOrigin, PinStatus, PullState, PullStatus, Status,
+};
 
 /// Where peerfsd listens unless it is told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/peerfs/peerfsd.sock";

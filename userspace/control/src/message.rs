@@ -2,88 +2,81 @@
 
 //! What goes over the control socket.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
+
+use crate::{Event, ImageStatus, MountStatus, PullStatus, Status};
 
 /// The longest line that either side accepts, in bytes, newline included.
 pub const LINE_MAX: u64 = 16 * 1024 * 1024;
+/// The longest request that the daemon accepts, in bytes, newline included.
+pub const REQUEST_MAX: u64 = 4096;
+/// The names of all commands.
+pub const COMMANDS: [&str; 7] = [
+    "status", "images", "mounts", "pull", "pin", "unpin", "events",
+];
 
 /// What a client asks: `{"command":"status"}`.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Request {
     /// How the daemon is doing.
     Status,
+    /// The images of its store.
+    Images,
+    /// The mounts over its store.
+    Mounts,
+    /// To bring all of an image into the store. Closing the connection ends that.
+    Pull {
+        /// A reference to the image.
+        image: String,
+        /// The tag that it is given when all of it is here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tag: Option<String>,
+        /// Seconds that nothing may come before the daemon gives up; by default [`Request::PATIENCE`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout: Option<u32>,
+    },
+    /// To keep an image complete, from now on.
+    Pin {
+        /// A reference to the image.
+        image: String,
+    },
+    /// Not to keep it complete any more.
+    Unpin {
+        /// A reference to the image.
+        image: String,
+    },
+    /// To be told what happens, until the client goes away.
+    Events,
 }
 
-/// What the daemon answers: `{"status":{...}}` or `{"error":"..."}`.
+impl Request {
+    /// Seconds that nothing may come of an image that is pulled, unless the client says otherwise.
+    pub const PATIENCE: u32 = 120;
+}
+
+/// What the daemon answers: `{"status":{...}}` or `{"error":"..."}`, for example.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// The answer to [`Request::Status`].
     Status(Status),
-    /// The request was not understood or could not be answered: why.
+    /// The answer to [`Request::Images`].
+    Images(Vec<ImageStatus>),
+    /// The answer to [`Request::Mounts`].
+    Mounts(Vec<MountStatus>),
+    /// How a pull is doing. More lines follow.
+    Progress(PullStatus),
+    /// All of the image is in the store. The last line of a pull.
+    Done(PullStatus),
+    /// The image is pinned: the digest of its manifest.
+    Pinned(String),
+    /// The image is not pinned any more: the digest of its manifest.
+    Unpinned(String),
+    /// Something happened. More lines follow.
+    Event(Event),
+    /// The request was not understood or could not be done: why. The last line of whatever it answers.
     Error(String),
-}
-
-/// How a daemon is doing.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct Status {
-    /// The daemon's version.
-    pub version: String,
-    /// The hash of the node's public key.
-    pub node_id: String,
-    /// Where other nodes reach it, as multiaddresses.
-    pub listen_addresses: Vec<String>,
-    /// The nodes that it is connected to.
-    pub peers: Vec<PeerStatus>,
-    /// The images of its store and those that are mounted from it.
-    pub images: Vec<ImageStatus>,
-    /// The images that the configuration wants complete, those that nobody has too.
-    #[serde(default)]
-    pub pins: Vec<PinStatus>,
-    /// Requests of the kernel that are not answered yet.
-    pub requests_in_flight: u64,
-    /// Bytes fetched since the daemon started, by the name of the source.
-    pub bytes_by_source: BTreeMap<String, u64>,
-    /// Sources that sent wrong bytes since the daemon started, and are not asked any more.
-    pub lying_sources: u64,
-}
-
-/// A node that the daemon is connected to.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct PeerStatus {
-    /// The hash of its public key.
-    pub id: String,
-    /// Where it was reached, as a multiaddress.
-    pub address: String,
-    /// Round-trip time in milliseconds, once it was measured.
-    pub rtt_ms: Option<f64>,
-    /// Bytes received from it.
-    pub bytes_received: u64,
-}
-
-/// An image in the daemon's store.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct ImageStatus {
-    /// The hexadecimal digest of its manifest.
-    pub manifest: String,
-    /// The tags that name it.
-    pub tags: Vec<String>,
-    /// Bytes of its packs, as stored.
-    pub total_bytes: u64,
-    /// Those of them that are in the store.
-    pub present_bytes: u64,
-}
-
-/// An image that is to be kept complete.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct PinStatus {
-    /// The hexadecimal digest of its manifest.
-    pub image: String,
-    /// How it is doing, for people.
-    pub state: String,
 }
 
 #[cfg(test)]
@@ -92,9 +85,23 @@ mod tests {
 
     #[test]
     fn the_wire_form_is_the_documented_one() {
-        let request = serde_json::to_string(&Request::Status).unwrap();
-        assert_eq!(request, r#"{"command":"status"}"#);
+        let pull = Request::Pull {
+            image: "debian".into(),
+            tag: None,
+            timeout: Some(5),
+        };
+        for (request, line) in [
+            (Request::Status, r#"{"command":"status"}"#),
+            (pull, r#"{"command":"pull","image":"debian","timeout":5}"#),
+        ] {
+            assert_eq!(serde_json::to_string(&request).unwrap(), line);
+            assert_eq!(serde_json::from_str::<Request>(line).unwrap(), request);
+        }
         let reply: Reply = serde_json::from_str(r#"{"error":"no"}"#).unwrap();
         assert_eq!(reply, Reply::Error("no".into()));
+        for command in COMMANDS {
+            let line = format!(r#"{{"command":"{command}","image":"x"}}"#);
+            assert!(serde_json::from_str::<Request>(&line).is_ok(), "{command}");
+        }
     }
 }

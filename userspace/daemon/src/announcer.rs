@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use peerfs_control::EventKind;
 use peerfs_fetch::{images, Announce, Disk, Packs};
 use peerfs_format::{Digest, PackRecord};
 use peerfs_peer::Node;
@@ -15,6 +16,8 @@ use peerfs_text::Causes;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::events::Events;
+
 /// How often the store is looked through for images that others have put there.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -22,14 +25,16 @@ const RESCAN_INTERVAL: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Announcer {
     node: Node,
+    events: Events,
     announced: Arc<Mutex<BTreeSet<Digest>>>,
 }
 
 impl Announcer {
-    /// An announcer by this node.
-    pub fn new(node: Node) -> Self {
+    /// An announcer by this node, and to clients by these events.
+    pub fn new(node: Node, events: Events) -> Self {
         Announcer {
             node,
+            events,
             announced: Arc::default(),
         }
     }
@@ -47,9 +52,10 @@ impl Announcer {
                     for (manifest, present) in images {
                         info!(%manifest, packs = present.len(), "announced");
                         known.insert(manifest);
-                        for digest in present.into_iter().chain([manifest]) {
-                            self.announce(digest).await;
+                        for pack in present {
+                            self.announce(pack).await;
                         }
+                        self.announce_image(manifest).await;
                     }
                 }
                 Err(error) => warn!(error = %Causes(&error), "cannot look through the store"),
@@ -60,19 +66,31 @@ impl Announcer {
             }
         }
     }
+
+    /// Remembers that something is announced, and says whether it was not before.
+    fn is_new(&self, digest: Digest) -> bool {
+        // A set is valid after every step. As many digests as the store has manifests and packs.
+        let mut announced = self
+            .announced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        announced.insert(digest)
+    }
 }
 
 #[async_trait]
 impl Announce for Announcer {
-    async fn announce(&self, digest: Digest) {
-        // A set is valid after every step. As many digests as the store has manifests and packs.
-        let is_new = self
-            .announced
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(digest);
-        if is_new {
-            self.node.provide(digest).await;
+    async fn announce(&self, pack: Digest) {
+        if self.is_new(pack) {
+            self.node.provide(pack).await;
+        }
+    }
+
+    async fn announce_image(&self, manifest: Digest) {
+        if self.is_new(manifest) {
+            let image = manifest.to_string();
+            self.events.tell(EventKind::Image { image });
+            self.node.provide(manifest).await;
         }
     }
 }

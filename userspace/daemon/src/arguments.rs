@@ -31,7 +31,7 @@ pub struct Arguments {
     #[arg(long, value_name = "PATH")]
     pub device: Option<PathBuf>,
 
-    /// Where to listen for `peerfs status`; overrides the configuration
+    /// Where to listen for `peerfs pull`, `status` and the like; overrides the configuration
     #[arg(long, value_name = "PATH")]
     pub control_socket: Option<PathBuf>,
 

@@ -11,8 +11,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use peerfs_fetch::source::HttpSource;
-use peerfs_format::Digest;
 use peerfs_peer::{bootstrap_problem, listen_problem, Multiaddr};
+use peerfs_store::Reference;
 use peerfs_text::Causes;
 use serde::{Deserialize, Deserializer};
 use tracing::Level;
@@ -62,12 +62,12 @@ pub enum ConfigError {
 pub struct Config {
     /// The store.
     pub root_dir: PathBuf,
-    /// What is this node's own: its key, and whom it has banned. By default `/var/lib/peerfsd` for root, and
-    /// `$XDG_STATE_HOME/peerfsd` for others.
+    /// What is this node's own: its key, whom it has banned, what `peerfs pin` has pinned. By default
+    /// `/var/lib/peerfsd` for root, and `$XDG_STATE_HOME/peerfsd` for others.
     pub state_dir: Option<PathBuf>,
     /// The kernel's device, or `none` for a daemon that only serves peers.
     pub device: DeviceChoice,
-    /// Where the daemon listens for `peerfs status`.
+    /// Where the daemon listens for `peerfs pull`, `status` and the like.
     pub control_socket: PathBuf,
     /// How long a request of the kernel may take before it is answered with an error. Below the
     /// mounts' `timeout=`, so that the reader gets the reason.
@@ -236,13 +236,16 @@ pub enum SourceConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PinConfig {
-    /// The digest of its manifest.
-    #[serde(deserialize_with = "from_text")]
-    pub image: Digest,
+    /// A digest, or a tag that the store has or will have.
+    #[serde(deserialize_with = "image_of_the_store")]
+    pub image: Reference,
 }
 
 impl Config {
     /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`], [`ConfigError::Parse`], or [`ConfigError::Value`] for a key that has another name now.
     pub fn read(path: &Path) -> Result<Config, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
@@ -258,6 +261,9 @@ impl Config {
     }
 
     /// Reads the file at [`DEFAULT_PATH`]; without one, everything has its default.
+    ///
+    /// # Errors
+    /// Those of [`Config::read`], if there is one.
     pub fn read_default() -> Result<Config, ConfigError> {
         match Config::read(Path::new(DEFAULT_PATH)) {
             Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -281,6 +287,9 @@ impl Config {
     }
 
     /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
     pub fn check(&self) -> Result<(), ConfigError> {
         let require = |holds: bool, key, problem: &str| {
             if holds {
@@ -395,13 +404,19 @@ fn check_address(
     }
 }
 
-fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: Display>,
-{
+/// A reference to an image that can be in the store or be fetched by its digest.
+fn image_of_the_store<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Reference, D::Error> {
     let text = String::deserialize(deserializer)?;
-    parse(&text)
+    let image = parse(&text)?;
+    let place = match image {
+        Reference::Digest(_) | Reference::Tag(_) => return Ok(image),
+        Reference::Registry(_) => "registries",
+        Reference::Published { .. } => "publishers",
+    };
+    let problem = format_args!(
+        "{text:?}: this version can't fetch from {place}; name the image by the digest of its manifest"
+    );
+    Err(serde::de::Error::custom(problem))
 }
 
 fn from_texts<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
@@ -529,7 +544,19 @@ mod tests {
                 "source.url must be such as",
             ),
             ("[[source]]\nuri = 'http://a/'", "uri"),
-            ("[[pin]]\nimage = 'latest'", "latest"),
+            ("[[pin]]\nimage = 'a b'", "line 2"),
+            (
+                "[[pin]]\nimage = 'debian'\n[[pin]]\nimage = 'registry.example/debian'",
+                "line 4",
+            ),
+            (
+                "[[pin]]\nimage = 'registry.example/debian'",
+                "can't fetch from registries",
+            ),
+            (
+                &format!("[[pin]]\nimage = 'peerfs:{}/base'", "a".repeat(52)),
+                "can't fetch from publishers",
+            ),
             ("[[mirror]]\nmanifest = 'latest'", "mirror is called pin"),
             ("device = 'peerfs'", "device must be an absolute path"),
             ("state_dir = 'x'", "state_dir must be an absolute path"),

@@ -4,7 +4,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +11,12 @@ use peerfs_exchange::scheduler::Limits;
 use peerfs_fetch::source::{
     Configured, DirectorySource, Discovery, HttpSource, Peers, Registry, Source, UrlError, PEERS,
 };
-use peerfs_fetch::{pin, Disk, Fetcher, Packs, Pins, Repository, Traffic};
+use peerfs_fetch::{Disk, Fetcher, Packs, PinOrigin, Pins, Pulls, Repository, Traffic};
+use peerfs_format::Digest;
 use peerfs_peer::{Identity, Node, NodeConfig};
-use peerfs_store::Store;
+use peerfs_store::{Reference, Store};
+use peerfs_text::Causes;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -22,10 +24,13 @@ use tracing::{info, warn};
 
 use crate::announcer::Announcer;
 use crate::attachment;
+use crate::commands::Commands;
 use crate::config::{Config, DeviceChoice, SourceConfig};
 use crate::control::ControlSocket;
+use crate::events::Events;
 use crate::provider::StoreProvider;
-use crate::requests::RepositoryHandler;
+use crate::requests::{RepositoryHandler, RequestCounts};
+use crate::saved_pins::SavedPins;
 use crate::state::{check_key, StateDirectory, StateError};
 use crate::status::StatusReader;
 use crate::upcall::RequestHandler;
@@ -85,8 +90,8 @@ impl Daemon {
     pub async fn start(config: &Config) -> Result<Daemon, StartError> {
         let own = config.clone();
         let opened = tokio::task::spawn_blocking(move || open_all(&own)).await;
-        let (store, state, node_config) = opened.map_err(|_| StartError::ShuttingDown)??;
-        let disk = Disk::new(Arc::new(store), config.limits.store_operations.get());
+        let opened = opened.map_err(|_| StartError::ShuttingDown)??;
+        let disk = Disk::new(Arc::new(opened.store), config.limits.store_operations.get());
         let control = ControlSocket::listen(&config.control_socket).map_err(|source| {
             StartError::ControlSocket {
                 path: config.control_socket.clone(),
@@ -95,7 +100,7 @@ impl Daemon {
         })?;
         let packs = Arc::new(Packs::default());
         let provider = Arc::new(StoreProvider::new(disk.clone(), Arc::clone(&packs)));
-        let node = Node::start(node_config, provider).await?;
+        let node = Node::start(opened.node, provider).await?;
         let registry = Arc::new(Registry::default());
         let (configured, directories) = sources(config)?;
         let accounts = configured.iter().map(|source| source.account());
@@ -112,27 +117,36 @@ impl Daemon {
             disk.clone(),
             Arc::clone(&traffic),
         );
-        let announcer = Announcer::new(node.clone());
+        let events = Events::new();
+        let announcer = Announcer::new(node.clone(), events.clone());
         let repository = Arc::new(Repository::new(
             disk.clone(),
             Arc::clone(&packs),
             fetcher.clone(),
             Arc::new(announcer.clone()),
         ));
-        let in_flight = Arc::new(AtomicUsize::new(0));
+        let requests = Arc::new(RequestCounts::default());
         let handler: Arc<dyn RequestHandler> = Arc::new(RepositoryHandler::new(
             Arc::clone(&repository),
             config.request_timeout,
-            Arc::clone(&in_flight),
+            Arc::clone(&requests),
         ));
-        let pins = Pins::default();
-        let status = StatusReader {
+        let pulls = Pulls::new(repository, Arc::clone(&traffic));
+        let pins = Pins::new(disk.clone(), pulls.clone());
+        let commands = Commands {
+            status: StatusReader {
+                disk: disk.clone(),
+                packs: Arc::clone(&packs),
+                node: node.clone(),
+                traffic: Arc::clone(&traffic),
+                pins: pins.clone(),
+                pulls: pulls.clone(),
+                requests: Arc::clone(&requests),
+            },
+            pulls: pulls.clone(),
             pins: pins.clone(),
-            disk: disk.clone(),
-            packs: Arc::clone(&packs),
-            node: node.clone(),
-            traffic: Arc::clone(&traffic),
-            in_flight,
+            saved_pins: Arc::new(Mutex::new(opened.saved_pins)),
+            events: events.clone(),
         };
 
         let shutdown = CancellationToken::new();
@@ -145,17 +159,16 @@ impl Daemon {
             let (disk, shutdown) = (disk.clone(), shutdown.clone());
             async move { announcer.run(disk, packs, shutdown).await }
         });
-        tasks.spawn(control.serve(status, shutdown.clone()));
+        tasks.spawn(events.watch(node.clone(), pulls, requests, shutdown.clone()));
+        for pin in &config.pin {
+            pins.add(pin.image.clone(), PinOrigin::Configuration);
+        }
+        for manifest in opened.pinned {
+            pins.add(Reference::Digest(manifest), PinOrigin::Command);
+        }
+        tasks.spawn(control.serve(commands, shutdown.clone()));
         for directory in directories {
             tasks.spawn(async move { directory.look().await });
-        }
-        for wanted in &config.pin {
-            tasks.spawn(pin(
-                Arc::clone(&repository),
-                pins.clone(),
-                wanted.image,
-                shutdown.clone(),
-            ));
         }
         let mut daemon = Daemon {
             node,
@@ -164,7 +177,7 @@ impl Daemon {
             handler,
             tasks,
             shutdown,
-            _state: state,
+            _state: opened.state,
         };
         daemon.attach(config);
         info!(
@@ -223,12 +236,36 @@ impl Daemon {
     }
 }
 
+/// What is on a disk, open.
+struct Opened {
+    store: Store,
+    state: StateDirectory,
+    node: NodeConfig,
+    /// The pins of clients, or why they are not known.
+    saved_pins: Result<SavedPins, String>,
+    /// Their manifests.
+    pinned: Vec<Digest>,
+}
+
 /// Opens what is on a disk, which blocks as long as that does.
-fn open_all(config: &Config) -> Result<(Store, StateDirectory, NodeConfig), StartError> {
+fn open_all(config: &Config) -> Result<Opened, StartError> {
     let store = open_store(&config.root_dir)?;
     let state = StateDirectory::take(&config.state_dir())?;
     let node = node_config(config, &state)?;
-    Ok((store, state, node))
+    // No reason not to serve the kernel and peers: clients who want to change the pins are told.
+    let saved_pins = SavedPins::load(&state.pins()).map_err(|error| {
+        let problem = Causes(&error).to_string();
+        warn!(problem, "images that were pinned are not");
+        problem
+    });
+    let pinned = saved_pins.iter().flat_map(SavedPins::pins);
+    Ok(Opened {
+        pinned: pinned.copied().collect(),
+        store,
+        state,
+        node,
+        saved_pins,
+    })
 }
 
 /// Opens the store to fill it; one on a read-only mount, to serve what is there.

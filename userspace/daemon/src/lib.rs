@@ -11,22 +11,29 @@
 //! | `requests` | what the kernel's requests mean |
 //! | `provider`, `announcer` | the store as peers see it |
 //! | [`state`] | what is this node's own: its key |
-//! | `control`, `status` | how the daemon is doing |
+//! | `control`, `commands` | the control socket, and what its clients can have done |
+//! | `status`, `events`, `mount_table` | how the daemon is doing, and what happens |
+//! | `saved_pins` | what clients have pinned |
 //!
 //! What is missing is got by the crate `peerfs_fetch`.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
 
 mod announcer;
 pub mod arguments;
 mod attachment;
+mod commands;
 pub mod config;
 mod control;
 pub mod daemon;
+mod events;
 mod log_limit;
 pub mod logging;
+mod mount_table;
 mod provider;
 mod requests;
+mod saved_pins;
 pub mod state;
 mod status;
 pub mod upcall;

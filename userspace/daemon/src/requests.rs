@@ -2,7 +2,7 @@
 
 //! Gets what the kernel asks for.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,25 +18,52 @@ use tracing::{debug, info};
 
 use crate::upcall::{Answer, Request, RequestHandler};
 
+/// Counts the kernel's requests.
+#[derive(Default)]
+pub struct RequestCounts {
+    in_flight: AtomicUsize,
+    filled: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// The requests that were answered since the daemon started.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RequestTotals {
+    /// With what they asked for.
+    pub filled: u64,
+    /// With an error.
+    pub failed: u64,
+}
+
+impl RequestCounts {
+    /// The number of those that are not answered yet.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Those that were answered.
+    pub fn totals(&self) -> RequestTotals {
+        RequestTotals {
+            filled: self.filled.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// Handles the kernel's requests by the repository.
 pub struct RepositoryHandler {
     repository: Arc<Repository>,
     timeout: Duration,
-    in_flight: Arc<AtomicUsize>,
+    counts: Arc<RequestCounts>,
 }
 
 impl RepositoryHandler {
-    /// A handler that gives each request so much time, and keeps the number of those that are not answered yet in
-    /// `in_flight`.
-    pub fn new(
-        repository: Arc<Repository>,
-        timeout: Duration,
-        in_flight: Arc<AtomicUsize>,
-    ) -> Self {
+    /// A handler that gives each request so much time, and counts them.
+    pub fn new(repository: Arc<Repository>, timeout: Duration, counts: Arc<RequestCounts>) -> Self {
         RepositoryHandler {
             repository,
             timeout,
-            in_flight,
+            counts,
         }
     }
 
@@ -98,6 +125,11 @@ impl RequestHandler for RepositoryHandler {
             Request::Blob(request) => self.blob(request).await,
             Request::Chunks(request) => self.chunks(request).await,
         };
+        let answered = match result {
+            Ok(_) => &self.counts.filled,
+            Err(_) => &self.counts.failed,
+        };
+        answered.fetch_add(1, Ordering::Relaxed);
         result.map_err(|error| {
             let errno = error.errno();
             match error {
@@ -112,6 +144,6 @@ impl RequestHandler for RepositoryHandler {
     }
 
     fn in_flight(&self, requests: usize) {
-        self.in_flight.store(requests, Ordering::Relaxed);
+        self.counts.in_flight.store(requests, Ordering::Relaxed);
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The directory of what is this node's own and nobody else's: its key, and whom it has banned. Not in the store,
-//! which is there to be copied and served: two nodes with one key are one node to all others.
+//! The directory of what is this node's own and nobody else's: its key, whom it has banned, and what its users have
+//! pinned. Not in the store, which is there to be copied and served: two nodes with one key are one node to all others.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -95,6 +95,11 @@ impl StateDirectory {
     /// Where banned peers are remembered.
     pub fn ban_list(&self) -> PathBuf {
         self.path.join("banned-peers")
+    }
+
+    /// Where the images are remembered that users have pinned.
+    pub fn pins(&self) -> PathBuf {
+        self.path.join("pins.json")
     }
 }
 

@@ -2,13 +2,22 @@
 
 //! Reads how the daemon is doing.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use peerfs_control::{ImageStatus, PeerStatus, PinStatus, Status};
-use peerfs_fetch::{images, Disk, DiskError, Packs, Pins, Traffic};
+use peerfs_control::{
+    ImageStatus, MountStatus, PeerStatus, PinOrigin, PinStatus, PullState, PullStatus, Status,
+};
+use peerfs_fetch::{images, Disk, DiskError, Packs, PinInfo, Pins, Progress, Pulls, Traffic};
+use peerfs_format::Digest;
 use peerfs_peer::Node;
 use peerfs_store::Store;
+
+use crate::mount_table::{self, PeerfsMount};
+use crate::requests::RequestCounts;
 
 /// Everything that knows something about the daemon.
 pub struct StatusReader {
@@ -22,8 +31,10 @@ pub struct StatusReader {
     pub traffic: Arc<Traffic>,
     /// The images that are kept complete.
     pub pins: Pins,
-    /// Requests of the kernel that are not answered yet.
-    pub in_flight: Arc<AtomicUsize>,
+    /// Those of which all is being brought here.
+    pub pulls: Pulls,
+    /// The kernel's requests.
+    pub requests: Arc<RequestCounts>,
 }
 
 impl StatusReader {
@@ -32,18 +43,12 @@ impl StatusReader {
     /// # Errors
     /// If the store can't be read.
     pub async fn read(&self) -> Result<Status, DiskError> {
-        let packs = Arc::clone(&self.packs);
-        let images = self.disk.run(move |store| images(store, &packs)).await?;
+        let images = self.images().await?;
         let peers = self.node.peers().into_iter().map(|peer| PeerStatus {
             id: peer.id.to_string(),
             address: peer.address.to_string(),
             rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
             bytes_received: peer.bytes_received,
-        });
-        let pins = self.pins.states().into_iter();
-        let pins = pins.map(|(manifest, state)| PinStatus {
-            image: manifest.to_string(),
-            state,
         });
         let listen_addresses = self.node.listen_addresses();
         Ok(Status {
@@ -52,35 +57,172 @@ impl StatusReader {
             listen_addresses: listen_addresses.iter().map(ToString::to_string).collect(),
             peers: peers.collect(),
             images,
-            pins: pins.collect(),
-            requests_in_flight: self.in_flight.load(Ordering::Relaxed) as u64,
+            pins: self.pins.list().iter().map(pin_status).collect(),
+            pulls: self.pulls.progress().iter().map(pull_status).collect(),
+            requests_in_flight: self.requests.in_flight() as u64,
             bytes_by_source: self.traffic.bytes_by_source(),
             lying_sources: self.traffic.lies(),
         })
     }
+
+    /// The images of the store.
+    ///
+    /// # Errors
+    /// If the store can't be read.
+    pub async fn images(&self) -> Result<Vec<ImageStatus>, DiskError> {
+        let packs = Arc::clone(&self.packs);
+        self.disk.run(move |store| images_of(store, &packs)).await
+    }
+
+    /// The mounts over the store that this process sees.
+    ///
+    /// # Errors
+    /// If the store or the list of mounts can't be read.
+    pub async fn mounts(&self) -> Result<Vec<MountStatus>, DiskError> {
+        let packs = Arc::clone(&self.packs);
+        self.disk.run(move |store| mounts_of(store, &packs)).await
+    }
+}
+
+/// How a pin is doing, as clients are told.
+fn pin_status(pin: &PinInfo) -> PinStatus {
+    use peerfs_fetch::PinOrigin as Origin;
+    PinStatus {
+        image: pin.image.clone(),
+        origin: match pin.origin {
+            Origin::Configuration => PinOrigin::Configuration,
+            Origin::Command => PinOrigin::Command,
+        },
+        state: pin.state.to_string(),
+    }
+}
+
+/// How a pull is doing, as clients are told.
+pub(crate) fn pull_status(progress: &Progress) -> PullStatus {
+    use peerfs_fetch::PullState as State;
+    let (state, reason) = match &progress.state {
+        State::Fetching => (PullState::Fetching, None),
+        State::Waiting(_) => (PullState::Waiting, Some(progress.state.to_string())),
+        State::Complete => (PullState::Complete, None),
+        State::Retried(reason) => (PullState::Retried, Some(reason.clone())),
+        State::Failed(reason) => (PullState::Failed, Some(reason.clone())),
+    };
+    PullStatus {
+        image: progress.manifest.to_string(),
+        state,
+        reason,
+        total_bytes: progress.total.map(|total| total.bytes),
+        present_bytes: progress.here.bytes,
+        total_chunks: progress.total.map(|total| total.chunks),
+        present_chunks: progress.here.chunks,
+        bytes_by_source: progress.bytes_by_source.clone(),
+    }
 }
 
 /// The images of the store. One whose manifest is not there is left out: it has no sizes yet.
-fn images(store: &Store, packs: &Packs) -> peerfs_store::Result<Vec<ImageStatus>> {
+fn images_of(store: &Store, packs: &Packs) -> peerfs_store::Result<Vec<ImageStatus>> {
     let mut found = Vec::new();
     for image in store.images()? {
-        let Some(manifest) = images::manifest(store, &image.manifest)? else {
-            continue;
-        };
-        let mut present_bytes = 0;
-        for pack in images::packs(store, &manifest)?.unwrap_or_default() {
-            if store.has_blob(&pack.digest) {
-                present_bytes += pack.stored_length;
-            } else if let Some(pack) = packs.find_with(store, pack.digest, pack.index_digest)? {
-                present_bytes += pack.present_bytes();
-            }
+        if let Some((total_bytes, present_bytes)) = sizes(store, packs, &image.manifest)? {
+            found.push(ImageStatus {
+                manifest: image.manifest.to_string(),
+                tags: image.tags,
+                total_bytes,
+                present_bytes,
+            });
         }
-        found.push(ImageStatus {
-            manifest: image.manifest.to_string(),
-            tags: image.tags,
-            total_bytes: manifest.stored_bytes,
-            present_bytes,
-        });
     }
     Ok(found)
+}
+
+/// Bytes of an image's packs, and those of them that are here; none if its manifest is not here.
+fn sizes(
+    store: &Store,
+    packs: &Packs,
+    manifest: &Digest,
+) -> peerfs_store::Result<Option<(u64, u64)>> {
+    let Some(manifest) = images::manifest(store, manifest)? else {
+        return Ok(None);
+    };
+    let mut present_bytes = 0;
+    for pack in images::packs(store, &manifest)?.unwrap_or_default() {
+        if store.has_blob(&pack.digest) {
+            present_bytes += pack.stored_length;
+        } else if let Some(pack) = packs.find_with(store, pack.digest, pack.index_digest)? {
+            present_bytes += pack.present_bytes();
+        }
+    }
+    Ok(Some((manifest.stored_bytes, present_bytes)))
+}
+
+/// The mounts over the store.
+fn mounts_of(store: &Store, packs: &Packs) -> peerfs_store::Result<Vec<MountStatus>> {
+    let failed = |source| peerfs_store::Error::Io {
+        action: "read",
+        path: PathBuf::from(mount_table::PATH),
+        source,
+    };
+    let mounts = of_store(mount_table::read().map_err(failed)?, store.root_dir());
+    if mounts.is_empty() {
+        return Ok(Vec::new());
+    }
+    // A tag may be missing, but no mount because of that.
+    let images = store.images().unwrap_or_default();
+    let tags: BTreeMap<_, _> = images
+        .into_iter()
+        .map(|image| (image.manifest, image.tags))
+        .collect();
+    let status = |mount: PeerfsMount| {
+        let sizes = sizes(store, packs, &mount.manifest)?;
+        Ok(MountStatus {
+            manifest: mount.manifest.to_string(),
+            tags: tags.get(&mount.manifest).cloned().unwrap_or_default(),
+            mountpoint: mount.mountpoint.to_string_lossy().into_owned(),
+            missing_bytes: sizes.map(|(total, present)| total.saturating_sub(present)),
+        })
+    };
+    mounts.into_iter().map(status).collect()
+}
+
+/// Those of the mounts whose store is this directory, by whatever path.
+fn of_store(mounts: Vec<PeerfsMount>, root_dir: &Path) -> Vec<PeerfsMount> {
+    let id = |path: &Path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let own = id(root_dir);
+    let mut known: BTreeMap<PathBuf, bool> = [(root_dir.to_owned(), true)].into();
+    mounts
+        .into_iter()
+        .filter(|mount| {
+            let path = mount.root_dir.clone();
+            *known
+                .entry(path)
+                .or_insert_with_key(|path| own.is_some() && id(path) == own)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_known_by_its_directory_and_not_by_its_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let [own, other, link] = ["own", "other", "link"].map(|name| folder.path().join(name));
+        fs::create_dir(&own).unwrap();
+        fs::create_dir(&other).unwrap();
+        std::os::unix::fs::symlink(&own, &link).unwrap();
+        let mount = |root_dir: &Path| PeerfsMount {
+            mountpoint: root_dir.to_owned(),
+            root_dir: root_dir.to_owned(),
+            manifest: Digest([1; 32]),
+        };
+        let gone = folder.path().join("gone");
+        let mounts = [&own, &other, &link, &gone].map(|path| mount(path));
+        let found = of_store(mounts.into(), &own);
+        assert_eq!(found, [mount(&own), mount(&link)]);
+        assert_eq!(of_store(vec![mount(&other)], &gone), []);
+    }
 }

@@ -18,7 +18,7 @@ use peerfs_daemon::config::PinConfig;
 use peerfs_exchange::{Have, Priority};
 use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_peer::{Identity, Node, NodeConfig, Provider, RequestError, Work};
-use peerfs_store::Store;
+use peerfs_store::{Reference, Store};
 use support::{store_dir, until, TestDaemon, TestImage};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -146,7 +146,7 @@ async fn a_wrong_index_and_a_damaged_chunk_are_read_once() {
 async fn a_pin_that_nobody_has_is_told() {
     let _alone = ALONE.lock().await;
     let daemon = TestDaemon::start_with(tempfile::tempdir().unwrap(), Vec::new(), |config| {
-        let image = Digest([9; 32]);
+        let image = Reference::Digest(Digest([9; 32]));
         config.pin = vec![PinConfig { image }];
     })
     .await;
@@ -155,7 +155,7 @@ async fn a_pin_that_nobody_has_is_told() {
         let begun = Instant::now();
         loop {
             let socket = socket.clone();
-            let asked = move || ask(&socket, Request::Status, Duration::from_secs(10));
+            let asked = move || ask(&socket, &Request::Status, Duration::from_secs(10));
             let reply = tokio::task::spawn_blocking(asked).await.unwrap().unwrap();
             let Reply::Status(status) = reply else {
                 panic!("no status");

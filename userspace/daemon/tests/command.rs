@@ -4,94 +4,19 @@
 
 #![forbid(unsafe_code)]
 
+mod support;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 use peerfs_control::{ask, Reply, Request};
-use tempfile::TempDir;
-
-fn peerfsd() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_peerfsd"))
-}
-
-/// The configuration of a daemon that leaves the rest of the machine alone.
-fn configure(root: &Path, more: &str) -> std::path::PathBuf {
-    let file = root.join("peerfsd.toml");
-    let text = format!(
-        "root_dir = {:?}\nstate_dir = {:?}\ncontrol_socket = {:?}\ndevice = \"none\"\n[peer]\n\
-         mdns = false\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n{more}",
-        root.join("store"),
-        root.join("state"),
-        root.join("control"),
-    );
-    std::fs::write(&file, text).unwrap();
-    file
-}
-
-/// A daemon that is killed if the test fails.
-struct Running {
-    child: Child,
-    root: TempDir,
-}
-
-impl Running {
-    /// Starts a daemon and waits until it says so.
-    fn start(arguments: &[&str]) -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let mut command = peerfsd();
-        command
-            .arg("--config")
-            .arg(configure(root.path(), ""))
-            .args(arguments);
-        Self::run(command, root).0
-    }
-
-    /// Starts one over this directory and waits until it says so; returns what it has logged until then.
-    fn run(mut command: Command, root: TempDir) -> (Self, String) {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = child.stderr.take().unwrap();
-        let mut lines = BufReader::new(stderr).lines().map(Result::unwrap);
-        let mut log = String::new();
-        let started = lines.by_ref().any(|line| {
-            log += &line;
-            line.contains("started")
-        });
-        assert!(started, "peerfsd ended early: {log}");
-        // Somebody has to read what it logs from now on.
-        std::thread::spawn(move || lines.for_each(drop));
-        (Running { child, root }, log)
-    }
-
-    fn socket(&self) -> std::path::PathBuf {
-        self.root.path().join("control")
-    }
-
-    /// Signals it; returns its exit status and how long it took to end.
-    fn stop(&mut self, signal: Signal) -> (Option<i32>, Duration) {
-        let before = Instant::now();
-        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
-        let status = self.child.wait().unwrap();
-        (status.code(), before.elapsed())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It has ended already, unless the test failed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
+use support::process::{configure, peerfsd, text, Running};
 
 fn check(text: &str) -> Output {
     let root = tempfile::tempdir().unwrap();
@@ -220,13 +145,14 @@ fn sighup_does_not_end_it() {
     let daemon = Running::start(&[]);
     kill(Pid::from_raw(daemon.child.id() as i32), Signal::SIGHUP).unwrap();
     std::thread::sleep(Duration::from_millis(200));
-    ask(&daemon.socket(), Request::Status, Duration::from_secs(10)).unwrap();
+    ask(&daemon.socket(), &Request::Status, Duration::from_secs(10)).unwrap();
 }
 
 #[test]
 fn it_says_how_it_is_doing() {
     let daemon = Running::start(&[]);
-    let Ok(Reply::Status(status)) = ask(&daemon.socket(), Request::Status, Duration::from_secs(10))
+    let Ok(Reply::Status(status)) =
+        ask(&daemon.socket(), &Request::Status, Duration::from_secs(10))
     else {
         panic!("no status");
     };
@@ -273,7 +199,7 @@ fn a_key_that_others_may_know_is_refused() {
 fn a_key_in_the_store_is_not_used() {
     let mut daemon = Running::start(&[]);
     let id =
-        |daemon: &Running| match ask(&daemon.socket(), Request::Status, Duration::from_secs(10)) {
+        |daemon: &Running| match ask(&daemon.socket(), &Request::Status, Duration::from_secs(10)) {
             Ok(Reply::Status(status)) => status.node_id,
             other => panic!("{other:?}"),
         };
@@ -367,7 +293,7 @@ fn a_store_on_a_read_only_mount_is_served() {
         .arg(configure(root.path(), ""));
     let (daemon, log) = Running::run(command, root);
     assert!(log.contains("is read only"), "{log}");
-    ask(&daemon.socket(), Request::Status, Duration::from_secs(10)).unwrap();
+    ask(&daemon.socket(), &Request::Status, Duration::from_secs(10)).unwrap();
     assert_eq!(std::fs::read_dir(&store).unwrap().count(), before);
 }
 
@@ -400,7 +326,7 @@ fn a_socket_that_is_in_use_is_not_taken_away() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("control_socket"));
-    ask(&daemon.socket(), Request::Status, Duration::from_secs(10)).unwrap();
+    ask(&daemon.socket(), &Request::Status, Duration::from_secs(10)).unwrap();
 }
 
 #[test]

@@ -22,7 +22,7 @@ use peerfs_exchange::Have;
 use peerfs_format::upcall::FETCH_AGAIN;
 use peerfs_format::Digest;
 use peerfs_peer::{Identity, Node, NodeConfig, Provider, Work};
-use peerfs_store::Store;
+use peerfs_store::{Reference, Store};
 use support::{store_dir, until, TestDaemon, TestImage};
 
 const CHUNKS: u32 = 100;
@@ -306,7 +306,7 @@ async fn a_pinned_image_becomes_complete_by_itself() {
     let (a, image) = seed().await;
     let b = TestDaemon::start_with(tempfile::tempdir().unwrap(), a.addresses(), |config| {
         config.pin = vec![PinConfig {
-            image: image.manifest,
+            image: Reference::Digest(image.manifest),
         }];
     })
     .await;

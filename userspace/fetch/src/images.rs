@@ -3,7 +3,34 @@
 //! What the store knows of an image, as far as it is there.
 
 use peerfs_format::{BlobTable, Digest, Manifest, PackRecord};
-use peerfs_store::{Error, Result, Store};
+use peerfs_store::{Error, Reference, Result, Store};
+
+use crate::disk::{Disk, DiskError};
+
+/// Why it is not known which image a reference stands for.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// The store does not have the tag.
+    #[error(
+        "{0}; a tag is a name in this store: an image that is to be fetched is named by its digest"
+    )]
+    Tag(DiskError),
+    /// Something else.
+    #[error(transparent)]
+    Other(DiskError),
+}
+
+/// The manifest of the image that a user means, which need not be in the store if it is named by its digest.
+///
+/// # Errors
+/// [`ResolveError::Tag`] for a tag that the store does not have, and those of [`Store::resolve`].
+pub async fn resolve(disk: &Disk, image: Reference) -> std::result::Result<Digest, ResolveError> {
+    let resolved = disk.run(move |store| store.resolve(&image)).await;
+    resolved.map_err(|error| match error {
+        DiskError::Store(Error::UnknownImage { .. }) => ResolveError::Tag(error),
+        error => ResolveError::Other(error),
+    })
+}
 
 /// An image's manifest; none if it is not there, damaged, or no manifest.
 ///

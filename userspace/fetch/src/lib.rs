@@ -7,7 +7,8 @@
 //! | [`Repository`] | what is in the store or can be got |
 //! | [`Fetcher`] | carries out what the scheduler decides: searches, transfers, verification, storing |
 //! | [`source`] | places to fetch from, and ways to find them |
-//! | `pins` | images that are kept complete |
+//! | [`Pulls`] | images of which all is being brought into the store |
+//! | [`Pins`] | images that are kept complete |
 //! | [`Disk`], [`Packs`], [`images`] | the store, used from asynchronous code |
 //! | [`Traffic`] | counts what was fetched |
 //!
@@ -20,6 +21,7 @@ mod fetcher;
 pub mod images;
 mod packs;
 mod pins;
+mod pulls;
 mod repository;
 pub mod source;
 mod traffic;
@@ -27,6 +29,7 @@ mod traffic;
 pub use disk::{Disk, DiskError};
 pub use fetcher::Fetcher;
 pub use packs::Packs;
-pub use pins::{pin, Pins};
+pub use pins::{PinInfo, PinOrigin, Pins};
+pub use pulls::{Amount, Awaited, Progress, Pull, PullState, Pulls};
 pub use repository::{Announce, GetError, Purpose, Repository};
-pub use traffic::Traffic;
+pub use traffic::{ImageTraffic, Traffic};

@@ -31,8 +31,11 @@ pub struct Repository {
 /// Whoever tells others what is here.
 #[async_trait]
 pub trait Announce: Send + Sync {
-    /// Tells that the manifest, or something of the pack, is here. Returns soon.
-    async fn announce(&self, digest: Digest);
+    /// Tells that something of a pack is here. Returns soon.
+    async fn announce(&self, pack: Digest);
+
+    /// Tells that an image has come, by its manifest. Returns soon.
+    async fn announce_image(&self, manifest: Digest);
 }
 
 /// For whom something is to be got.
@@ -288,6 +291,6 @@ impl Repository {
         if let Err(error) = self.disk.run(remember).await {
             warn!(%manifest, error = %Causes(&error), "cannot add the image to the list");
         }
-        self.announcer.announce(manifest).await;
+        self.announcer.announce_image(manifest).await;
     }
 }

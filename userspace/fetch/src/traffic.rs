@@ -1,17 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Counts what was fetched, for `peerfs status`.
+//! Counts what was fetched, for those who want to know how the daemon is doing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use peerfs_format::Digest;
+
+/// Bytes by the accounts of the sources. As many entries as there are kinds of sources and configured ones.
+type Accounts = Mutex<BTreeMap<String, u64>>;
 
 /// What was fetched since the daemon started.
 #[derive(Default)]
 pub struct Traffic {
-    /// By the accounts of the sources. As many entries as there are kinds of sources and configured ones.
-    bytes: Mutex<BTreeMap<String, u64>>,
+    bytes: Accounts,
+    /// What came for the images for which somebody counts it.
+    images: Mutex<HashMap<Digest, Weak<Accounts>>>,
     lies: AtomicU64,
+}
+
+/// Counts what comes for an image, as long as it lives and nobody else begins to count the same.
+pub struct ImageTraffic(Arc<Accounts>);
+
+impl ImageTraffic {
+    /// Bytes that came, by the accounts of the sources.
+    pub fn bytes_by_source(&self) -> BTreeMap<String, u64> {
+        lock(&self.0).clone()
+    }
 }
 
 impl Traffic {
@@ -20,16 +36,26 @@ impl Traffic {
         let bytes = accounts.into_iter().map(|account| (account, 0)).collect();
         Traffic {
             bytes: Mutex::new(bytes),
+            images: Mutex::default(),
             lies: AtomicU64::new(0),
         }
     }
 
-    /// A source with this account sent so many bytes.
-    pub fn received(&self, account: &str, bytes: usize) {
-        let mut all = self.lock();
-        match all.get_mut(account) {
-            Some(count) => *count += bytes as u64,
-            None => drop(all.insert(account.to_owned(), bytes as u64)),
+    /// Counts what comes for an image from now on.
+    pub fn of_image(&self, manifest: Digest) -> ImageTraffic {
+        let counted = Arc::new(Accounts::default());
+        let mut images = lock(&self.images);
+        images.retain(|_, accounts| accounts.strong_count() > 0);
+        images.insert(manifest, Arc::downgrade(&counted));
+        ImageTraffic(counted)
+    }
+
+    /// A source with this account sent so many bytes for an image.
+    pub fn received(&self, account: &str, manifest: &Digest, bytes: usize) {
+        add(&self.bytes, account, bytes);
+        let of_image = lock(&self.images).get(manifest).and_then(Weak::upgrade);
+        if let Some(accounts) = of_image {
+            add(&accounts, account, bytes);
         }
     }
 
@@ -40,21 +66,29 @@ impl Traffic {
 
     /// Bytes that came, by the accounts of the sources.
     pub fn bytes_by_source(&self) -> BTreeMap<String, u64> {
-        self.lock().clone()
+        lock(&self.bytes).clone()
     }
 
     /// Bytes that came from the sources with this account.
     pub fn bytes_of(&self, account: &str) -> u64 {
-        self.lock().get(account).copied().unwrap_or_default()
+        lock(&self.bytes).get(account).copied().unwrap_or_default()
     }
 
     /// Sources that sent wrong bytes.
     pub fn lies(&self) -> u64 {
         self.lies.load(Ordering::Relaxed)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
-        // Numbers are valid after every step.
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+fn add(accounts: &Accounts, account: &str, bytes: usize) {
+    let mut all = lock(accounts);
+    match all.get_mut(account) {
+        Some(count) => *count += bytes as u64,
+        None => drop(all.insert(account.to_owned(), bytes as u64)),
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Numbers are valid after every step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread;
 
 use crate::running::{peerfs, succeed};
-use peerfs_control::{ImageStatus, PeerStatus, PinStatus, Reply, Status};
+use peerfs_control::{ImageStatus, PeerStatus, PinOrigin, PinStatus, Reply, Status};
 use serde_json::Value;
 
 /// Answers one request with `reply` while `peerfs status` runs with these options.
@@ -53,6 +53,7 @@ fn status() -> Reply {
         ],
         pins: vec![PinStatus {
             image: "ef".repeat(32),
+            origin: PinOrigin::Command,
             state: "waiting".into(),
         }],
         bytes_by_source: [("peers".to_owned(), 1 << 20)].into(),
@@ -95,13 +96,19 @@ fn a_daemon_that_refuses_or_is_not_there_is_an_error() {
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(message.contains("is it running"), "{message}");
+    assert!(message.contains("`systemctl start peerfsd`"), "{message}");
 }
 
 #[test]
 fn the_documentation_is_made() {
     let folder = tempfile::tempdir().unwrap();
     succeed(peerfs(folder.path(), "man").arg(folder.path()));
-    for page in ["peerfs.1", "peerfs-build.1", "peerfs-mount.1"] {
+    for page in [
+        "peerfs.1",
+        "peerfs-build.1",
+        "peerfs-mount.1",
+        "peerfs-pull.1",
+    ] {
         assert!(folder.path().join(page).exists(), "{page}");
     }
     let script = succeed(peerfs(folder.path(), "completions").arg("bash"));

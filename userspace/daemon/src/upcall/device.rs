@@ -17,9 +17,15 @@ use tokio::io::Interest;
 /// What is done with the device by ioctl, and so only with the real one.
 pub trait Ioctls: Send + Sync + 'static {
     /// Attaches the store whose directory is open as `store`.
+    ///
+    /// # Errors
+    /// What the kernel says.
     fn attach(&self, device: BorrowedFd<'_>, store: BorrowedFd<'_>) -> io::Result<()>;
 
     /// Answers request `id` with the file in which what was asked for is.
+    ///
+    /// # Errors
+    /// What the kernel says.
     fn reply_file(&self, device: BorrowedFd<'_>, id: u64, file: BorrowedFd<'_>) -> io::Result<()>;
 
     /// Answers request `id` with a table of places and the data files that its slots name.
@@ -76,6 +82,9 @@ impl Device<KernelIoctls> {
 impl<I: Ioctls> Device<I> {
     /// A device over a descriptor in non-blocking mode that keeps the borders of messages. Must be
     /// called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If it can't be waited for.
     pub fn new(descriptor: OwnedFd, ioctls: I) -> io::Result<Self> {
         Ok(Device {
             descriptor: peerfs_sys::readiness::readable(descriptor)?,
@@ -84,12 +93,18 @@ impl<I: Ioctls> Device<I> {
     }
 
     /// Attaches the store whose directory is open as `store`.
+    ///
+    /// # Errors
+    /// What the kernel says.
     pub fn attach(&self, store: BorrowedFd<'_>) -> io::Result<()> {
         self.ioctls.attach(self.descriptor.get_ref().as_fd(), store)
     }
 
     /// Waits for requests and reads as many whole ones as fit; returns their bytes, 0 if the
     /// kernel is gone. No request is lost when the wait is cancelled.
+    ///
+    /// # Errors
+    /// What the kernel says.
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.descriptor
             .async_io(Interest::READABLE, |descriptor| {
@@ -100,6 +115,9 @@ impl<I: Ioctls> Device<I> {
 
     /// Answers request `id` with the file in which what was asked for is. The kernel takes a reply
     /// at once, so that there is nothing to wait for.
+    ///
+    /// # Errors
+    /// What the kernel says.
     pub fn reply_file(&self, id: u64, file: BorrowedFd<'_>) -> io::Result<()> {
         let device = self.descriptor.get_ref().as_fd();
         self.ioctls.reply_file(device, id, file)
@@ -120,6 +138,9 @@ impl<I: Ioctls> Device<I> {
     }
 
     /// Answers request `id` with a failure.
+    ///
+    /// # Errors
+    /// What the kernel says.
     pub fn reply_failure(&self, id: u64, failure: Failure) -> io::Result<()> {
         let mut payload = Vec::with_capacity(Failure::SIZE);
         failure.write_to(|bytes| payload.extend_from_slice(bytes));

@@ -28,6 +28,9 @@ pub enum Request {
 impl Message {
     /// Takes the first message off `batch`: the request's id, and the message or why it is not
     /// understood. Without an id there is no telling where the next message begins.
+    ///
+    /// # Errors
+    /// If its header is not understood.
     pub fn take(batch: &mut &[u8]) -> Result<(u64, Result<Message>)> {
         let (header, payload) = Header::parse(batch)?;
         *batch = batch.get(header.length as usize..).unwrap_or_default();

@@ -18,7 +18,7 @@ use peerfs_daemon::config::{PinConfig, SourceConfig};
 use peerfs_exchange::{Have, Priority};
 use peerfs_format::upcall::FETCH_AGAIN;
 use peerfs_format::Digest;
-use peerfs_store::{Pack, Store};
+use peerfs_store::{Pack, Reference, Store};
 
 const CHUNKS: u32 = 20;
 
@@ -159,7 +159,7 @@ fn damage(store: &Path, image: &TestImage, chunk: u32) {
 /// How the image is doing that a daemon is to keep complete.
 async fn state_of_the_pin(daemon: &TestDaemon) -> String {
     let socket = daemon.root.path().join("control");
-    let asked = move || ask(&socket, Request::Status, Duration::from_secs(10));
+    let asked = move || ask(&socket, &Request::Status, Duration::from_secs(10));
     match tokio::task::spawn_blocking(asked).await.unwrap().unwrap() {
         Reply::Status(status) => status.pins[0].state.clone(),
         other => panic!("{other:?}"),
@@ -168,7 +168,9 @@ async fn state_of_the_pin(daemon: &TestDaemon) -> String {
 
 async fn pinning(root: tempfile::TempDir, manifest: Digest, source: &Path) -> TestDaemon {
     TestDaemon::start_with(root, Vec::new(), |config| {
-        config.pin = vec![PinConfig { image: manifest }];
+        config.pin = vec![PinConfig {
+            image: Reference::Digest(manifest),
+        }];
         config.source = vec![SourceConfig::Directory(source.to_owned())];
     })
     .await
@@ -339,7 +341,7 @@ async fn nothing_in_a_store_holds_the_daemon_up() {
             }
             let socket = b.root.path().join("control");
             let answer = tokio::task::spawn_blocking(move || {
-                ask(&socket, Request::Status, Duration::from_secs(20))
+                ask(&socket, &Request::Status, Duration::from_secs(20))
             });
             let answer = answer.await.unwrap();
             assert!(

@@ -6,6 +6,7 @@
 
 mod image;
 mod kernel;
+pub mod process;
 
 use std::future::Future;
 use std::path::Path;

@@ -90,7 +90,9 @@ impl Shared {
     async fn fetch_blob(&self, transfer: &Transfer, source: &dyn Source) -> Result<(), Stop> {
         let digest = transfer.content.digest();
         let bytes = source.fetch_blob(digest, transfer.priority).await?;
-        self.traffic.received(source.account(), bytes.len());
+        let manifest = transfer.subject.manifest();
+        self.traffic
+            .received(source.account(), &manifest, bytes.len());
         let stored = self
             .disk
             .run(move |store| store.put_blob(&digest, &bytes))
@@ -112,11 +114,13 @@ impl Shared {
                 Part::Whole => None,
             })
             .collect();
+        let manifest = transfer.subject.manifest();
         let mut replies = source.fetch_chunks(pack, wanted, transfer.priority);
         while let Some(reply) = replies.next().await {
             let (number, bytes) = reply?;
             if let Some(bytes) = bytes {
-                self.traffic.received(source.account(), bytes.len());
+                self.traffic
+                    .received(source.account(), &manifest, bytes.len());
                 let stored = self.store_chunk(pack, number, bytes).await;
                 self.conclude(transfer, Part::Chunk(number), stored)?;
             }

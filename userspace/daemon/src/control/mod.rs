@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The control socket: tells `peerfs status` how the daemon is doing.
+//! The control socket (Documentation/control.md).
+
+mod seats;
+mod session;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -11,23 +14,13 @@ use std::time::Duration;
 
 use nix::sys::socket::{listen, socket, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{fchmod, Mode};
-use peerfs_control::{Reply, Request, LINE_MAX};
-use peerfs_text::Causes;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use crate::status::StatusReader;
-
-/// Clients at a time; others wait in the socket's queue.
-const CLIENTS_MAX: usize = 16;
-/// The longest request, in bytes.
-const REQUEST_MAX: u64 = 4096;
-/// How long a client may be silent, or take for an answer.
-const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::commands::Commands;
+use seats::Seats;
 
 /// A control socket that listens. Its file is removed when it is dropped.
 pub struct ControlSocket {
@@ -59,16 +52,18 @@ impl ControlSocket {
     }
 
     /// Answers clients until `shutdown`.
-    pub async fn serve(self, status: StatusReader, shutdown: CancellationToken) {
-        let status = Arc::new(status);
+    pub async fn serve(self, commands: Commands, shutdown: CancellationToken) {
+        let commands = Arc::new(commands);
+        let seats = Seats::new();
         let mut clients = JoinSet::new();
+        let accept = async || Some((seats.take().await?, self.listener.accept().await));
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(_) = clients.join_next() => (),
-                accepted = self.listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
+                Some((seat, accepted)) = accept() => match accepted {
                     Ok((stream, _)) => {
-                        clients.spawn(serve_client(stream, Arc::clone(&status)));
+                        clients.spawn(session::serve(stream, Arc::clone(&commands), seat));
                     }
                     Err(error) => {
                         warn!(%error, "cannot accept on the control socket");
@@ -97,57 +92,11 @@ impl Drop for ControlSocket {
     }
 }
 
-async fn serve_client(stream: UnixStream, status: Arc<StatusReader>) {
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::new(reader);
-    let mut line = String::new();
-    loop {
-        line.clear();
-        let mut limited = (&mut reader).take(REQUEST_MAX);
-        match timeout(CLIENT_TIMEOUT, limited.read_line(&mut line)).await {
-            Ok(Ok(1..)) => (),
-            _ => return,
-        }
-        let reply = match serde_json::from_str(&line) {
-            Ok(Request::Status) => match status.read().await {
-                Ok(status) => Reply::Status(status),
-                Err(error) => Reply::Error(Causes(&error).to_string()),
-            },
-            Err(error) => Reply::Error(format!("not a request: {error}")),
-        };
-        let Ok(answer) = to_line(&reply) else {
-            return;
-        };
-        match timeout(CLIENT_TIMEOUT, writer.write_all(&answer)).await {
-            Ok(Ok(())) => (),
-            _ => return debug!("a client of the control socket went away"),
-        }
-    }
-}
-
-/// An answer as it is sent: never longer than what a client reads.
-fn to_line(reply: &Reply) -> serde_json::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(reply)?;
-    if line.len() as u64 >= LINE_MAX {
-        let problem = format!("the answer has more than {LINE_MAX} bytes");
-        line = serde_json::to_vec(&Reply::Error(problem))?;
-    }
-    line.push(b'\n');
-    Ok(line)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-
-    #[test]
-    fn an_answer_is_never_longer_than_what_is_read() {
-        let long = Reply::Error("x".repeat(LINE_MAX as usize));
-        let line = to_line(&long).unwrap();
-        assert!((line.len() as u64) < LINE_MAX && line.ends_with(b"\n"));
-    }
 
     #[test]
     fn nobody_else_can_ever_connect() {

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `peerfs pull`.
+
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+use peerfs_control::{PullState, PullStatus, Reply, Request};
+use peerfs_store::printable;
+use peerfs_sys::interrupt;
+
+use crate::arguments::PullArguments;
+use crate::conversation::Conversation;
+use crate::error::{Error, Result};
+use crate::output::{size, tell, Output};
+use crate::progress::bytes_bar;
+
+/// Between two lines for who has no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Brings all of an image into the daemon's store.
+pub(crate) fn run(arguments: &PullArguments) -> Result<()> {
+    // Without it the daemon finds out by itself, but nobody is told what stays.
+    let _ = interrupt::watch();
+    let request = Request::Pull {
+        image: arguments.image.to_string(),
+        tag: arguments.tag.as_ref().map(ToString::to_string),
+        timeout: arguments.timeout,
+    };
+    let mut conversation = Conversation::open(&arguments.daemon.socket, &request)?;
+    let mut output = Output::new();
+    let mut display = Display::new(arguments.json);
+    loop {
+        let next = conversation.next(interrupt::is_requested);
+        if interrupt::is_requested() {
+            display.clear();
+            tell("peerfs: interrupted; what has come stays in the store, and another `peerfs pull` goes on with it");
+            return Err(Error::Cancelled);
+        }
+        match next? {
+            None => continue,
+            Some(reply @ (Reply::Progress(_) | Reply::Done(_))) if arguments.json => {
+                output.json(&reply)?;
+                output.flush()?;
+                if matches!(reply, Reply::Done(_)) {
+                    return Ok(());
+                }
+            }
+            Some(Reply::Progress(status)) => display.show(&status, Instant::now()),
+            Some(Reply::Done(status)) => {
+                display.clear();
+                tell(&format!("{}; {}", here(&status), sources(&status)));
+                output.line(&printable(&status.image).to_string())?;
+                return output.finish();
+            }
+            Some(Reply::Error(problem)) => {
+                display.clear();
+                return Err(Error::Refused(problem));
+            }
+            Some(_) => return Err(Error::UnexpectedReply),
+        }
+    }
+}
+
+/// Shows a person how it is going: a bar on a terminal, otherwise a line from time to time.
+struct Display {
+    bar: ProgressBar,
+    is_silent: bool,
+    last_line: Option<Instant>,
+}
+
+impl Display {
+    fn new(is_silent: bool) -> Self {
+        let bar = if is_silent {
+            ProgressBar::hidden()
+        } else {
+            bytes_bar()
+        };
+        Display {
+            bar,
+            is_silent,
+            last_line: None,
+        }
+    }
+
+    fn show(&mut self, status: &PullStatus, now: Instant) {
+        if !self.bar.is_hidden() {
+            self.bar.set_length(status.total_bytes.unwrap_or_default());
+            self.bar.set_position(status.present_bytes);
+            self.bar.set_message(match waits(status) {
+                Some(reason) => reason,
+                None => chunks(status),
+            });
+        } else if !self.is_silent && self.is_time_for_a_line(now) {
+            tell(&match waits(status) {
+                Some(reason) => format!("{}; {reason}", here(status)),
+                None => format!("{}; {}", here(status), sources(status)),
+            });
+        }
+    }
+
+    fn is_time_for_a_line(&mut self, now: Instant) -> bool {
+        let is_time = self
+            .last_line
+            .is_none_or(|last| now.saturating_duration_since(last) >= LINE_INTERVAL);
+        if is_time {
+            self.last_line = Some(now);
+        }
+        is_time
+    }
+
+    fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// The reason that nothing comes.
+fn waits(status: &PullStatus) -> Option<String> {
+    let reason = status.reason.as_ref()?;
+    let is_waiting = status.state == PullState::Waiting;
+    is_waiting.then(|| printable(reason).to_string())
+}
+
+fn here(status: &PullStatus) -> String {
+    match status.total_bytes {
+        Some(total) => format!(
+            "{} of {} here, {}",
+            size(status.present_bytes),
+            size(total),
+            chunks(status)
+        ),
+        None => format!("{} here", size(status.present_bytes)),
+    }
+}
+
+fn chunks(status: &PullStatus) -> String {
+    match status.total_chunks {
+        Some(total) => format!("{}/{total} chunks", status.present_chunks),
+        None => String::new(),
+    }
+}
+
+fn sources(status: &PullStatus) -> String {
+    let sources = status.bytes_by_source.iter();
+    let sources: Vec<String> = sources
+        .map(|(source, bytes)| format!("{} from {}", size(*bytes), printable(source)))
+        .collect();
+    if sources.is_empty() {
+        "nothing was fetched".to_owned()
+    } else {
+        sources.join(", ")
+    }
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! How a daemon and what it cares for are doing.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// How a daemon is doing.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// The hash of the node's public key.
+    pub node_id: String,
+    /// Where other nodes reach it, as multiaddresses.
+    pub listen_addresses: Vec<String>,
+    /// The nodes that it is connected to.
+    pub peers: Vec<PeerStatus>,
+    /// The images of its store and those that are mounted from it.
+    pub images: Vec<ImageStatus>,
+    /// The images that are to be kept complete, those that nobody has too.
+    #[serde(default)]
+    pub pins: Vec<PinStatus>,
+    /// The images of which all is being brought into the store, for pins or for clients.
+    #[serde(default)]
+    pub pulls: Vec<PullStatus>,
+    /// Requests of the kernel that are not answered yet.
+    pub requests_in_flight: u64,
+    /// Bytes fetched since the daemon started, by the name of the source.
+    pub bytes_by_source: BTreeMap<String, u64>,
+    /// Sources that sent wrong bytes since the daemon started, and are not asked any more.
+    pub lying_sources: u64,
+}
+
+/// A node that the daemon is connected to.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct PeerStatus {
+    /// The hash of its public key.
+    pub id: String,
+    /// Where it was reached, as a multiaddress.
+    pub address: String,
+    /// Round-trip time in milliseconds, once it was measured.
+    pub rtt_ms: Option<f64>,
+    /// Bytes received from it.
+    pub bytes_received: u64,
+}
+
+/// An image in the daemon's store.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct ImageStatus {
+    /// The hexadecimal digest of its manifest.
+    pub manifest: String,
+    /// The tags that name it.
+    pub tags: Vec<String>,
+    /// Bytes of its packs, as stored.
+    pub total_bytes: u64,
+    /// Those of them that are in the store.
+    pub present_bytes: u64,
+}
+
+/// An image that is to be kept complete.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct PinStatus {
+    /// What it is called there: a tag or the hexadecimal digest of its manifest.
+    pub image: String,
+    /// Who wants it to be kept.
+    #[serde(default)]
+    pub origin: PinOrigin,
+    /// How it is doing, for people.
+    pub state: String,
+}
+
+/// Who wants an image to be kept complete.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PinOrigin {
+    /// The daemon's configuration.
+    #[default]
+    Configuration,
+    /// A client, by the command `pin`.
+    Command,
+}
+
+/// A mount over the daemon's store, in the mount namespace of the daemon.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct MountStatus {
+    /// The hexadecimal digest of its manifest.
+    pub manifest: String,
+    /// The tags that name the image.
+    pub tags: Vec<String>,
+    /// Where it is mounted; what is no UTF-8 of it is replaced.
+    pub mountpoint: String,
+    /// Bytes of the image's packs that are not in the store; none if that is not known yet.
+    pub missing_bytes: Option<u64>,
+}
+
+/// How it is going with bringing all of an image into the store.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct PullStatus {
+    /// The hexadecimal digest of its manifest.
+    pub image: String,
+    /// What is being done.
+    pub state: PullState,
+    /// Why nothing comes, or why it failed, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Bytes of all its blobs, once that is known.
+    pub total_bytes: Option<u64>,
+    /// Those of them that are in the store.
+    pub present_bytes: u64,
+    /// Chunks of its packs, once that is known.
+    pub total_chunks: Option<u64>,
+    /// Those of them that are in the store.
+    pub present_chunks: u64,
+    /// Bytes that were fetched for it meanwhile, by the name of the source.
+    pub bytes_by_source: BTreeMap<String, u64>,
+}
+
+/// What is being done to bring all of an image into the store.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PullState {
+    /// It is being fetched, or what is here is being checked.
+    #[default]
+    Fetching,
+    /// Something of it does not come.
+    Waiting,
+    /// All of it is here.
+    Complete,
+    /// It failed, and is tried again for a pin.
+    Retried,
+    /// It can never be complete.
+    Failed,
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What clients of the control socket can have done.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use peerfs_control::Reply;
+use peerfs_fetch::images::{resolve, ResolveError};
+use peerfs_fetch::{DiskError, PinOrigin, Pins, Progress, Pull, PullState, Pulls};
+use peerfs_format::Digest;
+use peerfs_store::{InvalidReference, Reference, Tag};
+use peerfs_text::Causes;
+use tokio::sync::Mutex;
+
+use crate::events::Events;
+use crate::saved_pins::{PinsError, SavedPins};
+use crate::status::StatusReader;
+
+/// Why a client's command could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// A text that should name an image is no reference.
+    #[error(transparent)]
+    Reference(#[from] InvalidReference),
+    /// It is not known which image is meant.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// The store could not be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The pins could not be saved.
+    #[error(transparent)]
+    Pins(#[from] PinsError),
+    /// The pins that were saved are not known.
+    #[error("{0}")]
+    PinsUnknown(String),
+    /// There is no such pin.
+    #[error("{0} is not pinned; `peerfs status` shows what is")]
+    NotPinned(Digest),
+    /// The pin is the configuration's.
+    #[error(
+        "the configuration pins {0}; take its [[pin]] out of there and start peerfsd anew, and it is pinned no \
+         longer"
+    )]
+    Configured(Digest),
+    /// Nothing came for a long time.
+    #[error(
+        "nothing has come for {seconds} seconds, for nobody that can be reached sends blob {blob}; `peerfs status` \
+         shows the peers"
+    )]
+    Awaited {
+        /// The blob, or the first of several.
+        blob: Digest,
+        /// How long.
+        seconds: u64,
+    },
+    /// Not all of the image could be got.
+    #[error("{0}")]
+    Pull(String),
+    /// Nothing is begun any more.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
+}
+
+/// What clients can have done, but for what happens on a connection.
+pub struct Commands {
+    /// Knows how the daemon is doing.
+    pub status: StatusReader,
+    /// The images of which all is being brought here.
+    pub pulls: Pulls,
+    /// The images that are kept complete.
+    pub pins: Pins,
+    /// Those of them that clients have pinned, or why they are not known.
+    pub saved_pins: Arc<Mutex<Result<SavedPins, String>>>,
+    /// What happens.
+    pub events: Events,
+}
+
+impl Commands {
+    /// The image that a client means.
+    pub(crate) async fn find(&self, image: &str) -> Result<Digest, CommandError> {
+        let image: Reference = image.parse()?;
+        Ok(resolve(&self.status.disk, image).await?)
+    }
+
+    /// Keeps an image complete from now on; returns its manifest.
+    pub(crate) async fn pin(&self, image: &str) -> Result<Digest, CommandError> {
+        let manifest = self.find(image).await?;
+        self.change_pins(move |saved| saved.add(manifest)).await?;
+        self.pins
+            .add(Reference::Digest(manifest), PinOrigin::Command);
+        Ok(manifest)
+    }
+
+    /// Does not keep an image complete any more; returns its manifest.
+    pub(crate) async fn unpin(&self, image: &str) -> Result<Digest, CommandError> {
+        let manifest = self.find(image).await?;
+        let was_pinned = self
+            .change_pins(move |saved| saved.remove(&manifest))
+            .await?;
+        self.pins.remove(&manifest);
+        if self.pins.is_configured(&manifest) {
+            return Err(CommandError::Configured(manifest));
+        }
+        if !was_pinned {
+            return Err(CommandError::NotPinned(manifest));
+        }
+        Ok(manifest)
+    }
+
+    /// Changes the saved pins, which blocks on a disk.
+    async fn change_pins<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut SavedPins) -> Result<T, PinsError> + Send + 'static,
+    ) -> Result<T, CommandError> {
+        let mut saved = Arc::clone(&self.saved_pins).lock_owned().await;
+        let changed = tokio::task::spawn_blocking(move || match saved.as_mut() {
+            Ok(saved) => change(saved).map_err(CommandError::from),
+            Err(reason) => Err(CommandError::PinsUnknown(reason.clone())),
+        });
+        changed.await.map_err(|_| CommandError::ShuttingDown)?
+    }
+
+    /// Gives an image a tag.
+    pub(crate) async fn tag(&self, manifest: Digest, tag: Tag) -> Result<(), CommandError> {
+        let tagged = self
+            .status
+            .disk
+            .run(move |store| store.tag(&manifest, &tag));
+        Ok(tagged.await?)
+    }
+
+    /// Begins to bring all of an image here, or joins who does.
+    pub(crate) fn pull(&self, manifest: Digest) -> Pull {
+        self.pulls.pull(manifest)
+    }
+}
+
+/// Whether a client that wants all of an image since `begun` has to wait no longer, and why. `patience` is how long
+/// nothing may come; others may have waited for it before.
+pub(crate) fn verdict(
+    progress: &Progress,
+    begun: Instant,
+    now: Instant,
+    patience: Duration,
+) -> Option<Result<(), CommandError>> {
+    match &progress.state {
+        PullState::Complete => Some(Ok(())),
+        PullState::Failed(reason) | PullState::Retried(reason) => {
+            Some(Err(CommandError::Pull(reason.clone())))
+        }
+        PullState::Waiting(awaited) => {
+            let waited = now.saturating_duration_since(awaited.since.max(begun));
+            let error = CommandError::Awaited {
+                blob: awaited.blob,
+                seconds: waited.as_secs(),
+            };
+            (waited >= patience).then_some(Err(error))
+        }
+        PullState::Fetching => None,
+    }
+}
+
+/// What a client is told of an error.
+pub(crate) fn refusal(error: &dyn std::error::Error) -> Reply {
+    Reply::Error(Causes(error).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use peerfs_fetch::{Amount, Awaited};
+
+    use super::*;
+
+    #[test]
+    fn who_waits_for_nothing_is_told_so_after_a_while() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let progress = |state| Progress {
+            manifest: Digest([1; 32]),
+            state,
+            total: None,
+            here: Amount::default(),
+            bytes_by_source: Default::default(),
+        };
+        let ended = |state, begun, after| {
+            let (begun, now) = (start + begun * second, start + after * second);
+            verdict(&progress(state), begun, now, 10 * second)
+        };
+        let waiting = || {
+            PullState::Waiting(Awaited {
+                blob: Digest([2; 32]),
+                since: start + second,
+            })
+        };
+        assert!(ended(PullState::Fetching, 0, 1000).is_none());
+        assert!(ended(waiting(), 0, 10).is_none());
+        let error = ended(waiting(), 0, 11).unwrap().unwrap_err().to_string();
+        assert!(
+            error.contains("10 seconds") && error.contains("0202"),
+            "{error}"
+        );
+        // Others have waited for it for hours.
+        assert!(ended(waiting(), 7200, 7209).is_none());
+        assert!(ended(waiting(), 7200, 7210).unwrap().is_err());
+        assert!(ended(PullState::Complete, 0, 0).unwrap().is_ok());
+        assert!(ended(PullState::Retried("x".into()), 0, 0)
+            .unwrap()
+            .is_err());
+    }
+}

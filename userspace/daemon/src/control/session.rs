@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! One client of the control socket.
+
+use std::error::Error;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use peerfs_control::{EventKind, Reply, Request, COMMANDS, LINE_MAX, REQUEST_MAX};
+use peerfs_format::Digest;
+use peerfs_store::Tag;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::UnixStream;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::seats::Seat;
+use crate::commands::{refusal, verdict, Commands};
+use crate::events::{now, Events};
+use crate::status::pull_status;
+
+/// How long a client may be silent, or take for an answer.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the daemon may take for an answer: the store may be on a disk that does not answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Who waits for an image hears of it at least so often.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// Answers a client until it or the daemon ends the connection.
+pub(super) async fn serve(stream: UnixStream, commands: Arc<Commands>, seat: Seat) {
+    let (reader, writer) = stream.into_split();
+    let mut session = Session {
+        reader: BufReader::new(reader),
+        writer,
+        commands,
+    };
+    if let Err(error) = session.serve(seat).await {
+        debug!(%error, "a client of the control socket went away");
+    }
+}
+
+struct Session {
+    reader: BufReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+    commands: Arc<Commands>,
+}
+
+impl Session {
+    async fn serve(&mut self, mut seat: Seat) -> io::Result<()> {
+        let commands = Arc::clone(&self.commands);
+        while let Some(line) = timeout(CLIENT_TIMEOUT, self.read_line()).await?? {
+            let request = match parse(&line) {
+                Ok(request) => request,
+                Err(problem) => {
+                    self.send_soon(&Reply::Error(problem)).await?;
+                    if line.len() as u64 >= REQUEST_MAX {
+                        // Where the next one begins is not known. Who has not sent all of it could not read the
+                        // answer.
+                        let mut rest = (&mut self.reader).take(LINE_MAX);
+                        let mut nowhere = tokio::io::sink();
+                        let read = tokio::io::copy(&mut rest, &mut nowhere);
+                        return timeout(CLIENT_TIMEOUT, read).await?.map(drop);
+                    }
+                    continue;
+                }
+            };
+            match request {
+                Request::Pull { .. } | Request::Events if !seat.change_to_long() => {
+                    let problem = "too many clients wait for images or events; try again later";
+                    return self.send_soon(&Reply::Error(problem.to_owned())).await;
+                }
+                Request::Pull {
+                    image,
+                    tag,
+                    timeout,
+                } => {
+                    let patience = timeout.unwrap_or(Request::PATIENCE);
+                    let patience = Duration::from_secs(patience.into());
+                    return self.pull(&image, tag, patience).await;
+                }
+                Request::Events => return self.events().await,
+                Request::Status => self.answer(commands.status.read(), Reply::Status).await?,
+                Request::Images => self.answer(commands.status.images(), Reply::Images).await?,
+                Request::Mounts => self.answer(commands.status.mounts(), Reply::Mounts).await?,
+                Request::Pin { image } => {
+                    let pinned = |manifest: Digest| Reply::Pinned(manifest.to_string());
+                    self.answer(commands.pin(&image), pinned).await?;
+                }
+                Request::Unpin { image } => {
+                    let unpinned = |manifest: Digest| Reply::Unpinned(manifest.to_string());
+                    self.answer(commands.unpin(&image), unpinned).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A request as it came, or the beginning of one that is too long; None at the end.
+    async fn read_line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let mut line = Vec::new();
+        let mut limited = (&mut self.reader).take(REQUEST_MAX);
+        limited.read_until(b'\n', &mut line).await?;
+        Ok(Some(line).filter(|line| !line.is_empty()))
+    }
+
+    /// Sends the one reply to a request, when what it asks for is done.
+    async fn answer<T, E: Error>(
+        &mut self,
+        done: impl Future<Output = Result<T, E>>,
+        reply: impl FnOnce(T) -> Reply,
+    ) -> io::Result<()> {
+        let answer = match timeout(ANSWER_TIMEOUT, done).await {
+            Ok(Ok(value)) => reply(value),
+            Ok(Err(error)) => refusal(&error),
+            Err(_) => {
+                let problem = "the disk of the store or of the state directory does not answer";
+                Reply::Error(problem.to_owned())
+            }
+        };
+        self.send_soon(&answer).await
+    }
+
+    /// Sends a line to a client that has to take it soon.
+    async fn send_soon(&mut self, reply: &Reply) -> io::Result<()> {
+        timeout(CLIENT_TIMEOUT, self.send(reply)).await?
+    }
+
+    /// Sends a line, however long the client takes.
+    async fn send(&mut self, reply: &Reply) -> io::Result<()> {
+        let line = to_line(reply)?;
+        self.writer.write_all(&line).await
+    }
+
+    /// Brings an image here as long as the client is there.
+    async fn pull(
+        &mut self,
+        image: &str,
+        tag: Option<String>,
+        patience: Duration,
+    ) -> io::Result<()> {
+        let commands = Arc::clone(&self.commands);
+        let last = tokio::select! {
+            () = hung_up(&mut self.reader) => return Ok(()),
+            last = pull(&commands, &mut self.writer, image, tag, patience) => last?,
+        };
+        self.send(&last).await
+    }
+
+    async fn events(&mut self) -> io::Result<()> {
+        let events = self.commands.events.clone();
+        tell(&events, &mut self.reader, &mut self.writer).await
+    }
+}
+
+/// Tells a client what happens, until it goes away. One that does not read loses events, and is told how many.
+async fn tell(
+    events: &Events,
+    reader: &mut BufReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+) -> io::Result<()> {
+    let mut happened = events.subscribe();
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let mut event = now(EventKind::Subscribed { version });
+    loop {
+        writer.write_all(&to_line(&Reply::Event(event))?).await?;
+        let next = tokio::select! {
+            () = hung_up(reader) => return Ok(()),
+            next = happened.recv() => next,
+        };
+        event = match next {
+            Ok(event) => event,
+            Err(RecvError::Lagged(events)) => now(EventKind::Lost { events }),
+            Err(RecvError::Closed) => return Ok(()),
+        };
+    }
+}
+
+/// Waits until the client has closed its side. What it sends meanwhile is not looked at.
+async fn hung_up(reader: &mut BufReader<OwnedReadHalf>) {
+    match reader.fill_buf().await {
+        Ok([]) | Err(_) => (),
+        Ok(_) => std::future::pending().await,
+    }
+}
+
+/// Brings an image here and tells how that goes; returns the last line. When the future is dropped, that ends, unless
+/// somebody else wants the image.
+async fn pull(
+    commands: &Commands,
+    writer: &mut OwnedWriteHalf,
+    image: &str,
+    tag: Option<String>,
+    patience: Duration,
+) -> io::Result<Reply> {
+    let parse = || tag.map(|tag| tag.parse::<Tag>()).transpose();
+    let tag = match parse() {
+        Ok(tag) => tag,
+        Err(error) => return Ok(refusal(&error)),
+    };
+    let manifest = match commands.find(image).await {
+        Ok(manifest) => manifest,
+        Err(error) => return Ok(refusal(&error)),
+    };
+    let begun = Instant::now();
+    let mut pull = commands.pull(manifest);
+    let progress = loop {
+        // What was true before it was begun says nothing.
+        let _ = timeout(HEARTBEAT, pull.changed()).await;
+        let progress = pull.progress();
+        match verdict(&progress, begun, Instant::now(), patience) {
+            None => {
+                let line = to_line(&Reply::Progress(pull_status(&progress)))?;
+                writer.write_all(&line).await?;
+            }
+            Some(Ok(())) => break progress,
+            Some(Err(error)) => return Ok(refusal(&error)),
+        }
+    };
+    if let Some(tag) = tag {
+        if let Err(error) = commands.tag(manifest, tag).await {
+            return Ok(refusal(&error));
+        }
+    }
+    Ok(Reply::Done(pull_status(&progress)))
+}
+
+/// What a client asks, or what it is told if that is not understood.
+fn parse(line: &[u8]) -> Result<Request, String> {
+    if line.len() as u64 >= REQUEST_MAX && !line.ends_with(b"\n") {
+        return Err(format!("a request has at most {REQUEST_MAX} bytes"));
+    }
+    serde_json::from_slice(line).map_err(|error| {
+        let version = env!("CARGO_PKG_VERSION");
+        let value: serde_json::Value = serde_json::from_slice(line).unwrap_or_default();
+        match value.get("command").and_then(|command| command.as_str()) {
+            Some(command) if !COMMANDS.contains(&command) => format!(
+                "peerfsd {version} does not know the command {command:?}, but {}",
+                COMMANDS.join(", ")
+            ),
+            _ => format!("peerfsd {version} does not understand the request: {error}"),
+        }
+    })
+}
+
+/// An answer as it is sent: never longer than what a client reads.
+fn to_line(reply: &Reply) -> serde_json::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(reply)?;
+    if line.len() as u64 >= LINE_MAX {
+        let problem = format!("the answer has more than {LINE_MAX} bytes");
+        line = serde_json::to_vec(&Reply::Error(problem))?;
+    }
+    line.push(b'\n');
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_never_longer_than_what_is_read() {
+        let long = Reply::Error("x".repeat(LINE_MAX as usize));
+        let line = to_line(&long).unwrap();
+        assert!((line.len() as u64) < LINE_MAX && line.ends_with(b"\n"));
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_loses_events_and_holds_nobody_up() {
+        const EVENTS: u64 = 50_000;
+        let (daemon, client) = UnixStream::pair().unwrap();
+        let (reader, mut writer) = daemon.into_split();
+        let (mut reader, events) = (BufReader::new(reader), Events::new());
+        let telling = {
+            let events = events.clone();
+            tokio::spawn(async move { tell(&events, &mut reader, &mut writer).await })
+        };
+        let mut client = BufReader::new(client);
+        let mut line = String::new();
+        client.read_line(&mut line).await.unwrap();
+        assert!(line.contains("\"kind\":\"subscribed\""), "{line}");
+        for number in 0..EVENTS {
+            let peer = number.to_string();
+            events.tell(EventKind::PeerConnected { peer });
+            tokio::task::yield_now().await;
+        }
+        let (mut told, mut lost) = (0, 0);
+        while told + lost < EVENTS {
+            line.clear();
+            client.read_line(&mut line).await.unwrap();
+            let Ok(Reply::Event(event)) = serde_json::from_str(&line) else {
+                panic!("{line}");
+            };
+            match event.kind {
+                EventKind::PeerConnected { peer } => {
+                    assert_eq!(peer, (told + lost).to_string(), "in order");
+                    told += 1;
+                }
+                EventKind::Lost { events } => lost += events,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(lost > 0 && told > 0, "{told} {lost}");
+        drop(client);
+        telling.await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn what_is_not_understood_is_answered_with_the_version() {
+        let version = format!("peerfsd {}", env!("CARGO_PKG_VERSION"));
+        for (line, named) in [
+            (
+                &b"{\"command\":\"evict\"}\n"[..],
+                "does not know the command \"evict\"",
+            ),
+            (b"{\"command\":\"pull\"}\n", "missing field `image`"),
+            (b"{\"command\":\"pull\",\"image\":7}\n", "invalid type"),
+            (b"\n", "EOF"),
+            (b"\xff\n", "does not understand"),
+            (b"[[[[", "does not understand"),
+        ] {
+            let problem = parse(line).unwrap_err();
+            assert!(
+                problem.starts_with(&version) && problem.contains(named),
+                "{problem}"
+            );
+        }
+        let long = vec![b' '; REQUEST_MAX as usize];
+        assert!(parse(&long).unwrap_err().contains("at most 4096 bytes"));
+        let newer = b"{\"command\":\"events\",\"since\":5}";
+        assert_eq!(parse(newer), Ok(Request::Events));
+    }
+}

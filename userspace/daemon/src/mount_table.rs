@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The mounts of peerfs, as the kernel lists them in `/proc/self/mountinfo`.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use peerfs_format::Digest;
+
+/// The list of the mount namespace of this process.
+pub const PATH: &str = "/proc/self/mountinfo";
+/// The most bytes of it that are read: the kernel's limit of 100,000 mounts has about as many.
+const LENGTH_MAX: u64 = 64 * 1024 * 1024;
+
+/// A mount of peerfs.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PeerfsMount {
+    /// Where it is.
+    pub mountpoint: PathBuf,
+    /// The store, by the path that its mounter gave.
+    pub root_dir: PathBuf,
+    /// The image's manifest.
+    pub manifest: Digest,
+}
+
+/// The mounts of peerfs that this process sees. Does not ask any filesystem.
+///
+/// # Errors
+/// If the kernel does not say.
+pub fn read() -> io::Result<Vec<PeerfsMount>> {
+    let mut text = Vec::new();
+    File::open(PATH)?.take(LENGTH_MAX).read_to_end(&mut text)?;
+    Ok(parse(&text))
+}
+
+/// The mounts of peerfs in a text like that of `/proc/self/mountinfo`. What is not understood is passed over.
+fn parse(text: &[u8]) -> Vec<PeerfsMount> {
+    text.split(|byte| *byte == b'\n')
+        .filter_map(parse_line)
+        .collect()
+}
+
+fn parse_line(line: &[u8]) -> Option<PeerfsMount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let mountpoint = fields.nth(4)?;
+    // Behind the options of the mount there are some more fields, and a dash.
+    fields.find(|field| field == b"-")?;
+    if fields.next()? != b"peerfs" {
+        return None;
+    }
+    let options = fields.nth(1)?;
+    let option = |name: &[u8]| {
+        let mut options = options.split(|byte| *byte == b',');
+        options.find_map(|option| option.strip_prefix(name))
+    };
+    Some(PeerfsMount {
+        mountpoint: path(mountpoint),
+        root_dir: path(option(b"root_dir=")?),
+        manifest: std::str::from_utf8(option(b"manifest=")?)
+            .ok()?
+            .parse()
+            .ok()?,
+    })
+}
+
+/// A path in which the kernel has written blanks, commas and the like as `\040`.
+fn path(escaped: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(escaped.len());
+    let mut rest = escaped;
+    while let Some((&first, behind)) = rest.split_first() {
+        let octal = behind.get(..3).filter(|_| first == b'\\').and_then(octal);
+        bytes.push(octal.unwrap_or(first));
+        rest = match octal {
+            Some(_) => behind.get(3..).unwrap_or_default(),
+            None => behind,
+        };
+    }
+    OsString::from_vec(bytes).into()
+}
+
+/// The byte that three octal digits stand for.
+fn octal(digits: &[u8]) -> Option<u8> {
+    let text = std::str::from_utf8(digits).ok()?;
+    let is_digit = |byte: u8| (b'0'..=b'7').contains(&byte);
+    u8::from_str_radix(text, 8)
+        .ok()
+        .filter(|_| digits.iter().copied().all(is_digit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_of_peerfs_are_found_whatever_their_names() {
+        let digest = Digest([0xab; 32]);
+        let text = format!(
+            "36 35 98:0 / /plain rw,noatime master:1 propagate_from:2 - peerfs debian \
+             ro,root_dir=/var/lib/peerfs,manifest={digest},timeout=30\n\
+             37 35 0:5 /sub /a\\040b\\134\\012 ro - peerfs none ro,root_dir=/x\\054y,manifest={digest}\n\
+             38 35 98:0 / /ext rw - ext4 /dev/peerfs rw,root_dir=/z,manifest={digest}\n\
+             39 35 0:6 / /- rw - peerfs - ro,root_dir=/q,manifest=12\n\
+             40 35 0:6 / /no-options rw - peerfs\n\
+             not a mount - peerfs\n"
+        );
+        let mount = |mountpoint: &str, root_dir: &str| PeerfsMount {
+            mountpoint: mountpoint.into(),
+            root_dir: root_dir.into(),
+            manifest: digest,
+        };
+        let expected = [
+            mount("/plain", "/var/lib/peerfs"),
+            mount("/a b\\\n", "/x,y"),
+        ];
+        assert_eq!(parse(text.as_bytes()), expected);
+        // Cut off anywhere.
+        for length in 0..text.len() {
+            assert!(parse(&text.as_bytes()[..length]).len() <= 2);
+        }
+    }
+
+    #[test]
+    fn an_escape_is_three_octal_digits() {
+        for (escaped, expected) in [
+            ("\\040", " "),
+            ("\\0", "\\0"),
+            ("\\", "\\"),
+            ("\\+40", "\\+40"),
+            ("\\777", "\\777"),
+            ("\\134040", "\\040"),
+        ] {
+            assert_eq!(path(escaped.as_bytes()), PathBuf::from(expected));
+        }
+    }
+
+    #[test]
+    fn the_list_of_this_process_can_be_read() {
+        read().unwrap();
+    }
+}
