@@ -5,18 +5,31 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use peerfs_format::upcall::{FileReply, IOCTL_ATTACH, IOCTL_REPLY_FILE, IOCTL_TYPE};
-use peerfs_format::Record;
+use peerfs_format::upcall::{
+    FileReply, PlacesReply, IOCTL_ATTACH, IOCTL_REPLY_FILE, IOCTL_REPLY_PLACES, IOCTL_TYPE,
+    NO_DESCRIPTOR,
+};
+use peerfs_format::{Record, SLOTS_MAX};
 
 /// The arguments as the kernel reads them: a number of this machine, and an encoded record.
 type AttachArgument = [u8; 4];
 type ReplyFileArgument = [u8; FileReply::SIZE];
+type ReplyPlacesArgument = [u8; PlacesReply::SIZE];
 
 mod raw {
-    use super::{AttachArgument, ReplyFileArgument, IOCTL_ATTACH, IOCTL_REPLY_FILE, IOCTL_TYPE};
+    use super::{
+        AttachArgument, ReplyFileArgument, ReplyPlacesArgument, IOCTL_ATTACH, IOCTL_REPLY_FILE,
+        IOCTL_REPLY_PLACES, IOCTL_TYPE,
+    };
 
     nix::ioctl_write_ptr!(attach, IOCTL_TYPE, IOCTL_ATTACH, AttachArgument);
     nix::ioctl_write_ptr!(reply_file, IOCTL_TYPE, IOCTL_REPLY_FILE, ReplyFileArgument);
+    nix::ioctl_write_ptr!(
+        reply_places,
+        IOCTL_TYPE,
+        IOCTL_REPLY_PLACES,
+        ReplyPlacesArgument
+    );
 }
 
 /// Attaches the store whose directory is open as `store` to an open `/dev/peerfs`: from now on it
@@ -42,18 +55,53 @@ pub fn attach(device: BorrowedFd<'_>, store: BorrowedFd<'_>) -> io::Result<()> {
 pub fn reply_file(device: BorrowedFd<'_>, id: u64, file: BorrowedFd<'_>) -> io::Result<()> {
     let reply = FileReply {
         id,
-        // A borrowed descriptor is not negative.
-        descriptor: file.as_raw_fd().unsigned_abs(),
+        descriptor: number(file),
     };
-    let mut argument = Vec::with_capacity(FileReply::SIZE);
-    reply.write_to(|bytes| argument.extend_from_slice(bytes));
-    let argument: ReplyFileArgument = argument
-        .try_into()
-        .expect("a record is encoded as as many bytes as its SIZE says");
+    let argument: ReplyFileArgument = encode(&reply);
     // SAFETY: As in `attach`: the descriptor is open, and the kernel only reads `argument`, which
     // lives until the call returns and has the size that the command's number states.
     unsafe { raw::reply_file(device.as_raw_fd(), &argument) }?;
     Ok(())
+}
+
+/// Answers request `id` with the pack's table of places, in which the chunks that were asked for now are, and with the
+/// data files of some slots of it, by their numbers.
+///
+/// # Errors
+/// As for [`reply_file`]; EINVAL if the request is not for chunks, or if there is no slot of such a number.
+pub fn reply_places(
+    device: BorrowedFd<'_>,
+    id: u64,
+    table: BorrowedFd<'_>,
+    data_files: &[(u32, BorrowedFd<'_>)],
+) -> io::Result<()> {
+    let mut slots = [NO_DESCRIPTOR; SLOTS_MAX as usize];
+    for (slot, file) in data_files {
+        let place = slots.get_mut(*slot as usize);
+        *place.ok_or(io::ErrorKind::InvalidInput)? = number(*file);
+    }
+    let reply = PlacesReply {
+        id,
+        table: number(table),
+        slots,
+    };
+    let argument: ReplyPlacesArgument = encode(&reply);
+    // SAFETY: As in `reply_file`.
+    unsafe { raw::reply_places(device.as_raw_fd(), &argument) }?;
+    Ok(())
+}
+
+/// The number of a descriptor, which is not negative as long as it is borrowed.
+fn number(descriptor: BorrowedFd<'_>) -> u32 {
+    descriptor.as_raw_fd().unsigned_abs()
+}
+
+fn encode<const N: usize>(record: &impl Record) -> [u8; N] {
+    let mut bytes = Vec::with_capacity(N);
+    record.write_to(|piece| bytes.extend_from_slice(piece));
+    bytes
+        .try_into()
+        .expect("a record is encoded as as many bytes as its SIZE says")
 }
 
 #[cfg(test)]
@@ -71,5 +119,11 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(nix::libc::ENOTTY));
         let error = reply_file(device.as_fd(), 1, store.as_fd()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(nix::libc::ENOTTY));
+        let reply = |slot| {
+            let slots = [(slot, store.as_fd())];
+            reply_places(device.as_fd(), 1, store.as_fd(), &slots).unwrap_err()
+        };
+        assert_eq!(reply(63).raw_os_error(), Some(nix::libc::ENOTTY));
+        assert_eq!(reply(64).kind(), io::ErrorKind::InvalidInput);
     }
 }

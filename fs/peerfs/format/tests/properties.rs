@@ -10,12 +10,13 @@ mod walk;
 use capnp::message::Builder;
 use capnp::serialize::write_message_to_words;
 use peerfs_format::upcall::{
-    write_message, ChunkData, Failure, FetchBlob, FetchChunks, FileReply, Header, Operation,
+    write_message, Failure, FetchBlob, FetchChunks, FileReply, Header, Operation, PlacesReply,
+    Workload,
 };
 use peerfs_format::{
     peerfs_capnp, BlobTable, ChunkRecord, Digest, EntryRecord, Error, ExtentRecord, InodeRecord,
     Manifest, PackIndex, PackRecord, PresenceHeader, Record, ShardLayout, ShardRecord, SpanRecord,
-    Table, XattrRecord, XattrSetRecord, FORMAT_VERSION, METADATA_MAX, NO_XATTRS,
+    Table, XattrRecord, XattrSetRecord, FORMAT_VERSION, METADATA_MAX, NO_XATTRS, SLOTS_MAX,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -150,6 +151,7 @@ fn walk_everything(bytes: &[u8]) {
     walk::shard(bytes);
     walk::upcall(bytes);
     walk::presence(bytes);
+    walk::places(bytes);
 }
 
 proptest! {
@@ -273,23 +275,24 @@ proptest! {
         digests in any::<[[u8; 32]; 3]>(),
         numbers in any::<[u32; 5]>(),
         length: u64,
-        chunks in vec((any::<u32>(), vec(any::<u8>(), 1..50)), 0..5),
+        workload in "[a-zA-Z0-9][a-zA-Z0-9._-]{0,30}",
+        slots in vec(any::<u32>(), SLOTS_MAX as usize),
     ) {
         let [first, second, third] = digests.map(Digest);
         let blob = FetchBlob {
             digest: first,
             manifest: second,
+            workload: Workload::new(&workload).unwrap(),
             length,
             kind: numbers[0],
             priority: numbers[1],
         };
-        let [index_length, first_chunk, chunk_count, priority, flags] = numbers;
+        let [_, first_chunk, chunk_count, priority, flags] = numbers;
         let fetch = FetchChunks {
             pack: first,
             index: second,
             manifest: third,
-            pack_length: length,
-            index_length,
+            workload: blob.workload,
             first_chunk,
             chunk_count,
             priority,
@@ -301,20 +304,17 @@ proptest! {
         prop_assert_eq!(Failure::parse(&encode(&[Failure { errno: flags }])).unwrap().errno, flags);
         prop_assert_eq!(FileReply::parse(&encode(&[reply])), Ok(reply));
 
-        let mut payload = Vec::new();
-        for (number, stored) in &chunks {
-            payload.extend(number.to_le_bytes());
-            payload.extend((stored.len() as u32).to_le_bytes());
-            payload.extend(stored);
-        }
+        let places = PlacesReply { id: length, table: flags, slots: slots.try_into().unwrap() };
+        let encoded = encode(&[places.clone()]);
+        prop_assert_eq!(PlacesReply::parse(&encoded), Ok(places));
+
         let mut message = Vec::new();
-        write_message(Operation::Data, length, &payload, |part| message.extend(part));
+        write_message(Operation::Failed, length, &encoded, |part| message.extend(part));
         let (header, read) = Header::parse(&message).unwrap();
-        prop_assert_eq!((header.operation, header.id), (Operation::Data, length));
+        prop_assert_eq!((header.operation, header.id), (Operation::Failed, length));
         prop_assert_eq!(header.length as usize, message.len());
-        let read: Vec<_> = ChunkData::new(read).map(|chunk| chunk.unwrap()).collect();
-        let wanted: Vec<_> = chunks.iter().map(|(number, stored)| (*number, &stored[..])).collect();
-        prop_assert_eq!(read, wanted);
+        prop_assert_eq!(read, encoded);
+        prop_assert_eq!(blob.workload.name(), Some(&workload[..]));
     }
 
     #[test]
