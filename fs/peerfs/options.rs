@@ -5,6 +5,7 @@
 
 use kernel::prelude::*;
 use kernel::str::CString;
+use peerfs_format::upcall::Workload;
 use peerfs_format::Digest;
 
 use crate::rust::fs::{FsContext, Parameter};
@@ -22,6 +23,8 @@ pub(crate) struct Options {
     /// The digest of the image's manifest.
     pub(crate) manifest: Option<Digest>,
     timeout: Option<u32>,
+    /// What the mount is for.
+    pub(crate) workload: Option<Workload>,
 }
 
 impl Options {
@@ -61,6 +64,15 @@ impl Options {
                 if self.timeout.is_none() {
                     context.error(format_args!(
                         "timeout: not a number of seconds from 1 to {TIMEOUT_MAX}"
+                    ));
+                    return Err(EINVAL);
+                }
+            }
+            b"workload" => {
+                self.workload = Workload::new(text(context, parameter)?);
+                if self.workload.is_none() {
+                    context.error(format_args!(
+                        "workload: not a name of 1 to 31 letters, digits, dots, dashes and underscores, of which the first is a letter or digit"
                     ));
                     return Err(EINVAL);
                 }

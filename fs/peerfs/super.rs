@@ -10,6 +10,7 @@ use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::aref::ARef;
 use kernel::sync::{Arc, Mutex};
+use peerfs_format::upcall::Workload;
 use peerfs_format::{NAME_MAX, ROOT_INODE};
 
 use crate::options::Options;
@@ -31,6 +32,7 @@ pub(crate) struct SuperData {
     counters: Pin<KBox<Mutex<Option<Counters>>>>,
     pub(crate) store: Arc<Store<Daemon>>,
     timeout: u32,
+    workload: Workload,
 }
 
 type Counters = Pin<KBox<File<Arc<Statistics>>>>;
@@ -72,7 +74,8 @@ impl SuperData {
             true => Some(shared.upcall.store(directory.id())?),
             false => None,
         };
-        let daemon = Daemon::new(upcall, options.timeout());
+        let workload = options.workload.unwrap_or_default();
+        let daemon = Daemon::new(upcall, options.timeout(), workload);
         let store = Store::open(
             name,
             directory,
@@ -90,6 +93,7 @@ impl SuperData {
             counters: KBox::pin_init(new_mutex!(None, "peerfs counters"), GFP_KERNEL)?,
             store,
             timeout: options.timeout(),
+            workload,
         })
     }
 
@@ -123,7 +127,10 @@ impl SuperData {
             || options
                 .manifest
                 .is_some_and(|digest| digest != *self.store.manifest_digest())
-            || options.has_timeout() && options.timeout() != self.timeout;
+            || options.has_timeout() && options.timeout() != self.timeout
+            || options
+                .workload
+                .is_some_and(|workload| workload != self.workload);
         if differs {
             context.error(format_args!(
                 "a remount cannot change options: unmount, then mount anew"
@@ -205,5 +212,9 @@ impl SuperOperations for PeerFs {
             writer.option(c"manifest", &digest);
         }
         writer.number(c"timeout", data.timeout.into());
+        let workload = data.workload.name();
+        if let Some(Ok(name)) = workload.map(|name| CString::try_from_fmt(fmt!("{name}"))) {
+            writer.option(c"workload", &name);
+        }
     }
 }

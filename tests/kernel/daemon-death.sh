@@ -41,7 +41,7 @@ wait_until 10 pending_is_at_most 0
 check "the daemon is asked once for what several readers want"
 umount mnt
 stop_daemon
-rm -f store/partial/*
+forget_chunks store
 start_daemon /tmp/store /tmp/pristine silent
 mount_image /tmp/store "$image" mnt ,timeout=120
 read_in_background large-random large-random large-random large-random
@@ -65,7 +65,7 @@ cmp tree/content/large-random mnt/content/large-random
 
 check "without a daemon, what is not here is an error within the timeout, and metadata is here"
 umount mnt
-rm -f store/partial/*
+forget_chunks store
 mount_image /tmp/store "$image" mnt ,timeout=3
 began=$SECONDS
 must_fail cat mnt/content/random-16384 >out 2>err

@@ -77,7 +77,6 @@ for filesystem in tmpfs ext4 xfs btrfs nfs; do
     same_tree tree partial
     umount partial
 
-    # The whole pack is read past the page cache, a partial one through it.
     for part in whole partial; do
         check "$filesystem: who writes to a $part pack what they map from a file in it does not wait for themselves"
         case $part in

@@ -13,11 +13,14 @@ mkdir mnt
 # What the kernel of this test, with its checks, may take: some ten times as long as one without.
 seconds=10
 
-# mounted TABLE: mounts such an image.
+# mounted TABLE [LAYOUT]: mounts such an image, with its packs laid out like that if they are to be no files.
 mounted() {
-    check "$1"
+    local digest
+    check "$*"
     mkdir -p store/{blobs/sha256,partial,tmp}
-    mount_image /tmp/store "$(peerfs-testing bloat store "$1")" mnt
+    digest=$(peerfs-testing bloat store "$1")
+    [[ -z ${2:-} ]] || peerfs-testing places store "$digest" "$2"
+    mount_image /tmp/store "$digest" mnt
 }
 # took LIMIT COMMAND...: fails if it takes longer. What it says is not looked at: most of it is an error.
 took() {
@@ -80,6 +83,19 @@ took $seconds stat mnt/00000000
 took $seconds head -c 4096 mnt/00000000
 took $seconds dd if=mnt/00000000 of=byte bs=1 count=1 skip=200000
 [[ $(<byte) == x ]] || fail "a wrong byte"
+left
+
+mounted chunks shuffled
+took $seconds stat mnt/00000000
+took $seconds head -c 4096 mnt/00000000
+took $seconds dd if=mnt/00000000 of=byte bs=1 count=1 skip=200000
+[[ $(<byte) == x ]] || fail "a wrong byte"
+left
+
+# Nothing is here, and all of it is looked for.
+mounted chunks empty
+took $seconds head -c 4096 mnt/00000000
+took $seconds dd if=mnt/00000000 of=byte bs=1 count=1 skip=200000
 left
 
 mounted spans

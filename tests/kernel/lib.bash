@@ -81,6 +81,9 @@ remove_packs() {
     [[ -n $packs ]] || fail "$1 has no pack"
 }
 
+# forget_chunks STORE: what was fetched of its packs is gone.
+forget_chunks() { rm -rf "$1"/{partial,loose,places}/*; }
+
 # mount_image STORE DIGEST MOUNTPOINT [,OPTION=VALUE...]
 mount_image() {
     mkdir -p "$3"

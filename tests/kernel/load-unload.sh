@@ -26,7 +26,7 @@ for ((number = 0; number < 50; number++)); do
     cat mnt/content/large-text mnt/content/tiny-* | cmp - <(cat tree/content/large-text tree/content/tiny-*)
     umount mnt
     # With a daemon, and ending while a readahead may still be on its way.
-    rm -f store/partial/*
+    forget_chunks store
     start_daemon /tmp/store /tmp/pristine honest
     mount_image /tmp/store "$image" mnt ,timeout=20
     head --bytes=50000 mnt/content/large-random | cmp - <(head --bytes=50000 tree/content/large-random)

@@ -30,6 +30,9 @@ refuses "$invalid" "not a SHA-256 digest" "root_dir=/tmp/store,manifest=${absent
 refuses "$invalid" "timeout" "root_dir=/tmp/store,manifest=$image,timeout=0"
 refuses "$invalid" "timeout" "root_dir=/tmp/store,manifest=$image,timeout=soon"
 refuses "$invalid" "timeout" "root_dir=/tmp/store,manifest=$image,timeout=99999999999"
+for name in "" . .. -x a/b "a b" ä 0123456789012345678901234567890123; do
+    refuses "$invalid" "workload" "root_dir=/tmp/store,manifest=$image,workload=$name"
+done
 refuses "$invalid" "colour" "root_dir=/tmp/store,manifest=$image,colour=red"
 refuses "does not exist\|No such file" "/tmp/nowhere" "root_dir=/tmp/nowhere,manifest=$image"
 refuses "Not a directory\|not a directory" "/tmp/message" "root_dir=/tmp/message,manifest=$image"
@@ -57,7 +60,10 @@ refuses "$damaged" "peerfs verify" "root_dir=/tmp/damaged,manifest=$image"
 # Whatever the store lacks, the mountpoint exists: "No such file" would send the user looking for that.
 empty_store liar
 start_daemon /tmp/liar /tmp/store nothing
-refuses "$damaged" "not to be had" "root_dir=/tmp/liar,manifest=$image"
+refuses "$damaged" "peerfs verify" "root_dir=/tmp/liar,manifest=$image"
+stop_daemon
+start_daemon /tmp/liar /tmp/store fail
+refuses "No route to host" "no peer has it" "root_dir=/tmp/liar,manifest=$absent"
 stop_daemon
 
 # Who has a daemon running is not told to start one.
@@ -66,9 +72,15 @@ refuses "timed out" "did not answer in time" "root_dir=/tmp/store,manifest=$abse
 must_fail grep "start peerfsd" message
 stop_daemon
 
-check "after all that a right mount works"
-mount_image /tmp/store "$image" mnt
+check "after all that a right mount works, and says for what workload it is"
+mount_image /tmp/store "$image" mnt ,workload=web.v2_blue-green
 same_tree tree mnt
+grep -q ' /tmp/mnt peerfs .*,workload=web.v2_blue-green' /proc/mounts || fail "it says $(grep mnt /proc/mounts)"
+mount -o remount mnt
+must_fail mount -o remount,workload=other mnt 2>message
+umount mnt
+mount_image /tmp/store "$image" mnt
+must_fail grep workload= /proc/mounts
 umount mnt
 
 check "with upcall=0 a miss is an error at once, and there is no device"

@@ -90,19 +90,17 @@ lied() {
 }
 
 lied honest mounted none
-lied inline mounted none
+lied loose mounted none
 lied wrong-id mounted none
 lied garbage mounted none
 lied wrong-data refused -
-lied inline-wrong-data refused -
 lied wrong-length refused -
-lied inline-wrong-length refused -
 lied other refused -
 lied nothing refused -
 lied fail refused -
 
 # With all metadata there, the same lies about chunks alone.
-for behaviour in wrong-data inline-wrong-data wrong-length inline-wrong-length other nothing fail; do
+for behaviour in wrong-data wrong-length other wrong-places other-table no-slots nothing fail; do
     check "a daemon that has to give chunks only: $behaviour"
     cp -a pristine chunks
     remove_packs chunks

@@ -19,15 +19,15 @@ import unittest
 
 from upcall_protocol import (
     ATTACH,
-    DATA,
     DEVICE,
     FAILED,
-    FILLED,
     HEADER_SIZE,
     MAGIC,
     REPLY_FILE,
     REPLY_MAX,
+    REPLY_PLACES,
     REQUEST_MAX,
+    VERSION,
     Case,
     failure,
     message,
@@ -56,8 +56,9 @@ class DeviceTest(Case):
     def test_not_attached(self):
         file = self.open(self.folder + "/file", os.O_RDWR | os.O_CREAT)
         self.assertErrno(errno.ENOTCONN, os.read, self.device, REQUEST_MAX)
-        self.assertErrno(errno.ENOTCONN, os.write, self.device, message(FILLED))
+        self.assertErrno(errno.ENOTCONN, os.write, self.device, failure(1, errno.EIO))
         self.assertErrno(errno.ENOTCONN, self.reply, file)
+        self.assertErrno(errno.ENOTCONN, self.reply_places, self.device, 1, file, {})
         poll = select.poll()
         poll.register(self.device, select.POLLIN | select.POLLOUT)
         self.assertEqual(poll.poll(0), [(self.device, select.POLLOUT)])
@@ -80,8 +81,8 @@ class DeviceTest(Case):
         self.attach(self.open(DEVICE, os.O_RDWR), other)
 
     def test_unknown_ioctl(self):
-        for number in (0x40045003, 0x40045002, 0x80045001, 0x5401, 0):
-            self.assertErrno(errno.ENOTTY, fcntl.ioctl, self.device, number, bytes(16))
+        for number in (0x40045003, 0x40045002, 0x41105004, 0x80045001, 0x5401, 0):
+            self.assertErrno(errno.ENOTTY, fcntl.ioctl, self.device, number, bytes(272))
 
     def test_attachment_holds_the_directory(self):
         mount = tempfile.mkdtemp(dir="/run")
@@ -134,22 +135,31 @@ class DeviceTest(Case):
 
     def test_write(self):
         self.attach()
+        good = failure(1, errno.EIO)
+        payload = good[HEADER_SIZE:]
         malformed = [
             b"",
             b"x",
-            message(FILLED)[:-1],
-            message(FILLED, magic=MAGIC + 1),
-            message(FILLED, version=2),
-            message(FILLED, length=HEADER_SIZE - 1),
-            message(FILLED, length=HEADER_SIZE + 1),
-            message(FILLED, length=0),
-            message(FILLED, length=0xFFFFFFFF),
+            good[:-1],
+            good[:HEADER_SIZE],
+            message(FAILED, payload=payload, magic=MAGIC + 1),
+            message(FAILED, payload=payload, version=VERSION - 1),
+            message(FAILED, payload=payload, version=VERSION + 1),
+            message(FAILED, payload=payload, length=HEADER_SIZE - 1),
+            message(FAILED, payload=payload, length=REPLY_MAX - 1),
+            message(FAILED, payload=payload, length=REPLY_MAX + 1),
+            message(FAILED, payload=payload, length=0),
+            message(FAILED, payload=payload, length=0xFFFFFFFF),
+            # What were answers once, and what is none.
+            message(16),
+            message(17, payload=payload),
             message(0),
             message(4),
             message(0xFFFF),
-            message(FILLED) + message(FILLED),
+            good + good,
+            good + b"x",
             bytes(HEADER_SIZE),
-            message(DATA, payload=bytes(REPLY_MAX - HEADER_SIZE + 1)),
+            message(FAILED, payload=bytes(5)),
         ]
         for bad in malformed:
             with self.subTest(message=bad[:32], length=len(bad)):
@@ -161,15 +171,9 @@ class DeviceTest(Case):
     def test_write_to_unknown_request(self):
         self.attach()
         for id in (0, 1, 2, 1 << 40, (1 << 64) - 1):
-            for reply in (
-                message(FILLED, id),
-                message(DATA, id, b"data"),
-                failure(id, errno.EIO),
-                message(DATA, id, bytes(REPLY_MAX - HEADER_SIZE)),
-            ):
-                self.assertErrno(errno.ENOENT, os.write, self.device, reply)
-        # The header may come in pieces.
-        pieces = [bytes([byte]) for byte in message(FILLED)]
+            self.assertErrno(errno.ENOENT, os.write, self.device, failure(id, errno.EIO))
+        # The message may come in pieces.
+        pieces = [bytes([byte]) for byte in failure(1, errno.EIO)]
         self.assertErrno(errno.ENOENT, os.writev, self.device, pieces)
 
     def test_write_from_nowhere(self):
@@ -181,7 +185,7 @@ class DeviceTest(Case):
         self.attach()
         source = random.Random(7)
         for _ in range(3000):
-            good = bytearray(message(source.choice((FILLED, DATA, FAILED)), payload=b"1234"))
+            good = bytearray(message(FAILED, payload=b"1234"))
             for _ in range(source.randrange(1, 8)):
                 good[source.randrange(len(good))] = source.randrange(256)
             reply = bytes(good[: source.randrange(1, len(good) + 1)])
@@ -204,6 +208,14 @@ class DeviceTest(Case):
         self.assertErrno(errno.EINVAL, self.reply, self.directory)
         self.assertErrno(errno.EINVAL, self.reply, self.device)
         self.assertErrno(errno.EFAULT, fcntl.ioctl, self.device, REPLY_FILE, 1)
+
+    def test_reply_places(self):
+        self.attach()
+        file = self.open(self.folder + "/file", os.O_RDWR | os.O_CREAT)
+        # There is no request, whatever else may be wrong.
+        for table, slots in ((file, {}), (file, {0: file, 63: file}), (-1, {}), (file, {5: 9999})):
+            self.assertErrno(errno.ENOENT, self.reply_places, self.device, 1, table, slots)
+        self.assertErrno(errno.EFAULT, fcntl.ioctl, self.device, REPLY_PLACES, 1)
 
     def test_many_files(self):
         for round in range(1000):
@@ -246,7 +258,7 @@ class DeviceTest(Case):
                         case 1:
                             os.read(device, REQUEST_MAX)
                         case 2:
-                            os.write(device, message(FILLED, source.randrange(3)))
+                            os.write(device, failure(source.randrange(3), errno.EIO))
                         case 3:
                             select.select([device], [], [], 0)
                         case 4:

@@ -11,14 +11,17 @@ import unittest
 DEVICE = "/dev/peerfs"
 ATTACH = 0x40045001  # _IOW('P', 1, u32)
 REPLY_FILE = 0x40105002  # _IOW('P', 2, struct { u64 id; u32 descriptor; u32 reserved; })
+REPLY_PLACES = 0x41105003  # _IOW('P', 3, struct { u64 id; u32 table; u32 reserved; u32 slots[64]; })
+NO_DESCRIPTOR = 0xFFFFFFFF
+VERSION = 2
 MAGIC = struct.unpack("<I", b"PRFS")[0]
 HEADER_SIZE = 24
 REQUEST_MAX = 4096
-REPLY_MAX = HEADER_SIZE + 64 * (8 + 256 * 1024)
-FETCH_BLOB, FETCH_CHUNKS, CANCEL, FILLED, DATA, FAILED = 1, 2, 3, 16, 17, 18
+REPLY_MAX = HEADER_SIZE + 4
+FETCH_BLOB, FETCH_CHUNKS, CANCEL, FAILED = 1, 2, 3, 18
 
 
-def message(operation, id=1, payload=b"", magic=MAGIC, version=1, length=None):
+def message(operation, id=1, payload=b"", magic=MAGIC, version=VERSION, length=None):
     length = HEADER_SIZE + len(payload) if length is None else length
     return struct.pack("<IHHQII", magic, version, operation, id, length, 0) + payload
 
@@ -61,3 +64,10 @@ class Case(unittest.TestCase):
     def reply_file(device, id, descriptor):
         argument = struct.pack("<QII", id, descriptor & 0xFFFFFFFF, 0)
         fcntl.ioctl(device, REPLY_FILE, argument)
+
+    @staticmethod
+    def reply_places(device, id, table, slots):
+        """With a dict of the slots' descriptors."""
+        numbers = [slots.get(slot, NO_DESCRIPTOR) & 0xFFFFFFFF for slot in range(64)]
+        argument = struct.pack("<QII64I", id, table & 0xFFFFFFFF, 0, *numbers)
+        fcntl.ioctl(device, REPLY_PLACES, argument)

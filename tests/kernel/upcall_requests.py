@@ -18,13 +18,13 @@ import unittest
 
 from upcall_protocol import (
     CANCEL,
-    DATA,
     DEVICE,
+    FAILED,
     FETCH_BLOB,
-    FILLED,
     HEADER_SIZE,
     MAGIC,
     REQUEST_MAX,
+    VERSION,
     Case,
     failure,
     message,
@@ -32,19 +32,20 @@ from upcall_protocol import (
 
 libc = ctypes.CDLL(None, use_errno=True)
 MS_RDONLY = 1
-BLOB_SIZE = 80
+BLOB_SIZE = 112
 
 
 class Mount:
     """A process that mounts; its result is the errno, or the negative number of a signal."""
 
-    def __init__(self, store, digest, timeout=30):
+    def __init__(self, store, digest, timeout=30, workload=None):
         self.result = None
         self.pid = os.fork()
         if self.pid:
             return
         os.closerange(3, 1024)  # or the device would stay open in here
         options = f"root_dir={store},manifest={digest},timeout={timeout}"
+        options += f",workload={workload}" if workload else ""
         failed = libc.mount(b"none", b"/mnt", b"peerfs", MS_RDONLY, options.encode())
         os._exit(ctypes.get_errno() if failed else 0)
 
@@ -83,7 +84,7 @@ class Message:
         magic, version, self.operation, self.id, self.length, reserved = struct.unpack_from(
             "<IHHQII", data
         )
-        assert (magic, version, reserved) == (MAGIC, 1, 0)
+        assert (magic, version, reserved) == (MAGIC, VERSION, 0)
         self.payload = data[HEADER_SIZE : self.length]
         assert len(self.payload) == self.length - HEADER_SIZE
 
@@ -133,8 +134,8 @@ class RequestTest(Case):
         self.assertEqual(request.operation, FETCH_BLOB)
         return request
 
-    def mount(self, name="a", timeout=30, store=None):
-        mount = Mount(store or self.folder, digest_of(name.encode()), timeout)
+    def mount(self, name="a", timeout=30, store=None, workload=None):
+        mount = Mount(store or self.folder, digest_of(name.encode()), timeout, workload)
         self.addCleanup(mount.kill)
         return mount
 
@@ -150,9 +151,12 @@ class RequestTest(Case):
     def test_request(self):
         mount = self.mount()
         request = self.request()
-        digest, manifest, length, kind, priority = struct.unpack("<32s32sQII", request.payload)
+        digest, manifest, workload, length, kind, priority = struct.unpack(
+            "<32s32s32sQII", request.payload
+        )
         self.assertEqual(digest.hex(), digest_of(b"a"))
         self.assertEqual(manifest, digest)
+        self.assertEqual(workload, bytes(32))
         self.assertEqual((length, kind, priority), (0, 0, 0))
         self.assertErrno(errno.EAGAIN, os.read, self.device, REQUEST_MAX)
         reply = failure(request.id, errno.EHOSTUNREACH)
@@ -174,21 +178,27 @@ class RequestTest(Case):
     def test_replies_of_the_wrong_form_change_nothing(self):
         mount = self.mount()
         id = self.request().id
-        for payload in (b"", b"x" * (16 * 1024 * 1024 + 1)):
-            self.assertErrno(errno.EINVAL, os.write, self.device, message(DATA, id, payload))
-        for bad in (message(FILLED, id, b"x"), message(18, id), message(18, id, bytes(8))):
-            self.assertErrno(errno.EINVAL, os.write, self.device, bad)
-        for operation in (1, 2, 3):
-            self.assertErrno(errno.EINVAL, os.write, self.device, message(operation, id))
-        self.assertErrno(errno.ENOENT, os.write, self.device, message(FILLED, id + 1))
+        for payload in (b"", b"123", b"12345", bytes(8)):
+            self.assertErrno(errno.EINVAL, os.write, self.device, message(FAILED, id, payload))
+        for operation in (1, 2, 3, 4, 16, 17):
+            self.assertErrno(errno.EINVAL, os.write, self.device, message(operation, id, bytes(4)))
+        self.assertErrno(errno.ENOENT, os.write, self.device, failure(id + 1, errno.EIO))
+        # A blob has no places, whatever the files are.
+        file = self.open(self.folder + "/file", os.O_RDWR | os.O_CREAT)
+        for table, slots in ((file, {}), (file, {0: file}), (-1, {}), (file, {3: -2})):
+            self.assertErrno(errno.EINVAL, self.reply_places, self.device, id, table, slots)
         self.assertFalse(mount.ended())
         os.write(self.device, failure(id, errno.EACCES))
         self.assertEqual(mount.wait(), errno.EACCES)
 
     def test_wrong_content(self):
-        for content in (b"x", b"x" * 5000, bytes(16 * 1024 * 1024)):
+        path = self.folder + "/blob"
+        for content in (b"", b"x", b"x" * 5000, bytes(16 * 1024 * 1024), bytes(16 * 1024 * 1024 + 1)):
+            with open(path, "wb") as file:
+                file.write(content)
             mount = self.mount()
-            os.write(self.device, message(DATA, self.request().id, content))
+            with open(path, "rb") as file:
+                self.reply_file(self.device, self.request().id, file.fileno())
             # Whatever the store makes of it, it is no mount.
             for _ in range(5):
                 if not self.readable(seconds=1) or mount.ended():
@@ -221,6 +231,18 @@ class RequestTest(Case):
             self.assertEqual(mount.wait(), errno.ENODATA)
         self.assertFalse(self.readable(seconds=0))
 
+    def test_workloads_are_told_and_apart(self):
+        mounts = [self.mount(workload=name) for name in ("web", "web", "batch", None)]
+        told = {}
+        while len(told) < 3:
+            for request in self.read():
+                told[request.payload[64:96].rstrip(b"\0")] = request.id
+        self.assertEqual(set(told), {b"web", b"batch", b""})
+        for id in told.values():
+            os.write(self.device, failure(id, errno.ENODATA))
+        for mount in mounts:
+            self.assertEqual(mount.wait(), errno.ENODATA)
+
     def test_one_read_returns_what_fits(self):
         count = 60
         mounts = self.mounts(str(number) for number in range(count))
@@ -240,7 +262,7 @@ class RequestTest(Case):
         mount = self.mount(store=other_folder)
         id = self.request(other).id
         self.assertFalse(self.readable(seconds=0.2))
-        self.assertErrno(errno.ENOENT, os.write, self.device, message(FILLED, id))
+        self.assertErrno(errno.ENOENT, os.write, self.device, failure(id, errno.EIO))
         os.write(other, failure(id, errno.EACCES))
         self.assertEqual(mount.wait(), errno.EACCES)
 
@@ -348,6 +370,8 @@ class RequestTest(Case):
     def test_bad_daemons(self):
         """Daemons answer, lie, stay silent and die at random; every mount ends all the same."""
         source = random.Random(3)
+        wrong = self.open(self.folder + "/wrong", os.O_RDWR | os.O_CREAT)
+        os.write(wrong, b"wrong")
         mounts = [self.mount(str(number % 30), timeout=3) for number in range(90)]
         end = time.monotonic() + 8
         devices = [self.device, self.serve()]
@@ -360,9 +384,9 @@ class RequestTest(Case):
                 reply = source.choice(
                     (
                         failure(request.id, errno.ENODATA),
-                        message(DATA, request.id, b"wrong"),
-                        message(FILLED, request.id),
-                        message(DATA, request.id + 1, b"wrong"),
+                        failure(request.id + 1, errno.ENODATA),
+                        message(16, request.id),
+                        wrong,
                         b"",
                         None,
                     )
@@ -372,7 +396,10 @@ class RequestTest(Case):
                     devices[index] = self.serve()
                     break
                 try:
-                    os.write(device, reply)
+                    if reply is wrong:
+                        self.reply_file(device, request.id, wrong)
+                    else:
+                        os.write(device, reply)
                 except OSError as error:
                     self.assertIn(error.errno, (errno.ENOENT, errno.EINVAL))
         for mount in mounts:

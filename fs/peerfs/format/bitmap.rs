@@ -2,7 +2,7 @@
 
 //! Bits by number.
 
-use core::ops::{Deref, DerefMut, Range};
+use core::ops::{Deref, DerefMut};
 
 /// A bit for each number below some count: that of `n` is bit `n % 8` of byte `n / 8`. Beyond the bytes no bit is set,
 /// nor can be.
@@ -21,17 +21,6 @@ impl<B: Deref<Target = [u8]>> Bitmap<B> {
     pub fn has(&self, number: u32) -> bool {
         let byte = self.0.get(number as usize / 8);
         byte.is_some_and(|byte| byte & mask(number) != 0)
-    }
-
-    /// The first bits in a range that are not set and follow each other, `most` at the most.
-    pub fn first_unset(&self, numbers: Range<u32>, most: u32) -> Range<u32> {
-        let Range { start, end } = numbers;
-        let first = (start..end)
-            .find(|number| !self.has(*number))
-            .unwrap_or(end);
-        let end = end.min(first.saturating_add(most));
-        let after = (first..end).find(|number| self.has(*number)).unwrap_or(end);
-        first..after
     }
 }
 
@@ -75,21 +64,6 @@ mod tests {
         assert_eq!(bits.0, [0x80, 1, 0]);
         assert!(bits.has(7) && !bits.has(6) && !bits.has(1000) && !bits.has(u32::MAX));
         assert!(bits.set(7, false) && !bits.has(7) && bits.has(8));
-    }
-
-    #[test]
-    fn the_first_run_that_is_unset_ends_at_what_is_set() {
-        let mut bits = Bitmap(vec![0; 3]);
-        for number in [3, 4, 5, 7, 8] {
-            bits.set(number, true);
-        }
-        assert_eq!(bits.first_unset(0..20, 20), 0..3);
-        assert_eq!(bits.first_unset(3..20, 20), 6..7);
-        assert_eq!(bits.first_unset(7..20, 20), 9..20);
-        assert_eq!(bits.first_unset(7..20, 4), 9..13);
-        assert_eq!(bits.first_unset(18..30, 20), 18..30);
-        assert!(bits.first_unset(3..6, 20).is_empty());
-        assert!(bits.first_unset(6..6, 20).is_empty());
     }
 
     #[test]

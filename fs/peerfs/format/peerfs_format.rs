@@ -28,7 +28,6 @@ mod manifest;
 mod message;
 mod pack_index;
 mod places;
-mod presence;
 mod record;
 mod shard;
 mod table;
@@ -62,7 +61,6 @@ pub use places::{
     DataFile, Place, PlacesHeader, DATA_FILE_MAX, LOOSE_MAX, PLACES_HEADER_SIZE, PLACE_SIZE,
     SLOTS_MAX, SLOT_SIZE,
 };
-pub use presence::{PresenceHeader, PRESENCE_HEADER_SIZE};
 pub use record::{
     ChunkRecord, Codec, EntryRecord, ExtentRecord, FileType, InodeRecord, PackRecord, ShardRecord,
     SpanRecord, XattrRecord, XattrSetRecord, NO_XATTRS,

@@ -3,8 +3,8 @@
 //! The messages on `/dev/peerfs`. See `Documentation/upcall.md`.
 //!
 //! The kernel writes requests, the daemon answers each one once. A message is a header and a
-//! payload, all integers little-endian. `read` returns as many whole requests as fit; `write`
-//! takes one whole reply.
+//! payload, all integers little-endian. `read` returns as many whole requests as fit; what was got is
+//! answered with by `ioctl`, and `write` takes the message that it was not.
 
 use crate::table::{FieldReader, FieldWriter, Record};
 use crate::{Digest, Error, Result, Table, SLOTS_MAX};
@@ -12,18 +12,15 @@ use crate::{Digest, Error, Result, Table, SLOTS_MAX};
 /// "PRFS" in the order of the bytes.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"PRFS");
 /// The version of the protocol.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes of a header.
 pub const HEADER_SIZE: usize = Header::SIZE;
 /// The longest request with its header; a daemon's buffer must have at least this size.
 pub const REQUEST_MAX: usize = 4096;
 /// The most chunks that one request asks for.
 pub const FETCH_CHUNKS_MAX: u32 = 64;
-/// The longest reply with its header: as many chunks, each of the longest kind, with their headers,
-/// which is a little more than the largest metadata blob.
-pub const REPLY_MAX: usize =
-    HEADER_SIZE + FETCH_CHUNKS_MAX as usize * (CHUNK_HEADER_SIZE + crate::CHUNK_MAX as usize);
-const _: () = assert!(REPLY_MAX >= HEADER_SIZE + crate::METADATA_MAX as usize);
+/// Bytes of the longest message that is written, with its header.
+pub const REPLY_MAX: usize = HEADER_SIZE + Failure::SIZE;
 
 /// `ioctl` type of the device.
 pub const IOCTL_TYPE: u8 = b'P';
@@ -44,12 +41,6 @@ pub enum Operation {
     FetchChunks = 2,
     /// Kernel: nobody waits for the request with this id any more; it takes no reply (no payload).
     Cancel = 3,
-    /// Daemon: what was asked for is in the store (no payload).
-    Filled = 16,
-    /// Daemon: here are the bytes. For a blob all of them; for chunks, for each one that was asked
-    /// for, in their order, its number and stored length (two 32-bit integers) and its stored bytes
-    /// ([`ChunkData`]).
-    Data = 17,
     /// Daemon: it can't be had ([`Failure`]).
     Failed = 18,
 }
@@ -60,8 +51,6 @@ impl Operation {
             1 => Operation::FetchBlob,
             2 => Operation::FetchChunks,
             3 => Operation::Cancel,
-            16 => Operation::Filled,
-            17 => Operation::Data,
             18 => Operation::Failed,
             _ => return None,
         })
@@ -211,6 +200,39 @@ fn payload_record<R: Record>(payload: &[u8], what: &'static str) -> Result<R> {
     }
 }
 
+/// What a mount is for, as its mounter calls it: requests for the same have it in common. All zeros if it was not said.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Workload([u8; Self::SIZE]);
+
+impl Workload {
+    /// Bytes in a message: the name, and zeros.
+    pub const SIZE: usize = 32;
+
+    /// The workload of this name; `None` unless that has 1 to 31 letters, digits, `.`, `_` and `-`, and begins with
+    /// none of the signs: it may become part of a file's name.
+    pub fn new(name: &str) -> Option<Self> {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let begins = name.bytes().next()?.is_ascii_alphanumeric();
+        if !begins || name.len() >= Self::SIZE || !name.bytes().all(is_allowed) {
+            return None;
+        }
+        let mut bytes = [0; Self::SIZE];
+        for (place, byte) in bytes.iter_mut().zip(name.bytes()) {
+            *place = byte;
+        }
+        Some(Workload(bytes))
+    }
+
+    /// The name; `None` if it was not said, or is not one.
+    pub fn name(&self) -> Option<&str> {
+        let length = self.0.iter().position(|byte| *byte == 0)?;
+        let (name, padding) = self.0.split_at_checked(length)?;
+        let name = core::str::from_utf8(name).ok()?;
+        let is_name = Workload::new(name).is_some() && padding.iter().all(|byte| *byte == 0);
+        is_name.then_some(name)
+    }
+}
+
 /// The payload of [`Operation::FetchBlob`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FetchBlob {
@@ -218,6 +240,8 @@ pub struct FetchBlob {
     pub digest: Digest,
     /// The image that it belongs to, by its manifest.
     pub manifest: Digest,
+    /// What the mount is for.
+    pub workload: Workload,
     /// Bytes of the blob; 0 if not known.
     pub length: u64,
     /// A [`BlobKind`].
@@ -239,12 +263,13 @@ impl FetchBlob {
 }
 
 impl Record for FetchBlob {
-    const SIZE: usize = 80;
+    const SIZE: usize = 112;
 
     fn decode(fields: &mut FieldReader<'_>) -> Self {
         FetchBlob {
             digest: Digest(fields.bytes()),
             manifest: Digest(fields.bytes()),
+            workload: Workload(fields.bytes()),
             length: fields.u64(),
             kind: fields.u32(),
             priority: fields.u32(),
@@ -254,6 +279,7 @@ impl Record for FetchBlob {
     fn encode(&self, fields: &mut FieldWriter<'_>) {
         fields.bytes(&self.digest.0);
         fields.bytes(&self.manifest.0);
+        fields.bytes(&self.workload.0);
         fields.u64(self.length);
         fields.u32(self.kind);
         fields.u32(self.priority);
@@ -269,10 +295,8 @@ pub struct FetchChunks {
     pub index: Digest,
     /// The image that it belongs to, by its manifest.
     pub manifest: Digest,
-    /// Bytes of the pack.
-    pub pack_length: u64,
-    /// Bytes of the index.
-    pub index_length: u32,
+    /// What the mount is for.
+    pub workload: Workload,
     /// The first chunk.
     pub first_chunk: u32,
     /// The chunks: 1 to [`FETCH_CHUNKS_MAX`].
@@ -294,79 +318,30 @@ impl FetchChunks {
 }
 
 impl Record for FetchChunks {
-    const SIZE: usize = 128;
+    const SIZE: usize = 144;
 
     fn decode(fields: &mut FieldReader<'_>) -> Self {
-        let record = FetchChunks {
+        FetchChunks {
             pack: Digest(fields.bytes()),
             index: Digest(fields.bytes()),
             manifest: Digest(fields.bytes()),
-            pack_length: fields.u64(),
-            index_length: fields.u32(),
+            workload: Workload(fields.bytes()),
             first_chunk: fields.u32(),
             chunk_count: fields.u32(),
             priority: fields.u32(),
             flags: fields.u32(),
-        };
-        let _reserved = fields.u32();
-        record
+        }
     }
 
     fn encode(&self, fields: &mut FieldWriter<'_>) {
         fields.bytes(&self.pack.0);
         fields.bytes(&self.index.0);
         fields.bytes(&self.manifest.0);
-        fields.u64(self.pack_length);
-        fields.u32(self.index_length);
+        fields.bytes(&self.workload.0);
         fields.u32(self.first_chunk);
         fields.u32(self.chunk_count);
         fields.u32(self.priority);
         fields.u32(self.flags);
-        fields.u32(0);
-    }
-}
-
-/// Bytes before each chunk in the payload of [`Operation::Data`].
-pub const CHUNK_HEADER_SIZE: usize = 8;
-
-/// The chunks in the payload of [`Operation::Data`]: of each its number and its stored bytes, 1 to
-/// `CHUNK_MAX`. An error is the last item.
-#[derive(Clone, Copy, Debug)]
-pub struct ChunkData<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> ChunkData<'a> {
-    /// The chunks in `payload`.
-    pub fn new(payload: &'a [u8]) -> Self {
-        ChunkData { rest: payload }
-    }
-
-    fn split(&self) -> Option<(u32, &'a [u8], &'a [u8])> {
-        let (number, rest) = self.rest.split_first_chunk()?;
-        let (length, rest) = rest.split_first_chunk()?;
-        let length = u32::from_le_bytes(*length);
-        if length == 0 || length > crate::CHUNK_MAX {
-            return None;
-        }
-        let (stored, rest) = rest.split_at_checked(length as usize)?;
-        Some((u32::from_le_bytes(*number), stored, rest))
-    }
-}
-
-impl<'a> Iterator for ChunkData<'a> {
-    type Item = Result<(u32, &'a [u8])>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let Some((number, stored, rest)) = self.split() else {
-            self.rest = &[];
-            return Some(Err(Error::Malformed("chunk data")));
-        };
-        self.rest = rest;
-        Some(Ok((number, stored)))
     }
 }
 
@@ -399,9 +374,8 @@ impl Record for Failure {
     }
 }
 
-/// The argument of [`IOCTL_REPLY_FILE`]: like [`Operation::Filled`], with the file in which what
-/// was asked for now is, so that the kernel opens nothing by path while somebody reads. For chunks
-/// it is the pack, partial or whole; for a blob, the blob. The descriptor must be open for reading;
+/// The argument of [`IOCTL_REPLY_FILE`]: what was asked for is in the store, in this file, so that the kernel opens
+/// nothing by path while somebody reads. It is the blob, or the whole pack. The descriptor must be open for reading;
 /// the kernel keeps the file and the daemon may close the descriptor.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FileReply {
@@ -484,5 +458,30 @@ impl Record for PlacesReply {
         for slot in self.slots {
             fields.u32(slot);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workload_is_a_short_name_that_no_folder_has() {
+        let longest = "0123456789012345678901234567890";
+        for name in ["a", "web.v2_blue-green", "7", longest] {
+            assert_eq!(Workload::new(name).unwrap().name(), Some(name));
+        }
+        let too_long = [longest, "1"].concat();
+        for name in ["", ".", "..", "-x", "a/b", "a b", "a\0", "ä", &too_long] {
+            assert_eq!(Workload::new(name), None);
+        }
+        assert_eq!(Workload::default().name(), None);
+        // What others have written may be anything.
+        for bytes in [*b"a", *b"/"].map(|byte| [byte[0]; Workload::SIZE]) {
+            assert_eq!(Workload(bytes).name(), None);
+        }
+        let mut bytes = [0; Workload::SIZE];
+        (bytes[0], bytes[5]) = (b'a', b'b');
+        assert_eq!(Workload(bytes).name(), None);
     }
 }

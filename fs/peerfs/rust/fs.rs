@@ -30,7 +30,7 @@ pub(crate) use file_system::{
 };
 pub(crate) use fs_context::{ContextOperations, ErrorName, FsContext, Parameter};
 pub(crate) use inode::{Attributes, Inode, InodeKind};
-pub(crate) use opened_file::OpenedFile;
+pub(crate) use opened_file::{FileId, OpenedFile};
 pub(crate) use pages::ContentId;
 pub(crate) use path::{Directory, Found};
 pub(crate) use super_block::{DeviceNumber, OptionsWriter, StatFs, SuperBlock, SuperOperations};

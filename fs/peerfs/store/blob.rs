@@ -14,7 +14,7 @@ use peerfs_format::{
 };
 
 use super::statistics::Statistics;
-use super::{Fetched, Hex, Missed};
+use super::{Hex, Missed};
 use crate::rust::crypto::sha256;
 use crate::rust::fs::{ErrorName, Found, OpenedFile};
 use crate::rust::ratelimit::Reporter;
@@ -86,18 +86,16 @@ impl<L> Blob<L> {
     pub(super) fn open(
         expected: &Expected<'_>,
         open: impl Fn() -> Result<Found>,
-        fetch: impl Fn(bool) -> core::result::Result<Fetched, Missed>,
+        fetch: impl Fn(bool) -> core::result::Result<OpenedFile, Missed>,
         parse: impl Fn(&[u8]) -> peerfs_format::Result<L>,
     ) -> core::result::Result<Self, OpenError> {
-        let look = || match open().map_err(OpenError::Read)? {
-            Found::File(file) => expected.read(&file).map(Some),
-            Found::Nothing => Ok(None),
-            Found::Unusable(why) => Ok(Some(expected.damaged(why))),
+        let mut found = match open().map_err(OpenError::Read)? {
+            Found::File(file) => Some(expected.read(&file)?),
+            Found::Nothing => None,
+            Found::Unusable(why) => Some(expected.damaged(why)),
         };
-        let mut found = look()?;
-        let mut damaged = false;
         for fetches in 0..=FETCHES_MAX {
-            match found {
+            let damaged = match found {
                 Some(Content::Right(bytes)) => {
                     expected.statistics.blobs.verified.count();
                     // The digest is right, so the image was made like this.
@@ -106,9 +104,9 @@ impl<L> Blob<L> {
                         .map_err(OpenError::Format)?;
                     return Ok(Blob { bytes, layout });
                 }
-                Some(Content::Damaged) => damaged = true,
-                None => {}
-            }
+                Some(Content::Damaged) => true,
+                None => false,
+            };
             if fetches == FETCHES_MAX {
                 break;
             }
@@ -116,9 +114,7 @@ impl<L> Blob<L> {
                 expected.statistics.blobs.missed.count();
             }
             found = match fetch(damaged) {
-                Ok(Fetched::Filled(Some(file))) => Some(expected.read(&file)?),
-                Ok(Fetched::Filled(None)) => look()?,
-                Ok(Fetched::Data(data)) => Some(expected.copy(&data)?),
+                Ok(file) => Some(expected.read(&file)?),
                 // Whoever is being killed does not look into damage any more.
                 Err(missed) if damaged && Error::from(missed) != EINTR => {
                     return Err(OpenError::Digest)
@@ -126,12 +122,7 @@ impl<L> Blob<L> {
                 Err(missed) => return Err(OpenError::Missing(missed)),
             };
         }
-        // Whoever takes it away each time does not do so for ever. It is no ENOENT: the mountpoint exists,
-        // whatever the store lacks.
-        Err(match damaged {
-            true => OpenError::Digest,
-            false => OpenError::Missing(EIO.into()),
-        })
+        Err(OpenError::Digest)
     }
 }
 
@@ -163,20 +154,10 @@ impl Expected<'_> {
         let bytes = file
             .read_new(size as usize, 0, GFP_KERNEL_ACCOUNT)
             .map_err(OpenError::Read)?;
-        Ok(self.verify(bytes))
-    }
-
-    fn copy(&self, data: &[u8]) -> core::result::Result<Content, OpenError> {
-        let mut bytes = KVVec::with_capacity(data.len(), GFP_KERNEL_ACCOUNT)?;
-        bytes.extend_from_slice(data, GFP_KERNEL_ACCOUNT)?;
-        Ok(self.verify(bytes))
-    }
-
-    fn verify(&self, bytes: KVVec<u8>) -> Content {
-        match sha256(&bytes) == self.digest.0 {
+        Ok(match sha256(&bytes) == self.digest.0 {
             true => Content::Right(bytes),
             false => self.damaged(OTHER_BYTES),
-        }
+        })
     }
 
     fn damaged(&self, why: &str) -> Content {

@@ -8,14 +8,14 @@ use core::{fmt, format_args};
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use peerfs_format::upcall::ChunkData;
 use peerfs_format::{ChunkPart, ChunkRecord};
 
 use super::decode::{decode, NewBytes};
-use super::pack::{Pack, Place};
+use super::pack::Pack;
+use super::places::Place;
 use super::stored::StoredBytes;
 use super::view::PackView;
-use super::{ChunksRequest, Fetched, Hex, Origin, Store};
+use super::{ChunksRequest, Hex, Origin, Store};
 use crate::rust::crypto::sha256;
 use crate::rust::fs::ErrorName;
 use crate::rust::zstd::ZstdDecoder;
@@ -26,9 +26,22 @@ pub(crate) struct Chunk {
     pub(crate) bytes: KVVec<u8>,
 }
 
+/// What there is of a chunk.
+pub(super) enum Found {
+    /// The chunk.
+    Chunk(Arc<Chunk>),
+    /// Nothing that is known.
+    Missing,
+    /// Other bytes: in the file of the whole pack, or elsewhere.
+    Damaged { is_whole: bool },
+}
+
 /// How often a reader asks for a chunk: once because it is missing, once because what then was there
 /// turned out to be wrong.
 const FETCHES_MAX: usize = 2;
+
+/// How often the bytes of a chunk are looked for where a table says now that they are.
+const LOOKS_MAX: usize = 3;
 
 /// Requests that one readahead makes for what lies in one piece of a pack: enough for 16 MiB in chunks of 4 KiB,
 /// whatever an image has.
@@ -47,23 +60,25 @@ impl<O: Origin> Store<O> {
         let (first, record) = (part.number, &part.record);
         let mut again = false;
         for fetches in 0..=FETCHES_MAX {
-            let place = pack.place(first);
+            let mut found = self.decode_shared(pack, first, record)?;
             // Looking costs little beside a fetch. It is what makes everything that is here work
             // without a daemon, whoever put it here.
-            if !(again && matches!(place, Place::Perhaps(_))) {
-                if let Some(chunk) = self.decode_shared(pack, first, record)? {
-                    return Ok(chunk);
-                }
+            if matches!(found, Found::Missing) && self.look(pack, first..beyond)? {
+                found = self.decode_shared(pack, first, record)?;
             }
-            match place {
-                // A daemon may have another file than a whole pack that is damaged.
-                Place::Whole(_) | Place::Partial(_) => {
+            let is_whole = match found {
+                Found::Chunk(chunk) => return Ok(chunk),
+                Found::Missing => false,
+                Found::Damaged { is_whole } => {
                     self.report_damaged(pack, first, "its digest differs");
-                    pack.lost(first);
+                    if again {
+                        return Err(EIO);
+                    }
+                    // A daemon may have other files than a whole pack that is damaged.
                     again = true;
+                    is_whole
                 }
-                Place::Perhaps(_) | Place::Missing => {}
-            }
+            };
             if fetches == FETCHES_MAX {
                 break;
             }
@@ -78,7 +93,6 @@ impl<O: Origin> Store<O> {
                 },
                 again,
             };
-            let is_whole = matches!(place, Place::Whole(_));
             if !is_whole {
                 self.statistics.chunks.missed.count();
             }
@@ -93,12 +107,17 @@ impl<O: Origin> Store<O> {
                     return Err(missed.into());
                 }
             };
-            match fetched {
-                Fetched::Filled(file) => {
-                    let filled = pack.filled(file, first, request.count);
-                    filled.inspect_err(|error| self.report_unreadable(pack, first, *error))?;
-                }
-                Fetched::Data(data) => return self.take(view, first, request.count, &data),
+            let chunks = first..first.saturating_add(request.count);
+            let taken = pack.take(fetched, chunks, &self.data_files);
+            if !taken.inspect_err(|error| self.report_unreadable(pack, first, *error))? {
+                self.report_of_chunk(
+                    pack,
+                    first,
+                    format_args!(
+                        "peerfsd answered with something else than the pack's table of places"
+                    ),
+                );
+                return Err(EIO);
             }
         }
         self.report_of_chunk(
@@ -109,10 +128,24 @@ impl<O: Origin> Store<O> {
         Err(EIO)
     }
 
+    /// Reads again where missing chunks are; says whether there was anything to read. A table that cannot be read is as
+    /// good as none.
+    fn look(&self, pack: &Pack, chunks: Range<u32>) -> Result<bool> {
+        let first = chunks.start;
+        pack.look(chunks).or_else(|error| {
+            self.report_unreadable(pack, first, error);
+            match error {
+                EINTR | ENOMEM => Err(error),
+                _ => Ok(false),
+            }
+        })
+    }
+
     /// Asks for what is missing of `length` bytes from an offset of a pack's uncompressed address space on, and does
     /// not wait for it.
     pub(crate) fn prefetch(&self, view: &PackView, offset: u32, length: u64) -> Result {
         let Range { mut start, end } = self.numbers(view, offset, length)?;
+        view.pack.look(start..end)?;
         // What is beyond that is left to whoever comes to it.
         for _ in 0..PREFETCHES_MAX {
             let missing = view.pack.missing(start..end);
@@ -131,83 +164,72 @@ impl<O: Origin> Store<O> {
         Ok(())
     }
 
-    /// Stored bytes of a pack that have those of a chunk; `None` if it is not there, or not right.
-    pub(super) fn verified(
-        &self,
-        pack: &Pack,
-        place: &Place,
-        record: &ChunkRecord,
-    ) -> Result<Option<Arc<StoredBytes>>> {
-        let range = stored_range(record);
+    /// Bytes of a data file that have those of a chunk; `None` if these are not right.
+    fn verified(&self, place: &Place, record: &ChunkRecord) -> Result<Option<Arc<StoredBytes>>> {
+        let range = place.range(record);
         let is_right = |stored: &Arc<StoredBytes>| {
             let bytes = stored.get(range.clone());
             bytes.is_some_and(|bytes| sha256(bytes) == record.digest.0)
         };
-        let stored = self.stored(pack, place, range.clone())?.filter(is_right);
-        match (stored, place) {
-            // What was read ahead may have been mended since.
-            (None, Place::Whole(file)) => {
-                let again = Arc::new(StoredBytes::read_new(file, range.clone())?, GFP_KERNEL)?;
-                Ok(Some(again).filter(is_right))
-            }
-            (stored, _) => Ok(stored),
+        let stored = self.caches.segments.read(&place.file, range.clone())?;
+        if is_right(&stored) {
+            return Ok(Some(stored));
         }
+        // What was read ahead may have been written or mended since.
+        let again = StoredBytes::read_new(&place.file, range.clone())?;
+        Ok(Some(Arc::new(again, GFP_KERNEL)?).filter(is_right))
     }
 
-    /// Stored bytes of a pack; `None` if there are none.
-    pub(super) fn stored(
+    /// A chunk that others want parts of, too: from the cache, or from the store, as far as is known where it is.
+    pub(super) fn decode_shared(
         &self,
         pack: &Pack,
-        place: &Place,
-        range: Range<u32>,
-    ) -> Result<Option<Arc<StoredBytes>>> {
-        match place {
-            Place::Missing => Ok(None),
-            // What was read ahead is what was there then.
-            Place::Partial(file) | Place::Perhaps(file) => {
-                let bytes = StoredBytes::read_new(file, range)?;
-                Ok(Some(Arc::new(bytes, GFP_KERNEL)?))
-            }
-            Place::Whole(file) => self
-                .caches
-                .segments
-                .read(pack.number, file, range)
-                .map(Some),
+        number: u32,
+        record: &ChunkRecord,
+    ) -> Result<Found> {
+        let _decoding = self.decoding.lock(number)?;
+        if let Some(chunk) = self.cached_chunk(pack, number) {
+            return Ok(Found::Chunk(chunk));
         }
+        let found = self.read_chunk(pack, number, record);
+        found.inspect_err(|error| self.report_unreadable(pack, number, *error))
     }
 
-    /// Verifies and keeps the chunks of a `Data` reply, and returns the first one.
-    fn take(&self, view: &PackView, first: u32, count: u32, data: &[u8]) -> Result<Arc<Chunk>> {
-        let (pack, index) = (&view.pack, view.index());
-        let mut wanted = None;
-        for chunk in ChunkData::new(data) {
-            let Ok((number, bytes)) = chunk else {
-                break;
+    fn read_chunk(&self, pack: &Pack, number: u32, record: &ChunkRecord) -> Result<Found> {
+        let mut last: Option<Place> = None;
+        for _ in 0..LOOKS_MAX {
+            let Some(place) = pack.place(number, record) else {
+                return Ok(Found::Missing);
             };
-            if number < first || number - first >= count {
-                continue;
+            if last.is_some_and(|last| last.is_same(&place)) {
+                break;
             }
-            let record = index.chunk(number);
-            let record = record.map_err(|error| self.refused_index(view, error))?;
-            if bytes.len() != record.stored_length as usize || sha256(bytes) != record.digest.0 {
-                self.report_damaged(pack, number, "peerfsd answered with other bytes");
-                return Err(EIO);
+            let stored = self.verified(&place, record)?;
+            let range = place.range(record);
+            if let Some(bytes) = stored.as_ref().and_then(|stored| stored.get(range)) {
+                let keep =
+                    |decoder: &mut ZstdDecoder| self.keep(pack, number, record, bytes, decoder);
+                return self.workers.with_decoder(keep).map(Found::Chunk);
             }
-            let chunk = self
-                .workers
-                .with_decoder(|decoder| self.keep(pack, number, &record, bytes, decoder))?;
-            if number == first {
-                wanted = Some(chunk);
+            if place.is_of_whole {
+                return Ok(Found::Damaged { is_whole: true });
             }
+            // It may have been moved since.
+            pack.look_anew(number)?;
+            last = Some(place);
         }
-        wanted.ok_or_else(|| {
-            self.report_damaged(pack, first, "peerfsd answered without it");
-            EIO
-        })
+        Ok(Found::Damaged { is_whole: false })
+    }
+
+    /// The chunk, if it is in the cache.
+    pub(super) fn cached_chunk(&self, pack: &Pack, number: u32) -> Option<Arc<Chunk>> {
+        let chunk = self.caches.chunks.get(&(pack.number, number))?;
+        self.statistics.chunks.cached.count();
+        Some(chunk)
     }
 
     /// Decodes verified bytes, and keeps the chunk for the next reader.
-    pub(super) fn keep(
+    fn keep(
         &self,
         pack: &Pack,
         number: u32,
@@ -231,7 +253,7 @@ impl<O: Origin> Store<O> {
 
     /// Says in the log that a chunk cannot be read from the store, if that is so.
     #[cold]
-    pub(super) fn report_unreadable(&self, pack: &Pack, chunk: u32, error: Error) {
+    fn report_unreadable(&self, pack: &Pack, chunk: u32, error: Error) {
         if error != EINTR && error != ENOMEM {
             let name = ErrorName(error);
             self.report_of_chunk(pack, chunk, format_args!("cannot be read: {name}"));
@@ -252,9 +274,4 @@ impl<O: Origin> Store<O> {
             Hex(&pack.record.digest)
         ));
     }
-}
-
-/// Where a chunk is in its pack, as stored.
-pub(super) fn stored_range(record: &ChunkRecord) -> Range<u32> {
-    record.stored_offset..record.stored_offset.saturating_add(record.stored_length)
 }

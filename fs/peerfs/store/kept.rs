@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What inodes keep of a store, beyond what a cache does: one copy of each, however often the cache forgets it
-//! and it is read again.
+//! What inodes and packs keep of a store: one copy of each, whatever a cache forgets and however often it is read or
+//! opened again.
 //!
 //! Locking: the lock is a leaf. It is taken in memory reclaim, too, which evicts inodes, so nothing is allocated
 //! and no value dropped under it.
@@ -13,11 +13,11 @@ use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{Arc, Mutex};
 
-/// What is kept by somebody, by its number.
+/// What is kept by somebody, by its key.
 #[pin_data]
-pub(crate) struct KeptValues<V> {
+pub(crate) struct KeptValues<K, V> {
     #[pin]
-    values: Mutex<RBTree<u32, Shared<V>>>,
+    values: Mutex<RBTree<K, Shared<V>>>,
 }
 
 struct Shared<V> {
@@ -27,13 +27,13 @@ struct Shared<V> {
 }
 
 /// A value that stays as long as this does.
-pub(crate) struct Kept<V> {
-    values: Arc<KeptValues<V>>,
-    number: u32,
+pub(crate) struct Kept<K: Ord + Unpin, V> {
+    values: Arc<KeptValues<K, V>>,
+    key: K,
     value: Arc<V>,
 }
 
-impl<V> KeptValues<V> {
+impl<K: Copy + Ord + Unpin, V> KeptValues<K, V> {
     /// None.
     pub(super) fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
@@ -44,21 +44,21 @@ impl<V> KeptValues<V> {
         )
     }
 
-    /// The value of this number, if somebody keeps it.
-    pub(super) fn get(&self, number: u32) -> Option<Arc<V>> {
+    /// The value of this key, if somebody keeps it.
+    pub(super) fn get(&self, key: K) -> Option<Arc<V>> {
         let values = self.values.lock();
-        values.get(&number).map(|shared| shared.value.clone())
+        values.get(&key).map(|shared| shared.value.clone())
     }
 
     /// Keeps a value; not this copy of it, if there is one already.
-    pub(super) fn keep(self: &Arc<Self>, number: u32, value: &Arc<V>) -> Result<Kept<V>> {
+    pub(super) fn keep(self: &Arc<Self>, key: K, value: &Arc<V>) -> Result<Kept<K, V>> {
         let new = Shared {
             value: value.clone(),
             users: 1,
         };
-        let node = RBTreeNode::new(number, new, GFP_KERNEL_ACCOUNT)?;
+        let node = RBTreeNode::new(key, new, GFP_KERNEL_ACCOUNT)?;
         let mut values = self.values.lock();
-        let value = match values.get_mut(&number) {
+        let value = match values.get_mut(&key) {
             Some(shared) => {
                 shared.users = shared.users.saturating_add(1);
                 shared.value.clone()
@@ -72,13 +72,13 @@ impl<V> KeptValues<V> {
         drop(values);
         Ok(Kept {
             values: self.clone(),
-            number,
+            key,
             value,
         })
     }
 }
 
-impl<V> core::ops::Deref for Kept<V> {
+impl<K: Ord + Unpin, V> core::ops::Deref for Kept<K, V> {
     type Target = V;
 
     fn deref(&self) -> &V {
@@ -86,16 +86,16 @@ impl<V> core::ops::Deref for Kept<V> {
     }
 }
 
-impl<V> Drop for Kept<V> {
+impl<K: Ord + Unpin, V> Drop for Kept<K, V> {
     fn drop(&mut self) {
         let mut values = self.values.values.lock();
-        let Some(shared) = values.get_mut(&self.number) else {
+        let Some(shared) = values.get_mut(&self.key) else {
             return;
         };
         shared.users = shared.users.saturating_sub(1);
         // Our own reference stays until the lock is given back.
         if shared.users == 0 {
-            let _ = values.remove(&self.number);
+            let _ = values.remove(&self.key);
         }
     }
 }

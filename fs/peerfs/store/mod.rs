@@ -16,7 +16,7 @@ mod decoding;
 mod kept;
 mod origin;
 mod pack;
-mod presence;
+mod places;
 mod readahead;
 mod statistics;
 mod stored;
@@ -44,7 +44,8 @@ use blob::{Blob, Expected};
 use cache::Caches;
 use decoding::Decoding;
 use kept::{Kept, KeptValues};
-use pack::Pack;
+use pack::{Opener, Pack};
+use places::DataFiles;
 use readahead::{OwnWork, Sequence};
 
 pub(crate) use blob::OpenError;
@@ -52,10 +53,10 @@ pub(crate) use blob::OpenError;
 /// An inode shard in memory.
 pub(crate) type ShardBlob = Blob<ShardLayout>;
 /// An inode shard that stays in memory.
-pub(crate) type KeptShard = Kept<ShardBlob>;
+pub(crate) type KeptShard = Kept<u32, ShardBlob>;
 /// A pack index in memory.
 type IndexBlob = Blob<PackIndexLayout>;
-pub(crate) use origin::{BlobRequest, ChunksRequest, Fetched, Missed, Origin};
+pub(crate) use origin::{BlobRequest, ChunksRequest, Fetched, FetchedPlaces, Missed, Origin};
 pub(crate) use readahead::{ahead, lengthened, widened, Runs, Workers};
 pub(crate) use statistics::Statistics;
 pub(crate) use view::{PackView, Views};
@@ -80,7 +81,9 @@ pub(crate) struct Store<O> {
     packs: Mutex<RBTree<u32, Arc<Pack>>>,
     caches: Arc<Caches>,
     /// Those that inodes have their extents in.
-    kept_shards: Arc<KeptValues<ShardBlob>>,
+    kept_shards: Arc<KeptValues<u32, ShardBlob>>,
+    /// Those that packs have chunks in.
+    data_files: Arc<DataFiles>,
     _shrinker: Shrinker<Caches>,
     #[pin]
     decoding: Decoding,
@@ -108,6 +111,7 @@ impl<O: Origin> Store<O> {
         let statistics = Arc::new(Statistics::new(), GFP_KERNEL)?;
         let caches = Caches::new(depth).map_err(OpenError::Read)?;
         let kept_shards = KeptValues::new().map_err(OpenError::Read)?;
+        let data_files = DataFiles::new().map_err(OpenError::Read)?;
         let shrinker = Shrinker::new(c"peerfs-caches", caches.clone()).map_err(OpenError::Read)?;
         let manifest = Blob::<Manifest>::open(
             &Expected {
@@ -144,6 +148,7 @@ impl<O: Origin> Store<O> {
                 _shrinker: shrinker,
                 caches,
                 kept_shards,
+                data_files,
                 decoding <- Decoding::new(depth),
                 sequence: Sequence::new(),
                 workers,
@@ -248,13 +253,17 @@ impl<O: Origin> Store<O> {
     }
 
     /// Opens a pack and its index by path, as far as the store has them: to be called where a path
-    /// may be walked, so that reading never has to. Says whether both are open, and will be as long as
-    /// the store is.
+    /// may be walked, so that reading never has to. Says whether the whole pack and its index are open: then
+    /// nothing of them is to be opened any more.
     pub(crate) fn open_pack(&self, number: u32) -> Result<bool> {
         let pack = self.pack(number)?;
-        override_credential(&self.credential, || {
-            pack.open(self.name(), &self.log, &self.directory)
-        })
+        let opener = Opener {
+            store: &self.name,
+            log: &self.log,
+            directory: &self.directory,
+            data_files: &self.data_files,
+        };
+        override_credential(&self.credential, || pack.open(&opener))
     }
 
     /// The image's blob table; EIO if nothing was looked up yet.
@@ -372,17 +381,15 @@ impl<O: Origin> Store<O> {
             &self.expected(&record.index_digest, record.index_length),
             || Ok(pack.index_file().map_or(Found::Nothing, Found::File)),
             |again| {
-                let fetched = self.origin.fetch_blob(&BlobRequest {
+                let file = self.origin.fetch_blob(&BlobRequest {
                     digest: record.index_digest,
                     manifest: self.manifest_digest,
                     kind: BlobKind::PackIndex,
                     length: record.index_length.into(),
                     again,
                 })?;
-                if let Fetched::Filled(Some(file)) = &fetched {
-                    pack.set_index_file(file.clone());
-                }
-                Ok(fetched)
+                pack.set_index_file(file.clone());
+                Ok(file)
             },
             |bytes| PackIndexLayout::parse(bytes, record),
         );
@@ -395,8 +402,13 @@ impl<O: Origin> Store<O> {
 
 /// Opens a complete blob by path.
 fn open_blob(directory: &Directory, credential: &Credential, digest: &Digest) -> Result<Found> {
-    let path = CString::try_from_fmt(fmt!("blobs/sha256/{}", Hex(digest)))?;
+    let path = blob_path(digest)?;
     override_credential(credential, || directory.open_file(&path))
+}
+
+/// Where a complete blob is in the store.
+fn blob_path(digest: &Digest) -> Result<CString> {
+    CString::try_from_fmt(fmt!("blobs/sha256/{}", Hex(digest)))
 }
 
 /// A digest for the kernel's formatting.

@@ -15,11 +15,18 @@ use crate::rust::fs::{ErrorName, OpenedFile};
 /// What came of asking. Nothing of it is verified.
 #[derive(Clone)]
 pub(crate) enum Fetched {
-    /// It is in the store now: in this file of the store's filesystem, if there is one.
-    Filled(Option<OpenedFile>),
-    /// The bytes: of the blob, or [`ChunkData`](peerfs_format::upcall::ChunkData) with exactly the chunks of the
-    /// request's run. For a request that joined another one's run it is that run, and may begin before and end behind.
-    Data(Arc<KVVec<u8>>),
+    /// It is in this file of the store's filesystem: the blob, or the whole pack.
+    File(OpenedFile),
+    /// The chunks are where a table says.
+    Places(Arc<FetchedPlaces>),
+}
+
+/// Where chunks are, in files of the store's filesystem.
+pub(crate) struct FetchedPlaces {
+    /// The pack's table of places.
+    pub(crate) table: OpenedFile,
+    /// Data files, by the numbers of their slots.
+    pub(crate) slots: KVVec<(u32, OpenedFile)>,
 }
 
 /// Why nothing came of asking.
@@ -99,7 +106,7 @@ pub(crate) struct ChunksRequest<'a> {
 /// Whoever can get what the store lacks. Nothing that it answers is trusted.
 pub(crate) trait Origin: Send + Sync {
     /// Waits for a blob: killable, and not for ever.
-    fn fetch_blob(&self, request: &BlobRequest) -> core::result::Result<Fetched, Missed>;
+    fn fetch_blob(&self, request: &BlobRequest) -> core::result::Result<OpenedFile, Missed>;
 
     /// Waits for chunks: killable, and not for ever.
     fn fetch_chunks(&self, request: &ChunksRequest<'_>) -> core::result::Result<Fetched, Missed>;

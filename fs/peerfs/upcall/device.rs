@@ -7,8 +7,9 @@
 use super::{message::MESSAGE_MAX, queue::FileId, request::Wanted, Readers, StoreUpcall, Upcall};
 use crate::rust::fs::{same_filesystem, DirectoryId, OpenedFile};
 use crate::rust::miscdevice::{Ioctl, MiscDevice, POLL_READABLE, POLL_WRITABLE};
-use crate::store::Fetched;
+use crate::store::{Fetched, FetchedPlaces};
 use kernel::{
+    alloc::flags::GFP_KERNEL_ACCOUNT,
     fs::File,
     ioctl::_IOW,
     iov::{IovIterDest, IovIterSource},
@@ -17,14 +18,16 @@ use kernel::{
 };
 use peerfs_format::{
     upcall::{
-        Failure, FileReply, Header, Operation, HEADER_SIZE, IOCTL_ATTACH, IOCTL_REPLY_FILE,
-        IOCTL_TYPE, REPLY_MAX, REQUEST_MAX,
+        Failure, FileReply, Header, Operation, PlacesReply, HEADER_SIZE, IOCTL_ATTACH,
+        IOCTL_REPLY_FILE, IOCTL_REPLY_PLACES, IOCTL_TYPE, NO_DESCRIPTOR, REPLY_MAX, REQUEST_MAX,
     },
     Record,
 };
 
 const ATTACH: u32 = _IOW::<u32>(IOCTL_TYPE as u32, IOCTL_ATTACH as u32);
 const REPLY_FILE: u32 = _IOW::<[u8; FileReply::SIZE]>(IOCTL_TYPE as u32, IOCTL_REPLY_FILE as u32);
+const REPLY_PLACES: u32 =
+    _IOW::<[u8; PlacesReply::SIZE]>(IOCTL_TYPE as u32, IOCTL_REPLY_PLACES as u32);
 
 /// An open file of the device. It serves at most one store, from ATTACH until it is closed.
 pub(crate) struct Device {
@@ -89,7 +92,7 @@ impl MiscDevice for Device {
         }
     }
 
-    /// Exactly one reply.
+    /// Exactly one message, which says that a request failed.
     fn write(&self, from: &mut IovIterSource<'_>) -> Result<usize> {
         let Attachment {
             store, id: file, ..
@@ -107,10 +110,16 @@ impl MiscDevice for Device {
         if header.length as usize != length {
             return Err(EINVAL);
         }
-        // Before the payload is copied, so that nobody makes the kernel copy what it won't take.
-        let request = store.find(file, header.id)?;
-        let outcome = read_outcome(header.operation, &request.wanted, from)?;
-        store.answer(file, header.id, outcome)?;
+        store.find(file, header.id)?;
+        let mut payload = [0; Failure::SIZE];
+        if header.operation != Operation::Failed || from.len() != payload.len() {
+            return Err(EINVAL);
+        }
+        if from.copy_from_iter(&mut payload) < payload.len() {
+            return Err(EFAULT);
+        }
+        let failure = Failure::parse(&payload).map_err(|_| EINVAL)?;
+        store.answer(file, header.id, Err(reader_error(failure.errno)))?;
         Ok(length)
     }
 
@@ -133,7 +142,13 @@ impl MiscDevice for Device {
             REPLY_FILE => {
                 let argument = ioctl.read::<{ FileReply::SIZE }>()?;
                 let reply = FileReply::parse(&argument).map_err(|_| EINVAL)?;
-                self.reply_file(reply.id, ioctl.fget(reply.descriptor)?)
+                let file = self.attachment()?.file(&ioctl, reply.descriptor)?;
+                self.answer(reply.id, Fetched::File(file))
+            }
+            REPLY_PLACES => {
+                let argument = ioctl.read::<{ PlacesReply::SIZE }>()?;
+                let reply = PlacesReply::parse(&argument).map_err(|_| EINVAL)?;
+                self.reply_places(&ioctl, &reply)
             }
             _ => Err(ENOTTY),
         }
@@ -159,51 +174,47 @@ impl Device {
         }
     }
 
-    fn reply_file(&self, id: u64, file: ARef<File>) -> Result {
+    fn reply_places(&self, ioctl: &Ioctl<'_>, reply: &PlacesReply) -> Result {
         let attachment = self.attachment()?;
-        // A file of a mount that needs this very answer would wait for itself.
-        let is_of_store = same_filesystem(&file, &attachment.directory);
-        let file = OpenedFile::new(file)?;
-        if !is_of_store {
-            return Err(EXDEV);
+        let request = attachment.store.find(attachment.id, reply.id)?;
+        if !matches!(request.wanted, Wanted::Chunks(_)) {
+            return Err(EINVAL);
         }
-        let outcome = Fetched::Filled(Some(file));
-        attachment.store.answer(attachment.id, id, Ok(outcome))
+        let table = attachment.file(ioctl, reply.table)?;
+        let mut slots = KVVec::new();
+        for (number, descriptor) in (0..).zip(reply.slots) {
+            if descriptor != NO_DESCRIPTOR {
+                let file = attachment.file(ioctl, descriptor)?;
+                slots.push((number, file), GFP_KERNEL_ACCOUNT)?;
+            }
+        }
+        let places = Arc::new(FetchedPlaces { table, slots }, GFP_KERNEL_ACCOUNT)?;
+        self.answer(reply.id, Fetched::Places(places))
+    }
+
+    fn answer(&self, id: u64, fetched: Fetched) -> Result {
+        let attachment = self.attachment()?;
+        attachment.store.answer(attachment.id, id, Ok(fetched))
+    }
+}
+
+impl Attachment {
+    /// The caller's file with this descriptor, if it may be one of the store's.
+    fn file(&self, ioctl: &Ioctl<'_>, descriptor: u32) -> Result<OpenedFile> {
+        let file = ioctl.fget(descriptor)?;
+        // A file of a mount that needs this very answer would wait for itself.
+        let is_of_store = same_filesystem(&file, &self.directory);
+        let file = OpenedFile::new(file)?;
+        match is_of_store {
+            true => Ok(file),
+            false => Err(EXDEV),
+        }
     }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
         self.store.detach(self.id);
-    }
-}
-
-/// Reads the payload of a reply. The outer error is the writer's, and changes nothing.
-fn read_outcome(
-    operation: Operation,
-    wanted: &Wanted,
-    from: &mut IovIterSource<'_>,
-) -> Result<Result<Fetched>> {
-    let length = from.len();
-    match operation {
-        Operation::Filled if length == 0 => Ok(Ok(Fetched::Filled(None))),
-        Operation::Data if length <= wanted.data_max() => {
-            let mut data = KVVec::new();
-            if from.copy_from_iter_vec(&mut data, GFP_KERNEL)? < length {
-                return Err(EFAULT);
-            }
-            wanted.check_data(&data)?;
-            Ok(Ok(Fetched::Data(Arc::new(data, GFP_KERNEL)?)))
-        }
-        Operation::Failed if length == Failure::SIZE => {
-            let mut payload = [0; Failure::SIZE];
-            if from.copy_from_iter(&mut payload) < payload.len() {
-                return Err(EFAULT);
-            }
-            let failure = Failure::parse(&payload).map_err(|_| EINVAL)?;
-            Ok(Err(reader_error(failure.errno)))
-        }
-        _ => Err(EINVAL),
     }
 }
 

@@ -34,6 +34,7 @@ impl Message {
                 let message = FetchBlob {
                     digest: wanted.digest,
                     manifest: wanted.manifest,
+                    workload: wanted.workload,
                     length: wanted.length,
                     kind: wanted.kind as u32,
                     priority: priority as u32,
@@ -46,8 +47,7 @@ impl Message {
                     pack: wanted.pack,
                     index: wanted.index,
                     manifest: wanted.manifest,
-                    pack_length: wanted.pack_length,
-                    index_length: wanted.index_length,
+                    workload: wanted.workload,
                     first_chunk: wanted.first,
                     chunk_count: wanted.count,
                     priority: priority as u32,

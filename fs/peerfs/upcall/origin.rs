@@ -5,9 +5,11 @@
 
 use kernel::ffi::c_ulong;
 use kernel::prelude::*;
+use peerfs_format::upcall::Workload;
 
 use super::request::{Wanted, WantedBlob, WantedChunks};
 use super::StoreUpcall;
+use crate::rust::fs::OpenedFile;
 use crate::store::{BlobRequest, ChunksRequest, Fetched, Missed, Origin};
 
 /// The daemons that serve a store.
@@ -16,14 +18,17 @@ pub(crate) struct Daemon {
     upcall: Option<StoreUpcall>,
     /// Jiffies that a reader waits.
     timeout: c_ulong,
+    /// What the mount is for.
+    workload: Workload,
 }
 
 impl Daemon {
     /// The daemons behind this upcall, for readers who wait this many seconds.
-    pub(crate) fn new(upcall: Option<StoreUpcall>, timeout: u32) -> Self {
+    pub(crate) fn new(upcall: Option<StoreUpcall>, timeout: u32, workload: Workload) -> Self {
         Daemon {
             upcall,
             timeout: crate::rust::time::seconds_to_jiffies(timeout),
+            workload,
         }
     }
 
@@ -43,40 +48,39 @@ impl Daemon {
 }
 
 impl Origin for Daemon {
-    fn fetch_blob(&self, request: &BlobRequest) -> core::result::Result<Fetched, Missed> {
-        self.fetch(request.into(), request.again)
+    fn fetch_blob(&self, request: &BlobRequest) -> core::result::Result<OpenedFile, Missed> {
+        let wanted = Wanted::Blob(WantedBlob {
+            digest: request.digest,
+            manifest: request.manifest,
+            workload: self.workload,
+            kind: request.kind,
+            length: request.length,
+        });
+        match self.fetch(wanted, request.again)? {
+            Fetched::File(file) => Ok(file),
+            // The device takes none as an answer.
+            Fetched::Places(_) => Err(EIO.into()),
+        }
     }
 
     fn fetch_chunks(&self, request: &ChunksRequest<'_>) -> core::result::Result<Fetched, Missed> {
-        self.fetch(request.into(), request.again)
+        self.fetch(self.wanted(request), request.again)
     }
 
     fn prefetch_chunks(&self, request: &ChunksRequest<'_>) {
         if let Some(upcall) = &self.upcall {
-            upcall.prefetch(request.into());
+            upcall.prefetch(self.wanted(request));
         }
     }
 }
 
-impl From<&BlobRequest> for Wanted {
-    fn from(request: &BlobRequest) -> Self {
-        Wanted::Blob(WantedBlob {
-            digest: request.digest,
-            manifest: request.manifest,
-            kind: request.kind,
-            length: request.length,
-        })
-    }
-}
-
-impl From<&ChunksRequest<'_>> for Wanted {
-    fn from(request: &ChunksRequest<'_>) -> Self {
+impl Daemon {
+    fn wanted(&self, request: &ChunksRequest<'_>) -> Wanted {
         Wanted::Chunks(WantedChunks {
             pack: request.pack.digest,
             index: request.pack.index_digest,
             manifest: request.manifest,
-            pack_length: request.pack.stored_length,
-            index_length: request.pack.index_length,
+            workload: self.workload,
             first: request.first,
             count: request.count,
             again: request.again,

@@ -14,8 +14,8 @@ use kernel::{
     sync::{Arc, SetOnce},
 };
 use peerfs_format::{
-    upcall::{BlobKind, ChunkData, CHUNK_HEADER_SIZE, FETCH_CHUNKS_MAX},
-    Digest, CHUNK_MAX, METADATA_MAX,
+    upcall::{BlobKind, Workload, FETCH_CHUNKS_MAX},
+    Digest, METADATA_MAX,
 };
 
 /// What a store lacks.
@@ -31,6 +31,8 @@ pub(super) struct WantedBlob {
     pub(super) digest: Digest,
     /// The image's manifest.
     pub(super) manifest: Digest,
+    /// What the mount is for.
+    pub(super) workload: Workload,
     pub(super) kind: BlobKind,
     /// Its bytes, 0 if not known.
     pub(super) length: u64,
@@ -44,8 +46,8 @@ pub(super) struct WantedChunks {
     pub(super) index: Digest,
     /// The image's manifest.
     pub(super) manifest: Digest,
-    pub(super) pack_length: u64,
-    pub(super) index_length: u32,
+    /// What the mount is for.
+    pub(super) workload: Workload,
     /// The first chunk.
     pub(super) first: u32,
     pub(super) count: u32,
@@ -91,45 +93,6 @@ impl Wanted {
                     && *b == (WantedChunks { first, count, ..*a })
             }
             _ => false,
-        }
-    }
-
-    /// The most bytes that the payload of a Data reply can have.
-    pub(super) fn data_max(&self) -> usize {
-        match self {
-            Wanted::Blob(_) => METADATA_MAX as usize,
-            Wanted::Chunks(chunks) => (chunks.count as usize)
-                .saturating_mul(CHUNK_HEADER_SIZE.saturating_add(CHUNK_MAX as usize)),
-        }
-    }
-
-    /// EINVAL unless the bytes have the form of an answer: the blob's length if that is known, each
-    /// chunk of the run once and in order.
-    pub(super) fn check_data(&self, data: &[u8]) -> Result {
-        match self {
-            Wanted::Blob(blob) => {
-                let length = data.len() as u64;
-                if length == 0
-                    || length > METADATA_MAX
-                    || (blob.length != 0 && length != blob.length)
-                {
-                    return Err(EINVAL);
-                }
-                Ok(())
-            }
-            Wanted::Chunks(chunks) => {
-                let mut data = ChunkData::new(data);
-                for number in u64::from(chunks.first)..chunks.end() {
-                    match data.next() {
-                        Some(Ok((found, _))) if u64::from(found) == number => {}
-                        _ => return Err(EINVAL),
-                    }
-                }
-                match data.next() {
-                    None => Ok(()),
-                    Some(_) => Err(EINVAL),
-                }
-            }
         }
     }
 }

@@ -19,21 +19,24 @@ use kernel::{
 };
 use peerfs_format::{
     upcall::{
-        BlobKind, FetchBlob, FetchChunks, Header, Operation, Priority, FETCH_CHUNKS_MAX, REPLY_MAX,
+        BlobKind, FetchBlob, FetchChunks, Header, Operation, Priority, Workload, FETCH_CHUNKS_MAX,
     },
-    Digest, CHUNK_MAX, METADATA_MAX,
+    Digest, METADATA_MAX,
 };
 
 const MOUNT: MountId = MountId(u64::MAX);
 const OTHER_MOUNT: MountId = MountId(u64::MAX - 1);
+
+fn workload() -> Workload {
+    Workload::new("web").unwrap_or_default()
+}
 
 fn chunks(first: u32, count: u32) -> WantedChunks {
     WantedChunks {
         pack: Digest([1; Digest::SIZE]),
         index: Digest([2; Digest::SIZE]),
         manifest: Digest([3; Digest::SIZE]),
-        pack_length: 1 << 26,
-        index_length: 4096,
+        workload: workload(),
         first,
         count,
         again: false,
@@ -48,6 +51,7 @@ fn blob(length: u64) -> WantedBlob {
     WantedBlob {
         digest: Digest([4; Digest::SIZE]),
         manifest: Digest([5; Digest::SIZE]),
+        workload: workload(),
         kind: BlobKind::InodeShard,
         length,
     }
@@ -90,17 +94,6 @@ fn cancelled(message: Option<Message>) -> Result<u64> {
     }
 }
 
-/// A Data payload with these chunks, of so many bytes each.
-fn chunk_data(numbers: &[u32], length: u32) -> Result<KVVec<u8>> {
-    let mut data = KVVec::new();
-    for number in numbers {
-        data.extend_from_slice(&number.to_le_bytes(), GFP_KERNEL)?;
-        data.extend_from_slice(&length.to_le_bytes(), GFP_KERNEL)?;
-        data.extend_with(length as usize, 0, GFP_KERNEL)?;
-    }
-    Ok(data)
-}
-
 #[kunit_tests(peerfs_upcall_queue)]
 mod queue_tests {
     use super::*;
@@ -121,8 +114,7 @@ mod queue_tests {
                 pack: Digest([1; Digest::SIZE]),
                 index: Digest([2; Digest::SIZE]),
                 manifest: Digest([3; Digest::SIZE]),
-                pack_length: 1 << 26,
-                index_length: 4096,
+                workload: workload(),
                 first_chunk: 100,
                 chunk_count: 2,
                 priority: Priority::Demand as u32,
@@ -150,6 +142,7 @@ mod queue_tests {
         let expected = FetchBlob {
             digest: Digest([4; Digest::SIZE]),
             manifest: Digest([5; Digest::SIZE]),
+            workload: workload(),
             length: 77,
             kind: BlobKind::InodeShard as u32,
             priority: Priority::Demand as u32,
@@ -178,9 +171,15 @@ mod queue_tests {
             pack: Digest([9; Digest::SIZE]),
             ..chunks(10, 10)
         };
+        // Each workload is to be known what it reads.
+        let other_workload = WantedChunks {
+            workload: Workload::default(),
+            ..chunks(10, 10)
+        };
         for wanted in [
             Wanted::Chunks(again),
             Wanted::Chunks(other_pack),
+            Wanted::Chunks(other_workload),
             Wanted::Blob(blob(1)),
         ] {
             assert!(queue.demand(MOUNT, wanted, now())?.id != first.id);
@@ -409,37 +408,6 @@ mod queue_tests {
         queue.demand(MOUNT, run(u32::MAX - 1, 1), now())?;
         Ok(())
     }
-
-    #[test]
-    fn data_must_have_the_form_of_an_answer() -> Result {
-        let wanted = run(3, 2);
-        assert_eq!(wanted.check_data(&chunk_data(&[3, 4], 1)?), Ok(()));
-        assert_eq!(wanted.check_data(&chunk_data(&[3, 4], CHUNK_MAX)?), Ok(()));
-        for numbers in [&[][..], &[3], &[4], &[4, 3], &[3, 3], &[2, 3], &[3, 4, 5]] {
-            let data = chunk_data(numbers, 1)?;
-            assert_eq!(wanted.check_data(&data), Err(EINVAL));
-        }
-        for length in [0, CHUNK_MAX + 1] {
-            let data = chunk_data(&[3, 4], length)?;
-            assert_eq!(wanted.check_data(&data), Err(EINVAL));
-        }
-        let whole = chunk_data(&[3, 4], 100)?;
-        for length in 0..whole.len() {
-            let cut = whole.get(..length).ok_or(EINVAL)?;
-            assert_eq!(wanted.check_data(cut), Err(EINVAL));
-        }
-
-        let known = Wanted::Blob(blob(5));
-        assert_eq!(known.check_data(&[0; 5]), Ok(()));
-        assert_eq!(known.check_data(&[0; 4]), Err(EINVAL));
-        let unknown = Wanted::Blob(blob(0));
-        assert_eq!(unknown.check_data(&[0; 4]), Ok(()));
-        assert_eq!(unknown.check_data(&[]), Err(EINVAL));
-
-        let longest = run(0, FETCH_CHUNKS_MAX).data_max();
-        assert!(longest <= REPLY_MAX && known.data_max() <= REPLY_MAX);
-        Ok(())
-    }
 }
 
 #[kunit_tests(peerfs_upcall)]
@@ -510,22 +478,12 @@ mod upcall_tests {
         let store = upcall.store(STORE)?;
         let timeout = msecs_to_jiffies(20_000);
 
-        daemon(&upcall, || Ok(Fetched::Filled(None)))?;
-        let outcome = store.fetch(run(0, 1), timeout)?;
-        assert!(matches!(outcome, Fetched::Filled(None)));
-
-        daemon(&upcall, || {
-            Ok(Fetched::Data(Arc::new(chunk_data(&[7], 3)?, GFP_KERNEL)?))
-        })?;
-        let outcome = store.fetch(run(7, 1), timeout)?;
-        assert!(matches!(outcome, Fetched::Data(data) if data.len() == 11));
-
         daemon(&upcall, || Err(EHOSTUNREACH))?;
         let outcome = store.fetch(Wanted::Blob(blob(0)), timeout);
         assert_eq!(outcome.err(), Some(EHOSTUNREACH));
 
         let statistics = upcall.statistics();
-        assert_eq!((statistics.answered, statistics.failed), (3, 1));
+        assert_eq!((statistics.answered, statistics.failed), (1, 1));
         Ok(())
     }
 

@@ -16,9 +16,13 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use peerfs_build::{build, DirectorySource, Options, Progress};
-use peerfs_format::upcall::{write_message, Failure, FetchBlob, FetchChunks, Operation};
-use peerfs_format::{Digest, PresenceHeader, Record, METADATA_MAX};
-use peerfs_store::{Image, Store};
+use peerfs_format::upcall::{
+    write_message, Failure, FetchBlob, FetchChunks, Operation, Workload,
+};
+use peerfs_format::{
+    DataFile, Digest, Place, PlacesHeader, Record, METADATA_MAX,
+};
+use peerfs_store::Store;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -42,17 +46,7 @@ fn main() -> Result<()> {
             &read(&pack.index_digest)?,
         )?;
     }
-    let chunks = Image::open(store.clone(), &image.manifest)?
-        .pack(0)?
-        .record()
-        .chunk_count;
-    let header = PresenceHeader {
-        chunk_count: chunks,
-        pack: Digest::default(),
-        index: Digest::default(),
-    };
-    let map = [header.to_bytes().as_slice(), &[0x55]].concat();
-    save("presence", "map", &map)?;
+    save("places", "table", &places())?;
     save_messages()
 }
 
@@ -82,11 +76,33 @@ fn make_tree(tree: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A table of places of four chunks in a loose file and a partial pack.
+fn places() -> Vec<u8> {
+    let (pack, index) = (Digest([7; Digest::SIZE]), Digest([8; Digest::SIZE]));
+    let mut table = Vec::new();
+    let header = PlacesHeader {
+        chunk_count: 4,
+        generation: 3,
+        pack,
+        index,
+    };
+    header.write_to(|part| table.extend_from_slice(part));
+    for (slot, offset) in [(0, 0), (1, 4096), (0, 5000)] {
+        table.extend(Place { slot, offset }.to_entry().to_le_bytes());
+    }
+    table.extend([0; 8]);
+    for file in [DataFile::Loose(5), DataFile::Pack(pack, index)] {
+        file.write_to(|part| table.extend_from_slice(part));
+    }
+    table
+}
+
 fn save_messages() -> Result<()> {
     let digest = Digest([7; Digest::SIZE]);
     let blob = encode(&FetchBlob {
         digest,
         manifest: digest,
+        workload: Workload::default(),
         length: 4096,
         kind: 2,
         priority: 0,
@@ -95,21 +111,17 @@ fn save_messages() -> Result<()> {
         pack: digest,
         index: digest,
         manifest: digest,
-        pack_length: 1 << 20,
-        index_length: 4096,
+        workload: Workload::new("web").unwrap_or_default(),
         first_chunk: 3,
         chunk_count: 2,
         priority: 1,
         flags: 0,
     });
     let failure = encode(&Failure { errno: 5 });
-    let data = [3, 0, 0, 0, 4, 0, 0, 0, 1, 2, 3, 4].as_slice();
     for (name, operation, payload) in [
         ("fetch-blob", Operation::FetchBlob, blob.as_slice()),
         ("fetch-chunks", Operation::FetchChunks, &chunks),
         ("cancel", Operation::Cancel, &[]),
-        ("filled", Operation::Filled, &[]),
-        ("data", Operation::Data, data),
         ("failed", Operation::Failed, &failure),
     ] {
         let mut message = Vec::new();

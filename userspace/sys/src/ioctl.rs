@@ -55,8 +55,7 @@ pub fn attach(device: BorrowedFd<'_>, store: BorrowedFd<'_>) -> io::Result<()> {
 pub fn reply_file(device: BorrowedFd<'_>, id: u64, file: BorrowedFd<'_>) -> io::Result<()> {
     let reply = FileReply {
         id,
-        // A borrowed descriptor is not negative.
-        descriptor: file.as_raw_fd().unsigned_abs(),
+        descriptor: number(file),
     };
     let argument: ReplyFileArgument = encode(&reply);
     // SAFETY: As in `attach`: the descriptor is open, and the kernel only reads `argument`, which
@@ -65,35 +64,40 @@ pub fn reply_file(device: BorrowedFd<'_>, id: u64, file: BorrowedFd<'_>) -> io::
     Ok(())
 }
 
-/// Answers request `id` with a table of places and the data files that its slots name, by their numbers.
+/// Answers request `id` with the pack's table of places, in which the chunks that were asked for now are, and with the
+/// data files of some slots of it, by their numbers.
 ///
 /// # Errors
-/// As for [`reply_file`].
+/// As for [`reply_file`]; EINVAL if the request is not for chunks, or if there is no slot of such a number.
 pub fn reply_places(
     device: BorrowedFd<'_>,
     id: u64,
     table: BorrowedFd<'_>,
-    slots: &[(u32, BorrowedFd<'_>)],
+    data_files: &[(u32, BorrowedFd<'_>)],
 ) -> io::Result<()> {
-    let mut reply = PlacesReply {
-        id,
-        table: table.as_raw_fd().unsigned_abs(),
-        slots: [NO_DESCRIPTOR; SLOTS_MAX as usize],
-    };
-    for (slot, file) in slots {
-        if let Some(descriptor) = reply.slots.get_mut(*slot as usize) {
-            *descriptor = file.as_raw_fd().unsigned_abs();
-        }
+    let mut slots = [NO_DESCRIPTOR; SLOTS_MAX as usize];
+    for (slot, file) in data_files {
+        let place = slots.get_mut(*slot as usize);
+        *place.ok_or(io::ErrorKind::InvalidInput)? = number(*file);
     }
+    let reply = PlacesReply {
+        id,
+        table: number(table),
+        slots,
+    };
     let argument: ReplyPlacesArgument = encode(&reply);
-    // SAFETY: As in `attach`: the descriptor is open, and the kernel only reads `argument`, which
-    // lives until the call returns and has the size that the command's number states.
+    // SAFETY: As in `reply_file`.
     unsafe { raw::reply_places(device.as_raw_fd(), &argument) }?;
     Ok(())
 }
 
-fn encode<const SIZE: usize>(record: &impl Record) -> [u8; SIZE] {
-    let mut bytes = Vec::with_capacity(SIZE);
+/// The number of a descriptor, which is not negative as long as it is borrowed.
+fn number(descriptor: BorrowedFd<'_>) -> u32 {
+    descriptor.as_raw_fd().unsigned_abs()
+}
+
+fn encode<const N: usize>(record: &impl Record) -> [u8; N] {
+    let mut bytes = Vec::with_capacity(N);
     record.write_to(|piece| bytes.extend_from_slice(piece));
     bytes
         .try_into()
@@ -115,8 +119,11 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(nix::libc::ENOTTY));
         let error = reply_file(device.as_fd(), 1, store.as_fd()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(nix::libc::ENOTTY));
-        let slots = [(63, store.as_fd())];
-        let error = reply_places(device.as_fd(), 1, store.as_fd(), &slots).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(nix::libc::ENOTTY));
+        let reply = |slot| {
+            let slots = [(slot, store.as_fd())];
+            reply_places(device.as_fd(), 1, store.as_fd(), &slots).unwrap_err()
+        };
+        assert_eq!(reply(63).raw_os_error(), Some(nix::libc::ENOTTY));
+        assert_eq!(reply(64).kind(), io::ErrorKind::InvalidInput);
     }
 }

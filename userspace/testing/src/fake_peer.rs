@@ -10,7 +10,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use clap::ValueEnum;
 use peerfs_exchange::Have;
-use peerfs_format::upcall::FetchChunks;
 use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_peer::{Identity, Multiaddr, Node, NodeConfig, Provider, Work};
 
@@ -130,24 +129,14 @@ impl Provider for Store {
         pack: &Digest,
         index: &Digest,
         number: u32,
-        work: &Work,
+        _work: &Work,
     ) -> Option<Bytes> {
         println!("chunk {pack} {number}");
         if self.behaviour == Behaviour::Stall {
             pending::<()>().await;
         }
-        let request = FetchChunks {
-            pack: *pack,
-            index: *index,
-            manifest: Digest::default(),
-            pack_length: self.blob_length(pack, work).await?,
-            index_length: 0,
-            first_chunk: number,
-            chunk_count: 1,
-            priority: 0,
-            flags: 0,
-        };
-        let (chunks, _) = self.with_source(|source| source.chunks(&request)).ok()?;
+        let read = |source: &mut Source| source.chunks(pack, index, number..number + 1);
+        let (chunks, _) = self.with_source(read).ok()?;
         let mut bytes = chunks.into_iter().next()?.bytes;
         if self.behaviour != Behaviour::Honest {
             falsify(&mut bytes);

@@ -15,6 +15,7 @@
 //! | [`differ`] | the same system calls on two trees, which must answer the same |
 //! | [`publisher`] | damaged images whose digests fit |
 //! | [`damage`] | damaged stores and images |
+//! | [`places`] | packs whose chunks lie elsewhere, as tables of places say, rightly or wrongly |
 //! | [`measure`] | how long a filesystem takes |
 //! | [`source`] | a complete store, read without verifying |
 //! | [`fake_daemon`] | a daemon on `/dev/peerfs` that does as it is told |
@@ -32,6 +33,7 @@ mod fake_daemon;
 mod fake_peer;
 mod measure;
 mod mounting;
+mod places;
 mod publisher;
 mod read_only;
 mod source;
@@ -103,6 +105,14 @@ enum Command {
         manifest: Digest,
         kind: damage::Forgery,
     },
+    /// Lays out the chunks of an image's whole packs elsewhere, with a table of places that is right or wrong.
+    Places {
+        store: PathBuf,
+        manifest: Digest,
+        layout: places::Layout,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Mounts damaged images whose digests fit, one after the other, and looks at them.
     Publish(publisher::Settings),
     /// Puts an image into a store of which a table is as large as can be, and prints its digest.
@@ -166,6 +176,12 @@ fn run(command: Command) -> Result<()> {
             manifest,
             kind,
         } => damage::forge(&store, &manifest, kind),
+        Command::Places {
+            store,
+            manifest,
+            layout,
+            seed,
+        } => places::lay_out(&store, &manifest, layout, seed),
         Command::Publish(settings) => publisher::run(&settings),
         Command::Bloat { store, table } => publisher::bloat(&store, table),
         Command::BreakRule { store, rule } => publisher::break_rule(&store, rule),

@@ -4,10 +4,10 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use peerfs_format::upcall::FetchChunks;
 use peerfs_format::{Digest, PackIndex, PackRecord};
 
 use crate::{Error, Result};
@@ -42,20 +42,24 @@ impl Source {
         fs::read(&path).map_err(Error::io("read", &path))
     }
 
-    /// The chunks of a request, and how many its pack has.
-    pub(crate) fn chunks(&mut self, request: &FetchChunks) -> Result<(Vec<StoredChunk>, u32)> {
-        let path = self.path(&request.pack);
-        if !self.packs.contains_key(&request.pack) {
+    /// Chunks of a pack, and what is known of it.
+    pub(crate) fn chunks(
+        &mut self,
+        pack: &Digest,
+        index: &Digest,
+        numbers: Range<u32>,
+    ) -> Result<(Vec<StoredChunk>, PackRecord)> {
+        let path = self.path(pack);
+        if !self.packs.contains_key(pack) {
             let file = File::open(&path).map_err(Error::io("open", &path))?;
-            let pack = (file, self.blob(&request.index)?);
-            self.packs.insert(request.pack, pack);
+            let opened = (file, self.blob(index)?);
+            self.packs.insert(*pack, opened);
         }
-        let (file, index) = &self.packs[&request.pack];
-        let record = PackRecord::of_index(request.pack, request.index, index)
-            .map_err(Error::format(&path))?;
-        let index = PackIndex::parse(index, &record).map_err(Error::format(&path))?;
+        let (file, bytes) = &self.packs[pack];
+        let record = PackRecord::of_index(*pack, *index, bytes).map_err(Error::format(&path))?;
+        let index = PackIndex::parse(bytes, &record).map_err(Error::format(&path))?;
         let mut chunks = Vec::new();
-        for number in request.first_chunk..request.first_chunk + request.chunk_count {
+        for number in numbers {
             let chunk = index.chunk(number).map_err(Error::format(&path))?;
             let offset = u64::from(chunk.stored_offset);
             let mut bytes = vec![0; chunk.stored_length as usize];
@@ -67,6 +71,6 @@ impl Source {
                 bytes,
             });
         }
-        Ok((chunks, record.chunk_count))
+        Ok((chunks, record))
     }
 }

@@ -10,13 +10,14 @@ mod walk;
 use capnp::message::Builder;
 use capnp::serialize::write_message_to_words;
 use peerfs_format::upcall::{
-    write_message, ChunkData, Failure, FetchBlob, FetchChunks, FileReply, Header, Operation,
+    write_message, Failure, FetchBlob, FetchChunks, FileReply, Header, Operation, PlacesReply,
+    Workload,
 };
 use peerfs_format::{
     peerfs_capnp, BlobTable, ChunkRecord, Digest, EntryRecord, Error, ExtentRecord, InodeRecord,
-    Manifest, PackIndex, PackRecord, PresenceHeader, Record, ShardLayout, ShardRecord, SpanRecord,
-    Table, XattrRecord, XattrSetRecord, FEATURE_ENCRYPTION, FEATURE_OTHER_CODECS, FORMAT_VERSION,
-    METADATA_MAX, NO_XATTRS,
+    Manifest, PackIndex, PackRecord, Record, ShardLayout, ShardRecord, SpanRecord, Table,
+    XattrRecord, XattrSetRecord, FEATURE_ENCRYPTION, FEATURE_OTHER_CODECS, FORMAT_VERSION,
+    METADATA_MAX, NO_XATTRS, SLOTS_MAX,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -149,7 +150,7 @@ fn walk_everything(bytes: &[u8]) {
     walk::pack_index(bytes);
     walk::shard(bytes);
     walk::upcall(bytes);
-    walk::presence(bytes);
+    walk::places_table(bytes);
 }
 
 proptest! {
@@ -294,23 +295,24 @@ proptest! {
         digests in any::<[[u8; 32]; 3]>(),
         numbers in any::<[u32; 5]>(),
         length: u64,
-        chunks in vec((any::<u32>(), vec(any::<u8>(), 1..50)), 0..5),
+        workload in "[a-zA-Z0-9][a-zA-Z0-9._-]{0,30}",
+        slots in vec(any::<u32>(), SLOTS_MAX as usize),
     ) {
         let [first, second, third] = digests.map(Digest);
         let blob = FetchBlob {
             digest: first,
             manifest: second,
+            workload: Workload::new(&workload).unwrap(),
             length,
             kind: numbers[0],
             priority: numbers[1],
         };
-        let [index_length, first_chunk, chunk_count, priority, flags] = numbers;
+        let [_, first_chunk, chunk_count, priority, flags] = numbers;
         let fetch = FetchChunks {
             pack: first,
             index: second,
             manifest: third,
-            pack_length: length,
-            index_length,
+            workload: blob.workload,
             first_chunk,
             chunk_count,
             priority,
@@ -322,45 +324,26 @@ proptest! {
         prop_assert_eq!(Failure::parse(&encode(&[Failure { errno: flags }])).unwrap().errno, flags);
         prop_assert_eq!(FileReply::parse(&encode(&[reply])), Ok(reply));
 
-        let mut payload = Vec::new();
-        for (number, stored) in &chunks {
-            payload.extend(number.to_le_bytes());
-            payload.extend((stored.len() as u32).to_le_bytes());
-            payload.extend(stored);
-        }
+        let places = PlacesReply { id: length, table: flags, slots: slots.try_into().unwrap() };
+        let encoded = encode(&[places.clone()]);
+        prop_assert_eq!(PlacesReply::parse(&encoded), Ok(places));
+
         let mut message = Vec::new();
-        write_message(Operation::Data, length, &payload, |part| message.extend(part));
+        write_message(Operation::Failed, length, &encoded, |part| message.extend(part));
         let (header, read) = Header::parse(&message).unwrap();
-        prop_assert_eq!((header.operation, header.id), (Operation::Data, length));
+        prop_assert_eq!((header.operation, header.id), (Operation::Failed, length));
         prop_assert_eq!(header.length as usize, message.len());
-        let read: Vec<_> = ChunkData::new(read).map(|chunk| chunk.unwrap()).collect();
-        let wanted: Vec<_> = chunks.iter().map(|(number, stored)| (*number, &stored[..])).collect();
-        prop_assert_eq!(read, wanted);
+        prop_assert_eq!(read, encoded);
+        prop_assert_eq!(blob.workload.name(), Some(&workload[..]));
     }
 
     #[test]
-    fn digests_and_maps_come_back(digest in digest(), chunk_count: u32) {
+    fn digests_come_back(digest in digest()) {
         let text = digest.to_string();
         prop_assert_eq!(text.as_bytes(), digest.to_hex());
         prop_assert_eq!(text.parse(), Ok(digest));
         prop_assert_eq!(format!("sha256:{text}").parse(), Ok(digest));
         prop_assert!(text[1..].parse::<Digest>().is_err());
-        let index = Digest(digest.0.map(|byte| !byte));
-        let header = PresenceHeader { chunk_count, pack: digest, index };
-        prop_assert_eq!(PresenceHeader::parse(&header.to_bytes()), Ok(header));
-    }
-
-    #[test]
-    fn a_map_says_nothing_of_chunks_that_are_not_there(chunk_count in 0..100_u32) {
-        let header = PresenceHeader {
-            chunk_count,
-            pack: Digest::default(),
-            index: Digest::default(),
-        };
-        let mut bits = vec![0xff; header.bits_size()];
-        header.clear_padding(&mut bits);
-        let present: u32 = bits.iter().map(|byte| byte.count_ones()).sum();
-        prop_assert_eq!(present, chunk_count);
     }
 }
 

@@ -256,6 +256,11 @@ void peerfs_cond_resched(void)
 	cond_resched();
 }
 
+bool peerfs_is_unlinked(const struct inode *inode)
+{
+	return !inode->i_nlink;
+}
+
 bool peerfs_is_dax(const struct inode *inode)
 {
 	return IS_DAX(inode);

@@ -78,6 +78,7 @@ extern "C" {
     pub(crate) fn peerfs_set_link(inode: *mut inode, target: *mut c_char);
     pub(crate) fn peerfs_fatal_signal_pending() -> bool;
     pub(crate) fn peerfs_cond_resched();
+    pub(crate) fn peerfs_is_unlinked(inode: *const inode) -> bool;
     pub(crate) fn peerfs_is_dax(inode: *const inode) -> bool;
     pub(crate) fn peerfs_inode_is_locked(inode: *mut inode) -> bool;
     pub(crate) fn peerfs_security_file_post_open(file: *mut file, mask: c_int) -> c_int;

@@ -31,10 +31,24 @@ use crate::rust::task::is_being_killed;
 const DAX_TRIES: u32 = 5000;
 const DAX_PAUSE: Delta = Delta::from_millis(1);
 
+/// Which file: equal however often it is open. It is the address of the inode, so it says something only while somebody
+/// has the file open.
+#[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct FileId(usize);
+
 /// A regular file that is open for reading.
 #[derive(Clone)]
 pub(crate) struct OpenedFile {
     file: ARef<File>,
+    /// Whether what is read of it stays in the page cache.
+    stays_cached: bool,
+}
+
+/// Whether both are the same file.
+impl PartialEq for OpenedFile {
+    fn eq(&self, other: &OpenedFile) -> bool {
+        self.id() == other.id()
+    }
 }
 
 impl OpenedFile {
@@ -42,7 +56,10 @@ impl OpenedFile {
     /// open for reading.
     pub(crate) fn new(file: ARef<File>) -> Result<Self> {
         check_readable(&file)?;
-        let opened = OpenedFile { file };
+        let opened = OpenedFile {
+            file,
+            stays_cached: false,
+        };
         if opened.can_drop() {
             // Folios are dropped as a whole: what readahead has brought there of the bytes behind would go as
             // well, and be read from the disk again.
@@ -53,6 +70,14 @@ impl OpenedFile {
             }
         }
         Ok(opened)
+    }
+
+    /// The file, of which what is read stays in the page cache: for little that is read often.
+    pub(crate) fn staying_cached(self) -> Self {
+        OpenedFile {
+            stays_cached: true,
+            ..self
+        }
     }
 
     /// Whether its filesystem can drop from the page cache what is read, at once. On DAX there is none.
@@ -104,10 +129,16 @@ impl OpenedFile {
             && !self.is_dax()
     }
 
-    /// Whether both are the same file.
-    pub(crate) fn is_same_file(&self, other: &OpenedFile) -> bool {
-        // SAFETY: both files are valid.
-        unsafe { (*self.file.as_ptr()).f_inode == (*other.file.as_ptr()).f_inode }
+    /// Which file it is.
+    pub(crate) fn id(&self) -> FileId {
+        // SAFETY: the file is valid.
+        FileId(unsafe { (*self.file.as_ptr()).f_inode }.addr())
+    }
+
+    /// Whether it has no name any more.
+    pub(crate) fn is_unlinked(&self) -> bool {
+        // SAFETY: the file is valid, and has an inode.
+        unsafe { bindings::peerfs_is_unlinked((*self.file.as_ptr()).f_inode) }
     }
 
     /// The file's size in bytes now.
@@ -163,8 +194,8 @@ impl OpenedFile {
     unsafe fn read_raw(&self, buffer: *mut u8, length: usize, offset: u64) -> Result<usize> {
         let way = self.way();
         let is_cached = match way {
-            Way::PageCache => self.has_cached(offset, length)?,
-            Way::ReadIter(_) => true,
+            Way::PageCache if !self.stays_cached => self.has_cached(offset, length)?,
+            _ => true,
         };
         // SAFETY: by the requirements.
         let result = unsafe { self.read_parts(way, buffer, length, offset) };
@@ -243,7 +274,8 @@ impl OpenedFile {
         }
         // SAFETY: the file is valid.
         let can_try = unsafe { (*self.file.as_ptr()).f_mode } & bindings::PEERFS_FMODE_NOWAIT != 0;
-        Way::ReadIter(match (self.can_drop(), can_try && self.is_dax()) {
+        let drops = self.can_drop() && !self.stays_cached;
+        Way::ReadIter(match (drops, can_try && self.is_dax()) {
             (true, _) => bindings::PEERFS_RWF_DONTCACHE,
             (_, true) => bindings::PEERFS_RWF_NOWAIT,
             _ => 0,
@@ -329,15 +361,6 @@ impl OpenedFile {
             bindings::vfs_iocb_iter_read(file, &mut request, iter.as_mut_ptr())
         };
         usize::try_from(count).ok().map(|count| count.min(length))
-    }
-
-    /// Reads exactly `buffer`'s length at `offset`; EIO if the file is too short.
-    pub(crate) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result {
-        if self.read_at(buffer, offset)? == buffer.len() {
-            Ok(())
-        } else {
-            Err(EIO)
-        }
     }
 }
 

@@ -3,22 +3,26 @@
 //! Runs: neighbouring chunks that are read together, verified, and decoded to where they are wanted.
 //!
 //! Locking: `Decoding` keeps tasks from decoding the same chunk twice when several want a part of it.
-//! It is held while stored bytes are read from the store's filesystem and decoded, never while
+//! It is held while places and stored bytes are read from the store's filesystem and decoded, never while
 //! anything is fetched. The locks of caches and packs are taken under it.
 #![forbid(unsafe_code)]
+
+use core::ops::Range;
 
 use kernel::cpu::nr_cpu_ids;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use peerfs_format::{ChunkPart, ChunkRecord, Codec, ZSTD_MAGIC};
+use peerfs_format::ChunkPart;
 
 use super::workers::RUN_BYTES;
 use crate::rust::crypto::sha256;
+use crate::rust::fs::OpenedFile;
 use crate::rust::mm::FolioBytes;
 use crate::rust::task::is_being_killed;
-use crate::store::chunk::{stored_range, Chunk};
+use crate::store::chunk::{Chunk, Found};
 use crate::store::decode::decode;
-use crate::store::pack::{Pack, Place};
+use crate::store::pack::Pack;
+use crate::store::places::Place;
 use crate::store::view::PackView;
 use crate::store::{Origin, Store};
 
@@ -40,34 +44,46 @@ impl Wanted {
     }
 }
 
-/// Whole chunks that are stored one behind the other, some [`RUN_BYTES`] of them, or one chunk that is
+/// Whole chunks that lie one behind the other in a data file, some [`RUN_BYTES`] of them, or one chunk that is
 /// wanted in part.
 pub(in crate::store) struct Run {
+    /// That of the first chunk.
     pack: Arc<Pack>,
+    file: OpenedFile,
+    /// Of the file.
+    range: Range<u64>,
     wanted: KVec<Wanted>,
 }
 
 impl Run {
-    /// Adds a chunk, or gives it back if it belongs to another run.
-    fn add(&mut self, pack: &Pack, wanted: Wanted) -> Result<Option<Wanted>> {
-        let (Some(first), Some(last)) = (self.wanted.first(), self.wanted.last()) else {
-            return Ok(Some(wanted));
+    /// A run of one chunk.
+    fn new(pack: &Arc<Pack>, place: Place, wanted: Wanted) -> Result<Self> {
+        let mut run = Run {
+            pack: pack.clone(),
+            range: place.range(&wanted.part.record),
+            file: place.file,
+            wanted: KVec::new(),
         };
-        let (stored, last_stored) = (
-            stored_range(&wanted.part.record),
-            stored_range(&last.part.record),
-        );
-        let length = stored.end.saturating_sub(first.part.record.stored_offset);
-        let fits = self.pack.number == pack.number
-            && last.part.is_whole()
-            && wanted.part.is_whole()
-            && stored.start == last_stored.end
-            && length as usize <= RUN_BYTES;
-        if !fits {
-            return Ok(Some(wanted));
-        }
+        run.wanted.push(wanted, GFP_KERNEL)?;
+        Ok(run)
+    }
+
+    /// Whether a chunk continues the run.
+    fn is_continued_by(&self, place: &Place, part: &ChunkPart) -> bool {
+        let end = place.range(&part.record).end;
+        let is_whole = |wanted: &Wanted| wanted.part.is_whole();
+        self.wanted.last().is_some_and(is_whole)
+            && part.is_whole()
+            && place.offset == self.range.end
+            && end.saturating_sub(self.range.start) <= RUN_BYTES as u64
+            && self.file == place.file
+    }
+
+    /// Adds a chunk that continues the run.
+    fn add(&mut self, place: &Place, wanted: Wanted) -> Result {
+        self.range.end = place.range(&wanted.part.record).end;
         self.wanted.push(wanted, GFP_KERNEL)?;
-        Ok(None)
+        Ok(())
     }
 
     /// Reads, verifies and decodes what is in the store. The rest stays unfilled, and unreported: the
@@ -77,28 +93,27 @@ impl Run {
         if !self.wanted.first().is_some_and(is_whole) {
             for wanted in self.wanted {
                 let ChunkPart { number, record, .. } = &wanted.part;
-                let chunk = store.decode_shared(&self.pack, *number, record)?;
-                wanted.fill(&*chunk.ok_or(EAGAIN)?)?;
+                let Found::Chunk(chunk) = store.decode_shared(&self.pack, *number, record)? else {
+                    return Err(EAGAIN);
+                };
+                wanted.fill(&chunk)?;
             }
             return Ok(());
         }
-        let (Some(first), Some(last)) = (self.wanted.first(), self.wanted.last()) else {
-            return Ok(());
-        };
-        let place = self.pack.place(first.part.number);
-        let stored = first.part.record.stored_offset..stored_range(&last.part.record).end;
-        let stored = store.stored(&self.pack, &place, stored)?.ok_or(EAGAIN)?;
+        let mut start = self.range.start;
+        let stored = store.caches.segments.read(&self.file, self.range)?;
         store.workers.with_decoder(|decoder| {
             for Wanted { part, bytes } in self.wanted {
                 let record = &part.record;
+                let range = start..start.saturating_add(record.stored_length.into());
+                start = range.end;
                 // What a file that is too short lacks is as wrong as other bytes are.
                 let Some(stored) = stored
-                    .get(stored_range(record))
+                    .get(range)
                     .filter(|stored| sha256(stored) == record.digest.0)
                 else {
                     continue;
                 };
-                self.pack.found(part.number);
                 store.statistics.chunks.verified.count();
                 decode(record, stored, decoder, bytes)?;
             }
@@ -134,6 +149,7 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
     pub(crate) fn add(&mut self, view: &PackView, offset: u32, bytes: FolioBytes) -> Result {
         let (store, pack) = (self.store, &view.pack);
         let mut rest = bytes;
+        let mut has_looked = false;
         for part in store.parts(view, offset, rest.len() as u64) {
             self.room = self.room.checked_sub(1).ok_or(EAGAIN)?;
             if is_being_killed() {
@@ -148,22 +164,25 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
                 wanted.fill(&chunk)?;
                 continue;
             }
-            // What is not here is left to the reader who needs it.
-            if !is_here(pack, part.number, &part.record)? {
-                continue;
+            let mut place = pack.place(part.number, &part.record);
+            if place.is_none() && !has_looked {
+                // It may be what was asked for ahead.
+                has_looked = true;
+                let behind = part.number.saturating_add(PARTS_MAX as u32);
+                if pack.look(part.number..behind)? {
+                    place = pack.place(part.number, &part.record);
+                }
             }
-            // The first chunk, which somebody waits for, has none behind it to wait for as well.
-            let other = match self.runs.as_mut_slice() {
-                [] | [_] => Some(wanted),
-                [.., run] => run.add(pack, wanted)?,
+            // What is not here is left to the reader who needs it.
+            let Some(place) = place else {
+                continue;
             };
-            if let Some(wanted) = other {
-                let mut run = Run {
-                    pack: pack.clone(),
-                    wanted: KVec::new(),
-                };
-                run.wanted.push(wanted, GFP_KERNEL)?;
-                self.runs.push(run, GFP_KERNEL)?;
+            match self.runs.as_mut_slice() {
+                // The first chunk, which somebody waits for, has none behind it to wait for as well.
+                [_, .., run] if run.is_continued_by(&place, &wanted.part) => {
+                    run.add(&place, wanted)?;
+                }
+                _ => self.runs.push(Run::new(pack, place, wanted)?, GFP_KERNEL)?,
             }
         }
         Ok(())
@@ -188,20 +207,19 @@ impl<'a, O: Origin + 'static> Runs<'a, O> {
         }
     }
 
-    /// Has a worker read what will be wanted of a whole pack behind this chunk.
+    /// Has a worker read what will be wanted of a data file behind this chunk.
     fn read_ahead(&self, view: &PackView, number: u32) -> Result {
-        let pack = &view.pack;
-        let Place::Whole(file) = pack.place(number) else {
-            return Ok(());
-        };
         let Ok(record) = view.index().chunk(number) else {
             return Ok(());
         };
-        let length = u32::try_from(pack.record.stored_length).unwrap_or(u32::MAX);
+        let Some(place) = view.pack.place(number, &record) else {
+            return Ok(());
+        };
         let segments = &self.store.caches.segments;
-        match segments.goes_on(pack.number, stored_range(&record), length)? {
+        let (range, size) = (place.range(&record), place.file.size());
+        match segments.goes_on(&place.file, range, size)? {
             Some(segment) => self.store.spawn(move || {
-                let _ = segment.read(&file);
+                let _ = segment.read();
             }),
             None => Ok(()),
         }
@@ -239,54 +257,16 @@ impl<O: Origin> Store<O> {
         self.workers.turn(&self.work).ok_or(EBUSY)?.spawn(work)
     }
 
-    fn cached_chunk(&self, pack: &Pack, number: u32) -> Option<Arc<Chunk>> {
-        let chunk = self.caches.chunks.get(&(pack.number, number))?;
-        self.statistics.chunks.cached.count();
-        Some(chunk)
-    }
-
-    /// Decodes a chunk into the cache, if it is known to be here.
+    /// Decodes a chunk into the cache, if it is here.
     fn decode_ahead(&self, view: &PackView, number: u32) -> Result {
-        if let Place::Whole(_) | Place::Partial(_) = view.pack.place(number) {
-            // There may be no more chunks.
-            if let Ok(record) = view.index().chunk(number) {
-                self.decode_shared(&view.pack, number, &record)?;
-                self.statistics.chunks_ahead.count();
-            }
+        // There may be no more chunks.
+        let Ok(record) = view.index().chunk(number) else {
+            return Ok(());
+        };
+        if let Found::Chunk(_) = self.decode_shared(&view.pack, number, &record)? {
+            self.statistics.chunks_ahead.count();
         }
         Ok(())
-    }
-
-    /// A chunk that others want parts of, too: from the cache, or from the store. `None` if it is not
-    /// there, or not right.
-    pub(in crate::store) fn decode_shared(
-        &self,
-        pack: &Pack,
-        number: u32,
-        record: &ChunkRecord,
-    ) -> Result<Option<Arc<Chunk>>> {
-        let _decoding = self.decoding.lock(number)?;
-        if let Some(chunk) = self.cached_chunk(pack, number) {
-            return Ok(Some(chunk));
-        }
-        if !is_here(pack, number, record)? {
-            return Ok(None);
-        }
-        let place = pack.place(number);
-        let stored = self.verified(pack, &place, record);
-        let stored = stored.inspect_err(|error| self.report_unreadable(pack, number, *error))?;
-        let Some(bytes) = stored
-            .as_ref()
-            .and_then(|stored| stored.get(stored_range(record)))
-        else {
-            return Ok(None);
-        };
-        if let Place::Perhaps(_) = place {
-            pack.found(number);
-        }
-        self.workers
-            .with_decoder(|decoder| self.keep(pack, number, record, bytes, decoder))
-            .map(Some)
     }
 }
 
@@ -297,18 +277,4 @@ fn lead_max() -> u32 {
         1 => 0,
         processors => processors.min(LEAD_MAX),
     }
-}
-
-/// Whether it is worth while to look for a chunk: where nothing was written yet no frame begins.
-fn is_here(pack: &Pack, number: u32, record: &ChunkRecord) -> Result<bool> {
-    Ok(match pack.place(number) {
-        Place::Whole(_) | Place::Partial(_) => true,
-        Place::Missing => false,
-        Place::Perhaps(file) if record.codec() == Some(Codec::Zstd) => {
-            let mut begin = [0; ZSTD_MAGIC.len()];
-            file.read_at(&mut begin, record.stored_offset.into())?;
-            begin == ZSTD_MAGIC
-        }
-        Place::Perhaps(_) => true,
-    })
 }

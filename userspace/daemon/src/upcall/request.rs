@@ -43,9 +43,7 @@ impl Message {
                 .map(Request::Chunks)
                 .map(Message::Request),
             Operation::Cancel => Ok(Message::Cancel),
-            Operation::Filled | Operation::Data | Operation::Failed => {
-                Err(Error::Malformed("upcall request"))
-            }
+            Operation::Failed => Err(Error::Malformed("upcall request")),
         };
         Ok((header.id, message))
     }

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use nix::errno::Errno;
 use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 use peerfs_format::upcall::{
-    write_message, Failure, FetchBlob, FetchChunks, Header, Operation, MAGIC,
+    write_message, Failure, FetchBlob, FetchChunks, Header, Operation, Workload, MAGIC,
 };
 use peerfs_format::{Digest, Record};
 use tokio::net::UnixDatagram;
@@ -208,6 +208,7 @@ fn blob(id: u64, digest: Digest, priority: u32) -> Vec<u8> {
     let request = FetchBlob {
         digest,
         manifest: digest,
+        workload: Workload::default(),
         length: 0,
         kind: 0,
         priority,
@@ -222,8 +223,7 @@ fn chunks(id: u64, pack: Digest, first_chunk: u32, chunk_count: u32) -> Vec<u8> 
         pack,
         index: pack,
         manifest: pack,
-        pack_length: 1,
-        index_length: 1,
+        workload: Workload::default(),
         first_chunk,
         chunk_count,
         priority: 0,
@@ -284,7 +284,7 @@ async fn a_request_that_is_not_understood_is_answered() {
         chunks(2, THERE, 0, 0),
         chunks(3, THERE, 0, 65),
         chunks(4, THERE, u32::MAX, 1),
-        message(Operation::Filled, 5, &[]),
+        message(Operation::Failed, 5, &[]),
         blob(6, THERE, 0),
     ];
     bench.send(&batch.concat()).await;

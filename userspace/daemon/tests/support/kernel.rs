@@ -11,7 +11,9 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 use peerfs_daemon::upcall::{serve, Device, Ioctls, RequestHandler};
-use peerfs_format::upcall::{write_message, Failure, FetchBlob, FetchChunks, Header, Operation};
+use peerfs_format::upcall::{
+    write_message, Failure, FetchBlob, FetchChunks, Header, Operation, Workload,
+};
 use peerfs_format::{Digest, PackRecord, Record};
 use tokio::net::UnixDatagram;
 use tokio::sync::{mpsc, Mutex};
@@ -81,6 +83,7 @@ impl FakeKernel {
         let request = FetchBlob {
             digest,
             manifest: image.manifest,
+            workload: Workload::default(),
             length: 0,
             kind: 0,
             priority: 0,
@@ -113,8 +116,7 @@ impl FakeKernel {
             pack: pack.digest,
             index: pack.index_digest,
             manifest: image.manifest,
-            pack_length: pack.stored_length,
-            index_length: pack.index_length,
+            workload: Workload::default(),
             first_chunk,
             chunk_count,
             priority: 0,

@@ -9,7 +9,7 @@ mod target;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -23,9 +23,9 @@ use peerfs_format::Record;
 use peerfs_sys::ioctl;
 use rustix::io::Errno;
 
-use crate::source::{Source, StoredChunk};
+use crate::source::Source;
 use crate::{ensure, Error, Result};
-use target::Target;
+use target::{Storing, Target};
 
 /// The options of a run.
 #[derive(clap::Args)]
@@ -53,20 +53,22 @@ pub(crate) struct Settings {
 /// A thing that a daemon may do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Behaviour {
-    /// Put what is asked for into the store, and say so.
+    /// Put what is asked for into the store, chunks into the partial pack, and say so.
     Honest,
-    /// Answer with the bytes.
-    Inline,
+    /// Like honest, with chunks in a loose file.
+    Loose,
     /// Like honest, with a wrong byte in each answer.
     WrongData,
-    /// Like inline, with a wrong byte in each answer.
-    InlineWrongData,
     /// Like honest, with half of the bytes.
     WrongLength,
-    /// Like inline, with half of the bytes of each chunk.
-    InlineWrongLength,
     /// Answer with right bytes, of something else.
     Other,
+    /// Like loose, with the wrong places in the table.
+    WrongPlaces,
+    /// Like honest, with a table that is another pack's.
+    OtherTable,
+    /// Like honest, without the files that the table names.
+    NoSlots,
     /// Say that it is there when it is not.
     Nothing,
     /// Say that it can't be had.
@@ -80,25 +82,31 @@ pub(crate) enum Behaviour {
 }
 
 impl Behaviour {
-    fn is_inline(self) -> bool {
-        use Behaviour::{Inline, InlineWrongData, InlineWrongLength};
-        matches!(self, Inline | InlineWrongData | InlineWrongLength)
-    }
-
     /// Makes the bytes those that a daemon of this behaviour answers with.
     fn falsify(self, bytes: &mut Vec<u8>) {
         match self {
-            Behaviour::WrongData | Behaviour::InlineWrongData => {
+            Behaviour::WrongData => {
                 let middle = bytes.len() / 2;
                 if let Some(byte) = bytes.get_mut(middle) {
                     *byte ^= 1;
                 }
             }
-            Behaviour::WrongLength | Behaviour::InlineWrongLength => {
-                bytes.truncate((bytes.len() / 2).max(1));
-            }
+            Behaviour::WrongLength => bytes.truncate((bytes.len() / 2).max(1)),
             Behaviour::Other => bytes.reverse(),
+            Behaviour::Nothing => bytes.clear(),
             _ => (),
+        }
+    }
+
+    fn storing(self) -> Storing {
+        match self {
+            Behaviour::Loose => Storing::Loose,
+            // A file that is too short, rather than one with zeros in it.
+            Behaviour::WrongLength => Storing::CutPartial,
+            Behaviour::WrongPlaces => Storing::Beside,
+            Behaviour::OtherTable => Storing::OtherTable,
+            Behaviour::Nothing => Storing::Unnoted,
+            _ => Storing::Partial,
         }
     }
 }
@@ -180,15 +188,12 @@ impl Daemon {
         }
         match self.behaviour {
             Behaviour::Silent => return Ok(()),
-            Behaviour::Nothing => return self.reply(Operation::Filled, id, &[]),
             Behaviour::Fail => {
-                let mut payload = Vec::new();
-                let errno = Errno::HOSTUNREACH.raw_os_error().unsigned_abs();
-                Failure { errno }.write_to(|bytes| payload.extend_from_slice(bytes));
-                return self.reply(Operation::Failed, id, &payload);
+                let result = self.write(&failure(id));
+                return taken("a failure", result);
             }
-            Behaviour::WrongId => self.answer_under_other_ids(id, request)?,
-            Behaviour::Garbage => self.answer_garbage(id)?,
+            Behaviour::WrongId => self.answer_under_other_ids(id)?,
+            Behaviour::Garbage => self.answer_garbage(id, request)?,
             _ => (),
         }
         match request {
@@ -200,64 +205,40 @@ impl Daemon {
     fn serve_blob(&mut self, id: u64, blob: &FetchBlob) -> Result<()> {
         let mut bytes = self.source.blob(&blob.digest)?;
         self.behaviour.falsify(&mut bytes);
-        if self.behaviour.is_inline() {
-            return self.reply(Operation::Data, id, &bytes);
-        }
         let file = self.target.put_blob(&blob.digest, &bytes)?;
-        self.reply_file(id, file.as_fd())
+        taken("a file", self.reply_file(id, &file))
     }
 
     fn serve_chunks(&mut self, id: u64, request: &FetchChunks) -> Result<()> {
-        let (mut chunks, chunk_count) = self.source.chunks(request)?;
+        let first = request.first_chunk;
+        let numbers = first..first + request.chunk_count;
+        let (mut chunks, pack) = self.source.chunks(&request.pack, &request.index, numbers)?;
         for chunk in &mut chunks {
             self.behaviour.falsify(&mut chunk.bytes);
         }
-        if self.behaviour.is_inline() {
-            return self.reply(Operation::Data, id, &inline(&chunks));
-        }
-        // A file that is too short, rather than one with zeros in it.
-        let whole = self.behaviour != Behaviour::WrongLength;
-        let file = self
-            .target
-            .put_chunks(request, &chunks, chunk_count, whole)?;
-        self.reply_file(id, file.as_fd())
+        let storing = self.behaviour.storing();
+        let (table, slot, file) = self.target.put_chunks(&pack, &chunks, storing)?;
+        let slots = match self.behaviour {
+            Behaviour::NoSlots => &[][..],
+            _ => &[(slot, &file)],
+        };
+        taken("a table", self.reply_places(id, &table, slots))
     }
 
-    /// Writes a reply. That nobody waits any more is no fault.
-    fn reply(&self, operation: Operation, id: u64, payload: &[u8]) -> Result<()> {
-        match self.write(&message(operation, id, payload)) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            // The kernel checks the form of what is given inline before it takes it.
-            Err(Errno::INVAL) if self.behaviour == Behaviour::InlineWrongLength => {
-                let errno = Errno::IO.raw_os_error().unsigned_abs();
-                let mut payload = Vec::new();
-                Failure { errno }.write_to(|bytes| payload.extend_from_slice(bytes));
-                match self.write(&message(Operation::Failed, id, &payload)) {
-                    Ok(()) | Err(Errno::NOENT) => Ok(()),
-                    Err(errno) => Err(Error::Finding(format!("a failure was refused: {errno}"))),
-                }
-            }
-            Err(errno) => Err(Error::Finding(format!(
-                "the answer {operation:?} was refused: {errno}"
-            ))),
-        }
+    fn reply_file(&self, id: u64, file: &File) -> Result<(), Errno> {
+        ioctl::reply_file(self.device.as_fd(), id, file.as_fd()).map_err(errno)
     }
 
-    fn reply_file(&self, id: u64, file: BorrowedFd<'_>) -> Result<()> {
-        match ioctl::reply_file(self.device.as_fd(), id, file) {
-            Err(error) if error.raw_os_error() != Some(Errno::NOENT.raw_os_error()) => {
-                Err(Error::Finding(format!("a file was refused: {error}")))
-            }
-            _ => Ok(()),
-        }
+    fn reply_places(&self, id: u64, table: &File, slots: &[(u32, &File)]) -> Result<(), Errno> {
+        let slots: Vec<_> = slots
+            .iter()
+            .map(|(slot, file)| (*slot, file.as_fd()))
+            .collect();
+        ioctl::reply_places(self.device.as_fd(), id, table.as_fd(), &slots).map_err(errno)
     }
 
     fn write(&self, message: &[u8]) -> Result<(), Errno> {
-        let written = (&self.device).write(message);
-        match written {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL)),
-        }
+        (&self.device).write(message).map(drop).map_err(errno)
     }
 
     fn insist(&self, what: &str, result: Result<(), Errno>, allowed: &[Errno]) -> Result<()> {
@@ -266,22 +247,18 @@ impl Daemon {
         })
     }
 
-    fn answer_under_other_ids(&mut self, id: u64, request: &Request) -> Result<()> {
-        let payload = match request {
-            Request::Blob(blob) => self.source.blob(&blob.digest)?,
-            Request::Chunks(chunks) => inline(&self.source.chunks(chunks)?.0),
-        };
+    fn answer_under_other_ids(&mut self, id: u64) -> Result<()> {
         let readable = self.target.readable()?;
         // The next ids may be those of requests that were read with this one.
         for other in [0, self.answered, id + 100_000, u64::MAX, id ^ (1 << 63)] {
-            for (operation, payload) in [(Operation::Data, &payload[..]), (Operation::Filled, &[])]
-            {
-                let result = self.write(&message(operation, other, payload));
+            let slots = [(0, &readable)];
+            for result in [
+                self.write(&failure(other)),
+                self.reply_file(other, &readable),
+                self.reply_places(other, &readable, &slots),
+            ] {
                 self.insist("an answer under another id", result, &[Errno::NOENT])?;
             }
-            let result = ioctl::reply_file(self.device.as_fd(), other, readable.as_fd())
-                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL));
-            self.insist("a file under another id", result, &[Errno::NOENT])?;
         }
         // Another opener may not answer for this one, even with the right id.
         let thief = OpenOptions::new()
@@ -289,34 +266,33 @@ impl Daemon {
             .write(true)
             .open("/dev/peerfs");
         let thief = thief.map_err(Error::io("open", "/dev/peerfs".as_ref()))?;
-        let answer = message(Operation::Filled, id, &[]);
         for attach in [false, true] {
             if attach {
                 ioctl::attach(thief.as_fd(), self.target.directory()?.as_fd())
                     .map_err(Error::io("attach", "/dev/peerfs".as_ref()))?;
             }
-            let result = (&thief).write(&answer).map(drop);
-            let result =
-                result.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL));
-            self.insist(
-                "another opener's answer",
-                result,
-                &[Errno::NOENT, Errno::NOTCONN],
-            )?;
+            let files = [(0, readable.as_fd())];
+            for result in [
+                (&thief).write(&failure(id)).map(drop),
+                ioctl::reply_file(thief.as_fd(), id, readable.as_fd()),
+                ioctl::reply_places(thief.as_fd(), id, readable.as_fd(), &files),
+            ] {
+                self.insist(
+                    "another opener's answer",
+                    result.map_err(errno),
+                    &[Errno::NOENT, Errno::NOTCONN],
+                )?;
+            }
         }
         Ok(())
     }
 
-    fn answer_garbage(&mut self, id: u64) -> Result<()> {
+    fn answer_garbage(&mut self, id: u64, request: &Request) -> Result<()> {
         let refused = [Errno::INVAL, Errno::NOENT];
-        let good = message(Operation::Filled, id, &[]);
-        for length in 0..good.len() {
-            let result = self.write(&good[..length]);
-            if length == 0 {
-                // Nothing may also mean nothing.
-                continue;
-            }
-            self.insist("a part of an answer", result, &refused)?;
+        let good = failure(id);
+        // Nothing may also mean nothing.
+        for length in 1..good.len() {
+            self.insist("a part of an answer", self.write(&good[..length]), &refused)?;
         }
         // Magic, version, operation, length: one byte of each changed.
         for place in [0, 3, 4, 6, 16, 19] {
@@ -324,28 +300,22 @@ impl Daemon {
             bad[place] ^= 0x55;
             self.insist("a changed header", self.write(&bad), &refused)?;
         }
+        // What was an answer once, and what is a request.
+        for (operation, payload) in [(16, 0), (17, 100), (1, 112), (2, 144), (3, 0), (4, 4)] {
+            let mut bad = message(Operation::Failed, id, &vec![0; payload]);
+            bad[6] = operation;
+            self.insist("another operation", self.write(&bad), &refused)?;
+        }
         for length in [1, 24, 25, 100, 5000, 300_000] {
             let mut noise = vec![0; length];
             self.rng.fill(&mut noise);
             self.insist("noise", self.write(&noise), &refused)?;
-            for operation in [
-                Operation::Filled,
-                Operation::Failed,
-                Operation::FetchBlob,
-                Operation::Cancel,
-            ] {
-                let result = self.write(&message(operation, id, &noise));
-                self.insist("noise behind a header", result, &refused)?;
-            }
+            let result = self.write(&message(Operation::Failed, id, &noise));
+            self.insist("noise behind a header", result, &refused)?;
         }
-        let too_long = vec![0; peerfs_format::upcall::REPLY_MAX + 1];
-        self.insist(
-            "an answer that is too long",
-            self.write(&too_long),
-            &refused,
-        )?;
 
         let refused_files = [Errno::INVAL, Errno::XDEV, Errno::BADF, Errno::ISDIR];
+        let readable = self.target.readable()?;
         let write_only = self.target.write_only()?;
         let directory = self.target.directory()?;
         let elsewhere = File::open("/dev/null").map_err(Error::io("open", "/dev/null".as_ref()))?;
@@ -355,12 +325,37 @@ impl Daemon {
             ("a file of elsewhere", &elsewhere),
             ("the device itself", &self.device),
         ] {
-            let result = ioctl::reply_file(self.device.as_fd(), id, file.as_fd())
-                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL));
+            self.insist(what, self.reply_file(id, file), &refused_files)?;
+            self.insist(what, self.reply_places(id, file, &[]), &refused_files)?;
+            let result = self.reply_places(id, &readable, &[(63, file)]);
             self.insist(what, result, &refused_files)?;
+        }
+        if let Request::Blob(_) = request {
+            let result = self.reply_places(id, &readable, &[(0, &readable)]);
+            self.insist("places of a blob", result, &[Errno::INVAL])?;
         }
         Ok(())
     }
+}
+
+/// Makes a finding of it if an answer was not taken. That nobody waits any more is no fault.
+fn taken(what: &str, result: Result<(), Errno>) -> Result<()> {
+    match result {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(Error::Finding(format!("{what} was refused: {errno}"))),
+    }
+}
+
+fn errno(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::INVAL)
+}
+
+/// The answer that it can't be had.
+fn failure(id: u64) -> Vec<u8> {
+    let mut payload = Vec::new();
+    let errno = Errno::HOSTUNREACH.raw_os_error().unsigned_abs();
+    Failure { errno }.write_to(|bytes| payload.extend_from_slice(bytes));
+    message(Operation::Failed, id, &payload)
 }
 
 fn message(operation: Operation, id: u64, payload: &[u8]) -> Vec<u8> {
@@ -369,15 +364,4 @@ fn message(operation: Operation, id: u64, payload: &[u8]) -> Vec<u8> {
         message.extend_from_slice(bytes)
     });
     message
-}
-
-/// The payload of a Data reply.
-fn inline(chunks: &[StoredChunk]) -> Vec<u8> {
-    let mut payload = Vec::new();
-    for chunk in chunks {
-        payload.extend_from_slice(&chunk.number.to_le_bytes());
-        payload.extend_from_slice(&(chunk.bytes.len() as u32).to_le_bytes());
-        payload.extend_from_slice(&chunk.bytes);
-    }
-    payload
 }

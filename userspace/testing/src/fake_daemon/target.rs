@@ -2,15 +2,32 @@
 
 //! The store that is mounted, and is filled with whatever it is given.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use peerfs_format::upcall::FetchChunks;
-use peerfs_format::{Digest, PresenceHeader, PRESENCE_HEADER_SIZE};
+use peerfs_format::{DataFile, Digest, PackRecord, Place, PlacesHeader};
 
+use crate::places::{open_file, PlacesTable};
 use crate::source::StoredChunk;
 use crate::{Error, Result};
+
+/// What becomes of chunks in the store.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) enum Storing {
+    /// They are where they are in the pack.
+    Partial,
+    /// They are, and the file ends behind the last one.
+    CutPartial,
+    /// They are in a loose file.
+    Loose,
+    /// They are in a loose file, and the table says a byte behind.
+    Beside,
+    /// They are where they are in the pack, and the table says nothing of it.
+    Unnoted,
+    /// They are, and the table is that of another pack.
+    OtherTable,
+}
 
 pub(super) struct Target {
     store: PathBuf,
@@ -31,38 +48,57 @@ impl Target {
         File::open(&path).map_err(Error::io("open", &path))
     }
 
-    /// Stores chunks of a pack of `chunk_count` chunks, notes them in its map, and opens the pack.
-    /// Unless `whole`, the pack's file ends where its last chunk does.
+    /// Stores chunks of a pack and notes their places. Returns the table, and the slot that they are in with its file.
     pub(super) fn put_chunks(
         &self,
-        request: &FetchChunks,
+        pack: &PackRecord,
         chunks: &[StoredChunk],
-        chunk_count: u32,
-        whole: bool,
-    ) -> Result<File> {
-        let name = format!("{}-{}", request.pack, request.index);
-        let path = self.store.join("partial").join(name);
-        let map = path.with_extension("map");
-        let write = || -> std::io::Result<()> {
-            let file = open(&path)?;
-            for chunk in chunks {
-                file.write_all_at(&chunk.bytes, chunk.offset)?;
-            }
-            let end = chunks
-                .last()
-                .map_or(0, |chunk| chunk.offset + chunk.bytes.len() as u64);
-            file.set_len(if whole { request.pack_length } else { end })?;
-            let header = PresenceHeader {
-                chunk_count,
-                pack: request.pack,
-                index: request.index,
-            };
-            let map = open(&map)?;
-            map.set_len((PRESENCE_HEADER_SIZE + header.bits_size()) as u64)?;
-            note(&map, header, chunks)
+        storing: Storing,
+    ) -> Result<(File, u32, File)> {
+        let is_loose = matches!(storing, Storing::Loose | Storing::Beside);
+        let (name, path) = if is_loose {
+            fs::create_dir_all(self.store.join("loose")).map_err(Error::io("make", &self.store))?;
+            (DataFile::Loose(7), self.store.join("loose/7"))
+        } else {
+            let name = format!("{}-{}", pack.digest, pack.index_digest);
+            let path = self.store.join("partial").join(name);
+            (DataFile::Pack(pack.digest, pack.index_digest), path)
         };
-        write().map_err(Error::io("write", &path))?;
-        File::open(&path).map_err(Error::io("open", &path))
+        let write = || -> std::io::Result<(File, Vec<u64>)> {
+            let file = open_file(&path)?;
+            let mut end = file.metadata()?.len();
+            let mut offsets = Vec::new();
+            for chunk in chunks {
+                let offset = if is_loose { end } else { chunk.offset };
+                file.write_all_at(&chunk.bytes, offset)?;
+                end = offset + chunk.bytes.len() as u64;
+                offsets.push(offset);
+            }
+            match storing {
+                Storing::CutPartial => file.set_len(end)?,
+                Storing::Loose | Storing::Beside => {}
+                _ => file.set_len(pack.stored_length)?,
+            }
+            Ok((file, offsets))
+        };
+        let (file, offsets) = write().map_err(Error::io("write", &path))?;
+        let mut table = PlacesTable::open(&self.store, pack)?;
+        let slot = table.slot_of(&name)?;
+        for (chunk, mut offset) in chunks.iter().zip(offsets) {
+            offset += u64::from(storing == Storing::Beside);
+            let entry = match storing {
+                Storing::Unnoted => 0,
+                _ => Place { slot, offset }.to_entry(),
+            };
+            table.set_entries(chunk.number, &[entry])?;
+        }
+        if storing == Storing::OtherTable {
+            table.set_header(&PlacesHeader {
+                pack: pack.index_digest,
+                ..table.header()
+            })?;
+        }
+        Ok((table.file, slot, file))
     }
 
     /// A file of the store that cannot be read through this descriptor.
@@ -80,26 +116,4 @@ impl Target {
     pub(super) fn directory(&self) -> Result<File> {
         File::open(&self.store).map_err(Error::io("open", &self.store))
     }
-}
-
-fn open(path: &std::path::Path) -> std::io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-}
-
-/// Sets the chunks' bits in a pack's map.
-fn note(map: &File, header: PresenceHeader, chunks: &[StoredChunk]) -> std::io::Result<()> {
-    map.write_all_at(&header.to_bytes(), 0)?;
-    for chunk in chunks {
-        let place = PRESENCE_HEADER_SIZE as u64 + u64::from(chunk.number / 8);
-        let mut byte = [0];
-        map.read_exact_at(&mut byte, place)?;
-        byte[0] |= 1 << (chunk.number % 8);
-        map.write_all_at(&byte, place)?;
-    }
-    Ok(())
 }

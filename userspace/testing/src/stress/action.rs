@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use peerfs_format::PRESENCE_HEADER_SIZE;
+use peerfs_format::{PLACES_HEADER_SIZE, PLACE_SIZE};
 use rustix::fs::{fallocate, FallocateFlags};
 
 use super::service::{Behaviours, Service};
@@ -20,9 +20,9 @@ use crate::{Error, Result};
 
 const ACTIONS: [(&str, Action); 9] = [
     ("caches dropped", Director::drop_caches),
-    ("places of packs emptied", Director::empty_place),
-    ("chunks forgotten", Director::forget_chunks),
-    ("partial packs removed", Director::remove_partial),
+    ("places of chunks emptied", Director::empty_place),
+    ("entries of tables changed", Director::change_places),
+    ("data files and tables removed", Director::remove_data_file),
     ("metadata removed", Director::remove_metadata),
     ("daemons restarted", Director::restart),
     ("liars", Director::lie),
@@ -87,22 +87,26 @@ impl Director {
     }
 
     /// A file in a folder of the store, if there is one.
-    fn any_file(&mut self, folder: &Path, extension: Option<&str>) -> Result<Option<PathBuf>> {
+    fn any_file(&mut self, folder: &Path) -> Result<Option<PathBuf>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
-            let path = entry.map_err(Error::io("read", folder))?.path();
-            if path.extension().and_then(|extension| extension.to_str()) == extension {
-                found.push(path);
-            }
+        // It may not be there yet.
+        let entries = fs::read_dir(folder).into_iter().flatten();
+        for entry in entries {
+            found.push(entry.map_err(Error::io("read", folder))?.path());
         }
         found.sort();
         Ok(self.rng.choice(&found).cloned())
     }
 
-    /// The bytes of some chunks are gone, and the map does not know.
+    /// A file that has chunks.
+    fn any_data_file(&mut self, shared: &Shared<'_>) -> Result<Option<PathBuf>> {
+        let folder = if self.rng.bool() { "partial" } else { "loose" };
+        self.any_file(&shared.settings.store.join(folder))
+    }
+
+    /// The bytes of some chunks are gone, and the table does not know.
     fn empty_place(&mut self, shared: &Shared<'_>, _: &Path) -> Result<()> {
-        let partial = shared.settings.store.join("partial");
-        if let Some(path) = self.any_file(&partial, None)? {
+        if let Some(path) = self.any_data_file(shared)? {
             let changing = || Error::io::<std::io::Error>("change", &path);
             let file = OpenOptions::new()
                 .write(true)
@@ -117,20 +121,22 @@ impl Director {
         Ok(())
     }
 
-    /// The map does not know of some chunks, whose bytes are there.
-    fn forget_chunks(&mut self, shared: &Shared<'_>, _: &Path) -> Result<()> {
-        let partial = shared.settings.store.join("partial");
-        if let Some(path) = self.any_file(&partial, Some("map"))? {
+    /// The table does not know of some chunks whose bytes are there, or says that they are elsewhere.
+    fn change_places(&mut self, shared: &Shared<'_>, _: &Path) -> Result<()> {
+        let places = shared.settings.store.join("places");
+        if let Some(path) = self.any_file(&places)? {
             let changing = || Error::io("change", &path);
             let file = OpenOptions::new()
                 .write(true)
                 .open(&path)
                 .map_err(changing())?;
             let length = file.metadata().map_err(changing())?.len();
-            let bits = length.saturating_sub(PRESENCE_HEADER_SIZE as u64);
-            if bits > 0 {
-                let place = PRESENCE_HEADER_SIZE as u64 + self.rng.u64(..bits);
-                file.write_all_at(&[self.rng.u8(..)], place)
+            let entries = length.saturating_sub(PLACES_HEADER_SIZE as u64) / PLACE_SIZE as u64;
+            if entries > 0 {
+                let entry = self.rng.u64(..entries);
+                let place = PLACES_HEADER_SIZE as u64 + entry * PLACE_SIZE as u64;
+                let other = if self.rng.bool() { 0 } else { self.rng.u64(..) };
+                file.write_all_at(&other.to_le_bytes(), place)
                     .map_err(changing())?;
             }
         }
@@ -138,20 +144,21 @@ impl Director {
     }
 
     /// Open files stay open; the daemon begins a new file.
-    fn remove_partial(&mut self, shared: &Shared<'_>, _: &Path) -> Result<()> {
-        let partial = shared.settings.store.join("partial");
-        if let Some(path) = self.any_file(&partial, None)? {
-            for path in [path.with_extension("map"), path] {
-                // The daemon may just have been about to make it.
-                let _ = fs::remove_file(&path);
-            }
+    fn remove_data_file(&mut self, shared: &Shared<'_>, _: &Path) -> Result<()> {
+        let places = shared.settings.store.join("places");
+        let found = match self.rng.bool() {
+            true => self.any_data_file(shared)?,
+            false => self.any_file(&places)?,
+        };
+        if let Some(path) = found {
+            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
         }
         Ok(())
     }
 
     fn remove_metadata(&mut self, shared: &Shared<'_>, _: &Path) -> Result<()> {
         let blobs = shared.settings.store.join("blobs/sha256");
-        if let Some(path) = self.any_file(&blobs, None)? {
+        if let Some(path) = self.any_file(&blobs)? {
             fs::remove_file(&path).map_err(Error::io("remove", &path))?;
         }
         Ok(())

@@ -20,12 +20,13 @@ pub(super) struct Behaviours {
     delay: u32,
 }
 
-const LIARS: [&str; 9] = [
+const LIARS: [&str; 10] = [
     "wrong-data",
-    "inline-wrong-data",
     "wrong-length",
-    "inline-wrong-length",
     "other",
+    "wrong-places",
+    "other-table",
+    "no-slots",
     "nothing",
     "fail",
     "silent",
@@ -43,7 +44,7 @@ impl Behaviours {
     /// Does what it should, in one of the two ways, perhaps slowly.
     pub(super) fn any_honest(rng: &mut Rng) -> Self {
         Behaviours {
-            name: if rng.bool() { "honest" } else { "inline" },
+            name: if rng.bool() { "honest" } else { "loose" },
             delay: if rng.bool() { 0 } else { rng.u32(1..20) },
         }
     }

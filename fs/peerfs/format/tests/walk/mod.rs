@@ -9,12 +9,14 @@ use std::hint::black_box;
 
 use capnp::message::{Reader, ReaderOptions};
 use capnp::serialize::{read_message_from_flat_slice_no_alloc, NoAllocSliceSegments};
-use peerfs_format::upcall::{ChunkData, Failure, FetchBlob, FetchChunks, FileReply, Header};
+use peerfs_format::upcall::{
+    Failure, FetchBlob, FetchChunks, FileReply, Header, PlacesReply, Workload,
+};
 use peerfs_format::{
-    first_data, first_hole, peerfs_capnp, pieces, BlobTable, Codec, Digest, Error, ExtentRecord,
-    FileType, InodeRecord, Manifest, PackIndex, PackRecord, Piece, PresenceHeader, Record, Shard,
-    ShardLayout, ShardRecord, Source, Table, CHUNK_MAX, METADATA_MAX, NAME_MAX, PACK_MAX,
-    SYMLINK_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX,
+    first_data, first_hole, peerfs_capnp, pieces, BlobTable, Codec, DataFile, Digest, Error,
+    ExtentRecord, FileType, InodeRecord, Manifest, PackIndex, PackRecord, Piece, Place,
+    PlacesHeader, Record, Shard, ShardLayout, ShardRecord, Source, Table, CHUNK_MAX, DATA_FILE_MAX,
+    METADATA_MAX, NAME_MAX, PACK_MAX, SLOTS_MAX, SYMLINK_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX,
 };
 
 /// The most records of a table that are looked at, so that an input takes bounded time.
@@ -281,9 +283,10 @@ fn walk_directory(shard: &Shard<'_>, inode: &InodeRecord) {
     black_box(shard.span_of(inode, b"name").is_ok());
 }
 
-/// Reads bytes as a message on the device, and as the argument of the ioctl.
+/// Reads bytes as a message on the device, and as the arguments of the ioctls.
 pub fn upcall(bytes: &[u8]) {
     black_box(FileReply::parse(bytes).is_ok());
+    black_box(PlacesReply::parse(bytes).is_ok());
     black_box(Header::decode(bytes).is_ok());
     let Ok((header, payload)) = Header::parse(bytes) else {
         return;
@@ -291,23 +294,40 @@ pub fn upcall(bytes: &[u8]) {
     assert!(header.length as usize <= bytes.len() && payload.len() < bytes.len());
     if let Ok(request) = FetchBlob::parse(payload) {
         black_box(request.kind());
+        if let Some(name) = request.workload.name() {
+            assert_eq!(Workload::new(name), Some(request.workload));
+        }
     }
     black_box(FetchChunks::parse(payload).is_ok());
     black_box(Failure::parse(payload).is_ok());
-    // An error is the last item.
-    for (_, stored) in ChunkData::new(payload).flatten() {
-        assert!(stored.len() < payload.len());
-    }
 }
 
-/// Reads bytes as the map of a partial pack.
-pub fn presence(bytes: &[u8]) {
-    if let Ok(header) = PresenceHeader::parse(bytes) {
-        assert_eq!(PresenceHeader::parse(&header.to_bytes()), Ok(header));
-        assert_eq!(
-            header.bits_size() as u64,
-            u64::from(header.chunk_count).div_ceil(8)
-        );
+/// Reads bytes as a table of places.
+pub fn places_table(bytes: &[u8]) {
+    let Ok(header) = PlacesHeader::parse(bytes) else {
+        return;
+    };
+    let at = |offset: u64| bytes.get(usize::try_from(offset).ok()?..);
+    for chunk in numbers(header.chunk_count as usize) {
+        let Some(entry) = at(PlacesHeader::place_offset(chunk)).and_then(<[u8]>::first_chunk)
+        else {
+            break;
+        };
+        let entry = u64::from_le_bytes(*entry);
+        if let Some(place) = Place::of_entry(entry) {
+            assert!(place.slot < SLOTS_MAX && place.offset < DATA_FILE_MAX);
+            assert_eq!(place.to_entry(), entry);
+        }
+    }
+    for slot in 0..SLOTS_MAX {
+        let Some(slot) = at(header.slot_offset(slot)) else {
+            break;
+        };
+        if let Some(file) = DataFile::parse(slot) {
+            let mut written = Vec::new();
+            file.write_to(|piece| written.extend(piece));
+            assert_eq!(DataFile::parse(&written), Some(file));
+        }
     }
 }
 
