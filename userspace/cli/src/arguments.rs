@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Inspect(InspectArguments),
     Tag(TagArguments),
     Untag(UntagArguments),
+    Rm(RemoveArguments),
+    Gc(CollectArguments),
     Verify(VerifyArguments),
     Pull(PullArguments),
     /// Keep an image complete from now on.
@@ -110,6 +112,10 @@ pub(crate) struct BuildArguments {
     /// By default that which most programs of the tree are for; "unknown" if there are none.
     #[arg(long, value_name = "NAME")]
     pub(crate) architecture: Option<Architecture>,
+    /// Make all packs files of their own, also those of which the store has chunks already, so that other tools can copy
+    /// the image from the store.
+    #[arg(long)]
+    pub(crate) whole: bool,
     /// Take directories that other file systems are mounted on as empty.
     #[arg(short = 'x', long)]
     pub(crate) one_file_system: bool,
@@ -234,6 +240,9 @@ pub(crate) struct TagArguments {
     /// What to call it.
     #[arg(value_name = "NAME")]
     pub(crate) name: Tag,
+    /// Make all packs of the image files of their own, so that other tools can copy it from the store.
+    #[arg(long)]
+    pub(crate) whole: bool,
 }
 
 /// Take a tag away.
@@ -246,6 +255,38 @@ pub(crate) struct UntagArguments {
     /// The tag; also one that could not be given, but that another tool has.
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
+}
+
+/// Remove images from a store.
+///
+/// By a tag that tag, and the image with its last one. The room that only these images took is given back by
+/// `peerfs gc`.
+#[derive(Args)]
+pub(crate) struct RemoveArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+    /// The images: tags of the store, or digests of images without one.
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(crate) images: Vec<Reference>,
+}
+
+/// Give back the room of what no image of a store needs.
+///
+/// Images that have a tag or are listed without one, that are mounted, pinned, being pulled or being built keep all that they
+/// need. A chunk that others share stays, and so does a file only as far as it is needed. If peerfsd fills the store, it does
+/// it.
+#[derive(Args)]
+pub(crate) struct CollectArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArguments,
+    /// Only say what would be removed as a whole.
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Check a whole store.

@@ -65,6 +65,9 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
     let image = show_while(show, || {
         peerfs_build::build(source, &store, &options, &progress)
     })?;
+    if arguments.whole {
+        store.make_whole(&image.manifest)?;
+    }
     let architecture = match &arguments.architecture {
         Some(architecture) => architecture.clone(),
         None => Image::open(store.clone(), &image.manifest)?.architecture()?,

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use peerfs_control::{ask as ask_daemon, Connection, Next, Reply, Request};
+use peerfs_sys::interrupt;
 
 use crate::error::{Error, Result};
 
@@ -21,6 +22,18 @@ pub(crate) fn ask(socket: &Path, request: &Request) -> Result<Reply> {
     match ask_daemon(socket, request, TIMEOUT)? {
         Reply::Error(problem) => Err(Error::Refused(problem)),
         reply => Ok(reply),
+    }
+}
+
+/// Asks for one reply that takes as long as the daemon's disk does.
+pub(crate) fn ask_long(socket: &Path, request: &Request) -> Result<Reply> {
+    // Without it the command ends at once when it is interrupted: the daemon goes on in either case.
+    let _ = interrupt::watch();
+    let mut conversation = Conversation::open(socket, request)?.may_be_silent();
+    match conversation.next(interrupt::is_requested)? {
+        Some(Reply::Error(problem)) => Err(Error::Refused(problem)),
+        Some(reply) => Ok(reply),
+        None => Err(Error::Cancelled),
     }
 }
 

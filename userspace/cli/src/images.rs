@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! `peerfs images`, `peerfs tag` and `peerfs untag`.
+//! `peerfs images`, `peerfs tag`, `peerfs untag` and `peerfs rm`.
 
 use peerfs_format::Digest;
 use peerfs_store::{printable, Error as StoreError, Inventory, Store, TaggedImage};
 use serde::Serialize;
 
-use crate::arguments::{ImagesArguments, TagArguments, UntagArguments};
+use crate::arguments::{ImagesArguments, RemoveArguments, TagArguments, UntagArguments};
 use crate::error::Result;
 use crate::output::{size, Align, Output};
 
@@ -114,7 +114,20 @@ pub(crate) fn here(inventory: &Inventory) -> String {
 pub(crate) fn tag(arguments: &TagArguments) -> Result<()> {
     let store = Store::open(&arguments.store.root_dir)?;
     let manifest = store.resolve(&arguments.image)?;
+    if arguments.whole {
+        store.make_whole(&manifest)?;
+    }
     Ok(store.tag(&manifest, &arguments.name)?)
+}
+
+/// Removes images, and prints the digests of their manifests.
+pub(crate) fn remove(arguments: &RemoveArguments) -> Result<()> {
+    let store = Store::open(&arguments.store.root_dir)?;
+    let mut output = Output::new();
+    for image in &arguments.images {
+        output.line(&store.remove_image(image)?.to_string())?;
+    }
+    output.finish()
 }
 
 /// Takes a tag away.

@@ -11,6 +11,7 @@
 mod arguments;
 mod build;
 mod cat;
+mod collect;
 mod conversation;
 mod documentation;
 mod error;

@@ -13,8 +13,8 @@ use crate::arguments::{Arguments, Command};
 use crate::error::Result;
 use crate::failure::PEERFS;
 use crate::{
-    build, cat, documentation, events, images, inspect, list, mount, mount_helper, mounts, pins,
-    pull, status, verify, warnings,
+    build, cat, collect, documentation, events, images, inspect, list, mount, mount_helper, mounts,
+    pins, pull, status, verify, warnings,
 };
 
 /// The exit status for a wrong command line.
@@ -55,6 +55,8 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Tag(arguments) => images::tag(arguments),
         Command::Untag(arguments) => images::untag(arguments),
+        Command::Rm(arguments) => images::remove(arguments),
+        Command::Gc(arguments) => collect::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Pull(arguments) => pull::run(arguments),
         Command::Pin(arguments) => pins::pin(arguments),

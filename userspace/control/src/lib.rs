@@ -17,7 +17,8 @@ pub use client::{ask, Connection, Error, Next};
 pub use event::{Event, EventKind};
 pub use message::{Reply, Request, COMMANDS, LINE_MAX, REQUEST_MAX};
 pub use status::{
-    ImageStatus, MountStatus, PeerStatus, PinOrigin, PinStatus, PullState, PullStatus, Status,
+    Collected, ImageStatus, MountStatus, PeerStatus, PinOrigin, PinStatus, PullState, PullStatus,
+    Status,
 };
 
 /// Where peerfsd listens unless it is told otherwise.

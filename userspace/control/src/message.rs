@@ -4,15 +4,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Event, ImageStatus, MountStatus, PullStatus, Status};
+use crate::{Collected, Event, ImageStatus, MountStatus, PullStatus, Status};
 
 /// The longest line that either side accepts, in bytes, newline included.
 pub const LINE_MAX: u64 = 16 * 1024 * 1024;
 /// The longest request that the daemon accepts, in bytes, newline included.
 pub const REQUEST_MAX: u64 = 4096;
 /// The names of all commands.
-pub const COMMANDS: [&str; 7] = [
-    "status", "images", "mounts", "pull", "pin", "unpin", "events",
+pub const COMMANDS: [&str; 8] = [
+    "status", "images", "mounts", "pull", "pin", "unpin", "gc", "events",
 ];
 
 /// What a client asks: `{"command":"status"}`.
@@ -46,6 +46,12 @@ pub enum Request {
         /// A reference to the image.
         image: String,
     },
+    /// To give up what no image needs.
+    Gc {
+        /// Only to say what that would be.
+        #[serde(default)]
+        dry_run: bool,
+    },
     /// To be told what happens, until the client goes away.
     Events,
 }
@@ -73,6 +79,8 @@ pub enum Reply {
     Pinned(String),
     /// The image is not pinned any more: the digest of its manifest.
     Unpinned(String),
+    /// What was given up, or would be.
+    Collected(Collected),
     /// Something happened. More lines follow.
     Event(Event),
     /// The request was not understood or could not be done: why. The last line of whatever it answers.

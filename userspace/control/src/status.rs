@@ -33,6 +33,19 @@ pub struct Status {
     pub lying_sources: u64,
 }
 
+/// What a collection has given up, or would.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Collected {
+    /// Blobs that were removed.
+    pub blobs: u64,
+    /// Tables of places that were removed.
+    pub tables: u64,
+    /// Packs and loose files of which a part was given up.
+    pub thinned: u64,
+    /// Bytes on the disk that are free now; of a dry run those of what would be removed as a whole.
+    pub bytes: u64,
+}
+
 /// A node that the daemon is connected to.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct PeerStatus {

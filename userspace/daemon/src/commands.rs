@@ -9,7 +9,7 @@ use peerfs_control::Reply;
 use peerfs_fetch::images::{resolve, ResolveError};
 use peerfs_fetch::{DiskError, PinOrigin, Pins, Progress, Pull, PullState, Pulls};
 use peerfs_format::Digest;
-use peerfs_store::{InvalidReference, Reference, Tag};
+use peerfs_store::{Collect, InvalidReference, Reference, Tag};
 use peerfs_text::Causes;
 use tokio::sync::Mutex;
 
@@ -120,6 +120,33 @@ impl Commands {
             Err(reason) => Err(CommandError::PinsUnknown(reason.clone())),
         });
         changed.await.map_err(|_| CommandError::ShuttingDown)?
+    }
+
+    /// Gives up what no image needs. What is pinned, or pulled just now, is needed.
+    pub(crate) async fn collect(
+        &self,
+        dry_run: bool,
+    ) -> Result<peerfs_control::Collected, CommandError> {
+        let pulled = self.pulls.progress().into_iter().map(|pull| pull.manifest);
+        let keep: Vec<Digest> = self.pins.manifests().into_iter().chain(pulled).collect();
+        let collect = if dry_run {
+            Collect::DryRun
+        } else {
+            Collect::Really
+        };
+        let collected = self
+            .status
+            .disk
+            .run(move |store| store.collect(&keep, collect))
+            .await;
+        self.status.packs.close_all();
+        let collected = collected?;
+        Ok(peerfs_control::Collected {
+            blobs: collected.blobs,
+            tables: collected.tables,
+            thinned: collected.thinned,
+            bytes: collected.bytes,
+        })
     }
 
     /// Gives an image a tag.

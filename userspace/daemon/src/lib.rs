@@ -12,7 +12,7 @@
 //! | `provider`, `announcer` | the store as peers see it |
 //! | [`state`] | what is this node's own: its key |
 //! | `control`, `commands` | the control socket, and what its clients can have done |
-//! | `status`, `events`, `mount_table` | how the daemon is doing, and what happens |
+//! | `status`, `events` | how the daemon is doing, and what happens |
 //! | `saved_pins` | what clients have pinned |
 //!
 //! What is missing is got by the crate `peerfs_fetch`.
@@ -30,7 +30,6 @@ pub mod daemon;
 mod events;
 mod log_limit;
 pub mod logging;
-mod mount_table;
 mod provider;
 mod requests;
 mod saved_pins;

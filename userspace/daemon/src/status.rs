@@ -3,9 +3,6 @@
 //! Reads how the daemon is doing.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use peerfs_control::{
@@ -14,9 +11,8 @@ use peerfs_control::{
 use peerfs_fetch::{images, Disk, DiskError, Packs, PinInfo, Pins, Progress, Pulls, Traffic};
 use peerfs_format::Digest;
 use peerfs_peer::Node;
-use peerfs_store::Store;
+use peerfs_store::{Store, StoreMount};
 
-use crate::mount_table::{self, PeerfsMount};
 use crate::requests::RequestCounts;
 
 /// Everything that knows something about the daemon.
@@ -157,12 +153,7 @@ fn sizes(
 
 /// The mounts over the store.
 fn mounts_of(store: &Store, packs: &Packs) -> peerfs_store::Result<Vec<MountStatus>> {
-    let failed = |source| peerfs_store::Error::Io {
-        action: "read",
-        path: PathBuf::from(mount_table::PATH),
-        source,
-    };
-    let mounts = of_store(mount_table::read().map_err(failed)?, store.root_dir());
+    let mounts = store.mounts()?;
     if mounts.is_empty() {
         return Ok(Vec::new());
     }
@@ -172,7 +163,7 @@ fn mounts_of(store: &Store, packs: &Packs) -> peerfs_store::Result<Vec<MountStat
         .into_iter()
         .map(|image| (image.manifest, image.tags))
         .collect();
-    let status = |mount: PeerfsMount| {
+    let status = |mount: StoreMount| {
         let sizes = sizes(store, packs, &mount.manifest)?;
         Ok(MountStatus {
             manifest: mount.manifest.to_string(),
@@ -182,47 +173,4 @@ fn mounts_of(store: &Store, packs: &Packs) -> peerfs_store::Result<Vec<MountStat
         })
     };
     mounts.into_iter().map(status).collect()
-}
-
-/// Those of the mounts whose store is this directory, by whatever path.
-fn of_store(mounts: Vec<PeerfsMount>, root_dir: &Path) -> Vec<PeerfsMount> {
-    let id = |path: &Path| {
-        let metadata = fs::metadata(path).ok()?;
-        Some((metadata.dev(), metadata.ino()))
-    };
-    let own = id(root_dir);
-    let mut known: BTreeMap<PathBuf, bool> = [(root_dir.to_owned(), true)].into();
-    mounts
-        .into_iter()
-        .filter(|mount| {
-            let path = mount.root_dir.clone();
-            *known
-                .entry(path)
-                .or_insert_with_key(|path| own.is_some() && id(path) == own)
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_store_is_known_by_its_directory_and_not_by_its_path() {
-        let folder = tempfile::tempdir().unwrap();
-        let [own, other, link] = ["own", "other", "link"].map(|name| folder.path().join(name));
-        fs::create_dir(&own).unwrap();
-        fs::create_dir(&other).unwrap();
-        std::os::unix::fs::symlink(&own, &link).unwrap();
-        let mount = |root_dir: &Path| PeerfsMount {
-            mountpoint: root_dir.to_owned(),
-            root_dir: root_dir.to_owned(),
-            manifest: Digest([1; 32]),
-        };
-        let gone = folder.path().join("gone");
-        let mounts = [&own, &other, &link, &gone].map(|path| mount(path));
-        let found = of_store(mounts.into(), &own);
-        assert_eq!(found, [mount(&own), mount(&link)]);
-        assert_eq!(of_store(vec![mount(&other)], &gone), []);
-    }
 }

@@ -95,6 +95,11 @@ impl Packs {
         Ok(Some(Arc::clone(found)))
     }
 
+    /// Forgets all that are open: they may not be there any more.
+    pub fn close_all(&self) {
+        lock(&self.open).clear();
+    }
+
     /// The indexes that describe a pack, as far as images say so. Does not block.
     pub fn indexes_of(&self, pack: Digest) -> Vec<Digest> {
         lock(&self.indexes).get(&pack).cloned().unwrap_or_default()

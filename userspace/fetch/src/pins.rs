@@ -107,6 +107,13 @@ impl Pins {
         configured.any(|(_, pin)| lock(&pin.known).manifest == Some(*manifest))
     }
 
+    /// The manifests of all of them, as far as they are known.
+    pub fn manifests(&self) -> Vec<Digest> {
+        let pins = self.0.lock();
+        let known = pins.values().map(|pin| lock(&pin.known).manifest);
+        known.flatten().collect()
+    }
+
     /// All of them, with how they are doing.
     pub fn list(&self) -> Vec<PinInfo> {
         let pins = self.0.lock();

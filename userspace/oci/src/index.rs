@@ -159,6 +159,15 @@ impl Index {
         is_found
     }
 
+    /// Takes away the entries without a tag of things with these digests, as they are written.
+    pub fn remove(&mut self, names: &[String]) {
+        let mut entries = self.0.manifests().clone();
+        entries.retain(|entry| {
+            tag_of(entry).is_some() || !names.contains(&entry.digest().to_string())
+        });
+        self.0.set_manifests(entries);
+    }
+
     /// Adds something of so many bytes without a tag.
     pub fn add(&mut self, kind: TargetKind, digest: &Digest, length: u64) {
         let mut entries = self.0.manifests().clone();

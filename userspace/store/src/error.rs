@@ -72,6 +72,14 @@ pub enum Error {
         /// The number of those that are not listed.
         more: usize,
     },
+    /// An image that should be removed by its digest has tags.
+    #[error("{manifest} is called {}: remove it by that", tags.join(", "))]
+    StillTagged {
+        /// Its manifest.
+        manifest: Digest,
+        /// What it is called.
+        tags: Vec<String>,
+    },
     /// An image that is not here, of a place that nothing is fetched from.
     #[error("{reference} is not in the store, and this version can't fetch from {place}")]
     NoSource {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_oci::{
-    Architecture, ImageBlobs, Index, OciImage, Reference, RuntimeConfig, Tag, TargetKind,
+    Architecture, ImageBlobs, Index, OciImage, Reference, RuntimeConfig, Tag, Target, TargetKind,
 };
 
 use crate::oci_form::OciForms;
@@ -142,6 +142,52 @@ impl Store {
                 Err(unknown_tag(index, tag))
             }
         })
+    }
+
+    /// Takes an image out of the index: by a tag that tag, and the image with the last one. What it needs, and nothing
+    /// else does, is given up by [`Store::collect`]. Returns the digest of its manifest.
+    ///
+    /// # Errors
+    /// [`Error::UnknownImage`] if the index does not name it; [`Error::StillTagged`] if it is named by its digest and has
+    /// tags; those of [`Store::resolve`].
+    pub fn remove_image(&self, reference: &Reference) -> Result<Digest> {
+        let manifest = self.resolve(reference)?;
+        let image = self
+            .images()?
+            .into_iter()
+            .find(|image| image.manifest == manifest);
+        let unknown = |index: &Index| unknown_tag(index, &reference.to_string());
+        let Some(image) = image else {
+            return Err(unknown(&index_file::read(self.directory())?));
+        };
+        let named = image.tags.iter().find(|tag| **tag == reference.to_string());
+        if named.is_none() && !image.tags.is_empty() {
+            return Err(Error::StillTagged {
+                manifest,
+                tags: image.tags,
+            });
+        }
+        index_file::change(self.directory(), |index| {
+            if let Some(tag) = named {
+                index.untag(tag);
+            }
+            if image.tags.len() <= 1 {
+                let mut forms = OciForms::new(self);
+                let mut is_it = |target: &Target<'_>| {
+                    let found = forms.find(target.kind, target.digest);
+                    found.is_ok_and(|found| found.is_some_and(|found| found.manifest == manifest))
+                };
+                let targets = index.targets();
+                let names = targets.iter().filter(|target| target.tags.is_empty());
+                let names: Vec<String> = names
+                    .filter(|target| is_it(target))
+                    .map(|target| target.name.to_owned())
+                    .collect();
+                index.remove(&names);
+            }
+            Ok(())
+        })?;
+        Ok(manifest)
     }
 
     /// Adds an image whose manifest is a blob of `length` bytes to [`Store::images`], without a tag:

@@ -287,6 +287,11 @@ impl Store {
         lock(&self.packs).get(&(*pack, *index))?.upgrade()
     }
 
+    /// Forgets which packs are open for filling: who opens one from now on gets another object.
+    pub(crate) fn forget_packs(&self) {
+        lock(&self.packs).clear();
+    }
+
     /// A pack as far as it is there, to read it only; None if there is nothing of it.
     ///
     /// # Errors

@@ -69,7 +69,9 @@ impl Session {
                 }
             };
             match request {
-                Request::Pull { .. } | Request::Events if !seat.change_to_long() => {
+                Request::Pull { .. } | Request::Gc { .. } | Request::Events
+                    if !seat.change_to_long() =>
+                {
                     let problem = "too many clients wait for images or events; try again later";
                     return self.send_soon(&Reply::Error(problem.to_owned())).await;
                 }
@@ -81,6 +83,12 @@ impl Session {
                     let patience = timeout.unwrap_or(Request::PATIENCE);
                     let patience = Duration::from_secs(patience.into());
                     return self.pull(&image, tag, patience).await;
+                }
+                Request::Gc { dry_run } => {
+                    // It takes as long as the disk does.
+                    let collected = commands.collect(dry_run).await;
+                    let reply = collected.map_or_else(|error| refusal(&error), Reply::Collected);
+                    self.send_soon(&reply).await?;
                 }
                 Request::Events => return self.events().await,
                 Request::Status => self.answer(commands.status.read(), Reply::Status).await?,

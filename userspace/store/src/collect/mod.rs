@@ -34,8 +34,8 @@ pub enum Collect {
 }
 
 impl Store {
-    /// Gives up everything that no image needs. An image is needed that `index.json` names, by a tag or without one, and
-    /// each of `keep`, as far as it is here: those that are mounted, for one. May be killed at any time: nothing that is
+    /// Gives up everything that no image needs. An image is needed that `index.json` names, by a tag or without one, that
+    /// is mounted, as far as this process sees, and each of `keep`, as far as it is here. May be killed at any time: nothing that is
     /// needed is touched. Builds wait for it, and it for them.
     ///
     /// # Errors
@@ -48,10 +48,15 @@ impl Store {
         let _builds = self.lock_out_builds()?;
         // Nobody enters a place, or moves a chunk, until all is over: what is marked stays what is needed.
         let changes = self.shared().data_files.lock_changes()?;
-        let marks = Marks::of(self, keep)?;
+        let mounted = self.mounts()?.into_iter().map(|mount| mount.manifest);
+        let keep: Vec<Digest> = keep.iter().copied().chain(mounted).collect();
+        let marks = Marks::of(self, &keep)?;
         if collect == Collect::Really {
             changes.count_collection(self.directory())?;
         }
-        Sweep::new(self, &marks, collect).run()
+        let collected = Sweep::new(self, &marks, collect).run();
+        // Packs that are open may not be there any more: who opens one from now on looks again.
+        self.forget_packs();
+        collected
     }
 }

@@ -1,23 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The mounts of peerfs, as the kernel lists them in `/proc/self/mountinfo`.
+//! The mounts over a store, as the kernel lists them in `/proc/self/mountinfo`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use peerfs_format::Digest;
 
+use crate::{Error, Result, Store};
+
 /// The list of the mount namespace of this process.
-pub const PATH: &str = "/proc/self/mountinfo";
+const PATH: &str = "/proc/self/mountinfo";
 /// The most bytes of it that are read: the kernel's limit of 100,000 mounts has about as many.
 const LENGTH_MAX: u64 = 64 * 1024 * 1024;
 
 /// A mount of peerfs.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct PeerfsMount {
+pub struct StoreMount {
     /// Where it is.
     pub mountpoint: PathBuf,
     /// The store, by the path that its mounter gave.
@@ -26,24 +30,49 @@ pub struct PeerfsMount {
     pub manifest: Digest,
 }
 
+impl Store {
+    /// The mounts over the store that this process sees: those in other mount namespaces it does not. Asks none of them.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the kernel does not say.
+    pub fn mounts(&self) -> Result<Vec<StoreMount>> {
+        let mounts = read().map_err(Error::io("read", Path::new(PATH)))?;
+        Ok(of_store(mounts, self.root_dir()))
+    }
+}
+
+/// Those of the mounts whose store is this directory, by whatever path.
+fn of_store(mounts: Vec<StoreMount>, root_dir: &Path) -> Vec<StoreMount> {
+    let id = |path: &Path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let own = id(root_dir);
+    let mut known: BTreeMap<PathBuf, bool> = [(root_dir.to_owned(), true)].into();
+    let mut is_over = |mount: &StoreMount| {
+        let path = mount.root_dir.clone();
+        *known
+            .entry(path)
+            .or_insert_with_key(|path| own.is_some() && id(path) == own)
+    };
+    mounts.into_iter().filter(|mount| is_over(mount)).collect()
+}
+
 /// The mounts of peerfs that this process sees. Does not ask any filesystem.
-///
-/// # Errors
-/// If the kernel does not say.
-pub fn read() -> io::Result<Vec<PeerfsMount>> {
+fn read() -> io::Result<Vec<StoreMount>> {
     let mut text = Vec::new();
     File::open(PATH)?.take(LENGTH_MAX).read_to_end(&mut text)?;
     Ok(parse(&text))
 }
 
 /// The mounts of peerfs in a text like that of `/proc/self/mountinfo`. What is not understood is passed over.
-fn parse(text: &[u8]) -> Vec<PeerfsMount> {
+fn parse(text: &[u8]) -> Vec<StoreMount> {
     text.split(|byte| *byte == b'\n')
         .filter_map(parse_line)
         .collect()
 }
 
-fn parse_line(line: &[u8]) -> Option<PeerfsMount> {
+fn parse_line(line: &[u8]) -> Option<StoreMount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let mountpoint = fields.nth(4)?;
     // Behind the options of the mount there are some more fields, and a dash.
@@ -56,7 +85,7 @@ fn parse_line(line: &[u8]) -> Option<PeerfsMount> {
         let mut options = options.split(|byte| *byte == b',');
         options.find_map(|option| option.strip_prefix(name))
     };
-    Some(PeerfsMount {
+    Some(StoreMount {
         mountpoint: path(mountpoint),
         root_dir: path(option(b"root_dir=")?),
         manifest: std::str::from_utf8(option(b"manifest=")?)
@@ -106,7 +135,7 @@ mod tests {
              40 35 0:6 / /no-options rw - peerfs\n\
              not a mount - peerfs\n"
         );
-        let mount = |mountpoint: &str, root_dir: &str| PeerfsMount {
+        let mount = |mountpoint: &str, root_dir: &str| StoreMount {
             mountpoint: mountpoint.into(),
             root_dir: root_dir.into(),
             manifest: digest,
@@ -120,6 +149,25 @@ mod tests {
         for length in 0..text.len() {
             assert!(parse(&text.as_bytes()[..length]).len() <= 2);
         }
+    }
+
+    #[test]
+    fn a_store_is_known_by_its_directory_and_not_by_its_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let [own, other, link] = ["own", "other", "link"].map(|name| folder.path().join(name));
+        fs::create_dir(&own).unwrap();
+        fs::create_dir(&other).unwrap();
+        std::os::unix::fs::symlink(&own, &link).unwrap();
+        let mount = |root_dir: &Path| StoreMount {
+            mountpoint: root_dir.to_owned(),
+            root_dir: root_dir.to_owned(),
+            manifest: Digest([1; 32]),
+        };
+        let gone = folder.path().join("gone");
+        let mounts = [&own, &other, &link, &gone].map(|path| mount(path));
+        let found = of_store(mounts.into(), &own);
+        assert_eq!(found, [mount(&own), mount(&link)]);
+        assert_eq!(of_store(vec![mount(&other)], &gone), []);
     }
 
     #[test]
