@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| peerfs_fuzz::walk::places(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| peerfs_fuzz::walk::places_table(bytes));

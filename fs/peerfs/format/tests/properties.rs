@@ -151,7 +151,7 @@ fn walk_everything(bytes: &[u8]) {
     walk::shard(bytes);
     walk::upcall(bytes);
     walk::presence(bytes);
-    walk::places(bytes);
+    walk::places_table(bytes);
 }
 
 proptest! {

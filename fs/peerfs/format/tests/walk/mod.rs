@@ -304,7 +304,7 @@ pub fn upcall(bytes: &[u8]) {
 }
 
 /// Reads bytes as a table of places.
-pub fn places(bytes: &[u8]) {
+pub fn places_table(bytes: &[u8]) {
     let Ok(header) = PlacesHeader::parse(bytes) else {
         return;
     };
