@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0 OR MIT
-# Packs on a disk are read past the page cache, and ahead of whoever reads small files in order.
+# Packs on a disk, and files that their chunks are in, are read past the page cache, and ahead of whoever reads small
+# files in order.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 
 on_disk disk
@@ -15,7 +16,7 @@ loop=$(basename "$(findmnt --noheadings --output SOURCE --target disk)")
 
 # disk_stat FIELD: what the disk was asked for: 1: requests, 3: sectors.
 disk_stat() { awk -v field="$1" '{ print $field }' "/sys/block/$loop/stat"; }
-cached_pages() { fincore --noheadings --output PAGES "$pack" | tr -d ' '; }
+cached_pages() { fincore --noheadings --output PAGES "${files[@]}" | awk '{ sum += $1 } END { print sum }'; }
 mount_anew() {
     ! mountpoint -q mnt || umount mnt
     mount_image /tmp/disk/store "$image" mnt
@@ -31,44 +32,57 @@ read_all() {
     cat tree/small-* | cmp - all || fail "wrong bytes"
 }
 
-check "each byte once, many at a time"
-mount_anew
-sync
-echo 3 >/proc/sys/vm/drop_caches
-ls -l mnt >/dev/null
-read_all
-((read_kib * 1024 < stored * 11 / 10)) || fail "$read_kib KiB were read"
-((read_requests * 100 * 1024 < stored)) || fail "$read_requests requests were made"
+# reads_well WHAT FILE...: of an image whose chunks are in these files, in order.
+reads_well() {
+    local what=$1 damaged=$((150 * 1024)) before file
+    files=("${@:2}")
 
-check "and none of it stays in the page cache"
-expect 0 "$(cached_pages)" "pages of the pack in memory"
+    check "$what: each byte once, many at a time"
+    mount_anew
+    sync
+    echo 3 >/proc/sys/vm/drop_caches
+    ls -l mnt >/dev/null
+    read_all
+    ((read_kib * 1024 < stored * 11 / 10)) || fail "$read_kib KiB were read"
+    ((read_requests * 100 * 1024 < stored)) || fail "$read_requests requests were made"
 
-check "what is there already is not read again"
-cat "$pack" >/dev/null
-(($(cached_pages) * 4096 >= stored)) || fail "the pack is not in memory"
-mount_anew
-read_all
-((read_kib * 10 * 1024 < stored)) || fail "$read_kib KiB were read"
+    check "$what: and none of it stays in the page cache"
+    expect 0 "$(cached_pages)" "pages of the data files in memory"
 
-check "what was read ahead, and was damaged then, is right when it was mended"
-damaged=$((150 * 1024))
-dd if="$pack" of=right bs=1 count=64 skip=$damaged status=none
-dd if=/dev/zero of="$pack" bs=1 count=64 seek=$damaged conv=notrunc status=none
-sync
-mount_anew
-echo 3 >/proc/sys/vm/drop_caches
-ls -l mnt >/dev/null
-before=$(disk_stat 3)
-# Until the segment that has it is here: many files before anybody comes to it.
-for file in mnt/small-*; do
-    cat "$file" >/dev/null
-    ((($(disk_stat 3) - before) / 2 < 160)) || break
-    sleep 0.02
-done
-(($(disk_stat 3) - before < 1024)) || fail "$(($(disk_stat 3) - before)) sectors were read"
-dd if=right of="$pack" bs=1 seek=$damaged conv=notrunc status=none
-find mnt -name 'small-*' | sort | xargs cat | cmp - all || fail "wrong bytes"
-expect 0 "$(store_counter mnt chunks_damaged)" "damaged chunks"
+    check "$what: what is there already is not read again"
+    cat "${files[@]}" >/dev/null
+    (($(cached_pages) * 4096 >= stored)) || fail "the data files are not in memory"
+    mount_anew
+    read_all
+    ((read_kib * 10 * 1024 < stored)) || fail "$read_kib KiB were read"
+
+    check "$what: what was read ahead, and was damaged then, is right when it was mended"
+    dd if="${files[0]}" of=right bs=1 count=64 skip=$damaged status=none
+    dd if=/dev/zero of="${files[0]}" bs=1 count=64 seek=$damaged conv=notrunc status=none
+    sync
+    mount_anew
+    echo 3 >/proc/sys/vm/drop_caches
+    ls -l mnt >/dev/null
+    before=$(disk_stat 3)
+    # Until the segment that has it is here: many files before anybody comes to it.
+    for file in mnt/small-*; do
+        cat "$file" >/dev/null
+        ((($(disk_stat 3) - before) / 2 < 160)) || break
+        sleep 0.02
+    done
+    (($(disk_stat 3) - before < 1024)) || fail "$(($(disk_stat 3) - before)) sectors were read"
+    dd if=right of="${files[0]}" bs=1 seek=$damaged conv=notrunc status=none
+    find mnt -name 'small-*' | sort | xargs cat | cmp - all || fail "wrong bytes"
+    expect 0 "$(store_counter mnt chunks_damaged)" "damaged chunks"
+}
+reads_well "a whole pack" "$pack"
+cp "$pack" pack
+peerfs-testing places disk/store "$image" loose
+mapfile -t loose < <(find disk/store/loose -type f | sort -V)
+((${#loose[@]} > 1)) || fail "it is in one file"
+reads_well "loose files" "${loose[@]}"
+rm -rf disk/store/{loose,places}
+cp pack "$pack"
 
 check "who writes to a pack what they map from a file in it does not wait for themselves"
 mount_anew

@@ -140,6 +140,28 @@ cmp tree/content/large-random mnt/content/large-random
 cmp tree/content/large-random - <&"$held" || fail "the file that was opened before is not read"
 exec {held}<&-
 
+check "chunks move to another data file that is open, and what was in their places is gone"
+python3 - "$table" store/loose/0 store/loose/1 <<'PYTHON'
+import struct, sys
+table, source, target = (open(path, "r+b") for path in sys.argv[1:])
+count = int.from_bytes(table.read(16)[12:], "little")
+table.seek(128)
+entries = struct.unpack(f"<{count}Q", table.read(8 * count))
+end = target.seek(0, 2)
+target.write(source.read())
+target.flush()
+# From the first slot to the second one.
+moved = [entry + (1 << 40) + end if entry >> 40 == 1 else entry for entry in entries]
+table.seek(128)
+table.write(struct.pack(f"<{count}Q", *moved))
+table.flush()
+source.seek(0)
+source.write(bytes(len(source.read())))
+PYTHON
+forget
+right "chunks that moved"
+expect 0 "$(store_counter mnt chunks_damaged)" "damaged chunks"
+
 check "data files and the table are removed while the mount has them open"
 rm -rf store/loose store/places
 forget
