@@ -13,12 +13,12 @@ use bytes::BytesMut;
 use futures::StreamExt;
 use libp2p::Stream;
 use tokio::io::{AsyncRead, ReadHalf, WriteHalf};
-use tokio::time::{sleep, Sleep};
+use tokio::time::{sleep, Instant, Sleep};
 use tokio_util::codec::{Decoder, Encoder, FramedRead, FramedWrite};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
 use peerfs_exchange::frame::{self, Frame, FrameError, Reply, Request};
-use peerfs_exchange::limits::{DATA_MAX, FRAME_TIMEOUT};
+use peerfs_exchange::limits::{FRAME_TIMEOUT, PIECE_MAX};
 
 /// Frames of one direction.
 pub(crate) struct Codec<F>(PhantomData<F>);
@@ -58,6 +58,8 @@ pub(crate) struct Frames<R, F> {
     patience: Duration,
     /// When the frame that was begun must be complete.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// How many bytes of it are here, and since when so many.
+    begun: (usize, Instant),
 }
 
 impl<R: AsyncRead + Unpin, F: Frame> Frames<R, F> {
@@ -66,6 +68,7 @@ impl<R: AsyncRead + Unpin, F: Frame> Frames<R, F> {
             frames: FramedRead::new(read, Codec(PhantomData)),
             patience,
             deadline: None,
+            begun: (0, Instant::now()),
         }
     }
 
@@ -74,9 +77,20 @@ impl<R: AsyncRead + Unpin, F: Frame> Frames<R, F> {
         poll_fn(|context| self.poll(context)).await
     }
 
+    /// The request of the frame that was begun, and when the last byte of it came. None if its header is not
+    /// complete.
+    pub(crate) fn begun(&self) -> Option<(u32, Instant)> {
+        let request = frame::request_of(self.frames.read_buffer())?;
+        Some((request, self.begun.1))
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<F, ReadError>>> {
         let next = self.frames.poll_next_unpin(context);
-        if next.is_ready() || self.frames.read_buffer().is_empty() {
+        let here = self.frames.read_buffer().len();
+        if here != self.begun.0 {
+            self.begun = (here, Instant::now());
+        }
+        if next.is_ready() || here == 0 {
             self.deadline = None;
             return next;
         }
@@ -107,15 +121,14 @@ pub(crate) fn accepted(stream: Stream) -> (FrameReader<Request>, FrameWriter<Rep
 fn framed<In: Frame, Out: Frame>(stream: Stream) -> (FrameReader<In>, FrameWriter<Out>) {
     let (read, write) = tokio::io::split(stream.compat());
     let mut writer = FramedWrite::new(write, Codec(PhantomData));
-    // Small frames are collected, one with data goes out by itself.
-    writer.set_backpressure_boundary(DATA_MAX as usize / 4);
+    // Small frames are collected, and two pieces.
+    writer.set_backpressure_boundary(2 * PIECE_MAX as usize);
     (Frames::new(read, FRAME_TIMEOUT), writer)
 }
 
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt;
-    use tokio::time::Instant;
 
     use super::*;
 
