@@ -25,8 +25,8 @@ use verdicts::{Asked, Verdicts};
 
 /// Whole blobs that are read for peers at a time, 16 MiB each at most.
 const WHOLE_READS: usize = 4;
-/// How hard it is tried to make a blob shorter: peerfs's records become hardly any shorter by more.
-const ZSTD_LEVEL: i32 = 3;
+/// How hard it is tried to make a blob shorter: inode shards become no shorter by level 3.
+const ZSTD_LEVEL: i32 = 1;
 
 /// The store, as peers see it. Everything is verified before it is sent, so that a damaged disk does
 /// not make this node a liar. What is read for a peer is charged to it before; what proved unreadable is not

@@ -63,9 +63,10 @@ pub(crate) struct Frames<R, F> {
 }
 
 impl<R: AsyncRead + Unpin, F: Frame> Frames<R, F> {
-    fn new(read: R, patience: Duration) -> Self {
+    /// Frames of which as many as fit `capacity` bytes are read at once.
+    fn new(read: R, capacity: usize, patience: Duration) -> Self {
         Frames {
-            frames: FramedRead::new(read, Codec(PhantomData)),
+            frames: FramedRead::with_capacity(read, Codec(PhantomData), capacity),
             patience,
             deadline: None,
             begun: (0, Instant::now()),
@@ -108,22 +109,30 @@ pub(crate) type FrameReader<F> = Frames<ReadHalf<Compat<Stream>>, F>;
 /// The frames of one direction to write.
 pub(crate) type FrameWriter<F> = FramedWrite<WriteHalf<Compat<Stream>>, Codec<F>>;
 
+/// Two pieces: enough to be worth a call, a message of Noise and a buffer.
+const BATCH: usize = 2 * PIECE_MAX as usize;
+/// Some requests, the longest of which has 1,104 bytes.
+const REQUESTS: usize = 4096;
+
 /// The two directions of a stream that this node opened.
 pub(crate) fn opened(stream: Stream) -> (FrameReader<Reply>, FrameWriter<Request>) {
-    framed(stream)
+    framed(stream, BATCH)
 }
 
 /// The two directions of a stream that this node accepted.
 pub(crate) fn accepted(stream: Stream) -> (FrameReader<Request>, FrameWriter<Reply>) {
-    framed(stream)
+    framed(stream, REQUESTS)
 }
 
-fn framed<In: Frame, Out: Frame>(stream: Stream) -> (FrameReader<In>, FrameWriter<Out>) {
+fn framed<In: Frame, Out: Frame>(
+    stream: Stream,
+    capacity: usize,
+) -> (FrameReader<In>, FrameWriter<Out>) {
     let (read, write) = tokio::io::split(stream.compat());
     let mut writer = FramedWrite::new(write, Codec(PhantomData));
-    // Small frames are collected, and two pieces.
-    writer.set_backpressure_boundary(2 * PIECE_MAX as usize);
-    (Frames::new(read, FRAME_TIMEOUT), writer)
+    // Before they are given to the connection.
+    writer.set_backpressure_boundary(BATCH);
+    (Frames::new(read, capacity, FRAME_TIMEOUT), writer)
 }
 
 #[cfg(test)]
@@ -135,7 +144,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_frame_that_was_begun_must_be_finished() {
         let (mut peer, here) = tokio::io::duplex(1024);
-        let mut frames = Frames::<_, Request>::new(here, FRAME_TIMEOUT);
+        let mut frames = Frames::<_, Request>::new(here, REQUESTS, FRAME_TIMEOUT);
         let mut bytes = BytesMut::new();
         Request::Cancel { request: 7 }.encode(&mut bytes);
         // Between frames it may take any time.

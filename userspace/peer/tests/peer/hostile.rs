@@ -182,6 +182,41 @@ async fn a_server_that_sends_only_junk_is_not_waited_for() {
     );
 }
 
+/// Answers the first request with this frame, a part of it at a time; all of them take longer than a peer may be
+/// silent.
+async fn drip(mut stream: Stream, frame: Vec<u8>) {
+    const PARTS: usize = 10;
+    let mut credit_and_more = [0; HEADER_SIZE + 4 + 1];
+    let _ = stream.read_exact(&mut credit_and_more).await;
+    for part in frame.chunks(frame.len().div_ceil(PARTS)) {
+        let sent = stream.write_all(part).await.is_ok() && stream.flush().await.is_ok();
+        if !sent {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    tokio::time::sleep(LONG).await;
+}
+
+/// Each byte of an answer is a sign of life, and none of what nobody asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_server_is_waited_for_as_long_as_it_answers() {
+    let second = Duration::from_secs(1);
+    let slow = |stream| drip(stream, piece(1, 0, PIECE_MAX));
+    let (client, peer) = client_of(second, slow).await;
+    let answer = fetch(&client, peer, &[1], Priority::Demand).next().await;
+    let (number, data) = answer.unwrap().unwrap();
+    assert_eq!((number, data.unwrap().len()), (1, PIECE_MAX as usize));
+
+    let mut of_another = piece(1, 0, PIECE_MAX);
+    of_another[HEADER_SIZE - 4] = 9;
+    let (client, peer) = client_of(second, move |stream| drip(stream, of_another.clone())).await;
+    let begun = tokio::time::Instant::now();
+    let answer = fetch(&client, peer, &[1], Priority::Demand).next().await;
+    assert!(matches!(answer, Some(Err(RequestError::Stalled(_)))));
+    assert!(begun.elapsed() < 5 * second / 2, "{:?}", begun.elapsed());
+}
+
 /// A server, and a peer that is connected to it.
 async fn server_and_raw_peer() -> (Node, libp2p_stream::Control) {
     let server = start(config(), store_with_pack(10, 100)).await;

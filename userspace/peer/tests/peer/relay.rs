@@ -15,8 +15,8 @@ pub struct Line {
     pub rate: Option<u32>,
 }
 
-/// How long a slow line is given at a time what it carries in that time.
-const TICK: Duration = Duration::from_millis(50);
+/// What a slow line carries at a time.
+const SLICE: usize = 512;
 
 /// A relay before a TCP port; returns its own port.
 pub fn tcp(port: u16, line: Line) -> u16 {
@@ -45,10 +45,11 @@ impl Line {
         let Some(rate) = self.rate else {
             return to.write_all(bytes);
         };
-        let ticks = (Duration::from_secs(1).as_millis() / TICK.as_millis()) as usize;
-        for bytes in bytes.chunks(rate as usize / ticks) {
-            to.write_all(bytes)?;
-            thread::sleep(TICK);
+        let mut arrives = Instant::now();
+        for slice in bytes.chunks(SLICE) {
+            arrives += Duration::from_secs_f64(slice.len() as f64 / f64::from(rate));
+            thread::sleep(arrives.saturating_duration_since(Instant::now()));
+            to.write_all(slice)?;
         }
         Ok(())
     }
