@@ -10,20 +10,23 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use peerfs_exchange::frame::Encoding;
 use peerfs_exchange::{ChunkMap, Have};
 use peerfs_fetch::{Disk, DiskError, Packs};
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_peer::{Provider, Work};
+use peerfs_peer::{BlobPiece, Provider, Work};
 use peerfs_store::{Error as StoreError, Pack, Store};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use blob_cache::BlobCache;
+use blob_cache::{BlobCache, Form};
 use peerfs_text::Causes;
 use verdicts::{Asked, Verdicts};
 
 /// Whole blobs that are read for peers at a time, 16 MiB each at most.
 const WHOLE_READS: usize = 4;
+/// How hard it is tried to make a blob shorter: inode shards become no shorter by level 3.
+const ZSTD_LEVEL: i32 = 1;
 
 /// The store, as peers see it. Everything is verified before it is sent, so that a damaged disk does
 /// not make this node a liar. What is read for a peer is charged to it before; what proved unreadable is not
@@ -51,16 +54,16 @@ impl StoreProvider {
     /// A metadata blob, verified. Larger blobs are packs, and those are served by the chunk.
     async fn metadata(&self, digest: Digest, work: &Work) -> Option<Bytes> {
         let asked = Asked::Blob(digest);
-        if let Some(bytes) = lock(&self.blobs).get(&digest) {
-            return Some(bytes);
+        if let Some(bytes) = self.cached(digest, Form::Plain) {
+            return bytes;
         }
         if self.is_unreadable(&asked) {
             return None;
         }
         // Never closed. Whoever waited may find that another one has read it.
         let _permit = self.whole_reads.acquire().await;
-        if let Some(bytes) = lock(&self.blobs).get(&digest) {
-            return Some(bytes);
+        if let Some(bytes) = self.cached(digest, Form::Plain) {
+            return bytes;
         }
         let length = self.length(digest).await?;
         if length > METADATA_MAX || !work.charge(length) {
@@ -70,8 +73,41 @@ impl StoreProvider {
             .disk
             .run(move |store| store.read_metadata(&digest, METADATA_MAX));
         let bytes = Bytes::from(self.readable(asked, read.await)?);
-        lock(&self.blobs).put(digest, bytes.clone());
+        lock(&self.blobs).put(digest, Form::Plain, Some(bytes.clone()));
         Some(bytes)
+    }
+
+    /// A metadata blob in the form in which it is sent to somebody who takes zstd.
+    async fn encoded(&self, digest: Digest, work: &Work) -> Option<(Encoding, Bytes)> {
+        let zstd = match self.cached(digest, Form::Zstd) {
+            Some(known) => known,
+            None => self.compress(digest, work).await?,
+        };
+        match zstd {
+            Some(bytes) => Some((Encoding::Zstd, bytes)),
+            None => Some((Encoding::Plain, self.metadata(digest, work).await?)),
+        }
+    }
+
+    /// Compresses a metadata blob, once; an inner `None` if it is not worth it. That costs as much as to read it.
+    async fn compress(&self, digest: Digest, work: &Work) -> Option<Option<Bytes>> {
+        let plain = self.metadata(digest, work).await?;
+        let _permit = self.whole_reads.acquire().await;
+        if let Some(known) = self.cached(digest, Form::Zstd) {
+            return Some(known);
+        }
+        if !work.charge(plain.len() as u64) {
+            return None;
+        }
+        let compress = self.disk.run(move |_| Ok(zstd_frame(&plain)));
+        let zstd = compress.await.ok()?;
+        lock(&self.blobs).put(digest, Form::Zstd, zstd.clone());
+        Some(zstd)
+    }
+
+    /// What is known of a blob in this form: an inner `None` if it is known that it is not sent in it.
+    fn cached(&self, digest: Digest, form: Form) -> Option<Option<Bytes>> {
+        lock(&self.blobs).get(digest, form)
     }
 
     /// The length of the file that should be this blob.
@@ -159,14 +195,15 @@ impl Provider for StoreProvider {
     async fn read_blob(
         &self,
         blob: &Digest,
+        zstd: bool,
         offset: u64,
-        length: u32,
         work: &Work,
-    ) -> Option<Bytes> {
-        let bytes = self.metadata(*blob, work).await?;
-        let start = usize::try_from(offset).ok()?;
-        let end = start.checked_add(length as usize)?;
-        (end <= bytes.len()).then(|| bytes.slice(start..end))
+    ) -> Option<BlobPiece> {
+        let (encoding, bytes) = match zstd {
+            true => self.encoded(*blob, work).await?,
+            false => (Encoding::Plain, self.metadata(*blob, work).await?),
+        };
+        BlobPiece::of(encoding, &bytes, offset)
     }
 
     async fn have(&self, digest: &Digest, work: &Work) -> Have {
@@ -222,6 +259,12 @@ impl Provider for StoreProvider {
         }
         self.readable(chunk, read).flatten().map(Bytes::from)
     }
+}
+
+/// A blob as a zstd frame, if that saves more than an eighth.
+fn zstd_frame(plain: &[u8]) -> Option<Bytes> {
+    let frame = zstd::bulk::compress(plain, ZSTD_LEVEL).ok()?;
+    (frame.len() < plain.len() - plain.len() / 8).then(|| frame.into())
 }
 
 fn length(store: &Store, digest: &Digest) -> peerfs_store::Result<Option<u64>> {

@@ -15,9 +15,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use peerfs_control::{ask, Reply, Request};
 use peerfs_daemon::config::PinConfig;
-use peerfs_exchange::{Have, Priority};
+use peerfs_exchange::{Have, Priority, Progress};
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_peer::{Identity, Node, NodeConfig, Provider, RequestError, Work};
+use peerfs_peer::{BlobPiece, Identity, Node, NodeConfig, Provider, RequestError, Work};
 use peerfs_store::{Reference, Store};
 use support::{store_dir, until, TestDaemon, TestImage};
 use tokio::sync::Mutex;
@@ -46,7 +46,7 @@ impl Provider for Nothing {
         0
     }
 
-    async fn read_blob(&self, _: &Digest, _: u64, _: u32, _: &Work) -> Option<Bytes> {
+    async fn read_blob(&self, _: &Digest, _: bool, _: u64, _: &Work) -> Option<BlobPiece> {
         None
     }
 
@@ -80,7 +80,14 @@ async fn fetch_many_times(
     let (server, mut came) = (daemon.daemon.node().peer_id(), 0);
     let before = bytes_read();
     for _ in 0..50 {
-        let mut chunks = peer.fetch_chunks(server, pack, index, numbers, Priority::Demand);
+        let mut chunks = peer.fetch_chunks(
+            server,
+            pack,
+            index,
+            numbers,
+            Priority::Demand,
+            &Progress::default(),
+        );
         while let Some(reply) = chunks.next().await {
             came += usize::from(reply.unwrap().1.is_some());
         }
@@ -101,7 +108,14 @@ async fn a_pack_is_refused_by_its_length_and_not_read() {
     for _ in 0..2000 {
         let deadline = Instant::now() + Duration::from_secs(10);
         let refused = peer
-            .fetch_blob(server, pack, u64::MAX, Priority::Demand, deadline)
+            .fetch_blob(
+                server,
+                pack,
+                u64::MAX,
+                Priority::Demand,
+                deadline,
+                &Progress::default(),
+            )
             .await
             .unwrap_err();
         assert!(
@@ -111,6 +125,64 @@ async fn a_pack_is_refused_by_its_length_and_not_read() {
     }
     let read = bytes_read() - before;
     assert!(read < 1024 * 1024, "{read} bytes were read for nothing");
+}
+
+/// Metadata is sent as a zstd frame where that is shorter, made once; and whoever takes it has paid for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_is_compressed_once_and_on_the_account_of_nobody_who_takes_it() {
+    const LENGTH: usize = 8 * 1024 * 1024;
+    let _alone = ALONE.lock().await;
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::create(&store_dir(root.path())).unwrap();
+    // Numbers, of which every other byte is the same, and noise; so many that they would be worth several debts.
+    let numbers = |first: u32| -> Vec<u8> {
+        let numbers = (0..LENGTH as u32 / 4)
+            .map(|number| first.wrapping_add(number.wrapping_mul(number)) & 0xffff);
+        numbers.flat_map(u32::to_le_bytes).collect()
+    };
+    let blobs: Vec<Vec<u8>> = (0..8).map(numbers).collect();
+    let digests: Vec<Digest> = blobs
+        .iter()
+        .map(|blob| store.add_blob(blob).unwrap())
+        .collect();
+    let mut state = 1_u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 56) as u8
+    })
+    .take(LENGTH)
+    .collect();
+    let noise_digest = store.add_blob(&noise).unwrap();
+    let daemon = TestDaemon::start_with(root, Vec::new(), |_| ()).await;
+    let peer = peer_of(&daemon).await;
+    let server = daemon.daemon.node().peer_id();
+    let received = || peer.peers()[0].bytes_received as usize;
+    let fetch = async |digest: Digest| {
+        let before = received();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let (priority, progress) = (Priority::Background, Progress::default());
+        let fetched = peer
+            .fetch_blob(server, digest, METADATA_MAX, priority, deadline, &progress)
+            .await;
+        (fetched.unwrap(), received() - before)
+    };
+    for (digest, blob) in digests.iter().zip(&blobs) {
+        let (fetched, sent) = fetch(*digest).await;
+        assert!(fetched == *blob);
+        assert!(sent < LENGTH * 7 / 8, "{sent} bytes were sent");
+    }
+    let (fetched, sent) = fetch(noise_digest).await;
+    assert!(fetched == noise);
+    assert_eq!(sent, LENGTH);
+    // It is neither read again, nor compressed in vain again.
+    let before = bytes_read();
+    for digest in [digests[7], noise_digest] {
+        fetch(digest).await;
+    }
+    let read = bytes_read() - before;
+    assert!(read < 1 << 20, "{read} bytes were read");
 }
 
 #[tokio::test(flavor = "multi_thread")]

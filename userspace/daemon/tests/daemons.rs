@@ -18,10 +18,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use nix::errno::Errno;
 use peerfs_daemon::config::{PinConfig, SourceConfig};
+use peerfs_exchange::frame::Encoding;
 use peerfs_exchange::Have;
 use peerfs_format::upcall::FETCH_AGAIN;
 use peerfs_format::Digest;
-use peerfs_peer::{Identity, Node, NodeConfig, Provider, Work};
+use peerfs_peer::{BlobPiece, Identity, Node, NodeConfig, Provider, Work};
 use peerfs_store::{Reference, Store};
 use support::{store_dir, until, TestDaemon, TestImage};
 
@@ -139,9 +140,9 @@ impl Provider for Liar {
         1 << 20
     }
 
-    async fn read_blob(&self, blob: &Digest, offset: u64, length: u32, _: &Work) -> Option<Bytes> {
-        let bytes = Bytes::from(self.0.read_metadata(blob, 1 << 20).ok()?);
-        Some(bytes.slice(offset as usize..offset as usize + length as usize))
+    async fn read_blob(&self, blob: &Digest, _: bool, offset: u64, _: &Work) -> Option<BlobPiece> {
+        let bytes = self.0.read_metadata(blob, 1 << 20).ok()?;
+        BlobPiece::of(Encoding::Plain, &bytes.into(), offset)
     }
 
     async fn have(&self, _digest: &Digest, _: &Work) -> Have {
@@ -207,9 +208,9 @@ impl Provider for Counting {
         1 << 20
     }
 
-    async fn read_blob(&self, blob: &Digest, offset: u64, length: u32, _: &Work) -> Option<Bytes> {
-        let bytes = Bytes::from(self.store.read_metadata(blob, 1 << 20).ok()?);
-        Some(bytes.slice(offset as usize..offset as usize + length as usize))
+    async fn read_blob(&self, blob: &Digest, _: bool, offset: u64, _: &Work) -> Option<BlobPiece> {
+        let bytes = self.store.read_metadata(blob, 1 << 20).ok()?;
+        BlobPiece::of(Encoding::Plain, &bytes.into(), offset)
     }
 
     async fn have(&self, digest: &Digest, _: &Work) -> Have {

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The largest debt of one peer, in bytes read or hashed: two of the longest blobs.
 pub const DEBT_MAX: u64 = 32 * 1024 * 1024;
@@ -36,6 +36,13 @@ pub struct Ledger<Peer> {
 struct Debt {
     bytes: u64,
     since: Instant,
+}
+
+/// So much may not be read or hashed for a peer now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Refused {
+    /// When it may be, if nothing else is done for anybody until then.
+    pub retry_after: Duration,
 }
 
 impl Debt {
@@ -68,22 +75,30 @@ impl<Peer: Copy + Eq + Hash> Ledger<Peer> {
         }
     }
 
-    /// Whether so many bytes may be read or hashed for a peer; they are on its account then.
-    pub fn charge(&mut self, peer: Peer, bytes: u64, now: Instant) -> bool {
+    /// Puts so many bytes, which are to be read or hashed for a peer, on its account.
+    ///
+    /// # Errors
+    /// If it would owe too much.
+    pub fn charge(&mut self, peer: Peer, bytes: u64, now: Instant) -> Result<(), Refused> {
         if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
             self.make_room(now);
         }
         let of_all = self.all.forgive(FORGIVEN_OF_ALL, now);
         let debt = self.peers.entry(peer).or_insert_with(|| Debt::none(now));
         let of_peer = debt.forgive(FORGIVEN, now);
-        if of_peer.saturating_add(bytes) > DEBT_MAX
-            || of_all.saturating_add(bytes) > DEBT_MAX_OF_ALL
-        {
-            return false;
+        let excess = |owed: u64, most: u64| owed.saturating_add(bytes).saturating_sub(most);
+        let excess_of_peer = excess(of_peer, DEBT_MAX);
+        let excess_of_all = excess(of_all, DEBT_MAX_OF_ALL);
+        if excess_of_peer > 0 || excess_of_all > 0 {
+            let seconds = (excess_of_peer as f64 / FORGIVEN as f64)
+                .max(excess_of_all as f64 / FORGIVEN_OF_ALL as f64);
+            return Err(Refused {
+                retry_after: Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX),
+            });
         }
         debt.bytes += bytes;
         self.all.bytes += bytes;
-        true
+        Ok(())
     }
 
     /// A peer was sent an answer with so many bytes of data.
@@ -109,52 +124,69 @@ impl<Peer: Copy + Eq + Hash> Ledger<Peer> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const BLOB: u64 = 16 * 1024 * 1024;
+    const PEER: u32 = 1;
+
+    /// Whether so much may be done for the peer.
+    fn may(ledger: &mut Ledger<u32>, bytes: u64, now: Instant) -> bool {
+        ledger.charge(PEER, bytes, now).is_ok()
+    }
 
     #[test]
     fn what_is_sent_pays_for_what_is_read() {
         let start = Instant::now();
-        let (mut ledger, peer) = (Ledger::new(start), 1);
+        let mut ledger = Ledger::new(start);
         // Ten minutes of 64 KiB chunks at 100 MB/s; some were read ahead and are sent in the end.
         let (chunk, ahead) = (64 * 1024, 16);
         for _ in 0..ahead {
-            assert!(ledger.charge(peer, QUESTION, start) && ledger.charge(peer, chunk, start));
+            assert!(may(&mut ledger, QUESTION, start) && may(&mut ledger, chunk, start));
         }
         for second in 0..600 {
             let now = start + Duration::from_secs(second);
             for _ in 0..1500 {
-                assert!(ledger.charge(peer, QUESTION, now) && ledger.charge(peer, chunk, now));
-                ledger.paid(peer, chunk);
+                assert!(may(&mut ledger, QUESTION, now) && may(&mut ledger, chunk, now));
+                ledger.paid(PEER, chunk);
             }
         }
         let end = start + Duration::from_secs(600);
         for _ in 0..ahead {
-            ledger.paid(peer, chunk);
+            ledger.paid(PEER, chunk);
         }
         assert_eq!(ledger.all.bytes, 0);
         // Nothing is saved up.
-        assert!(ledger.charge(peer, DEBT_MAX, end));
-        assert!(!ledger.charge(peer, 1, end));
+        assert!(may(&mut ledger, DEBT_MAX, end));
+        assert!(!may(&mut ledger, 1, end));
     }
 
     #[test]
     fn what_is_read_for_nothing_is_bounded_and_forgiven_slowly() {
         let start = Instant::now();
-        let (mut ledger, peer) = (Ledger::new(start), 1);
+        let mut ledger = Ledger::new(start);
         let mut read = 0;
         // An hour of asking, ten times a second.
         for step in 0..36_000 {
             let now = start + Duration::from_millis(100) * step;
-            read += u64::from(ledger.charge(peer, BLOB, now)) * BLOB;
+            read += u64::from(may(&mut ledger, BLOB, now)) * BLOB;
         }
         assert!(read <= DEBT_MAX + 3600 * FORGIVEN, "{read}");
         assert!(read >= 3000 * FORGIVEN, "{read}");
         let later = start + Duration::from_secs(3600 + 32);
-        assert!(ledger.charge(peer, DEBT_MAX, later));
+        assert!(may(&mut ledger, DEBT_MAX, later));
+    }
+
+    #[test]
+    fn who_is_refused_is_told_when_to_ask_again() {
+        let start = Instant::now();
+        let mut ledger = Ledger::new(start);
+        assert!(may(&mut ledger, DEBT_MAX, start));
+        let refused = ledger.charge(PEER, 4 * FORGIVEN, start).unwrap_err();
+        assert_eq!(refused.retry_after, Duration::from_secs(4));
+        let early = start + refused.retry_after - Duration::from_millis(1);
+        assert!(!may(&mut ledger, 4 * FORGIVEN, early));
+        let then = start + refused.retry_after + Duration::from_millis(1);
+        assert!(may(&mut ledger, 4 * FORGIVEN, then));
     }
 
     #[test]
@@ -162,12 +194,12 @@ mod tests {
         let start = Instant::now();
         let mut ledger = Ledger::new(start);
         let read: u64 = (0..10_000_u32)
-            .map(|peer| u64::from(ledger.charge(peer, BLOB, start)) * BLOB)
+            .map(|peer| u64::from(ledger.charge(peer, BLOB, start).is_ok()) * BLOB)
             .sum();
         assert_eq!(read, DEBT_MAX_OF_ALL);
         assert!(ledger.peers.len() <= PEERS_MAX);
         let customer = 10_000;
         let later = start + Duration::from_secs(2);
-        assert!(ledger.charge(customer, BLOB, later));
+        assert!(ledger.charge(customer, BLOB, later).is_ok());
     }
 }

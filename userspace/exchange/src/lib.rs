@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`frame`], [`limits`], [`Priority`], [`ChunkMap`], [`Have`], [`Violation`] | the protocol, as `Documentation/peer-protocol.md` has it |
 //! | [`Requester`], [`Responder`] | the two ends of a stream |
+//! | [`Progress`] | when something last came of what was asked for |
 //! | [`Ledger`], [`TokenBucket`] | what a node does for others, and how fast |
 //! | [`Republisher`] | when what is announced |
 //! | [`scheduler`] | which source is asked for which parts |
@@ -21,6 +22,7 @@ mod have;
 mod ledger;
 pub mod limits;
 mod priority;
+mod progress;
 mod republisher;
 mod requester;
 mod responder;
@@ -30,10 +32,11 @@ mod violation;
 
 pub use chunk_map::ChunkMap;
 pub use have::Have;
-pub use ledger::{Ledger, QUESTION};
+pub use ledger::{Ledger, Refused, QUESTION};
 pub use priority::Priority;
+pub use progress::Progress;
 pub use republisher::Republisher;
-pub use requester::{Answer, Requester, Waiter, Wanted};
-pub use responder::{BlobPiece, Done, Responder, Step};
+pub use requester::{Abandoned, Answer, Requester, SentBlob, Waiter, Wanted};
+pub use responder::{BlobForm, BlobStep, Found, Outgoing, Responder, Step};
 pub use token_bucket::TokenBucket;
 pub use violation::Violation;

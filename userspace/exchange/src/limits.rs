@@ -4,28 +4,42 @@
 
 use std::time::Duration;
 
-/// The longest frame, its length field included.
-pub const FRAME_MAX: usize = 512 * 1024;
+use peerfs_format::{Digest, CHUNK_MAX};
+
+use crate::frame::HEADER_SIZE;
+use crate::ChunkMap;
+
+/// The longest frame from a server, its length field included: a `HaveMap` of the longest pack.
+pub const FRAME_MAX: usize = HEADER_SIZE + Digest::SIZE + 8 + ChunkMap::CHUNKS_MAX as usize / 8;
 /// The longest frame from a client, its length field included: a `WantChunks` with all its numbers.
-pub const REQUEST_MAX: usize =
-    crate::frame::HEADER_SIZE + 2 * peerfs_format::Digest::SIZE + 4 * CHUNKS_PER_REQUEST;
-/// The most bytes of a blob or a chunk in one frame: the longest chunk fits.
-pub const DATA_MAX: u32 = peerfs_format::CHUNK_MAX;
+pub const REQUEST_MAX: usize = HEADER_SIZE + 2 * Digest::SIZE + 4 + 4 * CHUNKS_PER_REQUEST;
+/// The most bytes of a blob or a chunk in one frame: what is more urgent waits for no more than that. All frames
+/// of a blob or chunk have as many, but the last.
+pub const PIECE_MAX: u32 = 32 * 1024;
+/// The credit that a server needs before it reads a chunk, whose length it knows afterwards.
+pub const CHUNK_CREDIT: u32 = CHUNK_MAX;
 /// The most chunks that one `WantChunks` frame asks for.
 pub const CHUNKS_PER_REQUEST: usize = 256;
 /// The most requests that may be outstanding on a stream; a server is `Busy` for more.
 pub const REQUESTS_PER_STREAM: usize = 256;
 /// The most chunks that may be outstanding on a stream; a server is `Busy` for more.
 pub const CHUNKS_PER_STREAM: usize = 4096;
+/// When somebody is to ask again who has asked for more than that.
+pub const CROWDED_RETRY: Duration = Duration::from_secs(1);
+/// The longest that a peer that is `Busy` is left alone, whatever it says.
+pub const RETRY_MAX: Duration = Duration::from_secs(60);
+/// The refusals that a server keeps for a client that does not take them; more of them are a violation.
+pub const REFUSALS_MAX: usize = 1024;
 /// The most credit that a server may hold on a stream; more is a violation.
 pub const CREDIT_MAX: u32 = 32 * 1024 * 1024;
 /// The most exchange streams that a node may open to one peer.
 pub const STREAMS_PER_PEER: usize = 4;
 
-/// How long a server waits for the peer to take one frame.
-pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a frame may take from its first byte to its last one, at either end.
-pub const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a frame may take from its first byte to its last one, at either end: the least rate at which a blob or
+/// chunk may come is a piece in that time.
+pub const FRAME_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a server waits for the peer to take what it collected for it: up to three pieces.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a client keeps a stream on which it waits for nothing.
 pub const LANE_IDLE: Duration = Duration::from_secs(60);
 /// How long a server keeps such a stream: longer, so that it does not close one that is just being used.
@@ -50,9 +64,16 @@ pub const CREDIT_STEP: u32 = 256 * 1024;
 pub const CLIENT_REQUESTS: usize = 64;
 /// The chunks in one request of a client.
 pub const CLIENT_CHUNKS: usize = CHUNKS_PER_STREAM / CLIENT_REQUESTS;
-/// The reads that a server does ahead of what it is writing to a stream.
+/// What a server reads ahead of what it is writing to a stream: so many chunks, pieces of blobs and answers to
+/// questions; and one more for each priority that is more urgent than the least, so that nobody's readahead is in
+/// the way of a reader.
 pub const READS_AHEAD: usize = 4;
 /// The reads of all streams together.
 pub const READS_MAX: usize = 64;
 /// The streams that a node serves.
 pub const STREAMS_MAX: usize = 1024;
+
+/// The bytes of the piece at `offset` of a blob or chunk of `total` bytes; 0 at its end.
+pub fn piece_size(total: u64, offset: u64) -> u32 {
+    total.saturating_sub(offset).min(u64::from(PIECE_MAX)) as u32
+}

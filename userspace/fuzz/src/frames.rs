@@ -6,9 +6,11 @@
 use std::time::Instant;
 
 use bytes::BytesMut;
-use peerfs_exchange::frame::{decode, Frame, Reply, Request};
-use peerfs_exchange::limits::{CREDIT_MAX, WINDOW};
-use peerfs_exchange::{Answer, Done, Priority, Requester, Responder, Step, Waiter, Wanted};
+use peerfs_exchange::frame::{decode, Encoding, Frame, Reply, Request};
+use peerfs_exchange::limits::{piece_size, CHUNK_CREDIT, CREDIT_MAX, WINDOW};
+use peerfs_exchange::{
+    Answer, BlobForm, Found, Priority, Requester, Responder, Step, Waiter, Wanted,
+};
 use peerfs_format::Digest;
 
 /// Takes the bytes for a stream from either end.
@@ -33,30 +35,56 @@ fn frames<F: Frame + PartialEq>(bytes: &[u8]) -> Vec<F> {
     frames
 }
 
-/// A server whose store has nothing.
+/// A server whose store has what it is asked for, as long as its digest's first byte says.
 fn answer(requests: Vec<Request>) {
     let mut responder = Responder::default();
+    let (mut credit, mut sent) = (0_u64, 0_u64);
     for request in requests {
+        if let Request::Credit { bytes } = request {
+            credit += u64::from(bytes);
+        }
         if responder.receive(request).is_err() {
             return;
         }
         while let Some(step) = responder.next_step() {
-            assert!(step.reserved() <= CREDIT_MAX);
-            let request = step.request();
-            let reply = match &step {
-                Step::Chunk { number, .. } => Reply::ChunkNotFound {
-                    request,
-                    number: *number,
-                },
-                _ => Reply::BlobNotFound { request },
-            };
-            let done = Done {
-                reply,
-                rest: None,
-                reserved: step.reserved(),
-            };
-            assert!(responder.finish(done).is_some());
+            let found = find(&step);
+            responder.finish(step, found);
+            while let Some(outgoing) = responder.next_reply() {
+                sent += u64::from(outgoing.reply.data_length());
+                let mut encoded = BytesMut::new();
+                outgoing.reply.encode(&mut encoded);
+                assert!(
+                    matches!(decode::<Reply>(&mut encoded), Ok(Some(reply)) if reply == outgoing.reply)
+                );
+            }
         }
+        assert!(sent <= credit && credit - sent <= u64::from(CREDIT_MAX));
+    }
+}
+
+fn find(step: &Step) -> Found {
+    let part = |digest: &Digest, most: u64| most * u64::from(digest.0[0]) / 255;
+    match step {
+        Step::Blob(blob) => {
+            let length = part(&blob.digest, 100_000);
+            let sent_length = if blob.zstd { length / 2 } else { length };
+            let form = BlobForm {
+                encoding: match sent_length == length {
+                    true => Encoding::Plain,
+                    false => Encoding::Zstd,
+                },
+                sent_length,
+                length,
+            };
+            let size = piece_size(sent_length, blob.offset) as usize;
+            let (data, cost) = (vec![7; size].into(), length);
+            Found::Blob { form, data, cost }
+        }
+        Step::Chunk { pack, .. } => {
+            let length = part(pack, CHUNK_CREDIT.into()) as usize;
+            Found::Chunk(vec![7; length].into())
+        }
+        Step::Have { .. } | Step::Other { .. } => Found::Nothing,
     }
 }
 
@@ -65,6 +93,8 @@ struct Patient;
 
 impl Waiter for Patient {
     fn answer(&self, _answer: Answer) {}
+
+    fn progressed(&self, _at: Instant) {}
 
     fn is_gone(&self) -> bool {
         false

@@ -45,7 +45,7 @@ async fn measure(delay: Duration) -> (f64, Duration) {
 
     let numbers: Vec<u32> = (0..CHUNKS).collect();
     let begun = Instant::now();
-    let mut chunks = client.fetch_chunks(server.peer_id(), PACK, INDEX, &numbers, Priority::Demand);
+    let mut chunks = fetch(&client, server.peer_id(), &numbers, Priority::Demand);
     let mut bytes = 0;
     while let Some(answer) = chunks.next().await {
         bytes += answer.unwrap().1.unwrap().len();
@@ -55,8 +55,7 @@ async fn measure(delay: Duration) -> (f64, Duration) {
     let mut waits = Vec::new();
     for number in 0..LONE_CHUNKS {
         let begun = Instant::now();
-        let mut chunk =
-            client.fetch_chunks(server.peer_id(), PACK, INDEX, &[number], Priority::Demand);
+        let mut chunk = fetch(&client, server.peer_id(), &[number], Priority::Demand);
         assert!(chunk.next().await.is_some_and(|answer| answer.is_ok()));
         waits.push(begun.elapsed());
     }

@@ -23,9 +23,9 @@ use crate::{connection_gate, inbound};
 use crate::{Error, NodeConfig};
 
 /// The DHT's protocol: a network of its own.
-pub(crate) const KADEMLIA_PROTOCOL: StreamProtocol = StreamProtocol::new("/peerfs/kad/1");
+pub(crate) const KADEMLIA_PROTOCOL: StreamProtocol = StreamProtocol::new("/peerfs/kad/2");
 /// What nodes call this protocol family when they introduce themselves.
-const IDENTIFY_PROTOCOL: &str = "/peerfs/1";
+const IDENTIFY_PROTOCOL: &str = "/peerfs/2";
 
 /// How long a lookup or an announcement in the DHT may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -9,8 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use libp2p::{PeerId, StreamProtocol};
 use libp2p_stream::Control;
+use peerfs_exchange::frame::Encoding;
 use peerfs_exchange::limits::CLIENT_CHUNKS;
-use peerfs_exchange::{Have, Priority, Wanted};
+use peerfs_exchange::{Have, Priority, Progress, Wanted};
 use peerfs_format::Digest;
 use tokio::sync::mpsc;
 use tokio::time::{timeout, timeout_at, Instant};
@@ -21,11 +22,11 @@ use tracing::Instrument;
 use crate::ban_list::BanList;
 use crate::lane::{self, Lane};
 use crate::peer_table::PeerTable;
-use crate::want::{Answers, ChunkAnswer, Want};
-use crate::{ChunkStream, NodeConfig, RequestError};
+use crate::want::{Answers, Want};
+use crate::{blob_encoding, ChunkStream, NodeConfig, RequestError};
 
 /// The exchange protocol.
-pub(crate) const EXCHANGE_PROTOCOL: StreamProtocol = StreamProtocol::new("/peerfs/exchange/1");
+pub(crate) const EXCHANGE_PROTOCOL: StreamProtocol = StreamProtocol::new("/peerfs/exchange/2");
 
 /// Opens streams to peers and sends requests on them.
 pub(crate) struct Client {
@@ -101,6 +102,7 @@ impl Client {
         maximum: u64,
         priority: Priority,
         deadline: Instant,
+        progress: &Progress,
     ) -> Result<Bytes, RequestError> {
         let (answer, answered) = mpsc::channel(1);
         let want = Want {
@@ -109,9 +111,18 @@ impl Client {
                 digest,
                 maximum,
             },
-            answers: Answers::Blob(answer),
+            answers: Answers::Blob(answer, progress.clone()),
         };
-        self.ask(peer, priority, want, answered, deadline).await
+        let sent = self.ask(peer, priority, want, answered, deadline).await?;
+        if sent.encoding == Encoding::Plain {
+            return Ok(sent.bytes);
+        }
+        // Where it may take long.
+        let decoding = self
+            .tasks
+            .spawn_blocking(move || blob_encoding::decode_zstd(&sent));
+        let decoded = decoding.await.map_err(|_| RequestError::ShuttingDown)?;
+        decoded.ok_or(RequestError::Undecodable)
     }
 
     /// Sends a request that has one answer, and waits for it.
@@ -142,6 +153,7 @@ impl Client {
         index: Digest,
         chunks: &[u32],
         priority: Priority,
+        progress: &Progress,
     ) -> ChunkStream {
         let mut seen = HashSet::new();
         let chunks: Vec<u32> = chunks
@@ -152,9 +164,10 @@ impl Client {
         // Room for each chunk and for an error of each request.
         let requests = chunks.len().div_ceil(CLIENT_CHUNKS);
         let (answer, answers) = mpsc::channel(chunks.len() + requests + 1);
-        let client = self.clone();
+        let (client, progress) = (self.clone(), progress.clone());
         let requesting = async move {
-            let request = client.request_chunks(peer, pack, index, &chunks, priority, &answer);
+            let answers = || Answers::Chunks(answer.clone(), progress.clone());
+            let request = client.request_chunks(peer, pack, index, &chunks, priority, answers);
             tokio::select! {
                 result = request => if let Err(error) = result {
                     // That nobody listens any more is no error.
@@ -174,7 +187,7 @@ impl Client {
         index: Digest,
         chunks: &[u32],
         priority: Priority,
-        answer: &mpsc::Sender<ChunkAnswer>,
+        answers: impl Fn() -> Answers,
     ) -> Result<(), RequestError> {
         for chunks in chunks.chunks(CLIENT_CHUNKS) {
             let want = Want {
@@ -184,7 +197,7 @@ impl Client {
                     index,
                     chunks: chunks.to_vec(),
                 },
-                answers: Answers::Chunks(answer.clone()),
+                answers: answers(),
             };
             self.send(peer, priority, want).await?;
         }
@@ -201,6 +214,9 @@ impl Client {
     ) -> Result<(), RequestError> {
         for _ in 0..2 {
             let lane = self.lane(peer, priority.into()).await?;
+            if let Some(retry_after) = lane.rests_for() {
+                return Err(RequestError::Busy { retry_after });
+            }
             tracing::debug!(%peer, "sends a request");
             match lane.request(want).await {
                 Ok(()) => return Ok(()),
@@ -239,11 +255,11 @@ impl Client {
             .open_stream(peer, EXCHANGE_PROTOCOL)
             .await
             .map_err(|error| error.to_string())?;
-        let (lane, wants) = Lane::new();
+        let (lane, intake) = Lane::new();
         self.tasks.spawn(lane::run(
             peer,
             stream,
-            wants,
+            intake,
             self.peers.clone(),
             self.stall_timeout,
             self.shutdown.clone(),

@@ -13,12 +13,12 @@ use bytes::BytesMut;
 use futures::StreamExt;
 use libp2p::Stream;
 use tokio::io::{AsyncRead, ReadHalf, WriteHalf};
-use tokio::time::{sleep, Sleep};
+use tokio::time::{sleep, Instant, Sleep};
 use tokio_util::codec::{Decoder, Encoder, FramedRead, FramedWrite};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
 use peerfs_exchange::frame::{self, Frame, FrameError, Reply, Request};
-use peerfs_exchange::limits::{DATA_MAX, FRAME_TIMEOUT};
+use peerfs_exchange::limits::{FRAME_TIMEOUT, PIECE_MAX};
 
 /// Frames of one direction.
 pub(crate) struct Codec<F>(PhantomData<F>);
@@ -58,14 +58,18 @@ pub(crate) struct Frames<R, F> {
     patience: Duration,
     /// When the frame that was begun must be complete.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// How many bytes of it are here, and since when so many.
+    begun: (usize, Instant),
 }
 
 impl<R: AsyncRead + Unpin, F: Frame> Frames<R, F> {
-    fn new(read: R, patience: Duration) -> Self {
+    /// Frames of which as many as fit `capacity` bytes are read at once.
+    fn new(read: R, capacity: usize, patience: Duration) -> Self {
         Frames {
-            frames: FramedRead::new(read, Codec(PhantomData)),
+            frames: FramedRead::with_capacity(read, Codec(PhantomData), capacity),
             patience,
             deadline: None,
+            begun: (0, Instant::now()),
         }
     }
 
@@ -74,9 +78,20 @@ impl<R: AsyncRead + Unpin, F: Frame> Frames<R, F> {
         poll_fn(|context| self.poll(context)).await
     }
 
+    /// The request of the frame that was begun, and when the last byte of it came. None if its header is not
+    /// complete.
+    pub(crate) fn begun(&self) -> Option<(u32, Instant)> {
+        let request = frame::request_of(self.frames.read_buffer())?;
+        Some((request, self.begun.1))
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<F, ReadError>>> {
         let next = self.frames.poll_next_unpin(context);
-        if next.is_ready() || self.frames.read_buffer().is_empty() {
+        let here = self.frames.read_buffer().len();
+        if here != self.begun.0 {
+            self.begun = (here, Instant::now());
+        }
+        if next.is_ready() || here == 0 {
             self.deadline = None;
             return next;
         }
@@ -94,35 +109,42 @@ pub(crate) type FrameReader<F> = Frames<ReadHalf<Compat<Stream>>, F>;
 /// The frames of one direction to write.
 pub(crate) type FrameWriter<F> = FramedWrite<WriteHalf<Compat<Stream>>, Codec<F>>;
 
+/// Two pieces: enough to be worth a call, a message of Noise and a buffer.
+const BATCH: usize = 2 * PIECE_MAX as usize;
+/// Some requests, the longest of which has 1,104 bytes.
+const REQUESTS: usize = 4096;
+
 /// The two directions of a stream that this node opened.
 pub(crate) fn opened(stream: Stream) -> (FrameReader<Reply>, FrameWriter<Request>) {
-    framed(stream)
+    framed(stream, BATCH)
 }
 
 /// The two directions of a stream that this node accepted.
 pub(crate) fn accepted(stream: Stream) -> (FrameReader<Request>, FrameWriter<Reply>) {
-    framed(stream)
+    framed(stream, REQUESTS)
 }
 
-fn framed<In: Frame, Out: Frame>(stream: Stream) -> (FrameReader<In>, FrameWriter<Out>) {
+fn framed<In: Frame, Out: Frame>(
+    stream: Stream,
+    capacity: usize,
+) -> (FrameReader<In>, FrameWriter<Out>) {
     let (read, write) = tokio::io::split(stream.compat());
     let mut writer = FramedWrite::new(write, Codec(PhantomData));
-    // Small frames are collected, one with data goes out by itself.
-    writer.set_backpressure_boundary(DATA_MAX as usize / 4);
-    (Frames::new(read, FRAME_TIMEOUT), writer)
+    // Before they are given to the connection.
+    writer.set_backpressure_boundary(BATCH);
+    (Frames::new(read, capacity, FRAME_TIMEOUT), writer)
 }
 
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt;
-    use tokio::time::Instant;
 
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn a_frame_that_was_begun_must_be_finished() {
         let (mut peer, here) = tokio::io::duplex(1024);
-        let mut frames = Frames::<_, Request>::new(here, FRAME_TIMEOUT);
+        let mut frames = Frames::<_, Request>::new(here, REQUESTS, FRAME_TIMEOUT);
         let mut bytes = BytesMut::new();
         Request::Cancel { request: 7 }.encode(&mut bytes);
         // Between frames it may take any time.

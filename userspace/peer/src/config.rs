@@ -30,7 +30,8 @@ pub struct NodeConfig {
     pub ban_list: Option<PathBuf>,
     /// Bytes of data per second that are sent to all peers together; without it there is no limit.
     pub upload_limit: Option<NonZeroU64>,
-    /// After this long without a frame, a peer with requests outstanding counts as stalled.
+    /// After this long without a byte of an answer, a peer with requests outstanding counts as stalled. Noise brings
+    /// up to 64,511 bytes at once, so this bounds the slowest line.
     pub stall_timeout: Duration,
     /// How long connecting to a peer and opening a stream may take.
     pub connect_timeout: Duration,
@@ -55,7 +56,7 @@ impl NodeConfig {
             bootstrap: Vec::new(),
             ban_list: None,
             upload_limit: None,
-            stall_timeout: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             connections_max: 512,
             provider_record_lifetime: Duration::from_secs(6 * 60 * 60),

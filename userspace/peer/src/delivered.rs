@@ -31,7 +31,7 @@ impl Delivered {
 
 impl Drop for Delivered {
     fn drop(&mut self) {
-        // A frame's data is at most DATA_MAX bytes.
+        // A chunk is not so long.
         self.taken.add(self.data.len() as u32);
     }
 }

@@ -28,6 +28,7 @@ use crate::peer_table::PeerTable;
 use crate::provider_records::ProviderRecords;
 use crate::resolver::resolve;
 use crate::server::Server;
+use crate::strangers::Strangers;
 use crate::twins::{is_own, Ear, Twins};
 use crate::{Event, NodeConfig};
 
@@ -81,6 +82,7 @@ pub(crate) struct Driver {
     bootstrap_at: Instant,
     lookups: HashMap<QueryId, mpsc::Sender<PeerId>>,
     twins: Twins,
+    strangers: Strangers,
     /// Whether multicast DNS is in use.
     mdns: bool,
 }
@@ -119,6 +121,7 @@ impl Driver {
             bootstrap_at: Instant::now() + BOOTSTRAP_INTERVAL,
             lookups: HashMap::new(),
             twins: Twins::default(),
+            strangers: Strangers::default(),
             mdns: config.mdns,
         }
     }
@@ -401,7 +404,7 @@ impl Driver {
     /// same multicast DNS service name; those are left alone.
     fn on_identified(&mut self, peer: PeerId, info: identify::Info) {
         if !info.protocols.contains(&EXCHANGE_PROTOCOL) {
-            tracing::debug!(%peer, agent = info.agent_version, "not a peerfs node");
+            self.strangers.met(peer, &info);
             self.dialer.remove_peer(peer);
             // An error only says that it has gone already.
             let _ = self.swarm.disconnect_peer_id(peer);

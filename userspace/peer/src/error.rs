@@ -71,7 +71,7 @@ pub enum RequestError {
     /// The connection ended while the request was outstanding.
     #[error("the connection to the peer ended")]
     Disconnected,
-    /// The peer sent nothing for this long although it could have.
+    /// No byte of an answer came for this long although the peer could have sent it, or no frame was completed.
     #[error("the peer sent nothing for {0:?}")]
     Stalled(Duration),
     /// The caller's deadline passed.
@@ -81,8 +81,17 @@ pub enum RequestError {
     #[error("the peer does not have it")]
     NotFound,
     /// The peer has too much to do.
-    #[error("the peer is busy")]
-    Busy,
+    #[error("the peer is busy and wants to be left alone for {retry_after:?}")]
+    Busy {
+        /// For how long: at most [`RETRY_MAX`](peerfs_exchange::limits::RETRY_MAX).
+        retry_after: Duration,
+    },
+    /// The peer does not answer such requests.
+    #[error("the peer does not serve such requests")]
+    NotServed,
+    /// What the peer sent as a zstd frame is none, or not of a blob as long as it said.
+    #[error("the peer sent a blob that cannot be decoded")]
+    Undecodable,
     /// The blob is longer than the caller allowed.
     #[error("the blob has {length} bytes, more than the {maximum} allowed")]
     TooLarge {

@@ -9,7 +9,7 @@ use futures::SinkExt;
 use libp2p::{PeerId, Stream};
 use peerfs_exchange::frame::{Reply, Request};
 use peerfs_exchange::limits::{CLIENT_REQUESTS, LANE_IDLE};
-use peerfs_exchange::{Requester, Violation};
+use peerfs_exchange::{Abandoned, Requester, Violation};
 use tokio::sync::{mpsc, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::codec::{self, FrameReader, FrameWriter, ReadError};
 use crate::delivered::Taken;
 use crate::peer_table::{PeerTable, Waiting};
-use crate::want::{Sent, Want};
+use crate::want::{Resting, Sent, Want};
 use crate::RequestError;
 
 /// The handle of a stream: what is wanted goes in here.
@@ -25,15 +25,32 @@ use crate::RequestError;
 pub(crate) struct Lane {
     wants: mpsc::Sender<(Want, OwnedSemaphorePermit)>,
     permits: Arc<Semaphore>,
+    resting: Resting,
+}
+
+/// What [`run`] needs to serve a lane.
+pub(crate) struct Intake {
+    wants: mpsc::Receiver<(Want, OwnedSemaphorePermit)>,
+    resting: Resting,
 }
 
 impl Lane {
     /// A lane, and what [`run`] needs to serve it.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<(Want, OwnedSemaphorePermit)>) {
+    pub(crate) fn new() -> (Self, Intake) {
         // As many as there are permits, so that there is always room.
-        let (wants, receiver) = mpsc::channel(CLIENT_REQUESTS);
-        let permits = Arc::new(Semaphore::new(CLIENT_REQUESTS));
-        (Lane { wants, permits }, receiver)
+        let (sender, wants) = mpsc::channel(CLIENT_REQUESTS);
+        let resting = Resting::default();
+        let lane = Lane {
+            wants: sender,
+            permits: Arc::new(Semaphore::new(CLIENT_REQUESTS)),
+            resting: resting.clone(),
+        };
+        (lane, Intake { wants, resting })
+    }
+
+    /// How long nothing more is to be asked on it.
+    pub(crate) fn rests_for(&self) -> Option<Duration> {
+        self.resting.left(Instant::now())
     }
 
     /// Whether the stream has ended.
@@ -60,19 +77,21 @@ impl Lane {
 pub(crate) async fn run(
     peer: PeerId,
     stream: Stream,
-    mut wants: mpsc::Receiver<(Want, OwnedSemaphorePermit)>,
+    intake: Intake,
     peers: Arc<PeerTable>,
     stall_timeout: Duration,
     shutdown: CancellationToken,
 ) {
     let (reader, writer) = codec::opened(stream);
     let (requester, hello) = Requester::new();
+    let Intake { mut wants, resting } = intake;
     let mut exchange = Exchange {
         peer,
         waiting: Waiting::new(peers.clone(), peer),
         peers,
         requester,
         taken: Arc::default(),
+        resting,
         reader,
         writer,
         stall_timeout,
@@ -96,6 +115,7 @@ struct Exchange {
     requester: Requester<Sent>,
     /// Bytes that were taken and not yet given back to the peer as credit.
     taken: Arc<Taken>,
+    resting: Resting,
     reader: FrameReader<Reply>,
     writer: FrameWriter<Request>,
     stall_timeout: Duration,
@@ -127,7 +147,7 @@ impl Exchange {
         wants: &mut mpsc::Receiver<(Want, OwnedSemaphorePermit)>,
     ) -> Result<(), RequestError> {
         let taken = Arc::clone(&self.taken);
-        let stalled_at = self.requester.stalled_at(self.stall_timeout);
+        let stalled_at = self.stalled_at();
         let idle = self.requester.is_idle();
         self.waiting.set(!idle);
         tokio::select! {
@@ -142,15 +162,37 @@ impl Exchange {
                 self.grant().await?;
             }
             () = stall(stalled_at) => {
-                let cancelled = self.requester.cancel_abandoned();
-                if cancelled.is_empty() {
-                    return Err(RequestError::Stalled(self.stall_timeout));
+                if !self.cancel_abandoned().await? {
+                    self.check_stalled()?;
                 }
-                return self.send(cancelled).await;
+                return Ok(());
             }
         }
-        let cancelled = self.requester.cancel_abandoned();
-        self.send(cancelled).await
+        self.cancel_abandoned().await.map(drop)
+    }
+
+    /// Gives up what nobody waits for any more; whether there was something.
+    async fn cancel_abandoned(&mut self) -> Result<bool, RequestError> {
+        let Abandoned { cancels, free } = self.requester.cancel_abandoned();
+        self.taken.add(free);
+        let some = !cancels.is_empty();
+        self.send(cancels).await?;
+        Ok(some)
+    }
+
+    /// When the peer counts as stalled, by what has come until now, of unfinished frames as well.
+    fn stalled_at(&mut self) -> Option<Instant> {
+        if let Some((request, at)) = self.reader.begun() {
+            self.requester.progressed(request, at.into_std());
+        }
+        self.requester.stalled_at(self.stall_timeout)
+    }
+
+    fn check_stalled(&mut self) -> Result<(), RequestError> {
+        match self.stalled_at() {
+            Some(at) if at <= Instant::now() => Err(RequestError::Stalled(self.stall_timeout)),
+            _ => Ok(()),
+        }
     }
 
     async fn start(
@@ -161,6 +203,7 @@ impl Exchange {
         let sent = Sent {
             answers: want.answers,
             taken: Arc::clone(&self.taken),
+            resting: self.resting.clone(),
             _permit: permit,
         };
         let frame = self.requester.start(want.wanted, sent, Instant::now());
@@ -186,13 +229,13 @@ impl Exchange {
         }
         while !self.requester.is_idle() {
             let taken = Arc::clone(&self.taken);
-            let stalled_at = self.requester.stalled_at(self.stall_timeout);
+            let stalled_at = self.stalled_at();
             tokio::select! {
                 reply = self.reader.next() => self.receive(reply)?,
                 () = taken.enough() => {
                     self.grant().await?;
                 }
-                () = stall(stalled_at) => return Err(RequestError::Stalled(self.stall_timeout)),
+                () = stall(stalled_at) => self.check_stalled()?,
             }
         }
         Err(RequestError::Disconnected)

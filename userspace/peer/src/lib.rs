@@ -8,7 +8,7 @@
 //!
 //! Decisions are apart from effects: those that need to know nothing of libp2p are the crate `peerfs_exchange`.
 //! Of the modules here these decide, and are tested without a network: `streams`, `connections`, `dialer`,
-//! `provider_records`. These act: `lane` and `client` ask, `server` answers,
+//! `provider_records`, `blob_encoding`. These act: `lane` and `client` ask, `server` answers,
 //! `connection_gate` lets in and closes, `driver` owns the swarm, `lookup` finds, and `node` is the handle
 //! of it all.
 
@@ -17,6 +17,7 @@
 mod addresses;
 mod ban_list;
 mod behaviour;
+mod blob_encoding;
 mod chunk_stream;
 mod client;
 mod codec;
@@ -40,6 +41,7 @@ mod provider;
 mod provider_records;
 mod resolver;
 mod server;
+mod strangers;
 mod streams;
 mod twins;
 mod want;
@@ -54,5 +56,5 @@ pub use identity::Identity;
 pub use libp2p::{Multiaddr, PeerId};
 pub use node::Node;
 pub use peer_info::PeerInfo;
-pub use provider::Provider;
+pub use provider::{BlobPiece, Provider};
 pub use work::Work;

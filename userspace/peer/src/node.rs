@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use libp2p::core::transport::TransportError;
 use libp2p::{Multiaddr, PeerId, Swarm};
-use peerfs_exchange::{Have, Priority};
+use peerfs_exchange::{Have, Priority, Progress};
 use peerfs_format::Digest;
 use peerfs_text::Causes;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -197,7 +197,7 @@ impl Node {
         self.inner.client.have(peer, digest, deadline).await
     }
 
-    /// Fetches a whole blob of at most `maximum` bytes.
+    /// Fetches a whole blob of at most `maximum` bytes, and notes when something of it comes.
     pub async fn fetch_blob(
         &self,
         peer: PeerId,
@@ -205,15 +205,16 @@ impl Node {
         maximum: u64,
         priority: Priority,
         deadline: Instant,
+        progress: &Progress,
     ) -> Result<Bytes, RequestError> {
         let client = &self.inner.client;
         client
-            .fetch_blob(peer, digest, maximum, priority, deadline)
+            .fetch_blob(peer, digest, maximum, priority, deadline, progress)
             .await
     }
 
-    /// Fetches chunks of `pack`, which the pack index `index` describes. They are delivered as they
-    /// arrive, in any order. Bytes that arrived and were not taken hold up other transfers from the
+    /// Fetches chunks of `pack`, which the pack index `index` describes, and notes when something of one comes.
+    /// They are delivered as they arrive, in any order. Bytes that arrived and were not taken hold up other transfers from the
     /// peer with the same urgency, so take them promptly. Dropping the stream cancels the rest.
     /// Must be called within a tokio runtime.
     pub fn fetch_chunks(
@@ -223,9 +224,10 @@ impl Node {
         index: Digest,
         chunks: &[u32],
         priority: Priority,
+        progress: &Progress,
     ) -> ChunkStream {
         let client = &self.inner.client;
-        client.fetch_chunks(peer, pack, index, chunks, priority)
+        client.fetch_chunks(peer, pack, index, chunks, priority, progress)
     }
 
     /// Disconnects a peer and has nothing to do with it any more: it is neither asked nor served.
@@ -301,7 +303,7 @@ mod tests {
     use futures::StreamExt;
 
     use super::*;
-    use crate::{Identity, Work};
+    use crate::{BlobPiece, Identity, Work};
 
     /// A store with nothing in it.
     struct Nothing;
@@ -316,7 +318,7 @@ mod tests {
             u64::MAX
         }
 
-        async fn read_blob(&self, _: &Digest, _: u64, _: u32, _: &Work) -> Option<Bytes> {
+        async fn read_blob(&self, _: &Digest, _: bool, _: u64, _: &Work) -> Option<BlobPiece> {
             None
         }
 

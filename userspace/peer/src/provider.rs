@@ -4,10 +4,40 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use peerfs_exchange::frame::Encoding;
+use peerfs_exchange::limits::piece_size;
 use peerfs_exchange::Have;
 use peerfs_format::Digest;
 
 use crate::Work;
+
+/// A piece of a blob, as it is sent.
+#[derive(Clone, Debug)]
+pub struct BlobPiece {
+    /// How the blob is sent.
+    pub encoding: Encoding,
+    /// Bytes of the whole blob as it is sent.
+    pub sent_length: u64,
+    /// The piece.
+    pub data: Bytes,
+}
+
+impl BlobPiece {
+    /// The piece at `offset` of what is sent for a blob: at most [`PIECE_MAX`](peerfs_exchange::limits::PIECE_MAX)
+    /// bytes. `None` if it is not that long.
+    pub fn of(encoding: Encoding, sent: &Bytes, offset: u64) -> Option<Self> {
+        let sent_length = sent.len() as u64;
+        let start = usize::try_from(offset)
+            .ok()
+            .filter(|start| *start <= sent.len())?;
+        let end = start + piece_size(sent_length, offset) as usize;
+        Some(BlobPiece {
+            encoding,
+            sent_length,
+            data: sent.slice(start..end),
+        })
+    }
+}
 
 /// The store behind a node. Peers call this for anything they like to ask, so an implementation
 /// must treat every argument as untrusted; it need not limit concurrency, the node does. What it reads or
@@ -22,21 +52,21 @@ pub trait Provider: Send + Sync + 'static {
     /// The longest blob that [`Provider::read_blob`] is asked for. Longer ones are refused with their length.
     fn blob_max(&self) -> u64;
 
-    /// Exactly `length` bytes of a complete blob from `offset` on; `None` if they are not there.
-    /// `length` is at most [`DATA_MAX`](peerfs_exchange::limits::DATA_MAX).
+    /// The piece of a complete blob at `offset` of what is sent for it; `None` if it is not there. Only if `zstd` may
+    /// it be sent as a zstd frame, and then it always is the same one.
     async fn read_blob(
         &self,
         blob: &Digest,
+        zstd: bool,
         offset: u64,
-        length: u32,
         work: &Work,
-    ) -> Option<Bytes>;
+    ) -> Option<BlobPiece>;
 
     /// How much of a blob or a pack is there.
     async fn have(&self, digest: &Digest, work: &Work) -> Have;
 
     /// The stored bytes of a chunk of `pack`, which the pack index `index` describes: at most
-    /// [`DATA_MAX`](peerfs_exchange::limits::DATA_MAX) of them, longer ones count as missing.
+    /// [`CHUNK_CREDIT`](peerfs_exchange::limits::CHUNK_CREDIT) of them, longer ones count as missing.
     async fn read_chunk(
         &self,
         pack: &Digest,

@@ -9,11 +9,9 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use futures::{FutureExt, SinkExt};
 use libp2p::{PeerId, Stream};
 use peerfs_exchange::frame::{Reply, Request};
-use peerfs_exchange::limits::{
-    DATA_MAX, READS_AHEAD, READS_MAX, READ_TIMEOUT, STREAM_IDLE, WRITE_TIMEOUT,
-};
+use peerfs_exchange::limits::{READS_MAX, READ_TIMEOUT, STREAM_IDLE, WRITE_TIMEOUT};
 use peerfs_exchange::{
-    BlobPiece, Done, Have, Ledger, Responder, Step, TokenBucket, Violation, QUESTION,
+    BlobForm, BlobStep, Found, Ledger, Outgoing, Responder, Step, TokenBucket, Violation, QUESTION,
 };
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep, sleep_until, timeout};
@@ -119,38 +117,34 @@ impl Server {
         // Since the last reply, whatever the peer sent meanwhile.
         let mut idle_since = Instant::now();
         loop {
-            let refused = session.lock().refused.pop();
-            while reads.len() < READS_AHEAD {
-                let Some(step) = session.lock().responder.next_step() else {
+            loop {
+                let Some(step) = session.lock().next_step() else {
                     break;
                 };
                 reads.push(self.perform(peer, step));
             }
-            let reply = match refused {
-                Some(busy) => Some(busy),
-                None => match reads.next().now_or_never().flatten() {
-                    Some(done) => session.lock().responder.finish(done),
-                    None => {
-                        // Nothing to send at the moment: what was collected goes out.
-                        within(WRITE_TIMEOUT, writer.flush()).await?;
-                        let idle = reads.is_empty();
-                        waiting.set(!idle);
-                        slot.set_idle(idle.then_some(idle_since));
-                        tokio::select! {
-                            Some(done) = reads.next() => session.lock().responder.finish(done),
-                            () = session.changed.notified() => None,
-                            () = sleep_until((idle_since + STREAM_IDLE).into()), if idle => {
-                                return Err(ServeError::Idle);
-                            }
-                        }
-                    }
-                },
-            };
-            if let Some(reply) = reply {
+            while let Some(Some((step, found))) = reads.next().now_or_never() {
+                session.lock().finish(step, found);
+            }
+            let outgoing = session.lock().next_reply();
+            if let Some(outgoing) = outgoing {
                 waiting.set(true);
                 slot.set_idle(None);
-                self.send(peer, writer, reply).await?;
+                self.send(peer, writer, outgoing).await?;
                 idle_since = Instant::now();
+                continue;
+            }
+            // Nothing to send at the moment: what was collected goes out.
+            within(WRITE_TIMEOUT, writer.flush()).await?;
+            let idle = reads.is_empty();
+            waiting.set(!idle);
+            slot.set_idle(idle.then_some(idle_since));
+            tokio::select! {
+                Some((step, found)) = reads.next() => session.lock().finish(step, found),
+                () = session.changed.notified() => (),
+                () = sleep_until((idle_since + STREAM_IDLE).into()), if idle => {
+                    return Err(ServeError::Idle);
+                }
             }
         }
     }
@@ -159,143 +153,96 @@ impl Server {
         &self,
         peer: PeerId,
         writer: &mut FrameWriter<Reply>,
-        reply: Reply,
+        outgoing: Outgoing,
     ) -> Result<(), ServeError> {
-        let bytes = reply.data_length();
+        let bytes = outgoing.reply.data_length();
         if let Some(upload) = &self.upload {
             let delay = lock(upload).take(bytes, Instant::now());
             sleep(delay).await;
         }
-        within(WRITE_TIMEOUT, writer.feed(reply)).await?;
+        within(WRITE_TIMEOUT, writer.feed(outgoing.reply)).await?;
         self.peers.sent(peer, bytes);
-        if bytes > 0 {
-            lock(&self.ledger).paid(peer, u64::from(bytes));
+        if let Some(pays) = outgoing.pays {
+            lock(&self.ledger).paid(peer, pays);
         }
         Ok(())
     }
 
     /// Does what a step needs, if the peer has not caused too much for nothing already.
-    async fn perform(&self, peer: PeerId, step: Step) -> Done {
-        let (request, reserved) = (step.request(), step.reserved());
+    async fn perform(&self, peer: PeerId, step: Step) -> (Step, Found) {
         let work = Work::for_peer(&self.ledger, peer);
-        let mut answer = None;
+        let mut found = Found::Nothing;
         if work.charge(QUESTION) {
             // Only closed when the node is gone, and then nobody waits for the answer.
             let _permit = self.reads.acquire().await;
-            answer = Some(self.answer(step, &work).await);
+            let read = timeout(READ_TIMEOUT, self.find(&step, &work)).await;
+            found = read.ok().flatten().unwrap_or(Found::Nothing);
         }
-        let (reply, rest) = match answer {
-            Some(answer) if !work.was_refused() => answer,
-            _ => (Reply::Busy { request }, None),
-        };
-        Done {
-            reply,
-            rest,
-            reserved,
+        if let Some(retry_after) = work.refused() {
+            found = Found::Refused { retry_after };
         }
+        (step, found)
     }
 
-    async fn answer(&self, step: Step, work: &Work) -> (Reply, Option<BlobPiece>) {
+    /// What a step needs; `None` if it is not there.
+    async fn find(&self, step: &Step, work: &Work) -> Option<Found> {
         match step {
-            Step::Have { request, digest } => {
-                let have = timeout(READ_TIMEOUT, self.provider.have(&digest, work)).await;
-                let have = have.unwrap_or(Have::Absent);
-                (Reply::Presence { request, have }, None)
-            }
-            Step::Blob(piece) => {
-                let request = piece.request;
-                let read = timeout(READ_TIMEOUT, self.read_blob(piece, work)).await;
-                read.ok()
-                    .flatten()
-                    .unwrap_or((Reply::BlobNotFound { request }, None))
-            }
+            Step::Have { digest, .. } => Some(Found::Have(self.provider.have(digest, work).await)),
+            Step::Blob(blob) => self.find_blob(blob, work).await,
             Step::Chunk {
-                request,
                 pack,
                 index,
                 number,
+                ..
             } => {
-                let read = self.provider.read_chunk(&pack, &index, number, work);
-                let data = timeout(READ_TIMEOUT, read).await.ok().flatten();
-                let fits = |length| (1..=DATA_MAX as usize).contains(&length);
-                let reply = match data.filter(|data| fits(data.len())) {
-                    Some(data) => Reply::ChunkData {
-                        request,
-                        number,
-                        data,
-                    },
-                    None => Reply::ChunkNotFound { request, number },
-                };
-                (reply, None)
+                let read = self.provider.read_chunk(pack, index, *number, work);
+                read.await.map(Found::Chunk)
             }
+            Step::Other { .. } => Some(Found::NotServed),
         }
     }
 
     /// The next piece of a blob. How long it is is known before anything of it is read.
-    async fn read_blob(
-        &self,
-        mut piece: BlobPiece,
-        work: &Work,
-    ) -> Option<(Reply, Option<BlobPiece>)> {
-        let request = piece.request;
-        let length = match piece.length {
-            Some(length) => length,
-            None => self.provider.blob_length(&piece.digest, work).await?,
+    async fn find_blob(&self, step: &BlobStep, work: &Work) -> Option<Found> {
+        let length = match step.form {
+            Some(form) => form.length,
+            None => self.provider.blob_length(&step.digest, work).await?,
         };
-        if length > piece.maximum.min(self.provider.blob_max()) {
-            return Some((Reply::TooLarge { request, length }, None));
+        if length > step.maximum.min(self.provider.blob_max()) {
+            return Some(Found::TooLarge(length));
         }
-        let size = length.checked_sub(piece.offset)?.min(u64::from(DATA_MAX)) as u32;
-        let data = self
+        let before = work.charged();
+        let read = self
             .provider
-            .read_blob(&piece.digest, piece.offset, size, work);
-        let data = data.await.filter(|data| data.len() == size as usize)?;
-        piece.offset += u64::from(size);
-        piece.length = Some(length);
-        let reply = Reply::BlobData {
-            request,
-            length,
-            data,
-        };
-        let rest = (piece.offset < length).then_some(piece);
-        Some((reply, rest))
+            .read_blob(&step.digest, step.zstd, step.offset, work);
+        let piece = read.await?;
+        Some(Found::Blob {
+            form: BlobForm {
+                encoding: piece.encoding,
+                sent_length: piece.sent_length,
+                length,
+            },
+            data: piece.data,
+            cost: work.charged() - before,
+        })
     }
 }
 
 /// The state of one served stream.
 #[derive(Default)]
 struct Session {
-    state: Mutex<SessionState>,
+    responder: Mutex<Responder>,
     changed: Notify,
 }
 
-#[derive(Default)]
-struct SessionState {
-    responder: Responder,
-    /// Requests that are answered with `Busy`. Not more than a peer can send while one reply is
-    /// written, and no more than [`REFUSED_MAX`].
-    refused: Vec<Reply>,
-}
-
-/// A peer that does not heed `Busy` is cut off.
-const REFUSED_MAX: usize = 1024;
-
 impl Session {
-    fn lock(&self) -> MutexGuard<'_, SessionState> {
-        lock(&self.state)
+    fn lock(&self) -> MutexGuard<'_, Responder> {
+        lock(&self.responder)
     }
 
     async fn read(&self, reader: &mut FrameReader<Request>) -> Result<(), ServeError> {
         while let Some(frame) = reader.next().await {
-            let frame = frame?;
-            let mut state = self.lock();
-            if let Some(busy) = state.responder.receive(frame)? {
-                if state.refused.len() >= REFUSED_MAX {
-                    return Err(Violation::BusyIgnored.into());
-                }
-                state.refused.push(busy);
-            }
-            drop(state);
+            self.lock().receive(frame?)?;
             self.changed.notify_one();
         }
         Ok(())

@@ -2,19 +2,27 @@
 
 //! The account on which a peer is answered.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
-use peerfs_exchange::Ledger;
+use peerfs_exchange::{Ledger, Refused};
 
 /// The account on which a question is answered. Clones are the same account.
 #[derive(Clone, Debug)]
 pub struct Work {
     ledger: Arc<Mutex<Ledger<PeerId>>>,
     peer: PeerId,
-    refused: Arc<AtomicBool>,
+    done: Arc<Mutex<Done>>,
+}
+
+/// What was asked of the account.
+#[derive(Debug, Default)]
+struct Done {
+    /// Bytes that were charged.
+    charged: u64,
+    /// Why no more is done.
+    refused: Option<Refused>,
 }
 
 impl Work {
@@ -22,7 +30,7 @@ impl Work {
         Work {
             ledger: Arc::clone(ledger),
             peer,
-            refused: Arc::default(),
+            done: Arc::default(),
         }
     }
 
@@ -30,17 +38,27 @@ impl Work {
     /// told that this node is busy.
     #[must_use]
     pub fn charge(&self, bytes: u64) -> bool {
-        // Nothing that is done under the lock can leave it half changed.
+        // Nothing that is done under these locks can leave the data half changed.
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = ledger.charge(self.peer, bytes, Instant::now());
-        if !may {
-            self.refused.store(true, Ordering::Relaxed);
+        let charged = ledger.charge(self.peer, bytes, Instant::now());
+        drop(ledger);
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        match charged {
+            Ok(()) => done.charged = done.charged.saturating_add(bytes),
+            Err(refused) => done.refused = Some(refused),
         }
-        may
+        charged.is_ok()
     }
 
-    /// Whether something was refused.
-    pub(crate) fn was_refused(&self) -> bool {
-        self.refused.load(Ordering::Relaxed)
+    /// Bytes that were charged.
+    pub(crate) fn charged(&self) -> u64 {
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.charged
+    }
+
+    /// When the peer may ask again, if something was refused.
+    pub(crate) fn refused(&self) -> Option<Duration> {
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.refused.map(|refused| refused.retry_after)
     }
 }

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use clap::ValueEnum;
+use peerfs_exchange::frame::Encoding;
 use peerfs_exchange::Have;
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_peer::{Identity, Multiaddr, Node, NodeConfig, Provider, Work};
+use peerfs_peer::{BlobPiece, Identity, Multiaddr, Node, NodeConfig, Provider, Work};
 
 use crate::source::Source;
 use crate::{Error, Result};
@@ -103,18 +104,16 @@ impl Provider for Store {
     async fn read_blob(
         &self,
         blob: &Digest,
+        _zstd: bool,
         offset: u64,
-        length: u32,
         _work: &Work,
-    ) -> Option<Bytes> {
-        println!("blob {blob} {offset}+{length}");
+    ) -> Option<BlobPiece> {
+        println!("blob {blob} {offset}");
         let mut bytes = self.blob(blob)?;
         if self.behaviour == Behaviour::Lie {
             falsify(&mut bytes);
         }
-        let offset = usize::try_from(offset).ok()?;
-        let end = offset.checked_add(length as usize)?;
-        bytes.get(offset..end).map(Bytes::copy_from_slice)
+        BlobPiece::of(Encoding::Plain, &bytes.into(), offset)
     }
 
     async fn have(&self, digest: &Digest, _work: &Work) -> Have {

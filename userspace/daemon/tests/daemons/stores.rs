@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use peerfs_control::{ask, Reply, Request};
 use peerfs_daemon::config::{PinConfig, SourceConfig};
-use peerfs_exchange::{Have, Priority};
+use peerfs_exchange::{Have, Priority, Progress};
 use peerfs_format::upcall::FETCH_AGAIN;
 use peerfs_format::Digest;
 use peerfs_store::{Pack, Reference, Store};
@@ -88,7 +88,8 @@ async fn what_a_peer_asks_changes_nothing_in_the_store() {
     .unwrap();
     for pack in [image.pack.digest, image.shard] {
         for index in [image.pack.index_digest, lie.index_digest] {
-            let mut replies = node.fetch_chunks(peer, pack, index, &[0, 1], Priority::Demand);
+            let (priority, progress) = (Priority::Demand, Progress::default());
+            let mut replies = node.fetch_chunks(peer, pack, index, &[0, 1], priority, &progress);
             while let Some(reply) = soon(replies.next()).await {
                 let (_, bytes) = reply.unwrap();
                 let is_right = pack == image.pack.digest && index == image.pack.index_digest;
@@ -132,7 +133,8 @@ async fn what_is_damaged_of_a_whole_pack_is_not_offered() {
     // A peer finds out.
     let (node, peer) = (other.daemon.node(), a.daemon.node().peer_id());
     let (pack, index) = (image.pack.digest, image.pack.index_digest);
-    let mut replies = node.fetch_chunks(peer, pack, index, &[7], Priority::Demand);
+    let (priority, progress) = (Priority::Demand, Progress::default());
+    let mut replies = node.fetch_chunks(peer, pack, index, &[7], priority, &progress);
     assert!(soon(replies.next()).await.unwrap().unwrap().1.is_none());
     is_offered(&a, &other, &image, &[7]).await;
 

@@ -97,17 +97,17 @@ where
             if content.seeking || content.wants.is_empty() {
                 continue;
             }
-            let is_offered = |part| {
+            let is_offered = |priority, part| {
                 content.offers.iter().any(|(source, offer)| {
-                    let usable = sources.get(source).is_some_and(|s| s.is_usable(now));
-                    usable && offer.has(part)
+                    let takes = sources.get(source).is_some_and(|s| s.takes(priority, now));
+                    takes && offer.has(part)
                 })
             };
             let is_served = !slow.contains(&id)
                 && content
                     .pending
                     .first()
-                    .is_none_or(|&(_, _, part)| is_offered(part));
+                    .is_none_or(|&(priority, _, part)| is_offered(priority, part));
             let interval = if is_served {
                 self.limits.seek_again_after
             } else {
@@ -123,16 +123,16 @@ where
         }
     }
 
-    /// The transfers that have made no progress for longer than one should wait.
+    /// The transfers that have brought no part for longer than one should wait.
     pub(super) fn slow_transfers(&self, now: Instant) -> Vec<TransferId> {
         self.transfers
             .iter()
-            .filter(|(_, transfer)| transfer.last_progress + self.patience(transfer) <= now)
+            .filter(|(_, transfer)| transfer.last_part + self.patience(transfer) <= now)
             .map(|(&id, _)| id)
             .collect()
     }
 
-    /// How long a transfer may make no progress before a second source is asked too: longer for one
+    /// How long a transfer may bring no part before a second source is asked too: longer for one
     /// that is known to be slow, so that a slow line is not asked to carry everything twice.
     pub(super) fn patience(&self, transfer: &Transfer<Source>) -> Duration {
         let pace = self
@@ -160,10 +160,8 @@ where
     /// The most urgent content that the source has something of, and its share of the parts that
     /// are as urgent.
     fn choose(&self, source: Source, now: Instant) -> Option<(ContentId, Priority, Vec<Part>)> {
-        let last_slot = self
-            .sources
-            .get(&source)
-            .is_some_and(|state| state.transfers + 1 >= self.limits.transfers_per_source);
+        let state = self.sources.get(&source)?;
+        let last_slot = state.transfers + 1 >= self.limits.transfers_per_source;
         let (first, id) = self
             .contents
             .iter()
@@ -174,7 +172,7 @@ where
             })
             .min()?;
         let (priority, ..) = first;
-        if last_slot && priority != Priority::Demand {
+        if last_slot && priority != Priority::Demand || !state.takes(priority, now) {
             return None;
         }
         let content = self.contents.get(&id)?;
@@ -226,9 +224,13 @@ where
                 .wants
                 .get(&part)
                 .is_some_and(|want| want.priority == Priority::Demand && want.transfers.len() == 1);
-            let second = free
-                .iter()
-                .find(|&&source| source != slow.source && content.has(source, part));
+            let takes = |source| {
+                let state = self.sources.get(source);
+                state.is_some_and(|state| state.takes(Priority::Demand, now))
+            };
+            let second = free.iter().find(|&source| {
+                *source != slow.source && takes(source) && content.has(*source, part)
+            });
             if let (true, Some(&source)) = (waits, second) {
                 let (_, parts) = chosen
                     .entry(source)
@@ -265,6 +267,7 @@ where
                 priority,
                 parts: parts.clone(),
                 last_progress: now,
+                last_part: now,
                 is_slow: false,
             },
         );

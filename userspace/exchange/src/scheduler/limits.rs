@@ -23,11 +23,11 @@ pub struct Limits {
     /// A part that a reader waits for is asked for again if so many that nobody waits for come before
     /// it on the line.
     pub overtake_from: usize,
-    /// A part that a reader waits for is asked of a second source when its transfer has made no
-    /// progress for so long, or for four times as long as the source took from part to part before.
+    /// A part that a reader waits for is asked of a second source when its transfer has brought no
+    /// part for so long, or for four times as long as the source took from part to part before.
     pub hedge_after: Duration,
-    /// A transfer is broken off when it has made no progress for so long. Long enough for the longest
-    /// chunks over a slow line; that a peer is gone is noticed earlier by the node.
+    /// A transfer is broken off when nothing of it has come for so long, and nothing of others from the same source;
+    /// or for so much longer as the source has others. That a peer is gone is noticed earlier by the node.
     pub stall_after: Duration,
     /// For how long a source is left alone after its first failure or slow transfer; doubled with
     /// each further one.

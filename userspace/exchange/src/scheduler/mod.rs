@@ -12,8 +12,8 @@
 //! - The parts of one content are spread over all sources that have it, the quicker ones getting
 //!   more.
 //! - A part that a reader waits for and that makes no progress is asked of a second source too.
-//! - A source that fails or stalls is left alone for a while, doubled each time; one that lied, for
-//!   good.
+//! - A source that fails or stalls is left alone for a while, doubled each time; one that says that it is busy, for as
+//!   long as it says, by what is not more urgent than what it refused; one that lied, for good.
 //! - An order ends when all its parts are here, when its deadline passes, or when it is cancelled.
 
 mod assign;
@@ -27,7 +27,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::{Have, Priority};
 use lru::LruCache;
@@ -81,8 +81,11 @@ pub enum End {
     Answered,
     /// The source could not be asked, or broke off.
     Failed,
-    /// The source has too much to do at the moment.
-    Busy,
+    /// The source has too much to do at the moment, and wants to be left alone for so long.
+    Busy {
+        /// At most [`RETRY_MAX`](crate::limits::RETRY_MAX).
+        retry_after: Duration,
+    },
 }
 
 /// What the owner of a scheduler is to do.
@@ -234,11 +237,22 @@ where
         }
     }
 
+    /// Something of a part came that is not complete.
+    pub fn progressed(&mut self, transfer: TransferId, at: Instant) {
+        if let Some(transfer) = self.transfers.get_mut(&transfer) {
+            transfer.last_progress = transfer.last_progress.max(at);
+            if let Some(source) = self.sources.get_mut(&transfer.source) {
+                source.sent(at);
+            }
+        }
+    }
+
     /// A part was received, verified and stored.
     pub fn received(&mut self, transfer: TransferId, content: ContentId, part: Part, now: Instant) {
         if let Some(transfer) = self.transfers.get_mut(&transfer) {
-            let pace = transfer.progress(now);
+            let pace = transfer.part_came(now);
             if let Some(source) = self.sources.get_mut(&transfer.source) {
+                source.sent(now);
                 source.succeeded(pace);
             }
         }
@@ -272,7 +286,9 @@ where
             match end {
                 End::Answered => source.answered(),
                 End::Failed => source.failed(now, &self.limits),
-                End::Busy => source.busy(now, &self.limits),
+                End::Busy { retry_after } => {
+                    source.busy(ended.priority, retry_after, now, &self.limits);
+                }
             }
         }
         if let Some(content) = self.contents.get_mut(&ended.content) {
@@ -347,11 +363,11 @@ where
         let deadline = self.deadlines.first().map(|&(deadline, _)| deadline);
         let transfers = self.transfers.values().flat_map(|transfer| {
             [
-                transfer.last_progress + self.patience(transfer),
-                transfer.last_progress + self.limits.stall_after,
+                transfer.last_part + self.patience(transfer),
+                self.stalled_at(transfer),
             ]
         });
-        let sources = self.sources.values().filter_map(|source| source.idle_until);
+        let sources = self.sources.values().flat_map(SourceState::resume_at);
         let searches = self
             .contents
             .values()
@@ -480,11 +496,25 @@ where
         })
     }
 
+    /// When a transfer counts as stalled. A source may answer its transfers one after the other: as long as it sends
+    /// something, each of them has the time of all.
+    fn stalled_at(&self, transfer: &Transfer<Source>) -> Instant {
+        let patience = self.limits.stall_after;
+        let alone = transfer.last_progress + patience;
+        let Some(source) = self.sources.get(&transfer.source) else {
+            return alone;
+        };
+        let transfers = u32::try_from(source.transfers).unwrap_or(u32::MAX).max(1);
+        let silent = source.last_sent().map_or(alone, |sent| sent + patience);
+        let starved = transfer.last_progress + patience.saturating_mul(transfers);
+        silent.clamp(alone, starved.max(alone))
+    }
+
     fn stop_stalled(&mut self, now: Instant) {
         let stalled: Vec<(TransferId, Source)> = self
             .transfers
             .iter()
-            .filter(|(_, transfer)| transfer.last_progress + self.limits.stall_after <= now)
+            .filter(|(_, transfer)| self.stalled_at(transfer) <= now)
             .map(|(&id, transfer)| (id, transfer.source))
             .collect();
         for (id, source) in stalled {

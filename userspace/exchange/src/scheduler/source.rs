@@ -4,6 +4,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::limits::RETRY_MAX;
+use crate::Priority;
+
 use super::Limits;
 
 #[derive(Default)]
@@ -15,7 +18,11 @@ pub(super) struct SourceState {
     /// The last transfer failed.
     unreachable: bool,
     /// Not to be asked before.
-    pub(super) idle_until: Option<Instant>,
+    idle_until: Option<Instant>,
+    /// Not to be asked before for what is as urgent as this, or less.
+    busy_until: Option<(Priority, Instant)>,
+    /// When it last sent something that was asked for.
+    last_sent: Option<Instant>,
     /// From one part to the next, as a running average.
     pace: Option<Duration>,
 }
@@ -28,6 +35,16 @@ impl SourceState {
         });
         self.idle_until = None;
         self.answered();
+    }
+
+    /// Something that was asked for came.
+    pub(super) fn sent(&mut self, at: Instant) {
+        self.last_sent = self.last_sent.max(Some(at));
+    }
+
+    /// When something that was asked for last came.
+    pub(super) fn last_sent(&self) -> Option<Instant> {
+        self.last_sent
     }
 
     /// A transfer came to its end.
@@ -47,10 +64,17 @@ impl SourceState {
         self.rest(now, limits);
     }
 
-    /// It answered that it has too much to do: it is within reach.
-    pub(super) fn busy(&mut self, now: Instant, limits: &Limits) {
+    /// It refused something so urgent, because it has too much to do: it is within reach.
+    pub(super) fn busy(
+        &mut self,
+        priority: Priority,
+        retry_after: Duration,
+        now: Instant,
+        limits: &Limits,
+    ) {
         self.unreachable = false;
         self.rest(now, limits);
+        self.busy_until = Some((priority, now + retry_after.min(RETRY_MAX)));
     }
 
     /// A transfer makes no progress. Several at the same time are one trouble.
@@ -76,6 +100,20 @@ impl SourceState {
 
     pub(super) fn is_usable(&self, now: Instant) -> bool {
         self.idle_until.is_none_or(|until| until <= now)
+    }
+
+    /// Whether it may be asked for something so urgent.
+    pub(super) fn takes(&self, priority: Priority, now: Instant) -> bool {
+        let is_busy = self
+            .busy_until
+            .is_some_and(|(refused, until)| priority >= refused && now < until);
+        self.is_usable(now) && !is_busy
+    }
+
+    /// When it may be asked again for more than now.
+    pub(super) fn resume_at(&self) -> impl Iterator<Item = Instant> {
+        let busy_until = self.busy_until.map(|(_, until)| until);
+        self.idle_until.into_iter().chain(busy_until)
     }
 
     /// Parts a second; a source that was not measured yet counts as quick, so that it is tried.

@@ -13,6 +13,7 @@ use futures::stream::{self, StreamExt};
 use peerfs_exchange::scheduler::{
     Action, ContentId, Full, Limits, Order, Outcome, Scheduler, Ticket, TransferId,
 };
+use peerfs_exchange::Progress;
 use tokio::sync::{oneshot, Notify, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -55,10 +56,16 @@ struct Newcomer {
     source: SourceId,
 }
 
+/// A transfer that is being carried out.
+struct Running {
+    task: AbortHandle,
+    progress: Progress,
+}
+
 struct State {
     scheduler: Scheduler<SourceId, Subject>,
     waiters: HashMap<Ticket, Waiter>,
-    transfers: HashMap<TransferId, AbortHandle>,
+    transfers: HashMap<TransferId, Running>,
     /// What is just being looked for, and by which discovery.
     searching: HashSet<(usize, ContentId)>,
 }
@@ -156,6 +163,18 @@ impl Drop for CancelGuard<'_> {
     }
 }
 
+impl State {
+    /// Tells the scheduler what has come of the parts that are on their way. Each piece alone is no reason to decide
+    /// anything.
+    fn note_progress(&mut self) {
+        for (&transfer, running) in &self.transfers {
+            if let Some(at) = running.progress.take() {
+                self.scheduler.progressed(transfer, at);
+            }
+        }
+    }
+}
+
 impl Shared {
     fn newcomers(&self) -> impl stream::Stream<Item = Newcomer> + Unpin {
         let discoveries = self.discoveries.iter().enumerate();
@@ -174,6 +193,7 @@ impl Shared {
     fn decide(self: &Arc<Self>, tasks: &mut JoinSet<()>) -> Option<Instant> {
         let mut state = self.lock();
         let now = Instant::now();
+        state.note_progress();
         for action in state.scheduler.poll(now) {
             match action {
                 Action::Seek { content, subject } => {
@@ -187,6 +207,7 @@ impl Shared {
                     priority,
                     subject,
                 } => {
+                    let progress = Progress::default();
                     let transfer_task = transfer::Transfer {
                         id: transfer,
                         source,
@@ -194,15 +215,17 @@ impl Shared {
                         parts,
                         priority,
                         subject,
+                        progress: progress.clone(),
                     };
                     let span = self.span_of(&state, transfer, source, content);
                     let transferring = Arc::clone(self).transfer(transfer_task);
                     let task = tasks.spawn(transferring.instrument(span));
-                    state.transfers.insert(transfer, task);
+                    let running = Running { task, progress };
+                    state.transfers.insert(transfer, running);
                 }
                 Action::Stop { transfer } => {
-                    if let Some(task) = state.transfers.remove(&transfer) {
-                        task.abort();
+                    if let Some(running) = state.transfers.remove(&transfer) {
+                        running.task.abort();
                     }
                 }
                 Action::Finish { ticket, outcome } => {

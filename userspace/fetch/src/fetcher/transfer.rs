@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::StreamExt;
 use peerfs_exchange::scheduler::{ContentId, End, Part, TransferId};
-use peerfs_exchange::Priority;
+use peerfs_exchange::{Priority, Progress};
 use peerfs_store::{Error as StoreError, Pack};
 use peerfs_text::Causes;
 use tracing::{debug, warn};
@@ -25,6 +25,8 @@ pub(super) struct Transfer {
     pub(super) parts: Vec<Part>,
     pub(super) priority: Priority,
     pub(super) subject: Subject,
+    /// Where it is noted that something comes.
+    pub(super) progress: Progress,
 }
 
 /// Why a transfer ended before its end.
@@ -63,13 +65,13 @@ impl Shared {
         };
         match result {
             Ok(()) | Err(Stop::Source(SourceError::Missing)) => End::Answered,
-            Err(Stop::Source(SourceError::Busy)) => End::Busy,
-            Err(Stop::Source(error)) => {
-                debug!(source = source.name(), content = %transfer.content, error = %Causes(&error), "failed");
+            Err(Stop::Source(SourceError::Busy { retry_after })) => End::Busy { retry_after },
+            Err(Stop::Lie | Stop::Source(SourceError::Wrong)) => {
+                self.drop_liar(transfer, source);
                 End::Failed
             }
-            Err(Stop::Lie) => {
-                self.drop_liar(transfer, source);
+            Err(Stop::Source(error)) => {
+                debug!(source = source.name(), content = %transfer.content, error = %Causes(&error), "failed");
                 End::Failed
             }
         }
@@ -89,7 +91,9 @@ impl Shared {
 
     async fn fetch_blob(&self, transfer: &Transfer, source: &dyn Source) -> Result<(), Stop> {
         let digest = transfer.content.digest();
-        let bytes = source.fetch_blob(digest, transfer.priority).await?;
+        let bytes = source
+            .fetch_blob(digest, transfer.priority, &transfer.progress)
+            .await?;
         let manifest = transfer.subject.manifest();
         self.traffic
             .received(source.account(), &manifest, bytes.len());
@@ -115,7 +119,7 @@ impl Shared {
             })
             .collect();
         let manifest = transfer.subject.manifest();
-        let mut replies = source.fetch_chunks(pack, wanted, transfer.priority);
+        let mut replies = source.fetch_chunks(pack, wanted, transfer.priority, &transfer.progress);
         while let Some(reply) = replies.next().await {
             let (number, bytes) = reply?;
             if let Some(bytes) = bytes {

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::StreamExt;
-use peerfs_exchange::{ChunkMap, Have, Priority};
+use peerfs_exchange::{ChunkMap, Have, Priority, Progress};
 use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_store::{Error, Pack, Store};
 use peerfs_text::Causes;
@@ -122,7 +122,12 @@ impl Source for DirectorySource {
         }
     }
 
-    async fn fetch_blob(&self, blob: Digest, _priority: Priority) -> Result<Bytes, SourceError> {
+    async fn fetch_blob(
+        &self,
+        blob: Digest,
+        _priority: Priority,
+        _progress: &Progress,
+    ) -> Result<Bytes, SourceError> {
         let read = self.place.run(
             move |store| match store.read_metadata(&blob, METADATA_MAX) {
                 // Damaged is as good as absent: nobody lied.
@@ -144,6 +149,7 @@ impl Source for DirectorySource {
         pack: &Arc<Pack>,
         chunks: Vec<u32>,
         _priority: Priority,
+        _progress: &Progress,
     ) -> BoxStream<'static, ChunkReply> {
         let (place, pack) = (Arc::clone(&self.place), Arc::clone(pack));
         let open = {

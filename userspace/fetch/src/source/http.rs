@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -23,7 +23,8 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use peerfs_exchange::{Have, Priority};
+use peerfs_exchange::limits::PIECE_MAX;
+use peerfs_exchange::{Have, Priority, Progress};
 use peerfs_format::{ChunkRecord, Digest, METADATA_MAX};
 use peerfs_store::Pack;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -39,7 +40,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the server may send nothing.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a metadata blob may take that keeps coming.
-const BLOB_TIMEOUT: Duration = Duration::from_secs(60);
+const BLOB_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// How long a connection is kept that is not in use.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest head of an answer, in bytes.
@@ -83,7 +84,9 @@ impl From<HttpError> for SourceError {
         match error {
             HttpError::Status(StatusCode::NOT_FOUND | StatusCode::GONE) => SourceError::Missing,
             HttpError::Status(StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
-                SourceError::Busy
+                SourceError::Busy {
+                    retry_after: Duration::ZERO,
+                }
             }
             error => SourceError::failed(error),
         }
@@ -140,12 +143,24 @@ impl HttpSource {
 /// An answer whose body is still to come. It counts as a request until it is dropped.
 struct Answer {
     response: Response<Incoming>,
+    progress: Progress,
+    /// Bytes that came since that was last noted.
+    unnoted: usize,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Answer {
     fn headers(&self) -> &HeaderMap {
         self.response.headers()
+    }
+
+    /// Counts what came. Who sends a byte now and then does not get on.
+    fn note(&mut self, bytes: usize) {
+        self.unnoted = self.unnoted.saturating_add(bytes);
+        if self.unnoted >= PIECE_MAX as usize {
+            self.unnoted = 0;
+            self.progress.note(Instant::now());
+        }
     }
 
     /// The next bytes of the body; none at its end.
@@ -155,7 +170,10 @@ impl Answer {
             match frame.await.map_err(|_| HttpError::Stalled)? {
                 None => return Ok(None),
                 Some(frame) => match frame?.into_data() {
-                    Ok(data) if !data.is_empty() => return Ok(Some(data)),
+                    Ok(data) if !data.is_empty() => {
+                        self.note(data.len());
+                        return Ok(Some(data));
+                    }
                     // Trailers mean nothing here.
                     _ => (),
                 },
@@ -170,6 +188,7 @@ impl Server {
         method: Method,
         blob: &Digest,
         range: Option<Range<u64>>,
+        progress: &Progress,
     ) -> Result<Answer, HttpError> {
         // Never closed.
         let permits = Arc::clone(&self.permits);
@@ -190,21 +209,24 @@ impl Server {
         let response = timeout(STALL_TIMEOUT, self.client.request(request));
         Ok(Answer {
             response: response.await.map_err(|_| HttpError::Stalled)??,
+            progress: progress.clone(),
+            unnoted: 0,
             _permit: permit,
         })
     }
 
     /// The length of a blob that is there, if the server says so.
     async fn length(&self, blob: &Digest) -> Result<Option<u64>, HttpError> {
-        let answer = self.ask(Method::HEAD, blob, None).await?;
+        let no_progress = Progress::default();
+        let answer = self.ask(Method::HEAD, blob, None, &no_progress).await?;
         match answer.response.status() {
             StatusCode::OK => Ok(length(answer.headers())),
             other => Err(HttpError::Status(other)),
         }
     }
 
-    async fn blob(&self, blob: &Digest) -> Result<Bytes, HttpError> {
-        let mut answer = self.ask(Method::GET, blob, None).await?;
+    async fn blob(&self, blob: &Digest, progress: &Progress) -> Result<Bytes, HttpError> {
+        let mut answer = self.ask(Method::GET, blob, None, progress).await?;
         match answer.response.status() {
             StatusCode::OK => (),
             other => return Err(HttpError::Status(other)),
@@ -223,8 +245,14 @@ impl Server {
     }
 
     /// The answer that has exactly these bytes of a blob, if the server keeps to what it says.
-    async fn range(&self, blob: &Digest, range: Range<u64>) -> Result<Answer, HttpError> {
-        let answer = self.ask(Method::GET, blob, Some(range.clone())).await?;
+    async fn range(
+        &self,
+        blob: &Digest,
+        range: Range<u64>,
+        progress: &Progress,
+    ) -> Result<Answer, HttpError> {
+        let asked = Some(range.clone());
+        let answer = self.ask(Method::GET, blob, asked, progress).await?;
         match answer.response.status() {
             StatusCode::PARTIAL_CONTENT if is_range(answer.headers(), &range) => Ok(answer),
             StatusCode::RANGE_NOT_SATISFIABLE => Err(HttpError::TooShort),
@@ -289,6 +317,7 @@ struct Reading {
     answer: Option<Answer>,
     /// What came and is no whole chunk yet: less than the longest chunk and what the server sends at a time.
     rest: BytesMut,
+    progress: Progress,
 }
 
 impl Reading {
@@ -308,7 +337,8 @@ impl Reading {
 
     async fn read(&mut self, length: usize) -> Result<Bytes, HttpError> {
         if self.answer.is_none() {
-            let answer = self.server.range(&self.pack, self.run.range.clone());
+            let range = self.run.range.clone();
+            let answer = self.server.range(&self.pack, range, &self.progress);
             self.answer = Some(answer.await?);
         }
         while self.rest.len() < length {
@@ -348,8 +378,13 @@ impl Source for HttpSource {
         })
     }
 
-    async fn fetch_blob(&self, blob: Digest, _priority: Priority) -> Result<Bytes, SourceError> {
-        let fetched = timeout(BLOB_TIMEOUT, self.server.blob(&blob)).await;
+    async fn fetch_blob(
+        &self,
+        blob: Digest,
+        _priority: Priority,
+        progress: &Progress,
+    ) -> Result<Bytes, SourceError> {
+        let fetched = timeout(BLOB_TIMEOUT, self.server.blob(&blob, progress)).await;
         Ok(fetched.unwrap_or(Err(HttpError::Slow))?)
     }
 
@@ -358,11 +393,12 @@ impl Source for HttpSource {
         pack: &Arc<Pack>,
         chunks: Vec<u32>,
         _priority: Priority,
+        progress: &Progress,
     ) -> BoxStream<'static, ChunkReply> {
         let digest = *pack.digest();
         let records = chunks.into_iter();
         let records = records.filter_map(|number| Some((number, pack.chunk(number).ok()?)));
-        let server = Arc::clone(&self.server);
+        let (server, progress) = (Arc::clone(&self.server), progress.clone());
         stream::iter(runs(records.collect()))
             .flat_map(move |run| {
                 let reading = Reading {
@@ -371,6 +407,7 @@ impl Source for HttpSource {
                     run,
                     answer: None,
                     rest: BytesMut::new(),
+                    progress: progress.clone(),
                 };
                 stream::unfold(reading, |mut reading| async {
                     let reply = reading.next().await?;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use peerfs_exchange::{Have, Priority};
+use peerfs_exchange::{Have, Priority, Progress};
 use peerfs_format::Digest;
 use peerfs_store::Pack;
 
@@ -62,7 +62,13 @@ pub enum SourceError {
     Missing,
     /// It has too much to do at the moment.
     #[error("it is busy")]
-    Busy,
+    Busy {
+        /// For how long it wants to be left alone; nothing if it does not say.
+        retry_after: Duration,
+    },
+    /// It sent bytes that cannot be those that were asked for.
+    #[error("it sent wrong bytes")]
+    Wrong,
     /// It could not be asked, or broke off.
     #[error(transparent)]
     Failed(Box<dyn Error + Send + Sync>),
@@ -80,7 +86,8 @@ impl SourceError {
 pub type ChunkReply = Result<(u32, Option<Bytes>), SourceError>;
 
 /// A place to fetch from. What it delivers is not trusted: whoever fetches verifies it. Every call
-/// may be cancelled by dropping its future or stream.
+/// may be cancelled by dropping its future or stream. A part may take long that keeps coming: that it does is noted,
+/// where it can be seen.
 #[async_trait]
 pub trait Source: Send + Sync {
     /// The source's name in the log.
@@ -95,7 +102,12 @@ pub trait Source: Send + Sync {
     async fn have(&self, content: Digest, subject: &Subject) -> Result<Have, SourceError>;
 
     /// Fetches a whole metadata blob.
-    async fn fetch_blob(&self, blob: Digest, priority: Priority) -> Result<Bytes, SourceError>;
+    async fn fetch_blob(
+        &self,
+        blob: Digest,
+        priority: Priority,
+        progress: &Progress,
+    ) -> Result<Bytes, SourceError>;
 
     /// Fetches chunks of a pack; they come in any order.
     fn fetch_chunks(
@@ -103,6 +115,7 @@ pub trait Source: Send + Sync {
         pack: &Arc<Pack>,
         chunks: Vec<u32>,
         priority: Priority,
+        progress: &Progress,
     ) -> BoxStream<'static, ChunkReply>;
 
     /// It sent wrong bytes: it must not be asked or served again.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::StreamExt;
 use lru::LruCache;
-use peerfs_exchange::{Have, Priority};
+use peerfs_exchange::{Have, Priority, Progress};
 use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_peer::{Event, Node, PeerId, RequestError};
 use peerfs_store::Pack;
@@ -25,7 +25,7 @@ use super::{
 /// The name under which the bytes of all peers are counted.
 pub const PEERS: &str = "peers";
 /// How long a metadata blob may take that keeps coming; a stalled peer is noticed much earlier.
-const BLOB_TIMEOUT: Duration = Duration::from_secs(60);
+const BLOB_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// The peers that are remembered by their ids as sources.
 const PEERS_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not 0");
 
@@ -106,8 +106,9 @@ struct PeerSource {
 impl From<RequestError> for SourceError {
     fn from(error: RequestError) -> Self {
         match error {
-            RequestError::NotFound => SourceError::Missing,
-            RequestError::Busy => SourceError::Busy,
+            RequestError::NotFound | RequestError::NotServed => SourceError::Missing,
+            RequestError::Busy { retry_after } => SourceError::Busy { retry_after },
+            RequestError::Undecodable => SourceError::Wrong,
             error => SourceError::failed(error),
         }
     }
@@ -128,12 +129,17 @@ impl Source for PeerSource {
         Ok(self.node.have(self.peer, content, deadline).await?)
     }
 
-    async fn fetch_blob(&self, blob: Digest, priority: Priority) -> Result<Bytes, SourceError> {
+    async fn fetch_blob(
+        &self,
+        blob: Digest,
+        priority: Priority,
+        progress: &Progress,
+    ) -> Result<Bytes, SourceError> {
         let deadline = Instant::now() + BLOB_TIMEOUT;
-        Ok(self
-            .node
-            .fetch_blob(self.peer, blob, METADATA_MAX, priority, deadline)
-            .await?)
+        let fetch =
+            self.node
+                .fetch_blob(self.peer, blob, METADATA_MAX, priority, deadline, progress);
+        Ok(fetch.await?)
     }
 
     fn fetch_chunks(
@@ -141,11 +147,13 @@ impl Source for PeerSource {
         pack: &Arc<Pack>,
         chunks: Vec<u32>,
         priority: Priority,
+        progress: &Progress,
     ) -> BoxStream<'static, ChunkReply> {
         let index = pack.record().index_digest;
+        let pack = *pack.digest();
         let replies = self
             .node
-            .fetch_chunks(self.peer, *pack.digest(), index, &chunks, priority);
+            .fetch_chunks(self.peer, pack, index, &chunks, priority, progress);
         replies
             .map(|reply| reply.map_err(SourceError::from))
             .boxed()

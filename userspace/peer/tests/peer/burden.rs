@@ -10,12 +10,13 @@ use crate::hostile::raw_peer_of;
 use crate::raw::{frame, raw_peer, PROTOCOL};
 use crate::support::*;
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
+use peerfs_exchange::Progress;
 use peerfs_peer::{Event, NodeConfig};
 use tokio::time::{sleep, timeout, Instant};
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// 52 bytes ask for a blob, of which all is read and hashed before the first piece is sent. Whoever goes away
+/// 56 bytes ask for a blob, of which all is read and hashed before the first piece is sent. Whoever goes away
 /// then causes so much of that, and no more; whoever takes what it asked for pays with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn work_for_nothing_is_bounded() {
@@ -39,7 +40,7 @@ async fn work_for_nothing_is_bounded() {
         .unwrap();
     let mut refused = false;
     for request in 0..20u32 {
-        let want = [&[1; 32][..], &LENGTH.to_le_bytes()].concat();
+        let want = [&[1; 32][..], &LENGTH.to_le_bytes(), &[0; 4]].concat();
         stream.write_all(&frame(3, request, &want)).await.unwrap();
         stream.flush().await.unwrap();
         let answer = timeout(LONG, answer_to(&mut stream, request)).await;
@@ -60,7 +61,14 @@ async fn work_for_nothing_is_bounded() {
     connected(&client, peer).await;
     let priority = peerfs_exchange::Priority::Demand;
     let fetched = client
-        .fetch_blob(peer, digest(1), LENGTH, priority, soon())
+        .fetch_blob(
+            peer,
+            digest(1),
+            LENGTH,
+            priority,
+            soon(),
+            &Progress::default(),
+        )
         .await;
     assert_eq!(fetched.unwrap().len() as u64, LENGTH);
 }
@@ -68,14 +76,53 @@ async fn work_for_nothing_is_bounded() {
 /// The type of the next frame for this request.
 async fn answer_to(stream: &mut libp2p::Stream, request: u32) -> u8 {
     loop {
-        let mut length = [0; 4];
-        stream.read_exact(&mut length).await.unwrap();
-        let mut rest = vec![0; u32::from_le_bytes(length) as usize];
-        stream.read_exact(&mut rest).await.unwrap();
+        let rest = next_frame(stream).await;
         if rest[4..8] == request.to_le_bytes() {
             return rest[0];
         }
     }
+}
+
+/// The next frame behind its length field.
+async fn next_frame(stream: &mut libp2p::Stream) -> Vec<u8> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).await.unwrap();
+    let mut rest = vec![0; u32::from_le_bytes(length) as usize];
+    stream.read_exact(&mut rest).await.unwrap();
+    rest
+}
+
+/// A question that is not served is one like others: it is on the account of who asks, who is told when to ask again.
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_that_are_not_served_are_bounded() {
+    const BATCH: u32 = 250;
+    let server = start(config(), Store::default()).await;
+    let mut control = raw_peer_of(&server).await;
+    let mut stream = control
+        .open_stream(server.peer_id(), PROTOCOL)
+        .await
+        .unwrap();
+    let mut served = 0;
+    let asking = async {
+        loop {
+            let questions = (0..BATCH).flat_map(|request| frame(6, request, &[0; 32]));
+            let questions: Vec<u8> = questions.collect();
+            stream.write_all(&questions).await.unwrap();
+            stream.flush().await.unwrap();
+            for _ in 0..BATCH {
+                let answer = next_frame(&mut stream).await;
+                match answer[0] {
+                    26 => served += 1,
+                    22 => return u32::from_le_bytes(answer[8..].try_into().unwrap()),
+                    other => panic!("type {other}"),
+                }
+            }
+        }
+    };
+    let retry_after = timeout(LONG, asking).await.expect("never Busy");
+    // 32 MiB at a KiB each, and what was forgiven meanwhile.
+    assert!((32 * 1024..100_000).contains(&served), "{served}");
+    assert!(retry_after <= 1000, "{retry_after}");
 }
 
 /// A node that is full of strangers who want nothing still comes to the peers of its own choice.

@@ -8,8 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use crate::relay::Line;
 use crate::support::*;
-use peerfs_exchange::{Have, Priority};
+use peerfs_exchange::{Have, Priority, Progress};
 use peerfs_peer::{Event, RequestError};
 use tokio::time::Instant;
 
@@ -21,21 +24,31 @@ async fn a_blob_of_many_pieces_arrives_whole() {
         ..Store::default()
     };
     let (server, client) = pair(store).await;
-    let fetch = |byte, maximum| {
+    let fetch_blob = |byte, maximum| {
         let (client, peer) = (client.clone(), server.peer_id());
         async move {
             client
-                .fetch_blob(peer, digest(byte), maximum, Priority::Demand, soon())
+                .fetch_blob(
+                    peer,
+                    digest(byte),
+                    maximum,
+                    Priority::Demand,
+                    soon(),
+                    &Progress::default(),
+                )
                 .await
         }
     };
-    assert_eq!(fetch(1, blob.len() as u64).await.unwrap(), blob);
-    assert!(fetch(2, 0).await.unwrap().is_empty());
+    assert_eq!(fetch_blob(1, blob.len() as u64).await.unwrap(), blob);
+    assert!(fetch_blob(2, 0).await.unwrap().is_empty());
     assert!(matches!(
-        fetch(1, 1000).await,
+        fetch_blob(1, 1000).await,
         Err(RequestError::TooLarge { length, maximum: 1000 }) if length == blob.len() as u64
     ));
-    assert!(matches!(fetch(3, 1000).await, Err(RequestError::NotFound)));
+    assert!(matches!(
+        fetch_blob(3, 1000).await,
+        Err(RequestError::NotFound)
+    ));
     let received = client.peers().first().map(|info| info.bytes_received);
     assert_eq!(received, Some(blob.len() as u64));
 }
@@ -45,8 +58,7 @@ async fn all_chunks_arrive_in_any_order() {
     const COUNT: u32 = 1000;
     let (server, client) = pair(store_with_pack(COUNT, 50_000)).await;
     let wanted: Vec<u32> = (0..COUNT).rev().chain([5, 5]).collect();
-    let mut chunks =
-        client.fetch_chunks(server.peer_id(), PACK, INDEX, &wanted, Priority::Readahead);
+    let mut chunks = fetch(&client, server.peer_id(), &wanted, Priority::Readahead);
     let mut received = HashMap::new();
     while let Some(answer) = chunks.next().await {
         let (number, data) = answer.unwrap();
@@ -70,7 +82,7 @@ async fn a_line_with_a_delay_is_kept_busy() {
     connected(&client, server.peer_id()).await;
     let numbers: Vec<u32> = (0..COUNT).collect();
     let begun = Instant::now();
-    let mut chunks = client.fetch_chunks(server.peer_id(), PACK, INDEX, &numbers, Priority::Demand);
+    let mut chunks = fetch(&client, server.peer_id(), &numbers, Priority::Demand);
     let mut arrived = 0;
     while let Some(answer) = chunks.next().await {
         assert!(answer.unwrap().1.is_some());
@@ -78,6 +90,70 @@ async fn a_line_with_a_delay_is_kept_busy() {
     }
     assert_eq!(arrived, COUNT);
     assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+/// 100 kbit/s: a chunk takes longer than a peer may be silent, and comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_comes_over_a_slow_line() {
+    const LENGTH: usize = 160 * 1024;
+    let server = start(config(), store_with_pack(1, LENGTH)).await;
+    let mut settings = config();
+    let address = server.listen_addresses().swap_remove(0);
+    let line = Line {
+        delay: Duration::ZERO,
+        rate: Some(12_500),
+    };
+    settings.bootstrap = vec![over(&address, line)];
+    let stall_timeout = settings.stall_timeout;
+    let client = start(settings, Store::default()).await;
+    connected(&client, server.peer_id()).await;
+    let begun = Instant::now();
+    let progress = Progress::default();
+    let mut chunks = client.fetch_chunks(
+        server.peer_id(),
+        PACK,
+        INDEX,
+        &[0],
+        Priority::Demand,
+        &progress,
+    );
+    let answer = chunks.next().await.unwrap().unwrap();
+    assert_eq!(answer, (0, Some(chunk(0, LENGTH))));
+    assert!(begun.elapsed() > stall_timeout, "{:?}", begun.elapsed());
+    assert!(progress.take().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_may_come_as_a_zstd_frame() {
+    let blob = chunk(7, 1024 * 1024);
+    let frame = Bytes::from(zstd::bulk::compress(&blob, 1).unwrap());
+    let digests = [digest(1), digest(2)];
+    let mut store = Store::default();
+    for digest in digests {
+        store.blobs.insert(digest, blob.clone());
+    }
+    store.zstd.insert(digest(1), frame.clone());
+    // As long as the other one, and no frame.
+    store.zstd.insert(digest(2), blob.slice(..frame.len()));
+    let (server, client) = pair(store).await;
+    let peer = server.peer_id();
+    let fetch = |digest| {
+        let client = client.clone();
+        async move {
+            let (priority, progress) = (Priority::Demand, Progress::default());
+            client
+                .fetch_blob(peer, digest, 1024 * 1024, priority, soon(), &progress)
+                .await
+        }
+    };
+    assert_eq!(fetch(digest(1)).await.unwrap(), blob);
+    let received = client.peers().first().map(|info| info.bytes_received);
+    assert_eq!(received, Some(frame.len() as u64));
+    let undecodable = fetch(digest(2)).await;
+    assert!(
+        matches!(undecodable, Err(RequestError::Undecodable)),
+        "{undecodable:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,7 +175,7 @@ async fn what_is_partly_there_is_said_and_the_rest_not_found() {
     );
 
     let numbers: Vec<u32> = (0..25).collect();
-    let mut chunks = client.fetch_chunks(peer, PACK, INDEX, &numbers, Priority::Demand);
+    let mut chunks = fetch(&client, peer, &numbers, Priority::Demand);
     let mut answered = 0;
     while let Some(answer) = chunks.next().await {
         let (number, data) = answer.unwrap();
@@ -112,7 +188,14 @@ async fn what_is_partly_there_is_said_and_the_rest_not_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_the_server_does_not_have_gives_nothing() {
     let (server, client) = pair(store_with_pack(3, 100)).await;
-    let mut chunks = client.fetch_chunks(server.peer_id(), PACK, digest(1), &[1], Priority::Demand);
+    let mut chunks = client.fetch_chunks(
+        server.peer_id(),
+        PACK,
+        digest(1),
+        &[1],
+        Priority::Demand,
+        &Progress::default(),
+    );
     assert!(matches!(chunks.next().await, Some(Ok((1, None)))));
     assert!(chunks.next().await.is_none());
 }
@@ -123,12 +206,12 @@ async fn untaken_bytes_hold_up_the_peer_but_not_more_urgent_requests() {
     let (server, client) = pair(store_with_pack(64, 256 * 1024)).await;
     let peer = server.peer_id();
     let numbers: Vec<u32> = (0..64).collect();
-    let mut untaken = client.fetch_chunks(peer, PACK, INDEX, &numbers, Priority::Readahead);
+    let mut untaken = fetch(&client, peer, &numbers, Priority::Readahead);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let received = client.peers().first().unwrap().bytes_received;
     assert!((1..=8 * 1024 * 1024).contains(&received), "{received}");
 
-    let mut urgent = client.fetch_chunks(peer, PACK, INDEX, &[1], Priority::Demand);
+    let mut urgent = fetch(&client, peer, &[1], Priority::Demand);
     assert!(matches!(urgent.next().await, Some(Ok((1, Some(_))))));
     let mut taken = 0;
     while let Some(answer) = untaken.next().await {
@@ -151,13 +234,7 @@ async fn dropping_a_stream_cancels_what_was_not_begun() {
     let client = start(config_with_bootstrap(&server), Store::default()).await;
     connected(&client, server.peer_id()).await;
     let numbers: Vec<u32> = (0..2000).collect();
-    let mut chunks = client.fetch_chunks(
-        server.peer_id(),
-        PACK,
-        INDEX,
-        &numbers,
-        Priority::Background,
-    );
+    let mut chunks = fetch(&client, server.peer_id(), &numbers, Priority::Background);
     chunks.next().await.unwrap().unwrap();
     drop(chunks);
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -176,7 +253,7 @@ async fn a_dead_peer_fails_its_requests_at_once() {
     };
     let (server, client) = pair(store).await;
     let mut events = client.subscribe();
-    let mut chunks = client.fetch_chunks(server.peer_id(), PACK, INDEX, &[1], Priority::Demand);
+    let mut chunks = fetch(&client, server.peer_id(), &[1], Priority::Demand);
     tokio::time::sleep(Duration::from_millis(200)).await;
     let start = Instant::now();
     server.shutdown().await;
@@ -207,7 +284,7 @@ async fn a_peer_that_stalls_fails_its_requests_soon() {
     let client = start(settings, Store::default()).await;
     connected(&client, server.peer_id()).await;
     let begun = Instant::now();
-    let mut chunks = client.fetch_chunks(server.peer_id(), PACK, INDEX, &[1], Priority::Demand);
+    let mut chunks = fetch(&client, server.peer_id(), &[1], Priority::Demand);
     assert!(matches!(
         chunks.next().await,
         Some(Err(RequestError::Stalled(_)))
@@ -238,6 +315,7 @@ async fn a_deadline_is_kept() {
             1_000_000,
             Priority::Demand,
             deadline,
+            &Progress::default(),
         )
         .await;
     assert!(
@@ -262,7 +340,7 @@ async fn an_upload_limit_is_kept_and_shared_evenly() {
 
     let begun = Instant::now();
     let arrived = Arc::new(AtomicUsize::new(0));
-    let mut chunks = greedy.fetch_chunks(peer, PACK, INDEX, &numbers, Priority::Readahead);
+    let mut chunks = fetch(&greedy, peer, &numbers, Priority::Readahead);
     let counter = arrived.clone();
     let rest = tokio::spawn(async move {
         while let Some(answer) = chunks.next().await {
@@ -271,7 +349,7 @@ async fn an_upload_limit_is_kept_and_shared_evenly() {
         }
     });
     // A tenth of what the other one wants, and asked for later.
-    let mut chunks = modest.fetch_chunks(peer, PACK, INDEX, &numbers[..100], Priority::Readahead);
+    let mut chunks = fetch(&modest, peer, &numbers[..100], Priority::Readahead);
     while let Some(answer) = chunks.next().await {
         answer.unwrap();
     }

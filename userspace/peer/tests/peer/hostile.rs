@@ -8,10 +8,13 @@ use crate::raw::{drive, frame, raw_peer, PROTOCOL};
 use crate::support::*;
 use futures::future::join_all;
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
-use libp2p::{identify, noise, tcp, yamux, Multiaddr, PeerId, Stream, SwarmBuilder};
+use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
+use libp2p::{
+    identify, noise, tcp, yamux, Multiaddr, PeerId, Stream, StreamProtocol, SwarmBuilder,
+};
 use peerfs_exchange::frame::{FrameError, HEADER_SIZE};
-use peerfs_exchange::limits::{FRAME_MAX, STREAMS_PER_PEER};
-use peerfs_exchange::{Priority, Violation};
+use peerfs_exchange::limits::{piece_size, FRAME_MAX, PIECE_MAX, STREAMS_PER_PEER};
+use peerfs_exchange::{Have, Priority, Violation};
 use peerfs_peer::{Event, Node, RequestError};
 use tokio::time::timeout;
 
@@ -33,9 +36,7 @@ where
         .listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap())
         .unwrap();
     let address: Multiaddr = loop {
-        if let libp2p::swarm::SwarmEvent::NewListenAddr { address, .. } =
-            swarm.select_next_some().await
-        {
+        if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
             break address;
         }
     };
@@ -66,7 +67,7 @@ async fn answer_with(mut stream: Stream, bytes: Vec<u8>) {
 /// What a client says when it asks for chunk 1 and gets these bytes.
 async fn answered_with(bytes: Vec<u8>) -> RequestError {
     let (client, peer) = client_of(LONG, move |stream| answer_with(stream, bytes.clone())).await;
-    let mut chunks = client.fetch_chunks(peer, PACK, INDEX, &[1], Priority::Demand);
+    let mut chunks = fetch(&client, peer, &[1], Priority::Demand);
     let answer = timeout(LONG, chunks.next()).await;
     answer.expect("no answer").unwrap().unwrap_err()
 }
@@ -83,16 +84,65 @@ async fn an_oversized_frame_from_a_server_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_and_answers_that_do_not_fit_are_refused() {
-    let unknown = answered_with(frame(99, 0, &[])).await;
+    let of_a_client = answered_with(frame(99, 0, &[])).await;
     assert!(matches!(
-        unknown,
-        RequestError::Violation(Violation::Frame(FrameError::Type(99)))
+        of_a_client,
+        RequestError::Violation(Violation::Frame(FrameError::Direction(99)))
     ));
-    let other_chunk = answered_with(frame(18, 0, &[2, 0, 0, 0, 0xff])).await;
+    let unexpected = |error| {
+        matches!(
+            error,
+            RequestError::Violation(Violation::UnexpectedReply(0))
+        )
+    };
+    assert!(unexpected(answered_with(frame(23, 0, &[])).await));
+    let first = |number| piece(number, 0, 2 * PIECE_MAX);
+    assert!(unexpected(answered_with(first(2)).await), "another chunk");
+    let overlapping = [first(1), first(1)].concat();
+    assert!(unexpected(answered_with(overlapping).await));
+    let changing = [first(1), piece(1, PIECE_MAX, 2 * PIECE_MAX + 1)].concat();
+    assert!(unexpected(answered_with(changing).await));
+    let short = frame(18, 0, &[1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 7]);
     assert!(matches!(
-        other_chunk,
-        RequestError::Violation(Violation::UnexpectedReply(0))
+        answered_with(short).await,
+        RequestError::Violation(Violation::Frame(FrameError::Malformed("ChunkData")))
     ));
+}
+
+/// The frame of a piece of a chunk, to the first request.
+fn piece(number: u32, offset: u32, total: u32) -> Vec<u8> {
+    let mut payload: Vec<u8> = [number, offset, total]
+        .into_iter()
+        .flat_map(u32::to_le_bytes)
+        .collect();
+    let size = piece_size(total.into(), offset.into());
+    payload.resize(payload.len() + size as usize, 7);
+    frame(18, 0, &payload)
+}
+
+/// Nothing is asked of a busy peer before the time that it says, on the stream on which it says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_peer_is_left_alone() {
+    let busy = frame(22, 0, &1000_u32.to_le_bytes());
+    let (client, peer) = client_of(LONG, move |stream| answer_with(stream, busy.clone())).await;
+    let ask = || client.have(peer, PACK, soon());
+    let rest = |answer| match answer {
+        Err(RequestError::Busy { retry_after }) => retry_after,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(rest(ask().await), Duration::from_secs(1));
+    // Without asking: it would not answer.
+    assert!(rest(ask().await) < Duration::from_secs(1));
+    let other = fetch(&client, peer, &[1], Priority::Background)
+        .next()
+        .await;
+    assert_eq!(
+        rest(other.unwrap().map(|_| Have::Absent)),
+        Duration::from_secs(1)
+    );
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = timeout(Duration::from_secs(1), ask()).await;
+    assert!(asked.is_err(), "{asked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,6 +182,41 @@ async fn a_server_that_sends_only_junk_is_not_waited_for() {
     );
 }
 
+/// Answers the first request with this frame, a part of it at a time; all of them take longer than a peer may be
+/// silent.
+async fn drip(mut stream: Stream, frame: Vec<u8>) {
+    const PARTS: usize = 10;
+    let mut credit_and_more = [0; HEADER_SIZE + 4 + 1];
+    let _ = stream.read_exact(&mut credit_and_more).await;
+    for part in frame.chunks(frame.len().div_ceil(PARTS)) {
+        let sent = stream.write_all(part).await.is_ok() && stream.flush().await.is_ok();
+        if !sent {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    tokio::time::sleep(LONG).await;
+}
+
+/// Each byte of an answer is a sign of life, and none of what nobody asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_server_is_waited_for_as_long_as_it_answers() {
+    let second = Duration::from_secs(1);
+    let slow = |stream| drip(stream, piece(1, 0, PIECE_MAX));
+    let (client, peer) = client_of(second, slow).await;
+    let answer = fetch(&client, peer, &[1], Priority::Demand).next().await;
+    let (number, data) = answer.unwrap().unwrap();
+    assert_eq!((number, data.unwrap().len()), (1, PIECE_MAX as usize));
+
+    let mut of_another = piece(1, 0, PIECE_MAX);
+    of_another[HEADER_SIZE - 4] = 9;
+    let (client, peer) = client_of(second, move |stream| drip(stream, of_another.clone())).await;
+    let begun = tokio::time::Instant::now();
+    let answer = fetch(&client, peer, &[1], Priority::Demand).next().await;
+    assert!(matches!(answer, Some(Err(RequestError::Stalled(_)))));
+    assert!(begun.elapsed() < 5 * second / 2, "{:?}", begun.elapsed());
+}
+
 /// A server, and a peer that is connected to it.
 async fn server_and_raw_peer() -> (Node, libp2p_stream::Control) {
     let server = start(config(), store_with_pack(10, 100)).await;
@@ -150,6 +235,15 @@ pub async fn raw_peer_of(server: &Node) -> libp2p_stream::Control {
     control
 }
 
+/// Another program, or a node of another version.
+#[derive(NetworkBehaviour)]
+#[behaviour(prelude = "libp2p::swarm::derive_prelude")]
+struct Stranger {
+    identify: identify::Behaviour,
+    streams: libp2p_stream::Behaviour,
+}
+
+/// A peer of another version is not banned: it may come again when it has this one.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_kind_of_node_is_left_alone() {
     let mut swarm = SwarmBuilder::with_new_identity()
@@ -160,22 +254,33 @@ async fn another_kind_of_node_is_left_alone() {
             yamux::Config::default,
         )
         .unwrap()
-        .with_behaviour(|key| {
-            identify::Behaviour::new(identify::Config::new("other/1".to_owned(), key.public()))
+        .with_behaviour(|key| Stranger {
+            identify: identify::Behaviour::new(identify::Config::new(
+                "/peerfs/1".to_owned(),
+                key.public(),
+            )),
+            streams: libp2p_stream::Behaviour::new(),
         })
         .unwrap()
         .build();
+    let mut control = swarm.behaviour().streams.new_control();
+    let former = StreamProtocol::new("/peerfs/exchange/1");
+    let _served = control.accept(former).unwrap();
     let server = start(config(), Store::default()).await;
     let mut events = server.subscribe();
     let address = server.listen_addresses().swap_remove(0);
-    swarm.dial(address).unwrap();
+    swarm.dial(address.clone()).unwrap();
     let peer = *swarm.local_peer_id();
     tokio::spawn(async move {
         loop {
-            swarm.select_next_some().await;
+            let event = swarm.select_next_some().await;
+            if matches!(event, SwarmEvent::ConnectionClosed { .. }) {
+                let _ = swarm.dial(address.clone());
+            }
         }
     });
-    for expected in [Event::PeerConnected(peer), Event::PeerDisconnected(peer)] {
+    let [come, gone] = [Event::PeerConnected(peer), Event::PeerDisconnected(peer)];
+    for expected in [come.clone(), gone.clone(), come, gone] {
         let event = timeout(Duration::from_secs(5), events.recv()).await;
         assert_eq!(event.unwrap().unwrap(), expected);
     }
@@ -217,8 +322,12 @@ async fn a_client_that_breaks_the_protocol_is_cut_off() {
         is_cut_off(&frame(1, 0, &[0xff; 4])).await,
         "too much credit"
     );
-    assert!(is_cut_off(&frame(4, 0, &[0; 65])).await, "half a number");
+    assert!(is_cut_off(&frame(4, 0, &[0; 69])).await, "half a number");
     assert!(!is_cut_off(&frame(2, 0, &[0; 32])).await, "a good question");
+    assert!(
+        !is_cut_off(&frame(6, 0, &[0; 32])).await,
+        "a question that is not served"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

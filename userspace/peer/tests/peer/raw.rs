@@ -8,7 +8,7 @@ use futures::StreamExt;
 use libp2p::{noise, tcp, yamux, StreamProtocol, Swarm, SwarmBuilder};
 use peerfs_exchange::frame::HEADER_SIZE;
 
-pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/peerfs/exchange/1");
+pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/peerfs/exchange/2");
 
 /// A peer that has the transport of a node and nothing else.
 pub fn raw_peer() -> (Swarm<libp2p_stream::Behaviour>, libp2p_stream::Control) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Relays on the loopback interface that delay what they pass on, in both directions.
+//! Relays on the loopback interface that delay what they pass on, or pass it on slowly, in both directions.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -8,8 +8,18 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// A line: how long it is, and how many bytes it carries in a second.
+#[derive(Clone, Copy)]
+pub struct Line {
+    pub delay: Duration,
+    pub rate: Option<u32>,
+}
+
+/// What a slow line carries at a time.
+const SLICE: usize = 512;
+
 /// A relay before a TCP port; returns its own port.
-pub fn tcp(port: u16, delay: Duration) -> u16 {
+pub fn tcp(port: u16, line: Line) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let own = listener.local_addr().unwrap().port();
     thread::spawn(move || {
@@ -22,20 +32,35 @@ pub fn tcp(port: u16, delay: Duration) -> u16 {
             pump(
                 client.try_clone().unwrap(),
                 server.try_clone().unwrap(),
-                delay,
+                line,
             );
-            pump(server, client, delay);
+            pump(server, client, line);
         }
     });
     own
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
+impl Line {
+    fn carry(&self, bytes: &[u8], to: &mut TcpStream) -> std::io::Result<()> {
+        let Some(rate) = self.rate else {
+            return to.write_all(bytes);
+        };
+        let mut arrives = Instant::now();
+        for slice in bytes.chunks(SLICE) {
+            arrives += Duration::from_secs_f64(slice.len() as f64 / f64::from(rate));
+            thread::sleep(arrives.saturating_duration_since(Instant::now()));
+            to.write_all(slice)?;
+        }
+        Ok(())
+    }
+}
+
+fn pump(mut from: TcpStream, mut to: TcpStream, line: Line) {
     let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
     thread::spawn(move || {
         for (arrived, bytes) in receiver {
-            thread::sleep((arrived + delay).saturating_duration_since(Instant::now()));
-            if to.write_all(&bytes).is_err() {
+            thread::sleep((arrived + line.delay).saturating_duration_since(Instant::now()));
+            if line.carry(&bytes, &mut to).is_err() {
                 return;
             }
         }

@@ -14,17 +14,22 @@ use bytes::Bytes;
 use futures::StreamExt;
 use libp2p::multiaddr::Protocol;
 use libp2p::Multiaddr;
-use peerfs_exchange::{ChunkMap, Have};
+use peerfs_exchange::frame::Encoding;
+use peerfs_exchange::{ChunkMap, Have, Priority, Progress};
 use peerfs_format::Digest;
-use peerfs_peer::{Event, Identity, Node, NodeConfig, PeerId, Provider, Work};
+use peerfs_peer::{
+    BlobPiece, ChunkStream, Event, Identity, Node, NodeConfig, PeerId, Provider, Work,
+};
 use tokio::time::{timeout, Instant};
 
-use crate::relay;
+use crate::relay::{self, Line};
 
 /// A store in memory.
 #[derive(Default)]
 pub struct Store {
     pub blobs: HashMap<Digest, Bytes>,
+    /// What is sent for blobs as zstd frames, to those who take them.
+    pub zstd: HashMap<Digest, Bytes>,
     /// Packs: how many chunks they have, and those that are there.
     pub packs: HashMap<Digest, (u32, HashMap<u32, Bytes>)>,
     /// How long reading a chunk takes.
@@ -47,21 +52,22 @@ impl Provider for Store {
 
     async fn read_blob(
         &self,
-        blob: &Digest,
+        digest: &Digest,
+        zstd: bool,
         offset: u64,
-        length: u32,
         work: &Work,
-    ) -> Option<Bytes> {
-        let blob = self.blobs.get(blob)?;
+    ) -> Option<BlobPiece> {
+        let blob = self.blobs.get(digest)?;
         if let Some(hashed) = self.hashed.as_ref().filter(|_| offset == 0) {
             if !work.charge(blob.len() as u64) {
                 return None;
             }
             hashed.fetch_add(blob.len() as u64, Ordering::Relaxed);
         }
-        let start = usize::try_from(offset).ok()?;
-        let end = start.checked_add(length as usize)?;
-        (end <= blob.len()).then(|| blob.slice(start..end))
+        match self.zstd.get(digest).filter(|_| zstd) {
+            Some(frame) => BlobPiece::of(Encoding::Zstd, frame, offset),
+            None => BlobPiece::of(Encoding::Plain, blob, offset),
+        }
     }
 
     async fn have(&self, digest: &Digest, _: &Work) -> Have {
@@ -140,6 +146,11 @@ pub fn config_with_bootstrap(bootstrap: &Node) -> NodeConfig {
     config
 }
 
+/// Fetches chunks of the pack.
+pub fn fetch(client: &Node, peer: PeerId, chunks: &[u32], priority: Priority) -> ChunkStream {
+    client.fetch_chunks(peer, PACK, INDEX, chunks, priority, &Progress::default())
+}
+
 /// Starts a node.
 pub async fn start(config: NodeConfig, store: Store) -> Node {
     Node::start(config, Arc::new(store)).await.unwrap()
@@ -187,10 +198,15 @@ pub async fn pair(store: Store) -> (Node, Node) {
 
 /// The address of a relay before this one, which delays in both directions.
 pub fn delayed(address: &Multiaddr, delay: Duration) -> Multiaddr {
+    over(address, Line { delay, rate: None })
+}
+
+/// The address of a relay before this one, over such a line.
+pub fn over(address: &Multiaddr, line: Line) -> Multiaddr {
     address
         .iter()
         .map(|part| match part {
-            Protocol::Tcp(port) => Protocol::Tcp(relay::tcp(port, delay)),
+            Protocol::Tcp(port) => Protocol::Tcp(relay::tcp(port, line)),
             other => other,
         })
         .collect()

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
+mod troubles;
+
 use std::time::{Duration, Instant};
 
 use crate::ChunkMap;
@@ -248,71 +250,6 @@ fn a_lying_source_is_dropped_and_never_asked_again() {
 }
 
 #[test]
-fn a_reader_does_not_wait_for_a_stalled_source() {
-    let mut bench = Bench::new(Limits::default());
-    let ticket = bench.chunks(PACK, 0..4, Priority::Demand);
-    bench.scheduler.offer(PACK, "stalled", Have::Complete);
-    bench.poll();
-    bench.scheduler.offer(PACK, "other", Have::Complete);
-    bench.wait(Duration::from_millis(700));
-    assert_eq!(bench.asked("other"), []);
-    let wakeup = bench.scheduler.next_wakeup(bench.now).unwrap();
-    assert!(wakeup <= bench.now + Duration::from_millis(50));
-    bench.wait(Duration::from_millis(50));
-    assert_eq!(bench.asked("other").len(), 4, "asked a second time");
-    bench.deliver("other");
-    assert_eq!(bench.finished, [(ticket, Outcome::Complete)]);
-    assert_eq!(bench.stopped.len(), 1, "the stalled transfer is stopped");
-}
-
-#[test]
-fn what_is_new_is_not_asked_of_a_stalled_source() {
-    let mut bench = Bench::new(Limits::default());
-    bench.chunks(PACK, 0..2, Priority::Demand);
-    bench.scheduler.offer(PACK, "stalled", Have::Complete);
-    bench.poll();
-    bench.wait(Duration::from_millis(750));
-    bench.scheduler.offer(PACK, "other", Have::Complete);
-    bench.chunks(PACK, 2..6, Priority::Demand);
-    bench.poll();
-    assert_eq!(bench.asked("stalled").len(), 2);
-    assert_eq!(bench.asked("other").len(), 6);
-}
-
-#[test]
-fn a_source_that_is_slow_by_nature_gets_more_time() {
-    let mut bench = Bench::new(Limits::default());
-    bench.chunks(PACK, 0..2, Priority::Demand);
-    bench.scheduler.offer(PACK, "slow", Have::Complete);
-    bench.poll();
-    let (transfer, ..) = bench.running[0];
-    bench.now += Duration::from_millis(500);
-    bench
-        .scheduler
-        .received(transfer, PACK, Part::Chunk(0), bench.now);
-    bench.scheduler.offer(PACK, "other", Have::Complete);
-    bench.wait(Duration::from_millis(1999));
-    assert_eq!(bench.asked("other"), []);
-    bench.wait(Duration::from_millis(1));
-    assert_eq!(bench.asked("other"), [Part::Chunk(1)]);
-}
-
-#[test]
-fn a_second_source_is_looked_for_when_the_only_one_stalls() {
-    let mut bench = Bench::new(Limits::default());
-    bench.chunks(PACK, 0..2, Priority::Demand);
-    bench.poll();
-    bench.scheduler.offer(PACK, "stalled", Have::Complete);
-    bench.scheduler.sought(PACK, bench.now);
-    bench.poll();
-    assert_eq!(bench.asked("stalled").len(), 2);
-    bench.wait(Duration::from_millis(999));
-    assert_eq!(bench.sought.len(), 1);
-    bench.wait(Duration::from_millis(1));
-    assert_eq!(bench.sought.len(), 2);
-}
-
-#[test]
 fn what_is_wanted_is_known() {
     let mut bench = Bench::new(Limits::default());
     bench.chunks(PACK, 0..1, Priority::Demand);
@@ -320,36 +257,6 @@ fn what_is_wanted_is_known() {
     bench.scheduler.offer(PACK, "a", Have::Complete);
     bench.deliver("a");
     assert_eq!(bench.scheduler.wanted(), [(OTHER_PACK, ())]);
-}
-
-#[test]
-fn a_stalled_transfer_is_broken_off_and_its_source_left_alone() {
-    let mut bench = Bench::new(Limits::default());
-    bench.chunks(PACK, 0..4, Priority::Readahead);
-    bench.scheduler.offer(PACK, "stalled", Have::Complete);
-    bench.poll();
-    bench.wait(Duration::from_secs(19));
-    assert_eq!(bench.stopped, []);
-    bench.wait(Duration::from_secs(1));
-    assert_eq!(bench.stopped.len(), 1);
-    assert_eq!(bench.asked("stalled"), []);
-    bench.wait(Duration::from_millis(500));
-    assert_eq!(bench.asked("stalled").len(), 4, "asked again after a while");
-}
-
-#[test]
-fn a_source_that_fails_is_left_alone_longer_each_time() {
-    let mut bench = Bench::new(Limits::default());
-    bench.chunks(PACK, 0..1, Priority::Demand);
-    bench.scheduler.offer(PACK, "a", Have::Complete);
-    bench.poll();
-    for pause in [250, 500, 1000] {
-        bench.fail("a", End::Failed);
-        bench.wait(Duration::from_millis(pause - 1));
-        assert_eq!(bench.asked("a"), []);
-        bench.wait(Duration::from_millis(1));
-        assert_eq!(bench.asked("a"), [Part::Chunk(0)]);
-    }
 }
 
 #[test]
@@ -406,34 +313,6 @@ fn an_order_fails_at_its_deadline() {
     );
     assert_eq!(bench.stopped.len(), 1);
     assert_eq!(bench.scheduler.next_wakeup(bench.now), None);
-}
-
-#[test]
-fn sources_that_only_fail_count_as_out_of_reach() {
-    let mut bench = Bench::new(Limits::default());
-    let ticket = bench.chunks(PACK, 0..1, Priority::Demand);
-    bench.scheduler.offer(PACK, "off", Have::Complete);
-    bench.poll();
-    bench.fail("off", End::Failed);
-    bench.now += Duration::from_secs(25);
-    bench.poll();
-    assert_eq!(bench.finished, [(ticket, Outcome::Unreachable)]);
-}
-
-#[test]
-fn a_busy_source_rests_and_is_within_reach() {
-    let mut bench = Bench::new(Limits::default());
-    let ticket = bench.chunks(PACK, 0..1, Priority::Demand);
-    bench.scheduler.offer(PACK, "busy", Have::Complete);
-    bench.poll();
-    bench.fail("busy", End::Busy);
-    assert_eq!(bench.asked("busy"), []);
-    bench.wait(Duration::from_millis(250));
-    assert_eq!(bench.asked("busy"), [Part::Chunk(0)]);
-    bench.fail("busy", End::Busy);
-    bench.now += Duration::from_secs(25);
-    bench.poll();
-    assert_eq!(bench.finished, [(ticket, Outcome::TimedOut)]);
 }
 
 #[test]

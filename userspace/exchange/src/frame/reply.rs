@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What a server says.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use peerfs_format::CHUNK_MAX;
+
+use super::{put_header, Fields, Frame, FrameError, Header, FROM_SERVER};
+use crate::limits::{piece_size, FRAME_MAX, PIECE_MAX};
+use crate::{ChunkMap, Have, Priority};
+
+/// How a blob is sent.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Encoding {
+    /// As it is.
+    #[default]
+    Plain,
+    /// As one zstd frame, which is shorter.
+    Zstd,
+}
+
+/// A frame from the node that accepted the stream.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Reply {
+    /// How much is there. Ends a `Have` request.
+    Presence {
+        /// The request's id.
+        request: u32,
+        /// How much.
+        have: Have,
+    },
+    /// The next piece of a blob. The one with the last byte ends the request.
+    BlobData {
+        /// The request's id.
+        request: u32,
+        /// How the blob is sent.
+        encoding: Encoding,
+        /// Bytes of the whole blob as it is sent.
+        sent_length: u64,
+        /// Bytes of the whole blob: as many if it is sent plain, otherwise more.
+        length: u64,
+        /// The piece.
+        data: Bytes,
+    },
+    /// The next piece of a chunk. A `WantChunks` request ends when each of its chunks was answered.
+    ChunkData {
+        /// The request's id.
+        request: u32,
+        /// The chunk's number.
+        number: u32,
+        /// Where in the chunk's stored bytes the piece begins.
+        offset: u32,
+        /// All stored bytes of the chunk.
+        total: u32,
+        /// The piece.
+        data: Bytes,
+    },
+    /// The blob is not there. Ends a `WantBlob` request.
+    BlobNotFound {
+        /// The request's id.
+        request: u32,
+    },
+    /// The chunk is not there.
+    ChunkNotFound {
+        /// The request's id.
+        request: u32,
+        /// The chunk's number.
+        number: u32,
+    },
+    /// The blob is longer than the request allows. Ends a `WantBlob` request.
+    TooLarge {
+        /// The request's id.
+        request: u32,
+        /// Bytes of the blob.
+        length: u64,
+    },
+    /// The server has too much to do and forgets the request.
+    Busy {
+        /// The request's id.
+        request: u32,
+        /// When to ask again, in milliseconds from now.
+        retry_after: u32,
+    },
+    /// The server does not serve requests of this type.
+    NotServed {
+        /// The request's id.
+        request: u32,
+    },
+    /// Something that was not asked for: nothing that is asked for here is answered so.
+    Other {
+        /// The request's id.
+        request: u32,
+        /// The frame's type.
+        kind: u8,
+        /// What it says.
+        payload: Bytes,
+    },
+}
+
+impl Reply {
+    /// The request that is answered.
+    pub fn request(&self) -> u32 {
+        match *self {
+            Reply::Presence { request, .. }
+            | Reply::BlobData { request, .. }
+            | Reply::ChunkData { request, .. }
+            | Reply::BlobNotFound { request }
+            | Reply::ChunkNotFound { request, .. }
+            | Reply::TooLarge { request, .. }
+            | Reply::Busy { request, .. }
+            | Reply::NotServed { request }
+            | Reply::Other { request, .. } => request,
+        }
+    }
+
+    /// The bytes that need credit.
+    pub fn data_length(&self) -> u32 {
+        match self {
+            // Checked when it was made: at most PIECE_MAX.
+            Reply::BlobData { data, .. } | Reply::ChunkData { data, .. } => data.len() as u32,
+            _ => 0,
+        }
+    }
+}
+
+const PRESENCE: u8 = 16;
+const BLOB_DATA: u8 = 17;
+const CHUNK_DATA: u8 = 18;
+const BLOB_NOT_FOUND: u8 = 19;
+const CHUNK_NOT_FOUND: u8 = 20;
+const TOO_LARGE: u8 = 21;
+const BUSY: u8 = 22;
+const NOT_SERVED: u8 = 26;
+
+const ABSENT: u32 = 0;
+const COMPLETE: u32 = 1;
+const PARTIAL: u32 = 2;
+
+const PLAIN: u8 = 0;
+const ZSTD: u8 = 1;
+
+impl Frame for Reply {
+    const SIZE_MAX: usize = FRAME_MAX;
+
+    fn encode(&self, to: &mut BytesMut) {
+        let header = |to: &mut BytesMut, kind, payload| {
+            put_header(to, kind, Priority::Demand, self.request(), payload);
+        };
+        match self {
+            Reply::Presence { have, .. } => {
+                let (state, chunk_count, bits) = match have {
+                    Have::Absent => (ABSENT, 0, Bytes::new()),
+                    Have::Complete => (COMPLETE, 0, Bytes::new()),
+                    Have::Partial(map) => (PARTIAL, map.chunk_count(), map.bits().clone()),
+                };
+                header(to, PRESENCE, 8 + bits.len());
+                to.put_u32_le(state);
+                to.put_u32_le(chunk_count);
+                to.put_slice(&bits);
+            }
+            Reply::BlobData {
+                encoding,
+                sent_length,
+                length,
+                data,
+                ..
+            } => {
+                header(to, BLOB_DATA, 17 + data.len());
+                to.put_u8(match encoding {
+                    Encoding::Plain => PLAIN,
+                    Encoding::Zstd => ZSTD,
+                });
+                to.put_u64_le(*sent_length);
+                to.put_u64_le(*length);
+                to.put_slice(data);
+            }
+            Reply::ChunkData {
+                number,
+                offset,
+                total,
+                data,
+                ..
+            } => {
+                header(to, CHUNK_DATA, 12 + data.len());
+                to.put_u32_le(*number);
+                to.put_u32_le(*offset);
+                to.put_u32_le(*total);
+                to.put_slice(data);
+            }
+            Reply::BlobNotFound { .. } => header(to, BLOB_NOT_FOUND, 0),
+            Reply::ChunkNotFound { number, .. } => {
+                header(to, CHUNK_NOT_FOUND, 4);
+                to.put_u32_le(*number);
+            }
+            Reply::TooLarge { length, .. } => {
+                header(to, TOO_LARGE, 8);
+                to.put_u64_le(*length);
+            }
+            Reply::Busy { retry_after, .. } => {
+                header(to, BUSY, 4);
+                to.put_u32_le(*retry_after);
+            }
+            Reply::NotServed { .. } => header(to, NOT_SERVED, 0),
+            Reply::Other { kind, payload, .. } => {
+                header(to, *kind, payload.len());
+                to.put_slice(payload);
+            }
+        }
+    }
+
+    fn decode(header: Header, payload: Bytes) -> Result<Self, FrameError> {
+        let request = header.request;
+        let frame = match header.kind {
+            PRESENCE => "Presence",
+            BLOB_DATA => "BlobData",
+            CHUNK_DATA => "ChunkData",
+            BLOB_NOT_FOUND => "BlobNotFound",
+            CHUNK_NOT_FOUND => "ChunkNotFound",
+            TOO_LARGE => "TooLarge",
+            BUSY => "Busy",
+            NOT_SERVED => "NotServed",
+            other if other & FROM_SERVER == 0 => return Err(FrameError::Direction(other)),
+            _ => "unknown",
+        };
+        let mut fields = Fields {
+            rest: payload,
+            frame,
+        };
+        let decoded = match header.kind {
+            PRESENCE => Reply::Presence {
+                request,
+                have: presence(&mut fields)?,
+            },
+            BLOB_DATA => blob_data(request, &mut fields)?,
+            CHUNK_DATA => chunk_data(request, &mut fields)?,
+            BLOB_NOT_FOUND => Reply::BlobNotFound { request },
+            CHUNK_NOT_FOUND => Reply::ChunkNotFound {
+                request,
+                number: fields.u32()?,
+            },
+            TOO_LARGE => Reply::TooLarge {
+                request,
+                length: fields.u64()?,
+            },
+            BUSY => Reply::Busy {
+                request,
+                retry_after: fields.u32()?,
+            },
+            NOT_SERVED => Reply::NotServed { request },
+            kind => Reply::Other {
+                request,
+                kind,
+                payload: fields.rest(),
+            },
+        };
+        fields.end()?;
+        Ok(decoded)
+    }
+}
+
+fn presence(fields: &mut Fields) -> Result<Have, FrameError> {
+    let (state, chunk_count) = (fields.u32()?, fields.u32()?);
+    let have = match state {
+        ABSENT if chunk_count == 0 => Some(Have::Absent),
+        COMPLETE if chunk_count == 0 => Some(Have::Complete),
+        PARTIAL => ChunkMap::new(chunk_count, fields.rest()).map(Have::Partial),
+        _ => None,
+    };
+    have.ok_or(fields.malformed())
+}
+
+/// A piece of a blob, of which the receiver knows where it begins. Only an empty blob has none with bytes.
+fn blob_data(request: u32, fields: &mut Fields) -> Result<Reply, FrameError> {
+    let (encoding, sent_length, length) = (fields.u8()?, fields.u64()?, fields.u64()?);
+    let encoding = match encoding {
+        PLAIN if sent_length == length => Encoding::Plain,
+        ZSTD if (1..length).contains(&sent_length) => Encoding::Zstd,
+        _ => return Err(fields.malformed()),
+    };
+    let data = fields.rest();
+    let size = data.len() as u64;
+    if size > u64::from(PIECE_MAX).min(sent_length) || (size == 0) != (sent_length == 0) {
+        return Err(fields.malformed());
+    }
+    Ok(Reply::BlobData {
+        request,
+        encoding,
+        sent_length,
+        length,
+        data,
+    })
+}
+
+/// A piece of a chunk: of the length that it has at its place.
+fn chunk_data(request: u32, fields: &mut Fields) -> Result<Reply, FrameError> {
+    let (number, offset, total) = (fields.u32()?, fields.u32()?, fields.u32()?);
+    let data = fields.rest();
+    let size = piece_size(total.into(), offset.into());
+    if total > CHUNK_MAX || offset % PIECE_MAX != 0 || size == 0 || data.len() != size as usize {
+        return Err(fields.malformed());
+    }
+    Ok(Reply::ChunkData {
+        request,
+        number,
+        offset,
+        total,
+        data,
+    })
+}

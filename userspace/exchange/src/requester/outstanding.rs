@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! One request, and what has come for it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::frame::{Encoding, Reply};
+use crate::limits::{piece_size, CHUNK_CREDIT, PIECE_MAX, RETRY_MAX};
+use crate::Violation;
+
+use super::{Answer, SentBlob, Waiter, Wanted};
+
+/// A request that was sent.
+pub(super) struct Outstanding<W> {
+    wanted: Wanted,
+    received: Received,
+    pub(super) waiter: W,
+}
+
+/// What came of an answer that has several parts.
+enum Received {
+    Nothing,
+    Blob {
+        pieces: BytesMut,
+        /// What the first piece says of the blob.
+        form: Option<Form>,
+    },
+    Chunks {
+        /// Those that have not been answered.
+        missing: HashSet<u32>,
+        /// The one of which something has come.
+        begun: Option<Begun>,
+    },
+}
+
+/// What each piece of a blob says of it.
+#[derive(Clone, Copy, Eq, PartialEq)]
+struct Form {
+    encoding: Encoding,
+    sent_length: u64,
+    length: u64,
+}
+
+/// A chunk of which not all pieces have come.
+struct Begun {
+    number: u32,
+    total: u32,
+    bytes: BytesMut,
+}
+
+/// What a reply did to a request: nothing, if it has begun or continued a chunk.
+#[derive(Default)]
+pub(super) struct Taken {
+    /// Nothing more may come for it.
+    pub(super) ends: bool,
+    /// Bytes of data that nobody holds any more.
+    pub(super) free: u32,
+}
+
+/// What may still come for a request that was cancelled.
+pub(super) struct Late {
+    replies: usize,
+    bytes: u64,
+}
+
+impl Late {
+    /// Takes a reply with so much data; false if there should be none.
+    pub(super) fn take(&mut self, data_length: u32) -> bool {
+        match (
+            self.replies.checked_sub(1),
+            self.bytes.checked_sub(u64::from(data_length)),
+        ) {
+            (Some(replies), Some(bytes)) => {
+                *self = Late { replies, bytes };
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl<W: Waiter> Outstanding<W> {
+    pub(super) fn new(wanted: Wanted, waiter: W) -> Self {
+        let received = match &wanted {
+            Wanted::Have { .. } => Received::Nothing,
+            Wanted::Blob { .. } => Received::Blob {
+                pieces: BytesMut::new(),
+                form: None,
+            },
+            Wanted::Chunks { chunks, .. } => Received::Chunks {
+                missing: chunks.iter().copied().collect(),
+                begun: None,
+            },
+        };
+        Outstanding {
+            wanted,
+            received,
+            waiter,
+        }
+    }
+
+    /// Bytes of a chunk that are a part of the window, and that nobody can take before the others have come.
+    pub(super) fn held(&self) -> u32 {
+        match &self.received {
+            Received::Chunks {
+                begun: Some(begun), ..
+            } => begun.bytes.len() as u32,
+            _ => 0,
+        }
+    }
+
+    /// What may still come if the request is cancelled now.
+    pub(super) fn late(&self) -> Late {
+        let bytes = match (&self.wanted, &self.received) {
+            (_, Received::Chunks { missing, .. }) => {
+                missing.len() as u64 * u64::from(CHUNK_CREDIT) - u64::from(self.held())
+            }
+            (Wanted::Blob { maximum, .. }, Received::Blob { pieces, form }) => {
+                form.map_or(*maximum, |form| form.sent_length) - pieces.len() as u64
+            }
+            _ => 0,
+        };
+        // That there is nothing is one reply too.
+        let replies = bytes.div_ceil(u64::from(PIECE_MAX)).max(1);
+        Late {
+            replies: usize::try_from(replies).unwrap_or(usize::MAX),
+            bytes,
+        }
+    }
+
+    /// Passes on what is in a frame.
+    pub(super) fn receive(&mut self, reply: Reply) -> Result<Taken, Violation> {
+        let unexpected = Violation::UnexpectedReply(reply.request());
+        let taken = match reply {
+            Reply::BlobData {
+                encoding,
+                sent_length,
+                length,
+                data,
+                ..
+            } => {
+                let form = Form {
+                    encoding,
+                    sent_length,
+                    length,
+                };
+                self.blob_piece(form, &data)
+            }
+            Reply::ChunkData {
+                number,
+                offset,
+                total,
+                data,
+                ..
+            } => self.chunk_piece(number, offset, total, data),
+            Reply::ChunkNotFound { number, .. } => self.chunk_not_found(number),
+            reply => self.end(reply),
+        };
+        taken.ok_or(unexpected)
+    }
+
+    /// Takes the next piece of a blob; `None` if it is none.
+    fn blob_piece(&mut self, said: Form, data: &Bytes) -> Option<Taken> {
+        let (Wanted::Blob { maximum, .. }, Received::Blob { pieces, form }) =
+            (&self.wanted, &mut self.received)
+        else {
+            return None;
+        };
+        let received = pieces.len() as u64;
+        if said.length > *maximum
+            || said != *form.get_or_insert(said)
+            || data.len() != piece_size(said.sent_length, received) as usize
+        {
+            return None;
+        }
+        // Its memory is the caller's, who said how much it may be.
+        pieces.extend_from_slice(data);
+        let ends = pieces.len() as u64 == said.sent_length;
+        if ends {
+            let bytes = std::mem::take(pieces).freeze();
+            self.waiter.answer(Answer::Blob(SentBlob {
+                encoding: said.encoding,
+                length: said.length,
+                bytes,
+            }));
+        }
+        let free = data.len() as u32;
+        Some(Taken { ends, free })
+    }
+
+    /// Takes the next piece of a chunk; `None` if it is none.
+    fn chunk_piece(&mut self, number: u32, offset: u32, total: u32, data: Bytes) -> Option<Taken> {
+        let Received::Chunks { missing, begun } = &mut self.received else {
+            return None;
+        };
+        if !missing.contains(&number) {
+            return None;
+        }
+        let bytes = match begun {
+            None if offset > 0 => return None,
+            None if data.len() as u32 == total => data,
+            None => {
+                let mut bytes = BytesMut::with_capacity(total as usize);
+                bytes.extend_from_slice(&data);
+                *begun = Some(Begun {
+                    number,
+                    total,
+                    bytes,
+                });
+                return Some(Taken::default());
+            }
+            Some(chunk) => {
+                let end = chunk.bytes.len() as u32;
+                if (number, offset, total) != (chunk.number, end, chunk.total) {
+                    return None;
+                }
+                chunk.bytes.extend_from_slice(&data);
+                if (chunk.bytes.len() as u32) < total {
+                    return Some(Taken::default());
+                }
+                std::mem::take(&mut chunk.bytes).freeze()
+            }
+        };
+        *begun = None;
+        Some(self.chunk(number, Some(bytes)))
+    }
+
+    /// Takes that there is no such chunk; `None` if that should not be said now.
+    fn chunk_not_found(&mut self, number: u32) -> Option<Taken> {
+        let fits = match &self.received {
+            Received::Chunks { missing, begun } => begun.is_none() && missing.contains(&number),
+            _ => false,
+        };
+        fits.then(|| self.chunk(number, None))
+    }
+
+    /// Passes on all of a chunk, or that there is none.
+    fn chunk(&mut self, number: u32, bytes: Option<Bytes>) -> Taken {
+        self.waiter.answer(Answer::Chunk(number, bytes));
+        let ends = match &mut self.received {
+            Received::Chunks { missing, .. } => {
+                missing.remove(&number);
+                missing.is_empty()
+            }
+            _ => true,
+        };
+        Taken { ends, free: 0 }
+    }
+
+    /// Takes a reply that ends the request; `None` if it can't.
+    fn end(&mut self, reply: Reply) -> Option<Taken> {
+        let answer = match (&self.wanted, reply) {
+            (Wanted::Have { .. }, Reply::Presence { have, .. }) => Answer::Have(have),
+            (Wanted::Blob { .. }, Reply::BlobNotFound { .. }) => Answer::NotFound,
+            (Wanted::Blob { maximum, .. }, Reply::TooLarge { length, .. }) => Answer::TooLarge {
+                length,
+                maximum: *maximum,
+            },
+            (_, Reply::Busy { retry_after, .. }) => Answer::Busy {
+                retry_after: Duration::from_millis(retry_after.into()).min(RETRY_MAX),
+            },
+            (_, Reply::NotServed { .. }) => Answer::NotServed,
+            _ => return None,
+        };
+        self.waiter.answer(answer);
+        // Nobody takes what came of a chunk that is not sent to its end.
+        let free = self.held();
+        Some(Taken { ends: true, free })
+    }
+}

@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The state of an exchange stream at the node that accepted it. Decides what to read and to answer
+//! next; reads nothing and sends nothing.
+
+mod ready;
+mod step;
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use peerfs_format::Digest;
+
+use crate::frame::{Reply, Request};
+use crate::limits::{
+    CHUNKS_PER_STREAM, CHUNK_CREDIT, CREDIT_MAX, CROWDED_RETRY, PIECE_MAX, READS_AHEAD,
+    REFUSALS_MAX, REQUESTS_PER_STREAM, RETRY_MAX,
+};
+use crate::{Priority, Violation};
+
+pub use ready::Outgoing;
+use ready::Ready;
+pub use step::{BlobForm, BlobStep, Found, Step};
+
+/// The requests that a peer has outstanding on a stream.
+#[derive(Default)]
+pub struct Responder {
+    /// Bytes of data that may be sent, those of the steps under way already taken off.
+    credit: u32,
+    /// Requests that need no credit.
+    questions: VecDeque<Step>,
+    /// By priority, the most urgent first.
+    queues: ByPriority<VecDeque<Work>>,
+    /// What was read and is to be sent.
+    ready: ByPriority<VecDeque<Ready>>,
+    /// Steps that were begun and whose answers were not all sent.
+    under_way: ByPriority<usize>,
+    /// The answers that each request still gets.
+    live: HashMap<u32, usize>,
+    /// The sum of them.
+    answers: usize,
+    /// Refusals that were not sent.
+    refusals: usize,
+}
+
+type ByPriority<T> = [T; Priority::ALL.len()];
+
+/// What belongs to a priority.
+fn of<T>(all: &mut ByPriority<T>, priority: Priority) -> &mut T {
+    let [demand, readahead, background] = all;
+    match priority {
+        Priority::Demand => demand,
+        Priority::Readahead => readahead,
+        Priority::Background => background,
+    }
+}
+
+/// A request that needs data, as far as it has not been begun.
+enum Work {
+    Blob(BlobStep),
+    Chunks {
+        request: u32,
+        pack: Digest,
+        index: Digest,
+        numbers: VecDeque<u32>,
+    },
+}
+
+impl Responder {
+    /// Takes a frame of the peer.
+    ///
+    /// # Errors
+    /// If the peer breaks the protocol; the stream is of no more use then.
+    pub fn receive(&mut self, frame: Request) -> Result<(), Violation> {
+        let (request, answers) = match &frame {
+            Request::Credit { bytes } => {
+                self.credit = self
+                    .credit
+                    .checked_add(*bytes)
+                    .filter(|credit| *credit <= CREDIT_MAX)
+                    .ok_or(Violation::CreditOverflow)?;
+                return Ok(());
+            }
+            Request::Cancel { request } => {
+                self.forget(*request);
+                return Ok(());
+            }
+            Request::Have { request, .. }
+            | Request::WantBlob { request, .. }
+            | Request::Other { request, .. } => (*request, 1),
+            Request::WantChunks {
+                request, chunks, ..
+            } => (*request, chunks.len()),
+        };
+        if self.live.contains_key(&request) {
+            return Err(Violation::DuplicateRequest(request));
+        }
+        if self.live.len() >= REQUESTS_PER_STREAM || self.answers + answers > CHUNKS_PER_STREAM {
+            if self.refusals >= REFUSALS_MAX {
+                return Err(Violation::BusyIgnored);
+            }
+            self.refusals += 1;
+            let refusal = Ready::Refusal(busy(request, CROWDED_RETRY));
+            of(&mut self.ready, Priority::Demand).push_back(refusal);
+            return Ok(());
+        }
+        self.live.insert(request, answers);
+        self.answers += answers;
+        self.enqueue(frame);
+        Ok(())
+    }
+
+    fn enqueue(&mut self, frame: Request) {
+        match frame {
+            Request::Have { request, digest } => {
+                self.questions.push_back(Step::Have { request, digest });
+            }
+            Request::Other { request, .. } => self.questions.push_back(Step::Other { request }),
+            Request::WantBlob {
+                request,
+                priority,
+                digest,
+                maximum,
+                zstd,
+            } => of(&mut self.queues, priority).push_back(Work::Blob(BlobStep {
+                request,
+                priority,
+                digest,
+                maximum,
+                zstd,
+                offset: 0,
+                form: None,
+                cost: 0,
+            })),
+            Request::WantChunks {
+                request,
+                priority,
+                pack,
+                index,
+                chunks,
+            } => of(&mut self.queues, priority).push_back(Work::Chunks {
+                request,
+                pack,
+                index,
+                numbers: chunks.into(),
+            }),
+            Request::Credit { .. } | Request::Cancel { .. } => {}
+        }
+    }
+
+    /// The next step, if there is one, credit for it, and not too much under way that is as urgent. Every step must
+    /// be given back to [`Self::finish`].
+    pub fn next_step(&mut self) -> Option<Step> {
+        let under_way: usize = self.under_way.iter().sum();
+        let mut room = (READS_AHEAD + Priority::ALL.len()).checked_sub(under_way)?;
+        for priority in Priority::ALL {
+            room = room.checked_sub(1).filter(|room| *room > 0)?;
+            let step = match self.questions.pop_front() {
+                Some(question) => question,
+                None => {
+                    let queue = of(&mut self.queues, priority);
+                    let Some(next) = queue.front() else {
+                        continue;
+                    };
+                    // Nobody less urgent takes the credit that this one waits for.
+                    self.credit = self.credit.checked_sub(next.reserved())?;
+                    next_of(queue, priority)?
+                }
+            };
+            *of(&mut self.under_way, step.priority()) += 1;
+            return Some(step);
+        }
+        None
+    }
+
+    /// Takes what came of a step; it is sent unless the request was cancelled meanwhile.
+    pub fn finish(&mut self, step: Step, found: Found) {
+        let (request, priority, reserved) = (step.request(), step.priority(), step.reserved());
+        *of(&mut self.under_way, priority) -= 1;
+        // What next_step() took off, at most.
+        self.credit = self.credit.saturating_add(reserved);
+        if !self.live.contains_key(&request) {
+            return;
+        }
+        if let Found::Refused { retry_after } = found {
+            // Whatever else it asked for.
+            self.forget(request);
+            let outgoing = busy(request, retry_after);
+            let ends = false;
+            self.send(priority, Ready::Frame { outgoing, ends });
+            return;
+        }
+        let (ready, rest) = Ready::answer(step, found);
+        self.send(priority, ready);
+        if let Some(rest) = rest {
+            // Before others of its priority: what was begun is finished first.
+            of(&mut self.queues, priority).push_front(Work::Blob(rest));
+        }
+    }
+
+    fn send(&mut self, priority: Priority, ready: Ready) {
+        *of(&mut self.under_way, priority) += 1;
+        self.credit = self.credit.saturating_sub(ready.unsent());
+        of(&mut self.ready, priority).push_back(ready);
+    }
+
+    /// The next frame to send, if something was read: of what is most urgent.
+    pub fn next_reply(&mut self) -> Option<Outgoing> {
+        let mut all = self.ready.iter_mut().zip(&mut self.under_way);
+        let (queue, under_way) = all.find(|(queue, _)| !queue.is_empty())?;
+        let (request, outgoing, ends) = match queue.front_mut()? {
+            Ready::Chunk(chunk) => {
+                let (outgoing, is_last) = chunk.next();
+                if !is_last {
+                    return Some(outgoing);
+                }
+                (outgoing.reply.request(), outgoing, true)
+            }
+            Ready::Frame { outgoing, ends } => (outgoing.reply.request(), outgoing.clone(), *ends),
+            Ready::Refusal(outgoing) => {
+                let outgoing = outgoing.clone();
+                queue.pop_front();
+                self.refusals -= 1;
+                return Some(outgoing);
+            }
+        };
+        queue.pop_front();
+        *under_way -= 1;
+        if ends {
+            self.answered(request);
+        }
+        Some(outgoing)
+    }
+
+    fn answered(&mut self, request: u32) {
+        if let Some(answers) = self.live.get_mut(&request) {
+            *answers -= 1;
+            self.answers -= 1;
+            if *answers == 0 {
+                self.live.remove(&request);
+            }
+        }
+    }
+
+    /// Forgets a request, and what was read for it.
+    fn forget(&mut self, request: u32) {
+        let Some(answers) = self.live.remove(&request) else {
+            return;
+        };
+        self.answers -= answers;
+        self.questions.retain(|step| step.request() != request);
+        for queue in &mut self.queues {
+            queue.retain(|work| work.request() != request);
+        }
+        for (ready, under_way) in self.ready.iter_mut().zip(&mut self.under_way) {
+            ready.retain(|ready| {
+                let is_kept = ready.request() != request || matches!(ready, Ready::Refusal(_));
+                if !is_kept {
+                    self.credit = self.credit.saturating_add(ready.unsent());
+                    *under_way -= 1;
+                }
+                is_kept
+            });
+        }
+    }
+}
+
+impl Work {
+    fn request(&self) -> u32 {
+        match self {
+            Work::Blob(blob) => blob.request,
+            Work::Chunks { request, .. } => *request,
+        }
+    }
+
+    /// The credit that the next step of it takes.
+    fn reserved(&self) -> u32 {
+        match self {
+            Work::Blob(_) => PIECE_MAX,
+            Work::Chunks { .. } => CHUNK_CREDIT,
+        }
+    }
+}
+
+fn busy(request: u32, retry_after: Duration) -> Outgoing {
+    let retry_after = retry_after.min(RETRY_MAX).as_millis() as u32;
+    let reply = Reply::Busy {
+        request,
+        retry_after,
+    };
+    Outgoing { reply, pays: None }
+}
+
+/// The next step of a queue: its requests take turns.
+fn next_of(queue: &mut VecDeque<Work>, priority: Priority) -> Option<Step> {
+    match queue.pop_front()? {
+        Work::Blob(blob) => Some(Step::Blob(blob)),
+        Work::Chunks {
+            request,
+            pack,
+            index,
+            mut numbers,
+        } => {
+            let number = numbers.pop_front()?;
+            if !numbers.is_empty() {
+                queue.push_back(Work::Chunks {
+                    request,
+                    pack,
+                    index,
+                    numbers,
+                });
+            }
+            Some(Step::Chunk {
+                request,
+                priority,
+                pack,
+                index,
+                number,
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
