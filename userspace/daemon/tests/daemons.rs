@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "daemons/sharing.rs"]
+mod sharing;
 #[path = "daemons/stores.rs"]
 mod stores;
 mod support;

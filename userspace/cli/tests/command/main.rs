@@ -17,4 +17,5 @@ mod reading;
 mod resources;
 mod round_trip;
 mod running;
+mod sharing;
 mod status;

@@ -27,8 +27,22 @@ pub struct TestImage {
 impl TestImage {
     /// Puts the image into the store in `root_dir`; the same one for the same number of chunks.
     pub fn build(root_dir: &Path, chunk_count: u32) -> Self {
+        Self::build_edited(root_dir, chunk_count, &[])
+    }
+
+    /// As [`TestImage::build`], with other bytes in some of the chunks.
+    pub fn build_edited(root_dir: &Path, chunk_count: u32, edited: &[u32]) -> Self {
         let store = Store::create(root_dir).unwrap();
-        let chunks: Vec<Vec<u8>> = (0..chunk_count).map(chunk_bytes).collect();
+        let number = |chunk| {
+            if edited.contains(&chunk) {
+                chunk + 5000
+            } else {
+                chunk
+            }
+        };
+        let chunks: Vec<Vec<u8>> = (0..chunk_count)
+            .map(|chunk| chunk_bytes(number(chunk)))
+            .collect();
         let index = store.add_blob(&index_blob(&chunks)).unwrap();
         let index_length = index_blob(&chunks).len() as u32;
         let content = chunks.concat();
