@@ -325,7 +325,7 @@ proptest! {
         prop_assert_eq!(FileReply::parse(&encode(&[reply])), Ok(reply));
 
         let places = PlacesReply { id: length, table: flags, slots: slots.try_into().unwrap() };
-        let encoded = encode(&[places.clone()]);
+        let encoded = encode(std::slice::from_ref(&places));
         prop_assert_eq!(PlacesReply::parse(&encoded), Ok(places));
 
         let mut message = Vec::new();

@@ -29,6 +29,9 @@ pub trait Ioctls: Send + Sync + 'static {
     fn reply_file(&self, device: BorrowedFd<'_>, id: u64, file: BorrowedFd<'_>) -> io::Result<()>;
 
     /// Answers request `id` with a table of places and the data files that its slots name.
+    ///
+    /// # Errors
+    /// What the kernel says: ENOENT if nobody waits for it any more.
     fn reply_places(
         &self,
         device: BorrowedFd<'_>,
