@@ -280,7 +280,7 @@ async fn another_kind_of_node_is_left_alone() {
         }
     });
     let [come, gone] = [Event::PeerConnected(peer), Event::PeerDisconnected(peer)];
-    for expected in [come.clone(), gone.clone(), come, gone] {
+    for expected in [come, gone, come, gone] {
         let event = timeout(Duration::from_secs(5), events.recv()).await;
         assert_eq!(event.unwrap().unwrap(), expected);
     }
