@@ -103,11 +103,6 @@ impl Source {
 
     /// The manifest of an image that has the pack, in the store with all metadata but its shard.
     pub(super) fn image(&self, store: &Store) -> Digest {
-        let bytes = |write: &dyn Fn(&mut dyn FnMut(&[u8]))| {
-            let mut bytes = Vec::new();
-            write(&mut |part| bytes.extend_from_slice(part));
-            bytes
-        };
         let shard = ShardRecord {
             digest: sha256(b"a shard"),
             first_inode: 1,
@@ -116,8 +111,8 @@ impl Source {
         };
         let mut message = Builder::new_default();
         let mut table = message.init_root::<peerfs_capnp::blob_table::Builder<'_>>();
-        table.set_packs(&bytes(&|append| self.record.write_to(append)));
-        table.set_shards(&bytes(&|append| shard.write_to(append)));
+        table.set_packs(&encode(&self.record));
+        table.set_shards(&encode(&shard));
         let table = write_message_to_words(&message);
         let root = InodeRecord {
             mode: 0o040755,
@@ -138,7 +133,7 @@ impl Source {
         manifest.set_format_version(FORMAT_VERSION);
         manifest.set_inode_count(1);
         manifest.set_stored_bytes(self.record.stored_length);
-        manifest.set_root(&bytes(&|append| root.write_to(append)));
+        manifest.set_root(&encode(&root));
         manifest.set_blob_table(&store.add_blob(&table).unwrap().0);
         manifest.set_blob_table_length(table.len() as u32);
         store.add_blob(&self.index).unwrap();
@@ -224,4 +219,11 @@ impl Source {
         let (pack, index) = (self.record.digest, self.record.index_digest);
         store.join(format!("{pack}-{index}"))
     }
+}
+
+/// A record as it is in a table.
+fn encode(record: &impl Record) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    record.write_to(|part| bytes.extend_from_slice(part));
+    bytes
 }
