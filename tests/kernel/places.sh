@@ -148,7 +148,8 @@ count = int.from_bytes(table.read(16)[12:], "little")
 table.seek(128)
 entries = struct.unpack(f"<{count}Q", table.read(8 * count))
 end = target.seek(0, 2)
-target.write(source.read())
+bytes_moved = source.read()
+target.write(bytes_moved)
 target.flush()
 # From the first slot to the second one.
 moved = [entry + (1 << 40) + end if entry >> 40 == 1 else entry for entry in entries]
@@ -156,7 +157,7 @@ table.seek(128)
 table.write(struct.pack(f"<{count}Q", *moved))
 table.flush()
 source.seek(0)
-source.write(bytes(len(source.read())))
+source.write(bytes(len(bytes_moved)))
 PYTHON
 forget
 right "chunks that moved"

@@ -87,7 +87,8 @@ impl Pack {
                 self.set_index_file(file);
             }
         }
-        let found = match known {
+        let had_places = matches!(known, Known::Places(_));
+        let mut found = match known {
             Known::Whole => None,
             Known::Nothing => match self.find_whole(opener)? {
                 None => self.find_places(opener)?,
@@ -100,11 +101,22 @@ impl Pack {
                 places => places,
             },
         };
-        if let Some(found) = found {
-            self.set_content(found);
+        let mut state = self.state.lock();
+        if let Some(found) = &mut found {
+            // Another task may have been faster, with what a daemon has answered.
+            let is_as_before = match &state.content {
+                Content::Nothing => true,
+                Content::Places(_) => had_places,
+                Content::Whole(_) => false,
+            };
+            if is_as_before {
+                mem::swap(&mut state.content, found);
+            }
         }
-        let state = self.state.lock();
-        Ok(state.index_file.is_some() && matches!(state.content, Content::Whole(_)))
+        let is_all = state.index_file.is_some() && matches!(state.content, Content::Whole(_));
+        drop(state);
+        drop(found);
+        Ok(is_all)
     }
 
     fn find_whole(&self, opener: &Opener<'_>) -> Result<Option<Content>> {
