@@ -287,9 +287,10 @@ impl Store {
         lock(&self.packs).get(&(*pack, *index))?.upgrade()
     }
 
-    /// Forgets which packs are open for filling: who opens one from now on gets another object.
-    pub(crate) fn forget_packs(&self) {
+    /// Forgets which packs are open for filling, and which data files: who opens one from now on looks again.
+    pub(crate) fn forget_open(&self) {
         lock(&self.packs).clear();
+        self.shared.data_files.forget_all();
     }
 
     /// A pack as far as it is there, to read it only; None if there is nothing of it.

@@ -55,8 +55,8 @@ impl Store {
             changes.count_collection(self.directory())?;
         }
         let collected = Sweep::new(self, &marks, collect).run();
-        // Packs that are open may not be there any more: who opens one from now on looks again.
-        self.forget_packs();
+        // What is open may not be there any more.
+        self.forget_open();
         collected
     }
 }

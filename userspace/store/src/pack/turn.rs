@@ -280,7 +280,7 @@ impl Pack {
     }
 
     /// Whether the chunks, one behind the other, are the pack.
-    fn is_pack(&self) -> Result<bool> {
+    pub(crate) fn is_pack(&self) -> Result<bool> {
         let mut hash = Sha256Writer::default();
         for chunk in 0..self.record.chunk_count {
             match self.read_place(chunk, &self.chunk(chunk)?)? {

@@ -67,6 +67,11 @@ impl DataFiles {
         lock(&self.open).pop(name);
     }
 
+    /// Forgets all open files: some may have been removed.
+    pub(crate) fn forget_all(&self) {
+        lock(&self.open).clear();
+    }
+
     /// Whether there is a file of this name.
     pub(crate) fn exists(&self, name: &DataFile) -> bool {
         paths(name).any(|path| self.directory.has_file(&path))

@@ -248,4 +248,7 @@ fn chunks_that_make_another_pack_are_found_out() {
         assert!(matches!(pack.complete(), Err(Error::WrongIndex { .. })));
     }
     assert_is(&pack, &first);
+    assert!(!pack.is_pack().unwrap());
+    first.adopt_and_fill(&store);
+    assert!(pack.read_chunk(3).unwrap().is_some());
 }

@@ -212,6 +212,11 @@ impl<'a> ImageCheck<'a> {
         let contents = contents.as_deref();
         let contents = contents.and_then(|blob| record.content_digests(blob).ok());
         match check_chunks(&pack, contents.as_ref(), self.progress) {
+            // What is a blob was hashed as such.
+            Ok(()) if pack.is_whole() && !pack.is_blob() && matches!(pack.is_pack(), Ok(false)) => {
+                let problem = "the chunks that it lists are not the pack";
+                self.add_damage(record.index_digest, problem.to_owned());
+            }
             Ok(()) => (),
             Err(PackProblem::Index(problem)) => self.add_damage(record.index_digest, problem),
             Err(PackProblem::Contents(problem)) => self.add_damage(record.contents_digest, problem),
