@@ -24,8 +24,7 @@ expect() { [[ $1 == "$2" ]] || fail "$3: expected $1, found $2"; }
 # must_fail COMMAND...
 must_fail() { if "$@"; then fail "this should have failed: $*"; fi; }
 
-# build TREE STORE: prints the digest to mount.
-# build TREE STORE [OPTION...]: prints the digest of the manifest.
+# build TREE STORE [OPTION...]: prints the digest to mount.
 build() { peerfs build "$1" --root-dir "$2" --tag test "${@:3}" 2>build.log || fail "$(<build.log)"; }
 
 # empty_store STORE: what a machine has that has nothing.
