@@ -22,6 +22,8 @@ pub struct Options {
     /// Images of the store whose packs the new image may use, by their manifests: only what is not
     /// in them is stored anew. What is built depends on it, and on what of them is there and whole.
     pub base: Vec<Digest>,
+    /// Whether all packs become blobs of the store, also those of which it has chunks.
+    pub whole: bool,
     /// Asked again and again whether to give up.
     pub is_cancelled: fn() -> bool,
 }
@@ -50,6 +52,7 @@ impl Default for Options {
             compression: Compression::default(),
             layout: Layout::default(),
             base: Vec::new(),
+            whole: false,
             is_cancelled: || false,
         }
     }

@@ -14,7 +14,7 @@ use zstd::zstd_safe::{CParameter, ParamSwitch};
 
 use crate::metadata::MetadataBlob;
 use crate::pipeline::{join, spawn, CompressRequest, Stored, StoredChunk};
-use crate::{Compression, Error, Options, PackBorders, PackSizes, Result};
+use crate::{Compression, Error, Options, PackBorders, Result};
 
 /// Compresses chunks until there are no more.
 pub(crate) fn compress_chunks(
@@ -149,7 +149,7 @@ fn write(
         }
         let mut pack = match open.take() {
             Some(pack) => pack,
-            None => OpenPack::new(store, options.layout.pack),
+            None => OpenPack::new(store, options),
         };
         if !pack.append(&chunk, known)? {
             open = Some(pack);
@@ -174,10 +174,10 @@ struct OpenPack {
 }
 
 impl OpenPack {
-    fn new(store: &Store, sizes: PackSizes) -> Self {
+    fn new(store: &Store, options: &Options) -> Self {
         OpenPack {
-            writer: store.pack_writer(),
-            borders: PackBorders::new(sizes),
+            writer: store.pack_writer(options.whole),
+            borders: PackBorders::new(options.layout.pack),
             chunks: Vec::new(),
             content_digests: Vec::new(),
         }
@@ -209,7 +209,7 @@ impl OpenPack {
                 };
                 self.writer.append(&made, known)?;
             }
-            Stored::Known(chunk) => self.writer.append_known(chunk),
+            Stored::Known(chunk) => self.writer.append_known(chunk)?,
         }
         record.write_to(|bytes| self.chunks.extend_from_slice(bytes));
         self.content_digests

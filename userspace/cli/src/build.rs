@@ -43,6 +43,7 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
     let store = Arc::new(Store::create(&arguments.store.root_dir)?);
     let base = arguments.base.iter().map(|image| store.resolve(image));
     let mut options = Options {
+        whole: arguments.whole,
         compression: arguments.compression,
         base: base.collect::<std::result::Result<_, _>>()?,
         is_cancelled: interrupt::is_requested,
@@ -65,9 +66,6 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
     let image = show_while(show, || {
         peerfs_build::build(source, &store, &options, &progress)
     })?;
-    if arguments.whole {
-        store.make_whole(&image.manifest)?;
-    }
     let architecture = match &arguments.architecture {
         Some(architecture) => architecture.clone(),
         None => Image::open(store.clone(), &image.manifest)?.architecture()?,

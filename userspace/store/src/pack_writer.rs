@@ -22,6 +22,8 @@ use crate::{layout, sha256, Error, Pack, Result, Sha256Writer, Store};
 pub struct PackWriter {
     shared: Arc<PackStore>,
     directory: Arc<StoreDirectory>,
+    /// Whether all of it is written, whatever the store has.
+    is_whole: bool,
     /// Has the new chunks, each where it is in the pack; made when there is one.
     file: Option<TemporaryFile>,
     chunks: Vec<Chunk>,
@@ -47,8 +49,8 @@ struct Chunk {
     digest: Digest,
     offset: u64,
     length: u32,
-    /// That of the content, and how it was compressed.
-    key: Digest,
+    /// That of the content, and how it was compressed; None if the catalogue has it.
+    key: Option<Digest>,
     content: Digest,
     checksum: u64,
     source: Source,
@@ -64,8 +66,9 @@ enum Source {
 }
 
 impl PackWriter {
-    pub(crate) fn new(store: &Store) -> Self {
+    pub(crate) fn new(store: &Store, is_whole: bool) -> Self {
         PackWriter {
+            is_whole,
             shared: store.shared().clone(),
             directory: store.directory().clone(),
             file: None,
@@ -86,7 +89,12 @@ impl PackWriter {
     /// A full or failing disk; the pack can't be finished then.
     pub fn append(&mut self, made: &MadeChunk<'_>, known: &KnownChunks<'_>) -> Result<()> {
         let stored = made.stored;
-        let source = match self.find(stored, &made.digest) {
+        let found = if self.is_whole {
+            None
+        } else {
+            self.find(stored, &made.digest)
+        };
+        let source = match found {
             Some((name, offset)) => {
                 self.hash = None;
                 Source::Stored(name, offset)
@@ -100,7 +108,7 @@ impl PackWriter {
             digest: made.digest,
             offset: self.length,
             length: stored.len() as u32, // a chunk's: at most CHUNK_MAX
-            key: known.key(&made.id),
+            key: Some(known.key(&made.id)),
             content: made.content,
             checksum: checksum(stored),
             source,
@@ -109,18 +117,27 @@ impl PackWriter {
     }
 
     /// Appends a chunk that the store has.
-    pub fn append_known(&mut self, chunk: &KnownChunk) {
-        self.hash = None;
+    ///
+    /// # Errors
+    /// As for [`PackWriter::append`].
+    pub fn append_known(&mut self, chunk: &KnownChunk) -> Result<()> {
+        let source = if self.is_whole {
+            self.write(chunk.stored())?;
+            Source::New
+        } else {
+            self.hash = None;
+            Source::Known(chunk.pack.clone(), chunk.number)
+        };
         self.push(Chunk {
             digest: chunk.record().digest,
             offset: self.length,
             length: chunk.record().stored_length,
-            // It is in the catalogue.
-            key: Digest::default(),
+            key: None,
             content: *chunk.content_digest(),
             checksum: 0,
-            source: Source::Known(chunk.pack.clone(), chunk.number),
+            source,
         });
+        Ok(())
     }
 
     fn push(&mut self, chunk: Chunk) {
@@ -332,8 +349,8 @@ impl PackWriter {
         };
         let mut made = Vec::new();
         for (number, chunk) in (0..).zip(&self.chunks) {
-            if !matches!(chunk.source, Source::Known(..)) {
-                made.push((chunk.key, built(number, chunk.content, chunk.checksum)));
+            if let Some(key) = chunk.key {
+                made.push((key, built(number, chunk.content, chunk.checksum)));
             }
         }
         // The pack itself, by its index.

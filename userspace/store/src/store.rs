@@ -241,9 +241,10 @@ impl Store {
         BlobWriter::new(&self.directory)
     }
 
-    /// Begins to write a pack of which the store may have chunks already.
-    pub fn pack_writer(&self) -> PackWriter {
-        PackWriter::new(self)
+    /// Begins to write a pack of which the store may have chunks already; one that becomes a blob all the same if
+    /// `is_whole`.
+    pub fn pack_writer(&self, is_whole: bool) -> PackWriter {
+        PackWriter::new(self, is_whole)
     }
 
     /// A pack, to read and to fill it; a partial one without chunks is made if there is nothing of
