@@ -175,7 +175,7 @@ fn ask_ahead(inode: &Inode, range: Range<u64>, views: &mut Views<'_, Daemon>) {
     let before = wanted.start..now.start.min(wanted.end);
     let asked = [now, behind, before]
         .into_iter()
-        .try_for_each(|range| ask(inode, range, views));
+        .try_for_each(|wanted| ask(inode, wanted, range.end, views));
     // The next one tries again, when the packs' indexes are here.
     if asked.is_ok() {
         data.asked.store(wanted.end, Relaxed);
@@ -185,8 +185,9 @@ fn ask_ahead(inode: &Inode, range: Range<u64>, views: &mut Views<'_, Daemon>) {
 /// Pieces of a range that are asked for at the most: enough for 16 MiB of small files, whatever an image has.
 const PIECES_MAX: usize = 1024;
 
-/// Asks for what is missing of a range, and does not wait for it.
-fn ask(inode: &Inode, range: Range<u64>, views: &mut Views<'_, Daemon>) -> Result {
+/// Asks for what is missing of a range, and does not wait for it. Who reads up to `end` gets the indexes that they need
+/// themselves; those of packs that begin behind it are asked for.
+fn ask(inode: &Inode, range: Range<u64>, end: u64, views: &mut Views<'_, Daemon>) -> Result {
     let store = &inode.super_block().data().store;
     for piece in pieces(inode.data(), range).take(PIECES_MAX) {
         // Each may be of another pack, whose index is read anew.
@@ -194,8 +195,15 @@ fn ask(inode: &Inode, range: Range<u64>, views: &mut Views<'_, Daemon>) -> Resul
             return Err(EINTR);
         }
         if let Source::Pack { pack, offset } = piece.source {
-            if let Some(view) = views.get_partial(pack)? {
-                store.prefetch(view, offset, piece.length)?;
+            match views.get_partial(pack) {
+                Ok(Some(view)) => store.prefetch(view, offset, piece.length)?,
+                Ok(None) => {}
+                Err(error) => {
+                    if error == EAGAIN && piece.file_offset >= end {
+                        store.prefetch_index(pack)?;
+                    }
+                    return Err(error);
+                }
             }
         }
     }

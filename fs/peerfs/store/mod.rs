@@ -63,7 +63,7 @@ pub(crate) use view::{PackView, Views};
 
 /// The store of a mount, read for one image.
 #[pin_data]
-pub(crate) struct Store<O> {
+pub(crate) struct Store<O: Origin> {
     /// The path that it was mounted with, for messages.
     name: CString,
     log: Pin<KBox<Reporter>>,
@@ -79,6 +79,9 @@ pub(crate) struct Store<O> {
     blob_table: SetOnce<Blob<BlobTableLayout>>,
     #[pin]
     packs: Mutex<RBTree<u32, Arc<Pack>>>,
+    /// Indexes that were asked for ahead of those who come to their packs, by the numbers of these. A leaf.
+    #[pin]
+    asked_indexes: Mutex<RBTree<u32, O::AskedBlob>>,
     caches: Arc<Caches>,
     /// Those that inodes have their extents in.
     kept_shards: Arc<KeptValues<u32, ShardBlob>>,
@@ -145,6 +148,7 @@ impl<O: Origin> Store<O> {
                 manifest: *manifest.view(),
                 blob_table: SetOnce::new(),
                 packs <- new_mutex!(RBTree::new(), "peerfs packs"),
+                asked_indexes <- new_mutex!(RBTree::new(), "peerfs asked indexes"),
                 _shrinker: shrinker,
                 caches,
                 kept_shards,
@@ -365,8 +369,50 @@ impl<O: Origin> Store<O> {
     fn index_if_here(&self, pack: &Pack) -> Result<Arc<IndexBlob>> {
         match self.caches.indexes.get(&pack.number) {
             Some(index) => Ok(index),
-            None if pack.index_file().is_some() => self.index(pack),
+            None if pack.index_file().is_some() || self.has_index_come(pack) => self.index(pack),
             None => Err(EAGAIN),
+        }
+    }
+
+    /// Asks for the index of a pack without waiting, so that it is here when somebody comes to the pack.
+    pub(crate) fn prefetch_index(&self, number: u32) -> Result {
+        let pack = self.pack(number)?;
+        if self.asked_indexes.lock().get(&number).is_some() {
+            return Ok(());
+        }
+        if let Some(asked) = self.origin.prefetch_blob(&self.index_request(&pack, false)) {
+            let mut asked_indexes = self.asked_indexes.lock();
+            asked_indexes.try_create_and_insert(number, asked, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the index of a pack that was asked for, if it has come; says whether it has.
+    fn has_index_come(&self, pack: &Pack) -> bool {
+        let came = {
+            let mut asked = self.asked_indexes.lock();
+            let came = asked
+                .get(&pack.number)
+                .and_then(|asked| self.origin.came(asked));
+            // One that failed is asked for again.
+            came.map(|came| (came, asked.remove(&pack.number)))
+        };
+        match came {
+            Some((Ok(file), _asked)) => {
+                pack.set_index_file(file);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn index_request(&self, pack: &Pack, again: bool) -> BlobRequest {
+        BlobRequest {
+            digest: pack.record.index_digest,
+            manifest: self.manifest_digest,
+            kind: BlobKind::PackIndex,
+            length: pack.record.index_length.into(),
+            again,
         }
     }
 
@@ -381,13 +427,7 @@ impl<O: Origin> Store<O> {
             &self.expected(&record.index_digest, record.index_length),
             || Ok(pack.index_file().map_or(Found::Nothing, Found::File)),
             |again| {
-                let file = self.origin.fetch_blob(&BlobRequest {
-                    digest: record.index_digest,
-                    manifest: self.manifest_digest,
-                    kind: BlobKind::PackIndex,
-                    length: record.index_length.into(),
-                    again,
-                })?;
+                let file = self.origin.fetch_blob(&self.index_request(pack, again))?;
                 pack.set_index_file(file.clone());
                 Ok(file)
             },

@@ -105,11 +105,20 @@ pub(crate) struct ChunksRequest<'a> {
 
 /// Whoever can get what the store lacks. Nothing that it answers is trusted.
 pub(crate) trait Origin: Send + Sync {
+    /// A blob that was asked for without waiting.
+    type AskedBlob: Send + Sync + Unpin;
+
     /// Waits for a blob: killable, and not for ever.
     fn fetch_blob(&self, request: &BlobRequest) -> core::result::Result<OpenedFile, Missed>;
 
     /// Waits for chunks: killable, and not for ever.
     fn fetch_chunks(&self, request: &ChunksRequest<'_>) -> core::result::Result<Fetched, Missed>;
+
+    /// Asks for a blob without waiting, if there is somebody to ask.
+    fn prefetch_blob(&self, request: &BlobRequest) -> Option<Self::AskedBlob>;
+
+    /// What came of asking for a blob; None if nothing has yet.
+    fn came(&self, asked: &Self::AskedBlob) -> Option<Result<OpenedFile>>;
 
     /// Asks for chunks without waiting.
     fn prefetch_chunks(&self, request: &ChunksRequest<'_>);

@@ -71,7 +71,7 @@ impl<O: Origin> Store<O> {
 }
 
 /// The packs that a walk through a file comes to. The last one is kept: most files are in one.
-pub(crate) struct Views<'a, O> {
+pub(crate) struct Views<'a, O: Origin> {
     store: &'a Store<O>,
     last: Option<PackView>,
 }

@@ -253,10 +253,11 @@ impl StoreUpcall {
     }
 
     /// Asks for what may soon be needed. Never waits; what is too much is dropped.
-    fn prefetch(&self, wanted: Wanted) {
-        if self.upcall.enabled {
-            self.change(|queue, now| queue.prefetch(self.mount, wanted, now));
+    fn prefetch(&self, wanted: Wanted) -> Option<Arc<Request>> {
+        if !self.upcall.enabled {
+            return None;
         }
+        self.change(|queue, now| queue.prefetch(self.mount, wanted, now))
     }
 
     /// Whether a daemon serves the store now.

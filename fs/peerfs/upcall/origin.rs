@@ -5,9 +5,10 @@
 
 use kernel::ffi::c_ulong;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 use peerfs_format::upcall::Workload;
 
-use super::request::{Wanted, WantedBlob, WantedChunks};
+use super::request::{Request, Wanted, WantedBlob, WantedChunks};
 use super::StoreUpcall;
 use crate::rust::fs::OpenedFile;
 use crate::store::{BlobRequest, ChunksRequest, Fetched, Missed, Origin};
@@ -47,20 +48,27 @@ impl Daemon {
     }
 }
 
+/// A blob that was asked for.
+pub(crate) struct AskedBlob(Arc<Request>);
+
 impl Origin for Daemon {
+    type AskedBlob = AskedBlob;
+
     fn fetch_blob(&self, request: &BlobRequest) -> core::result::Result<OpenedFile, Missed> {
-        let wanted = Wanted::Blob(WantedBlob {
-            digest: request.digest,
-            manifest: request.manifest,
-            workload: self.workload,
-            kind: request.kind,
-            length: request.length,
-        });
-        match self.fetch(wanted, request.again)? {
-            Fetched::File(file) => Ok(file),
-            // The device takes none as an answer.
-            Fetched::Places(_) => Err(EIO.into()),
-        }
+        let fetched = self.fetch(self.wanted_blob(request), request.again)?;
+        Ok(file_of(fetched)?)
+    }
+
+    fn prefetch_blob(&self, request: &BlobRequest) -> Option<AskedBlob> {
+        let upcall = self.upcall.as_ref()?;
+        upcall.prefetch(self.wanted_blob(request)).map(AskedBlob)
+    }
+
+    fn came(&self, asked: &AskedBlob) -> Option<Result<OpenedFile>> {
+        let request = &asked.0;
+        request
+            .is_complete()
+            .then(|| request.outcome().and_then(file_of))
     }
 
     fn fetch_chunks(&self, request: &ChunksRequest<'_>) -> core::result::Result<Fetched, Missed> {
@@ -69,12 +77,32 @@ impl Origin for Daemon {
 
     fn prefetch_chunks(&self, request: &ChunksRequest<'_>) {
         if let Some(upcall) = &self.upcall {
-            upcall.prefetch(self.wanted(request));
+            // What came is in the store.
+            let _ = upcall.prefetch(self.wanted(request));
         }
     }
 }
 
+/// The file that a blob came in.
+fn file_of(fetched: Fetched) -> Result<OpenedFile> {
+    match fetched {
+        Fetched::File(file) => Ok(file),
+        // The device takes none as an answer.
+        Fetched::Places(_) => Err(EIO),
+    }
+}
+
 impl Daemon {
+    fn wanted_blob(&self, request: &BlobRequest) -> Wanted {
+        Wanted::Blob(WantedBlob {
+            digest: request.digest,
+            manifest: request.manifest,
+            workload: self.workload,
+            kind: request.kind,
+            length: request.length,
+        })
+    }
+
     fn wanted(&self, request: &ChunksRequest<'_>) -> Wanted {
         Wanted::Chunks(WantedChunks {
             pack: request.pack.digest,

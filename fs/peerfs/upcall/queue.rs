@@ -154,23 +154,32 @@ impl Queue {
     }
 
     /// Somebody may soon want `wanted`. Dropped when that is already requested, when there are too
-    /// many such requests, when no daemon is there, or when memory is short.
-    pub(super) fn prefetch(&mut self, mount: MountId, wanted: Wanted, now: Instant<Monotonic>) {
+    /// many such requests, when no daemon is there, or when memory is short. Returns the request that is pending.
+    pub(super) fn prefetch(
+        &mut self,
+        mount: MountId,
+        wanted: Wanted,
+        now: Instant<Monotonic>,
+    ) -> Option<Arc<Request>> {
         count(&mut self.statistics.made);
         self.expire(now);
-        let answers = |pending: &Pending| pending.request.wanted.covers(&wanted);
+        let answers = |pending: &&Pending| pending.request.wanted.covers(&wanted);
         let is_readahead = |pending: &&Pending| pending.priority == Priority::Readahead;
-        if self.pending.iter().any(answers) {
+        if let Some(pending) = self.pending.iter().find(answers) {
             count(&mut self.statistics.coalesced);
-        } else if wanted.check().is_err()
-            || self.files.is_empty()
-            || self.pending.iter().filter(is_readahead).count() >= READAHEAD_MAX
-            || self
-                .insert(mount, wanted, Priority::Readahead, now)
-                .is_err()
-        {
+            return Some(pending.request.clone());
+        }
+        let has_room = wanted.check().is_ok()
+            && !self.files.is_empty()
+            && self.pending.iter().filter(is_readahead).count() < READAHEAD_MAX;
+        let inserted = match has_room {
+            true => self.insert(mount, wanted, Priority::Readahead, now).ok(),
+            false => None,
+        };
+        if inserted.is_none() {
             count(&mut self.statistics.dropped);
         }
+        inserted
     }
 
     /// Somebody stops waiting for a request. False if it has been answered in the meantime.

@@ -134,6 +134,11 @@ impl Request {
         self.done.wait_killable_timeout(timeout)
     }
 
+    /// Whether it was answered.
+    pub(super) fn is_complete(&self) -> bool {
+        self.outcome.as_ref().is_some()
+    }
+
     /// The answer to a request that is complete.
     pub(super) fn outcome(&self) -> Result<Fetched> {
         self.outcome.as_ref().cloned().unwrap_or(Err(EIO))
