@@ -173,11 +173,9 @@ fn ask_ahead(inode: &Inode, range: Range<u64>, views: &mut Views<'_, Daemon>) {
     let now = wanted.start.max(range.start)..wanted.end.min(range.end);
     let behind = now.end.max(wanted.start)..wanted.end;
     let before = wanted.start..now.start.min(wanted.end);
-    let asked = [now, behind, before]
-        .into_iter()
-        .try_for_each(|wanted| ask(inode, wanted, range.end, views));
+    let asked = [now, behind, before].map(|wanted| ask(inode, wanted, &range, views));
     // The next one tries again, when the packs' indexes are here.
-    if asked.is_ok() {
+    if asked.iter().all(Result::is_ok) {
         data.asked.store(wanted.end, Relaxed);
     }
 }
@@ -185,10 +183,16 @@ fn ask_ahead(inode: &Inode, range: Range<u64>, views: &mut Views<'_, Daemon>) {
 /// Pieces of a range that are asked for at the most: enough for 16 MiB of small files, whatever an image has.
 const PIECES_MAX: usize = 1024;
 
-/// Asks for what is missing of a range, and does not wait for it. Who reads up to `end` gets the indexes that they need
-/// themselves; those of packs that begin behind it are asked for.
-fn ask(inode: &Inode, range: Range<u64>, end: u64, views: &mut Views<'_, Daemon>) -> Result {
+/// Asks for what is missing of a range, and does not wait for it. The indexes of what is being read its reader gets;
+/// other ones are asked for as well.
+fn ask(
+    inode: &Inode,
+    range: Range<u64>,
+    reading: &Range<u64>,
+    views: &mut Views<'_, Daemon>,
+) -> Result {
     let store = &inode.super_block().data().store;
+    let mut asked = Ok(());
     for piece in pieces(inode.data(), range).take(PIECES_MAX) {
         // Each may be of another pack, whose index is read anew.
         if is_being_killed() {
@@ -198,16 +202,17 @@ fn ask(inode: &Inode, range: Range<u64>, end: u64, views: &mut Views<'_, Daemon>
             match views.get_partial(pack) {
                 Ok(Some(view)) => store.prefetch(view, offset, piece.length)?,
                 Ok(None) => {}
-                Err(error) => {
-                    if error == EAGAIN && piece.file_offset >= end {
+                Err(error) if error == EAGAIN => {
+                    if !reading.contains(&piece.file_offset) {
                         store.prefetch_index(pack)?;
                     }
-                    return Err(error);
+                    asked = Err(EAGAIN);
                 }
+                Err(error) => return Err(error),
             }
         }
     }
-    Ok(())
+    asked
 }
 
 /// Divides bytes of a file by where they come from. Holes and what is behind the end of the file are

@@ -13,7 +13,7 @@ use crate::fixture::Fixture;
 
 /// Reads from a store, and fetches what is not there from another one.
 struct Fetching {
-    store: Store,
+    store: Arc<Store>,
     source: Store,
     fetched: Arc<AtomicU32>,
     /// Answers with a chunk that is right, but another one.
@@ -86,9 +86,11 @@ fn what_is_not_here_is_fetched_when_it_is_read() {
     let fixture = Fixture::new();
     let folder = tempfile::tempdir().unwrap();
     let fetched = Arc::new(AtomicU32::new(0));
+    // One for both: its lock might be inherited for a moment by a process that another test starts.
+    let store = Arc::new(Store::create(folder.path()).unwrap());
     let open = |swaps| {
         Arc::new(Fetching {
-            store: Store::create(folder.path()).unwrap(),
+            store: store.clone(),
             source: Store::open(&fixture.store()).unwrap(),
             fetched: fetched.clone(),
             swaps,
