@@ -277,6 +277,8 @@ fn a_file_that_grows_or_is_cut_is_read_to_an_end() {
         File::options().append(true).open(path).unwrap()
     });
     metadata.set_len(5).unwrap();
+    // However late the thread begins, neither is what it should be.
+    std::io::Write::write_all(&mut &pack, &[0; 1 << 20]).unwrap();
     let (stop, stopped) = mpsc::channel::<()>();
     let writer = thread::spawn(move || {
         while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
