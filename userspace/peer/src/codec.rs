@@ -63,10 +63,9 @@ pub(crate) struct Frames<R, F> {
 }
 
 impl<R: AsyncRead + Unpin, F: Frame> Frames<R, F> {
-    /// Frames of which as many as fit `capacity` bytes are read at once.
-    fn new(read: R, capacity: usize, patience: Duration) -> Self {
+    fn new(read: R, patience: Duration) -> Self {
         Frames {
-            frames: FramedRead::with_capacity(read, Codec(PhantomData), capacity),
+            frames: FramedRead::new(read, Codec(PhantomData)),
             patience,
             deadline: None,
             begun: (0, Instant::now()),
@@ -109,30 +108,25 @@ pub(crate) type FrameReader<F> = Frames<ReadHalf<Compat<Stream>>, F>;
 /// The frames of one direction to write.
 pub(crate) type FrameWriter<F> = FramedWrite<WriteHalf<Compat<Stream>>, Codec<F>>;
 
-/// Two pieces: enough to be worth a call, a message of Noise and a buffer.
+/// Two pieces: enough to be worth a call and a message of Noise.
 const BATCH: usize = 2 * PIECE_MAX as usize;
-/// Some requests, the longest of which has 1,104 bytes.
-const REQUESTS: usize = 4096;
 
 /// The two directions of a stream that this node opened.
 pub(crate) fn opened(stream: Stream) -> (FrameReader<Reply>, FrameWriter<Request>) {
-    framed(stream, BATCH)
+    framed(stream)
 }
 
 /// The two directions of a stream that this node accepted.
 pub(crate) fn accepted(stream: Stream) -> (FrameReader<Request>, FrameWriter<Reply>) {
-    framed(stream, REQUESTS)
+    framed(stream)
 }
 
-fn framed<In: Frame, Out: Frame>(
-    stream: Stream,
-    capacity: usize,
-) -> (FrameReader<In>, FrameWriter<Out>) {
+fn framed<In: Frame, Out: Frame>(stream: Stream) -> (FrameReader<In>, FrameWriter<Out>) {
     let (read, write) = tokio::io::split(stream.compat());
     let mut writer = FramedWrite::new(write, Codec(PhantomData));
     // Before they are given to the connection.
     writer.set_backpressure_boundary(BATCH);
-    (Frames::new(read, capacity, FRAME_TIMEOUT), writer)
+    (Frames::new(read, FRAME_TIMEOUT), writer)
 }
 
 #[cfg(test)]
@@ -144,7 +138,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_frame_that_was_begun_must_be_finished() {
         let (mut peer, here) = tokio::io::duplex(1024);
-        let mut frames = Frames::<_, Request>::new(here, REQUESTS, FRAME_TIMEOUT);
+        let mut frames = Frames::<_, Request>::new(here, FRAME_TIMEOUT);
         let mut bytes = BytesMut::new();
         Request::Cancel { request: 7 }.encode(&mut bytes);
         // Between frames it may take any time.
