@@ -28,7 +28,7 @@ pub(crate) fn compress_chunks(
     };
     for request in requests {
         options.check_cancelled()?;
-        if let Some(chunk) = known.find(&request.id, request.content.len()) {
+        if let Some(chunk) = known.find(&request.id, &request.content) {
             let chunk = StoredChunk {
                 id: request.id,
                 content_digest: *chunk.content_digest(),

@@ -28,14 +28,9 @@ impl ContentId {
     }
 }
 
-/// A checksum of stored bytes by which damage on the disk is seen: who reads a chunk verifies its digest.
-pub(crate) fn checksum(stored: &[u8]) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(stored).as_bytes();
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
-}
-
-/// Finds chunks that were built in this store before: who needs one need not compress it. Only what builds of this store
-/// have entered is found, so nobody else can say what content is. May be used from many threads.
+/// Finds chunks that were built in this store before: who needs one need not compress it. What the catalogue says of
+/// content is not believed, for the store may be somebody else's: a chunk is decoded and compared. May be used from many
+/// threads.
 pub struct KnownChunks<'a> {
     store: &'a Store,
     /// Says how chunks are compressed: the same content compressed in another way is another chunk.
@@ -67,7 +62,7 @@ impl KnownChunk {
         &self.content
     }
 
-    /// The chunk's stored bytes, which are what they were when it was built.
+    /// The chunk's stored bytes, which were verified.
     pub fn stored(&self) -> &[u8] {
         &self.stored
     }
@@ -83,18 +78,19 @@ impl<'a> KnownChunks<'a> {
         }
     }
 
-    /// A chunk with this content; None if there is none that can be read.
-    pub fn find(&self, content: &ContentId, length: usize) -> Option<KnownChunk> {
-        let built = self.catalogued(&self.key(content))?;
+    /// A chunk with this content, whose name is `id`; None if there is none that is right.
+    pub fn find(&self, id: &ContentId, content: &[u8]) -> Option<KnownChunk> {
+        let built = self.catalogued(&self.key(id))?;
         let pack = self.pack(built.pack, built.index)?;
-        let (record, stored) = pack.read_unverified(built.chunk).ok()??;
-        let is_it = record.logical_length as usize == length && checksum(&stored) == built.checksum;
-        is_it.then(|| KnownChunk {
+        let stored = pack.stored_chunk(built.chunk).ok()??;
+        let record = *stored.record();
+        let bytes = stored.bytes().to_vec();
+        (stored.decode().ok()? == content).then_some(KnownChunk {
             pack,
             number: built.chunk,
             record,
             content: built.content,
-            stored,
+            stored: bytes,
         })
     }
 

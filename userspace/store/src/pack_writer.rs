@@ -2,6 +2,7 @@
 
 //! Writing a pack of which the store may have chunks already.
 
+use std::collections::HashSet;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -11,10 +12,10 @@ use peerfs_text::Causes;
 use crate::catalogue::BuiltChunk;
 use crate::digest::sha256_file;
 use crate::directory::StoreDirectory;
-use crate::known_chunks::{checksum, ContentId, KnownChunk, KnownChunks};
+use crate::known_chunks::{ContentId, KnownChunk, KnownChunks};
 use crate::pack::PackStore;
 use crate::temporary_file::TemporaryFile;
-use crate::{layout, sha256, Error, Pack, Result, Sha256Writer, Store};
+use crate::{layout, Error, Pack, Result, Sha256Writer, Store};
 
 /// A pack being written. What the store has already is not written again: if that is any of it, the pack becomes a
 /// table of places instead of a blob. Nothing has its final name before [`PackWriter::finish`]; dropping it earlier leaves
@@ -28,8 +29,7 @@ pub struct PackWriter {
     file: Option<TemporaryFile>,
     chunks: Vec<Chunk>,
     length: u64,
-    /// Of all bytes so far, as long as none were found in the store: what is there may make up all of a known pack.
-    hash: Option<Sha256Writer>,
+    hash: Sha256Writer,
 }
 
 /// A chunk that was just made.
@@ -52,7 +52,6 @@ struct Chunk {
     /// That of the content, and how it was compressed; None if the catalogue has it.
     key: Option<Digest>,
     content: Digest,
-    checksum: u64,
     source: Source,
 }
 
@@ -74,7 +73,7 @@ impl PackWriter {
             file: None,
             chunks: Vec::new(),
             length: 0,
-            hash: Some(Sha256Writer::default()),
+            hash: Sha256Writer::default(),
         }
     }
 
@@ -95,24 +94,23 @@ impl PackWriter {
             self.find(stored, &made.digest)
         };
         let source = match found {
-            Some((name, offset)) => {
-                self.hash = None;
-                Source::Stored(name, offset)
-            }
+            Some((name, offset)) => Source::Stored(name, offset),
             None => {
                 self.write(stored)?;
                 Source::New
             }
         };
-        self.push(Chunk {
-            digest: made.digest,
-            offset: self.length,
-            length: stored.len() as u32, // a chunk's: at most CHUNK_MAX
-            key: Some(known.key(&made.id)),
-            content: made.content,
-            checksum: checksum(stored),
-            source,
-        });
+        self.push(
+            stored,
+            Chunk {
+                digest: made.digest,
+                offset: self.length,
+                length: stored.len() as u32, // a chunk's: at most CHUNK_MAX
+                key: Some(known.key(&made.id)),
+                content: made.content,
+                source,
+            },
+        );
         Ok(())
     }
 
@@ -125,22 +123,24 @@ impl PackWriter {
             self.write(chunk.stored())?;
             Source::New
         } else {
-            self.hash = None;
             Source::Known(chunk.pack.clone(), chunk.number)
         };
-        self.push(Chunk {
-            digest: chunk.record().digest,
-            offset: self.length,
-            length: chunk.record().stored_length,
-            key: None,
-            content: *chunk.content_digest(),
-            checksum: 0,
-            source,
-        });
+        self.push(
+            chunk.stored(),
+            Chunk {
+                digest: chunk.record().digest,
+                offset: self.length,
+                length: chunk.record().stored_length,
+                key: None,
+                content: *chunk.content_digest(),
+                source,
+            },
+        );
         Ok(())
     }
 
-    fn push(&mut self, chunk: Chunk) {
+    fn push(&mut self, stored: &[u8], chunk: Chunk) {
+        self.hash.update(stored);
         self.length += u64::from(chunk.length);
         self.chunks.push(chunk);
     }
@@ -156,9 +156,6 @@ impl PackWriter {
     }
 
     fn write(&mut self, stored: &[u8]) -> Result<()> {
-        if let Some(hash) = &mut self.hash {
-            hash.update(stored);
-        }
         let failed = || self.directory.failed("write to a file in", layout::TMP);
         let mut file = match self.file.take() {
             Some(file) => file,
@@ -176,13 +173,7 @@ impl PackWriter {
     /// the index is none.
     pub fn finish(mut self, store: &Store, index: Vec<u8>) -> Result<(Digest, Digest)> {
         let index_digest = store.add_blob(&index)?;
-        let pack = match self.hash.take() {
-            Some(hash) => hash.finish(),
-            None => match self.known_pack(&index_digest)? {
-                Some(pack) => pack,
-                None => self.hash_all()?,
-            },
-        };
+        let pack = std::mem::take(&mut self.hash).finish();
         let name = DataFile::Pack(pack, index_digest);
         if self
             .chunks
@@ -197,55 +188,15 @@ impl PackWriter {
         Ok((pack, index_digest))
     }
 
-    /// The pack that this index describes, if it was built in this store: only then its digest need not be computed.
-    fn known_pack(&self, index: &Digest) -> Result<Option<Digest>> {
-        let found = self.shared.catalogue.find_built(index)?;
-        let found = found.filter(|found| found.index == *index);
-        Ok(found.map(|found| found.pack))
-    }
-
-    /// The digest of all chunks, one behind the other.
-    fn hash_all(&mut self) -> Result<Digest> {
-        let mut hash = Sha256Writer::default();
-        for number in 0..self.chunks.len() {
-            if let Some(stored) = self.read(number)? {
-                hash.update(&stored);
-            }
+    /// The stored bytes of a chunk of the file being written.
+    fn read_new(&mut self, offset: u64, length: u32) -> Result<Vec<u8>> {
+        let mut stored = vec![0; length as usize];
+        if let Some(file) = &mut self.file {
+            file.file()
+                .read_exact_at(&mut stored, offset)
+                .map_err(self.directory.failed("read a file in", layout::TMP))?;
         }
-        Ok(hash.finish())
-    }
-
-    /// The stored bytes of a chunk; None if there is none of this number.
-    fn read(&mut self, number: usize) -> Result<Option<Vec<u8>>> {
-        let Some(chunk) = self.chunks.get(number) else {
-            return Ok(None);
-        };
-        let gone = |pack: &Digest| Error::ChunkMissing {
-            pack: *pack,
-            chunk: number as u32,
-        };
-        let mut stored = vec![0; chunk.length as usize];
-        match &chunk.source {
-            Source::New => {
-                let failed = self.directory.failed("read a file in", layout::TMP);
-                if let Some(file) = &mut self.file {
-                    let read = file.file().read_exact_at(&mut stored, chunk.offset);
-                    read.map_err(failed)?;
-                }
-            }
-            Source::Known(pack, number) => {
-                let found = pack.read_chunk(*number)?;
-                stored = found.ok_or_else(|| gone(pack.digest()))?;
-            }
-            Source::Stored(name, offset) => {
-                let file = self.shared.data_files.open(name)?;
-                let read = file.map(|file| file.read_exact_at(&mut stored, *offset));
-                if !matches!(read, Some(Ok(()))) || sha256(&stored) != chunk.digest {
-                    return Err(gone(&chunk.digest));
-                }
-            }
-        }
-        Ok(Some(stored))
+        Ok(stored)
     }
 
     /// Whether the pack is a whole blob that is right.
@@ -293,28 +244,29 @@ impl PackWriter {
         } else {
             None
         };
-        for number in 0..self.chunks.len() {
-            let Some(chunk) = self.chunks.get(number) else {
-                continue;
-            };
+        let mut names = HashSet::new();
+        for (number, chunk) in (0..).zip(std::mem::take(&mut self.chunks)) {
             let place = match &chunk.source {
-                Source::Known(pack, number) => pack.location(*number)?,
-                Source::Stored(name, offset) => Some((*name, *offset)),
-                Source::New => None,
-            };
-            let (offset, digest) = (chunk.offset, chunk.digest);
-            let place = match place {
-                Some(place) => place,
-                None => {
-                    let stored = self.read(number)?.unwrap_or_default();
-                    let place = places.write(own.as_deref(), &stored, offset)?;
-                    self.enter(&place.0, [(digest, place.1)])?;
+                Source::Known(known, number) => {
+                    let place = known.location(*number)?;
+                    place.ok_or(Error::ChunkMissing {
+                        pack: *known.digest(),
+                        chunk: *number,
+                    })?
+                }
+                Source::Stored(name, offset) => (*name, *offset),
+                Source::New => {
+                    let stored = self.read_new(chunk.offset, chunk.length)?;
+                    let place = places.write(own.as_deref(), &stored, chunk.offset)?;
+                    self.enter(&place.0, [(chunk.digest, place.1)])?;
                     place
                 }
             };
-            places.enter_place(number as u32, &place.0, place.1)?;
+            places.enter_place(number, &place.0, place.1)?;
+            names.insert(place.0);
+            self.chunks.push(chunk);
         }
-        places.sync(own.as_deref())
+        places.sync(&names)
     }
 
     fn enter_new(&self, name: &DataFile, offset: impl Fn(&Chunk) -> u64) -> Result<()> {
@@ -338,25 +290,18 @@ impl PackWriter {
         Ok(())
     }
 
-    /// Enters the content of chunks that were made just now, and the pack.
+    /// Enters the content of chunks that were made just now.
     fn enter_contents(&self, pack: Digest, index: Digest) -> Result<()> {
-        let built = |number, content, checksum| BuiltChunk {
-            pack,
-            index,
-            chunk: number,
-            content,
-            checksum,
-        };
-        let mut made = Vec::new();
-        for (number, chunk) in (0..).zip(&self.chunks) {
-            if let Some(key) = chunk.key {
-                made.push((key, built(number, chunk.content, chunk.checksum)));
-            }
-        }
-        // The pack itself, by its index.
-        if self.known_pack(&index)?.is_none() {
-            made.push((index, built(0, Digest::default(), 0)));
-        }
+        let made = (0..).zip(&self.chunks).filter_map(|(number, chunk)| {
+            let built = BuiltChunk {
+                pack,
+                index,
+                chunk: number,
+                content: chunk.content,
+            };
+            Some((chunk.key?, built))
+        });
+        let made: Vec<(Digest, BuiltChunk)> = made.collect();
         if made.is_empty() {
             return Ok(());
         }

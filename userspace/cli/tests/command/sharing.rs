@@ -2,8 +2,9 @@
 
 //! Images that share chunks: each byte is stored once, and stays as long as one of them needs it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 use crate::fixture::Fixture;
 use crate::running::{build, fail, peerfs, succeed};
@@ -102,6 +103,45 @@ fn either_image_is_removed_and_the_other_keeps_what_it_needs() {
             .unwrap()
             .is_empty());
     }
+}
+
+#[test]
+fn a_store_of_somebody_else_does_not_decide_what_is_built() {
+    // Two trees of one chunk each, of the same length.
+    let fixture = Fixture::new();
+    let store = fixture.folder.path().join("shared");
+    let (one, other) = (&fixture.content[..40_000], &fixture.content[40_000..80_000]);
+    let build_of = |content: &[u8], store: &Path| {
+        let path = fixture.tree().join("file");
+        fs::write(&path, content).unwrap();
+        // The same tree each time.
+        for path in [path, fixture.tree()] {
+            File::open(path).unwrap().set_modified(UNIX_EPOCH).unwrap();
+        }
+        build(&fixture.tree(), store, "built", &[])
+    };
+    let alone = build_of(one, &fixture.folder.path().join("alone"));
+    build_of(one, &store);
+    build_of(other, &store);
+    // What was entered for the one leads to the chunk of the other, with a checksum as it should be.
+    let path = store.join("catalogue/contents");
+    let records = fs::read(&path).unwrap();
+    let (first, second) = records.split_at(80);
+    let forged = |key: &[u8], rest: &[u8]| {
+        let fields = [&key[..32], &rest[32..72]].concat();
+        let sum = blake3::hash(&fields);
+        [&fields[..], &sum.as_bytes()[..8]].concat()
+    };
+    assert_eq!((first.len(), second.len()), (80, 80));
+    fs::write(
+        &path,
+        [forged(first, second), forged(second, first)].concat(),
+    )
+    .unwrap();
+    assert_eq!(build_of(one, &store), alone);
+    let found = succeed(peerfs(&store, "cat").args(["built", "/file"]));
+    assert!(found == one);
+    succeed(&mut peerfs(&store, "verify"));
 }
 
 #[test]

@@ -16,8 +16,9 @@ const HEADER_SIZE: u64 = 4096;
 const ENTRY_SIZE: usize = 16;
 const MAGIC: [u8; 8] = *b"peerfsca";
 const VERSION: u64 = 1;
-/// Entries of a new table.
+/// Slots of a new table, and of the largest: 2 GiB of them, whatever a file says.
 const SLOTS_MIN: u64 = 4096;
+const SLOTS_MAX: u64 = 1 << 27;
 /// Entries that are read at once where few are asked for, and where many are.
 const NARROW: u64 = 16;
 const WIDE: u64 = 64 * 1024;
@@ -45,7 +46,7 @@ impl HashFile {
 
     /// Makes an empty file a table for about so many entries.
     pub(super) fn create(file: File, entries: u64) -> io::Result<Self> {
-        let slots = entries.saturating_mul(2).max(SLOTS_MIN);
+        let slots = entries.saturating_mul(2).clamp(SLOTS_MIN, SLOTS_MAX);
         file.set_len(HEADER_SIZE + slots * ENTRY_SIZE as u64)?;
         let table = HashFile {
             file,
@@ -80,7 +81,7 @@ impl HashFile {
 
     /// Whether it should grow before so many entries are added.
     pub(super) fn is_too_small_for(&self, more: u64) -> bool {
-        self.count.saturating_add(more) > self.slots / 10 * 7
+        self.slots < SLOTS_MAX && self.count.saturating_add(more) > self.slots / 10 * 7
     }
 
     /// The values of keys, which are in ascending order.
@@ -249,7 +250,8 @@ fn read_header(file: &File) -> io::Result<Option<(u64, u64)>> {
     let length = slots
         .checked_mul(ENTRY_SIZE as u64)
         .and_then(|length| length.checked_add(HEADER_SIZE));
-    let is_whole = slots >= SLOTS_MIN && length.is_some_and(|length| is_as_long(file, length));
+    let is_whole = (SLOTS_MIN..=SLOTS_MAX).contains(&slots)
+        && length.is_some_and(|length| is_as_long(file, length));
     Ok(is_whole.then_some((slots, count.min(slots))))
 }
 

@@ -47,8 +47,6 @@ pub(crate) struct BuiltChunk {
     pub(crate) chunk: u32,
     /// The SHA-256 of its content.
     pub(crate) content: Digest,
-    /// A checksum of its stored bytes.
-    pub(crate) checksum: u64,
 }
 
 /// The catalogue of a store.
@@ -139,7 +137,6 @@ impl Catalogue {
                 index,
                 chunk: record.chunk,
                 content: record.content,
-                checksum: record.checksum,
             }),
             _ => None,
         })
@@ -163,7 +160,6 @@ impl Catalogue {
             records.push(ContentRecord {
                 key,
                 content: built.content,
-                checksum: built.checksum,
                 name,
                 chunk: built.chunk,
             });

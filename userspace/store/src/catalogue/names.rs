@@ -4,17 +4,17 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use peerfs_format::{DataFile, SLOT_SIZE};
 
 use crate::directory::{StoreDirectory, READABLE};
-use crate::{layout, Result};
+use crate::{layout, whole_file, Result};
 
-/// Numbers have 24 bits, of which one means none.
-const NAMES_MAX: usize = (1 << 24) - 2;
+/// Names that are known at the most, whatever a file has: those of some 4 TiB of packs. Numbers have 24 bits, of which one
+/// means none.
+const NAMES_MAX: usize = 1 << 18;
 /// Names that are read at once.
 const BATCH: usize = 4096;
 
@@ -94,7 +94,7 @@ impl Names {
         let mut found = Vec::new();
         loop {
             let offset = (self.names.len() + found.len()) as u64 * SLOT_SIZE as u64;
-            let count = read_at(file, &mut bytes, offset);
+            let count = whole_file::read_at(file, &mut bytes, offset);
             let count = count.map_err(self.directory.failed("read", path))?;
             let slots = bytes
                 .get(..count)
@@ -110,18 +110,4 @@ impl Names {
         }
         Ok(())
     }
-}
-
-/// Reads until the buffer is full or the file ends, and returns how much that was.
-fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut done = 0;
-    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + done as u64) {
-            Ok(0) => break,
-            Ok(count) => done += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
 }

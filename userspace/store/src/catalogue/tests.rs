@@ -78,8 +78,7 @@ fn a_chunk_is_found_by_its_whole_key() {
         pack: sha256(b"pack"),
         index: sha256(b"index"),
         chunk,
-        content: sha256(b"content"),
-        checksum: u64::MAX - u64::from(chunk),
+        content: sha256(&[chunk as u8]),
     };
     let enter = |process: &Process, chunk: u32| {
         let changes = process.data_files.lock_changes().unwrap();

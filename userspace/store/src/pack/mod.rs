@@ -298,21 +298,6 @@ impl Pack {
         }
     }
 
-    /// A chunk's record, and the bytes at its place, whatever they are; None if there are none.
-    pub(crate) fn read_unverified(&self, chunk: u32) -> Result<Option<(ChunkRecord, Vec<u8>)>> {
-        let record = self.chunk(chunk)?;
-        let (file, offset) = match self.place(chunk) {
-            Some(Place::Whole(file)) => (Some(file), record.stored_offset.into()),
-            Some(Place::In(name, offset, own)) => {
-                (self.open_data_file(&name, own.as_ref())?, offset)
-            }
-            None => return Ok(None),
-        };
-        let mut stored = vec![0; record.stored_length as usize];
-        let read = file.map(|file| file.read_exact_at(&mut stored, offset));
-        Ok(matches!(read, Some(Ok(()))).then_some((record, stored)))
-    }
-
     /// A chunk's stored bytes from where it is said to be; None if they are not there.
     fn read_place(&self, chunk: u32, record: &ChunkRecord) -> Result<Option<Vec<u8>>> {
         let read = |file: &File, offset| {
@@ -424,7 +409,11 @@ impl Pack {
         let State::Places(places) = &mut *state else {
             return Ok(None);
         };
-        if places.own.is_none() && self.is_mostly_elsewhere(places) {
+        // Looked at once: a pack may have hundreds of thousands of chunks.
+        if places.own.is_none() && places.goes_loose.is_none() {
+            places.goes_loose = Some(self.is_mostly_elsewhere(places));
+        }
+        if places.own.is_none() && places.goes_loose == Some(true) {
             return Ok(None);
         }
         let own = match places.own.take() {

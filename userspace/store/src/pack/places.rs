@@ -2,6 +2,7 @@
 
 //! What a builder does with the places of a pack, beside whoever fills it.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -62,25 +63,24 @@ impl Pack {
         }
     }
 
-    /// Brings what was written to its own file or to a loose one, and the table, to the disk.
-    pub(crate) fn sync(&self, own: Option<&File>) -> Result<()> {
+    /// Brings the table and the data files that it names to the disk, whoever has written to them.
+    pub(crate) fn sync(&self, names: &HashSet<DataFile>) -> Result<()> {
         let data_files = &self.store.data_files;
-        data_files.sync_loose()?;
+        for name in names {
+            if let Some(file) = data_files.open(name)? {
+                file.sync_data()
+                    .map_err(Error::io("write to", &self.path()))?;
+            }
+        }
         if let State::Places(places) = &*self.lock() {
             places.table.sync()?;
         }
         let directory = data_files.directory();
-        if let Some(own) = own {
-            own.sync_data()
-                .map_err(Error::io("write to", &self.path()))?;
-            let name = layout::PARTIALS;
+        for name in [layout::PARTIALS, layout::LOOSE, layout::PLACES] {
             directory
                 .sync(name)
                 .map_err(directory.failed("write to", name))?;
         }
-        let name = layout::PLACES;
-        directory
-            .sync(name)
-            .map_err(directory.failed("write to", name))
+        Ok(())
     }
 }

@@ -29,6 +29,18 @@ pub(super) struct Places {
     pub(super) table: PlaceTable,
     /// The pack's own partial file, if this process writes to it.
     pub(super) own: Option<Arc<File>>,
+    /// Whether what comes goes to loose files; None before anything has come.
+    pub(super) goes_loose: Option<bool>,
+}
+
+impl Places {
+    fn new(table: PlaceTable) -> Self {
+        Places {
+            table,
+            own: None,
+            goes_loose: None,
+        }
+    }
 }
 
 impl State {
@@ -48,13 +60,13 @@ impl State {
     /// The places, to be read; None if there is no table.
     pub(super) fn find_places(data_files: &DataFiles, record: &PackRecord) -> Result<Option<Self>> {
         let table = PlaceTable::find(data_files, record)?;
-        Ok(table.map(|table| State::Places(Places { table, own: None })))
+        Ok(table.map(|table| State::Places(Places::new(table))))
     }
 
     /// The places, to be changed.
     pub(super) fn open_places(data_files: &DataFiles, record: &PackRecord) -> Result<Self> {
         let table = PlaceTable::open(data_files, record)?;
-        Ok(State::Places(Places { table, own: None }))
+        Ok(State::Places(Places::new(table)))
     }
 }
 

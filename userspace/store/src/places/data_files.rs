@@ -92,14 +92,6 @@ impl DataFiles {
     pub(crate) fn lock_changes(&self) -> Result<ChangeLock<'_>> {
         self.changes.lock()
     }
-
-    /// Brings what was appended to the disk.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub(crate) fn sync_loose(&self) -> Result<()> {
-        self.loose.sync()
-    }
 }
 
 /// The paths at which a data file may be: the first one that is there is it.

@@ -61,19 +61,6 @@ impl LooseWriter {
         Ok((DataFile::Loose(number), offset))
     }
 
-    pub(super) fn sync(&self) -> Result<()> {
-        let Some((number, file)) = lock(&self.current)
-            .as_ref()
-            .map(|loose| (loose.number, loose.file.clone()))
-        else {
-            return Ok(());
-        };
-        let name = layout::loose(number);
-        let synced = file.sync_data();
-        let synced = synced.and_then(|()| self.directory.sync(layout::LOOSE));
-        synced.map_err(self.directory.failed("write to", &name))
-    }
-
     /// A file with room for so much: one that an ended process has left, else a new one.
     fn begin(&self, length: u64) -> Result<Loose> {
         let names = self.directory.names(layout::LOOSE)?;

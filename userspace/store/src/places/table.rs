@@ -320,7 +320,9 @@ impl Content {
     fn read_of(file: &File, expected: &PlacesHeader) -> io::Result<Option<Self>> {
         let chunks = expected.chunk_count as usize;
         let entries_end = PLACES_HEADER_SIZE + chunks * PLACE_SIZE;
-        let bytes = read_up_to(file, entries_end + SLOTS_MAX as usize * SLOT_SIZE)?;
+        let mut bytes = vec![0; entries_end + SLOTS_MAX as usize * SLOT_SIZE];
+        let count = whole_file::read_at(file, &mut bytes, 0)?;
+        bytes.truncate(count);
         let header = match PlacesHeader::parse(&bytes) {
             Ok(header) if header.is_of(&expected.pack, &expected.index, expected.chunk_count) => {
                 header
@@ -376,22 +378,6 @@ impl Content {
         }
         bytes
     }
-}
-
-/// The first bytes of a file, so many at the most.
-fn read_up_to(file: &File, length: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; length];
-    let mut done = 0;
-    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, done as u64) {
-            Ok(0) => break,
-            Ok(count) => done += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-            Err(error) => return Err(error),
-        }
-    }
-    bytes.truncate(done);
-    Ok(bytes)
 }
 
 fn header_bytes(header: &PlacesHeader) -> Vec<u8> {
