@@ -5,8 +5,8 @@ the draft of writer.Tree; FINE ones break no rule, and U ones one that nobody ne
 import stat
 import struct
 
-from records import CHUNK_MAX, METADATA_MAX, PACK_MAX, ROOT, Entry, Inode, Shard, Span, Xattr, XattrSet
-from writer import PackDraft, Raw, ShardDraft, compress, sha256
+from records import CHUNK_MAX, LZ4, LZ4_FEATURE, METADATA_MAX, PACK_MAX, ROOT, Entry, Inode, Shard, Span, Xattr, XattrSet
+from writer import PackDraft, Raw, ShardDraft, compress, compress_lz4, sha256
 
 FINE, R, V, U = "fine", "R", "V", "U"
 MUTANTS = []
@@ -75,9 +75,10 @@ def image():
         blob(R, f"a pointer out of its segment: {kind}", kind,
              lambda data: data[:8] + struct.pack("<I", 0x7ffffffc) + data[12:])
         blob(U, f"bytes behind the message: {kind}", kind, lambda data: data + bytes(8))
-    fields(R, "manifest", manifest, version=[0, 2], incompatible=[1, 2, 1 << 63], inodes=[0, 13, 15],
+    fields(R, "manifest", manifest, version=[0, 2], incompatible=[1, 4, 1 << 63], inodes=[0, 13, 15],
            length=[0, 17 << 20], key_id=b"k", envelope=b"e", trace=[b"t", bytes(31), bytes(33)])
-    fields(FINE, "manifest", manifest, key_id=b"", envelope=b"", trace=[b"", bytes(32)])
+    fields(FINE, "manifest", manifest, incompatible=LZ4_FEATURE, key_id=b"", envelope=b"",
+           trace=[b"", bytes(32)])
     fields(R, "manifest", manifest, root=[bytes(64), bytes(63), b""], digest=[b"", bytes(31)])
     fields(U, "manifest", manifest, compatible=1)
     fields(V, "manifest", manifest, content=1, stored=1)
@@ -146,6 +147,18 @@ def packs():
         mutant(R, f"zstd: {name}", lambda draft, change=change: store(draft, change))
     mutant(FINE, "zstd: a window of 2^27", lambda draft: store(
         draft, lambda old: b"\x28\xb5\x2f\xfd\0\x88" + (22500 << 3 | 3).to_bytes(3, "little") + b"w"))
+    for name, change in {
+            "two blocks": lambda old: compress_lz4(b"a" * 22400) + compress_lz4(b"b" * 100),
+            "a byte behind the block": lambda old: compress_lz4(b"w" * 22500) + b"\0",
+            "a cut block": lambda old: compress_lz4(b"w" * 22500)[:-1],
+            "a shorter block": lambda old: compress_lz4(b"a" * 22499),
+            "a longer block": lambda old: compress_lz4(b"a" * 22501),
+            "a match before the beginning": lambda old: b"\x1fw\x02\0" + compress_lz4(b"w" * 22500)[4:],
+            "a frame": lambda old: old}.items():
+        mutant(R, f"LZ4: {name}", lambda draft, change=change: store_lz4(draft, change))
+    mutant(FINE, "LZ4", lambda draft: store_lz4(draft, lambda old: compress_lz4(b"w" * 22500)))
+    mutant(FINE, "LZ4 that the manifest does not tell of", lambda draft: store_lz4(
+        draft, lambda old: compress_lz4(b"w" * 22500), features=0))
     for name, change in {"one is missing": lambda old: old[:-32], "wrong": lambda old: bytes(len(old)),
                          "one too many": lambda old: old + bytes(32), "none": lambda old: b"",
                          "half a digest": lambda old: old[:-16]}.items():
@@ -159,6 +172,13 @@ def store(draft, change):
     draft.packs[0].store(1, change(draft.packs[0].stored[old.stored:old.stored + old.stored_length]))
     digest = sha256(b"w" * 22500)
     draft.packs[0].contents = draft.packs[0].contents[:32] + digest + draft.packs[0].contents[64:]
+
+
+def store_lz4(draft, change, features=LZ4_FEATURE):
+    """As store(), with LZ4."""
+    store(draft, change)
+    draft.packs[0].change(1, codec=LZ4)
+    draft.manifest.update(incompatible=features)
 
 
 def inodes():

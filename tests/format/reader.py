@@ -14,7 +14,7 @@ import stat
 import sys
 
 import capnp
-from records import (CHUNK_MAX, METADATA_MAX, NO_XATTRS, PACK_MAX, RAW, ROOT, ZSTD, Chunk, Digest, Entry, Extent, Inode,
+from records import (CHUNK_MAX, LZ4, LZ4_FEATURE, METADATA_MAX, NO_XATTRS, PACK_MAX, RAW, ROOT, ZSTD, Chunk, Digest, Entry, Extent, Inode,
                      Pack, Shard, Span, Xattr, XattrSet)
 
 MANIFEST_TYPE = "application/vnd.peerfs.manifest.v1"
@@ -136,7 +136,7 @@ class Image:
         self.store = store
         root = message(store.metadata(manifest))
         check(root.unsigned(0, 4) == 1, "the format version is not 1")
-        check(root.unsigned(8, 8) == 0, "an incompatible feature")
+        check(root.unsigned(8, 8) & ~LZ4_FEATURE == 0, "an incompatible feature")
         check(not field(root, 2) and not field(root, 3), "what only an encrypted image has")
         check(len(field(root, 4)) in (0, 32), "the trace's digest has another length")
         self.inode_count = root.unsigned(24, 8)
@@ -283,7 +283,7 @@ class Image:
                 check((chunk.logical, chunk.stored) == (logical, stored), "chunks do not follow each other")
                 check(1 <= chunk.logical_length <= CHUNK_MAX, "a chunk's length")
                 check(1 <= chunk.stored_length <= chunk.logical_length, "a chunk's stored length")
-                check(chunk.codec in (RAW, ZSTD), "a chunk's codec")
+                check(chunk.codec in DECODERS, "a chunk's codec")
                 check(chunk.codec != RAW or chunk.stored_length == chunk.logical_length, "a raw chunk's lengths")
                 logical += chunk.logical_length
                 stored += chunk.stored_length
@@ -298,7 +298,7 @@ class Image:
             file.seek(chunk.stored)
             stored = file.read(chunk.stored_length)
         check(hashlib.sha256(stored).digest() == chunk.digest, "a chunk has not its digest")
-        return stored if chunk.codec == RAW else decode(stored, chunk.logical_length)
+        return DECODERS[chunk.codec](stored, chunk.logical_length)
 
     def pieces(self, shard, record):
         """A regular file's bytes that are not in holes, in order, each piece with its offset."""
@@ -330,13 +330,27 @@ _zstd.ZSTD_findFrameCompressedSize.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
 _zstd.ZSTD_decompress.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
 
 
-def decode(stored, length):
+_lz4 = ctypes.CDLL("liblz4.so.1")
+_lz4.LZ4_decompress_safe.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_int]
+
+
+def decode_zstd(stored, length):
     """The content of one zstd frame that takes all the bytes."""
     check(stored.startswith(b"\x28\xb5\x2f\xfd"), "no zstd frame")
     check(_zstd.ZSTD_findFrameCompressedSize(stored, len(stored)) == len(stored), "more or less than one zstd frame")
     content = ctypes.create_string_buffer(length)
     check(_zstd.ZSTD_decompress(content, length, stored, len(stored)) == length, "a frame has another length")
     return content.raw
+
+
+def decode_lz4(stored, length):
+    """The content of one LZ4 block that takes all the bytes."""
+    content = ctypes.create_string_buffer(length)
+    check(_lz4.LZ4_decompress_safe(stored, content, len(stored), length) == length, "a block has another length")
+    return content.raw
+
+
+DECODERS = {RAW: lambda stored, length: stored, ZSTD: decode_zstd, LZ4: decode_lz4}
 
 
 def write_content(image, shard, record, write):

@@ -9,7 +9,8 @@ PACK_MAX = 1 << 30
 METADATA_MAX = 16 << 20
 NO_XATTRS = 0xffffffff
 ROOT = 1
-RAW, ZSTD = 0, 1
+RAW, ZSTD, LZ4 = 0, 1, 2
+LZ4_FEATURE = 1 << 1
 
 
 def record(name, layout, fields):

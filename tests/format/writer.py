@@ -31,6 +31,17 @@ def compress(content):
     return frame.raw[:length]
 
 
+_lz4 = ctypes.CDLL("liblz4.so.1")
+_lz4.LZ4_compress_default.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_int]
+
+
+def compress_lz4(content):
+    """One LZ4 block."""
+    block = ctypes.create_string_buffer(len(content) + len(content) // 255 + 16)
+    length = _lz4.LZ4_compress_default(content, block, len(content), len(block))
+    return block.raw[:length]
+
+
 def message(data, fields):
     """A message of one segment: the root's data section, and its Data fields, None for what is absent."""
     words = bytearray(struct.pack("<IHH", 0, len(data) // 8, len(fields)) + data + bytes(8 * len(fields)))

@@ -18,6 +18,15 @@ check "with nothing in the page cache, the same again"
 echo 3 >/proc/sys/vm/drop_caches
 peerfs-testing compare tree mnt --seed "$RANDOM" --count 300
 
+check "in other codecs: every path is the same, and reads at random places"
+for codec in lz4 none; do
+    other=$(build tree "store-$codec" --compression "$codec")
+    mount_image "/tmp/store-$codec" "$other" other
+    same_tree tree other
+    peerfs-testing compare tree other --seed "$RANDOM" --count 300
+    umount other
+done
+
 check "nothing can be changed"
 peerfs-testing read-only mnt
 

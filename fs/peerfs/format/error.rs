@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-use crate::{FEATURE_ENCRYPTION, FEATURE_OTHER_CODECS};
+use crate::{FEATURE_ENCRYPTION, FEATURE_LZ4};
 
 /// The result of reading a blob or a message.
 pub type Result<T> = core::result::Result<T, Error>;
@@ -39,10 +39,7 @@ impl fmt::Display for Error {
 
 /// Says which features an image needs that this reader does not have.
 fn write_features(bits: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    const NAMES: [(u64, &str); 2] = [
-        (FEATURE_ENCRYPTION, "encryption"),
-        (FEATURE_OTHER_CODECS, "other codecs than zstd"),
-    ];
+    const NAMES: [(u64, &str); 2] = [(FEATURE_ENCRYPTION, "encryption"), (FEATURE_LZ4, "LZ4")];
     let (mut separator, mut unnamed) = ("unsupported features: ", bits);
     for (feature, name) in NAMES {
         if bits & feature != 0 {

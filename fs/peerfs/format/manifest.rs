@@ -13,6 +13,8 @@ const WHAT: &str = "manifest";
 /// A manifest. It is as long for an image of any size: all that a mount needs is in it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Manifest {
+    /// The incompatible features that the image has, all of them known.
+    pub features: u64,
     /// Inodes of the image, at least 1.
     pub inode_count: u64,
     /// Bytes that regular files hold, holes not counted.
@@ -39,7 +41,8 @@ impl Manifest {
         if fields.get_format_version() != FORMAT_VERSION {
             return Err(Error::UnsupportedVersion(fields.get_format_version()));
         }
-        let unknown = fields.get_incompatible_features() & !KNOWN_INCOMPATIBLE_FEATURES;
+        let features = fields.get_incompatible_features();
+        let unknown = features & !KNOWN_INCOMPATIBLE_FEATURES;
         if unknown != 0 {
             return Err(Error::UnsupportedFeatures(unknown));
         }
@@ -53,6 +56,7 @@ impl Manifest {
         check_absent(fields.get_envelope(), "key of an image without encryption")?;
         check_trace(fields.get_trace())?;
         Ok(Manifest {
+            features,
             inode_count: fields.get_inode_count(),
             content_bytes: fields.get_content_bytes(),
             stored_bytes: fields.get_stored_bytes(),

@@ -56,7 +56,7 @@ fn check_chunks(chunks: &Table<'_, ChunkRecord>, pack: &PackRecord) -> Result<()
             && (1..=chunk.logical_length).contains(&chunk.stored_length)
             && match chunk.codec() {
                 Some(Codec::Raw) => chunk.stored_length == chunk.logical_length,
-                Some(Codec::Zstd) => true,
+                Some(Codec::Zstd | Codec::Lz4) => true,
                 None => false,
             };
         if !is_valid {

@@ -5,8 +5,8 @@
 use crate::table::{FieldReader, FieldWriter, Record};
 use crate::{Digest, Error, Result, METADATA_MAX, PACK_MAX};
 
-/// How a chunk is stored. Number 2 is LZ4's, and bit 7 is set if the chunk is encrypted as well: of images with
-/// features that this reader does not have.
+/// How a chunk is stored. Bit 7 is set if the chunk is encrypted as well: of images with a feature that this reader does
+/// not have.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Codec {
@@ -14,6 +14,8 @@ pub enum Codec {
     Raw = 0,
     /// One zstd frame that states its content size.
     Zstd = 1,
+    /// One LZ4 block, without a frame.
+    Lz4 = 2,
 }
 
 /// What an inode is; the numbers are those of `d_type` in readdir(3).
@@ -182,6 +184,7 @@ impl ChunkRecord {
         match self.codec {
             0 => Some(Codec::Raw),
             1 => Some(Codec::Zstd),
+            2 => Some(Codec::Lz4),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@
 use kernel::prelude::*;
 use peerfs_format::{ChunkRecord, Codec};
 
+use crate::rust::lz4;
 use crate::rust::mm::FolioBytes;
 use crate::rust::zstd::ZstdDecoder;
 
@@ -17,8 +18,34 @@ pub(super) trait Output {
     /// Takes a copy of the bytes.
     fn copy(self, bytes: &[u8]) -> Result<Self::Filled>;
 
-    /// Takes what a frame decompresses to.
-    fn decompress(self, frame: &[u8], decoder: &mut ZstdDecoder) -> Result<Self::Filled>;
+    /// Takes what they decompress to.
+    fn decompress(self, compressed: Compressed<'_>) -> Result<Self::Filled>;
+}
+
+/// Compressed bytes, and what decompresses them.
+pub(super) enum Compressed<'a> {
+    /// One zstd frame.
+    Zstd(&'a [u8], &'a mut ZstdDecoder),
+    /// One LZ4 block.
+    Lz4(&'a [u8]),
+}
+
+impl Compressed<'_> {
+    /// Fills the output, which must be as long as the content.
+    fn decompress(self, output: &mut [u8]) -> Result {
+        match self {
+            Compressed::Zstd(frame, decoder) => decoder.decompress(frame, output),
+            Compressed::Lz4(block) => lz4::decompress(block, output),
+        }
+    }
+
+    /// The content, which must have `length` bytes.
+    fn decompress_new(self, length: usize) -> Result<KVVec<u8>> {
+        match self {
+            Compressed::Zstd(frame, decoder) => decoder.decompress_new(frame, length),
+            Compressed::Lz4(block) => lz4::decompress_new(block, length),
+        }
+    }
 }
 
 /// New memory for so many bytes.
@@ -33,8 +60,8 @@ impl Output for NewBytes {
         Ok(copy)
     }
 
-    fn decompress(self, frame: &[u8], decoder: &mut ZstdDecoder) -> Result<KVVec<u8>> {
-        decoder.decompress_new(frame, self.0)
+    fn decompress(self, compressed: Compressed<'_>) -> Result<KVVec<u8>> {
+        compressed.decompress_new(self.0)
     }
 }
 
@@ -45,8 +72,8 @@ impl Output for FolioBytes {
         self.fill_with(bytes)
     }
 
-    fn decompress(mut self, frame: &[u8], decoder: &mut ZstdDecoder) -> Result {
-        decoder.decompress(frame, self.as_mut_slice())?;
+    fn decompress(mut self, compressed: Compressed<'_>) -> Result {
+        compressed.decompress(self.as_mut_slice())?;
         self.filled();
         Ok(())
     }
@@ -61,6 +88,7 @@ pub(super) fn decode<T: Output>(
 ) -> Result<T::Filled> {
     match record.codec().ok_or(EIO)? {
         Codec::Raw => output.copy(stored),
-        Codec::Zstd => output.decompress(stored, decoder),
+        Codec::Zstd => output.decompress(Compressed::Zstd(stored, decoder)),
+        Codec::Lz4 => output.decompress(Compressed::Lz4(stored)),
     }
 }

@@ -14,6 +14,8 @@ use crate::{Options, Result};
 /// a chunk is read when it is to be used.
 pub(crate) struct BaseChunks {
     store: Arc<Store>,
+    /// The features of the base images.
+    features: u64,
     packs: Vec<PackRecord>,
     /// The place at which each pack begins.
     starts: Vec<u64>,
@@ -33,6 +35,7 @@ impl BaseChunks {
     pub(crate) fn read(store: &Arc<Store>, options: &Options) -> Result<Self> {
         let mut base = BaseChunks {
             store: store.clone(),
+            features: 0,
             packs: Vec::new(),
             starts: Vec::new(),
             places: HashMap::new(),
@@ -44,6 +47,7 @@ impl BaseChunks {
         let mut seen = HashSet::new();
         for digest in &options.base {
             let image = Image::open(store.clone(), digest)?;
+            base.features |= image.manifest().features;
             let table = image.blob_table();
             for number in 0..table.packs.len() as u32 {
                 options.check_cancelled()?;
@@ -75,6 +79,11 @@ impl BaseChunks {
     /// Chunks that would have been used, were they not missing or damaged.
     pub(crate) fn unusable(&self) -> u64 {
         self.unusable
+    }
+
+    /// What a reader needs for images over the packs.
+    pub(crate) fn features(&self) -> u64 {
+        self.features
     }
 
     /// The place of a chunk with this content. One that is not there, or is something else, is never asked for again.

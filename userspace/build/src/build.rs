@@ -137,6 +137,7 @@ pub fn build<S: TreeSource>(
     let xattrs = XattrSets::default();
     let building = Arc::new(store.lock_for_building()?);
     let base = BaseChunks::read(store, options)?;
+    let features = base.features() | options.compression.features();
     let mut packs = base.packs().to_vec();
     let Found {
         tree,
@@ -164,6 +165,7 @@ pub fn build<S: TreeSource>(
         });
     }
     let manifest = Manifest {
+        features,
         inode_count: tree.nodes.len() as u64,
         content_bytes: content_bytes(&tree, &contents),
         stored_bytes: packs.iter().map(|pack| pack.stored_length).sum(),

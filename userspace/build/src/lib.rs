@@ -42,6 +42,7 @@ mod base;
 mod borders;
 mod build;
 mod chunker;
+mod compressor;
 mod content;
 mod error;
 mod metadata;

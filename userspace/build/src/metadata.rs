@@ -15,6 +15,7 @@ pub(crate) fn encode_manifest(manifest: &Manifest) -> Vec<u8> {
     let mut blob = MetadataBlob::new(root_record.len() + Digest::SIZE);
     let mut root = blob.root::<peerfs_capnp::manifest::Owned>();
     root.set_format_version(FORMAT_VERSION);
+    root.set_incompatible_features(manifest.features);
     root.set_inode_count(manifest.inode_count);
     root.set_content_bytes(manifest.content_bytes);
     root.set_stored_bytes(manifest.stored_bytes);

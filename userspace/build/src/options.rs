@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::thread;
 
-use peerfs_format::{Digest, CHUNK_MAX};
+use peerfs_format::{Codec, Digest, CHUNK_MAX, FEATURE_LZ4};
 
 use crate::{Error, PackSizes, Result};
 
@@ -65,6 +65,9 @@ pub enum Compression {
     None,
     /// With zstd at this level, 1 to 22. Up to level 9 literals are stored as they are.
     Zstd(i32),
+    /// With LZ4 at this level, 1 to 12: from 3 on it looks for better matches (LZ4 HC), which takes longer to make and not
+    /// to read.
+    Lz4(i32),
 }
 
 impl Compression {
@@ -75,6 +78,26 @@ impl Compression {
     /// are not entropy-coded: that would save up to a tenth of the size, and take a third more time to
     /// decode (Documentation/format-choices.md).
     pub(crate) const FAST_LEVEL_MAX: i32 = 9;
+
+    /// The level of LZ4 that is meant if none is named: that of `mkfs.erofs -zlz4hc`.
+    const LZ4_LEVEL: i32 = 9;
+
+    /// How chunks are stored that become smaller by it.
+    pub(crate) fn codec(self) -> Codec {
+        match self {
+            Compression::None => Codec::Raw,
+            Compression::Zstd(_) => Codec::Zstd,
+            Compression::Lz4(_) => Codec::Lz4,
+        }
+    }
+
+    /// The features that a reader needs for such chunks.
+    pub(crate) fn features(self) -> u64 {
+        match self {
+            Compression::None | Compression::Zstd(_) => 0,
+            Compression::Lz4(_) => FEATURE_LZ4,
+        }
+    }
 }
 
 impl Default for Compression {
@@ -86,16 +109,21 @@ impl Default for Compression {
 impl FromStr for Compression {
     type Err = String;
 
-    /// Reads `none`, `zstd` or `zstd:LEVEL`.
+    /// Reads `none`, `zstd`, `zstd:LEVEL`, `lz4` or `lz4:LEVEL`.
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text.split_once(':') {
             None if text == "none" => Ok(Compression::None),
             None if text == "zstd" => Ok(Compression::default()),
+            None if text == "lz4" => Ok(Compression::Lz4(Self::LZ4_LEVEL)),
             Some(("zstd", level)) => match level.parse() {
                 Ok(level @ 1..=22) => Ok(Compression::Zstd(level)),
                 _ => Err(format!("zstd has levels from 1 to 22, not {level:?}")),
             },
-            _ => Err("one of none, zstd and zstd:LEVEL is expected".to_owned()),
+            Some(("lz4", level)) => match level.parse() {
+                Ok(level @ 1..=12) => Ok(Compression::Lz4(level)),
+                _ => Err(format!("LZ4 has levels from 1 to 12, not {level:?}")),
+            },
+            _ => Err("one of none, zstd, zstd:LEVEL, lz4 and lz4:LEVEL is expected".to_owned()),
         }
     }
 }

@@ -2,19 +2,16 @@
 
 //! The last two stages: chunks are compressed, and written into packs with their indexes.
 
-use std::io;
 use std::thread;
 
-use bytes::Bytes;
 use flume::{bounded, Receiver};
 use peerfs_format::{peerfs_capnp, ChunkRecord, Codec, PackRecord, Record};
-use peerfs_store::{sha256, KnownChunks, MadeChunk, PackWriter, Store};
-use zstd::bulk::Compressor;
-use zstd::zstd_safe::{CParameter, ParamSwitch};
+use peerfs_store::{sha256, KnownChunk, KnownChunks, MadeChunk, PackWriter, Store};
 
+use crate::compressor::Compressor;
 use crate::metadata::MetadataBlob;
 use crate::pipeline::{join, spawn, CompressRequest, Stored, StoredChunk};
-use crate::{Compression, Error, Options, PackBorders, Result};
+use crate::{Error, Options, PackBorders, Result};
 
 /// Compresses chunks until there are no more.
 pub(crate) fn compress_chunks(
@@ -22,13 +19,17 @@ pub(crate) fn compress_chunks(
     known: &KnownChunks<'_>,
     options: &Options,
 ) -> Result<()> {
-    let mut compressor = match options.compression {
-        Compression::None => None,
-        Compression::Zstd(level) => Some(compressor(level).map_err(Error::Compressor)?),
-    };
+    let mut compressor = Compressor::new(options.compression).map_err(Error::Compressor)?;
+    let codec = options.compression.codec();
     for request in requests {
         options.check_cancelled()?;
-        if let Some(chunk) = known.find(&request.id, &request.content) {
+        // The catalogue may be somebody else's, and the image says what codecs its readers need.
+        let is_ours = |chunk: &KnownChunk| {
+            let known = chunk.record().codec();
+            known == Some(codec) || known == Some(Codec::Raw)
+        };
+        let found = known.find(&request.id, &request.content);
+        if let Some(chunk) = found.filter(is_ours) {
             let chunk = StoredChunk {
                 id: request.id,
                 content_digest: *chunk.content_digest(),
@@ -40,11 +41,8 @@ pub(crate) fn compress_chunks(
             let _ = request.stored.send(chunk);
             continue;
         }
-        let compressed = compressor
-            .as_mut()
-            .and_then(|compressor| compress(compressor, &request.content));
-        let (codec, stored) = match compressed {
-            Some(compressed) => (Codec::Zstd, compressed),
+        let (codec, stored) = match compressor.compress(&request.content) {
+            Some(compressed) => (codec, compressed),
             None => (Codec::Raw, request.content.clone()),
         };
         let chunk = StoredChunk {
@@ -60,46 +58,6 @@ pub(crate) fn compress_chunks(
         let _ = request.stored.send(chunk);
     }
     Ok(())
-}
-
-/// The size of the table in which the default level looks for short matches, as a power of two. Zstd's
-/// own choice, 2^16, finds all that a chunk has, and those of 5 to 7 bytes take longer to decode than they
-/// save (Documentation/format-choices.md).
-const SHORT_MATCHES_LOG: u32 = 12;
-
-impl Compression {
-    /// What decides about the bytes that content is compressed to.
-    pub(crate) fn identity(self) -> String {
-        match self {
-            Compression::None => "none".to_owned(),
-            Compression::Zstd(level) => {
-                let (version, fast) = (zstd::zstd_safe::version_number(), Self::FAST_LEVEL_MAX);
-                format!("zstd {version} level {level}, raw literals up to {fast}, short matches {SHORT_MATCHES_LOG}")
-            }
-        }
-    }
-}
-
-fn compressor(level: i32) -> io::Result<Compressor<'static>> {
-    let mut compressor = Compressor::new(level)?;
-    if level <= Compression::FAST_LEVEL_MAX {
-        compressor.set_parameter(CParameter::LiteralCompressionMode(ParamSwitch::Disable))?;
-    }
-    if level == Compression::DEFAULT_LEVEL {
-        compressor.set_parameter(CParameter::ChainLog(SHORT_MATCHES_LOG))?;
-    }
-    Ok(compressor)
-}
-
-/// A frame that states its content size; None if it does not become smaller.
-fn compress(compressor: &mut Compressor<'_>, content: &[u8]) -> Option<Bytes> {
-    let mut compressed = Vec::with_capacity(content.len().checked_sub(1)?);
-    // With less room than the content has it fails rather than become longer.
-    compressor
-        .compress_to_buffer(content, &mut compressed)
-        .ok()?;
-    compressed.shrink_to_fit();
-    Some(compressed.into())
 }
 
 /// Writes the chunks into packs, in their order, and returns the packs.
@@ -240,33 +198,5 @@ impl OpenPack {
             index_length,
             chunk_count: self.borders.chunks(),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// 64 symbols in an order that has hardly a match: all that could save is coding.
-    fn literals() -> Vec<u8> {
-        let mut state = 1_u32;
-        std::iter::repeat_with(|| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            b' ' + (state >> 26) as u8
-        })
-        .take(64 * 1024)
-        .collect()
-    }
-
-    #[test]
-    fn only_high_levels_code_literals() {
-        let size = |level| {
-            let mut compressor = compressor(level).unwrap();
-            compress(&mut compressor, &literals()).map_or(64 * 1024, |frame| frame.len())
-        };
-        let fast = size(Compression::FAST_LEVEL_MAX);
-        let small = size(Compression::FAST_LEVEL_MAX + 1);
-        assert!(fast > 60 * 1024, "{fast}");
-        assert!(small < 50 * 1024, "{small}");
     }
 }

@@ -104,8 +104,8 @@ pub(crate) struct BuildArguments {
     /// depends on it. May be repeated.
     #[arg(long, value_name = "IMAGE")]
     pub(crate) base: Vec<Reference>,
-    /// How to compress: none, zstd or zstd:LEVEL (1 to 22). Levels up to 9 are made to be read fast,
-    /// those above to be small.
+    /// How to compress: none, zstd or zstd:LEVEL (1 to 22), lz4 or lz4:LEVEL (1 to 12). Of zstd's levels those up to 9 are
+    /// made to be read fast, those above to be small; lz4 is larger, and decoded faster still.
     #[arg(long, value_name = "METHOD", default_value = "zstd:3")]
     pub(crate) compression: Compression,
     /// What processors the image is for, as OCI names them (amd64, arm64): the image's OCI configuration says so.

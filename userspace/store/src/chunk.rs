@@ -110,6 +110,7 @@ pub(crate) fn decode(record: &ChunkRecord, stored: Vec<u8>) -> Option<Vec<u8>> {
         Codec::Raw => stored,
         Codec::Zstd if is_one_frame(&stored) => decompress(&stored, length)?,
         Codec::Zstd => return None,
+        Codec::Lz4 => decompress_lz4(&stored, length)?,
     };
     (content.len() == length).then_some(content)
 }
@@ -125,6 +126,14 @@ fn decompress(stored: &[u8], length: usize) -> Option<Vec<u8>> {
         };
         decompressor.decompress(stored, length).ok()
     })
+}
+
+/// Decompresses an LZ4 block, which ends where its bytes do.
+fn decompress_lz4(stored: &[u8], length: usize) -> Option<Vec<u8>> {
+    let mut content = vec![0; length];
+    let room = i32::try_from(length).ok()?;
+    let decoded = lz4::block::decompress_to_buffer(stored, Some(room), &mut content).ok()?;
+    (decoded == length).then_some(content)
 }
 
 /// Whether there is one zstd frame and nothing else: the decoder would skip frames that have no content, and

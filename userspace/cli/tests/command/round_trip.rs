@@ -36,9 +36,10 @@ fn edge_cases_come_back_as_they_were() {
     }
     let plain = build(&tree, &store, "plain", &["--compression", "none"]);
     assert_ne!(plain, digest);
+    let lz4 = build(&tree, &store, "lz4", &["--compression", "lz4"]);
 
     let expected = expected(&tree);
-    for image in [digest.as_str(), "plain"] {
+    for image in [digest.as_str(), "plain", &lz4] {
         assert_eq!(
             listing(&store, image, &["-R"], "/").len(),
             expected.len() - 1

@@ -29,7 +29,7 @@ fn content_digest(record: &ChunkRecord, stored: Vec<u8>) -> Option<Digest> {
     match record.codec()? {
         // They are the content.
         Codec::Raw => Some(record.digest),
-        Codec::Zstd => decode(record, stored).map(|content| sha256(&content)),
+        Codec::Zstd | Codec::Lz4 => decode(record, stored).map(|content| sha256(&content)),
     }
 }
 
