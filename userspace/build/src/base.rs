@@ -45,7 +45,8 @@ impl BaseChunks {
             unusable: 0,
         };
         let mut seen = HashSet::new();
-        for digest in &options.base {
+        let update = options.usable_update().map(|seen| &seen.manifest);
+        for digest in update.into_iter().chain(&options.base) {
             let image = Image::open(store.clone(), digest)?;
             base.features |= image.manifest().features;
             let table = image.blob_table();
@@ -79,6 +80,13 @@ impl BaseChunks {
     /// Chunks that would have been used, were they not missing or damaged.
     pub(crate) fn unusable(&self) -> u64 {
         self.unusable
+    }
+
+    /// The place at which a pack begins, if all of it is there.
+    pub(crate) fn start_of_whole(&self, pack: &PackRecord) -> Option<u64> {
+        let number = self.packs.iter().position(|base| base.is_same_pack(pack))?;
+        open_pack(&self.store, pack).ok()??;
+        self.starts.get(number).copied()
     }
 
     /// What a reader needs for images over the packs.

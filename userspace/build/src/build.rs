@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use peerfs_format::{
     Digest, InodeRecord, Manifest, PackRecord, ShardLayout, ShardRecord, Table, METADATA_MAX,
@@ -16,12 +17,13 @@ use peerfs_store::{
 
 use crate::base::BaseChunks;
 use crate::content::{Contents, PackPlaces};
+use crate::known_files::KnownFiles;
 use crate::metadata;
 use crate::pipeline::{self, Found};
 use crate::shard_plan::{self, ShardSource};
 use crate::tree::{NodeKind, Tree};
 use crate::xattrs::XattrSets;
-use crate::{shard_writer, Error, Options, Result, TreeSource};
+use crate::{shard_writer, Error, Options, Result, SeenFiles, TreeSource};
 
 /// An image that was built: all of it is in the store.
 #[derive(Clone, Debug)]
@@ -46,6 +48,8 @@ pub struct BuiltImage {
     pub shards: Vec<ShardRecord>,
     /// Chunks of the base that would have been used, were they not missing or damaged.
     pub unusable_chunks: u64,
+    /// The files of the source, if they were to be remembered ([`Options::remember`]).
+    pub seen: SeenFiles,
     /// Keeps what was built from being collected before it has a name.
     _building: Arc<File>,
 }
@@ -136,15 +140,29 @@ pub fn build<S: TreeSource>(
     let root = source.path().to_owned();
     let xattrs = XattrSets::default();
     let building = Arc::new(store.lock_for_building()?);
+    let started = SystemTime::now();
     let base = BaseChunks::read(store, options)?;
+    let known_files = match options.usable_update() {
+        Some(seen) => Some(KnownFiles::open(store, seen, &base)?),
+        None => None,
+    };
     let features = base.features() | options.compression.features();
     let mut packs = base.packs().to_vec();
     let Found {
         tree,
+        seen,
         contents,
         new_packs,
         unusable_chunks,
-    } = pipeline::run(source, store, options, base, progress, &xattrs)?;
+    } = pipeline::run(
+        source,
+        store,
+        options,
+        base,
+        known_files.as_ref(),
+        progress,
+        &xattrs,
+    )?;
     packs.extend(new_packs);
     let (places, packs) = PackPlaces::new(&packs, &contents);
     let shards = ShardSource {
@@ -174,8 +192,10 @@ pub fn build<S: TreeSource>(
         blob_table_length: blob_table.len() as u32,
     };
     let blob = metadata::encode_manifest(&manifest);
+    let digest = store.add_blob(&blob)?;
+    let seen = SeenFiles::new(digest, options.settings(), time_before(started), seen);
     Ok(BuiltImage {
-        manifest: store.add_blob(&blob)?,
+        manifest: digest,
         manifest_length: blob.len() as u64,
         blob_table: manifest.blob_table,
         blob_table_length: blob_table.len() as u64,
@@ -185,8 +205,17 @@ pub fn build<S: TreeSource>(
         packs,
         shards,
         unusable_chunks,
+        seen,
         _building: building,
     })
+}
+
+/// A time that is surely before `now` by the clock of a filesystem, which may be behind by what its times are rounded to.
+fn time_before(now: SystemTime) -> (i64, u32) {
+    const BEHIND: Duration = Duration::from_secs(2);
+    let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let before = since_epoch.saturating_sub(BEHIND);
+    (before.as_secs() as i64, before.subsec_nanos())
 }
 
 /// The root directory's record, which the manifest repeats, from the shard that has it.

@@ -7,6 +7,7 @@
 
 use peerfs_format::{Digest, ExtentRecord, PackRecord};
 
+use crate::known_files::KnownFile;
 use crate::pipeline::WholeFile;
 use crate::xattrs::XattrSetId;
 
@@ -71,6 +72,19 @@ impl Contents {
                 count: runs.len(),
             },
         });
+    }
+
+    /// Adds a file whose runs are known.
+    pub(crate) fn add_known(&mut self, file: KnownFile) {
+        let first = self.run_count();
+        for run in &file.runs {
+            self.add_run(first, run.file_offset, run.place, run.length);
+        }
+        let whole = WholeFile {
+            digest: file.digest,
+            xattrs: file.xattrs,
+        };
+        self.add_large(whole, first);
     }
 
     /// Adds a run of the stream of small files.

@@ -45,11 +45,13 @@ mod chunker;
 mod compressor;
 mod content;
 mod error;
+mod known_files;
 mod metadata;
 mod options;
 mod pack;
 mod pipeline;
 mod read;
+mod seen;
 mod sequence;
 mod shard_plan;
 mod shard_writer;
@@ -63,8 +65,10 @@ pub use build::{build, BuiltImage, Progress};
 pub use error::{Error, Result};
 pub use options::{ChunkSizes, Compression, Layout, Options};
 pub use read::{QueuedFile, ReadQueue};
+pub use seen::{FileIdentity, SeenFiles};
 pub use source::{
-    DeviceNumber, DirectorySource, FileReader, Kind, Metadata, SourceFile, TreeSource,
+    Attributes, DeviceNumber, DirectorySource, FileReader, Kind, Metadata, Owner, PatternError,
+    SourceFile, TreeSource,
 };
 pub use tree::Tree;
 pub use tree_builder::TreeBuilder;

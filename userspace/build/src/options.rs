@@ -4,11 +4,13 @@
 
 use std::num::NonZeroUsize;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::thread;
 
 use peerfs_format::{Codec, Digest, CHUNK_MAX, FEATURE_LZ4};
+use peerfs_store::sha256;
 
-use crate::{Error, PackSizes, Result};
+use crate::{Error, PackSizes, Result, SeenFiles};
 
 /// The options of a build.
 #[derive(Clone, Debug)]
@@ -22,6 +24,13 @@ pub struct Options {
     /// Images of the store whose packs the new image may use, by their manifests: only what is not
     /// in them is stored anew. What is built depends on it, and on what of them is there and whole.
     pub base: Vec<Digest>,
+    /// The files of an earlier build: those that are as they were are not read, and keep their extents. The image that it
+    /// built must be in the store, and comes before [`Options::base`]. Not used if what decides about an image was another
+    /// then.
+    pub update: Option<Arc<SeenFiles>>,
+    /// Whether the source's files are noted, for the next build: with a text that says what decides about them beside the
+    /// options here.
+    pub remember: Option<String>,
     /// Whether all packs become blobs of the store, also those of which it has chunks.
     pub whole: bool,
     /// Asked again and again whether to give up.
@@ -31,6 +40,21 @@ pub struct Options {
 impl Options {
     /// The most threads that make sense.
     pub const THREADS_MAX: usize = 1024;
+
+    /// What decides about what is made of a file.
+    pub(crate) fn settings(&self) -> Digest {
+        let (compression, layout) = (self.compression.identity(), &self.layout);
+        let source = self.remember.as_deref().unwrap_or_default();
+        sha256(format!("{compression}\n{layout:?}\n{source}").as_bytes())
+    }
+
+    /// The files of an earlier build, if it was made in the same way.
+    pub(crate) fn usable_update(&self) -> Option<&Arc<SeenFiles>> {
+        let settings = self.settings();
+        self.update
+            .as_ref()
+            .filter(|seen| seen.settings == settings)
+    }
 
     /// Fails if the build is to be given up.
     pub(crate) fn check_cancelled(&self) -> Result<()> {
@@ -52,6 +76,8 @@ impl Default for Options {
             compression: Compression::default(),
             layout: Layout::default(),
             base: Vec::new(),
+            update: None,
+            remember: None,
             whole: false,
             is_cancelled: || false,
         }

@@ -11,7 +11,9 @@ use peerfs_store::{ContentId, KnownChunk, KnownChunks, Store};
 
 use crate::base::BaseChunks;
 use crate::content::Contents;
+use crate::known_files::{KnownFile, KnownFiles};
 use crate::read::{self, ReadContext, ReadQueue, Unreadable};
+use crate::seen::FileIdentity;
 use crate::sequence::ChunkQueue;
 use crate::source::TreeSource;
 use crate::tree::Tree;
@@ -28,6 +30,8 @@ const STORED_WAITING: usize = 256;
 /// All that the stages from the walk to the packs make.
 pub(crate) struct Found {
     pub(crate) tree: Tree,
+    /// The regular files that the source can tell of, each with its inode number.
+    pub(crate) seen: Vec<(FileIdentity, u32)>,
     pub(crate) contents: Contents,
     pub(crate) new_packs: Vec<PackRecord>,
     pub(crate) unusable_chunks: u64,
@@ -39,6 +43,7 @@ pub(crate) fn run<S: TreeSource>(
     store: &Store,
     options: &Options,
     base: BaseChunks,
+    known_files: Option<&KnownFiles>,
     progress: &Progress,
     xattrs: &XattrSets,
 ) -> Result<Found> {
@@ -55,13 +60,14 @@ pub(crate) fn run<S: TreeSource>(
             xattrs,
             progress,
             unreadable: &unreadable,
+            known: known_files,
         };
-        let walker = spawn(scope, move || -> Result<Tree> {
+        let walker = spawn(scope, move || -> Result<_> {
             let mut queue = ReadQueue::new(read_requests, read_results, context);
             let tree = source.walk(&mut queue)?;
             queue.flush()?;
             progress.finish_walk();
-            Ok(tree)
+            Ok((tree, queue.into_seen()))
         })?;
         for _ in 0..options.threads.get() {
             let to_read = to_read.clone();
@@ -93,8 +99,10 @@ pub(crate) fn run<S: TreeSource>(
         let new_packs = new_packs?;
         compressed?;
         let (contents, unusable_chunks) = contents?;
+        let (tree, seen) = tree?;
         Ok(Found {
-            tree: tree?,
+            tree,
+            seen,
             contents,
             new_packs,
             unusable_chunks,
@@ -120,6 +128,8 @@ pub(crate) enum ReadPiece {
     Chunks(Vec<FileChunk>),
     /// The end of a large file.
     End(WholeFile),
+    /// Files that need not be read.
+    Known(Vec<KnownFile>),
 }
 
 /// A small file that was read.

@@ -11,7 +11,9 @@ use peerfs_format::CHUNK_MAX;
 use peerfs_store::sha256;
 
 use crate::chunker::{SparseChunker, BLOCK_SIZE};
+use crate::known_files::{KnownFile, KnownFiles};
 use crate::pipeline::{ReadPiece, ReadPieces, SmallFile, WholeFile};
+use crate::seen::FileIdentity;
 use crate::source::{FileReader, SourceFile};
 use crate::xattrs::{XattrSet, XattrSetId, XattrSets};
 use crate::{Error, Options, Progress, Result};
@@ -20,6 +22,8 @@ use crate::{Error, Options, Progress, Result};
 const BATCH_FILES: usize = 64;
 /// Bytes of small files that are read as one job.
 const BATCH_BYTES: u64 = 4 * CHUNK_MAX as u64;
+/// Files that need not be read and are passed on as one job.
+const KNOWN_FILES: usize = 1024;
 /// Pieces of a large file that wait to be sequenced.
 const PIECES_WAITING: usize = 8;
 /// Bytes read at once from a large file: a multiple of BLOCK_SIZE.
@@ -34,6 +38,8 @@ pub(crate) struct ReadContext<'a> {
     pub(crate) xattrs: &'a XattrSets,
     pub(crate) progress: &'a Progress,
     pub(crate) unreadable: &'a Unreadable,
+    /// The files of an earlier build.
+    pub(crate) known: Option<&'a KnownFiles>,
 }
 
 /// The files that a reading thread reads at once.
@@ -55,10 +61,15 @@ pub struct ReadQueue<'a, F> {
     /// To the readers, and in the same order to the sequencer.
     requests: Sender<ReadRequest<F>>,
     results: Sender<ReadPieces>,
+    /// Small files that wait for some more. Either there are some, or known ones.
     batch: Vec<F>,
     batch_bytes: u64,
+    /// Files that need not be read, which wait for some more.
+    known: Vec<KnownFile>,
     /// Files so far.
     count: u64,
+    /// What the source can tell of them, if that is to be remembered.
+    seen: Vec<(FileIdentity, u32)>,
     context: ReadContext<'a>,
 }
 
@@ -81,7 +92,9 @@ impl<'a, F: SourceFile> ReadQueue<'a, F> {
             results,
             batch: Vec::new(),
             batch_bytes: 0,
+            known: Vec::new(),
             count: 0,
+            seen: Vec::new(),
             context,
         }
     }
@@ -92,12 +105,8 @@ impl<'a, F: SourceFile> ReadQueue<'a, F> {
     /// [`Error::Cancelled`] if the build was given up, or if something else of it failed already.
     pub fn add(&mut self, file: F) -> Result<QueuedFile> {
         let size = file.size();
-        let queued = QueuedFile {
-            number: self.count,
-            size,
-        };
-        self.count += 1;
-        self.context.progress.add_found(size);
+        let queued = self.count(size);
+        self.flush_known()?;
         if size >= self.context.options.layout.large_file {
             self.flush()?;
             self.send(ReadJob::Large(file), PIECES_WAITING)?;
@@ -111,12 +120,48 @@ impl<'a, F: SourceFile> ReadQueue<'a, F> {
         Ok(queued)
     }
 
+    /// Hands a file over that need not be read, if it is such a one.
+    ///
+    /// # Errors
+    /// See [`add`](ReadQueue::add).
+    pub(crate) fn add_known(&mut self, identity: &FileIdentity) -> Result<Option<QueuedFile>> {
+        let context = self.context;
+        let known = context
+            .known
+            .and_then(|known| known.find(identity, context.xattrs));
+        let Some(file) = known else {
+            return Ok(None);
+        };
+        let queued = self.count(file.size);
+        if !self.batch.is_empty() {
+            self.flush()?;
+        }
+        self.known.push(file);
+        if self.known.len() >= KNOWN_FILES {
+            self.flush_known()?;
+        }
+        Ok(Some(queued))
+    }
+
+    /// Notes what the source can tell of a file, for the next build.
+    pub(crate) fn remember(&mut self, identity: FileIdentity, inode: u32) {
+        if self.context.options.remember.is_some() {
+            self.seen.push((identity, inode));
+        }
+    }
+
+    /// What was noted.
+    pub(crate) fn into_seen(self) -> Vec<(FileIdentity, u32)> {
+        self.seen
+    }
+
     /// Has the small files read that were handed over, which otherwise wait until there are some more. For sources
     /// whose files keep something open.
     ///
     /// # Errors
     /// See [`add`](ReadQueue::add).
     pub fn flush(&mut self) -> Result<()> {
+        self.flush_known()?;
         self.batch_bytes = 0;
         match std::mem::take(&mut self.batch) {
             batch if batch.is_empty() => Ok(()),
@@ -144,6 +189,26 @@ impl<'a, F: SourceFile> ReadQueue<'a, F> {
     /// Keeps a set of extended attributes; None for the empty one.
     pub(crate) fn keep_xattrs(&self, set: XattrSet) -> Option<XattrSetId> {
         self.context.xattrs.add(set)
+    }
+
+    fn count(&mut self, size: u64) -> QueuedFile {
+        let number = self.count;
+        self.count += 1;
+        self.context.progress.add_found(size);
+        QueuedFile { number, size }
+    }
+
+    /// Passes the known files on, by the readers.
+    fn flush_known(&mut self) -> Result<()> {
+        let files = std::mem::take(&mut self.known);
+        if files.is_empty() {
+            return Ok(());
+        }
+        let bytes = files.iter().map(|file| file.size).sum();
+        self.context.progress.add_done(files.len() as u64, bytes);
+        let (pieces, receiver) = bounded(1);
+        let _ = pieces.send(Ok(ReadPiece::Known(files))); // It has room for one.
+        self.results.send(receiver).map_err(|_| Error::Cancelled)
     }
 
     fn send(&self, job: ReadJob<F>, pieces_waiting: usize) -> Result<()> {

@@ -57,6 +57,9 @@ pub(crate) fn run(
                     }
                 }
                 ReadPiece::End(whole) => sequencer.contents.add_large(whole, first),
+                ReadPiece::Known(files) => files
+                    .into_iter()
+                    .for_each(|file| sequencer.contents.add_known(file)),
             }
         }
     }

@@ -6,8 +6,8 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueHint};
-use peerfs_build::{Compression, Options};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use peerfs_build::{Compression, Options, Owner};
 use peerfs_store::{Architecture, Reference, Tag};
 
 /// Mount filesystem images that this machine does not have yet.
@@ -87,7 +87,8 @@ pub(crate) struct StoreArguments {
 
 /// Build an image from a directory tree.
 ///
-/// Prints the digest to mount. The same tree makes the same digest on every machine.
+/// Prints the digest to mount. The same tree makes the same digest on every machine, unless --update or --base is given.
+/// If SOURCE_DATE_EPOCH is set, in seconds since 1970, later times of files become that one.
 #[derive(Args)]
 pub(crate) struct BuildArguments {
     /// The directory tree; read as it is, other file systems mounted in it included. Of extended attributes
@@ -104,6 +105,14 @@ pub(crate) struct BuildArguments {
     /// depends on it. May be repeated.
     #[arg(long, value_name = "IMAGE")]
     pub(crate) base: Vec<Reference>,
+    /// An earlier image of this tree: files whose size, times and inode are as they were when it was built by this user on
+    /// this machine are not read, and keep their place in its packs. The digest then depends on it, as with --base, unless
+    /// nothing has changed. If there is no such image yet, all is read.
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) update: Option<Reference>,
+    /// With --update, read all files, whatever their times say.
+    #[arg(long, requires = "update")]
+    pub(crate) paranoid: bool,
     /// How to compress: none, zstd or zstd:LEVEL (1 to 22), lz4 or lz4:LEVEL (1 to 12). Of zstd's levels those up to 9 are
     /// made to be read fast, those above to be small; lz4 is larger, and decoded faster still.
     #[arg(long, value_name = "METHOD", default_value = "zstd:3")]
@@ -119,6 +128,16 @@ pub(crate) struct BuildArguments {
     /// Take directories that other file systems are mounted on as empty.
     #[arg(short = 'x', long)]
     pub(crate) one_file_system: bool,
+    /// Leave out what matches, and all below it: a glob, compared with names, or if it has a slash with paths from the root
+    /// of the tree, where only ** goes over slashes. May be repeated.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+    /// Make everything belong to this owner and group, as numbers; the group is as the owner if it is not given.
+    #[arg(long, value_name = "UID[:GID]", value_parser = parse_owner)]
+    pub(crate) owner: Option<Owner>,
+    /// Which extended attributes to take.
+    #[arg(long, value_name = "WHICH", default_value = "all")]
+    pub(crate) xattrs: XattrChoice,
     /// Threads to use, at most 1024; by default one for each processor.
     #[arg(long, value_name = "NUMBER", value_parser = parse_threads)]
     pub(crate) threads: Option<NonZeroUsize>,
@@ -384,6 +403,30 @@ pub(crate) struct StatusArguments {
     /// Print it as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// The extended attributes that are taken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum XattrChoice {
+    /// All that an image can hold.
+    All,
+    /// security.* and access control lists only.
+    Security,
+    /// None.
+    None,
+}
+
+fn parse_owner(text: &str) -> Result<Owner, String> {
+    let (uid, gid) = text.split_once(':').unwrap_or((text, text));
+    let number = |text: &str| {
+        let number = text.parse().ok();
+        // The largest one means "none" to the kernel.
+        number.filter(|&number: &u32| number != u32::MAX)
+    };
+    match (number(uid), number(gid)) {
+        (Some(uid), Some(gid)) => Ok(Owner { uid, gid }),
+        _ => Err("numbers are expected, such as 0 or 1000:100".to_owned()),
+    }
 }
 
 fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {

@@ -2,20 +2,22 @@
 
 //! `peerfs build`.
 
+use std::env;
 use std::sync::Arc;
 use std::time::Instant;
 
 use indicatif::ProgressBar;
-use peerfs_build::{BuiltImage, DirectorySource, Options, Progress};
-use peerfs_store::{Image, Store};
+use peerfs_build::{Attributes, BuiltImage, DirectorySource, Options, Progress, SeenFiles};
+use peerfs_store::{printable, Error as StoreError, Image, Reference, Store};
 use peerfs_sys::interrupt;
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use serde::Serialize;
 
-use crate::arguments::BuildArguments;
-use crate::error::Result;
+use crate::arguments::{BuildArguments, XattrChoice};
+use crate::error::{Error, Result};
 use crate::output::{size, tell, Output};
 use crate::progress::show_while;
+use crate::seen_folder::SeenFolder;
 
 /// The output of `--json`.
 #[derive(Serialize)]
@@ -42,7 +44,15 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
     let start = Instant::now();
     let store = Arc::new(Store::create(&arguments.store.root_dir)?);
     let base = arguments.base.iter().map(|image| store.resolve(image));
+    let source = source(arguments, &store)?;
+    let settings = settings(arguments);
+    let seen = SeenFolder::of_user();
     let mut options = Options {
+        update: match &arguments.update {
+            Some(image) => update(arguments, image, &store, seen.as_ref())?,
+            None => None,
+        },
+        remember: Some(settings),
         whole: arguments.whole,
         compression: arguments.compression,
         base: base.collect::<std::result::Result<_, _>>()?,
@@ -52,8 +62,6 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
     if let Some(threads) = arguments.threads {
         options.threads = threads;
     }
-    let source =
-        DirectorySource::new(&arguments.tree, &store).one_file_system(arguments.one_file_system);
     let progress = Progress::default();
     let show = |bar: &ProgressBar| {
         let (found_files, found_bytes) = progress.found();
@@ -71,6 +79,9 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
         None => Image::open(store.clone(), &image.manifest)?.architecture()?,
     };
     let oci_index = image.tag(&store, &architecture, &arguments.tag)?;
+    if let Some(seen) = seen {
+        seen.keep(&image.seen, &arguments.tree);
+    }
     let (files, _) = progress.done();
     let seconds = start.elapsed().as_secs_f64();
     let mut output = Output::new();
@@ -94,6 +105,70 @@ pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
         output.line(&image.manifest.to_string())?;
     }
     output.finish()
+}
+
+/// The tree, as it is to be taken.
+fn source(arguments: &BuildArguments, store: &Store) -> Result<DirectorySource> {
+    let attributes = match arguments.xattrs {
+        XattrChoice::All => Attributes::All,
+        XattrChoice::Security => Attributes::Security,
+        XattrChoice::None => Attributes::None,
+    };
+    let source = DirectorySource::new(&arguments.tree, store)
+        .one_file_system(arguments.one_file_system)
+        .owner(arguments.owner)
+        .attributes(attributes)
+        .latest(source_date()?);
+    let patterns = arguments.exclude.iter();
+    Ok(patterns
+        .map(String::as_str)
+        .try_fold(source, DirectorySource::exclude)?)
+}
+
+/// The latest time that files are said to be of, as reproducible builds have it
+/// (the specification of SOURCE_DATE_EPOCH).
+fn source_date() -> Result<Option<i64>> {
+    let Some(text) = env::var_os("SOURCE_DATE_EPOCH").filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let seconds = text.to_str().and_then(|text| text.parse().ok());
+    match seconds {
+        Some(seconds) => Ok(Some(seconds)),
+        None => Err(Error::SourceDate(text)),
+    }
+}
+
+/// What decides about the content of a file in the image beside how it is stored.
+fn settings(arguments: &BuildArguments) -> String {
+    format!("xattrs {:?}", arguments.xattrs)
+}
+
+/// What was seen of the tree when the image was built that is to be updated, if there is such an image.
+fn update(
+    arguments: &BuildArguments,
+    image: &Reference,
+    store: &Store,
+    seen: Option<&SeenFolder>,
+) -> Result<Option<Arc<SeenFiles>>> {
+    let manifest = match store.resolve(image) {
+        Ok(manifest) => manifest,
+        Err(StoreError::UnknownImage { .. }) => {
+            tell(&format!(
+                "there is no {} yet: all files are read",
+                printable(&image.to_string())
+            ));
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if arguments.paranoid {
+        return Ok(None);
+    }
+    let found = seen.and_then(|seen| seen.find(&manifest, &arguments.tree));
+    if found.is_none() {
+        tell("nothing is known of the files of that image: all files are read");
+    }
+    Ok(found.map(Arc::new))
 }
 
 /// Tells a person what was built.

@@ -56,6 +56,12 @@ pub(crate) enum Error {
         hint: &'static str,
         source: io::Error,
     },
+    /// `--exclude` is not what it should be.
+    #[error(transparent)]
+    Pattern(#[from] peerfs_build::PatternError),
+    /// The environment has something that can't be understood.
+    #[error("SOURCE_DATE_EPOCH is {0:?}, and should be a number of seconds since 1970")]
+    SourceDate(std::ffi::OsString),
     /// A mount option is not what it should be.
     #[error("{0}")]
     MountOption(String),

@@ -29,6 +29,7 @@ mod pins;
 mod progress;
 mod pull;
 mod run;
+mod seen_folder;
 mod status;
 mod verify;
 mod warnings;

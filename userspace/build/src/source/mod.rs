@@ -14,7 +14,7 @@ use crate::tree::Tree;
 use crate::xattrs::XattrSet;
 use crate::{Error, Result};
 
-pub use directory::DirectorySource;
+pub use directory::{Attributes, DirectorySource, Owner, PatternError};
 
 /// A tree that an image is built from.
 ///

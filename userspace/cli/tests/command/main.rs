@@ -19,3 +19,4 @@ mod round_trip;
 mod running;
 mod sharing;
 mod status;
+mod updating;

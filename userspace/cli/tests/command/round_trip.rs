@@ -76,7 +76,12 @@ fn make_tree(tree: &Path) {
 }
 
 /// What `ls --json` says of each path.
-fn listing(store: &Path, image: &str, options: &[&str], path: &str) -> BTreeMap<Vec<u8>, Value> {
+pub fn listing(
+    store: &Path,
+    image: &str,
+    options: &[&str],
+    path: &str,
+) -> BTreeMap<Vec<u8>, Value> {
     let mut process = peerfs(store, "ls");
     process.arg("--json").args(options).args([image, path]);
     let output = String::from_utf8(succeed(&mut process)).unwrap();

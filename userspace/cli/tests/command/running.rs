@@ -17,7 +17,11 @@ use rustix::process::{kill_process, Pid, Signal};
 /// `peerfs` with a store.
 pub fn peerfs(root_dir: &Path, command: &str) -> Command {
     let mut process = Command::new(env!("CARGO_BIN_EXE_peerfs"));
-    process.arg(command).env("PEERFS_ROOT_DIR", root_dir);
+    // What builds note of trees is the user's of these tests.
+    process
+        .arg(command)
+        .env("PEERFS_ROOT_DIR", root_dir)
+        .env("XDG_CACHE_HOME", "/dev/null");
     process
 }
 

@@ -19,6 +19,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::seen::FileIdentity;
 use crate::source::{FileReader, SourceFile};
 use crate::xattrs::XattrSet;
 use crate::{Error, Result};
@@ -94,6 +95,7 @@ pub struct DirectoryFile {
     pub(super) directory: Arc<OpenDirectory>,
     pub(super) name: Vec<u8>,
     pub(super) expected: Expected,
+    pub(super) attributes: Attributes,
 }
 
 impl DirectoryFile {
@@ -175,7 +177,11 @@ impl FileReader for DirectoryReader {
             Ok(_) => return Err(Error::Changed(self.source.path())),
             Err(error) => return Err(Error::io("read", &self.source.path())(error)),
         }
-        let set = xattrs_of_descriptor(self.file.as_fd(), &self.source.path())?;
+        let set = xattrs_of_descriptor(
+            self.file.as_fd(),
+            &self.source.path(),
+            self.source.attributes,
+        )?;
         self.source.check(&self.file)?;
         Ok(set)
     }
@@ -207,6 +213,18 @@ impl From<&Stat> for Expected {
 }
 
 impl Expected {
+    /// What tells the file from what it was at another time.
+    pub(super) fn identity(&self) -> FileIdentity {
+        let time = |(seconds, nanoseconds): (i64, u64)| (seconds, nanoseconds as u32); // below 10^9
+        FileIdentity {
+            device: self.device,
+            inode: self.inode,
+            size: self.size,
+            modified: time(self.modified),
+            changed: time(self.changed),
+        }
+    }
+
     /// Whether `stat` is of the same file with the same content. Blocks may be allocated late.
     pub(super) fn matches(&self, stat: &Stat) -> bool {
         let now = Expected::from(stat);
@@ -222,10 +240,39 @@ fn size(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or_default()
 }
 
+/// The extended attributes that are taken into an image.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Attributes {
+    /// All that an image can hold.
+    #[default]
+    All,
+    /// Only what decides about who may do what: `security.*` and access control lists.
+    Security,
+    /// None.
+    None,
+}
+
+impl Attributes {
+    fn has(self, name: &[u8]) -> bool {
+        match self {
+            Attributes::All => true,
+            Attributes::Security => {
+                name.starts_with(b"security.") || name.starts_with(b"system.posix_acl_")
+            }
+            Attributes::None => false,
+        }
+    }
+}
+
 /// The extended attributes of an open file or directory; `path` is for messages.
-pub(super) fn xattrs_of_descriptor(file: BorrowedFd<'_>, path: &Path) -> Result<XattrSet> {
+pub(super) fn xattrs_of_descriptor(
+    file: BorrowedFd<'_>,
+    path: &Path,
+    wanted: Attributes,
+) -> Result<XattrSet> {
     read_xattrs(
         path,
+        wanted,
         |buffer| flistxattr(file, buffer),
         |name, buffer| fgetxattr(file, name, buffer),
     )
@@ -237,6 +284,7 @@ pub(super) fn xattrs_of_entry(
     directory: BorrowedFd<'_>,
     name: &[u8],
     path: &Path,
+    wanted: Attributes,
 ) -> Result<XattrSet> {
     // Linux had no call that takes the directory before 6.13, and paths have a limit: the same as
     // that of symbolic links' targets.
@@ -247,6 +295,7 @@ pub(super) fn xattrs_of_entry(
     }
     read_xattrs(
         path,
+        wanted,
         |buffer| llistxattr(place.as_slice(), buffer),
         |name, buffer| lgetxattr(place.as_slice(), name, buffer),
     )
@@ -254,9 +303,13 @@ pub(super) fn xattrs_of_entry(
 
 fn read_xattrs(
     path: &Path,
+    wanted: Attributes,
     list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
     get: impl Fn(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
 ) -> Result<XattrSet> {
+    if wanted == Attributes::None {
+        return Ok(XattrSet::default());
+    }
     // Most files have none, and few have many. (rustix does not ask for a length with an empty
     // buffer.)
     let mut short = [0; 1024];
@@ -275,7 +328,7 @@ fn read_xattrs(
     let mut set = XattrSet::default();
     for name in names
         .split(|&byte| byte == 0)
-        .filter(|name| is_xattr_name(name))
+        .filter(|name| is_xattr_name(name) && wanted.has(name))
     {
         let mut value = vec![0; LINUX_MAX];
         match get(name, &mut value) {
@@ -301,7 +354,7 @@ mod tests {
         let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let path = folder.path().join("file");
         let file = File::create(&path).unwrap();
-        let found = || xattrs_of_descriptor(file.as_fd(), &path).unwrap();
+        let found = || xattrs_of_descriptor(file.as_fd(), &path, Attributes::All).unwrap();
         let mut expected = XattrSet::default();
         assert_eq!(found(), expected);
         for number in 100..160 {
@@ -333,6 +386,7 @@ mod tests {
                 directory: directory.clone(),
                 name: b"file".to_vec(),
                 expected,
+                attributes: Attributes::All,
             };
             matches!(file.open(), Err(Error::Changed(changed)) if changed == path)
         };

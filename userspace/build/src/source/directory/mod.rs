@@ -2,6 +2,7 @@
 
 //! A directory as the source of a tree.
 
+mod exclude;
 mod file;
 
 use std::collections::HashMap;
@@ -19,7 +20,11 @@ use super::{check_name, DeviceNumber, Flaw, Kind, Metadata, TreeSource};
 use crate::read::ReadQueue;
 use crate::tree::{Tree, TreeWriter};
 use crate::{Error, Result};
+use exclude::Exclusions;
 use file::{DirectoryFile, Expected, OpenDirectory};
+
+pub use exclude::PatternError;
+pub use file::Attributes;
 
 /// Directories whose small files are read as one job: they stay open as long.
 const BATCH_DIRECTORIES: usize = 4;
@@ -33,6 +38,20 @@ pub struct DirectorySource {
     root: PathBuf,
     store: PathBuf,
     one_file_system: bool,
+    exclusions: Exclusions,
+    owner: Option<Owner>,
+    attributes: Attributes,
+    /// Seconds since 1970.
+    latest: Option<i64>,
+}
+
+/// An owner and a group, as numbers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Owner {
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
 }
 
 impl DirectorySource {
@@ -43,6 +62,55 @@ impl DirectorySource {
             root: root.into(),
             store: store.root_dir().to_owned(),
             one_file_system: false,
+            exclusions: Exclusions::default(),
+            owner: None,
+            attributes: Attributes::All,
+            latest: None,
+        }
+    }
+
+    /// Leaves out what matches a pattern, and all that is below it. A pattern is a glob, in which only `**` goes over slashes;
+    /// one with a slash in it is compared with paths from the root of the tree, any other one with names anywhere.
+    ///
+    /// # Errors
+    /// The pattern can't be understood.
+    pub fn exclude(mut self, pattern: &str) -> std::result::Result<Self, PatternError> {
+        self.exclusions.add(pattern)?;
+        Ok(self)
+    }
+
+    /// Says that everything is this owner's.
+    pub fn owner(mut self, owner: Option<Owner>) -> Self {
+        self.owner = owner;
+        self
+    }
+
+    /// Chooses which extended attributes are taken.
+    pub fn attributes(mut self, attributes: Attributes) -> Self {
+        self.attributes = attributes;
+        self
+    }
+
+    /// Takes times after this one, in seconds since 1970, as this one.
+    pub fn latest(mut self, latest: Option<i64>) -> Self {
+        self.latest = latest;
+        self
+    }
+
+    fn metadata(&self, stat: &Stat) -> Metadata {
+        let owner = self.owner.unwrap_or(Owner {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+        });
+        let modified = (stat.st_mtime, stat.st_mtime_nsec as u32);
+        let latest = self.latest.map_or(modified, |latest| (latest, 0));
+        let (mtime_seconds, mtime_nanoseconds) = modified.min(latest);
+        Metadata {
+            permissions: stat.st_mode & 0o7777,
+            uid: owner.uid,
+            gid: owner.gid,
+            mtime_seconds,
+            mtime_nanoseconds,
         }
     }
 
@@ -66,7 +134,7 @@ impl TreeSource for DirectorySource {
         let root = OpenDirectory::open_root(&self.root)?;
         let stat = root.stat()?;
         let mut walk = Walk {
-            writer: TreeWriter::new(&metadata(&stat)),
+            writer: TreeWriter::new(&self.metadata(&stat)),
             links: HashMap::new(),
             device: stat.st_dev,
             store,
@@ -135,15 +203,20 @@ impl Walk<'_, '_> {
         if is_store && !is_elsewhere {
             return Err(Error::StoreInTree(self.source.store.clone()));
         }
+        let now = self.source.metadata(stat);
         let is_same = self.writer.tree().node(inode).is_some_and(|node| {
-            (node.mode, node.uid, node.gid) == (stat.st_mode, stat.st_uid, stat.st_gid)
-                && node.mtime_seconds == stat.st_mtime
-                && u64::from(node.mtime_nanoseconds) == stat.st_mtime_nsec
+            (node.mode & 0o7777, node.uid, node.gid) == (now.permissions, now.uid, now.gid)
+                && (node.mtime_seconds, node.mtime_nanoseconds)
+                    == (now.mtime_seconds, now.mtime_nanoseconds)
         });
         if !is_same {
             return Err(Error::Changed(directory.path.clone()));
         }
-        let set = file::xattrs_of_descriptor(directory.descriptor.as_fd(), &directory.path);
+        let set = file::xattrs_of_descriptor(
+            directory.descriptor.as_fd(),
+            &directory.path,
+            self.source.attributes,
+        );
         let set = self.queue.note_unreadable(set)?;
         let xattrs = self.queue.keep_xattrs(set.unwrap_or_default());
         let names = if is_elsewhere {
@@ -155,6 +228,13 @@ impl Walk<'_, '_> {
         let mut subdirectories = Vec::new();
         for name in names {
             self.queue.check_cancelled()?;
+            if self
+                .source
+                .exclusions
+                .has(&name, || self.path_in_tree(&directory, &name))
+            {
+                continue;
+            }
             let child = self.add_child(&directory, &name, inode);
             if let Some(Child::Directory(inode)) = self.queue.note_unreadable(child)? {
                 subdirectories.push((inode, name));
@@ -180,6 +260,14 @@ impl Walk<'_, '_> {
         })
     }
 
+    /// The path of an entry from the root of the tree.
+    fn path_in_tree(&self, directory: &OpenDirectory, name: &[u8]) -> PathBuf {
+        let below = directory.path.strip_prefix(&self.source.root);
+        below
+            .unwrap_or(&directory.path)
+            .join(OsStr::from_bytes(name))
+    }
+
     /// Adds an entry and, unless it is another name of one that is there, its inode.
     fn add_child(
         &mut self,
@@ -201,16 +289,25 @@ impl Walk<'_, '_> {
             self.writer.link(name, *inode);
             return Ok(Child::Other);
         }
-        let metadata = metadata(&stat);
+        let metadata = self.source.metadata(&stat);
         let inode = match kind(directory, name, &stat, file_type)? {
             None => {
-                let file = DirectoryFile {
-                    directory: directory.clone(),
-                    name: name.to_vec(),
-                    expected: Expected::from(&stat),
+                let expected = Expected::from(&stat);
+                let identity = expected.identity();
+                let file = match self.queue.add_known(&identity)? {
+                    Some(file) => file,
+                    None => self.queue.add(DirectoryFile {
+                        directory: directory.clone(),
+                        name: name.to_vec(),
+                        expected,
+                        attributes: self.source.attributes,
+                    })?,
                 };
-                let file = self.queue.add(file)?;
-                self.writer.add_file(name, &metadata, file)
+                let inode = self.writer.add_file(name, &metadata, file);
+                if let Ok(inode) = inode {
+                    self.queue.remember(identity, inode);
+                }
+                inode
             }
             Some(kind) => {
                 kind.check().map_err(fail)?;
@@ -220,6 +317,7 @@ impl Walk<'_, '_> {
                         directory.descriptor.as_fd(),
                         name,
                         &path(),
+                        self.source.attributes,
                     )?),
                 };
                 self.writer.add(parent, name, &metadata, &kind, xattrs)
@@ -252,16 +350,6 @@ enum Child {
     /// A directory, to be visited later.
     Directory(u32),
     Other,
-}
-
-fn metadata(stat: &Stat) -> Metadata {
-    Metadata {
-        permissions: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        mtime_seconds: stat.st_mtime,
-        mtime_nanoseconds: stat.st_mtime_nsec as u32,
-    }
 }
 
 /// The kind of an entry; None of a regular file.
