@@ -136,6 +136,7 @@ pub fn build<S: TreeSource>(
     let root = source.path().to_owned();
     let xattrs = XattrSets::default();
     let building = Arc::new(store.lock_for_building()?);
+    store.rebuild_catalogue(options.is_cancelled);
     let base = BaseChunks::read(store, options)?;
     let mut packs = base.packs().to_vec();
     let Found {
