@@ -141,6 +141,7 @@ pub fn build<S: TreeSource>(
     let xattrs = XattrSets::default();
     let building = Arc::new(store.lock_for_building()?);
     let started = SystemTime::now();
+    store.rebuild_catalogue(options.is_cancelled);
     let base = BaseChunks::read(store, options)?;
     let known_files = match options.usable_update() {
         Some(seen) => Some(KnownFiles::open(store, seen, &base)?),

@@ -159,6 +159,17 @@ impl Daemon {
             let (disk, shutdown) = (disk.clone(), shutdown.clone());
             async move { announcer.run(disk, packs, shutdown).await }
         });
+        if disk.can_be_filled() {
+            let (disk, shutdown) = (disk.clone(), shutdown.clone());
+            let rebuild = move |store: &Store| {
+                store.rebuild_catalogue(|| shutdown.is_cancelled());
+                Ok(())
+            };
+            tasks.spawn(async move {
+                // It fails if the daemon is shutting down.
+                let _ = disk.run(rebuild).await;
+            });
+        }
         tasks.spawn(events.watch(node.clone(), pulls, requests, shutdown.clone()));
         for pin in &config.pin {
             pins.add(pin.image.clone(), PinOrigin::Configuration);

@@ -28,6 +28,8 @@ pub(crate) const CATALOGUE_CONTENT: &str = "catalogue/content";
 pub(crate) const CATALOGUE_CONTENTS: &str = "catalogue/contents";
 /// The data files that these name.
 pub(crate) const CATALOGUE_NAMES: &str = "catalogue/names";
+/// Is there while a catalogue is made anew, and locked by who does it.
+pub(crate) const CATALOGUE_REBUILT: &str = "catalogue/rebuilt";
 /// The directory of files that are being written.
 pub(crate) const TMP: &str = "tmp";
 /// All directories, those first that others are in.

@@ -412,7 +412,7 @@ impl Store {
     }
 
     /// Removes what processes that died left in `tmp/`.
-    fn remove_abandoned(&self) -> Result<()> {
+    pub(crate) fn remove_abandoned(&self) -> Result<()> {
         for name in self.directory.names(layout::TMP)? {
             let path = format!("{}/{name}", layout::TMP);
             if !layout::is_temporary(&name) {

@@ -6,6 +6,7 @@
 mod collect;
 mod hostile;
 mod places;
+mod rebuilt;
 mod replaced;
 mod source;
 mod tags;

@@ -204,3 +204,25 @@ fn what_is_not_to_be_removed_is_not() {
     assert!(message.contains("socket"), "{message}");
     assert_is(&fixture, "edited", &content);
 }
+
+#[test]
+fn a_store_that_lost_its_catalogue_stores_nothing_twice() {
+    let (fixture, content) = edited();
+    fs::remove_dir_all(fixture.store().join("catalogue")).unwrap();
+    let before = occupied(&fixture.store());
+    let mut process = peerfs(&fixture.store(), "build");
+    let output = process
+        .arg(fixture.tree())
+        .args(["--tag", "again"])
+        .output();
+    let output = output.unwrap();
+    assert!(output.status.success());
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("is made anew"), "{told}");
+    assert_eq!(occupied(&fixture.store()), before);
+    // It is there from then on.
+    let output = process.output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && !told.contains("anew"), "{told}");
+    assert_is(&fixture, "again", &content);
+}

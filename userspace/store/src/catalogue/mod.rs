@@ -3,11 +3,12 @@
 //! Finds chunks in all of the store: by the digest of their stored bytes, and by their content for whoever builds. See
 //! `Documentation/store.md`.
 //!
-//! It is a hint, and may be removed at any time: what it leads to is verified, and what it has lost is stored once more.
+//! It is a hint, and may be removed at any time: what it leads to is verified, and it is made anew when it is lost.
 
 mod content_log;
 mod hash_file;
 mod names;
+mod rebuild;
 
 use std::fs::File;
 use std::io;
@@ -106,14 +107,24 @@ impl Catalogue {
             // So many files that there are no numbers left: they are not found.
             return Ok(());
         };
-        let value = |offset| u64::from(number + 1) * DATA_FILE_MAX + offset % DATA_FILE_MAX;
         let chunks = chunks.into_iter();
         self.put(
             Kind::Stored,
             chunks
-                .map(|(digest, offset)| (key_of(&digest), value(offset)))
+                .map(|(digest, offset)| (key_of(&digest), value_of(number, offset)))
                 .collect(),
         )
+    }
+
+    /// Whether there is no table of stored bytes, or no list of names to which it leads.
+    ///
+    /// # Errors
+    /// As for [`Catalogue::find`].
+    fn is_lost(&self) -> Result<bool> {
+        let has_table = self
+            .current(Kind::Stored, &mut lock(&self.stored))?
+            .is_some();
+        Ok(!has_table || !self.directory.has_file(layout::CATALOGUE_NAMES))
     }
 
     /// Looks for a chunk that was built here, by the key that it was entered with: all of that is compared.
@@ -268,6 +279,11 @@ fn path_of(kind: Kind) -> &'static str {
         Kind::Stored => layout::CATALOGUE_STORED,
         Kind::Content => layout::CATALOGUE_CONTENT,
     }
+}
+
+/// The value that leads to an offset in the data file of this number.
+fn value_of(number: u32, offset: u64) -> u64 {
+    u64::from(number + 1) * DATA_FILE_MAX + offset % DATA_FILE_MAX
 }
 
 fn key_of(digest: &Digest) -> u64 {

@@ -52,6 +52,7 @@ impl Store {
         let keep: Vec<Digest> = keep.iter().copied().chain(mounted).collect();
         let marks = Marks::of(self, &keep)?;
         if collect == Collect::Really {
+            self.remove_abandoned()?;
             changes.count_collection(self.directory())?;
         }
         let collected = Sweep::new(self, &marks, collect).run();

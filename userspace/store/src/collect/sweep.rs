@@ -7,11 +7,12 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
-use peerfs_format::{DataFile, Digest};
-use rustix::fs::{fallocate, flock, FallocateFlags, FlockOperation};
+use peerfs_format::{DataFile, Digest, PACK_MAX};
+use rustix::fs::{fallocate, FallocateFlags};
 
 use super::marks::Marks;
 use super::{Collect, Collected};
+use crate::digest::sha256_file;
 use crate::{layout, Error, Result, Store};
 
 /// Bytes of a block of a filesystem: less is not worth a hole.
@@ -45,7 +46,7 @@ impl<'a> Sweep<'a> {
 
     fn sweep_tables(&mut self) -> Result<()> {
         for pair in self.store.placed_packs()? {
-            if !self.marks.packs.contains(&pair) {
+            if !self.marks.packs.contains(&pair) || self.is_left_over(&pair.0)? {
                 self.done.tables += 1;
                 self.remove(&layout::places(&pair.0, &pair.1))?;
             }
@@ -68,13 +69,14 @@ impl<'a> Sweep<'a> {
             };
             let partial = layout::partial(&blob, index);
             let directory = self.store.directory();
-            if self.collect == Collect::DryRun || directory.has_file(&partial) {
-                self.thin(&name, &DataFile::Pack(blob, *index))?;
-                continue;
+            if directory.has_file(&partial) && !self.is_intact(&blob)? {
+                // Their places are in the partial one, which is being mended.
+                self.remove(&name)?;
+            } else if self.collect == Collect::Really {
+                directory
+                    .rename(&name, &partial)
+                    .map_err(directory.failed("rename", &name))?;
             }
-            directory
-                .rename(&name, &partial)
-                .map_err(directory.failed("rename", &name))?;
         }
         Ok(())
     }
@@ -93,13 +95,29 @@ impl<'a> Sweep<'a> {
         let names = self.store.directory().names(layout::PARTIALS)?;
         for (pack, index) in names.iter().filter_map(|name| layout::parse_pair(name)) {
             let (path, name) = (layout::partial(&pack, &index), DataFile::Pack(pack, index));
-            if self.marks.ranges.contains_key(&name) {
+            if self.marks.ranges.contains_key(&name) && !self.is_left_over(&pack)? {
                 self.thin(&path, &name)?;
-            } else if !self.marks.packs.contains(&(pack, index)) {
+            } else {
+                // Who fills the pack makes another one.
                 self.remove(&path)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether what is beside a whole pack was only not removed in time: it is right, and has all.
+    fn is_left_over(&self, pack: &Digest) -> Result<bool> {
+        Ok(self.store.has_blob(pack) && self.is_intact(pack)?)
+    }
+
+    fn is_intact(&self, blob: &Digest) -> Result<bool> {
+        let file = match self.store.open_blob(blob) {
+            Err(Error::NotARegularFile(_)) | Ok(None) => return Ok(false),
+            Ok(Some(file)) => file,
+            Err(error) => return Err(error),
+        };
+        // One that can't be read is damaged.
+        Ok(matches!(sha256_file(&file, PACK_MAX, |_| ()), Ok(Some(digest)) if digest == *blob))
     }
 
     fn sweep_loose(&mut self) -> Result<()> {
@@ -108,19 +126,12 @@ impl<'a> Sweep<'a> {
             let (path, name) = (layout::loose(number), DataFile::Loose(number));
             if self.marks.ranges.contains_key(&name) {
                 self.thin(&path, &name)?;
-            } else if !self.is_being_written(&path) {
+            } else {
+                // Who appends to it begins another one.
                 self.remove(&path)?;
             }
         }
         Ok(())
-    }
-
-    /// Whether somebody appends to a loose file: what they have appended last may not be in a table yet.
-    fn is_being_written(&self, path: &str) -> bool {
-        let Ok(Some(file)) = self.store.directory().read(path) else {
-            return false;
-        };
-        flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
     }
 
     fn remove(&mut self, path: &str) -> Result<()> {
@@ -151,12 +162,7 @@ impl<'a> Sweep<'a> {
         };
         let failed = || directory.failed("thin", path);
         let before = file.metadata().map_err(failed())?;
-        let end = match name {
-            // What is behind was appended last.
-            DataFile::Loose(_) => self.needed_end(name),
-            DataFile::Pack(..) => before.size(),
-        };
-        let holes = holes(self.marks.ranges.get(name), end);
+        let holes = holes(self.marks.ranges.get(name), before.size());
         if self.collect == Collect::DryRun {
             // About: some may be holes already.
             return Ok(());
@@ -170,11 +176,6 @@ impl<'a> Sweep<'a> {
         self.done.bytes += freed;
         Ok(())
     }
-
-    fn needed_end(&self, name: &DataFile) -> u64 {
-        let ranges = self.marks.ranges.get(name).into_iter().flatten();
-        ranges.map(|(_, end)| *end).max().unwrap_or(0)
-    }
 }
 
 /// Bytes on the disk.
@@ -186,6 +187,8 @@ fn occupied(metadata: &Metadata) -> u64 {
 fn holes(needed: Option<&Vec<(u64, u64)>>, end: u64) -> Vec<(u64, u64)> {
     let mut needed: Vec<(u64, u64)> = needed.cloned().unwrap_or_default();
     needed.sort_unstable();
+    // The last block ends with the file.
+    let end = end.next_multiple_of(BLOCK);
     needed.push((end, end));
     let (mut holes, mut at) = (Vec::new(), 0_u64);
     for (start, stop) in needed {
@@ -218,7 +221,7 @@ mod tests {
     fn holes_are_whole_blocks_between_what_is_needed() {
         let needed = vec![(20_000, 30_000), (5_000, 6_000), (5_500, 9_000)];
         let found = holes(Some(&needed), 50_000);
-        assert_eq!(found, [(0, 4096), (12_288, 4096), (32_768, 16_384)]);
+        assert_eq!(found, [(0, 4096), (12_288, 4096), (32_768, 20_480)]);
         assert_eq!(holes(None, 8192), [(0, 8192)]);
         assert!(holes(Some(&vec![(0, 50_000)]), 50_000).is_empty());
         assert!(holes(Some(&vec![(0, u64::MAX)]), 50_000).is_empty());

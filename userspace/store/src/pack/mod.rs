@@ -11,7 +11,6 @@ mod whole;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -375,17 +374,19 @@ impl Pack {
         if self.has(chunk) {
             return Ok(false);
         }
-        let own = self.own_file()?;
-        let (name, offset) = match own {
-            Some(own) => {
-                let offset = record.stored_offset.into();
-                own.write_all_at(stored, offset)
-                    .map_err(Error::io("write to", &self.path()))?;
-                (own_name(&self.record), offset)
+        let (name, offset, changes) = loop {
+            let collections = self.store.data_files.own_collections();
+            let own = self.own_file()?;
+            let (name, offset) = self.write(own.as_deref(), stored, record.stored_offset.into())?;
+            let changes = self.store.data_files.lock_changes()?;
+            if self.store.data_files.own_collections() == collections {
+                break (name, offset, changes);
             }
-            None => self.store.data_files.append(stored)?,
+            // Nobody had said that these bytes are needed: they may be given up, and the file with them.
+            if let State::Places(places) = &mut *self.lock() {
+                places.own = None;
+            }
         };
-        let changes = self.store.data_files.lock_changes()?;
         let mut state = self.lock();
         let State::Places(places) = &mut *state else {
             return Ok(false);

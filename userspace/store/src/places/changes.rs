@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::fs::{flock, FlockOperation};
@@ -17,19 +18,22 @@ pub(crate) struct Changes {
     directory: Arc<StoreDirectory>,
     /// The lock file, once it was needed.
     file: Mutex<Option<File>>,
+    /// Collections of this process.
+    own_collections: AtomicU64,
 }
 
 /// Held while a table is changed: for moments, or while a collection decides what is given up.
-pub(crate) struct ChangeLock<'a>(MutexGuard<'a, Option<File>>);
+pub(crate) struct ChangeLock<'a> {
+    file: MutexGuard<'a, Option<File>>,
+    changes: &'a Changes,
+}
 
 impl ChangeLock<'_> {
     /// A number that is another one after each collection: what was found before one may be gone.
     pub(crate) fn collections(&self) -> u64 {
         let mut count = [0; 8];
-        let read = self
-            .0
-            .as_ref()
-            .map(|file| file.read_exact_at(&mut count, 0));
+        let file = self.file.as_ref();
+        let read = file.map(|file| file.read_exact_at(&mut count, 0));
         // The file is empty before the first one.
         match read {
             Some(Ok(())) => u64::from_le_bytes(count),
@@ -42,8 +46,10 @@ impl ChangeLock<'_> {
     /// # Errors
     /// [`Error::Io`](crate::Error::Io).
     pub(crate) fn count_collection(&self, directory: &StoreDirectory) -> Result<()> {
+        self.changes.own_collections.fetch_add(1, Ordering::Relaxed);
         let count = self.collections().wrapping_add(1).to_le_bytes();
-        let written = self.0.as_ref().map(|file| file.write_all_at(&count, 0));
+        let file = self.file.as_ref();
+        let written = file.map(|file| file.write_all_at(&count, 0));
         written
             .unwrap_or(Ok(()))
             .map_err(directory.failed("write to", layout::CHANGES))
@@ -55,7 +61,14 @@ impl Changes {
         Changes {
             directory: directory.clone(),
             file: Mutex::new(None),
+            own_collections: AtomicU64::new(0),
         }
+    }
+
+    /// A number that is another one after each collection of this process, which is the only one that can give up what
+    /// this process fills: told without the lock, and compared with it.
+    pub(crate) fn own_collections(&self) -> u64 {
+        self.own_collections.load(Ordering::Relaxed)
     }
 
     /// Waits for the right.
@@ -71,13 +84,16 @@ impl Changes {
             None => self.directory.write_or_create(layout::CHANGES, PRIVATE)?,
         };
         self.directory.lock(layout::CHANGES, guard.insert(file))?;
-        Ok(ChangeLock(guard))
+        Ok(ChangeLock {
+            file: guard,
+            changes: self,
+        })
     }
 }
 
 impl Drop for ChangeLock<'_> {
     fn drop(&mut self) {
-        if let Some(file) = &*self.0 {
+        if let Some(file) = &*self.file {
             // It cannot fail for a lock that is held; closing the file would give it up as well.
             let _ = flock(file, FlockOperation::Unlock);
         }

@@ -85,6 +85,12 @@ impl DataFiles {
         self.loose.append(stored)
     }
 
+    /// A number that is another one after each collection of this process: what was written before one, and not entered, may
+    /// be gone.
+    pub(crate) fn own_collections(&self) -> u64 {
+        self.changes.own_collections()
+    }
+
     /// Waits for the right to change tables of places.
     ///
     /// # Errors

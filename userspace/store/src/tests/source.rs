@@ -29,12 +29,23 @@ pub(super) struct Source {
 
 /// The index of a pack of these chunks, and its record.
 pub(super) fn describe(pack: &[u8], chunks: &[Vec<u8>]) -> (PackRecord, Vec<u8>) {
+    let named = chunks
+        .iter()
+        .map(|chunk| (sha256(chunk), chunk.len() as u32));
+    describe_named(sha256(pack), named)
+}
+
+/// As [`describe`], by the digests and lengths of the chunks.
+pub(super) fn describe_named(
+    pack: Digest,
+    chunks: impl Iterator<Item = (Digest, u32)>,
+) -> (PackRecord, Vec<u8>) {
     let mut table = Vec::new();
-    let mut offset = 0;
-    for chunk in chunks {
-        let length = chunk.len() as u32;
+    let (mut offset, mut chunk_count) = (0, 0);
+    for (digest, length) in chunks {
+        chunk_count += 1;
         let record = ChunkRecord {
-            digest: sha256(chunk),
+            digest,
             logical_offset: offset,
             stored_offset: offset,
             logical_length: length,
@@ -49,13 +60,13 @@ pub(super) fn describe(pack: &[u8], chunks: &[Vec<u8>]) -> (PackRecord, Vec<u8>)
     root.set_chunks(&table);
     let index = write_message_to_words(&message);
     let record = PackRecord {
-        digest: sha256(pack),
+        digest: pack,
         index_digest: sha256(&index),
         contents_digest: Digest::default(),
         stored_length: offset.into(),
         logical_length: offset.into(),
         index_length: index.len() as u32,
-        chunk_count: chunks.len() as u32,
+        chunk_count,
     };
     (record, index)
 }
@@ -103,41 +114,8 @@ impl Source {
 
     /// The manifest of an image that has the pack, in the store with all metadata but its shard.
     pub(super) fn image(&self, store: &Store) -> Digest {
-        let shard = ShardRecord {
-            digest: sha256(b"a shard"),
-            first_inode: 1,
-            inode_count: 1,
-            length: 100,
-        };
-        let mut message = Builder::new_default();
-        let mut table = message.init_root::<peerfs_capnp::blob_table::Builder<'_>>();
-        table.set_packs(&encode(&self.record));
-        table.set_shards(&encode(&shard));
-        let table = write_message_to_words(&message);
-        let root = InodeRecord {
-            mode: 0o040755,
-            uid: 0,
-            gid: 0,
-            nlink: 2,
-            size: 0,
-            allocated: 0,
-            mtime_seconds: 0,
-            mtime_nanoseconds: 0,
-            payload_first: 0,
-            payload_count: 0,
-            xattrs: NO_XATTRS,
-            link: 1,
-        };
-        let mut message = Builder::new_default();
-        let mut manifest = message.init_root::<peerfs_capnp::manifest::Builder<'_>>();
-        manifest.set_format_version(FORMAT_VERSION);
-        manifest.set_inode_count(1);
-        manifest.set_stored_bytes(self.record.stored_length);
-        manifest.set_root(&encode(&root));
-        manifest.set_blob_table(&store.add_blob(&table).unwrap().0);
-        manifest.set_blob_table_length(table.len() as u32);
         store.add_blob(&self.index).unwrap();
-        store.add_blob(&write_message_to_words(&message)).unwrap()
+        image_of(store, &[self.record])
     }
 
     pub(super) fn new(chunk_count: u8) -> Self {
@@ -226,4 +204,42 @@ fn encode(record: &impl Record) -> Vec<u8> {
     let mut bytes = Vec::new();
     record.write_to(|part| bytes.extend_from_slice(part));
     bytes
+}
+
+/// The manifest of an image that has these packs, in the store with all metadata but its shard and the packs' indexes.
+pub(super) fn image_of(store: &Store, packs: &[PackRecord]) -> Digest {
+    let shard = ShardRecord {
+        digest: sha256(b"a shard"),
+        first_inode: 1,
+        inode_count: 1,
+        length: 100,
+    };
+    let mut message = Builder::new_default();
+    let mut table = message.init_root::<peerfs_capnp::blob_table::Builder<'_>>();
+    table.set_packs(&packs.iter().flat_map(encode).collect::<Vec<u8>>());
+    table.set_shards(&encode(&shard));
+    let table = write_message_to_words(&message);
+    let root = InodeRecord {
+        mode: 0o040755,
+        uid: 0,
+        gid: 0,
+        nlink: 2,
+        size: 0,
+        allocated: 0,
+        mtime_seconds: 0,
+        mtime_nanoseconds: 0,
+        payload_first: 0,
+        payload_count: 0,
+        xattrs: NO_XATTRS,
+        link: 1,
+    };
+    let mut message = Builder::new_default();
+    let mut manifest = message.init_root::<peerfs_capnp::manifest::Builder<'_>>();
+    manifest.set_format_version(FORMAT_VERSION);
+    manifest.set_inode_count(1);
+    manifest.set_stored_bytes(packs.iter().map(|pack| pack.stored_length).sum());
+    manifest.set_root(&encode(&root));
+    manifest.set_blob_table(&store.add_blob(&table).unwrap().0);
+    manifest.set_blob_table_length(table.len() as u32);
+    store.add_blob(&write_message_to_words(&message)).unwrap()
 }
