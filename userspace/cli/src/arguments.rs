@@ -36,6 +36,7 @@ pub(crate) enum Command {
     Umount(UmountArguments),
     Ls(ListArguments),
     Cat(CatArguments),
+    Extract(crate::extract::ExtractArguments),
     Images(ImagesArguments),
     Inspect(InspectArguments),
     Tag(TagArguments),
@@ -386,7 +387,7 @@ pub(crate) struct StatusArguments {
     pub(crate) json: bool,
 }
 
-fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {
+pub(crate) fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {
     let number = text.parse().ok();
     number
         .filter(|&number: &NonZeroUsize| number.get() <= Options::THREADS_MAX)

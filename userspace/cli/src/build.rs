@@ -9,11 +9,11 @@ use indicatif::ProgressBar;
 use peerfs_build::{BuiltImage, DirectorySource, Options, Progress};
 use peerfs_store::{Image, Store};
 use peerfs_sys::interrupt;
-use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use serde::Serialize;
 
 use crate::arguments::BuildArguments;
 use crate::error::Result;
+use crate::limits::raise_descriptor_limit;
 use crate::output::{size, tell, Output};
 use crate::progress::show_while;
 
@@ -110,17 +110,4 @@ fn describe(image: &BuiltImage, seconds: f64) {
             image.unusable_chunks
         ));
     }
-}
-
-/// Each thread keeps some files and directories open.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    // If it can't be raised, few threads can do without.
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    );
 }

@@ -18,6 +18,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Build(#[from] peerfs_build::Error),
     #[error(transparent)]
+    Export(#[from] peerfs_export::Error),
+    #[error(transparent)]
     Control(#[from] peerfs_control::Error),
     /// A text that should name an image is no reference.
     #[error(transparent)]
@@ -59,6 +61,9 @@ pub(crate) enum Error {
     /// A mount option is not what it should be.
     #[error("{0}")]
     MountOption(String),
+    /// Files could not be extracted; the reasons were printed.
+    #[error("{0} things could not be done as they are in the image; see above")]
+    NotAsInImage(u64),
     /// `peerfs verify` found something; it was printed.
     #[error("the store is damaged: {0}")]
     Damaged(String),
@@ -69,7 +74,9 @@ impl Error {
     pub(crate) fn is_cancelled(&self) -> bool {
         matches!(
             self,
-            Error::Cancelled | Error::Build(peerfs_build::Error::Cancelled)
+            Error::Cancelled
+                | Error::Build(peerfs_build::Error::Cancelled)
+                | Error::Export(peerfs_export::Error::Cancelled)
         )
     }
 

@@ -359,6 +359,32 @@ impl<R: ChunkReader> Image<R> {
         Ok(())
     }
 
+    /// Calls `each` with a regular file's content that is in no hole, piece by piece: where in the file each begins, and
+    /// its bytes.
+    ///
+    /// # Errors
+    /// As for [`Image::read`].
+    pub fn read_data<E: From<Error>>(
+        &self,
+        file: &Inode,
+        mut each: impl FnMut(u64, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if file.file_type != FileType::Regular {
+            return Err(Error::NotAFile(file.describe()).into());
+        }
+        for piece in pieces(&file.extents()?, 0..file.record.size) {
+            if let Source::Pack { pack, offset } = piece.source {
+                let mut place = piece.file_offset;
+                self.read_pack(pack, offset, piece.length, &mut |part: &[u8]| {
+                    each(place, part)?;
+                    place += part.len() as u64;
+                    Ok::<_, E>(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Calls `each` with bytes of a pack's uncompressed address space.
     fn read_pack<E: From<Error>>(
         &self,
