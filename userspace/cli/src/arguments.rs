@@ -36,12 +36,15 @@ pub(crate) enum Command {
     Umount(UmountArguments),
     Ls(ListArguments),
     Cat(CatArguments),
+    Diff(crate::diff::DiffArguments),
     Extract(crate::extract::ExtractArguments),
+    Export(crate::export::ExportArguments),
     Images(ImagesArguments),
     Inspect(InspectArguments),
     Tag(TagArguments),
     Untag(UntagArguments),
     Rm(RemoveArguments),
+    Du(crate::du::UsageArguments),
     Gc(CollectArguments),
     Verify(VerifyArguments),
     Pull(PullArguments),
@@ -282,7 +285,7 @@ pub(crate) struct CollectArguments {
     pub(crate) store: StoreArguments,
     #[command(flatten)]
     pub(crate) daemon: DaemonArguments,
-    /// Only say what would be removed as a whole.
+    /// Only say what would be given back.
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
     /// Print the result as JSON.

@@ -42,6 +42,11 @@ pub(crate) enum Error {
     /// The output can't be written.
     #[error("can't write the output")]
     Output(#[source] io::Error),
+    /// The output would be bytes that a terminal obeys.
+    #[error(
+        "an archive is not written to a terminal; name a file with -o, or send it to a program"
+    )]
+    Terminal,
     #[error("can't write {}", printable(path))]
     Write { path: PathBuf, source: io::Error },
     /// A mount failed; the kernel's messages are in `log`, or a hint.
@@ -64,6 +69,9 @@ pub(crate) enum Error {
     /// Files could not be extracted; the reasons were printed.
     #[error("{0} things could not be done as they are in the image; see above")]
     NotAsInImage(u64),
+    /// Two images are not the same, which the output says.
+    #[error("the images differ")]
+    Different,
     /// `peerfs verify` found something; it was printed.
     #[error("the store is damaged: {0}")]
     Damaged(String),
@@ -80,8 +88,13 @@ impl Error {
         )
     }
 
-    /// Whether nobody reads the output any more, which is no reason for a message.
-    pub(crate) fn is_broken_pipe(&self) -> bool {
-        matches!(self, Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    /// Whether there is nothing more to say: nobody reads the output, or it says all.
+    pub(crate) fn is_silent(&self) -> bool {
+        matches!(self, Error::Different)
+            || matches!(
+                self,
+                Error::Output(error) | Error::Export(peerfs_export::Error::Output(error))
+                    if error.kind() == io::ErrorKind::BrokenPipe
+            )
     }
 }

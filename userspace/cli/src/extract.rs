@@ -105,6 +105,6 @@ pub(crate) fn run(arguments: &ExtractArguments) -> Result<()> {
     }
 }
 
-fn processors() -> NonZeroUsize {
+pub(crate) fn processors() -> NonZeroUsize {
     thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }

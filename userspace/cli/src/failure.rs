@@ -55,7 +55,7 @@ impl Program {
 
     /// Prints an error with its causes, and what to do about it, as one line, unless it is a list.
     pub(crate) fn report(&self, error: &Error) {
-        if error.is_broken_pipe() {
+        if error.is_silent() {
             return;
         }
         let advice = self.advice(error);

@@ -40,9 +40,25 @@ pub enum Error {
     /// A directory that is to be filled holds something.
     #[error("{} is not empty", printable(.0))]
     NotEmpty(PathBuf),
+    /// A directory that should be an image layout is something else.
+    #[error("{} is neither empty nor an OCI image layout", printable(.0))]
+    NotALayout(PathBuf),
+    /// The OCI image can't be described.
+    #[error("can't make an OCI image of it")]
+    Oci(#[from] peerfs_oci::Error),
     /// Something else is in the place of what was just made.
     #[error("{} was replaced by somebody while it was extracted", printable(.0))]
     Replaced(PathBuf),
+    /// What is written can't be.
+    #[error("can't write the output{}", hint(.0))]
+    Output(#[source] io::Error),
+    /// A file's name is an order to whoever unpacks a layer.
+    #[error(
+        "{} can't be in an OCI image: to those who unpack its layer a name that begins with \".wh.\" says that something \
+         is removed; `peerfs export tar` writes it",
+        printable_bytes(.0)
+    )]
+    Whiteout(Vec<u8>),
     /// Somebody wanted it to end.
     #[error("interrupted")]
     Cancelled,
@@ -73,6 +89,28 @@ impl Error {
             Error::Image(_) | Error::Content { .. } | Error::Cancelled => true,
             _ => false,
         }
+    }
+}
+
+/// An error by which the reading of a file ends, of the image or of what is done with it.
+pub(crate) struct Stop(pub(crate) Error);
+
+impl Stop {
+    /// The error, which names the file of the image that could not be read.
+    pub(crate) fn of_file(self, path: &[u8]) -> Error {
+        match self.0 {
+            Error::Image(source) => Error::Content {
+                path: path.to_vec(),
+                source,
+            },
+            error => error,
+        }
+    }
+}
+
+impl From<peerfs_store::Error> for Stop {
+    fn from(error: peerfs_store::Error) -> Self {
+        Stop(error.into())
     }
 }
 

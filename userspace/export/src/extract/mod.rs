@@ -23,7 +23,7 @@ use peerfs_format::FileType;
 use peerfs_store::{ChunkReader, Image, Inode};
 
 use crate::walk::{join, Step, Visited, Walk};
-use crate::{Error, Result, Selection};
+use crate::{Error, Result, Selection, Stop};
 use attributes::{remove_default_acl, Attributes, Object, Xattrs};
 use target::{Directory, Target};
 
@@ -369,13 +369,7 @@ impl<R: ChunkReader> Extraction<'_, R> {
                 .fetch_add(part.len() as u64, Ordering::Relaxed);
             Ok(())
         });
-        outcome.map_err(|Stop(error)| match error {
-            Error::Image(source) => Error::Content {
-                path: path.to_vec(),
-                source,
-            },
-            error => error,
-        })?;
+        outcome.map_err(|stop: Stop| stop.of_file(path))?;
         // A hole at the end.
         if end < size {
             file.set_len(size).map_err(failed())?;
@@ -424,15 +418,6 @@ impl<R: ChunkReader> Extraction<'_, R> {
             }
         }
         Ok(())
-    }
-}
-
-/// An error by which reading of a file ends, of the image or of what is done with it.
-struct Stop(Error);
-
-impl From<peerfs_store::Error> for Stop {
-    fn from(error: peerfs_store::Error) -> Self {
-        Stop(error.into())
     }
 }
 
