@@ -36,11 +36,15 @@ pub(crate) enum Command {
     Umount(UmountArguments),
     Ls(ListArguments),
     Cat(CatArguments),
+    Diff(crate::diff::DiffArguments),
+    Extract(crate::extract::ExtractArguments),
+    Export(crate::export::ExportArguments),
     Images(ImagesArguments),
     Inspect(InspectArguments),
     Tag(TagArguments),
     Untag(UntagArguments),
     Rm(RemoveArguments),
+    Du(crate::du::UsageArguments),
     Gc(CollectArguments),
     Verify(VerifyArguments),
     Pull(PullArguments),
@@ -300,7 +304,7 @@ pub(crate) struct CollectArguments {
     pub(crate) store: StoreArguments,
     #[command(flatten)]
     pub(crate) daemon: DaemonArguments,
-    /// Only say what would be removed as a whole.
+    /// Only say what would be given back.
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
     /// Print the result as JSON.
@@ -429,7 +433,7 @@ fn parse_owner(text: &str) -> Result<Owner, String> {
     }
 }
 
-fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {
+pub(crate) fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {
     let number = text.parse().ok();
     number
         .filter(|&number: &NonZeroUsize| number.get() <= Options::THREADS_MAX)

@@ -10,11 +10,11 @@ use indicatif::ProgressBar;
 use peerfs_build::{Attributes, BuiltImage, DirectorySource, Options, Progress, SeenFiles};
 use peerfs_store::{printable, Error as StoreError, Image, Reference, Store};
 use peerfs_sys::interrupt;
-use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use serde::Serialize;
 
 use crate::arguments::{BuildArguments, XattrChoice};
 use crate::error::{Error, Result};
+use crate::limits::raise_descriptor_limit;
 use crate::output::{size, tell, Output};
 use crate::progress::show_while;
 use crate::seen_folder::SeenFolder;
@@ -185,17 +185,4 @@ fn describe(image: &BuiltImage, seconds: f64) {
             image.unusable_chunks
         ));
     }
-}
-
-/// Each thread keeps some files and directories open.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    // If it can't be raised, few threads can do without.
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    );
 }

@@ -18,6 +18,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Build(#[from] peerfs_build::Error),
     #[error(transparent)]
+    Export(#[from] peerfs_export::Error),
+    #[error(transparent)]
     Control(#[from] peerfs_control::Error),
     /// A text that should name an image is no reference.
     #[error(transparent)]
@@ -40,6 +42,11 @@ pub(crate) enum Error {
     /// The output can't be written.
     #[error("can't write the output")]
     Output(#[source] io::Error),
+    /// The output would be bytes that a terminal obeys.
+    #[error(
+        "an archive is not written to a terminal; name a file with -o, or send it to a program"
+    )]
+    Terminal,
     #[error("can't write {}", printable(path))]
     Write { path: PathBuf, source: io::Error },
     /// A mount failed; the kernel's messages are in `log`, or a hint.
@@ -65,6 +72,12 @@ pub(crate) enum Error {
     /// A mount option is not what it should be.
     #[error("{0}")]
     MountOption(String),
+    /// Files could not be extracted; the reasons were printed.
+    #[error("{0} things could not be done as they are in the image; see above")]
+    NotAsInImage(u64),
+    /// Two images are not the same, which the output says.
+    #[error("the images differ")]
+    Different,
     /// `peerfs verify` found something; it was printed.
     #[error("the store is damaged: {0}")]
     Damaged(String),
@@ -75,12 +88,19 @@ impl Error {
     pub(crate) fn is_cancelled(&self) -> bool {
         matches!(
             self,
-            Error::Cancelled | Error::Build(peerfs_build::Error::Cancelled)
+            Error::Cancelled
+                | Error::Build(peerfs_build::Error::Cancelled)
+                | Error::Export(peerfs_export::Error::Cancelled)
         )
     }
 
-    /// Whether nobody reads the output any more, which is no reason for a message.
-    pub(crate) fn is_broken_pipe(&self) -> bool {
-        matches!(self, Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    /// Whether there is nothing more to say: nobody reads the output, or it says all.
+    pub(crate) fn is_silent(&self) -> bool {
+        matches!(self, Error::Different)
+            || matches!(
+                self,
+                Error::Output(error) | Error::Export(peerfs_export::Error::Output(error))
+                    if error.kind() == io::ErrorKind::BrokenPipe
+            )
     }
 }

@@ -48,9 +48,14 @@ impl Program {
         }
     }
 
+    /// Prints an error with its causes as one line, of a command that goes on.
+    pub(crate) fn tell(&self, error: &dyn std::error::Error) {
+        tell(&format!("{}: {}", self.name, Causes(error)));
+    }
+
     /// Prints an error with its causes, and what to do about it, as one line, unless it is a list.
     pub(crate) fn report(&self, error: &Error) {
-        if error.is_broken_pipe() {
+        if error.is_silent() {
             return;
         }
         let advice = self.advice(error);
@@ -66,7 +71,16 @@ impl Program {
     fn advice(&self, error: &Error) -> String {
         let root_dir = self.root_dir;
         let error = match error {
-            Error::Store(error) | Error::Build(peerfs_build::Error::Store(error)) => error,
+            Error::Store(error)
+            | Error::Build(peerfs_build::Error::Store(error))
+            | Error::Export(
+                peerfs_export::Error::Image(error)
+                | peerfs_export::Error::Content { source: error, .. },
+            ) => error,
+            Error::Export(peerfs_export::Error::NotEmpty(_)) => {
+                return "name another directory, or have it written over with --overwrite"
+                    .to_owned()
+            }
             Error::Build(peerfs_build::Error::StoreInTree(_)) => {
                 return format!("name another with {root_dir}");
             }
@@ -94,7 +108,7 @@ impl Program {
                     .to_owned()
             }
             StoreError::BlobMissing(_) | StoreError::ChunkMissing { .. } => {
-                "mount the image with peerfsd running to fetch it".to_owned()
+                "`peerfs pull` brings it, if peerfsd runs; to mount the image fetches what is read".to_owned()
             }
             StoreError::BlobDamaged(_) | StoreError::ChunkDamaged { .. } => {
                 "`peerfs verify` says more".to_owned()

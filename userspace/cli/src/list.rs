@@ -221,11 +221,11 @@ fn file_info(inode: &Inode, path: &[u8]) -> Result<FileInfo> {
     })
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn type_name(file_type: FileType) -> &'static str {
+pub(crate) fn type_name(file_type: FileType) -> &'static str {
     match file_type {
         FileType::Fifo => "fifo",
         FileType::CharacterDevice => "character_device",

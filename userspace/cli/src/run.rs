@@ -13,8 +13,8 @@ use crate::arguments::{Arguments, Command};
 use crate::error::Result;
 use crate::failure::PEERFS;
 use crate::{
-    build, cat, collect, documentation, events, images, inspect, list, mount, mount_helper, mounts,
-    pins, pull, status, verify, warnings,
+    build, cat, collect, diff, documentation, du, events, export, extract, images, inspect, list,
+    mount, mount_helper, mounts, pins, pull, status, verify, warnings,
 };
 
 /// The exit status for a wrong command line.
@@ -51,11 +51,15 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Umount(arguments) => mount::unmount(arguments),
         Command::Ls(arguments) => list::run(arguments),
         Command::Cat(arguments) => cat::run(arguments),
+        Command::Diff(arguments) => diff::run(arguments),
+        Command::Extract(arguments) => extract::run(arguments),
+        Command::Export(arguments) => export::run(arguments),
         Command::Images(arguments) => images::list(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Tag(arguments) => images::tag(arguments),
         Command::Untag(arguments) => images::untag(arguments),
         Command::Rm(arguments) => images::remove(arguments),
+        Command::Du(arguments) => du::run(arguments),
         Command::Gc(arguments) => collect::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Pull(arguments) => pull::run(arguments),

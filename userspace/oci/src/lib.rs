@@ -12,6 +12,7 @@
 //! | `artifact` | an image as an OCI artifact, with all blobs |
 //! | `runnable` | an image as container runtimes take it, with one small layer |
 //! | `stub` | that layer |
+//! | `plain` | an image as everybody has them, with the files in a layer |
 //! | `descriptor` | the type, digest and length of a blob |
 //! | `links` | which blobs indexes and manifests of any tool name |
 //! | `architecture` | what processors the programs of an image are for |
@@ -28,6 +29,7 @@ mod index;
 mod layout;
 mod links;
 pub mod media_type;
+mod plain;
 mod reference;
 mod runnable;
 mod stub;
@@ -41,4 +43,5 @@ pub use layout::{check_layout, LAYOUT};
 pub use links::{links, Link};
 /// How the programs of an image are run: environment, command and the like.
 pub use oci_spec::image::Config as RuntimeConfig;
+pub use plain::{Layer, LayerFormat, PlainImage};
 pub use reference::{InvalidReference, PublisherKey, Reference, RegistryReference, Tag};

@@ -52,6 +52,7 @@ pub struct Image<R: ChunkReader = Store> {
     reader: Arc<R>,
     digest: Digest,
     manifest: Manifest,
+    manifest_length: u64,
     table: Vec<u8>,
     table_layout: BlobTableLayout,
     shards: Mutex<LruCache<u32, Arc<ShardBlob>>>,
@@ -96,6 +97,7 @@ impl<R: ChunkReader> Image<R> {
     pub fn open(reader: Arc<R>, manifest: &Digest) -> Result<Self> {
         let digest = *manifest;
         let manifest = reader.read_metadata(&digest, METADATA_MAX)?;
+        let manifest_length = manifest.len() as u64;
         let manifest = Manifest::parse(&manifest).map_err(Error::format(digest))?;
         let table = read_blob(&*reader, &manifest.blob_table, manifest.blob_table_length)?;
         let table_layout = BlobTableLayout::parse(&table, manifest.inode_count)
@@ -104,6 +106,7 @@ impl<R: ChunkReader> Image<R> {
             reader,
             digest,
             manifest,
+            manifest_length,
             table,
             table_layout,
             shards: Mutex::new(LruCache::new(SHARDS_KEPT)),
@@ -122,6 +125,11 @@ impl<R: ChunkReader> Image<R> {
     /// The manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// The manifest's bytes.
+    pub(crate) fn manifest_length(&self) -> u64 {
+        self.manifest_length
     }
 
     /// The blob table.
@@ -359,6 +367,32 @@ impl<R: ChunkReader> Image<R> {
         Ok(())
     }
 
+    /// Calls `each` with a regular file's content that is in no hole, piece by piece: where in the file each begins, and
+    /// its bytes.
+    ///
+    /// # Errors
+    /// As for [`Image::read`].
+    pub fn read_data<E: From<Error>>(
+        &self,
+        file: &Inode,
+        mut each: impl FnMut(u64, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if file.file_type != FileType::Regular {
+            return Err(Error::NotAFile(file.describe()).into());
+        }
+        for piece in pieces(&file.extents()?, 0..file.record.size) {
+            if let Source::Pack { pack, offset } = piece.source {
+                let mut place = piece.file_offset;
+                self.read_pack(pack, offset, piece.length, &mut |part: &[u8]| {
+                    each(place, part)?;
+                    place += part.len() as u64;
+                    Ok::<_, E>(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Calls `each` with bytes of a pack's uncompressed address space.
     fn read_pack<E: From<Error>>(
         &self,
@@ -416,7 +450,8 @@ impl<R: ChunkReader> Image<R> {
         Ok(pack)
     }
 
-    fn pack_index(&self, number: u32) -> Result<(PackRecord, Vec<u8>)> {
+    /// A pack's record and index blob.
+    pub(crate) fn pack_index(&self, number: u32) -> Result<(PackRecord, Vec<u8>)> {
         let record = self.pack_record(number)?;
         let index = read_blob(&*self.reader, &record.index_digest, record.index_length)?;
         Ok((record, index))

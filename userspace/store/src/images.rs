@@ -95,6 +95,36 @@ impl Store {
         }
     }
 
+    /// The OCI configuration by which the programs of an image are run: that of the name that the user has chosen, or else
+    /// of the first one that leads to the image. None if the store has none of it.
+    ///
+    /// # Errors
+    /// Those of [`Store::images`]; [`Error::BlobMissing`] or [`Error::BlobDamaged`] if it should be here.
+    pub fn oci_config(&self, reference: &Reference, manifest: &Digest) -> Result<Option<Vec<u8>>> {
+        let index = match index_file::read(self.directory()) {
+            Err(Error::NoIndex(_)) => return Ok(None),
+            index => index?,
+        };
+        let mut forms = OciForms::new(self);
+        let mut configs = Vec::new();
+        let name = reference.to_string();
+        let is_chosen = |target: &Target<'_>| match reference {
+            Reference::Digest(digest) => target.digest == Some(*digest),
+            _ => target.tags.contains(&name.as_str()),
+        };
+        for target in index.targets() {
+            let found = forms.find(target.kind, target.digest).ok().flatten();
+            let found = found.filter(|found| found.manifest == *manifest);
+            if let Some(config) = found.and_then(|found| found.config) {
+                configs.push((is_chosen(&target), config));
+            }
+        }
+        let chosen = configs.iter().find(|(is_chosen, _)| *is_chosen);
+        let chosen = chosen.or(configs.first());
+        let read = chosen.map(|(_, config)| self.read_metadata(config, METADATA_MAX));
+        read.transpose()
+    }
+
     /// The images of the store by their manifests, those that were added without a tag too. Warns of what is named and
     /// leads nowhere.
     ///

@@ -13,6 +13,7 @@ mod blob_writer;
 mod catalogue;
 mod chunk;
 mod collect;
+mod difference;
 mod digest;
 mod directory;
 mod error;
@@ -41,7 +42,8 @@ mod whole_file;
 
 pub use blob_writer::BlobWriter;
 pub use chunk::{decode_chunk, StoredChunk};
-pub use collect::{Collect, Collected};
+pub use collect::{Collect, Collected, ImageShare, Shares};
+pub use difference::{difference, transfer, Aspect, Change, Difference, Transfer, Unseen};
 pub use digest::{sha256, Sha256Writer};
 pub use error::{Error, Result};
 pub use image::{Entry, Image};

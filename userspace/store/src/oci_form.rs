@@ -24,6 +24,8 @@ pub(crate) struct Found {
     pub(crate) manifest: Digest,
     /// The OCI image index or manifest that leads to it, unless it is named directly.
     pub(crate) oci_index: Option<Digest>,
+    /// The configuration by which its programs are run, unless it is named directly.
+    pub(crate) config: Option<Digest>,
     /// The blobs that other tools need to copy the image, besides its own.
     pub(crate) needed: Vec<Digest>,
 }
@@ -56,6 +58,7 @@ impl<'a> OciForms<'a> {
                 return Ok(Some(Found {
                     manifest: digest,
                     oci_index: None,
+                    config: None,
                     needed: Vec::new(),
                 }));
             }
@@ -65,13 +68,16 @@ impl<'a> OciForms<'a> {
                 error,
             })?,
         };
-        let mut manifest = None;
+        let (mut manifest, mut config) = (None, None);
         let mut needed = Vec::new();
         let mut lost = None;
         for child in children {
             needed.push(child);
             match self.read_manifest(&child) {
                 Ok(found) => {
+                    if found.manifest.is_none() {
+                        config = config.or(found.config);
+                    }
                     manifest = manifest.or(found.manifest);
                     needed.extend(found.config.into_iter().chain(found.other_layer));
                 }
@@ -84,6 +90,7 @@ impl<'a> OciForms<'a> {
             (Some(manifest), _) => Ok(Some(Found {
                 manifest,
                 oci_index: Some(digest),
+                config,
                 needed,
             })),
             (None, Some(lost)) => Err(lost),

@@ -7,6 +7,8 @@
 mod base;
 mod building;
 mod damage;
+mod exporting;
+mod extracting;
 mod fixture;
 mod images;
 mod incomplete;

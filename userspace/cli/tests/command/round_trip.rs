@@ -26,7 +26,7 @@ fn edge_cases_come_back_as_they_were() {
     }
     let folder = tempfile::tempdir().unwrap();
     let tree = folder.path().join("tree");
-    make_tree(&tree);
+    make_tree(&tree, &[]);
     let store = folder.path().join("store");
     let digest = build(&tree, &store, "edges", &["--threads", "1"]);
     for (threads, compression) in [("8", "zstd:3"), ("2", "zstd")] {
@@ -59,7 +59,7 @@ fn edge_cases_come_back_as_they_were() {
 }
 
 /// Makes the tree with the program that the kernel tests use, and builds that first if need be.
-fn make_tree(tree: &Path) {
+pub fn make_tree(tree: &Path, options: &[&str]) {
     let program = Path::new(env!("CARGO_BIN_EXE_peerfs")).with_file_name("peerfs-testing");
     if !program.exists() {
         let mut cargo = Command::new(env!("CARGO"));
@@ -72,7 +72,12 @@ fn make_tree(tree: &Path) {
         }
         succeed(&mut cargo);
     }
-    succeed(Command::new(program).arg("make-tree").arg(tree));
+    succeed(
+        Command::new(program)
+            .arg("make-tree")
+            .args(options)
+            .arg(tree),
+    );
 }
 
 /// What `ls --json` says of each path.

@@ -46,6 +46,16 @@ impl Marks {
         Ok(marks)
     }
 
+    /// The marks of one image, and of these blobs that lead to it.
+    pub(super) fn of_image(store: &Store, manifest: &Digest, named: &[Digest]) -> Result<Self> {
+        let mut marks = Marks::default();
+        for digest in named {
+            marks.mark_oci(store, digest, 0)?;
+        }
+        marks.mark_image(store, manifest)?;
+        Ok(marks)
+    }
+
     /// Marks a blob of an OCI layout, and those that it names.
     fn mark_oci(&mut self, store: &Store, digest: &Digest, depth: usize) -> Result<()> {
         if !self.blobs.insert(*digest) || depth == DEPTH_MAX {

@@ -3,12 +3,14 @@
 //! Giving up what no image needs. See `Documentation/store.md`.
 
 mod marks;
+mod shares;
 mod sweep;
 
 use peerfs_format::Digest;
 
 use crate::{Result, Store};
 use marks::Marks;
+pub use shares::{ImageShare, Shares};
 use sweep::Sweep;
 
 /// What a collection has given up, or would.

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 
 use peerfs_format::{DataFile, Digest, PACK_MAX};
-use rustix::fs::{fallocate, FallocateFlags};
+use rustix::fs::{fallocate, seek, FallocateFlags, SeekFrom};
 
 use super::marks::Marks;
 use super::{Collect, Collected};
@@ -16,7 +16,7 @@ use crate::digest::sha256_file;
 use crate::{layout, Error, Result, Store};
 
 /// Bytes of a block of a filesystem: less is not worth a hole.
-const BLOCK: u64 = 4096;
+pub(super) const BLOCK: u64 = 4096;
 
 /// A sweep over a store.
 pub(super) struct Sweep<'a> {
@@ -163,15 +163,20 @@ impl<'a> Sweep<'a> {
         let failed = || directory.failed("thin", path);
         let before = file.metadata().map_err(failed())?;
         let holes = holes(self.marks.ranges.get(name), before.size());
-        if self.collect == Collect::DryRun {
-            // About: some may be holes already.
-            return Ok(());
-        }
-        for (start, length) in holes {
-            punch(&file, start, length).map_err(failed())?;
-        }
-        let after = file.metadata().map_err(failed())?;
-        let freed = occupied(&before).saturating_sub(occupied(&after));
+        let freed = match self.collect {
+            Collect::DryRun => holes
+                .iter()
+                .map(|(start, length)| data_bytes(&file, *start, start + length))
+                .sum::<io::Result<u64>>()
+                .map_err(failed())?,
+            Collect::Really => {
+                for (start, length) in holes {
+                    punch(&file, start, length).map_err(failed())?;
+                }
+                let after = file.metadata().map_err(failed())?;
+                occupied(&before).saturating_sub(occupied(&after))
+            }
+        };
         self.done.thinned += u64::from(freed > 0);
         self.done.bytes += freed;
         Ok(())
@@ -202,6 +207,23 @@ fn holes(needed: Option<&Vec<(u64, u64)>>, end: u64) -> Vec<(u64, u64)> {
         at = at.max(stop);
     }
     holes
+}
+
+/// Bytes of a range that are in no hole.
+fn data_bytes(file: &File, start: u64, end: u64) -> io::Result<u64> {
+    let (mut bytes, mut at) = (0, start);
+    while at < end {
+        let data = match seek(file, SeekFrom::Data(at)) {
+            // There is none behind.
+            Err(rustix::io::Errno::NXIO) => break,
+            data => data?.min(end),
+        };
+        // The end of the file is a hole.
+        let hole = seek(file, SeekFrom::Hole(data))?.min(end);
+        bytes += hole.saturating_sub(data);
+        at = hole.max(at + 1);
+    }
+    Ok(bytes)
 }
 
 fn punch(file: &File, start: u64, length: u64) -> io::Result<()> {

@@ -37,6 +37,7 @@ fn a_pack_that_others_need_a_part_of_is_thinned_and_still_read() {
         (1, 0, 1),
         "{done:?}"
     );
+    assert_eq!(dry, done, "what would be given up is what was");
     assert!(!store.has_blob(&first.record.digest), "blobs/ never lies");
     assert!(bytes(&store.usage().unwrap()) < before - 100_000);
     second.assert_here(&store);
