@@ -48,3 +48,18 @@ expect 2 "$(grep -c "debian *nothing *$image" listed)" "mounts with all of their
 umount "$place" mnt mnt.other
 expect '' "$(peerfs mounts --socket /run/p.sock --json)" "no mounts any more"
 kill "$pid" && wait "$pid"
+
+check "what is mounted in another mount namespace is kept, until it is unmounted"
+# shellcheck disable=SC2016  # it is for the other shell
+unshare --mount sh -c 'mount -t peerfs -o "root_dir=/tmp/short,manifest=$0" none mnt && touch mounted && exec sleep 1000' "$image" &
+pid=$!
+wait_until 20 test -e mounted
+peerfs rm --root-dir "$store" debian >removed
+expect "$image" "$(<removed)" "the removed image"
+peerfs gc --root-dir "$store" >/dev/null
+echo 3 >/proc/sys/vm/drop_caches
+nsenter --mount="/proc/$pid/ns/mnt" diff -r --no-dereference tree/content mnt/content
+kill "$pid"
+wait "$pid" || true
+peerfs gc --root-dir "$store" >/dev/null
+expect '' "$(ls "$store/blobs/sha256")" "blobs"

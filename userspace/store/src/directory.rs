@@ -11,6 +11,7 @@
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -38,6 +39,13 @@ pub(crate) const PRIVATE: Mode = Mode::from_raw_mode(0o600);
 pub(crate) struct StoreDirectory {
     path: PathBuf,
     descriptor: OwnedFd,
+}
+
+/// A file, as it was at a time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct FileId {
+    inode: (u64, u64),
+    changed: (i64, i64),
 }
 
 impl StoreDirectory {
@@ -99,6 +107,15 @@ impl StoreDirectory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             found => File::from(found?).metadata().map(Some),
         }
+    }
+
+    /// What tells a file from the one that has its name before or after it; None if there is nothing.
+    pub(crate) fn id(&self, name: &str) -> io::Result<Option<FileId>> {
+        let found = self.metadata(name)?;
+        Ok(found.map(|found| FileId {
+            inode: (found.dev(), found.ino()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        }))
     }
 
     /// Whether there is a regular file.

@@ -2,11 +2,11 @@
 
 //! The mounts over a store, as the kernel lists them in `/proc/self/mountinfo`.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,10 @@ use peerfs_format::Digest;
 
 use crate::{Error, Result, Store};
 
+/// Where the processes are.
+const PROC: &str = "/proc";
+/// Mount namespaces, each once for each root in it, that are looked into.
+const VIEWS_MAX: usize = 4096;
 /// The list of the mount namespace of this process.
 const PATH: &str = "/proc/self/mountinfo";
 /// The most bytes of it that are read: the kernel's limit of 100,000 mounts has about as many.
@@ -31,7 +35,7 @@ pub struct StoreMount {
 }
 
 impl Store {
-    /// The mounts over the store that this process sees: those in other mount namespaces it does not. Asks none of them.
+    /// The mounts over the store in the mount namespace of this process. Asks none of them.
     ///
     /// # Errors
     /// [`Error::Io`] if the kernel does not say.
@@ -39,6 +43,48 @@ impl Store {
         let mounts = read().map_err(Error::io("read", Path::new(PATH)))?;
         Ok(of_store(mounts, self.root_dir()))
     }
+
+    /// The images that are mounted over any store in any mount namespace that this process may look into: root into all that
+    /// have a process. What a path stands for in another namespace is not asked: an image more is kept.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the kernel does not say.
+    pub(crate) fn mounted(&self) -> Result<HashSet<Digest>> {
+        let own = self.mounts()?.into_iter().map(|mount| mount.manifest);
+        let others = read_others().map_err(Error::io("read", Path::new(PROC)))?;
+        Ok(own.chain(others).collect())
+    }
+}
+
+/// The images that are mounted in other mount namespaces. Processes end while they are looked at: what can't be read of one
+/// is passed over.
+fn read_others() -> io::Result<HashSet<Digest>> {
+    // A process sees the mounts of its namespace that are below its root.
+    let view = |process: &Path| {
+        let namespace = fs::read_link(process.join("ns/mnt")).ok()?;
+        Some((namespace, fs::read_link(process.join("root")).ok()?))
+    };
+    let mut seen: HashSet<_> = view(&Path::new(PROC).join("self")).into_iter().collect();
+    let mut images = HashSet::new();
+    for entry in fs::read_dir(PROC)? {
+        let process = entry?.path();
+        let name = process.file_name().map(OsStr::as_bytes).unwrap_or_default();
+        if !name.iter().all(u8::is_ascii_digit) {
+            continue;
+        }
+        let Some(view) = view(&process) else {
+            continue;
+        };
+        if seen.len() >= VIEWS_MAX {
+            tracing::warn!("there are more than {VIEWS_MAX} mount namespaces: images that are mounted in others may be given up");
+            break;
+        }
+        if seen.insert(view) {
+            let mounts = read_list(&process.join("mountinfo")).unwrap_or_default();
+            images.extend(mounts.into_iter().map(|mount| mount.manifest));
+        }
+    }
+    Ok(images)
 }
 
 /// Those of the mounts whose store is this directory, by whatever path.
@@ -60,8 +106,12 @@ fn of_store(mounts: Vec<StoreMount>, root_dir: &Path) -> Vec<StoreMount> {
 
 /// The mounts of peerfs that this process sees. Does not ask any filesystem.
 fn read() -> io::Result<Vec<StoreMount>> {
+    read_list(Path::new(PATH))
+}
+
+fn read_list(path: &Path) -> io::Result<Vec<StoreMount>> {
     let mut text = Vec::new();
-    File::open(PATH)?.take(LENGTH_MAX).read_to_end(&mut text)?;
+    File::open(path)?.take(LENGTH_MAX).read_to_end(&mut text)?;
     Ok(parse(&text))
 }
 
@@ -185,7 +235,8 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_this_process_can_be_read() {
+    fn the_lists_can_be_read() {
         read().unwrap();
+        read_others().unwrap();
     }
 }

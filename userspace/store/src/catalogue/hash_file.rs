@@ -22,6 +22,8 @@ const SLOTS_MAX: u64 = 1 << 27;
 /// Entries that are read at once where few are asked for, and where many are.
 const NARROW: u64 = 16;
 const WIDE: u64 = 64 * 1024;
+/// Keys that are many.
+const MANY: usize = 256;
 /// The most entries in a row that are looked at for one key: far more than there are by chance.
 const PROBES_MAX: u64 = 4096;
 
@@ -86,7 +88,7 @@ impl HashFile {
 
     /// The values of keys, which are in ascending order.
     pub(super) fn get_all(&self, keys: &[u64]) -> io::Result<Vec<Found>> {
-        let mut window = Window::new(self, keys.len());
+        let mut window = Window::new(self, keys.first(), keys.last(), keys.len());
         keys.iter()
             .map(|key| {
                 let entry = window.find(*key)?;
@@ -98,7 +100,9 @@ impl HashFile {
     /// Enters values, which are not 0, in ascending order of their keys; what a key had before is replaced.
     pub(super) fn put_all(&mut self, entries: &[(u64, u64)]) -> io::Result<()> {
         let mut added = 0;
-        let mut window = Window::new(self, entries.len());
+        let [first, last] =
+            [entries.first(), entries.last()].map(|entry| entry.map(|(key, _)| key));
+        let mut window = Window::new(self, first, last, entries.len());
         for (key, value) in entries {
             // Where there is no room within reach the entry is left out: it costs a copy of a chunk.
             if let Some((slot, old)) = window.find(*key)? {
@@ -157,9 +161,11 @@ struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    fn new(table: &'a HashFile, keys: usize) -> Self {
+    fn new(table: &'a HashFile, first: Option<&u64>, last: Option<&u64>, keys: usize) -> Self {
         // One read for each of few keys, one for many of many.
-        let is_dense = table.slots / (keys as u64).max(1) < NARROW * 4;
+        let [first, last] = [first, last].map(|key| key.map_or(0, |key| table.home(*key)));
+        let span = last.saturating_sub(first);
+        let is_dense = keys >= MANY && span / (keys as u64).max(1) < NARROW * 4;
         Window {
             table,
             width: if is_dense { WIDE } else { NARROW },

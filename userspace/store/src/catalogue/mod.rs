@@ -199,6 +199,12 @@ impl Catalogue {
         Ok(values)
     }
 
+    /// Makes the table large enough for so many more entries.
+    fn make_room(&self, kind: Kind, more: u64) -> Result<()> {
+        let mut open = lock(self.file(kind));
+        self.with_room(kind, &mut open, more).map(|_| ())
+    }
+
     fn put(&self, kind: Kind, mut entries: Vec<(u64, u64)>) -> Result<()> {
         entries.sort_unstable();
         entries.dedup_by_key(|(key, _)| *key);

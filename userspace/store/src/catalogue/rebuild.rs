@@ -31,18 +31,26 @@ impl Store {
             let Some(_lock) = self.lock_if_lost()? else {
                 return Ok(());
             };
-            let images = self.images()?;
-            let mut rebuild = Rebuild::new(self);
-            for image in images {
-                match rebuild.add_image(&image.manifest, &is_cancelled) {
-                    Ok(true) => (),
-                    Ok(false) => return Ok(()),
+            let packs = self.packs_of_images()?;
+            if !packs.is_empty() {
+                tracing::warn!(
+                    "the catalogue of {} is missing or damaged: it is made anew, which takes a minute for some million chunks",
+                    self.root_dir().display()
+                );
+            }
+            let mut rebuild = Rebuild::new(self, &packs)?;
+            for pack in &packs {
+                if is_cancelled() {
+                    return Ok(());
+                }
+                match rebuild.add_pack(pack) {
                     // It is not here yet.
                     Err(Error::BlobMissing(_)) => (),
                     Err(error) => {
                         let error = Causes(&error);
-                        tracing::warn!(image = %image.manifest, %error, "not all of an image can be found");
+                        tracing::warn!(pack = %pack.digest, %error, "the chunks of a pack can't be found");
                     }
+                    Ok(()) => (),
                 }
             }
             rebuild.enter()?;
@@ -70,50 +78,55 @@ impl Store {
             Err(errno) => Err(directory.failed("lock", path)(errno.into())),
         }
     }
+
+    /// The packs of the images that the index names, each with each of its indexes once: some 150 bytes for each.
+    fn packs_of_images(&self) -> Result<Vec<PackRecord>> {
+        let (mut packs, mut seen) = (Vec::new(), HashSet::new());
+        let mut add = |manifest: &Digest| -> Result<()> {
+            let read = self.read_manifest(manifest)?;
+            let blob = read_blob(self, &read.blob_table, read.blob_table_length)?;
+            let table = BlobTable::parse(&blob, read.inode_count)
+                .map_err(Error::format(read.blob_table))?;
+            let new = table
+                .packs
+                .iter()
+                .filter(|pack| seen.insert((pack.digest, pack.index_digest)));
+            packs.extend(new);
+            Ok(())
+        };
+        for image in self.images()? {
+            match add(&image.manifest) {
+                // It is not here yet.
+                Ok(()) | Err(Error::BlobMissing(_)) => (),
+                Err(error) => {
+                    let error = Causes(&error);
+                    tracing::warn!(image = %image.manifest, %error, "the chunks of an image can't be found");
+                }
+            }
+        }
+        Ok(packs)
+    }
 }
 
 /// A catalogue that is being made.
 struct Rebuild<'a> {
     store: &'a Store,
-    /// Packs with their indexes that were read.
-    seen: HashSet<(Digest, Digest)>,
     /// Keys and values that are not in the table yet.
     entries: Vec<(u64, u64)>,
 }
 
 impl<'a> Rebuild<'a> {
-    fn new(store: &'a Store) -> Self {
-        Rebuild {
+    /// Begins one that has room for all of these packs: entries that come in the order of their keys must find it, or all of
+    /// them crowd at its beginning.
+    fn new(store: &'a Store, packs: &[PackRecord]) -> Result<Self> {
+        let chunks = packs.iter().map(|pack| u64::from(pack.chunk_count)).sum();
+        let shared = store.shared();
+        let _changes = shared.data_files.lock_changes()?;
+        shared.catalogue.make_room(Kind::Stored, chunks)?;
+        Ok(Rebuild {
             store,
-            seen: HashSet::new(),
             entries: Vec::new(),
-        }
-    }
-
-    /// Adds the chunks of an image that are here; false if it was cancelled.
-    fn add_image(&mut self, manifest: &Digest, is_cancelled: impl Fn() -> bool) -> Result<bool> {
-        let read = self.store.read_manifest(manifest)?;
-        let blob = read_blob(self.store, &read.blob_table, read.blob_table_length)?;
-        let table =
-            BlobTable::parse(&blob, read.inode_count).map_err(Error::format(read.blob_table))?;
-        for pack in table.packs.iter() {
-            if is_cancelled() {
-                return Ok(false);
-            }
-            if self.seen.is_empty() {
-                tracing::warn!(
-                    "the catalogue of {} is missing or damaged: it is made anew, which takes a minute for some million chunks",
-                    self.store.root_dir().display()
-                );
-            }
-            if self.seen.insert((pack.digest, pack.index_digest)) {
-                match self.add_pack(&pack) {
-                    Err(Error::BlobMissing(_)) => (),
-                    added => added?,
-                }
-            }
-        }
-        Ok(true)
+        })
     }
 
     fn add_pack(&mut self, pack: &PackRecord) -> Result<()> {
@@ -159,10 +172,7 @@ impl<'a> Rebuild<'a> {
     fn enter(&mut self) -> Result<()> {
         self.entries.sort_unstable();
         let shared = self.store.shared();
-        // Also if there is nothing to enter: then there is a table, and nothing lost.
-        let parts = self.entries.chunks(AT_ONCE);
-        let nothing = self.entries.is_empty().then_some(&[][..]);
-        for entries in parts.chain(nothing) {
+        for entries in self.entries.chunks(AT_ONCE) {
             let _changes = shared.data_files.lock_changes()?;
             shared.catalogue.put(Kind::Stored, entries.to_vec())?;
         }

@@ -7,9 +7,10 @@ use std::collections::{HashMap, HashSet};
 use peerfs_format::{BlobTable, DataFile, Digest, PackRecord};
 use peerfs_oci::links;
 
+use crate::directory::FileId;
 use crate::image::read_blob;
-use crate::places::PlaceTable;
-use crate::{index_file, Error, Result, Store};
+use crate::places::{PlaceTable, Ranges};
+use crate::{index_file, layout, Error, Result, Store};
 
 /// OCI indexes and manifests within each other that are followed.
 const DEPTH_MAX: usize = 4;
@@ -24,26 +25,58 @@ pub(super) struct Marks {
     /// Packs with their indexes.
     pub(super) packs: HashSet<(Digest, Digest)>,
     /// Ranges of bytes of data files that chunks of these packs are in, in no order.
-    pub(super) ranges: HashMap<DataFile, Vec<(u64, u64)>>,
+    pub(super) ranges: Ranges,
+    /// The packs that these are in, each with the index by which it is known there.
+    shared: HashMap<Digest, Digest>,
+    /// Images of which all metadata was here that says what they need.
+    images: HashSet<Digest>,
+    /// Blobs of OCI layouts that were read.
+    read: HashSet<Digest>,
+    /// The index that was read, if it need not be read again.
+    index: Option<FileId>,
 }
 
 impl Marks {
-    /// The marks of the images that the index names, and of `keep`.
-    pub(super) fn of(store: &Store, keep: &[Digest]) -> Result<Self> {
-        let mut marks = Marks::default();
-        let index = index_file::read(store.directory())?;
-        for entry in index.entries() {
-            if let Some(digest) = entry.digest {
-                marks.mark_oci(store, &digest, 0)?;
+    /// Marks what the images need that the index names, and those of `keep`, as far as it is not marked yet.
+    pub(super) fn add(&mut self, store: &Store, keep: &[Digest]) -> Result<()> {
+        let directory = store.directory();
+        let index = directory
+            .id(layout::INDEX)
+            .map_err(directory.failed("read", layout::INDEX))?;
+        if index.is_none() || self.index != index {
+            self.index = index;
+            for entry in index_file::read(directory)?.entries() {
+                if let Some(digest) = entry.digest {
+                    self.mark_oci(store, &digest, 0)?;
+                }
+            }
+            for image in store.images()? {
+                self.mark_image(store, &image.manifest)?;
             }
         }
-        for image in store.images()? {
-            marks.mark_image(store, &image.manifest)?;
-        }
         for manifest in keep {
-            marks.mark_image(store, manifest)?;
+            self.mark_image(store, manifest)?;
         }
-        Ok(marks)
+        Ok(())
+    }
+
+    /// The index by which others know a pack that chunks of theirs are in.
+    pub(super) fn index_of(&self, pack: &Digest) -> Option<Digest> {
+        self.shared.get(pack).copied()
+    }
+
+    /// Marks bytes of data files.
+    pub(super) fn add_ranges(&mut self, ranges: Ranges) {
+        for (name, ranges) in ranges {
+            self.share(&name);
+            self.ranges.entry(name).or_default().extend(ranges);
+        }
+    }
+
+    fn share(&mut self, name: &DataFile) {
+        if let DataFile::Pack(pack, index) = name {
+            self.shared.insert(*pack, *index);
+        }
     }
 
     /// The marks of one image, and of these blobs that lead to it.
@@ -58,16 +91,21 @@ impl Marks {
 
     /// Marks a blob of an OCI layout, and those that it names.
     fn mark_oci(&mut self, store: &Store, digest: &Digest, depth: usize) -> Result<()> {
-        if !self.blobs.insert(*digest) || depth == DEPTH_MAX {
+        self.blobs.insert(*digest);
+        if depth == DEPTH_MAX || self.read.contains(digest) {
             return Ok(());
         }
         let blob = match store.read_metadata(digest, OCI_MAX) {
-            // Not here, or a pack, or something of other tools: it names nothing.
-            Err(Error::BlobMissing(_) | Error::BlobTooLarge { .. } | Error::NotARegularFile(_)) => {
-                return Ok(())
+            // A pack, or something of other tools: it names nothing.
+            Err(Error::BlobTooLarge { .. } | Error::NotARegularFile(_)) => return Ok(()),
+            // It may come, and is looked for again.
+            Err(Error::BlobMissing(_)) => {
+                self.index = None;
+                return Ok(());
             }
             read => read?,
         };
+        self.read.insert(*digest);
         for link in links(&blob) {
             match link.leads_on {
                 true => self.mark_oci(store, &link.digest, depth + 1)?,
@@ -80,14 +118,23 @@ impl Marks {
     }
 
     fn mark_image(&mut self, store: &Store, manifest: &Digest) -> Result<()> {
+        if self.images.contains(manifest) {
+            return Ok(());
+        }
         let read = match store.read_manifest(manifest) {
-            // Not yet here: nothing of it that is would be found without it.
-            Err(Error::BlobMissing(_) | Error::NotARegularFile(_)) => return Ok(()),
+            // Not yet here: nothing of it that is would be found without it. It may come, and is looked for again.
+            Err(Error::BlobMissing(_) | Error::NotARegularFile(_)) => {
+                self.index = None;
+                return Ok(());
+            }
             read => read?,
         };
         self.blobs.extend([*manifest, read.blob_table]);
         let table = match read_blob(store, &read.blob_table, read.blob_table_length) {
-            Err(Error::BlobMissing(_)) => return Ok(()),
+            Err(Error::BlobMissing(_)) => {
+                self.index = None;
+                return Ok(());
+            }
             table => table?,
         };
         let table =
@@ -97,6 +144,7 @@ impl Marks {
         for pack in table.packs.iter() {
             self.mark_pack(store, &pack)?;
         }
+        self.images.insert(*manifest);
         Ok(())
     }
 
@@ -118,6 +166,7 @@ impl Marks {
         for chunk in 0..pack.chunk_count {
             if let (Some((name, offset)), Some(open)) = (table.place(chunk), &open) {
                 let length = u64::from(open.chunk(chunk)?.stored_length);
+                self.share(&name);
                 let ranges = self.ranges.entry(name).or_default();
                 ranges.push((offset, offset.saturating_add(length)));
             }

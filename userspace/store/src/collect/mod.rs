@@ -9,7 +9,6 @@ mod sweep;
 use peerfs_format::Digest;
 
 use crate::{Result, Store};
-use marks::Marks;
 pub use shares::{ImageShare, Shares};
 use sweep::Sweep;
 
@@ -48,18 +47,16 @@ impl Store {
     pub fn collect(&self, keep: &[Digest], collect: Collect) -> Result<Collected> {
         self.lock_for_filling()?;
         let _builds = self.lock_out_builds()?;
-        // Nobody enters a place, or moves a chunk, until all is over: what is marked stays what is needed.
-        let changes = self.shared().data_files.lock_changes()?;
-        let mounted = self.mounts()?.into_iter().map(|mount| mount.manifest);
-        let keep: Vec<Digest> = keep.iter().copied().chain(mounted).collect();
-        let marks = Marks::of(self, &keep)?;
         if collect == Collect::Really {
             self.remove_abandoned()?;
-            changes.count_collection(self.directory())?;
         }
-        let collected = Sweep::new(self, &marks, collect).run();
-        // What is open may not be there any more.
-        self.forget_open();
-        collected
+        // Reading takes long, and those who fill packs do not wait for it: what they enter meanwhile is needed.
+        let _noting = self.shared().data_files.note_entries();
+        Sweep::begin(self, keep, collect)?.run()
+    }
+
+    /// What is kept though no index may name it.
+    fn kept(&self, keep: &[Digest]) -> Result<Vec<Digest>> {
+        Ok(keep.iter().copied().chain(self.mounted()?).collect())
     }
 }

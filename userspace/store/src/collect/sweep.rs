@@ -2,10 +2,11 @@
 
 //! Removes what is not marked.
 
-use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use peerfs_format::{DataFile, Digest, PACK_MAX};
 use rustix::fs::{fallocate, seek, FallocateFlags, SeekFrom};
@@ -13,39 +14,94 @@ use rustix::fs::{fallocate, seek, FallocateFlags, SeekFrom};
 use super::marks::Marks;
 use super::{Collect, Collected};
 use crate::digest::sha256_file;
+use crate::places::ChangeLock;
 use crate::{layout, Error, Result, Store};
 
 /// Bytes of a block of a filesystem: less is not worth a hole.
 pub(super) const BLOCK: u64 = 4096;
 
-/// A sweep over a store.
+/// How long those who fill packs wait.
+const TURN: Duration = Duration::from_millis(20);
+/// And how long they are let in for.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// A sweep over a store, under the lock for changes, which it gives up again and again: nobody enters a place, or moves a
+/// chunk, while it looks at a file.
 pub(super) struct Sweep<'a> {
     store: &'a Store,
-    marks: &'a Marks,
+    marks: Marks,
+    keep: &'a [Digest],
     collect: Collect,
     done: Collected,
+    changes: Option<ChangeLock<'a>>,
+    since: Instant,
 }
 
 impl<'a> Sweep<'a> {
-    pub(super) fn new(store: &'a Store, marks: &'a Marks, collect: Collect) -> Self {
-        Sweep {
+    /// Reads what is needed, and waits for the lock. What is entered meanwhile has to be noted.
+    pub(super) fn begin(store: &'a Store, keep: &'a [Digest], collect: Collect) -> Result<Self> {
+        let mut sweep = Sweep {
             store,
-            marks,
+            marks: Marks::default(),
+            keep,
             collect,
             done: Collected::default(),
+            changes: None,
+            since: Instant::now(),
+        };
+        sweep.take_turn()?;
+        Ok(sweep)
+    }
+
+    /// Takes the lock, and takes in what has changed since it was held last.
+    fn take_turn(&mut self) -> Result<()> {
+        let kept = self.store.kept(self.keep)?;
+        // As a rule there is nothing left to read when the lock is held.
+        self.marks.add(self.store, &kept)?;
+        let changes = self.store.shared().data_files.lock_changes()?;
+        self.since = Instant::now();
+        self.marks.add_ranges(changes.noted());
+        self.marks.add(self.store, &kept)?;
+        if self.collect == Collect::Really {
+            changes.count_collection(self.store.directory())?;
         }
+        self.changes = Some(changes);
+        Ok(())
+    }
+
+    /// Lets others in who wait for the lock, if they have waited for long.
+    fn pause(&mut self) -> Result<()> {
+        if self.since.elapsed() < TURN {
+            return Ok(());
+        }
+        self.end_turn();
+        thread::sleep(PAUSE);
+        self.take_turn()
+    }
+
+    fn end_turn(&mut self) {
+        // What is open may not be there any more.
+        self.store.forget_open();
+        self.changes = None;
     }
 
     pub(super) fn run(mut self) -> Result<Collected> {
+        let swept = self.sweep();
+        self.end_turn();
+        swept?;
+        Ok(self.done)
+    }
+
+    fn sweep(&mut self) -> Result<()> {
         self.sweep_tables()?;
         self.sweep_blobs()?;
         self.sweep_partial()?;
-        self.sweep_loose()?;
-        Ok(self.done)
+        self.sweep_loose()
     }
 
     fn sweep_tables(&mut self) -> Result<()> {
         for pair in self.store.placed_packs()? {
+            self.pause()?;
             if !self.marks.packs.contains(&pair) || self.is_left_over(&pair.0)? {
                 self.done.tables += 1;
                 self.remove(&layout::places(&pair.0, &pair.1))?;
@@ -56,18 +112,18 @@ impl<'a> Sweep<'a> {
 
     /// Removes blobs. A whole pack that others need a part of goes on as a partial one: what is in `blobs` is whole.
     fn sweep_blobs(&mut self) -> Result<()> {
-        let needed = self.needed_packs();
         for blob in self.store.blobs()? {
+            self.pause()?;
             if self.marks.blobs.contains(&blob) {
                 continue;
             }
             self.done.blobs += 1;
             let name = layout::blob(&blob);
-            let Some(index) = needed.get(&blob) else {
+            let Some(index) = self.marks.index_of(&blob) else {
                 self.remove(&name)?;
                 continue;
             };
-            let partial = layout::partial(&blob, index);
+            let partial = layout::partial(&blob, &index);
             let directory = self.store.directory();
             if directory.has_file(&partial) && !self.is_intact(&blob)? {
                 // Their places are in the partial one, which is being mended.
@@ -81,19 +137,10 @@ impl<'a> Sweep<'a> {
         Ok(())
     }
 
-    /// The packs that chunks of others are in, each with the index by which these know it.
-    fn needed_packs(&self) -> HashMap<Digest, Digest> {
-        let names = self.marks.ranges.keys();
-        let packs = names.filter_map(|name| match name {
-            DataFile::Pack(pack, index) => Some((*pack, *index)),
-            DataFile::Loose(_) => None,
-        });
-        packs.collect()
-    }
-
     fn sweep_partial(&mut self) -> Result<()> {
         let names = self.store.directory().names(layout::PARTIALS)?;
         for (pack, index) in names.iter().filter_map(|name| layout::parse_pair(name)) {
+            self.pause()?;
             let (path, name) = (layout::partial(&pack, &index), DataFile::Pack(pack, index));
             if self.marks.ranges.contains_key(&name) && !self.is_left_over(&pack)? {
                 self.thin(&path, &name)?;
@@ -123,6 +170,7 @@ impl<'a> Sweep<'a> {
     fn sweep_loose(&mut self) -> Result<()> {
         let names = self.store.directory().names(layout::LOOSE)?;
         for number in names.iter().filter_map(|name| name.parse().ok()) {
+            self.pause()?;
             let (path, name) = (layout::loose(number), DataFile::Loose(number));
             if self.marks.ranges.contains_key(&name) {
                 self.thin(&path, &name)?;

@@ -449,6 +449,7 @@ impl Pack {
         name: &DataFile,
         offset: u64,
     ) -> Result<()> {
+        changes.note(name, offset, self.chunk(chunk)?.stored_length);
         let mut loose = None;
         while !places.table.set(changes, chunk, name, offset)? {
             let moved = places.table.least(loose.as_ref());
@@ -466,6 +467,7 @@ impl Pack {
             }
             places.table.clear_all(changes, &moved)?;
             for (chunk, (name, offset)) in copies {
+                changes.note(&name, offset, self.chunk(chunk)?.stored_length);
                 places.table.set(changes, chunk, &name, offset)?;
                 loose = Some(name);
             }

@@ -157,16 +157,14 @@ impl Pack {
     /// Copies what is right of files, and not in the pack's own partial file yet, to that.
     fn copy_to_own(&self, files: &[&File], places: &mut Places) -> Result<()> {
         let (record, name) = (&self.record, own_name(&self.record));
-        let own = open_own(self.store.data_files.directory(), record)?;
-        self.store.data_files.forget(&name);
-        for number in 0..record.chunk_count {
+        let data_files = &self.store.data_files;
+        let mut own = open_own(data_files.directory(), record)?;
+        data_files.forget(&name);
+        let (mut number, mut collections) = (0, data_files.own_collections());
+        while number < record.chunk_count {
             let chunk = self.chunk(number)?;
             let offset = u64::from(chunk.stored_offset);
-            if matches!(read_stored(&own, &chunk), Ok(Some(_))) {
-                let changes = self.store.data_files.lock_changes()?;
-                self.enter(&changes, places, number, &name, offset)?;
-                continue;
-            }
+            let is_in_own = matches!(read_stored(&own, &chunk), Ok(Some(_)));
             let is_here = places
                 .table
                 .place(number)
@@ -174,17 +172,28 @@ impl Pack {
             let mut found = files
                 .iter()
                 .filter_map(|file| read_stored(file, &chunk).ok()?);
-            let stored = if is_here { None } else { found.next() };
-            let changes = self.store.data_files.lock_changes()?;
-            match stored {
-                Some(stored) => {
-                    own.write_all_at(&stored, offset)
-                        .map_err(Error::io("write to", &self.path()))?;
-                    self.enter(&changes, places, number, &name, offset)?;
-                }
-                None if !is_here => places.table.clear(&changes, number)?,
-                None => (),
+            let stored = if is_in_own || is_here {
+                None
+            } else {
+                found.next()
+            };
+            let changes = data_files.lock_changes()?;
+            if data_files.own_collections() != collections {
+                // What is in the file and in no table may have been given up, and the file with it.
+                collections = data_files.own_collections();
+                own = open_own(data_files.directory(), record)?;
+                continue;
             }
+            if let Some(stored) = &stored {
+                own.write_all_at(stored, offset)
+                    .map_err(Error::io("write to", &self.path()))?;
+            }
+            if is_in_own || stored.is_some() {
+                self.enter(&changes, places, number, &name, offset)?;
+            } else if !is_here {
+                places.table.clear(&changes, number)?;
+            }
+            number += 1;
         }
         places.own = Some(own);
         Ok(())

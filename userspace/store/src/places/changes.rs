@@ -2,11 +2,13 @@
 
 //! The lock under which tables of places are changed, and what nobody needs is given up.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use peerfs_format::DataFile;
 use rustix::fs::{flock, FlockOperation};
 
 use crate::directory::{StoreDirectory, PRIVATE};
@@ -20,7 +22,15 @@ pub(crate) struct Changes {
     file: Mutex<Option<File>>,
     /// Collections of this process.
     own_collections: AtomicU64,
+    /// What was entered since a collection of this process began to read what is needed; None if none does.
+    entered: Mutex<Option<Ranges>>,
 }
+
+/// Ranges of bytes of data files, in no order: where each begins and ends.
+pub(crate) type Ranges = HashMap<DataFile, Vec<(u64, u64)>>;
+
+/// Has all that is entered noted, as long as it lives.
+pub(crate) struct Noting<'a>(&'a Changes);
 
 /// Held while a table is changed: for moments, or while a collection decides what is given up.
 pub(crate) struct ChangeLock<'a> {
@@ -29,6 +39,20 @@ pub(crate) struct ChangeLock<'a> {
 }
 
 impl ChangeLock<'_> {
+    /// Says that bytes are needed from now on.
+    pub(crate) fn note(&self, name: &DataFile, offset: u64, length: u32) {
+        if let Some(entered) = &mut *lock(&self.changes.entered) {
+            let end = offset.saturating_add(length.into());
+            entered.entry(*name).or_default().push((offset, end));
+        }
+    }
+
+    /// What was entered since the last time; 16 bytes for each chunk.
+    pub(crate) fn noted(&self) -> Ranges {
+        let mut entered = lock(&self.changes.entered);
+        entered.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// A number that is another one after each collection: what was found before one may be gone.
     pub(crate) fn collections(&self) -> u64 {
         let mut count = [0; 8];
@@ -62,7 +86,14 @@ impl Changes {
             directory: directory.clone(),
             file: Mutex::new(None),
             own_collections: AtomicU64::new(0),
+            entered: Mutex::new(None),
         }
+    }
+
+    /// Begins to note what is entered.
+    pub(crate) fn note_entries(&self) -> Noting<'_> {
+        *lock(&self.entered) = Some(Ranges::new());
+        Noting(self)
     }
 
     /// A number that is another one after each collection of this process, which is the only one that can give up what
@@ -88,6 +119,12 @@ impl Changes {
             file: guard,
             changes: self,
         })
+    }
+}
+
+impl Drop for Noting<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.entered) = None;
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use lru::LruCache;
 use peerfs_format::DataFile;
 
-use super::changes::{ChangeLock, Changes};
+use super::changes::{ChangeLock, Changes, Noting};
 use super::loose::LooseWriter;
 use crate::directory::StoreDirectory;
 use crate::lock::lock;
@@ -89,6 +89,11 @@ impl DataFiles {
     /// be gone.
     pub(crate) fn own_collections(&self) -> u64 {
         self.changes.own_collections()
+    }
+
+    /// Has all that is entered noted: see [`ChangeLock::noted`].
+    pub(crate) fn note_entries(&self) -> Noting<'_> {
+        self.changes.note_entries()
     }
 
     /// Waits for the right to change tables of places.

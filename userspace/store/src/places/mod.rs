@@ -8,6 +8,6 @@ mod data_files;
 mod loose;
 mod table;
 
-pub(crate) use changes::ChangeLock;
+pub(crate) use changes::{ChangeLock, Ranges};
 pub(crate) use data_files::DataFiles;
 pub(crate) use table::PlaceTable;

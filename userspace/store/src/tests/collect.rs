@@ -4,9 +4,14 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use peerfs_format::{DataFile, Digest, PackRecord, Place, PlacesHeader};
+
+use super::source::{describe_named, image_of};
 use super::Source;
-use crate::{Collect, Error, Store, Usage};
+use crate::{layout, sha256, Collect, Error, Store, Usage};
 
 /// Bytes of all files of a store on the disk.
 fn bytes(usage: &Usage) -> u64 {
@@ -127,4 +132,76 @@ fn who_fills_or_builds_keeps_collections_out_and_damage_gives_nothing_up() {
         Err(Error::BlobDamaged(_))
     ));
     assert!(store.has_blob(&source.record.digest));
+}
+
+/// Packs of which all chunks are in one loose file, as tables of places say; their image is named.
+fn scattered_packs(store: &Store, packs: u32, chunks: u32) {
+    let loose = store.root_dir().join(layout::loose(1));
+    fs::File::create(loose).unwrap().set_len(1 << 28).unwrap();
+    let digest =
+        |pack: u32, chunk: u32| sha256(&[pack.to_le_bytes(), chunk.to_le_bytes()].concat());
+    let records: Vec<PackRecord> = (0..packs)
+        .map(|pack| {
+            let named = (0..chunks).map(|chunk| (digest(pack, chunk), 4096));
+            let (record, index) = describe_named(digest(pack, chunks), named);
+            store.add_blob(&index).unwrap();
+            let header = PlacesHeader {
+                chunk_count: chunks,
+                generation: 1,
+                pack: record.digest,
+                index: record.index_digest,
+            };
+            let mut table = Vec::new();
+            header.write_to(|piece| table.extend_from_slice(piece));
+            for chunk in 0..chunks {
+                let offset = u64::from(chunk) * 8192;
+                table.extend(Place { slot: 0, offset }.to_entry().to_le_bytes());
+            }
+            DataFile::Loose(1).write_to(|piece| table.extend_from_slice(piece));
+            let path = layout::places(&record.digest, &record.index_digest);
+            fs::write(store.root_dir().join(path), table).unwrap();
+            record
+        })
+        .collect();
+    let manifest: Digest = image_of(store, &records);
+    store.remember_image(&manifest, 1).unwrap();
+}
+
+#[test]
+fn who_fills_packs_does_not_wait_until_all_is_read() {
+    let filled = Source::with(250, 100);
+    let store = filled.store();
+    scattered_packs(&store, 150, 2000);
+    let manifest = filled.image(&store);
+    store.remember_image(&manifest, 1).unwrap();
+    let mut tries = Vec::new();
+    for _ in 0..3 {
+        let pack = store.pack(&filled.record, filled.index.clone()).unwrap();
+        let (mut longest, mut written) = (Duration::ZERO, 0);
+        let took = thread::scope(|scope| {
+            let collection = scope.spawn(|| {
+                let begun = Instant::now();
+                store.collect(&[], Collect::Really).unwrap();
+                begun.elapsed()
+            });
+            for (number, chunk) in (0..).zip(&filled.chunks) {
+                let begun = Instant::now();
+                pack.discard(number).unwrap();
+                pack.write_chunk(number, chunk).unwrap();
+                if !collection.is_finished() {
+                    longest = longest.max(begun.elapsed());
+                    written += 1;
+                }
+                thread::sleep(Duration::from_millis(2));
+            }
+            collection.join().unwrap()
+        });
+        filled.assert_here(&store);
+        tries.push((took, longest, written));
+        // The machine may have other things to do.
+        if longest < Duration::from_millis(100).min(took / 2) && written > 10 {
+            return;
+        }
+    }
+    panic!("collections took, writes waited, and were: {tries:?}");
 }
