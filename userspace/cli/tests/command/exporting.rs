@@ -287,7 +287,12 @@ fn a_difference_is_of_what_users_see() {
     assert_eq!(diff(&store, &["--exit-code", "old", "old"]), "0");
 
     // Content is the same however it is stored; who lies about that is believed only where nobody can look.
-    build(&tree, &store, "plain", &["--whole", "--compression", "none"]);
+    build(
+        &tree,
+        &store,
+        "plain",
+        &["--whole", "--compression", "none"],
+    );
     assert_eq!(diff(&store, &["--exit-code", "new", "plain"]), "0");
     let summary = |first: &str, second: &str| -> Value {
         let output = succeed(peerfs(&store, "diff").args(["--json", first, second]));
