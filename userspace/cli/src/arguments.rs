@@ -320,9 +320,15 @@ pub(crate) struct CollectArguments {
 pub(crate) struct VerifyArguments {
     #[command(flatten)]
     pub(crate) store: StoreArguments,
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArguments,
     /// Count images that are not all there as damaged.
     #[arg(long)]
     pub(crate) complete: bool,
+    /// Have the running peerfsd that fills the store fetch what is damaged again, and what is missing of the images it is in; then
+    /// check again.
+    #[arg(long)]
+    pub(crate) repair: bool,
     /// Print the findings as JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -2,6 +2,7 @@
 
 //! `peerfs pull`.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
@@ -57,6 +58,26 @@ pub(crate) fn run(arguments: &PullArguments) -> Result<()> {
                 display.clear();
                 return Err(Error::Refused(problem));
             }
+            Some(_) => return Err(Error::UnexpectedReply),
+        }
+    }
+}
+
+/// Brings all of an image into the daemon's store, and says nothing.
+pub(crate) fn to_end(socket: &Path, image: &str) -> Result<()> {
+    let request = Request::Pull {
+        image: image.to_owned(),
+        tag: None,
+        timeout: None,
+    };
+    let _ = interrupt::watch();
+    let mut conversation = Conversation::open(socket, &request)?;
+    loop {
+        match conversation.next(interrupt::is_requested)? {
+            None => return Err(Error::Cancelled),
+            Some(Reply::Progress(_)) => continue,
+            Some(Reply::Done(_)) => return Ok(()),
+            Some(Reply::Error(problem)) => return Err(Error::Refused(problem)),
             Some(_) => return Err(Error::UnexpectedReply),
         }
     }

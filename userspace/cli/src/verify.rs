@@ -2,7 +2,8 @@
 
 //! `peerfs verify`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -12,8 +13,10 @@ use serde::Serialize;
 
 use crate::arguments::VerifyArguments;
 use crate::error::{Error, Result};
-use crate::output::{size, Output};
+use crate::failure::PEERFS;
+use crate::output::{size, tell, Output};
 use crate::progress::show_while;
+use crate::pull;
 
 /// The output of `--json`.
 #[derive(Serialize)]
@@ -44,7 +47,12 @@ pub(crate) fn run(arguments: &VerifyArguments) -> Result<()> {
         bar.set_length(progress.total_bytes.load(Ordering::Relaxed));
         bar.set_position(progress.read_bytes.load(Ordering::Relaxed));
     };
-    let report = show_while(show, || verify(&store, &progress))?;
+    let mut report = show_while(show, || verify(&store, &progress))?;
+    if arguments.repair && !report.damages.is_empty() {
+        repair(&report, &arguments.daemon.socket)?;
+        let progress = VerifyProgress::default();
+        report = verify(&store, &progress)?;
+    }
     let mut output = Output::new();
     if arguments.json {
         output.json(&Findings {
@@ -68,6 +76,23 @@ pub(crate) fn run(arguments: &VerifyArguments) -> Result<()> {
         1 => "1 blob; see what to do about it above".to_owned(),
         count => format!("{count} blobs; see what to do about them above"),
     }))
+}
+
+/// Has the daemon pull the images that something damaged is in: it reads all of them, and fetches what is not right. What it
+/// can't get is found again.
+fn repair(report: &VerifyReport, socket: &Path) -> Result<()> {
+    let images = report.damages.iter().flat_map(|damage| &damage.images);
+    for image in images.collect::<BTreeSet<_>>() {
+        match pull::to_end(socket, image) {
+            Err(Error::Refused(problem)) => tell(&format!(
+                "{}: can't repair image {}: {problem}",
+                PEERFS.name,
+                printable(image)
+            )),
+            pulled => pulled?,
+        }
+    }
+    Ok(())
 }
 
 impl<'a> From<&'a Damage> for DamageInfo<'a> {
