@@ -63,7 +63,8 @@ pub use error::{Error, Result};
 pub use options::{ChunkSizes, Compression, Layout, Options};
 pub use read::{QueuedFile, ReadQueue};
 pub use source::{
-    DeviceNumber, DirectorySource, FileReader, Kind, Metadata, SourceFile, TreeSource,
+    ArchiveFile, ArchiveTree, Blob, DeviceNumber, DirectorySource, FileReader, Kind, Layer,
+    LayersSource, Limits, Metadata, Promise, ReadProgress, SourceFile, TreeSource,
 };
 pub use tree::Tree;
 pub use tree_builder::TreeBuilder;

@@ -10,6 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use peerfs_build::{Compression, Options};
 use peerfs_store::{Architecture, Reference, Tag};
 
+use crate::import::ImportArguments;
+
 /// Mount filesystem images that this machine does not have yet.
 ///
 /// An image is built from a directory tree into a store, and mounted by the digest of its manifest.
@@ -32,6 +34,7 @@ Example:
 #[derive(Subcommand)]
 pub(crate) enum Command {
     Build(BuildArguments),
+    Import(ImportArguments),
     Mount(MountArguments),
     Umount(UmountArguments),
     Ls(ListArguments),
@@ -95,6 +98,16 @@ pub(crate) struct BuildArguments {
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) tree: PathBuf,
     #[command(flatten)]
+    pub(crate) make: MakeArguments,
+    /// Take directories that other file systems are mounted on as empty.
+    #[arg(short = 'x', long)]
+    pub(crate) one_file_system: bool,
+}
+
+/// What all that makes images takes.
+#[derive(Args)]
+pub(crate) struct MakeArguments {
+    #[command(flatten)]
     pub(crate) store: StoreArguments,
     /// What to call the image; an image that is called so already loses the name.
     #[arg(long, value_name = "NAME")]
@@ -116,9 +129,6 @@ pub(crate) struct BuildArguments {
     /// the image from the store.
     #[arg(long)]
     pub(crate) whole: bool,
-    /// Take directories that other file systems are mounted on as empty.
-    #[arg(short = 'x', long)]
-    pub(crate) one_file_system: bool,
     /// Threads to use, at most 1024; by default one for each processor.
     #[arg(long, value_name = "NUMBER", value_parser = parse_threads)]
     pub(crate) threads: Option<NonZeroUsize>,

@@ -18,6 +18,7 @@ mod error;
 mod events;
 mod failure;
 mod images;
+mod import;
 mod inspect;
 mod list;
 mod mount;

@@ -2,7 +2,7 @@
 
 //! A directory as the source of a tree.
 
-mod file;
+pub(super) mod file;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
