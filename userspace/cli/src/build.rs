@@ -91,7 +91,7 @@ impl<'a> Maker<'a> {
         &self,
         source: impl TreeSource,
         origin: &Origin,
-        show_walk: impl Fn(&ProgressBar) + Send,
+        show_walk: impl Fn(&ProgressBar) + Sync,
     ) -> Result<()> {
         let progress = Progress::default();
         let show = |bar: &ProgressBar| {

@@ -9,6 +9,7 @@ mod building;
 mod damage;
 mod fixture;
 mod images;
+mod import;
 mod incomplete;
 mod mounting;
 mod naming;
