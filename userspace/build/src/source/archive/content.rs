@@ -174,7 +174,7 @@ impl SourceFile for ArchiveFile {
 
 impl FileReader for ArchiveFile {
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        if self.segments.len() != 1 {
+        if self.in_one_piece().is_none() {
             buffer.fill(0);
         }
         self.read_segments(buffer, offset)

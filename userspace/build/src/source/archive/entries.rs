@@ -237,11 +237,11 @@ impl<'a> Entries<'a> {
         let sparse = std::mem::take(&mut extensions.sparse);
         let sparse = sparse.sparse().map_err(fail)?;
         let name = sparse.as_ref().and_then(|sparse| sparse.name.clone());
-        let pax_path = name.or(extensions.path);
+        let pax_path = name.or(extensions.path.take());
         let path = one_of(long_path, pax_path).map_err(fail)?;
         let path = path.unwrap_or_else(|| header.path.clone());
         let fail = |problem| self.problem(Some(&path), problem);
-        let link = one_of(long_link, extensions.link).map_err(fail)?;
+        let link = one_of(long_link, extensions.link.take()).map_err(fail)?;
         let link = link.unwrap_or_else(|| header.link.clone());
         if path.is_empty() {
             return Err(fail("it has no name"));
@@ -252,8 +252,14 @@ impl<'a> Entries<'a> {
         };
         let mtime = extensions.mtime.or(self.global.mtime);
         let (mtime_seconds, mtime_nanoseconds) = mtime.unwrap_or((header.mtime, 0));
+        let permissions = match header.entry_type {
+            // Linux has no others.
+            EntryType::SymbolicLink => 0o777,
+            _ => header.permissions,
+        };
+        let (attributes, permissions) = extensions.xattrs(permissions).map_err(fail)?;
         let metadata = Metadata {
-            permissions: header.permissions,
+            permissions,
             uid: id(
                 extensions.uid,
                 self.global.uid,
@@ -271,7 +277,7 @@ impl<'a> Entries<'a> {
         };
         let mut xattrs = XattrSet::default();
         let name = self.path_of(&path);
-        for (attribute, value) in extensions.xattrs {
+        for (attribute, value) in attributes {
             if attribute.contains(&0) {
                 return Err(fail("the name of an extended attribute has a NUL"));
             }

@@ -5,6 +5,7 @@
 //! Sources: POSIX.1-2017, `pax`, "pax Extended Header"; `tar(5)` of libarchive; star's `star(5)` (SCHILY).
 
 use std::collections::BTreeMap;
+use std::mem;
 
 use super::acl;
 use super::header::Problem;
@@ -21,7 +22,9 @@ pub(super) struct Extensions {
     /// Seconds, and nanoseconds after them.
     pub(super) mtime: Option<(i64, u32)>,
     /// Values by full names.
-    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Access control lists as text, by the names of their attributes.
+    acls: BTreeMap<&'static [u8], Vec<u8>>,
     pub(super) sparse: SparseKeywords,
 }
 
@@ -97,8 +100,12 @@ impl Extensions {
                     false => Some(time(value).ok_or("its time is no number")?),
                 }
             }
-            b"SCHILY.acl.access" => self.set_acl(acl::ACCESS, value)?,
-            b"SCHILY.acl.default" => self.set_acl(acl::DEFAULT, value)?,
+            b"SCHILY.acl.access" => {
+                self.acls.insert(acl::ACCESS, value.to_vec());
+            }
+            b"SCHILY.acl.default" => {
+                self.acls.insert(acl::DEFAULT, value.to_vec());
+            }
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.xattrs.insert(name.to_vec(), value.to_vec());
@@ -116,12 +123,29 @@ impl Extensions {
         Ok(())
     }
 
-    fn set_acl(&mut self, name: &[u8], text: &[u8]) -> Result<(), Problem> {
-        match acl::encode(name, text)? {
-            Some(value) => self.xattrs.insert(name.to_vec(), value),
-            None => self.xattrs.remove(name),
-        };
-        Ok(())
+    /// The extended attributes, and the permissions as the access control list has them that is among these.
+    pub(super) fn xattrs(
+        &mut self,
+        permissions: u32,
+    ) -> Result<(BTreeMap<Vec<u8>, Vec<u8>>, u32), Problem> {
+        let mut xattrs = mem::take(&mut self.xattrs);
+        for (name, text) in mem::take(&mut self.acls) {
+            // Whoever writes both means the same, and the attribute has no names that mean nothing elsewhere.
+            if !xattrs.contains_key(name) {
+                if let Some(value) = acl::encode(&text)? {
+                    xattrs.insert(name.to_vec(), value);
+                }
+            }
+        }
+        let mut permissions = permissions;
+        if let Some(value) = xattrs.get(acl::ACCESS) {
+            let effect = acl::effect(value)?;
+            permissions = (permissions & 0o7000) | effect.permissions;
+            if effect.is_as_mode {
+                xattrs.remove(acl::ACCESS);
+            }
+        }
+        Ok((xattrs, permissions))
     }
 }
 

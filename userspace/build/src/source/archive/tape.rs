@@ -224,16 +224,7 @@ impl<'a> Tape<'a> {
             Source::Ahead(ahead) => ahead.raw(),
         };
         if let Some(size) = self.promise.size.filter(|&size| size != raw_size) {
-            return Err(mismatch(
-                "does not have the right number of bytes: it has",
-                size.to_string(),
-                // Of what is too long no more is read.
-                if raw_size > size {
-                    "more".to_owned()
-                } else {
-                    raw_size.to_string()
-                },
-            ));
+            return Err(wrong_size(&self.path, size, raw_size));
         }
         let digest = self.hash.map(Sha256Writer::finish);
         for (what, expected, actual) in [
@@ -253,6 +244,20 @@ impl<'a> Tape<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// The error of an archive that is too long or too short.
+fn wrong_size(path: &Path, expected: u64, actual: u64) -> Error {
+    Error::Mismatch {
+        path: path.to_owned(),
+        what: "does not have the right number of bytes: it has",
+        expected: expected.to_string(),
+        // Of what is too long no more is read.
+        actual: match actual > expected {
+            true => "more".to_owned(),
+            false => actual.to_string(),
+        },
     }
 }
 
@@ -389,12 +394,14 @@ struct Ahead {
     /// Bytes of the current buffer that were taken.
     taken: usize,
     raw: Arc<Mutex<Raw>>,
+    /// The number of bytes that there should be.
+    promised: Option<u64>,
 }
 
 /// The bytes as they come.
-#[derive(Default)]
 struct Raw {
     size: u64,
+    has_ended: bool,
     hash: Option<Sha256Writer>,
 }
 
@@ -407,6 +414,7 @@ impl Ahead {
     ) -> Result<Self> {
         let raw = Arc::new(Mutex::new(Raw {
             size: 0,
+            has_ended: false,
             hash: promise.digest.map(|_| Sha256Writer::default()),
         }));
         // Of what is longer than was promised no more is read than shows it.
@@ -443,6 +451,7 @@ impl Ahead {
             current: Vec::new(),
             taken: 0,
             raw,
+            promised: promise.size,
         })
     }
 
@@ -456,13 +465,37 @@ impl Ahead {
                     Err(RecvTimeoutError::Disconnected) => break Ok(Vec::new()),
                 }
             };
-            self.current = buffer.map_err(|source| failed(source, path))?;
+            self.current = buffer.map_err(|source| self.failed(source, path))?;
             self.taken = 0;
         }
         let start = self.taken;
         let count = (self.current.len() - start).min(usize::try_from(most).unwrap_or(usize::MAX));
         self.taken += count;
         Ok(self.current.get(start..start + count).unwrap_or_default())
+    }
+
+    /// An error of the stream itself, or of what its bytes should be. If these came to their end too early, that says
+    /// more than what a decompressor makes of it.
+    fn failed(&self, source: io::Error, path: &Path) -> Error {
+        let source = match source.downcast::<RawError>() {
+            Ok(RawError(source)) => {
+                return match source.downcast::<Error>() {
+                    Ok(error) => error,
+                    Err(source) => Error::io("read", path)(source),
+                }
+            }
+            Err(source) => source,
+        };
+        let raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.promised {
+            Some(size) if raw.size > size || (raw.has_ended && raw.size < size) => {
+                wrong_size(path, size, raw.size)
+            }
+            _ => Error::Decompress {
+                path: path.to_owned(),
+                source,
+            },
+        }
     }
 
     /// The number of bytes as they came, and their digest if it was asked for.
@@ -489,20 +522,6 @@ fn fill(decoder: &mut dyn Read) -> io::Result<Vec<u8>> {
     Ok(buffer)
 }
 
-/// An error of the stream itself, or of what its bytes should be.
-fn failed(source: io::Error, path: &Path) -> Error {
-    match source.downcast::<RawError>() {
-        Ok(RawError(source)) => match source.downcast::<Error>() {
-            Ok(error) => error,
-            Err(source) => Error::io("read", path)(source),
-        },
-        Err(source) => Error::Decompress {
-            path: path.to_owned(),
-            source,
-        },
-    }
-}
-
 /// An error of the stream, to tell it from those of a decompressor.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
@@ -524,6 +543,7 @@ impl<R: Read> Read for RawReader<R> {
         };
         let mut raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
         raw.size += count as u64;
+        raw.has_ended |= count == 0 && !buffer.is_empty();
         if let Some(hash) = &mut raw.hash {
             hash.update(buffer.get(..count).unwrap_or_default());
         }
