@@ -61,6 +61,20 @@ impl BuiltImage {
     /// # Errors
     /// A full or failing disk, or an `index.json` that is not valid; the tag is as before then.
     pub fn tag(&self, store: &Store, architecture: &Architecture, tag: &Tag) -> Result<Digest> {
+        self.tag_with(store, architecture, &RuntimeConfig::default(), tag)
+    }
+
+    /// As [`BuiltImage::tag`], of an image whose programs are run with this configuration.
+    ///
+    /// # Errors
+    /// Those of [`BuiltImage::tag`].
+    pub fn tag_with(
+        &self,
+        store: &Store,
+        architecture: &Architecture,
+        config: &RuntimeConfig,
+        tag: &Tag,
+    ) -> Result<Digest> {
         let manifest = store.read_metadata(&self.manifest, METADATA_MAX)?;
         let blobs = ImageBlobs {
             manifest: &manifest,
@@ -69,8 +83,7 @@ impl BuiltImage {
             shards: &self.shards,
             packs: &self.packs,
         };
-        let config = RuntimeConfig::default();
-        Ok(write_image(store, &blobs, architecture, &config, tag)?)
+        Ok(write_image(store, &blobs, architecture, config, tag)?)
     }
 }
 

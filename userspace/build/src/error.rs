@@ -65,6 +65,49 @@ pub enum Error {
         /// The reason.
         reason: &'static str,
     },
+    /// An archive is not what it should be.
+    #[error("{}, at byte {offset} of the archive: {problem}", printable(path))]
+    Archive {
+        /// The archive, or an entry of it.
+        path: PathBuf,
+        /// The place in the archive, once it is unpacked.
+        offset: u64,
+        /// What is wrong there.
+        problem: &'static str,
+    },
+    /// An archive is compressed by a method that is not supported, or its compressed bytes are wrong.
+    #[error("can't decompress {}", printable(path))]
+    Decompress {
+        /// The archive.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// An archive is longer than it may be when it is unpacked, or has too many entries.
+    #[error(
+        "{} would take more than {limit} bytes of {of}; if it is to be trusted, allow more (--max-size)",
+        printable(path)
+    )]
+    Limit {
+        /// The archive.
+        path: PathBuf,
+        /// What of it is limited.
+        of: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// Bytes are others than those that were promised.
+    #[error("{} {what} {actual}, and should have {expected}", printable(path))]
+    Mismatch {
+        /// The archive.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// That which it should have.
+        expected: String,
+        /// That which it has.
+        actual: String,
+    },
     /// See [`Options::is_cancelled`](crate::Options::is_cancelled).
     #[error("given up")]
     Cancelled,

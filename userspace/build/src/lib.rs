@@ -67,8 +67,9 @@ pub use options::{ChunkSizes, Compression, Layout, Options};
 pub use read::{QueuedFile, ReadQueue};
 pub use seen::{FileIdentity, SeenFiles};
 pub use source::{
-    Attributes, DeviceNumber, DirectorySource, FileReader, Kind, Metadata, Owner, PatternError,
-    SourceFile, TreeSource,
+    ArchiveFile, ArchiveTree, Attributes, Blob, DeviceNumber, DirectorySource, FileReader, Kind,
+    Layer, LayersSource, Limits, Metadata, Owner, PatternError, Promise, ReadProgress, SourceFile,
+    TreeSource,
 };
 pub use tree::Tree;
 pub use tree_builder::TreeBuilder;

@@ -98,6 +98,11 @@ impl XattrSet {
         Ok(())
     }
 
+    /// Bytes that they take in a shard.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Full names and values, sorted by name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let values = self.values.iter();

@@ -10,6 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use peerfs_build::{Compression, Options, Owner};
 use peerfs_store::{Architecture, Reference, Tag};
 
+use crate::import::ImportArguments;
+
 /// Mount filesystem images that this machine does not have yet.
 ///
 /// An image is built from a directory tree into a store, and mounted by the digest of its manifest.
@@ -32,6 +34,7 @@ Example:
 #[derive(Subcommand)]
 pub(crate) enum Command {
     Build(BuildArguments),
+    Import(ImportArguments),
     Mount(MountArguments),
     Umount(UmountArguments),
     Ls(ListArguments),
@@ -100,35 +103,7 @@ pub(crate) struct BuildArguments {
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) tree: PathBuf,
     #[command(flatten)]
-    pub(crate) store: StoreArguments,
-    /// What to call the image; an image that is called so already loses the name.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) tag: Tag,
-    /// An image of the store that the tree has much in common with, such as its previous version:
-    /// only what is not in its packs is stored anew, and what is missing or damaged there. The digest then
-    /// depends on it. May be repeated.
-    #[arg(long, value_name = "IMAGE")]
-    pub(crate) base: Vec<Reference>,
-    /// An earlier image of this tree: files whose size, times and inode are as they were when it was built by this user on
-    /// this machine are not read, and keep their place in its packs. The digest then depends on it, as with --base, unless
-    /// nothing has changed. If there is no such image yet, all is read.
-    #[arg(long, value_name = "IMAGE")]
-    pub(crate) update: Option<Reference>,
-    /// With --update, read all files, whatever their times say.
-    #[arg(long, requires = "update")]
-    pub(crate) paranoid: bool,
-    /// How to compress: none, zstd or zstd:LEVEL (1 to 22), lz4 or lz4:LEVEL (1 to 12). Of zstd's levels those up to 9 are
-    /// made to be read fast, those above to be small; lz4 is larger, and decoded faster still.
-    #[arg(long, value_name = "METHOD", default_value = "zstd:3")]
-    pub(crate) compression: Compression,
-    /// What processors the image is for, as OCI names them (amd64, arm64): the image's OCI configuration says so.
-    /// By default that which most programs of the tree are for; "unknown" if there are none.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) architecture: Option<Architecture>,
-    /// Make all packs files of their own, also those of which the store has chunks already, so that other tools can copy
-    /// the image from the store.
-    #[arg(long)]
-    pub(crate) whole: bool,
+    pub(crate) make: MakeArguments,
     /// Take directories that other file systems are mounted on as empty.
     #[arg(short = 'x', long)]
     pub(crate) one_file_system: bool,
@@ -142,6 +117,41 @@ pub(crate) struct BuildArguments {
     /// Which extended attributes to take.
     #[arg(long, value_name = "WHICH", default_value = "all")]
     pub(crate) xattrs: XattrChoice,
+    /// An earlier image of this tree: files whose size, times and inode are as they were when it was built by this user on
+    /// this machine are not read, and keep their place in its packs. The digest then depends on it, as with --base, unless
+    /// nothing has changed. If there is no such image yet, all is read.
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) update: Option<Reference>,
+    /// With --update, read all files, whatever their times say.
+    #[arg(long, requires = "update")]
+    pub(crate) paranoid: bool,
+}
+
+/// What all that makes images takes.
+#[derive(Args)]
+pub(crate) struct MakeArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+    /// What to call the image; an image that is called so already loses the name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tag: Tag,
+    /// An image of the store that the tree has much in common with, such as its previous version:
+    /// only what is not in its packs is stored anew, and what is missing or damaged there. The digest then
+    /// depends on it. May be repeated.
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) base: Vec<Reference>,
+    /// How to compress: none, zstd or zstd:LEVEL (1 to 22), lz4 or lz4:LEVEL (1 to 12). Of zstd's levels those up to 9 are
+    /// made to be read fast, those above to be small; lz4 is larger, and decoded faster still.
+    #[arg(long, value_name = "METHOD", default_value = "zstd:3")]
+    pub(crate) compression: Compression,
+    /// What processors the image is for, as OCI names them (amd64, arm64): the image's OCI configuration says so.
+    /// By default that which most programs of the tree are for; "unknown" if there are none.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) architecture: Option<Architecture>,
+    /// Make all packs files of their own, also those of which the store has chunks already, so that other tools can copy
+    /// the image from the store.
+    #[arg(long)]
+    pub(crate) whole: bool,
     /// Threads to use, at most 1024; by default one for each processor.
     #[arg(long, value_name = "NUMBER", value_parser = parse_threads)]
     pub(crate) threads: Option<NonZeroUsize>,

@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! `peerfs build`.
+//! `peerfs build`, and what all commands that make images have in common.
 
 use std::env;
 use std::sync::Arc;
 use std::time::Instant;
 
 use indicatif::ProgressBar;
-use peerfs_build::{Attributes, BuiltImage, DirectorySource, Options, Progress, SeenFiles};
-use peerfs_store::{printable, Error as StoreError, Image, Reference, Store};
+use peerfs_build::{
+    Attributes, BuiltImage, DirectorySource, Options, Progress, SeenFiles, TreeSource,
+};
+use peerfs_store::{
+    printable, Architecture, Error as StoreError, Image, Reference, RuntimeConfig, Store,
+};
 use peerfs_sys::interrupt;
 use serde::Serialize;
 
-use crate::arguments::{BuildArguments, XattrChoice};
+use crate::arguments::{BuildArguments, MakeArguments, XattrChoice};
 use crate::error::{Error, Result};
 use crate::limits::raise_descriptor_limit;
 use crate::output::{size, tell, Output};
@@ -38,73 +42,119 @@ struct Summary {
 
 /// Builds an image and tags it.
 pub(crate) fn run(arguments: &BuildArguments) -> Result<()> {
-    raise_descriptor_limit();
-    // Without it the build only leaves files behind when it is interrupted.
-    let _ = interrupt::watch();
-    let start = Instant::now();
-    let store = Arc::new(Store::create(&arguments.store.root_dir)?);
-    let base = arguments.base.iter().map(|image| store.resolve(image));
-    let source = source(arguments, &store)?;
-    let settings = settings(arguments);
+    let mut maker = Maker::new(&arguments.make)?;
+    let source = source(arguments, &maker.store)?;
     let seen = SeenFolder::of_user();
-    let mut options = Options {
-        update: match &arguments.update {
-            Some(image) => update(arguments, image, &store, seen.as_ref())?,
-            None => None,
-        },
-        remember: Some(settings),
-        whole: arguments.whole,
-        compression: arguments.compression,
-        base: base.collect::<std::result::Result<_, _>>()?,
-        is_cancelled: interrupt::is_requested,
-        ..Options::default()
-    };
-    if let Some(threads) = arguments.threads {
-        options.threads = threads;
+    if let Some(image) = &arguments.update {
+        maker.options.update = update(arguments, image, &maker.store, seen.as_ref())?;
     }
-    let progress = Progress::default();
-    let show = |bar: &ProgressBar| {
-        let (found_files, found_bytes) = progress.found();
-        let (files, bytes) = progress.done();
-        let more = if progress.is_walk_done() { "" } else { "+" };
-        bar.set_length(found_bytes);
-        bar.set_position(bytes);
-        bar.set_message(format!("{files}/{found_files}{more} files"));
-    };
-    let image = show_while(show, || {
-        peerfs_build::build(source, &store, &options, &progress)
-    })?;
-    let architecture = match &arguments.architecture {
-        Some(architecture) => architecture.clone(),
-        None => Image::open(store.clone(), &image.manifest)?.architecture()?,
-    };
-    let oci_index = image.tag(&store, &architecture, &arguments.tag)?;
+    maker.options.remember = Some(settings(arguments));
+    let image = maker.make(source, &Origin::default(), |_| ())?;
     if let Some(seen) = seen {
         seen.keep(&image.seen, &arguments.tree);
     }
-    let (files, _) = progress.done();
-    let seconds = start.elapsed().as_secs_f64();
-    let mut output = Output::new();
-    if arguments.json {
-        output.json(&Summary {
-            manifest: image.manifest.to_string(),
-            tag: arguments.tag.to_string(),
-            oci_index: oci_index.to_string(),
-            architecture: architecture.to_string(),
-            inodes: image.inode_count,
-            files,
-            content_bytes: image.content_bytes,
-            stored_bytes: image.stored_bytes,
-            packs: image.packs.len(),
-            shards: image.shards.len(),
-            unusable_base_chunks: image.unusable_chunks,
-            seconds,
-        })?;
-    } else {
-        describe(&image, seconds);
-        output.line(&image.manifest.to_string())?;
+    Ok(())
+}
+
+/// What is known of an image besides its tree.
+#[derive(Default)]
+pub(crate) struct Origin {
+    /// What its programs are for, unless the user says otherwise.
+    pub(crate) architecture: Option<Architecture>,
+    /// How they are run.
+    pub(crate) config: RuntimeConfig,
+}
+
+/// A command that makes an image.
+pub(crate) struct Maker<'a> {
+    arguments: &'a MakeArguments,
+    pub(crate) store: Arc<Store>,
+    options: Options,
+    start: Instant,
+}
+
+impl<'a> Maker<'a> {
+    pub(crate) fn new(arguments: &'a MakeArguments) -> Result<Self> {
+        raise_descriptor_limit();
+        // Without it the command only leaves files behind when it is interrupted.
+        let _ = interrupt::watch();
+        let start = Instant::now();
+        let store = Arc::new(Store::create(&arguments.store.root_dir)?);
+        let base = arguments.base.iter().map(|image| store.resolve(image));
+        let mut options = Options {
+            whole: arguments.whole,
+            compression: arguments.compression,
+            base: base.collect::<std::result::Result<_, _>>()?,
+            is_cancelled: interrupt::is_requested,
+            ..Options::default()
+        };
+        if let Some(threads) = arguments.threads {
+            options.threads = threads;
+        }
+        Ok(Maker {
+            arguments,
+            store,
+            options,
+            start,
+        })
     }
-    output.finish()
+
+    /// Builds the image, tags it, and says what came of it. `show_walk` shows how far the source is until it finds
+    /// files.
+    pub(crate) fn make(
+        &self,
+        source: impl TreeSource,
+        origin: &Origin,
+        show_walk: impl Fn(&ProgressBar) + Sync,
+    ) -> Result<BuiltImage> {
+        let progress = Progress::default();
+        let show = |bar: &ProgressBar| {
+            let (found_files, found_bytes) = progress.found();
+            if found_files == 0 && !progress.is_walk_done() {
+                show_walk(bar);
+                return;
+            }
+            let (files, bytes) = progress.done();
+            let more = if progress.is_walk_done() { "" } else { "+" };
+            bar.set_length(found_bytes);
+            bar.set_position(bytes);
+            bar.set_message(format!("{files}/{found_files}{more} files"));
+        };
+        let image = show_while(show, || {
+            peerfs_build::build(source, &self.store, &self.options, &progress)
+        })?;
+        let named = self.arguments.architecture.as_ref();
+        let architecture = match named.or(origin.architecture.as_ref()) {
+            Some(architecture) => architecture.clone(),
+            None => Image::open(self.store.clone(), &image.manifest)?.architecture()?,
+        };
+        let tag = &self.arguments.tag;
+        let oci_index = image.tag_with(&self.store, &architecture, &origin.config, tag)?;
+        let (files, _) = progress.done();
+        let seconds = self.start.elapsed().as_secs_f64();
+        let mut output = Output::new();
+        if self.arguments.json {
+            output.json(&Summary {
+                manifest: image.manifest.to_string(),
+                tag: tag.to_string(),
+                oci_index: oci_index.to_string(),
+                architecture: architecture.to_string(),
+                inodes: image.inode_count,
+                files,
+                content_bytes: image.content_bytes,
+                stored_bytes: image.stored_bytes,
+                packs: image.packs.len(),
+                shards: image.shards.len(),
+                unusable_base_chunks: image.unusable_chunks,
+                seconds,
+            })?;
+        } else {
+            describe(&image, seconds);
+            output.line(&image.manifest.to_string())?;
+        }
+        output.finish()?;
+        Ok(image)
+    }
 }
 
 /// The tree, as it is to be taken.

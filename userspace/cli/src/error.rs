@@ -39,6 +39,20 @@ pub(crate) enum Error {
     /// Somebody wanted the command to end.
     #[error("interrupted")]
     Cancelled,
+    #[error("can't read {}", printable(path))]
+    Read { path: PathBuf, source: io::Error },
+    /// Something can't be imported.
+    #[error("can't import {}: {problem}", printable(path))]
+    Import {
+        path: PathBuf,
+        problem: &'static str,
+    },
+    /// An image of a container can't be imported.
+    #[error("can't import {}", printable(path))]
+    Container {
+        path: PathBuf,
+        source: peerfs_oci::Error,
+    },
     /// The output can't be written.
     #[error("can't write the output")]
     Output(#[source] io::Error),

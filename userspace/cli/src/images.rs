@@ -113,11 +113,10 @@ pub(crate) fn here(inventory: &Inventory) -> String {
 /// Gives an image a tag.
 pub(crate) fn tag(arguments: &TagArguments) -> Result<()> {
     let store = Store::open(&arguments.store.root_dir)?;
-    let manifest = store.resolve(&arguments.image)?;
     if arguments.whole {
-        store.make_whole(&manifest)?;
+        store.make_whole(&store.resolve(&arguments.image)?)?;
     }
-    Ok(store.tag(&manifest, &arguments.name)?)
+    Ok(store.tag_reference(&arguments.image, &arguments.name)?)
 }
 
 /// Removes images, and prints the digests of their manifests.

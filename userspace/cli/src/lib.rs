@@ -22,6 +22,7 @@ mod export;
 mod extract;
 mod failure;
 mod images;
+mod import;
 mod inspect;
 mod limits;
 mod list;

@@ -13,8 +13,8 @@ use crate::arguments::{Arguments, Command};
 use crate::error::Result;
 use crate::failure::PEERFS;
 use crate::{
-    build, cat, collect, diff, documentation, du, events, export, extract, images, inspect, list,
-    mount, mount_helper, mounts, pins, pull, status, verify, warnings,
+    build, cat, collect, diff, documentation, du, events, export, extract, images, import, inspect,
+    list, mount, mount_helper, mounts, pins, pull, status, verify, warnings,
 };
 
 /// The exit status for a wrong command line.
@@ -47,6 +47,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
 fn dispatch(command: &Command) -> Result<()> {
     match command {
         Command::Build(arguments) => build::run(arguments),
+        Command::Import(arguments) => import::run(arguments),
         Command::Mount(arguments) => mount::run(arguments),
         Command::Umount(arguments) => mount::unmount(arguments),
         Command::Ls(arguments) => list::run(arguments),

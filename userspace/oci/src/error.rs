@@ -16,6 +16,31 @@ pub enum Error {
     /// A layout of a version that is not known.
     #[error("image layout version {0:?} is not known")]
     LayoutVersion(String),
+    /// No image is called so.
+    #[error("there is no image{}; there are: {known}", name.as_ref().map(|name| format!(" called {name}")).unwrap_or_default())]
+    NoSuchImage {
+        /// What was asked for.
+        name: Option<String>,
+        /// The names that there are.
+        known: String,
+    },
+    /// There are several images, and nothing says which one is meant.
+    #[error("there are several images, and one must be named: {0}")]
+    SeveralImages(String),
+    /// There is no image for a platform.
+    #[error("there is no image for {wanted}; there are some for: {offered}")]
+    WrongPlatform {
+        /// The platform that was asked for.
+        wanted: String,
+        /// Those that there are.
+        offered: String,
+    },
+    /// A manifest is not that of an image of a container.
+    #[error("{0}")]
+    NotAContainer(&'static str),
+    /// An image has something that is not supported.
+    #[error("{0}, which is not supported")]
+    Unsupported(&'static str),
     /// A file that is to be written would be refused by those who read it.
     #[error("{what} would have {length} bytes, more than the {METADATA_MAX} that are read: there are too many {of}")]
     TooLarge {

@@ -12,7 +12,7 @@ use crate::error::check_length;
 use crate::{media_type, Result, Tag};
 
 /// OCI's annotation for the name of an image in a layout.
-const TAG_ANNOTATION: &str = "org.opencontainers.image.ref.name";
+pub(crate) const TAG_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 
 /// The content of `index.json`. Entries of other tools stay as they are.
 #[derive(Debug)]

@@ -15,6 +15,8 @@
 //! | `plain` | an image as everybody has them, with the files in a layer |
 //! | `descriptor` | the type, digest and length of a blob |
 //! | `links` | which blobs indexes and manifests of any tool name |
+//! | `container` | ordinary images of containers, as others make them |
+//! | `platform` | what machines they are for |
 //! | `architecture` | what processors the programs of an image are for |
 
 #![forbid(unsafe_code)]
@@ -22,6 +24,7 @@
 
 mod architecture;
 mod artifact;
+mod container;
 mod descriptor;
 mod error;
 mod image;
@@ -30,12 +33,16 @@ mod layout;
 mod links;
 pub mod media_type;
 mod plain;
+mod platform;
 mod reference;
 mod runnable;
 mod stub;
 
 pub use architecture::Architecture;
 pub use artifact::ImageBlobs;
+pub use container::{
+    BlobDescriptor, ContainerConfig, ContainerIndex, ContainerManifest, DockerImage, Document,
+};
 pub use error::{Error, Result};
 pub use image::{oci_manifests, OciImage, OciManifest, OCI_INDEX_MAX};
 pub use index::{Entry, Index, Target, TargetKind};
@@ -44,4 +51,5 @@ pub use links::{links, Link};
 /// How the programs of an image are run: environment, command and the like.
 pub use oci_spec::image::Config as RuntimeConfig;
 pub use plain::{Layer, LayerFormat, PlainImage};
+pub use platform::Platform;
 pub use reference::{InvalidReference, PublisherKey, Reference, RegistryReference, Tag};

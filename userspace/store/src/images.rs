@@ -143,11 +143,33 @@ impl Store {
     /// Those of [`Store::read_manifest`], which must be here, and of [`Store::images`]; [`Error::TooLarge`] if there are
     /// too many tags. The tags are as before then.
     pub fn tag(&self, manifest: &Digest, tag: &Tag) -> Result<()> {
+        self.tag_as(manifest, None, tag)
+    }
+
+    /// As [`Store::tag`], of the image that a reference names. Of several OCI forms that an image has it is the one which
+    /// the reference leads to: images of the same files may differ in how their programs are run.
+    ///
+    /// # Errors
+    /// Those of [`Store::tag`] and of [`Store::resolve`].
+    pub fn tag_reference(&self, reference: &Reference, tag: &Tag) -> Result<()> {
+        let manifest = self.resolve(reference)?;
+        self.tag_as(&manifest, Some(&reference.to_string()), tag)
+    }
+
+    fn tag_as(&self, manifest: &Digest, name: Option<&str>, tag: &Tag) -> Result<()> {
         self.read_manifest(manifest)?;
         index_file::change(self.directory(), |index| {
             let mut forms = OciForms::new(self);
+            let targets = index.targets();
+            let is_meant = |target: &&Target<'_>| {
+                name.is_some_and(|name| {
+                    let digest = target.digest.map(|digest| digest.to_string());
+                    target.tags.contains(&name) || digest.as_deref() == Some(name)
+                })
+            };
+            let (meant, others): (Vec<_>, Vec<_>) = targets.iter().partition(is_meant);
             // By its OCI form, if there is one, other tools can copy it.
-            let form = index.targets().into_iter().find_map(|target| {
+            let form = meant.into_iter().chain(others).find_map(|target| {
                 let found = forms.find(target.kind, target.digest).ok()??;
                 let digest = found.oci_index.filter(|_| found.manifest == *manifest)?;
                 Some((target.kind?, digest))

@@ -58,6 +58,7 @@ pub use peerfs_oci::{Architecture, ImageBlobs, InvalidReference, Reference, Runt
 pub use peerfs_text::{printable, printable_bytes, Printable};
 pub use reader::{ChunkReader, PackReader};
 pub use store::{Store, Usage};
+pub use temporary_file::TemporaryFile;
 pub use verify::{verify, Damage, VerifyProgress, VerifyReport};
 
 /// The place of the store unless the user says otherwise.

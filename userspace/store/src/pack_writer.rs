@@ -157,7 +157,7 @@ impl PackWriter {
 
     fn write(&mut self, stored: &[u8]) -> Result<()> {
         let failed = || self.directory.failed("write to a file in", layout::TMP);
-        let mut file = match self.file.take() {
+        let file = match self.file.take() {
             Some(file) => file,
             None => TemporaryFile::create(&self.directory).map_err(failed())?,
         };

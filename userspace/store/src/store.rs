@@ -17,6 +17,7 @@ use rustix::fs::{flock, FlockOperation};
 use crate::directory::{StoreDirectory, PRIVATE};
 use crate::lock::lock;
 use crate::pack::PackStore;
+use crate::temporary_file::TemporaryFile;
 use crate::{index_file, layout, sha256, whole_file, BlobWriter, Error, Pack, PackWriter, Result};
 
 /// The age at which a file in `tmp/` that nobody has locked counts as abandoned.
@@ -239,6 +240,15 @@ impl Store {
     /// [`Error::Io`].
     pub fn blob_writer(&self) -> Result<BlobWriter> {
         BlobWriter::new(&self.directory)
+    }
+
+    /// A file for what is needed for a while, with which it goes.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn temporary_file(&self) -> Result<TemporaryFile> {
+        TemporaryFile::create(&self.directory)
+            .map_err(self.directory.failed("create a file in", layout::TMP))
     }
 
     /// Begins to write a pack of which the store may have chunks already; one that becomes a blob all the same if

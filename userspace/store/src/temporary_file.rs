@@ -19,7 +19,7 @@ const ATTEMPTS: u32 = 1000;
 /// A file in `tmp/` that is being written. Where the file system can do that it has no name, so that
 /// nothing is left of it whatever ends the process; elsewhere dropping it removes it, and what a
 /// process that was killed has left is removed when the store is opened for writing the next time.
-pub(crate) struct TemporaryFile {
+pub struct TemporaryFile {
     directory: Arc<StoreDirectory>,
     file: File,
     name: Option<String>,
@@ -49,9 +49,9 @@ impl TemporaryFile {
         Ok(created)
     }
 
-    /// The file, to be written to.
-    pub(crate) fn file(&mut self) -> &mut File {
-        &mut self.file
+    /// The file, to be written to and read.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     /// Brings the content to the disk and gives the file its name, which what had it before loses.

@@ -56,7 +56,7 @@ pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result
 /// [`Error::Io`]; nothing has changed then.
 pub(crate) fn replace(directory: &Arc<StoreDirectory>, name: &str, content: &[u8]) -> Result<()> {
     let write = || {
-        let mut file = TemporaryFile::create(directory)?;
+        let file = TemporaryFile::create(directory)?;
         file.file().write_all(content)?;
         file.persist(name)
     };

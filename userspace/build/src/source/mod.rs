@@ -2,6 +2,7 @@
 
 //! The sources of trees.
 
+mod archive;
 mod directory;
 
 use std::ops::Range;
@@ -14,6 +15,9 @@ use crate::tree::Tree;
 use crate::xattrs::XattrSet;
 use crate::{Error, Result};
 
+pub use archive::{
+    ArchiveFile, ArchiveTree, Blob, Layer, LayersSource, Limits, Promise, ReadProgress,
+};
 pub use directory::{Attributes, DirectorySource, Owner, PatternError};
 
 /// A tree that an image is built from.

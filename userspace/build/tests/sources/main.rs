@@ -2,6 +2,7 @@
 
 //! The same tree makes the same image, whatever source it comes from.
 
+mod archives;
 mod made_up;
 
 use std::fs;

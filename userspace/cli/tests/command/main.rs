@@ -11,6 +11,7 @@ mod exporting;
 mod extracting;
 mod fixture;
 mod images;
+mod import;
 mod incomplete;
 mod mounting;
 mod naming;

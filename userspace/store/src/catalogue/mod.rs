@@ -266,7 +266,7 @@ impl Catalogue {
     }
 
     fn replace(&self, kind: Kind, old: Option<&HashFile>, entries: u64) -> io::Result<HashFile> {
-        let mut temporary = TemporaryFile::create(&self.directory)?;
+        let temporary = TemporaryFile::create(&self.directory)?;
         let file: File = temporary.file().try_clone()?;
         let mut larger = HashFile::create(file, entries)?;
         if let Some(old) = old {

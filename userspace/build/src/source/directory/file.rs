@@ -189,7 +189,7 @@ impl FileReader for DirectoryReader {
 
 /// The properties of a file that must stay the same.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Expected {
+pub(in crate::source) struct Expected {
     device: u64,
     inode: u64,
     size: u64,
@@ -226,7 +226,7 @@ impl Expected {
     }
 
     /// Whether `stat` is of the same file with the same content. Blocks may be allocated late.
-    pub(super) fn matches(&self, stat: &Stat) -> bool {
+    pub(in crate::source) fn matches(&self, stat: &Stat) -> bool {
         let now = Expected::from(stat);
         Expected {
             is_sparse: self.is_sparse,

@@ -3,7 +3,7 @@
 //! A directory as the source of a tree.
 
 mod exclude;
-mod file;
+pub(super) mod file;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
