@@ -208,6 +208,8 @@ pub struct LimitsConfig {
     pub transfers_per_source: NonZeroUsize,
     /// Reads and writes of the store that run at a time.
     pub store_operations: NonZeroUsize,
+    /// Bytes of chunks that may be here and can be fetched again; by default there is no limit.
+    pub cache_bytes: Option<NonZeroU64>,
 }
 
 impl Default for LimitsConfig {
@@ -218,6 +220,7 @@ impl Default for LimitsConfig {
             transfers: count(128),
             transfers_per_source: count(4),
             store_operations: count(16),
+            cache_bytes: None,
         }
     }
 }

@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use crate::announcer::Announcer;
 use crate::attachment;
+use crate::cache::Cache;
 use crate::commands::Commands;
 use crate::config::{Config, DeviceChoice, SourceConfig};
 use crate::control::ControlSocket;
@@ -99,6 +100,7 @@ impl Daemon {
             }
         })?;
         let packs = Arc::new(Packs::default());
+        let cached_packs = Arc::clone(&packs);
         let provider = Arc::new(StoreProvider::new(disk.clone(), Arc::clone(&packs)));
         let node = Node::start(opened.node, provider).await?;
         let registry = Arc::new(Registry::default());
@@ -169,6 +171,16 @@ impl Daemon {
                 // It fails if the daemon is shutting down.
                 let _ = disk.run(rebuild).await;
             });
+        }
+        if let Some(limit) = config.limits.cache_bytes.filter(|_| disk.can_be_filled()) {
+            let cache = Cache {
+                limit: limit.get(),
+                disk: disk.clone(),
+                packs: Arc::clone(&cached_packs),
+                pins: pins.clone(),
+                pulls: pulls.clone(),
+            };
+            tasks.spawn(cache.bound(shutdown.clone()));
         }
         tasks.spawn(events.watch(node.clone(), pulls, requests, shutdown.clone()));
         for pin in &config.pin {

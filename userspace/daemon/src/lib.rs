@@ -23,6 +23,7 @@
 mod announcer;
 pub mod arguments;
 mod attachment;
+mod cache;
 mod commands;
 pub mod config;
 mod control;

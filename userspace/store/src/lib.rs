@@ -42,7 +42,7 @@ mod whole_file;
 
 pub use blob_writer::BlobWriter;
 pub use chunk::{decode_chunk, StoredChunk};
-pub use collect::{Collect, Collected, ImageShare, Shares};
+pub use collect::{Collect, Collected, Evicted, ImageShare, Shares};
 pub use difference::{difference, transfer, Aspect, Change, Difference, Transfer, Unseen};
 pub use digest::{sha256, Sha256Writer};
 pub use error::{Error, Result};

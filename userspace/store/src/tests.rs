@@ -4,6 +4,7 @@
 //! and tags; what others have put there.
 
 mod collect;
+mod evicted;
 mod hostile;
 mod places;
 mod rebuilt;

@@ -360,3 +360,45 @@ async fn nothing_in_a_store_holds_the_daemon_up() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_stays_within_its_size_and_what_has_gone_comes_again() {
+    let (a, first, store) = daemon_with_image().await;
+    let all: Vec<u32> = (0..CHUNKS).collect();
+    let second = TestImage::build_edited(&store, CHUNKS, &all);
+    let size = first.pack.stored_length;
+    let b = TestDaemon::start_with(tempfile::tempdir().unwrap(), a.addresses(), |config| {
+        config.limits.cache_bytes = std::num::NonZeroU64::new(size * 3 / 2);
+    });
+    let b = b.await;
+    let kernel = b.kernel();
+    let blob = |image: &TestImage| {
+        store_dir(b.root.path()).join(format!("blobs/sha256/{}", image.pack.digest))
+    };
+    kernel.fetch_blob(&first, first.manifest).await.unwrap();
+    let open = kernel.fetch_chunks(&first, 0, CHUNKS, 0).await.unwrap();
+    assert!(blob(&first).exists());
+    // Times of files are not finer on some filesystems.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    kernel.fetch_blob(&second, second.manifest).await.unwrap();
+    kernel.fetch_chunks(&second, 0, CHUNKS, 0).await.unwrap();
+    until("the first pack was given up", || !blob(&first).exists()).await;
+    assert!(blob(&second).exists());
+    // A kernel that has it open finds it wrong, and says so.
+    let mut bytes = vec![1; 100];
+    open.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes != first.chunks[0][..100]);
+    let before = b.daemon.traffic().bytes_of("peers");
+    let answered = kernel
+        .fetch_places(&first, 3, 2, FETCH_AGAIN)
+        .await
+        .unwrap();
+    answered.check(&first, 3..5);
+    assert!(b.daemon.traffic().bytes_of("peers") > before);
+    let store = Store::open(&store_dir(b.root.path())).unwrap();
+    assert_eq!(store.images().unwrap().len(), 2);
+    // What was built here is no cache.
+    assert!(store_dir(a.root.path())
+        .join(format!("blobs/sha256/{}", first.pack.digest))
+        .exists());
+}

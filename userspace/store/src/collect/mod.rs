@@ -2,6 +2,7 @@
 
 //! Giving up what no image needs. See `Documentation/store.md`.
 
+mod evict;
 mod marks;
 mod shares;
 mod sweep;
@@ -9,6 +10,7 @@ mod sweep;
 use peerfs_format::Digest;
 
 use crate::{Result, Store};
+pub use evict::Evicted;
 pub use shares::{ImageShare, Shares};
 use sweep::Sweep;
 

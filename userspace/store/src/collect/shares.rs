@@ -173,8 +173,8 @@ impl Shares {
 fn blocks(mut ranges: Vec<(u64, u64)>, length: u64) -> Vec<(u64, u64)> {
     ranges.sort_unstable();
     let mut merged: Vec<(u64, u64)> = Vec::new();
-    for (start, end) in ranges {
-        let start = start.min(length) / BLOCK * BLOCK;
+    for (start, end) in ranges.into_iter().filter(|(start, _)| *start < length) {
+        let start = start / BLOCK * BLOCK;
         let end = end.min(length).next_multiple_of(BLOCK);
         match merged.last_mut() {
             Some((_, last)) if start <= *last => *last = end.max(*last),

@@ -2,6 +2,7 @@
 
 //! Removes what is not marked.
 
+use std::collections::HashSet;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -32,6 +33,8 @@ pub(super) struct Sweep<'a> {
     marks: Marks,
     keep: &'a [Digest],
     collect: Collect,
+    /// Packs with their indexes whose bytes are given back even if somebody has them open, and finds them wrong then.
+    given_back: HashSet<(Digest, Digest)>,
     done: Collected,
     changes: Option<ChangeLock<'a>>,
     since: Instant,
@@ -45,12 +48,19 @@ impl<'a> Sweep<'a> {
             marks: Marks::default(),
             keep,
             collect,
+            given_back: HashSet::new(),
             done: Collected::default(),
             changes: None,
             since: Instant::now(),
         };
         sweep.take_turn()?;
         Ok(sweep)
+    }
+
+    /// Gives the bytes of these packs back at once, though they are needed, and also of what is open: who reads them fetches
+    /// them again.
+    pub(super) fn giving_back(self, given_back: HashSet<(Digest, Digest)>) -> Self {
+        Sweep { given_back, ..self }
     }
 
     /// Takes the lock, and takes in what has changed since it was held last.
@@ -114,13 +124,14 @@ impl<'a> Sweep<'a> {
     fn sweep_blobs(&mut self) -> Result<()> {
         for blob in self.store.blobs()? {
             self.pause()?;
-            if self.marks.blobs.contains(&blob) {
+            let is_given_back = self.given_back.iter().any(|(pack, _)| *pack == blob);
+            if self.marks.blobs.contains(&blob) && !is_given_back {
                 continue;
             }
             self.done.blobs += 1;
             let name = layout::blob(&blob);
             let Some(index) = self.marks.index_of(&blob) else {
-                self.remove(&name)?;
+                self.remove_data(&name, is_given_back)?;
                 continue;
             };
             let partial = layout::partial(&blob, &index);
@@ -128,7 +139,9 @@ impl<'a> Sweep<'a> {
             if directory.has_file(&partial) && !self.is_intact(&blob)? {
                 // Their places are in the partial one, which is being mended.
                 self.remove(&name)?;
-            } else if self.collect == Collect::Really {
+            } else if self.collect == Collect::DryRun {
+                self.thin(&name, &DataFile::Pack(blob, index))?;
+            } else {
                 directory
                     .rename(&name, &partial)
                     .map_err(directory.failed("rename", &name))?;
@@ -146,7 +159,7 @@ impl<'a> Sweep<'a> {
                 self.thin(&path, &name)?;
             } else {
                 // Who fills the pack makes another one.
-                self.remove(&path)?;
+                self.remove_data(&path, self.given_back.contains(&(pack, index)))?;
             }
         }
         Ok(())
@@ -178,6 +191,22 @@ impl<'a> Sweep<'a> {
                 // Who appends to it begins another one.
                 self.remove(&path)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Removes a data file, and gives back the bytes of one that may be open elsewhere.
+    fn remove_data(&mut self, path: &str, is_given_back: bool) -> Result<()> {
+        let directory = self.store.directory();
+        let file = match is_given_back {
+            true => directory.write(path).ok().flatten(),
+            false => None,
+        };
+        self.remove(path)?;
+        if let Some(file) = file {
+            let length = file.metadata().map_or(0, |found| found.size());
+            punch(&file, 0, length.next_multiple_of(BLOCK))
+                .map_err(directory.failed("thin", path))?;
         }
         Ok(())
     }
@@ -232,7 +261,7 @@ impl<'a> Sweep<'a> {
 }
 
 /// Bytes on the disk.
-fn occupied(metadata: &Metadata) -> u64 {
+pub(super) fn occupied(metadata: &Metadata) -> u64 {
     metadata.blocks() * 512
 }
 
@@ -268,7 +297,8 @@ fn data_bytes(file: &File, start: u64, end: u64) -> io::Result<u64> {
         };
         // The end of the file is a hole.
         let hole = seek(file, SeekFrom::Hole(data))?.min(end);
-        bytes += hole.saturating_sub(data);
+        // The last block of a file takes room as a whole.
+        bytes += hole.next_multiple_of(BLOCK).saturating_sub(data);
         at = hole.max(at + 1);
     }
     Ok(bytes)

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Giving up what can be fetched again, so that a store stays within a size.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+
+use peerfs_format::{BlobTable, Digest, PackRecord};
+
+use super::sweep::{occupied, Sweep};
+use super::Collect;
+use crate::image::read_blob;
+use crate::places::PlaceTable;
+use crate::{layout, Error, Result, Store};
+
+/// How much of what a cache may take is left when it had to be made smaller: nine tenths, so that it need not be again at
+/// once.
+const LOW_WATERMARK: (u64, u64) = (9, 10);
+
+/// What an eviction has given up.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Evicted {
+    /// Bytes of chunks that were cached before.
+    pub cached_bytes: u64,
+    /// Packs of which all chunks that no other one shares were given up.
+    pub packs: u64,
+    /// Bytes on the disk that are free now.
+    pub bytes: u64,
+}
+
+/// A pack that can be fetched again.
+struct Candidate {
+    record: PackRecord,
+    bytes: u64,
+    /// Seconds and nanoseconds.
+    last_used: (i64, i64),
+}
+
+impl Store {
+    /// Gives up chunks that can be fetched again, those first that were not read for the longest time, until they take nine
+    /// tenths of `cache_max` bytes; nothing if they do not take more than that. A pack is given up at a time, its metadata
+    /// never. Chunks can be fetched again that only images need which came from elsewhere: an image that was built here has
+    /// its OCI form in `index.json`. Each of `keep` stays, too. When a pack was read is told by the times of its files, as far
+    /// as the filesystem keeps times of access.
+    ///
+    /// Whoever has the packs open, such as a mount, finds the chunks missing or not right, and asks for them.
+    ///
+    /// # Errors
+    /// As for [`Store::collect`].
+    pub fn evict(&self, keep: &[Digest], cache_max: u64) -> Result<Evicted> {
+        self.lock_for_filling()?;
+        let _builds = self.lock_out_builds()?;
+        let _noting = self.shared().data_files.note_entries();
+        let mut candidates = self.candidates(keep)?;
+        let cached_bytes = candidates.iter().map(|candidate| candidate.bytes).sum();
+        let mut evicted = Evicted {
+            cached_bytes,
+            ..Evicted::default()
+        };
+        if cached_bytes <= cache_max {
+            return Ok(evicted);
+        }
+        candidates.sort_unstable_by_key(|candidate| candidate.last_used);
+        let (part, whole) = LOW_WATERMARK;
+        let low = cache_max / whole * part;
+        let mut left = cached_bytes;
+        let mut given_up = HashSet::new();
+        for candidate in &candidates {
+            if left <= low {
+                break;
+            }
+            // What names a chunk goes before the chunk.
+            self.clear_table(&candidate.record)?;
+            given_up.insert((candidate.record.digest, candidate.record.index_digest));
+            left -= candidate.bytes;
+        }
+        evicted.packs = given_up.len() as u64;
+        let sweep = Sweep::begin(self, keep, Collect::Really)?;
+        evicted.bytes = sweep.giving_back(given_up).run()?.bytes;
+        Ok(evicted)
+    }
+
+    /// The packs that only images need which came from elsewhere.
+    fn candidates(&self, keep: &[Digest]) -> Result<Vec<Candidate>> {
+        let images = self.images()?;
+        let (built, fetched): (Vec<_>, Vec<_>) = images
+            .into_iter()
+            .partition(|image| image.oci_index.is_some());
+        let kept: HashSet<Digest> = built
+            .iter()
+            .map(|image| image.manifest)
+            .chain(keep.iter().copied())
+            .collect();
+        let mut kept_packs = HashSet::new();
+        for manifest in &kept {
+            for pack in self.packs_of(manifest)? {
+                // Whatever index others describe it by.
+                kept_packs.insert(pack.digest);
+            }
+        }
+        let mounted = self.mounted()?;
+        let fetched: HashSet<Digest> = fetched
+            .iter()
+            .map(|image| image.manifest)
+            .chain(mounted)
+            .filter(|manifest| !kept.contains(manifest))
+            .collect();
+        let mut candidates: HashMap<(Digest, Digest), Candidate> = HashMap::new();
+        for manifest in &fetched {
+            for pack in self.packs_of(manifest)? {
+                let name = (pack.digest, pack.index_digest);
+                if !kept_packs.contains(&pack.digest) && !candidates.contains_key(&name) {
+                    if let Some(candidate) = self.candidate(&pack)? {
+                        candidates.insert(name, candidate);
+                    }
+                }
+            }
+        }
+        Ok(candidates.into_values().collect())
+    }
+
+    /// The packs of an image, as far as it is known here which they are.
+    fn packs_of(&self, manifest: &Digest) -> Result<Vec<PackRecord>> {
+        let read = match self.read_manifest(manifest) {
+            Err(Error::BlobMissing(_) | Error::NotARegularFile(_)) => return Ok(Vec::new()),
+            read => read?,
+        };
+        let table = match read_blob(self, &read.blob_table, read.blob_table_length) {
+            Err(Error::BlobMissing(_)) => return Ok(Vec::new()),
+            table => table?,
+        };
+        let table =
+            BlobTable::parse(&table, read.inode_count).map_err(Error::format(read.blob_table))?;
+        Ok(table.packs.iter().collect())
+    }
+
+    /// What is here of a pack; None if that is nothing.
+    fn candidate(&self, record: &PackRecord) -> Result<Option<Candidate>> {
+        let (pack, index) = (&record.digest, &record.index_digest);
+        let directory = self.directory();
+        let mut last_used = (0, 0);
+        let mut whole_bytes = None;
+        for (path, is_whole) in [
+            (layout::blob(pack), true),
+            (layout::partial(pack, index), false),
+            (layout::places(pack, index), false),
+        ] {
+            let found = directory.metadata(&path).ok().flatten();
+            if let Some(found) = found.filter(Metadata::is_file) {
+                let read = (found.atime(), found.atime_nsec());
+                let written = (found.mtime(), found.mtime_nsec());
+                last_used = last_used.max(read).max(written);
+                if is_whole {
+                    whole_bytes = Some(occupied(&found));
+                }
+            }
+        }
+        let bytes = match whole_bytes {
+            Some(bytes) => bytes,
+            None => self.placed_bytes(record)?,
+        };
+        Ok((bytes > 0).then_some(Candidate {
+            record: *record,
+            bytes,
+            last_used,
+        }))
+    }
+
+    /// Bytes of the chunks that the table of a pack names.
+    fn placed_bytes(&self, record: &PackRecord) -> Result<u64> {
+        let index = match read_blob(self, &record.index_digest, record.index_length) {
+            Err(Error::BlobMissing(_)) => return Ok(0),
+            index => index?,
+        };
+        let placed = self.find_places(record, index)?;
+        Ok(placed.map_or(0, |pack| pack.present_bytes()))
+    }
+
+    fn clear_table(&self, record: &PackRecord) -> Result<()> {
+        let data_files = &self.shared().data_files;
+        let changes = data_files.lock_changes()?;
+        if PlaceTable::find(data_files, record)?.is_some() {
+            let chunks: Vec<u32> = (0..record.chunk_count).collect();
+            PlaceTable::open(data_files, record)?.clear_all(&changes, &chunks)?;
+        }
+        Ok(())
+    }
+}

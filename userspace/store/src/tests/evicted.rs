@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Evictions: what can be fetched again goes, the least recently used first, and nothing else does.
+
+use std::fs::{self, File, FileTimes};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::{Duration, SystemTime};
+
+use peerfs_oci::{Architecture, ImageBlobs, RuntimeConfig};
+
+use super::Source;
+use crate::{sha256, write_image, Store};
+
+/// Says that all that there is of a pack was used so many hours ago.
+fn used(source: &Source, hours: u64) {
+    let time = SystemTime::now() - Duration::from_secs(hours * 3600);
+    let times = FileTimes::new().set_accessed(time).set_modified(time);
+    let blob = source
+        .path
+        .join("store/blobs/sha256")
+        .join(source.record.digest.to_string());
+    for path in [source.table(), source.partial(), blob] {
+        if let Ok(file) = File::options().write(true).open(path) {
+            file.set_times(times).unwrap();
+        }
+    }
+}
+
+fn fetched(source: &Source, store: &Store) -> peerfs_format::Digest {
+    let manifest = source.image(store);
+    store.remember_image(&manifest, 100).unwrap();
+    manifest
+}
+
+fn sizes() -> [Source; 4] {
+    let first = Source::with(20, 9000);
+    let others = [1_u8, 2, 3].map(|number| {
+        first.edited(|chunks| {
+            for (place, chunk) in chunks.iter_mut().enumerate() {
+                *chunk = vec![20 + number * 20 + place as u8; 9000];
+            }
+        })
+    });
+    let [second, third, fourth] = others;
+    [first, second, third, fourth]
+}
+
+#[test]
+fn the_least_recently_used_goes_and_what_was_built_or_is_kept_stays() {
+    let sources = sizes();
+    let [built, kept, old, new] = &sources;
+    let store = built.store();
+    for source in &sources {
+        source.fill(&store);
+    }
+    let manifest = built.image(&store);
+    let blobs = ImageBlobs {
+        manifest: &fs::read(store.blob_path(&manifest)).unwrap(),
+        blob_table: sha256(b""),
+        blob_table_length: 1,
+        shards: &[],
+        packs: &[built.record],
+    };
+    let (config, tag) = (RuntimeConfig::default(), "built".parse().unwrap());
+    write_image(&store, &blobs, &Architecture::unknown(), &config, &tag).unwrap();
+    let keep = [fetched(kept, &store)];
+    fetched(old, &store);
+    fetched(new, &store);
+    let age = || {
+        for (source, hours) in sources.iter().zip([50, 40, 30, 20]) {
+            used(source, hours);
+        }
+    };
+    age();
+    let pack = old.record.stored_length;
+    let nothing = store.evict(&keep, 3 * pack).unwrap();
+    assert_eq!((nothing.packs, nothing.bytes), (0, 0));
+    assert!((2 * pack..2 * pack + 20_000).contains(&nothing.cached_bytes));
+    for source in &sources {
+        source.assert_here(&store);
+    }
+    // They were used just now.
+    age();
+    let one = store.evict(&keep, pack * 3 / 2).unwrap();
+    assert_eq!(one.packs, 1);
+    assert!(one.bytes >= pack, "{one:?}");
+    for source in [built, kept, new] {
+        source.assert_here(&store);
+    }
+    assert!(!store.has_blob(&old.record.digest));
+    // What leads to the pack stays, and so does the image.
+    assert!(store.has_blob(&old.record.index_digest));
+    assert_eq!(store.images().unwrap().len(), 4);
+    store.evict(&keep, 0).unwrap();
+    for source in [built, kept] {
+        source.assert_here(&store);
+    }
+    assert!(!store.has_blob(&new.record.digest));
+    // And it can be fetched again.
+    assert_eq!(old.adopt_and_fill(&store).len(), 20);
+    old.assert_here(&store);
+}
+
+#[test]
+fn what_is_shared_with_what_stays_stays_and_a_reader_finds_the_rest_missing() {
+    let cached = Source::with(20, 9000);
+    let kept = cached.edited(|chunks| {
+        chunks.truncate(8);
+        chunks[7] = vec![200; 9000];
+    });
+    let store = cached.store();
+    cached.fill(&store);
+    // A whole pack, and chunks of another one in it.
+    assert_eq!(kept.adopt_and_fill(&store).len(), 1);
+    let keep = [kept.image(&store)];
+    fetched(&cached, &store);
+    let open = File::open(store.blob_path(&cached.record.digest)).unwrap();
+    let before = open.metadata().unwrap().blocks();
+    let done = store.evict(&keep, 0).unwrap();
+    assert_eq!(done.packs, 1);
+    assert!(!store.has_blob(&cached.record.digest), "blobs/ never lies");
+    kept.assert_here(&store);
+    // Its room is given back though somebody has it open, who finds something else there.
+    assert!(open.metadata().unwrap().blocks() < before);
+    let mut byte = [1];
+    open.read_exact_at(&mut byte, 15 * 9000).unwrap();
+    assert_eq!(byte, [0]);
+    let missing = cached.adopt_and_fill(&store);
+    assert!(missing.len() >= 12 && missing.len() < 20, "{missing:?}");
+    cached.assert_here(&store);
+    kept.assert_here(&store);
+
+    // With a table: its entries go in place, since a kernel may have it open.
+    store.evict(&keep, 0).unwrap();
+    let pack = store.pack(&cached.record, cached.index.clone()).unwrap();
+    for number in 12..18 {
+        let chunk = &cached.chunks[number as usize];
+        pack.write_chunk(number, chunk).unwrap();
+    }
+    drop(pack);
+    let table = File::open(cached.table()).unwrap();
+    let entry = || {
+        let mut entry = [0; 8];
+        table.read_exact_at(&mut entry, 128 + 8 * 15).unwrap();
+        u64::from_le_bytes(entry)
+    };
+    assert!(entry() != 0);
+    store.evict(&keep, 0).unwrap();
+    assert_eq!(entry(), 0);
+    assert_eq!(table.metadata().unwrap().nlink(), 1);
+    kept.assert_here(&store);
+    drop(store);
+    kept.assert_here(&kept.store());
+}
