@@ -4,7 +4,7 @@
 //! inodes and of their content in packs, so that a chunk which small files share is decoded once, and that of an
 //! archive whose reader gives a directory its time when it leaves it.
 
-use peerfs_format::FileType;
+use peerfs_format::{FileType, ROOT_INODE};
 use peerfs_store::{ChunkReader, Error as StoreError, Image, Inode};
 
 use crate::{Error, Result};
@@ -98,17 +98,12 @@ pub(crate) enum Step {
     Leave(Visited),
 }
 
-enum Waiting {
-    Enter {
-        path: Vec<u8>,
-        inode: u64,
-        is_wanted: bool,
-    },
-    Leave {
-        path: Vec<u8>,
-        inode: u64,
-        is_wanted: bool,
-    },
+/// A directory that a walk comes to, or leaves.
+struct Waiting {
+    path: Vec<u8>,
+    inode: u64,
+    is_wanted: bool,
+    is_entered: bool,
 }
 
 /// A walk through the directories of an image. Whoever goes through it calls [`Walk::children`] for each directory that
@@ -125,10 +120,11 @@ impl<'a, R: ChunkReader> Walk<'a, R> {
         Walk {
             image,
             selection,
-            waiting: vec![Waiting::Enter {
+            waiting: vec![Waiting {
                 path: Vec::new(),
-                inode: peerfs_format::ROOT_INODE,
+                inode: ROOT_INODE,
                 is_wanted: selection.choice(b"") == Choice::Wanted,
+                is_entered: false,
             }],
         }
     }
@@ -141,33 +137,19 @@ impl<'a, R: ChunkReader> Walk<'a, R> {
         let Some(waiting) = self.waiting.pop() else {
             return Ok(None);
         };
-        let visited = |path, inode, is_wanted| -> Result<Visited> {
-            let inode = self.image.inode(inode)?;
-            Ok(Visited {
-                path,
-                inode,
-                is_wanted,
-            })
+        let visited = Visited {
+            path: waiting.path.clone(),
+            inode: self.image.inode(waiting.inode)?,
+            is_wanted: waiting.is_wanted,
         };
-        Ok(Some(match waiting {
-            Waiting::Enter {
-                path,
-                inode,
-                is_wanted,
-            } => {
-                self.waiting.push(Waiting::Leave {
-                    path: path.clone(),
-                    inode,
-                    is_wanted,
-                });
-                Step::Enter(visited(path, inode, is_wanted)?)
-            }
-            Waiting::Leave {
-                path,
-                inode,
-                is_wanted,
-            } => Step::Leave(visited(path, inode, is_wanted)?),
-        }))
+        if waiting.is_entered {
+            return Ok(Some(Step::Leave(visited)));
+        }
+        self.waiting.push(Waiting {
+            is_entered: true,
+            ..waiting
+        });
+        Ok(Some(Step::Enter(visited)))
     }
 
     /// Calls `each` with the name and inode of all that is wanted in a directory that was just entered, but for its
@@ -182,32 +164,25 @@ impl<'a, R: ChunkReader> Walk<'a, R> {
     ) -> Result<()> {
         let first = self.waiting.len();
         let (selection, waiting) = (self.selection, &mut self.waiting);
-        self.image
-            .for_each_child(&directory.inode, |entry, inode| {
-                let choice = |path: &[u8]| match directory.is_wanted {
-                    true => Choice::Wanted,
-                    false => selection.choice(path),
-                };
-                if inode.file_type() == FileType::Directory {
-                    let path = join(&directory.path, &entry.name);
-                    let choice = choice(&path);
-                    if choice != Choice::Other {
-                        let is_wanted = choice == Choice::Wanted;
-                        waiting.push(Waiting::Enter {
-                            path,
-                            inode: entry.inode,
-                            is_wanted,
-                        });
-                    }
-                    return Ok(());
-                }
-                match directory.is_wanted
-                    || choice(&join(&directory.path, &entry.name)) == Choice::Wanted
-                {
-                    true => each(&entry.name, inode),
-                    false => Ok(()),
-                }
-            })?;
+        let image = self.image;
+        image.for_each_child(&directory.inode, |entry, inode| {
+            let path = join(&directory.path, &entry.name);
+            let choice = match directory.is_wanted {
+                true => Choice::Wanted,
+                false => selection.choice(&path),
+            };
+            match (inode.file_type() == FileType::Directory, choice) {
+                (_, Choice::Other) | (false, Choice::Leading) => (),
+                (false, Choice::Wanted) => each(&entry.name, inode)?,
+                (true, choice) => waiting.push(Waiting {
+                    path,
+                    inode: entry.inode,
+                    is_wanted: choice == Choice::Wanted,
+                    is_entered: false,
+                }),
+            }
+            Ok::<_, Error>(())
+        })?;
         self.waiting.get_mut(first..).unwrap_or_default().reverse();
         Ok(())
     }

@@ -43,6 +43,11 @@ fn what_is_built_of_an_exported_image_is_the_same_image() {
         make_tree(&path("tree"), options);
         // Tar has none.
         fs::remove_file(path("tree").join("special/socket")).unwrap();
+        if !options.is_empty() {
+            // What has no value is nothing to tools that are written in Go.
+            let path = path("tree").join("xattrs/every-namespace");
+            rustix::fs::lremovexattr(&path, "user.empty").unwrap();
+        }
         let digest = build(&path("tree"), &store, "edges", &[]);
 
         let archive = path("edges.tar");
