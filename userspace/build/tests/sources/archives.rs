@@ -19,7 +19,7 @@ use proptest::test_runner::{Config, TestRunner};
 use proptest::{prelude::any, prop_assert_eq};
 
 use super::build_from;
-use crate::made_up::{is_root, make, make_possible, tree, What};
+use crate::made_up::{is_root, make, make_possible, tree, Entry, What};
 
 /// Few, so that changed numbers do not make much of little.
 const LIMITS: Limits = Limits {
@@ -60,10 +60,17 @@ fn trees_come_back_from_archives() {
         &(tree(), 0..3_u8, changes),
         |(mut tree, version, changes)| {
             make_possible(&mut tree, folder.path(), is_root);
-            // tar passes them over.
+            // tar passes sockets over, and of links it notes those to files and symbolic links.
+            let has_links = |entry: &Entry| {
+                let kind = &entry.what;
+                matches!(kind, What::Regular(_) | What::Other(Kind::SymbolicLink(_)))
+            };
+            let linked: Vec<bool> = tree.iter().map(has_links).collect();
             for entry in &mut tree {
-                if let What::Other(kind @ Kind::Socket) = &mut entry.what {
-                    *kind = Kind::Fifo;
+                match entry.what {
+                    What::Other(Kind::Socket) => entry.what = What::Other(Kind::Fifo),
+                    What::Link(number) if !linked[number] => entry.what = What::Other(Kind::Fifo),
+                    _ => (),
                 }
             }
             make(&tree, &root);

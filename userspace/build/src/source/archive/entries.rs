@@ -298,6 +298,11 @@ impl<'a> Entries<'a> {
             EntryType::CharacterDevice => What::Other(Kind::CharacterDevice(number)),
             EntryType::BlockDevice => What::Other(Kind::BlockDevice(number)),
             EntryType::Fifo => What::Other(Kind::Fifo),
+            // As Unix V7 has it. The path in the header may be cut off behind a slash.
+            EntryType::Regular if path.ends_with(b"/") => {
+                self.set_content(extensions.size.unwrap_or(header.size), &path)?;
+                What::Other(Kind::Directory)
+            }
             _ => {
                 let size = extensions.size.unwrap_or(header.size);
                 What::Regular(self.content_of(header, size, sparse, &path)?)

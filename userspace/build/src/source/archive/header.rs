@@ -96,10 +96,7 @@ impl Header {
             true => unsigned(part(block, start, 8), "a device number is no number"),
             false => Ok(0),
         };
-        let mut entry_type = entry_type(part(block, 156, 1))?;
-        if entry_type == EntryType::Regular && path.ends_with(b"/") {
-            entry_type = EntryType::Directory;
-        }
+        let entry_type = entry_type(part(block, 156, 1))?;
         let mode = number(part(block, 100, 8)).ok_or("its mode is no number")?;
         let size = unsigned(part(block, 124, 12), "its size is no number")?;
         let header = Header {
