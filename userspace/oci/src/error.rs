@@ -16,6 +16,9 @@ pub enum Error {
     /// A layout of a version that is not known.
     #[error("image layout version {0:?} is not known")]
     LayoutVersion(String),
+    /// It names a blob in a way that is not understood.
+    #[error("it can't be followed: {0}")]
+    Descriptor(String),
     /// A file that is to be written would be refused by those who read it.
     #[error("{what} would have {length} bytes, more than the {METADATA_MAX} that are read: there are too many {of}")]
     TooLarge {

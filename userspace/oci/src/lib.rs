@@ -12,6 +12,7 @@
 //! | `artifact` | an image as an OCI artifact, with all blobs |
 //! | `runnable` | an image as container runtimes take it, with one small layer |
 //! | `stub` | that layer |
+//! | `document` | an index or a manifest of whatever tool, with what it leads to |
 //! | `descriptor` | the type, digest and length of a blob |
 //! | `links` | which blobs indexes and manifests of any tool name |
 //! | `architecture` | what processors the programs of an image are for |
@@ -22,6 +23,7 @@
 mod architecture;
 mod artifact;
 mod descriptor;
+mod document;
 mod error;
 mod image;
 mod index;
@@ -34,6 +36,7 @@ mod stub;
 
 pub use architecture::Architecture;
 pub use artifact::ImageBlobs;
+pub use document::{media_type_of, BlobInfo, Child, Document, DOCUMENT_TYPES};
 pub use error::{Error, Result};
 pub use image::{oci_manifests, OciImage, OciManifest, OCI_INDEX_MAX};
 pub use index::{Entry, Index, Target, TargetKind};

@@ -67,14 +67,12 @@ impl Store {
     /// The digest of the manifest that a user means. A digest need not be in the store, and no tag can hide it.
     ///
     /// # Errors
-    /// [`Error::UnknownImage`], [`Error::NotAnImage`], [`Error::TagLeadsNowhere`], [`Error::NoSource`], and those of
+    /// [`Error::UnknownImage`], [`Error::NotAnImage`], [`Error::TagLeadsNowhere`], [`Error::NotPulled`],
+    /// [`Error::NoSource`], and those of
     /// [`Store::images`].
     pub fn resolve(&self, reference: &Reference) -> Result<Digest> {
         let index = index_file::read(self.directory());
-        let no_source = |place| Error::NoSource {
-            reference: reference.to_string(),
-            place,
-        };
+        let not_pulled = || Error::NotPulled(reference.to_string());
         match reference {
             Reference::Digest(digest) => Ok(match index {
                 Ok(index) => resolve_digest(self, &index, *digest),
@@ -85,13 +83,16 @@ impl Store {
             Reference::Registry(image) => match image.digest {
                 Some(digest) => Some(resolve_digest(self, &index?, digest))
                     .filter(|manifest| self.has_blob(manifest))
-                    .ok_or_else(|| no_source("registries")),
+                    .ok_or_else(not_pulled),
                 None => match resolve_tag(self, &index?, &image.to_string()) {
-                    Err(Error::UnknownImage { .. }) => Err(no_source("registries")),
+                    Err(Error::UnknownImage { .. }) => Err(not_pulled()),
                     resolved => resolved,
                 },
             },
-            Reference::Published { .. } => Err(no_source("publishers")),
+            Reference::Published { .. } => Err(Error::NoSource {
+                reference: reference.to_string(),
+                place: "publishers",
+            }),
         }
     }
 
@@ -128,6 +129,52 @@ impl Store {
             index.tag(kind, &digest, length, tag);
             Ok(())
         })
+    }
+
+    /// Gives an image a tag by the blob of its OCI form that it has in a registry: an OCI index or manifest, which must be
+    /// here.
+    ///
+    /// # Errors
+    /// [`Error::NotAnImage`] if it does not lead to this manifest; as for [`Store::tag`].
+    pub fn tag_oci(&self, manifest: &Digest, oci_index: &Digest, tag: &Tag) -> Result<()> {
+        let length = self.read_metadata(oci_index, METADATA_MAX)?.len() as u64;
+        index_file::change(self.directory(), |index| {
+            let mut forms = OciForms::new(self);
+            let kinds = [TargetKind::OciIndex, TargetKind::OciManifest];
+            let kind = kinds.into_iter().find(|kind| {
+                let found = forms.find(Some(*kind), Some(*oci_index)).ok().flatten();
+                found.is_some_and(|found| found.manifest == *manifest)
+            });
+            let kind = kind.ok_or_else(|| Error::NotAnImage(oci_index.to_string()))?;
+            index.untag(tag.as_str());
+            index.tag(kind, oci_index, length, tag);
+            Ok(())
+        })
+    }
+
+    /// Notes that a repository of a registry, as `REGISTRY/NAME`, has an image.
+    ///
+    /// # Errors
+    /// As for [`Store::tag`].
+    pub fn add_origin(&self, manifest: &Digest, origin: &str) -> Result<()> {
+        let length = self.read_metadata(manifest, METADATA_MAX)?.len() as u64;
+        index_file::change(self.directory(), |index| {
+            index.add_origin(TargetKind::Manifest, manifest, length, origin);
+            Ok(())
+        })
+    }
+
+    /// The images that repositories of registries are noted to have, by their manifests: whatever texts stand there.
+    ///
+    /// # Errors
+    /// As for [`Store::images`].
+    pub fn origins(&self) -> Result<Vec<(Digest, String)>> {
+        let index = index_file::read(self.directory())?;
+        let entries = index.entries();
+        let origins = entries.filter(|entry| entry.kind == Some(TargetKind::Manifest));
+        Ok(origins
+            .filter_map(|entry| Some((entry.digest?, entry.origin?.to_owned())))
+            .collect())
     }
 
     /// Takes a tag away. The image stays, without a name if it has no other.
