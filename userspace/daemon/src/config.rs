@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use peerfs_fetch::source::HttpSource;
 use peerfs_peer::{bootstrap_problem, listen_problem, Multiaddr};
-use peerfs_store::Reference;
+use peerfs_registry::{Options, Remote};
+use peerfs_store::{Reference, RegistryReference};
 use peerfs_text::Causes;
 use serde::{Deserialize, Deserializer};
 use tracing::Level;
@@ -79,6 +79,8 @@ pub struct Config {
     pub peer: PeerConfig,
     /// What bounds the daemon.
     pub limits: LimitsConfig,
+    /// How registries are asked.
+    pub registry: RegistryConfig,
     /// Other places to fetch from, asked before the peers.
     pub source: Vec<SourceConfig>,
     /// Images that are kept complete without being asked for.
@@ -96,6 +98,7 @@ impl Default for Config {
             log: LogConfig::default(),
             peer: PeerConfig::default(),
             limits: LimitsConfig::default(),
+            registry: RegistryConfig::default(),
             source: Vec::new(),
             pin: Vec::new(),
         }
@@ -230,6 +233,30 @@ pub enum SourceConfig {
     Directory(PathBuf),
     /// Where an HTTP server has a copy of a store.
     Url(String),
+    /// A repository of a registry.
+    #[serde(deserialize_with = "repository")]
+    Oci(RegistryReference),
+}
+
+/// How registries are asked.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegistryConfig {
+    /// The file with credentials; by default those of podman and Docker are looked at.
+    pub auth_file: Option<PathBuf>,
+    /// The registries whose certificates are not looked at, and that may have none.
+    pub insecure: Vec<String>,
+}
+
+impl RegistryConfig {
+    /// The same for those who ask.
+    pub fn options(&self) -> Options {
+        Options {
+            insecure: self.insecure.clone(),
+            auth_file: self.auth_file.clone(),
+            ..Options::default()
+        }
+    }
 }
 
 /// An image that is kept complete.
@@ -318,6 +345,9 @@ impl Config {
             let problem = "must be an absolute path, or \"none\" for a daemon without a kernel";
             require(path.is_absolute(), "device", problem)?;
         }
+        if let Some(file) = &self.registry.auth_file {
+            require(file.is_absolute(), "registry.auth_file", absolute)?;
+        }
         require(
             (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.request_timeout),
             "request_timeout",
@@ -366,11 +396,12 @@ impl Config {
                     require(*directory != self.root_dir, key, another)?;
                 }
                 SourceConfig::Url(url) => {
-                    HttpSource::new(url).map_err(|error| ConfigError::Value {
+                    Remote::directory(url).map_err(|error| ConfigError::Value {
                         key: "source.url",
                         problem: Causes(&error).to_string(),
                     })?;
                 }
+                SourceConfig::Oci(_) => (),
             }
         }
         Ok(())
@@ -401,6 +432,17 @@ fn check_address(
                 "has \"{address}\", which {problem}; an address is such as \"/ip4/192.0.2.1/tcp/4001\""
             ),
         }),
+    }
+}
+
+/// `REGISTRY/NAME`.
+fn repository<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RegistryReference, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match parse(&text)? {
+        Reference::Registry(found) if found.tag.is_none() && found.digest.is_none() => Ok(found),
+        _ => Err(serde::de::Error::custom(format_args!(
+            "{text:?} is no repository of a registry, such as \"registry.example/team/name\""
+        ))),
     }
 }
 
@@ -539,10 +581,13 @@ mod tests {
                 "[[source]]\ndirectory = '/var/lib/peerfs'",
                 "source.directory must be another",
             ),
+            ("[[source]]\nurl = 'ftp://a/'", "source.url must be such as"),
             (
-                "[[source]]\nurl = 'https://a/'",
-                "source.url must be such as",
+                "[[source]]\noci = 'debian'",
+                "is no repository of a registry",
             ),
+            ("[[source]]\noci = 'a.example/b:1'", "is no repository"),
+            ("[registry]\nauth_file = 'x'", "registry.auth_file must be"),
             ("[[source]]\nuri = 'http://a/'", "uri"),
             ("[[pin]]\nimage = 'a b'", "line 2"),
             (

@@ -14,6 +14,7 @@ mod mounting;
 mod naming;
 mod planted;
 mod reading;
+mod registry;
 mod resources;
 mod round_trip;
 mod running;
