@@ -75,11 +75,12 @@ pub(crate) fn run(arguments: &PushArguments) -> Result<()> {
     }
     done?;
     // Only what pushes and the daemon do better for it is lost if it can't be written.
-    if let Err(error) = store.add_origin(&manifest, remote.name()) {
+    let top = push.documents.last().map(|top| top.digest);
+    let here = top.filter(|top| store.has_blob(top));
+    if let Err(error) = store.add_origin(&manifest, here.as_ref(), remote.name()) {
         tracing::debug!(error = %peerfs_text::Causes(&error), "cannot note where the image is");
     }
-    let digest = push.documents.last().map(|top| top.digest);
-    let digest = digest.unwrap_or(manifest).to_string();
+    let digest = top.unwrap_or(manifest).to_string();
     let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
     let pushed = Pushed {
         manifest: manifest.to_string(),

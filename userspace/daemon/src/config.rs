@@ -11,13 +11,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use peerfs_peer::{bootstrap_problem, listen_problem, Multiaddr};
-use peerfs_registry::{Options, Remote};
-use peerfs_store::{Reference, RegistryReference};
+use peerfs_registry::Remote;
+use peerfs_store::Reference;
 use peerfs_text::Causes;
 use serde::{Deserialize, Deserializer};
 use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+pub use crate::source_config::{RegistryConfig, SourceConfig};
 use crate::state;
 
 /// Where the configuration is read from if no file is named. It need not exist.
@@ -225,40 +226,6 @@ impl Default for LimitsConfig {
     }
 }
 
-/// Another place to fetch from: one key for each kind.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SourceConfig {
-    /// The root directory of another store, on a network mount for example.
-    Directory(PathBuf),
-    /// Where an HTTP server has a copy of a store.
-    Url(String),
-    /// A repository of a registry.
-    #[serde(deserialize_with = "repository")]
-    Oci(RegistryReference),
-}
-
-/// How registries are asked.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RegistryConfig {
-    /// The file with credentials; by default those of podman and Docker are looked at.
-    pub auth_file: Option<PathBuf>,
-    /// The registries whose certificates are not looked at, and that may have none.
-    pub insecure: Vec<String>,
-}
-
-impl RegistryConfig {
-    /// The same for those who ask.
-    pub fn options(&self) -> Options {
-        Options {
-            insecure: self.insecure.clone(),
-            auth_file: self.auth_file.clone(),
-            ..Options::default()
-        }
-    }
-}
-
 /// An image that is kept complete.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -432,17 +399,6 @@ fn check_address(
                 "has \"{address}\", which {problem}; an address is such as \"/ip4/192.0.2.1/tcp/4001\""
             ),
         }),
-    }
-}
-
-/// `REGISTRY/NAME`.
-fn repository<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RegistryReference, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    match parse(&text)? {
-        Reference::Registry(found) if found.tag.is_none() && found.digest.is_none() => Ok(found),
-        _ => Err(serde::de::Error::custom(format_args!(
-            "{text:?} is no repository of a registry, such as \"registry.example/team/name\""
-        ))),
     }
 }
 

@@ -137,31 +137,52 @@ impl Store {
     /// # Errors
     /// [`Error::NotAnImage`] if it does not lead to this manifest; as for [`Store::tag`].
     pub fn tag_oci(&self, manifest: &Digest, oci_index: &Digest, tag: &Tag) -> Result<()> {
-        let length = self.read_metadata(oci_index, METADATA_MAX)?.len() as u64;
+        let (kind, length) = self.oci_target(manifest, oci_index)?;
         index_file::change(self.directory(), |index| {
-            let mut forms = OciForms::new(self);
-            let kinds = [TargetKind::OciIndex, TargetKind::OciManifest];
-            let kind = kinds.into_iter().find(|kind| {
-                let found = forms.find(Some(*kind), Some(*oci_index)).ok().flatten();
-                found.is_some_and(|found| found.manifest == *manifest)
-            });
-            let kind = kind.ok_or_else(|| Error::NotAnImage(oci_index.to_string()))?;
             index.untag(tag.as_str());
             index.tag(kind, oci_index, length, tag);
             Ok(())
         })
     }
 
-    /// Notes that a repository of a registry, as `REGISTRY/NAME`, has an image.
+    /// Notes that a repository of a registry, as `REGISTRY/NAME`, has an image, there by this OCI index or manifest, which
+    /// is kept from now on as the image is; by its manifest alone if there is none.
     ///
     /// # Errors
-    /// As for [`Store::tag`].
-    pub fn add_origin(&self, manifest: &Digest, origin: &str) -> Result<()> {
-        let length = self.read_metadata(manifest, METADATA_MAX)?.len() as u64;
+    /// As for [`Store::tag_oci`].
+    pub fn add_origin(
+        &self,
+        manifest: &Digest,
+        oci_index: Option<&Digest>,
+        origin: &str,
+    ) -> Result<()> {
+        let (kind, digest, length) = match oci_index {
+            Some(digest) => {
+                let (kind, length) = self.oci_target(manifest, digest)?;
+                (kind, digest, length)
+            }
+            None => {
+                let length = self.read_metadata(manifest, METADATA_MAX)?.len() as u64;
+                (TargetKind::Manifest, manifest, length)
+            }
+        };
         index_file::change(self.directory(), |index| {
-            index.add_origin(TargetKind::Manifest, manifest, length, origin);
+            index.add_origin(kind, digest, length, origin);
             Ok(())
         })
+    }
+
+    /// The kind and the length of what leads to an image.
+    fn oci_target(&self, manifest: &Digest, oci_index: &Digest) -> Result<(TargetKind, u64)> {
+        let length = self.read_metadata(oci_index, METADATA_MAX)?.len() as u64;
+        let mut forms = OciForms::new(self);
+        let mut kinds = [TargetKind::OciIndex, TargetKind::OciManifest].into_iter();
+        let kind = kinds.find(|kind| {
+            let found = forms.find(Some(*kind), Some(*oci_index)).ok().flatten();
+            found.is_some_and(|found| found.manifest == *manifest)
+        });
+        let kind = kind.ok_or_else(|| Error::NotAnImage(oci_index.to_string()))?;
+        Ok((kind, length))
     }
 
     /// The images that repositories of registries are noted to have, by their manifests: whatever texts stand there.
@@ -170,11 +191,14 @@ impl Store {
     /// As for [`Store::images`].
     pub fn origins(&self) -> Result<Vec<(Digest, String)>> {
         let index = index_file::read(self.directory())?;
-        let entries = index.entries();
-        let origins = entries.filter(|entry| entry.kind == Some(TargetKind::Manifest));
-        Ok(origins
-            .filter_map(|entry| Some((entry.digest?, entry.origin?.to_owned())))
-            .collect())
+        let mut forms = OciForms::new(self);
+        let origins = index.entries().filter_map(|entry| {
+            let origin = entry.origin?;
+            // What leads nowhere is told elsewhere.
+            let found = forms.find(entry.kind, entry.digest).ok()??;
+            Some((found.manifest, origin.to_owned()))
+        });
+        Ok(origins.collect())
     }
 
     /// Takes a tag away. The image stays, without a name if it has no other.

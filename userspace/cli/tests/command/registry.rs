@@ -208,8 +208,14 @@ fn a_lazy_pull_needs_little_and_the_rest_is_found_later() {
     assert!(message.contains("not in the store"), "{message}");
     // Nothing says where it is but the store.
     succeed(peerfs(&store, "untag").arg(&reference));
+    succeed(&mut peerfs(&store, "gc"));
     assert_eq!(pull(&store, &[&manifest]), manifest);
     assert!(cat(&store, &manifest) == fixture.content);
+    succeed(peerfs(&store, "verify").arg("--complete"));
+    // With the image goes what is noted of it.
+    succeed(peerfs(&store, "rm").arg(&manifest));
+    succeed(&mut peerfs(&store, "gc"));
+    assert_eq!(blob_bytes(&store), 0);
 }
 
 #[test]

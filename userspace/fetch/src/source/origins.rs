@@ -109,7 +109,7 @@ impl Origins {
             }
             store.put_blob(&image.top.digest, &image.top.bytes)?;
             store.put_blob(&manifest, &blob)?;
-            store.add_origin(&manifest, &origin)
+            store.add_origin(&manifest, Some(&oci_index), &origin)
         };
         self.0.disk.run(store).await?;
         self.0.lock().read_at = None;

@@ -41,9 +41,9 @@ const GAP_MAX: u64 = 256 * 1024;
 const RUN_MAX: u64 = 4 * 1024 * 1024;
 /// The longest one that nobody waits for.
 const RUN_MAX_AHEAD: u64 = 16 * 1024 * 1024;
-/// Of a server that knows no ranges, longer packs are not taken.
+/// Of a server that knows no ranges, longer packs are not taken, once that is known.
 const WHOLE_MAX: u64 = 4 * 1024 * 1024;
-/// The least part of what such a server sends that must be wanted: one of so many bytes.
+/// The least part of a longer one that must be wanted: one of so many bytes.
 const WANTED_PART: u64 = 4;
 
 /// Why a server did not deliver.
@@ -381,7 +381,8 @@ async fn open(
                     "gives out no ranges: only short packs are fetched from it"
                 );
             }
-            if run.wanted().saturating_mul(WANTED_PART) < run.range.end {
+            let is_long = run.range.end > WHOLE_MAX;
+            if is_long && run.wanted().saturating_mul(WANTED_PART) < run.range.end {
                 return Err(RemoteError::Unwanted);
             }
             Ok((Body::new(answer, progress), 0, permit))
