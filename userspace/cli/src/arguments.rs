@@ -51,6 +51,7 @@ pub(crate) enum Command {
     Gc(CollectArguments),
     Verify(VerifyArguments),
     Pull(PullArguments),
+    Push(PushArguments),
     /// Keep an image complete from now on.
     ///
     /// peerfsd fetches it in the background, and remembers that over restarts. A tag stands for what it stands for now.
@@ -357,15 +358,24 @@ pub(crate) struct DaemonArguments {
     pub(crate) socket: PathBuf,
 }
 
-/// Bring all of an image into the store of a running peerfsd.
+/// Bring an image into a store, from its registry or from peers.
 ///
-/// Prints the digest of its manifest when all of it is here, and was read and verified. When the command ends
+/// An image of a registry, REGISTRY/NAME:TAG, is asked for there, and called so in the store. A running peerfsd does it, or
+/// with --root-dir this command itself. Prints the digest of its manifest when all of it is here, and was read and verified. When the command ends
 /// earlier, what has come stays, and another one goes on with it.
 #[derive(Args)]
 pub(crate) struct PullArguments {
     #[command(flatten)]
     pub(crate) daemon: DaemonArguments,
-    /// What to call the image when all of it is here; an image that is called so already loses the name.
+    /// The store to bring it into, which no daemon fills; by default that of peerfsd, which does it.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) root_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+    /// Bring only what mounting it needs; peerfsd fetches the rest when it is read.
+    #[arg(long)]
+    pub(crate) lazy: bool,
+    /// What to call the image when it is here; an image that is called so already loses the name.
     #[arg(long, value_name = "NAME")]
     pub(crate) tag: Option<Tag>,
     /// How long nothing may come before it fails; by default two minutes.
@@ -374,9 +384,45 @@ pub(crate) struct PullArguments {
     /// Print how it goes as lines of JSON, as peerfsd says it (Documentation/control.md).
     #[arg(long)]
     pub(crate) json: bool,
-    /// The image: a digest, or a tag of the store for what is missing of it (Documentation/references.md).
+    /// The image: one of a registry, a digest, or a tag of the store for what is missing of it
+    /// (Documentation/references.md).
     #[arg(value_name = "IMAGE")]
     pub(crate) image: Reference,
+}
+
+/// How registries are asked.
+#[derive(Args)]
+pub(crate) struct RegistryArguments {
+    /// The file with credentials; by default those of podman and Docker are looked at.
+    #[arg(long, value_name = "PATH", env = "REGISTRY_AUTH_FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) authfile: Option<PathBuf>,
+    /// Whether to require a certificate that is trusted; without it any certificate is taken, and plain HTTP too.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub(crate) tls_verify: bool,
+    /// Use HTTP without TLS.
+    #[arg(long)]
+    pub(crate) plain_http: bool,
+}
+
+/// Put an image into a registry.
+///
+/// As an OCI index: an image that container runtimes take, and an artifact with all that peerfs needs, packs and all. What
+/// the registry has is not sent again, so that an interrupted push goes on. Prints the reference by the index's digest.
+#[derive(Args)]
+pub(crate) struct PushArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArguments,
+    /// Print what was sent as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The image: a tag of the store, a digest, or another reference (Documentation/references.md).
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: Reference,
+    /// Where to push it: REGISTRY/NAME:TAG. By default that which IMAGE says.
+    #[arg(value_name = "DESTINATION")]
+    pub(crate) destination: Option<Reference>,
 }
 
 /// An image that a running peerfsd keeps.

@@ -21,6 +21,24 @@ pub(crate) enum Error {
     Export(#[from] peerfs_export::Error),
     #[error(transparent)]
     Control(#[from] peerfs_control::Error),
+    #[error(transparent)]
+    Registry(#[from] peerfs_registry::Error),
+    #[error(transparent)]
+    Origin(#[from] peerfs_fetch::source::OriginError),
+    #[error(transparent)]
+    Begin(#[from] peerfs_fetch::BeginError),
+    /// Not all of an image came.
+    #[error("{0}")]
+    Pull(String),
+    /// What the daemon alone decides.
+    #[error("peerfsd pulls the image, and how it asks registries is set by {0} in its configuration; with --root-dir this command pulls by itself")]
+    OfDaemon(&'static str),
+    /// An image is to go to a place that is none.
+    #[error("{0}")]
+    Destination(String),
+    /// The threads for the network can't be started.
+    #[error("can't start threads")]
+    Runtime(#[source] io::Error),
     /// A text that should name an image is no reference.
     #[error(transparent)]
     Reference(#[from] peerfs_store::InvalidReference),

@@ -56,6 +56,7 @@ fn describe_pull(status: &PullStatus) -> String {
     let state = match status.state {
         PullState::Fetching => "being fetched",
         PullState::Complete => "complete",
+        PullState::Mountable => "can be mounted",
         // The reason says it.
         PullState::Waiting => "",
         PullState::Retried => "not complete and tried again:",

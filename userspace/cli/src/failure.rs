@@ -98,6 +98,7 @@ impl Program {
                 format!("use another store ({root_dir}), or make several images of the tree")
             }
             StoreError::NotAnImage(_) => "build one with `peerfs build`".to_owned(),
+            StoreError::NotPulled(_) => "`peerfs pull` fetches it from its registry".to_owned(),
             StoreError::NoSource { .. } => {
                 "name the image by the digest of its manifest, and peers that have it are asked"
                     .to_owned()

@@ -13,52 +13,51 @@ use peerfs_sys::interrupt;
 use crate::arguments::PullArguments;
 use crate::conversation::Conversation;
 use crate::error::{Error, Result};
+use crate::local_pull;
 use crate::output::{size, tell, Output};
 use crate::progress::bytes_bar;
 
 /// Between two lines for who has no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Brings all of an image into the daemon's store.
+/// Brings an image into the daemon's store, or into one that no daemon fills.
 pub(crate) fn run(arguments: &PullArguments) -> Result<()> {
     // Without it the daemon finds out by itself, but nobody is told what stays.
     let _ = interrupt::watch();
+    let mut display = Display::new(arguments.json);
+    let done = match &arguments.root_dir {
+        Some(root_dir) => local_pull::run(root_dir, arguments, |reply| display.take(reply)),
+        None => by_daemon(arguments, &mut display),
+    };
+    display.clear();
+    if matches!(done, Err(Error::Cancelled)) {
+        tell("peerfs: interrupted; what has come stays in the store, and another `peerfs pull` goes on with it");
+    }
+    done
+}
+
+fn by_daemon(arguments: &PullArguments, display: &mut Display) -> Result<()> {
+    let registry = &arguments.registry;
+    if registry.plain_http || !registry.tls_verify {
+        return Err(Error::OfDaemon("[registry] insecure"));
+    }
     let request = Request::Pull {
         image: arguments.image.to_string(),
         tag: arguments.tag.as_ref().map(ToString::to_string),
         timeout: arguments.timeout,
+        lazy: arguments.lazy,
     };
     let mut conversation = Conversation::open(&arguments.daemon.socket, &request)?;
-    let mut output = Output::new();
-    let mut display = Display::new(arguments.json);
     loop {
         let next = conversation.next(interrupt::is_requested);
         if interrupt::is_requested() {
-            display.clear();
-            tell("peerfs: interrupted; what has come stays in the store, and another `peerfs pull` goes on with it");
             return Err(Error::Cancelled);
         }
-        match next? {
-            None => continue,
-            Some(reply @ (Reply::Progress(_) | Reply::Done(_))) if arguments.json => {
-                output.json(&reply)?;
-                output.flush()?;
-                if matches!(reply, Reply::Done(_)) {
-                    return Ok(());
-                }
-            }
-            Some(Reply::Progress(status)) => display.show(&status, Instant::now()),
-            Some(Reply::Done(status)) => {
-                display.clear();
-                tell(&format!("{}; {}", here(&status), sources(&status)));
-                output.line(&printable(&status.image).to_string())?;
-                return output.finish();
-            }
-            Some(Reply::Error(problem)) => {
-                display.clear();
-                return Err(Error::Refused(problem));
-            }
-            Some(_) => return Err(Error::UnexpectedReply),
+        let Some(reply) = next? else { continue };
+        let is_last = matches!(reply, Reply::Done(_));
+        display.take(reply)?;
+        if is_last {
+            return Ok(());
         }
     }
 }
@@ -69,6 +68,7 @@ pub(crate) fn to_end(socket: &Path, image: &str) -> Result<()> {
         image: image.to_owned(),
         tag: None,
         timeout: None,
+        lazy: false,
     };
     let _ = interrupt::watch();
     let mut conversation = Conversation::open(socket, &request)?;
@@ -101,6 +101,35 @@ impl Display {
             bar,
             is_silent,
             last_line: None,
+        }
+    }
+
+    /// Shows what was said.
+    fn take(&mut self, reply: Reply) -> Result<()> {
+        match reply {
+            reply @ (Reply::Progress(_) | Reply::Done(_)) if self.is_silent => {
+                let mut output = Output::new();
+                output.json(&reply)?;
+                output.finish()
+            }
+            Reply::Progress(status) => {
+                self.show(&status, Instant::now());
+                Ok(())
+            }
+            Reply::Done(status) => {
+                self.clear();
+                match status.state {
+                    PullState::Mountable => {
+                        tell("what a mount needs is here; the rest comes when it is read")
+                    }
+                    _ => tell(&format!("{}; {}", here(&status), sources(&status))),
+                }
+                let mut output = Output::new();
+                output.line(&printable(&status.image).to_string())?;
+                output.finish()
+            }
+            Reply::Error(problem) => Err(Error::Refused(problem)),
+            _ => Err(Error::UnexpectedReply),
         }
     }
 

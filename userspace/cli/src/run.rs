@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::failure::PEERFS;
 use crate::{
     build, cat, collect, diff, documentation, du, events, export, extract, images, import, inspect,
-    list, mount, mount_helper, mounts, pins, pull, status, verify, warnings,
+    list, mount, mount_helper, mounts, pins, pull, push, status, verify, warnings,
 };
 
 /// The exit status for a wrong command line.
@@ -64,6 +64,7 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Gc(arguments) => collect::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Pull(arguments) => pull::run(arguments),
+        Command::Push(arguments) => push::run(arguments),
         Command::Pin(arguments) => pins::pin(arguments),
         Command::Unpin(arguments) => pins::unpin(arguments),
         Command::Mounts(arguments) => mounts::run(arguments),

@@ -35,6 +35,9 @@ pub enum Request {
         /// Seconds that nothing may come before the daemon gives up; by default [`Request::PATIENCE`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout: Option<u32>,
+        /// To bring only what mounting it needs.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        lazy: bool,
     },
     /// To keep an image complete, from now on.
     Pin {
@@ -97,6 +100,7 @@ mod tests {
             image: "debian".into(),
             tag: None,
             timeout: Some(5),
+            lazy: false,
         };
         for (request, line) in [
             (Request::Status, r#"{"command":"status"}"#),

@@ -139,6 +139,8 @@ pub enum PullState {
     Fetching,
     /// Something of it does not come.
     Waiting,
+    /// What mounting it needs is here, which is all that was asked for.
+    Mountable,
     /// All of it is here.
     Complete,
     /// It failed, and is tried again for a pin.

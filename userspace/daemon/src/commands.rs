@@ -5,17 +5,25 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use peerfs_control::Reply;
+use peerfs_control::{PullStatus, Reply};
+use peerfs_exchange::Priority;
 use peerfs_fetch::images::{resolve, ResolveError};
-use peerfs_fetch::{DiskError, PinOrigin, Pins, Progress, Pull, PullState, Pulls};
+use peerfs_fetch::source::{Found, OriginError, Origins};
+use peerfs_fetch::{
+    BeginError, DiskError, PinOrigin, Pins, Progress, Pull, PullState, Pulls, Purpose, Repository,
+};
 use peerfs_format::Digest;
 use peerfs_store::{Collect, InvalidReference, Reference, Tag};
 use peerfs_text::Causes;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::events::Events;
 use crate::saved_pins::{PinsError, SavedPins};
 use crate::status::StatusReader;
+
+/// How long a registry may take to say what an image is: a client waits a minute for the first word.
+const REGISTRY_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// Why a client's command could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +34,15 @@ pub enum CommandError {
     /// It is not known which image is meant.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
+    /// A registry does not have it, or can't be asked.
+    #[error(transparent)]
+    Origin(#[from] OriginError),
+    /// A registry does not answer.
+    #[error("the registry does not answer; try again later")]
+    RegistrySilent,
+    /// What a mount needs could not be got.
+    #[error(transparent)]
+    Begin(#[from] BeginError),
     /// The store could not be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -63,10 +80,24 @@ pub enum CommandError {
     ShuttingDown,
 }
 
+/// An image that a client wants to have.
+pub(crate) struct Located {
+    /// Its manifest.
+    pub(crate) manifest: Digest,
+    /// What a registry says of it, if it is one's.
+    found: Option<Found>,
+    /// The tag that it is to have.
+    tag: Option<Tag>,
+}
+
 /// What clients can have done, but for what happens on a connection.
 pub struct Commands {
     /// Knows how the daemon is doing.
     pub status: StatusReader,
+    /// Gets what is wanted of an image.
+    pub repository: Arc<Repository>,
+    /// The registries that images are from.
+    pub origins: Origins,
     /// The images of which all is being brought here.
     pub pulls: Pulls,
     /// The images that are kept complete.
@@ -82,6 +113,50 @@ impl Commands {
     pub(crate) async fn find(&self, image: &str) -> Result<Digest, CommandError> {
         let image: Reference = image.parse()?;
         Ok(resolve(&self.status.disk, image).await?)
+    }
+
+    /// The image that a client wants to have; one of a registry is asked for there.
+    pub(crate) async fn locate(
+        &self,
+        image: &str,
+        tag: Option<String>,
+    ) -> Result<Located, CommandError> {
+        let tag = tag.map(|tag| tag.parse::<Tag>()).transpose()?;
+        let Reference::Registry(reference) = image.parse()? else {
+            let manifest = self.find(image).await?;
+            let found = None;
+            return Ok(Located {
+                manifest,
+                found,
+                tag,
+            });
+        };
+        let asked = timeout(REGISTRY_TIMEOUT, self.origins.find_image(&reference)).await;
+        let found = asked.map_err(|_| CommandError::RegistrySilent)??;
+        Ok(Located {
+            manifest: found.manifest,
+            found: Some(found),
+            tag: tag.or_else(|| reference.tag_in_store()),
+        })
+    }
+
+    /// Gets what mounting an image needs.
+    pub(crate) async fn begin(
+        &self,
+        manifest: Digest,
+        patience: Duration,
+    ) -> Result<PullStatus, CommandError> {
+        let purpose = Purpose {
+            manifest,
+            priority: Priority::Demand,
+            deadline: Instant::now() + patience,
+        };
+        self.repository.begin(purpose).await?;
+        Ok(PullStatus {
+            image: manifest.to_string(),
+            state: peerfs_control::PullState::Mountable,
+            ..PullStatus::default()
+        })
     }
 
     /// Keeps an image complete from now on; returns its manifest.
@@ -149,8 +224,13 @@ impl Commands {
         })
     }
 
-    /// Gives an image a tag.
-    pub(crate) async fn tag(&self, manifest: Digest, tag: Tag) -> Result<(), CommandError> {
+    /// Gives an image the tag that it is to have.
+    pub(crate) async fn tag(&self, located: Located) -> Result<(), CommandError> {
+        let (manifest, tag) = match (located.tag, located.found) {
+            (None, _) => return Ok(()),
+            (Some(tag), Some(found)) => return Ok(self.origins.tag(found, tag).await?),
+            (Some(tag), None) => (located.manifest, tag),
+        };
         let tagged = self
             .status
             .disk

@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use peerfs_fetch::source::HttpSource;
 use peerfs_peer::{bootstrap_problem, listen_problem, Multiaddr};
+use peerfs_registry::Remote;
 use peerfs_store::Reference;
 use peerfs_text::Causes;
 use serde::{Deserialize, Deserializer};
 use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+pub use crate::source_config::{RegistryConfig, SourceConfig};
 use crate::state;
 
 /// Where the configuration is read from if no file is named. It need not exist.
@@ -79,6 +80,8 @@ pub struct Config {
     pub peer: PeerConfig,
     /// What bounds the daemon.
     pub limits: LimitsConfig,
+    /// How registries are asked.
+    pub registry: RegistryConfig,
     /// Other places to fetch from, asked before the peers.
     pub source: Vec<SourceConfig>,
     /// Images that are kept complete without being asked for.
@@ -96,6 +99,7 @@ impl Default for Config {
             log: LogConfig::default(),
             peer: PeerConfig::default(),
             limits: LimitsConfig::default(),
+            registry: RegistryConfig::default(),
             source: Vec::new(),
             pin: Vec::new(),
         }
@@ -225,16 +229,6 @@ impl Default for LimitsConfig {
     }
 }
 
-/// Another place to fetch from: one key for each kind.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SourceConfig {
-    /// The root directory of another store, on a network mount for example.
-    Directory(PathBuf),
-    /// Where an HTTP server has a copy of a store.
-    Url(String),
-}
-
 /// An image that is kept complete.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -321,6 +315,9 @@ impl Config {
             let problem = "must be an absolute path, or \"none\" for a daemon without a kernel";
             require(path.is_absolute(), "device", problem)?;
         }
+        if let Some(file) = &self.registry.auth_file {
+            require(file.is_absolute(), "registry.auth_file", absolute)?;
+        }
         require(
             (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.request_timeout),
             "request_timeout",
@@ -369,11 +366,12 @@ impl Config {
                     require(*directory != self.root_dir, key, another)?;
                 }
                 SourceConfig::Url(url) => {
-                    HttpSource::new(url).map_err(|error| ConfigError::Value {
+                    Remote::directory(url).map_err(|error| ConfigError::Value {
                         key: "source.url",
                         problem: Causes(&error).to_string(),
                     })?;
                 }
+                SourceConfig::Oci(_) => (),
             }
         }
         Ok(())
@@ -542,10 +540,13 @@ mod tests {
                 "[[source]]\ndirectory = '/var/lib/peerfs'",
                 "source.directory must be another",
             ),
+            ("[[source]]\nurl = 'ftp://a/'", "source.url must be such as"),
             (
-                "[[source]]\nurl = 'https://a/'",
-                "source.url must be such as",
+                "[[source]]\noci = 'debian'",
+                "is no repository of a registry",
             ),
+            ("[[source]]\noci = 'a.example/b:1'", "is no repository"),
+            ("[registry]\nauth_file = 'x'", "registry.auth_file must be"),
             ("[[source]]\nuri = 'http://a/'", "uri"),
             ("[[pin]]\nimage = 'a b'", "line 2"),
             (

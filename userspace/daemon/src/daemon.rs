@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use peerfs_exchange::scheduler::Limits;
 use peerfs_fetch::source::{
-    Configured, DirectorySource, Discovery, HttpSource, Peers, Registry, Source, UrlError, PEERS,
+    Configured, DirectorySource, Discovery, Origins, Peers, Registry, RemoteSource, Source, PEERS,
 };
 use peerfs_fetch::{Disk, Fetcher, Packs, PinOrigin, Pins, Pulls, Repository, Traffic};
 use peerfs_format::Digest;
 use peerfs_peer::{Identity, Node, NodeConfig};
+use peerfs_registry::{Remote, UrlError};
 use peerfs_store::{Reference, Store};
 use peerfs_text::Causes;
 use tokio::sync::Mutex;
@@ -54,6 +55,9 @@ pub enum StartError {
     /// A source's URL is none.
     #[error("cannot fetch from a source of the configuration: its URL {0}")]
     Source(#[from] UrlError),
+    /// A registry of the configuration can't be asked.
+    #[error(transparent)]
+    Registry(#[from] peerfs_registry::Error),
     /// What is this node's own can't be used.
     #[error(transparent)]
     State(#[from] StateError),
@@ -108,9 +112,15 @@ impl Daemon {
         let accounts = configured.iter().map(|source| source.account());
         let accounts = accounts.chain([PEERS]).map(str::to_owned);
         let traffic = Arc::new(Traffic::new(accounts));
+        let origins = Origins::new(
+            disk.clone(),
+            Arc::clone(&registry),
+            config.registry.options(),
+        );
         let discoveries: Vec<Arc<dyn Discovery>> = vec![
             Arc::new(Configured::new(&registry, configured)),
             Arc::new(Peers::new(node.clone(), Arc::clone(&registry))),
+            Arc::new(origins.clone()),
         ];
         let fetcher = Fetcher::new(
             scheduler_limits(config),
@@ -133,7 +143,7 @@ impl Daemon {
             config.request_timeout,
             Arc::clone(&requests),
         ));
-        let pulls = Pulls::new(repository, Arc::clone(&traffic));
+        let pulls = Pulls::new(Arc::clone(&repository), Arc::clone(&traffic));
         let pins = Pins::new(disk.clone(), pulls.clone());
         let commands = Commands {
             status: StatusReader {
@@ -145,6 +155,8 @@ impl Daemon {
                 pulls: pulls.clone(),
                 requests: Arc::clone(&requests),
             },
+            repository,
+            origins,
             pulls: pulls.clone(),
             pins: pins.clone(),
             saved_pins: Arc::new(Mutex::new(opened.saved_pins)),
@@ -353,7 +365,13 @@ fn sources(config: &Config) -> Result<(Vec<Arc<dyn Source>>, Directories), Start
                 directories.push(Arc::clone(&directory));
                 all.push(directory as Arc<dyn Source>);
             }
-            SourceConfig::Url(url) => all.push(Arc::new(HttpSource::new(url)?)),
+            SourceConfig::Url(url) => {
+                all.push(Arc::new(RemoteSource::new(Remote::directory(url)?)));
+            }
+            SourceConfig::Oci(repository) => {
+                let remote = Remote::repository(repository, &config.registry.options())?;
+                all.push(Arc::new(RemoteSource::new(remote)));
+            }
         }
     }
     Ok((all, directories))

@@ -15,7 +15,6 @@ use tokio::time::{interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::requests::{RequestCounts, RequestTotals};
-use crate::status::pull_status;
 
 /// The events that wait for a client; a slower one loses the oldest.
 const QUEUE: usize = 1024;
@@ -70,7 +69,7 @@ impl Events {
                     Err(RecvError::Closed) => return,
                 },
                 progress = ended.recv() => match progress {
-                    Ok(progress) => self.tell(EventKind::Pull(pull_status(&progress))),
+                    Ok(progress) => self.tell(EventKind::Pull(progress.status())),
                     Err(RecvError::Lagged(events)) => self.tell(EventKind::Lost { events }),
                     Err(RecvError::Closed) => return,
                 },
@@ -109,7 +108,7 @@ impl Told {
         let running: BTreeMap<_, _> = running.map(|pull| (pull.manifest, pull)).collect();
         for (manifest, pull) in &running {
             if self.pulls.get(manifest) != Some(pull) {
-                changes.push(EventKind::Pull(pull_status(pull)));
+                changes.push(EventKind::Pull(pull.status()));
             }
         }
         self.pulls = running;

@@ -4,7 +4,7 @@
 //!
 //! | module | noun |
 //! |---|---|
-//! | [`arguments`], [`config`], [`logging`], `log_limit` | what the daemon is told, and what it tells |
+//! | [`arguments`], [`config`], `source_config`, [`logging`], `log_limit` | what the daemon is told, and what it tells |
 //! | [`daemon`] | all parts together |
 //! | [`upcall`] | the kernel's requests |
 //! | `attachment` | the store, attached to the kernel |
@@ -34,6 +34,7 @@ pub mod logging;
 mod provider;
 mod requests;
 mod saved_pins;
+mod source_config;
 pub mod state;
 mod status;
 pub mod upcall;

@@ -5,9 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use peerfs_control::{
-    ImageStatus, MountStatus, PeerStatus, PinOrigin, PinStatus, PullState, PullStatus, Status,
-};
+use peerfs_control::{ImageStatus, MountStatus, PeerStatus, PinOrigin, PinStatus, Status};
 use peerfs_fetch::{images, Disk, DiskError, Packs, PinInfo, Pins, Progress, Pulls, Traffic};
 use peerfs_format::Digest;
 use peerfs_peer::Node;
@@ -54,7 +52,7 @@ impl StatusReader {
             peers: peers.collect(),
             images,
             pins: self.pins.list().iter().map(pin_status).collect(),
-            pulls: self.pulls.progress().iter().map(pull_status).collect(),
+            pulls: self.pulls.progress().iter().map(Progress::status).collect(),
             requests_in_flight: self.requests.in_flight() as u64,
             bytes_by_source: self.traffic.bytes_by_source(),
             lying_sources: self.traffic.lies(),
@@ -90,28 +88,6 @@ fn pin_status(pin: &PinInfo) -> PinStatus {
             Origin::Command => PinOrigin::Command,
         },
         state: pin.state.to_string(),
-    }
-}
-
-/// How a pull is doing, as clients are told.
-pub(crate) fn pull_status(progress: &Progress) -> PullStatus {
-    use peerfs_fetch::PullState as State;
-    let (state, reason) = match &progress.state {
-        State::Fetching => (PullState::Fetching, None),
-        State::Waiting(_) => (PullState::Waiting, Some(progress.state.to_string())),
-        State::Complete => (PullState::Complete, None),
-        State::Retried(reason) => (PullState::Retried, Some(reason.clone())),
-        State::Failed(reason) => (PullState::Failed, Some(reason.clone())),
-    };
-    PullStatus {
-        image: progress.manifest.to_string(),
-        state,
-        reason,
-        total_bytes: progress.total.map(|total| total.bytes),
-        present_bytes: progress.here.bytes,
-        total_chunks: progress.total.map(|total| total.chunks),
-        present_chunks: progress.here.chunks,
-        bytes_by_source: progress.bytes_by_source.clone(),
     }
 }
 

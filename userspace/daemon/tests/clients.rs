@@ -257,11 +257,8 @@ fn what_can_not_be_fetched_is_refused_with_the_reason() {
         ("pull", "other", "a tag is a name in this store"),
         ("pin", "other", "there are: \"seed\""),
         ("unpin", "other", "no image is called \"other\""),
-        (
-            "pull",
-            "registry.example/base:1",
-            "can't fetch from registries",
-        ),
+        ("pull", "127.0.0.1:1/base:1", "cannot ask 127.0.0.1:1"),
+        ("pin", "registry.example/base:1", "is not in the store"),
         (
             "pin",
             &format!("{}/base", "a".repeat(52)),

@@ -214,6 +214,19 @@ async fn a_copied_store_behind_a_server_is_a_source() {
     assert_eq!(daemon.daemon.traffic().lies(), 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_pack_is_taken_as_a_whole_from_who_knows_no_ranges() {
+    let (daemon, image, server, _folder) = with_server(Habit::NoRanges).await;
+    let kernel = daemon.kernel();
+    kernel.fetch_blob(&image, image.manifest).await.unwrap();
+    let pack = soon(kernel.fetch_chunks(&image, 5, 20, 0)).await.unwrap();
+    let mut bytes = vec![0; image.chunks[24].len()];
+    pack.read_exact_at(&mut bytes, image.offset(24)).unwrap();
+    assert!(bytes == image.chunks[24]);
+    assert_eq!(daemon.daemon.traffic().lies(), 0);
+    assert!(server.asked.load(Ordering::Relaxed) <= 4);
+}
+
 async fn costs_little(habit: Habit) {
     let (daemon, image, server, _folder) = with_server(habit).await;
     let kernel = daemon.kernel();
@@ -251,7 +264,6 @@ async fn costs_little(habit: Habit) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_does_not_do_as_it_should_costs_little() {
     let habits = [
-        Habit::NoRanges,
         Habit::Redirects,
         Habit::OtherRange,
         Habit::Short,

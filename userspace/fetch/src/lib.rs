@@ -31,5 +31,5 @@ pub use fetcher::Fetcher;
 pub use packs::Packs;
 pub use pins::{PinInfo, PinOrigin, Pins};
 pub use pulls::{Amount, Awaited, Progress, Pull, PullState, Pulls};
-pub use repository::{Announce, GetError, Purpose, Repository};
+pub use repository::{Announce, BeginError, GetError, Purpose, Repository};
 pub use traffic::{ImageTraffic, Traffic};

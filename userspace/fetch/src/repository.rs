@@ -72,6 +72,17 @@ pub enum GetError {
     Disk(#[from] DiskError),
 }
 
+/// Why an image could not be begun.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// Something of it could not be got.
+    #[error("cannot get what a mount needs")]
+    Get(#[from] GetError),
+    /// It is no image that this program knows.
+    #[error("it is not the manifest of an image")]
+    Format(#[from] peerfs_format::Error),
+}
+
 impl GetError {
     /// What the kernel is told.
     pub fn errno(&self) -> Errno {
@@ -153,6 +164,19 @@ impl Repository {
                 );
             }
         }
+    }
+
+    /// Gets what mounting an image needs, and listing its root directory: all else comes when it is read.
+    ///
+    /// # Errors
+    /// [`BeginError`].
+    pub async fn begin(&self, purpose: Purpose) -> Result<(), BeginError> {
+        let manifest = self.blob(purpose.manifest, purpose).await?;
+        let manifest = Manifest::parse(&manifest)?;
+        let table = self.blob(manifest.blob_table, purpose).await?;
+        let shard = BlobTable::parse(&table, manifest.inode_count)?.shard(0)?;
+        self.blob(shard.digest, purpose).await?;
+        Ok(())
     }
 
     /// A pack, open, with its index; there may be nothing else of it yet.

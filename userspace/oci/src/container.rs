@@ -37,14 +37,14 @@ pub struct BlobDescriptor {
 
 /// What a digest in an index leads to.
 #[derive(Debug)]
-pub enum Document {
+pub enum ContainerDocument {
     /// Images, for platforms or of different names.
     Index(ContainerIndex),
     /// An image.
     Manifest(ContainerManifest),
 }
 
-impl Document {
+impl ContainerDocument {
     /// Reads an index or a manifest, whichever it is.
     ///
     /// # Errors
@@ -56,8 +56,12 @@ impl Document {
             manifests: Option<serde::de::IgnoredAny>,
         }
         match serde_json::from_slice(text)? {
-            Kind { manifests: Some(_) } => Ok(Document::Index(ContainerIndex::parse(text)?)),
-            Kind { manifests: None } => Ok(Document::Manifest(ContainerManifest::parse(text)?)),
+            Kind { manifests: Some(_) } => {
+                Ok(ContainerDocument::Index(ContainerIndex::parse(text)?))
+            }
+            Kind { manifests: None } => {
+                Ok(ContainerDocument::Manifest(ContainerManifest::parse(text)?))
+            }
         }
     }
 }

@@ -41,6 +41,9 @@ pub enum Error {
     /// An image has something that is not supported.
     #[error("{0}, which is not supported")]
     Unsupported(&'static str),
+    /// It names a blob in a way that is not understood.
+    #[error("it can't be followed: {0}")]
+    Descriptor(String),
     /// A file that is to be written would be refused by those who read it.
     #[error("{what} would have {length} bytes, more than the {METADATA_MAX} that are read: there are too many {of}")]
     TooLarge {

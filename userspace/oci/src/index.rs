@@ -14,6 +14,11 @@ use crate::{media_type, Result, Tag};
 /// OCI's annotation for the name of an image in a layout.
 pub(crate) const TAG_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 
+/// The annotation for where an image can be had: a repository of a registry, as `REGISTRY/NAME`.
+const ORIGIN_ANNOTATION: &str = "vnd.peerfs.origin";
+/// The most origins of one thing.
+const ORIGINS_MAX: usize = 8;
+
 /// The content of `index.json`. Entries of other tools stay as they are.
 #[derive(Debug)]
 pub struct Index(ImageIndex);
@@ -29,6 +34,8 @@ pub struct Entry<'a> {
     pub kind: Option<TargetKind>,
     /// The tag that it gives.
     pub tag: Option<&'a str>,
+    /// The repository of a registry that it says to have the thing: whatever text stands there.
+    pub origin: Option<&'a str>,
 }
 
 /// Something that an index names, with all tags that it has.
@@ -91,6 +98,7 @@ impl Index {
             digest: digest_of(entry),
             kind: kind_of(entry),
             tag: tag_of(entry),
+            origin: annotation_of(entry, ORIGIN_ANNOTATION),
         })
     }
 
@@ -168,6 +176,29 @@ impl Index {
         self.0.set_manifests(entries);
     }
 
+    /// Notes that a repository of a registry has something, in an entry of its own, so that no change of tags touches it;
+    /// of many the last ones stay. Does nothing if that is known.
+    pub fn add_origin(&mut self, kind: TargetKind, digest: &Digest, length: u64, origin: &str) {
+        let mut entry = descriptor(media_type_of(kind), digest, length);
+        let annotation = (ORIGIN_ANNOTATION.to_owned(), origin.to_owned());
+        entry.set_annotations(Some(HashMap::from([annotation])));
+        let mut entries = self.0.manifests().clone();
+        let is_origin = |other: &Descriptor| {
+            other.digest() == entry.digest() && annotation_of(other, ORIGIN_ANNOTATION).is_some()
+        };
+        if entries.contains(&entry) {
+            return;
+        }
+        let count = entries.iter().filter(|other| is_origin(other)).count();
+        if count >= ORIGINS_MAX {
+            if let Some(place) = entries.iter().position(is_origin) {
+                entries.remove(place);
+            }
+        }
+        entries.push(entry);
+        self.0.set_manifests(entries);
+    }
+
     /// Adds something of so many bytes without a tag.
     pub fn add(&mut self, kind: TargetKind, digest: &Digest, length: u64) {
         let mut entries = self.0.manifests().clone();
@@ -177,8 +208,12 @@ impl Index {
 }
 
 fn tag_of(entry: &Descriptor) -> Option<&str> {
+    annotation_of(entry, TAG_ANNOTATION)
+}
+
+fn annotation_of<'a>(entry: &'a Descriptor, name: &str) -> Option<&'a str> {
     let annotations = entry.annotations().as_ref()?;
-    annotations.get(TAG_ANNOTATION).map(String::as_str)
+    annotations.get(name).map(String::as_str)
 }
 
 fn kind_of(entry: &Descriptor) -> Option<TargetKind> {
@@ -236,6 +271,35 @@ mod tests {
         assert_eq!(names(&index).len(), 2);
         assert!(index.untag("new"));
         assert!(index.entries().all(|entry| entry.tag.is_none()));
+    }
+
+    #[test]
+    fn where_an_image_is_outlives_its_tags() {
+        let digest = Digest([1; 32]);
+        let mut index = Index::default();
+        index.tag(TargetKind::OciIndex, &digest, 5, &"a".parse().unwrap());
+        for _ in 0..2 {
+            index.add_origin(TargetKind::OciIndex, &digest, 5, "r.example/a");
+        }
+        index.add_origin(TargetKind::OciIndex, &digest, 5, "r.example/b");
+        index.tag(TargetKind::OciIndex, &digest, 5, &"b".parse().unwrap());
+        assert!(index.untag("a") && index.untag("b"));
+        let mut index = Index::parse(&index.encode().unwrap()).unwrap();
+        let origins = |index: &Index| -> Vec<String> {
+            let entries = index.entries();
+            entries
+                .filter_map(|entry| Some(entry.origin?.to_owned()))
+                .collect()
+        };
+        assert_eq!(origins(&index), ["r.example/a", "r.example/b"]);
+        assert_eq!(index.targets().len(), 1);
+        for number in 0..2 * ORIGINS_MAX {
+            let origin = format!("r.example/{number}");
+            index.add_origin(TargetKind::OciIndex, &digest, 5, &origin);
+        }
+        assert_eq!(origins(&index).len(), ORIGINS_MAX);
+        index.remove(&[format!("sha256:{digest}")]);
+        assert_eq!(index.entries().count(), 0);
     }
 
     #[test]

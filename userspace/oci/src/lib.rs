@@ -13,6 +13,7 @@
 //! | `runnable` | an image as container runtimes take it, with one small layer |
 //! | `stub` | that layer |
 //! | `plain` | an image as everybody has them, with the files in a layer |
+//! | `document` | an index or a manifest of whatever tool, with what it leads to |
 //! | `descriptor` | the type, digest and length of a blob |
 //! | `links` | which blobs indexes and manifests of any tool name |
 //! | `container` | ordinary images of containers, as others make them |
@@ -26,6 +27,7 @@ mod architecture;
 mod artifact;
 mod container;
 mod descriptor;
+mod document;
 mod error;
 mod image;
 mod index;
@@ -41,8 +43,10 @@ mod stub;
 pub use architecture::Architecture;
 pub use artifact::ImageBlobs;
 pub use container::{
-    BlobDescriptor, ContainerConfig, ContainerIndex, ContainerManifest, DockerImage, Document,
+    BlobDescriptor, ContainerConfig, ContainerDocument, ContainerIndex, ContainerManifest,
+    DockerImage,
 };
+pub use document::{media_type_of, BlobInfo, Child, Document, DOCUMENT_TYPES};
 pub use error::{Error, Result};
 pub use image::{oci_manifests, OciImage, OciManifest, OCI_INDEX_MAX};
 pub use index::{Entry, Index, Target, TargetKind};

@@ -109,6 +109,20 @@ impl fmt::Display for Reference {
     }
 }
 
+impl RegistryReference {
+    /// What its image is called in a store: by its digest alone, if it has that and no tag.
+    pub fn tag_in_store(&self) -> Option<Tag> {
+        if self.tag.is_none() && self.digest.is_some() {
+            return None;
+        }
+        let without_digest = RegistryReference {
+            digest: None,
+            ..self.clone()
+        };
+        Some(Tag(without_digest.to_string()))
+    }
+}
+
 impl fmt::Display for RegistryReference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.registry, self.repository)?;

@@ -80,6 +80,9 @@ pub enum Error {
         /// What it is called.
         tags: Vec<String>,
     },
+    /// An image of a registry that is not here.
+    #[error("{0} is not in the store")]
+    NotPulled(String),
     /// An image that is not here, of a place that nothing is fetched from.
     #[error("{reference} is not in the store, and this version can't fetch from {place}")]
     NoSource {

@@ -67,14 +67,12 @@ impl Store {
     /// The digest of the manifest that a user means. A digest need not be in the store, and no tag can hide it.
     ///
     /// # Errors
-    /// [`Error::UnknownImage`], [`Error::NotAnImage`], [`Error::TagLeadsNowhere`], [`Error::NoSource`], and those of
+    /// [`Error::UnknownImage`], [`Error::NotAnImage`], [`Error::TagLeadsNowhere`], [`Error::NotPulled`],
+    /// [`Error::NoSource`], and those of
     /// [`Store::images`].
     pub fn resolve(&self, reference: &Reference) -> Result<Digest> {
         let index = index_file::read(self.directory());
-        let no_source = |place| Error::NoSource {
-            reference: reference.to_string(),
-            place,
-        };
+        let not_pulled = || Error::NotPulled(reference.to_string());
         match reference {
             Reference::Digest(digest) => Ok(match index {
                 Ok(index) => resolve_digest(self, &index, *digest),
@@ -85,13 +83,16 @@ impl Store {
             Reference::Registry(image) => match image.digest {
                 Some(digest) => Some(resolve_digest(self, &index?, digest))
                     .filter(|manifest| self.has_blob(manifest))
-                    .ok_or_else(|| no_source("registries")),
+                    .ok_or_else(not_pulled),
                 None => match resolve_tag(self, &index?, &image.to_string()) {
-                    Err(Error::UnknownImage { .. }) => Err(no_source("registries")),
+                    Err(Error::UnknownImage { .. }) => Err(not_pulled()),
                     resolved => resolved,
                 },
             },
-            Reference::Published { .. } => Err(no_source("publishers")),
+            Reference::Published { .. } => Err(Error::NoSource {
+                reference: reference.to_string(),
+                place: "publishers",
+            }),
         }
     }
 
@@ -180,6 +181,76 @@ impl Store {
             index.tag(kind, &digest, length, tag);
             Ok(())
         })
+    }
+
+    /// Gives an image a tag by the blob of its OCI form that it has in a registry: an OCI index or manifest, which must be
+    /// here.
+    ///
+    /// # Errors
+    /// [`Error::NotAnImage`] if it does not lead to this manifest; as for [`Store::tag`].
+    pub fn tag_oci(&self, manifest: &Digest, oci_index: &Digest, tag: &Tag) -> Result<()> {
+        let (kind, length) = self.oci_target(manifest, oci_index)?;
+        index_file::change(self.directory(), |index| {
+            index.untag(tag.as_str());
+            index.tag(kind, oci_index, length, tag);
+            Ok(())
+        })
+    }
+
+    /// Notes that a repository of a registry, as `REGISTRY/NAME`, has an image, there by this OCI index or manifest, which
+    /// is kept from now on as the image is; by its manifest alone if there is none.
+    ///
+    /// # Errors
+    /// As for [`Store::tag_oci`].
+    pub fn add_origin(
+        &self,
+        manifest: &Digest,
+        oci_index: Option<&Digest>,
+        origin: &str,
+    ) -> Result<()> {
+        let (kind, digest, length) = match oci_index {
+            Some(digest) => {
+                let (kind, length) = self.oci_target(manifest, digest)?;
+                (kind, digest, length)
+            }
+            None => {
+                let length = self.read_metadata(manifest, METADATA_MAX)?.len() as u64;
+                (TargetKind::Manifest, manifest, length)
+            }
+        };
+        index_file::change(self.directory(), |index| {
+            index.add_origin(kind, digest, length, origin);
+            Ok(())
+        })
+    }
+
+    /// The kind and the length of what leads to an image.
+    fn oci_target(&self, manifest: &Digest, oci_index: &Digest) -> Result<(TargetKind, u64)> {
+        let length = self.read_metadata(oci_index, METADATA_MAX)?.len() as u64;
+        let mut forms = OciForms::new(self);
+        let mut kinds = [TargetKind::OciIndex, TargetKind::OciManifest].into_iter();
+        let kind = kinds.find(|kind| {
+            let found = forms.find(Some(*kind), Some(*oci_index)).ok().flatten();
+            found.is_some_and(|found| found.manifest == *manifest)
+        });
+        let kind = kind.ok_or_else(|| Error::NotAnImage(oci_index.to_string()))?;
+        Ok((kind, length))
+    }
+
+    /// The images that repositories of registries are noted to have, by their manifests: whatever texts stand there.
+    ///
+    /// # Errors
+    /// As for [`Store::images`].
+    pub fn origins(&self) -> Result<Vec<(Digest, String)>> {
+        let index = index_file::read(self.directory())?;
+        let mut forms = OciForms::new(self);
+        let origins = index.entries().filter_map(|entry| {
+            let origin = entry.origin?;
+            // What leads nowhere is told elsewhere.
+            let found = forms.find(entry.kind, entry.digest).ok()??;
+            Some((found.manifest, origin.to_owned()))
+        });
+        Ok(origins.collect())
     }
 
     /// Takes a tag away. The image stays, without a name if it has no other.

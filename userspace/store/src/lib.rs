@@ -13,6 +13,7 @@ mod blob_writer;
 mod catalogue;
 mod chunk;
 mod collect;
+mod copy;
 mod difference;
 mod digest;
 mod directory;
@@ -43,6 +44,7 @@ mod whole_file;
 pub use blob_writer::BlobWriter;
 pub use chunk::{decode_chunk, StoredChunk};
 pub use collect::{Collect, Collected, Evicted, ImageShare, Shares};
+pub use copy::{CopyBlob, CopyDocument, ImageCopy};
 pub use difference::{difference, transfer, Aspect, Change, Difference, Transfer, Unseen};
 pub use digest::{sha256, Sha256Writer};
 pub use error::{Error, Result};
@@ -54,7 +56,9 @@ pub use known_chunks::{ContentId, KnownChunk, KnownChunks};
 pub use mounts::StoreMount;
 pub use pack::{Pack, PackFiles};
 pub use pack_writer::{MadeChunk, PackWriter};
-pub use peerfs_oci::{Architecture, ImageBlobs, InvalidReference, Reference, RuntimeConfig, Tag};
+pub use peerfs_oci::{
+    Architecture, ImageBlobs, InvalidReference, Reference, RegistryReference, RuntimeConfig, Tag,
+};
 pub use peerfs_text::{printable, printable_bytes, Printable};
 pub use reader::{ChunkReader, PackReader};
 pub use store::{Store, Usage};

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use peerfs_build::{ArchiveTree, Blob, Layer, Promise};
 use peerfs_format::Digest;
 use peerfs_oci::{
-    check_layout, BlobDescriptor, ContainerConfig, ContainerIndex, ContainerManifest, DockerImage,
-    Document, Platform,
+    check_layout, BlobDescriptor, ContainerConfig, ContainerDocument, ContainerIndex,
+    ContainerManifest, DockerImage, Platform,
 };
 use peerfs_store::sha256;
 
@@ -73,12 +73,14 @@ pub(super) fn oci(
     let wanted = platform.cloned().unwrap_or_else(Platform::host);
     let mut blob = index.select(name, &wanted).map_err(refused)?.clone();
     for _ in 0..DEPTH_MAX {
-        match Document::parse(&folder.blob_document(&blob)?).map_err(refused)? {
-            Document::Index(index) => {
+        match ContainerDocument::parse(&folder.blob_document(&blob)?).map_err(refused)? {
+            ContainerDocument::Index(index) => {
                 // An image whose platform nobody said is taken as it is, unless one was asked for.
                 blob = index.select(None, &wanted).map_err(refused)?.clone();
             }
-            Document::Manifest(manifest) => return of_manifest(folder, path, &manifest, platform),
+            ContainerDocument::Manifest(manifest) => {
+                return of_manifest(folder, path, &manifest, platform)
+            }
         }
     }
     Err(refused(peerfs_oci::Error::Unsupported(

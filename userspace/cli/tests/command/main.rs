@@ -17,6 +17,7 @@ mod mounting;
 mod naming;
 mod planted;
 mod reading;
+mod registry;
 mod resources;
 mod round_trip;
 mod running;

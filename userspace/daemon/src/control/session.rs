@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use peerfs_control::{EventKind, Reply, Request, COMMANDS, LINE_MAX, REQUEST_MAX};
 use peerfs_format::Digest;
-use peerfs_store::Tag;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::UnixStream;
@@ -19,9 +18,8 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::seats::Seat;
-use crate::commands::{refusal, verdict, Commands};
+use crate::commands::{refusal, verdict, CommandError, Commands};
 use crate::events::{now, Events};
-use crate::status::pull_status;
 
 /// How long a client may be silent, or take for an answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,10 +77,11 @@ impl Session {
                     image,
                     tag,
                     timeout,
+                    lazy,
                 } => {
                     let patience = timeout.unwrap_or(Request::PATIENCE);
                     let patience = Duration::from_secs(patience.into());
-                    return self.pull(&image, tag, patience).await;
+                    return self.pull(&image, tag, patience, lazy).await;
                 }
                 Request::Gc { dry_run } => {
                     // It takes as long as the disk does.
@@ -149,11 +148,12 @@ impl Session {
         image: &str,
         tag: Option<String>,
         patience: Duration,
+        is_lazy: bool,
     ) -> io::Result<()> {
         let commands = Arc::clone(&self.commands);
         let last = tokio::select! {
             () = hung_up(&mut self.reader) => return Ok(()),
-            last = pull(&commands, &mut self.writer, image, tag, patience) => last?,
+            last = pull(&commands, &mut self.writer, image, tag, (patience, is_lazy)) => last?,
         };
         self.send(&last).await
     }
@@ -202,38 +202,40 @@ async fn pull(
     writer: &mut OwnedWriteHalf,
     image: &str,
     tag: Option<String>,
-    patience: Duration,
+    (patience, is_lazy): (Duration, bool),
 ) -> io::Result<Reply> {
-    let parse = || tag.map(|tag| tag.parse::<Tag>()).transpose();
-    let tag = match parse() {
-        Ok(tag) => tag,
-        Err(error) => return Ok(refusal(&error)),
-    };
-    let manifest = match commands.find(image).await {
-        Ok(manifest) => manifest,
+    let located = match commands.locate(image, tag).await {
+        Ok(located) => located,
         Err(error) => return Ok(refusal(&error)),
     };
     let begun = Instant::now();
-    let mut pull = commands.pull(manifest);
+    if is_lazy {
+        let started = async {
+            let status = commands.begin(located.manifest, patience).await?;
+            commands.tag(located).await?;
+            Ok::<_, CommandError>(status)
+        };
+        let started = started.await;
+        return Ok(started.map_or_else(|error| refusal(&error), Reply::Done));
+    }
+    let mut pull = commands.pull(located.manifest);
     let progress = loop {
         // What was true before it was begun says nothing.
         let _ = timeout(HEARTBEAT, pull.changed()).await;
         let progress = pull.progress();
         match verdict(&progress, begun, Instant::now(), patience) {
             None => {
-                let line = to_line(&Reply::Progress(pull_status(&progress)))?;
+                let line = to_line(&Reply::Progress(progress.status()))?;
                 writer.write_all(&line).await?;
             }
             Some(Ok(())) => break progress,
             Some(Err(error)) => return Ok(refusal(&error)),
         }
     };
-    if let Some(tag) = tag {
-        if let Err(error) = commands.tag(manifest, tag).await {
-            return Ok(refusal(&error));
-        }
+    if let Err(error) = commands.tag(located).await {
+        return Ok(refusal(&error));
     }
-    Ok(Reply::Done(pull_status(&progress)))
+    Ok(Reply::Done(progress.status()))
 }
 
 /// What a client asks, or what it is told if that is not understood.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use peerfs_control::PullStatus;
 use peerfs_format::Digest;
 use peerfs_text::Causes;
 use tokio::sync::{broadcast, watch, Notify};
@@ -89,6 +90,30 @@ impl PullState {
     /// Whether nothing more is done.
     pub fn is_final(&self) -> bool {
         matches!(self, PullState::Complete | PullState::Failed(_))
+    }
+}
+
+impl Progress {
+    /// As clients of a control socket are told it.
+    pub fn status(&self) -> PullStatus {
+        use peerfs_control::PullState as Told;
+        let (state, reason) = match &self.state {
+            PullState::Fetching => (Told::Fetching, None),
+            PullState::Waiting(_) => (Told::Waiting, Some(self.state.to_string())),
+            PullState::Complete => (Told::Complete, None),
+            PullState::Retried(reason) => (Told::Retried, Some(reason.clone())),
+            PullState::Failed(reason) => (Told::Failed, Some(reason.clone())),
+        };
+        PullStatus {
+            image: self.manifest.to_string(),
+            state,
+            reason,
+            total_bytes: self.total.map(|total| total.bytes),
+            present_bytes: self.here.bytes,
+            total_chunks: self.total.map(|total| total.chunks),
+            present_chunks: self.here.chunks,
+            bytes_by_source: self.bytes_by_source.clone(),
+        }
     }
 }
 

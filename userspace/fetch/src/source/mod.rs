@@ -4,9 +4,11 @@
 
 mod configured;
 mod directory;
-mod http;
+mod origins;
+#[cfg(feature = "peers")]
 mod peer;
 mod registry;
+mod remote;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -21,9 +23,11 @@ use peerfs_store::Pack;
 
 pub use configured::{ask, Configured};
 pub use directory::DirectorySource;
-pub use http::{HttpSource, UrlError};
+pub use origins::{Found, OriginError, Origins};
+#[cfg(feature = "peers")]
 pub use peer::{Peers, PEERS};
 pub use registry::{Registry, SourceId};
+pub use remote::RemoteSource;
 
 /// How long a source may take to say what it has.
 pub const HAVE_TIMEOUT: Duration = Duration::from_secs(3);

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Images to a registry and from there: Debian's docker-registry, and skopeo as another one who reads it.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::fixture::Fixture;
+use crate::running::{build, fail, peerfs, succeed};
+
+/// A registry on the loopback interface.
+struct Registry {
+    folder: TempDir,
+    address: String,
+    process: Child,
+}
+
+impl Registry {
+    /// Starts one; `http` and `auth` are parts of its configuration.
+    fn start(folder: TempDir, http: &str, auth: &str) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = port.local_addr().unwrap().to_string();
+        drop(port);
+        let root = folder.path().join("registry");
+        let config = format!(
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"{http}}}\n{auth}\n",
+            root.display()
+        );
+        let path = folder.path().join("config.yml");
+        fs::write(&path, config).unwrap();
+        let process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("scripts/setup-packages installs docker-registry");
+        for _ in 0..200 {
+            if std::net::TcpStream::connect(&address).is_ok() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Registry {
+            folder,
+            address,
+            process,
+        }
+    }
+
+    fn plain() -> Self {
+        Self::start(tempfile::tempdir().unwrap(), "", "")
+    }
+
+    /// With TLS by an authority of its own, and one user.
+    fn guarded() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let run = |script: &str| {
+            let mut shell = Command::new("bash");
+            succeed(shell.args(["-ec", script]).current_dir(folder.path()));
+        };
+        run("openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=ca 2>/dev/null
+             openssl req -newkey rsa:2048 -nodes -keyout leaf.key -out leaf.csr -subj /CN=registry 2>/dev/null
+             openssl x509 -req -in leaf.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -out leaf.crt \
+                 -extfile <(echo subjectAltName=IP:127.0.0.1) 2>/dev/null
+             htpasswd -Bbn user secret >users");
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let http = format!(
+            ", tls: {{certificate: {}, key: {}}}",
+            path("leaf.crt"),
+            path("leaf.key")
+        );
+        let auth = format!("auth: {{htpasswd: {{realm: x, path: {}}}}}", path("users"));
+        Self::start(folder, &http, &auth)
+    }
+
+    fn reference(&self, name: &str) -> String {
+        format!("{}/{name}", self.address)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn push(store: &Path, image: &str, reference: &str) -> Value {
+    let mut process = peerfs(store, "push");
+    let pushed = succeed(process.args(["--json", image, reference]));
+    serde_json::from_slice(&pushed).unwrap()
+}
+
+fn pull(store: &Path, arguments: &[&str]) -> String {
+    let mut process = peerfs(Path::new("/nowhere"), "pull");
+    let pulled = succeed(process.arg("--root-dir").arg(store).args(arguments));
+    String::from_utf8(pulled).unwrap().trim_end().to_owned()
+}
+
+fn cat(store: &Path, image: &str) -> Vec<u8> {
+    succeed(peerfs(store, "cat").args([image, "/file"]))
+}
+
+/// Bytes of the blobs of a store.
+fn blob_bytes(store: &Path) -> u64 {
+    let blobs = fs::read_dir(store.join("blobs/sha256")).unwrap();
+    blobs
+        .map(|blob| blob.unwrap().metadata().unwrap().len())
+        .sum()
+}
+
+#[test]
+fn an_image_goes_to_a_registry_and_comes_back() {
+    let registry = Registry::plain();
+    let fixture = Fixture::new();
+    let manifest = fixture.manifest.to_string();
+    let store = fixture.store();
+    // The second image has most of its chunks in the packs of the first.
+    let mut other = fixture.content.clone();
+    other.extend_from_slice(b"and something more");
+    fs::write(fixture.tree().join("file"), &other).unwrap();
+    let options = ["--architecture", "amd64"];
+    let second = build(&fixture.tree(), &store, "second", &options);
+    assert!(fs::read_dir(store.join("places")).unwrap().count() > 0);
+
+    let reference = registry.reference("t/a:1");
+    let sent = push(&store, "image", &reference);
+    assert_eq!(sent["manifest"], *manifest);
+    assert!(sent["bytes_sent"].as_u64().unwrap() > 1_000_000, "{sent}");
+    let again = push(&store, "image", &reference);
+    assert_eq!(
+        (&again["blobs_sent"], &again["bytes_sent"]),
+        (&0.into(), &0.into())
+    );
+    let new_tag = push(&store, "image", &registry.reference("t/a:other"));
+    assert_eq!(new_tag["bytes_sent"], 0, "{new_tag}");
+    // What another repository has is not sent either.
+    let mounted = push(&store, "image", &registry.reference("t/mounted:1"));
+    assert!(mounted["blobs_mounted"].as_u64().unwrap() >= 5, "{mounted}");
+    assert!(
+        mounted["bytes_sent"].as_u64().unwrap() < 10_000,
+        "{mounted}"
+    );
+    let second_reference = registry.reference("t/a:2");
+    push(&store, "second", &second_reference);
+
+    // What others make of it.
+    let skopeo = |arguments: &[&str]| {
+        let mut process = Command::new("skopeo");
+        let docker = format!("docker://{second_reference}");
+        let output = succeed(
+            process
+                .args(arguments)
+                .arg("--tls-verify=false")
+                .arg(docker),
+        );
+        serde_json::from_slice::<Value>(&output).unwrap()
+    };
+    let raw = skopeo(&["inspect", "--raw"]);
+    assert_eq!(raw["manifests"].as_array().unwrap().len(), 2);
+    let inspected = skopeo(&["--override-arch", "amd64", "inspect"]);
+    assert_eq!(
+        inspected["Layers"].as_array().unwrap().len(),
+        1,
+        "{inspected}"
+    );
+
+    // Somebody else gets both, the second one with what came by the first.
+    let theirs = registry.folder.path().join("theirs");
+    assert_eq!(pull(&theirs, &[&reference]), manifest);
+    assert!(cat(&theirs, &reference) == fixture.content);
+    assert_eq!(pull(&theirs, &["--tag", "two", &second_reference]), second);
+    assert!(cat(&theirs, "two") == other);
+    succeed(peerfs(&theirs, "verify").arg("--complete"));
+    let by_digest = format!(
+        "{}@sha256:{}",
+        registry.reference("t/a"),
+        sent["digest"].as_str().unwrap()
+    );
+    let third = registry.folder.path().join("third");
+    assert_eq!(pull(&third, &[&by_digest]), manifest);
+    // And pushes it, byte by byte the same.
+    let copied = push(&third, &manifest, &registry.reference("t/copy:1"));
+    assert_eq!(copied["digest"], sent["digest"]);
+}
+
+#[test]
+fn a_lazy_pull_needs_little_and_the_rest_is_found_later() {
+    let registry = Registry::plain();
+    let fixture = Fixture::new();
+    let reference = registry.reference("lazy:1");
+    push(&fixture.store(), "image", &reference);
+    let store = registry.folder.path().join("lazy");
+    let manifest = pull(&store, &["--lazy", &reference]);
+    assert_eq!(manifest, fixture.manifest.to_string());
+    assert!(blob_bytes(&store) < 100_000, "{}", blob_bytes(&store));
+    assert_eq!(succeed(peerfs(&store, "ls").arg(&reference)), b"file\n");
+    let (_, message) = fail(peerfs(&store, "cat").args([&reference, "/file"]));
+    assert!(message.contains("not in the store"), "{message}");
+    // Nothing says where it is but the store.
+    succeed(peerfs(&store, "untag").arg(&reference));
+    succeed(&mut peerfs(&store, "gc"));
+    assert_eq!(pull(&store, &[&manifest]), manifest);
+    assert!(cat(&store, &manifest) == fixture.content);
+    succeed(peerfs(&store, "verify").arg("--complete"));
+    // With the image goes what is noted of it.
+    succeed(peerfs(&store, "rm").arg(&manifest));
+    succeed(&mut peerfs(&store, "gc"));
+    assert_eq!(blob_bytes(&store), 0);
+}
+
+#[test]
+fn a_registry_with_tls_and_users_is_told_who_asks() {
+    let registry = Registry::guarded();
+    let fixture = Fixture::new();
+    let reference = registry.reference("t/a:1");
+    let authority = registry.folder.path().join("ca.crt");
+    let auth: PathBuf = registry.folder.path().join("auth.json");
+    let push = |authority: &Path| {
+        let mut process = peerfs(&fixture.store(), "push");
+        process
+            .args(["image", &reference, "--authfile"])
+            .arg(&auth)
+            .env("SSL_CERT_FILE", authority);
+        process
+    };
+    let (_, message) = fail(&mut push(&authority));
+    assert!(message.contains("podman login"), "{message}");
+    let mut login = Command::new("skopeo");
+    login.args(["login", "--tls-verify=false", "-u", "user", "-p", "secret"]);
+    succeed(login.arg("--authfile").arg(&auth).arg(&registry.address));
+    // Whose certificate proves nothing gets no password.
+    let (_, message) = fail(&mut push(Path::new("/dev/null")));
+    assert!(message.contains("certificate"), "{message}");
+    succeed(&mut push(&authority));
+    succeed(push(Path::new("/dev/null")).arg("--tls-verify=false"));
+    let theirs = registry.folder.path().join("theirs");
+    let mut process = peerfs(Path::new("/nowhere"), "pull");
+    process.arg("--root-dir").arg(&theirs).arg(&reference);
+    process.arg("--authfile").arg(&auth);
+    succeed(process.env("SSL_CERT_FILE", &authority));
+    assert!(cat(&theirs, &reference) == fixture.content);
+}
+
+#[test]
+fn what_is_not_there_or_no_image_of_peerfs_is_said() {
+    let registry = Registry::plain();
+    let fixture = Fixture::new();
+    let store = registry.folder.path().join("store");
+    let pull = |reference: &str| {
+        let mut process = peerfs(Path::new("/nowhere"), "pull");
+        process.arg("--root-dir").arg(&store).arg(reference);
+        process
+    };
+    let (_, message) = fail(&mut pull(&registry.reference("missing:1")));
+    assert!(message.contains("does not have it"), "{message}");
+    // An ordinary image: the runnable half of one of ours, copied alone.
+    push(&fixture.store(), "image", &registry.reference("whole:1"));
+    let mut skopeo = Command::new("skopeo");
+    let copy = |name: &str| format!("docker://{}", registry.reference(name));
+    skopeo.args([
+        "--override-arch",
+        "unknown",
+        "copy",
+        "--src-tls-verify=false",
+        "--dest-tls-verify=false",
+    ]);
+    succeed(skopeo.arg(copy("whole:1")).arg(copy("ordinary:1")));
+    let (_, message) = fail(&mut pull(&registry.reference("ordinary:1")));
+    assert!(message.contains("no image of peerfs"), "{message}");
+    let (_, message) = fail(peerfs(&fixture.store(), "push").arg("image"));
+    assert!(message.contains("is no image of a registry"), "{message}");
+}

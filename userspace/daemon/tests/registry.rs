@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! A daemon that gets an image from Debian's docker-registry: as it is told, lazily, and after it has started again.
+
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use peerfs_control::{PullState, Reply};
+use support::process::{peerfs, succeed, Running};
+use tempfile::TempDir;
+
+/// A registry on the loopback interface, and a store with an image that was pushed to it.
+struct Registry {
+    folder: TempDir,
+    address: String,
+    process: Child,
+}
+
+impl Registry {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = port.local_addr().unwrap().to_string();
+        drop(port);
+        let root = folder.path().join("registry");
+        let config = format!(
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"}}\n",
+            root.display()
+        );
+        let path = folder.path().join("config.yml");
+        fs::write(&path, config).unwrap();
+        let process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("scripts/setup-packages installs docker-registry");
+        for _ in 0..200 {
+            if TcpStream::connect(&address).is_ok() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Registry {
+            folder,
+            address,
+            process,
+        }
+    }
+
+    /// Pushes an image with a file of this content, and returns its manifest and reference.
+    fn push(&self, name: &str, content: &[u8]) -> (String, String) {
+        let tree = self.folder.path().join(name);
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("file"), content).unwrap();
+        let store = self.folder.path().join(format!("{name}-store"));
+        let reference = format!("{}/team/{name}:1", self.address);
+        let mut build = Command::new(peerfs());
+        build.args(["build", "--tag", &reference, "--root-dir"]);
+        let manifest = succeed(build.arg(&store).arg(tree));
+        let mut push = Command::new(peerfs());
+        succeed(push.args(["push", &reference, "--root-dir"]).arg(&store));
+        (manifest.trim_end().to_owned(), reference)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn content(seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let bytes = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+        (state >> 56) as u8
+    });
+    bytes.take(1_000_000).collect()
+}
+
+fn cat(daemon: &Running, image: &str) -> String {
+    let mut process = Command::new(peerfs());
+    process.args(["ls", "-l", "--root-dir"]).arg(daemon.store());
+    succeed(process.arg(image))
+}
+
+#[test]
+fn an_image_of_a_registry_is_pulled_lazily_or_not() {
+    let registry = Registry::start();
+    let (manifest, reference) = registry.push("one", &content(1));
+    let (second, second_reference) = registry.push("two", &content(2));
+    let daemon = Running::start_over(tempfile::tempdir().unwrap(), "").0;
+    let lazy = daemon.succeed("pull", &["--lazy", "--json", &reference]);
+    let Ok(Reply::Done(status)) = serde_json::from_str(lazy.trim_end()) else {
+        panic!("{lazy}");
+    };
+    assert_eq!(
+        (status.image, status.state),
+        (manifest.clone(), PullState::Mountable)
+    );
+    assert!(cat(&daemon, &reference).contains("1000000"));
+    let fetched = |daemon: &Running| daemon.status().bytes_by_source.values().sum::<u64>();
+    assert!(fetched(&daemon) < 100_000);
+    // Who starts again, and is told nothing but a digest, knows where the rest is.
+    let (daemon, _) = daemon.restart("");
+    assert_eq!(daemon.succeed("pull", &[&manifest]).trim_end(), manifest);
+    assert!(fetched(&daemon) > 1_000_000);
+    let by_source = daemon.status().bytes_by_source;
+    let origin = format!("{}/team/one", registry.address);
+    assert!(by_source[&origin] > 1_000_000, "{by_source:?}");
+    assert_eq!(
+        daemon.succeed("pull", &[&second_reference]).trim_end(),
+        second
+    );
+    assert!(cat(&daemon, &second_reference).contains("1000000"));
+}
+
+#[test]
+fn a_repository_of_the_configuration_is_a_source() {
+    let registry = Registry::start();
+    let (manifest, _) = registry.push("one", &content(1));
+    let source = format!("[[source]]\noci = \"{}/team/one\"\n", registry.address);
+    let daemon = Running::start_over(tempfile::tempdir().unwrap(), &source).0;
+    assert_eq!(daemon.succeed("pull", &[&manifest]).trim_end(), manifest);
+}

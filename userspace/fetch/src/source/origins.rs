@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The repositories of registries that images came from, or went to, as sources of these. The store notes them, so that
+//! they are known to whoever opens it the next time.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::stream::{self, BoxStream, FuturesUnordered};
+use futures::StreamExt;
+use lru::LruCache;
+use peerfs_exchange::Have;
+use peerfs_format::{Digest, METADATA_MAX};
+use peerfs_registry::{Options, Remote, RemoteImage};
+use peerfs_store::{Reference, RegistryReference, Tag};
+use peerfs_text::{printable, Causes};
+use tracing::debug;
+
+use super::{ask, Discovery, Registry, RemoteSource, Source, SourceId, Subject};
+use crate::disk::{Disk, DiskError};
+
+/// Repositories that are kept as sources.
+const SOURCES_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
+/// Between two looks at what the store notes: others may have noted something.
+const READ_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Why an image of a registry can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum OriginError {
+    /// The registry says why.
+    #[error(transparent)]
+    Registry(#[from] peerfs_registry::Error),
+    /// The store could not be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// It is an image for container runtimes alone.
+    #[error(
+        "{0} is no image of peerfs, but an ordinary one of {1} layers, and this version can't make one of it: unpack it, \
+         and use `peerfs build`"
+    )]
+    Ordinary(String, usize),
+}
+
+/// An image of a registry, of which the beginning is in the store.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Its manifest.
+    pub manifest: Digest,
+    /// The OCI index or manifest that leads to it there.
+    pub oci_index: Digest,
+}
+
+/// Finds for each image the repositories that are noted to have it. Clones are the same.
+#[derive(Clone)]
+pub struct Origins(Arc<Shared>);
+
+struct Shared {
+    disk: Disk,
+    registry: Arc<Registry>,
+    options: Options,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// What the store notes, and when that was read.
+    noted: HashMap<Digest, Vec<String>>,
+    read_at: Option<Instant>,
+    sources: LruCache<String, (SourceId, Arc<RemoteSource>)>,
+}
+
+impl Origins {
+    /// Those that the store behind `disk` notes.
+    pub fn new(disk: Disk, registry: Arc<Registry>, options: Options) -> Self {
+        Origins(Arc::new(Shared {
+            disk,
+            registry,
+            options,
+            state: Mutex::new(State {
+                noted: HashMap::new(),
+                read_at: None,
+                sources: LruCache::new(SOURCES_MAX),
+            }),
+        }))
+    }
+
+    /// Asks a registry what a reference stands for, brings the OCI form and the manifest of that into the store, and notes
+    /// where it is: from now on all of it can be fetched from there.
+    ///
+    /// # Errors
+    /// [`OriginError`].
+    pub async fn find_image(&self, reference: &RegistryReference) -> Result<Found, OriginError> {
+        let remote = Remote::repository(reference, &self.0.options)?;
+        let image = match remote.image(reference, architecture()).await? {
+            RemoteImage::Peerfs(image) => image,
+            RemoteImage::Ordinary(image) => {
+                let layers = image.layers.len();
+                return Err(OriginError::Ordinary(reference.to_string(), layers));
+            }
+        };
+        let manifest = image.manifest;
+        let blob = remote.small_blob(&manifest, METADATA_MAX).await?;
+        let oci_index = image.top.digest;
+        let origin = remote.name().to_owned();
+        let store = move |store: &peerfs_store::Store| {
+            for (digest, bytes) in &image.form {
+                store.put_blob(digest, bytes)?;
+            }
+            store.put_blob(&image.top.digest, &image.top.bytes)?;
+            store.put_blob(&manifest, &blob)?;
+            store.add_origin(&manifest, Some(&oci_index), &origin)
+        };
+        self.0.disk.run(store).await?;
+        self.0.lock().read_at = None;
+        Ok(Found {
+            manifest,
+            oci_index,
+        })
+    }
+
+    /// Gives an image that was found the tag that says where it is from, or another one.
+    ///
+    /// # Errors
+    /// [`OriginError::Disk`].
+    pub async fn tag(&self, found: Found, tag: Tag) -> Result<(), OriginError> {
+        let tagged = self
+            .0
+            .disk
+            .run(move |store| store.tag_oci(&found.manifest, &found.oci_index, &tag));
+        Ok(tagged.await?)
+    }
+}
+
+/// What OCI calls the processors of this machine.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        other => other,
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // What is in it is valid after every step.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sources that are noted to have an image.
+    async fn sources(&self, manifest: Digest) -> Vec<(SourceId, Arc<RemoteSource>)> {
+        let now = Instant::now();
+        let is_fresh = |at: Instant| now.saturating_duration_since(at) < READ_INTERVAL;
+        let must_read = !self.lock().read_at.is_some_and(is_fresh);
+        if must_read {
+            match self.disk.run(|store| store.origins()).await {
+                Ok(origins) => {
+                    let mut noted: HashMap<Digest, Vec<String>> = HashMap::new();
+                    for (manifest, origin) in origins {
+                        noted.entry(manifest).or_default().push(origin);
+                    }
+                    let mut state = self.lock();
+                    state.noted = noted;
+                    state.read_at = Some(now);
+                }
+                Err(error) => debug!(error = %Causes(&error), "cannot read where images are from"),
+            }
+        }
+        let mut state = self.lock();
+        let origins = state.noted.get(&manifest).cloned().unwrap_or_default();
+        let sources = origins
+            .iter()
+            .filter_map(|origin| self.source(&mut state, origin));
+        sources.collect()
+    }
+
+    fn source(&self, state: &mut State, origin: &str) -> Option<(SourceId, Arc<RemoteSource>)> {
+        if let Some(known) = state.sources.get(origin) {
+            return Some(known.clone());
+        }
+        // A store may come from somebody else: whatever stands there.
+        let Ok(Reference::Registry(reference)) = origin.parse() else {
+            debug!(origin = %printable(origin), "is no repository of a registry");
+            return None;
+        };
+        let remote = Remote::repository(&reference, &self.options).ok()?;
+        let source = Arc::new(RemoteSource::origin(remote));
+        let id = self.registry.register(Arc::<RemoteSource>::clone(&source));
+        let made = (id, source);
+        let gone = state.sources.push(origin.to_owned(), made.clone());
+        if let Some((_, (id, _))) = gone {
+            self.registry.remove(id);
+        }
+        Some(made)
+    }
+}
+
+impl Discovery for Origins {
+    fn find(&self, content: Digest, subject: &Subject) -> BoxStream<'static, (SourceId, Have)> {
+        let (shared, subject) = (Arc::clone(&self.0), subject.clone());
+        let found = async move {
+            let sources = shared.sources(subject.manifest()).await;
+            let asking = sources.into_iter().map(|(id, source)| {
+                let subject = subject.clone();
+                async move {
+                    let source: &dyn Source = source.as_ref();
+                    Some((id, ask(source, content, &subject).await?))
+                }
+            });
+            asking.collect::<FuturesUnordered<_>>()
+        };
+        stream::once(found)
+            .flatten()
+            .filter_map(|found| async move { found })
+            .boxed()
+    }
+
+    fn newcomers(&self) -> BoxStream<'static, SourceId> {
+        stream::empty().boxed()
+    }
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The images of a repository: of peerfs, and ordinary ones.
+
+use peerfs_format::Digest;
+use peerfs_oci::{BlobInfo, Child, Document, RegistryReference};
+
+use crate::documents::{Fetched, DOCUMENT_MAX};
+use crate::error::{Error, Result};
+use crate::remote::Remote;
+
+/// The most manifests of an index that are looked at for the one with all blobs.
+const CANDIDATES_MAX: usize = 16;
+/// The most bytes of a configuration and of the layer for container runtimes.
+const SMALL_MAX: u64 = 4 * 1024 * 1024;
+/// What the platform of a manifest is called that is no image to be run.
+const UNKNOWN: &str = "unknown";
+
+/// What a reference stands for.
+pub enum RemoteImage {
+    /// An image of peerfs.
+    Peerfs(PeerfsImage),
+    /// One for container runtimes alone.
+    Ordinary(OrdinaryImage),
+}
+
+/// An image of peerfs in a repository: all that OCI's tools need of it, and nothing else.
+pub struct PeerfsImage {
+    /// The digest of its peerfs manifest.
+    pub manifest: Digest,
+    /// The index or OCI image manifest that the reference stands for.
+    pub top: Fetched,
+    /// What else that leads to and is no blob of the peerfs image.
+    pub form: Vec<(Digest, Vec<u8>)>,
+}
+
+/// An ordinary image: what is needed to get its layers by [`Remote::read_blob`].
+#[derive(Clone, Debug)]
+pub struct OrdinaryImage {
+    /// Its OCI image manifest, for the platform that was asked for.
+    pub manifest: Fetched,
+    /// Its configuration.
+    pub config: BlobInfo,
+    /// Its layers, the lowest first.
+    pub layers: Vec<BlobInfo>,
+}
+
+impl Remote {
+    /// The image that a reference stands for; of an ordinary one for several platforms the one for these processors, as
+    /// OCI calls them.
+    ///
+    /// # Errors
+    /// Those of the server; [`Error::Platform`].
+    pub async fn image(
+        &self,
+        reference: &RegistryReference,
+        architecture: &str,
+    ) -> Result<RemoteImage> {
+        let top = self.resolve(reference).await?;
+        let children = match &top.document {
+            Document::Manifest { .. } => {
+                return Ok(match self.peerfs_image(&top, &[]).await? {
+                    Some(image) => RemoteImage::Peerfs(image),
+                    None => RemoteImage::Ordinary(ordinary(top)?),
+                });
+            }
+            Document::Index(children) => children.clone(),
+        };
+        if let Some(image) = self.peerfs_image(&top, &children).await? {
+            return Ok(RemoteImage::Peerfs(image));
+        }
+        let child = select(&children, architecture)?;
+        Ok(RemoteImage::Ordinary(ordinary(
+            self.document(&child.digest).await?,
+        )?))
+    }
+
+    /// The image of peerfs that an index or a manifest leads to, if it is one.
+    async fn peerfs_image(&self, top: &Fetched, children: &[Child]) -> Result<Option<PeerfsImage>> {
+        let mut form = Vec::new();
+        let mut manifest = top.document.peerfs_manifest().map(|blob| blob.digest);
+        let mut documents = vec![top.clone()];
+        // Nobody takes the one with all blobs for an image that can be run: what else an index has need not be asked for.
+        let unknown = children.iter().filter(|child| child.os == UNKNOWN);
+        for child in unknown.take(CANDIDATES_MAX) {
+            let document = self.document(&child.blob.digest).await?;
+            if let Some(found) = document.document.peerfs_manifest() {
+                manifest = manifest.or(Some(found.digest));
+                documents.push(document);
+            }
+        }
+        let Some(manifest) = manifest else {
+            return Ok(None);
+        };
+        let known = children.iter().filter(|child| child.os != UNKNOWN);
+        for child in known.take(CANDIDATES_MAX) {
+            documents.push(self.document(&child.blob.digest).await?);
+        }
+        for document in &documents {
+            if document.digest != top.digest {
+                form.push((document.digest, document.bytes.clone()));
+            }
+            let Document::Manifest { config, layers } = &document.document else {
+                continue;
+            };
+            for blob in layers.iter().chain([config]) {
+                let is_new = form.iter().all(|(digest, _)| *digest != blob.digest);
+                if is_new && !blob.is_of_peerfs() {
+                    let bytes = self.small_blob(&blob.digest, SMALL_MAX).await?;
+                    form.push((blob.digest, bytes));
+                }
+            }
+        }
+        Ok(Some(PeerfsImage {
+            manifest,
+            top: top.clone(),
+            form,
+        }))
+    }
+
+    /// The configuration of an ordinary image: Env, Entrypoint and the like, as JSON.
+    ///
+    /// # Errors
+    /// As for [`Remote::small_blob`].
+    pub async fn config(&self, image: &OrdinaryImage) -> Result<Vec<u8>> {
+        self.small_blob(&image.config.digest, DOCUMENT_MAX).await
+    }
+}
+
+fn ordinary(manifest: Fetched) -> Result<OrdinaryImage> {
+    match manifest.document.clone() {
+        Document::Manifest { config, layers } => Ok(OrdinaryImage {
+            manifest,
+            config,
+            layers,
+        }),
+        Document::Index(_) => Err(Error::Protocol {
+            host: "the registry".to_owned(),
+            problem: "an index leads to another index",
+        }),
+    }
+}
+
+/// The manifest of an index for these processors.
+fn select<'a>(children: &'a [Child], architecture: &str) -> Result<&'a BlobInfo> {
+    let is_wanted = |child: &&Child| child.os == "linux" && child.architecture == architecture;
+    // Of several variants the first one is the one that the builder holds for the usual one.
+    let found = children.iter().find(is_wanted);
+    found.map(|child| &child.blob).ok_or_else(|| {
+        let known: Vec<_> = children
+            .iter()
+            .filter(|child| child.os != UNKNOWN)
+            .map(|child| format!("{}/{}", child.os, child.architecture))
+            .take(CANDIDATES_MAX)
+            .collect();
+        Error::Platform {
+            wanted: format!("linux/{architecture}"),
+            known: known.join(", "),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_platform_that_is_asked_for_is_taken() {
+        let child = |os: &str, architecture: &str, digit| Child {
+            blob: BlobInfo {
+                digest: Digest([digit; 32]),
+                length: 1,
+                media_type: String::new(),
+            },
+            os: os.to_owned(),
+            architecture: architecture.to_owned(),
+            variant: String::new(),
+        };
+        let children = [
+            child("windows", "amd64", 1),
+            child("linux", "arm64", 2),
+            child("linux", "amd64", 3),
+            child(UNKNOWN, UNKNOWN, 4),
+        ];
+        let found = select(&children, "amd64").unwrap();
+        assert_eq!(found.digest, Digest([3; 32]));
+        let error = select(&children, "riscv64").unwrap_err().to_string();
+        assert!(
+            error.contains("linux/riscv64") && error.contains("linux/arm64"),
+            "{error}"
+        );
+        assert!(!error.contains("unknown"), "{error}");
+    }
+}
