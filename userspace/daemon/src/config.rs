@@ -500,8 +500,9 @@ mod tests {
             .map(|line| line.strip_prefix("# ").unwrap_or(line))
             .collect();
         let config = read(&settings.join("\n")).unwrap();
-        assert_eq!(config.source.len(), 2);
+        assert_eq!(config.source.len(), 3);
         assert_eq!(config.pin.len(), 1);
+        assert!(config.registry.auth_file.is_some());
         assert!(config.peer.upload_bytes_per_second.is_some());
     }
 

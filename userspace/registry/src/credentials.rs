@@ -383,7 +383,7 @@ mod tests {
             "echo 'credentials not found in native keychain'; exit 1",
         );
         helper("broken", "exit 3");
-        helper("endless", "yes");
+        helper("endless", "exec yes");
         let path = std::env::var("PATH").unwrap();
         std::env::set_var("PATH", format!("{}:{path}", folder.path().display()));
         let ask = |name: &str| {

@@ -145,6 +145,7 @@ impl Error {
     pub(crate) fn trouble(&self) -> Trouble {
         match self {
             Error::Request { source, .. } if source.is_builder() => Trouble::Final,
+            Error::Request { source, .. } if source.is_connect() => Trouble::Unreachable,
             Error::Request { .. }
             | Error::BrokenOff { .. }
             | Error::Stalled { .. }
@@ -163,6 +164,8 @@ impl Error {
 pub(crate) enum Trouble {
     /// It may, after so long if the server says that.
     Passing(Option<Duration>),
+    /// It may, but more likely the server is not there.
+    Unreachable,
     /// It does not.
     Final,
 }

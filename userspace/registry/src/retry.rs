@@ -9,6 +9,8 @@ use crate::error::{Result, Trouble};
 
 /// Attempts at one thing.
 const ATTEMPTS_MAX: u32 = 6;
+/// Attempts to connect to a server that does not answer: a wrong name is told soon.
+const CONNECTIONS_MAX: u32 = 3;
 /// The longest pause after the first attempt; doubled with each further one.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 /// The longest pause.
@@ -25,10 +27,12 @@ impl Attempts {
     /// the same time come again at different ones.
     pub(crate) fn pause(&mut self, trouble: Trouble, random: f64) -> Option<Duration> {
         self.0 += 1;
-        let Trouble::Passing(retry_after) = trouble else {
-            return None;
+        let (retry_after, attempts) = match trouble {
+            Trouble::Passing(retry_after) => (retry_after, ATTEMPTS_MAX),
+            Trouble::Unreachable => (None, CONNECTIONS_MAX),
+            Trouble::Final => return None,
         };
-        if self.0 >= ATTEMPTS_MAX || retry_after.is_some_and(|wanted| wanted > RETRY_AFTER_MAX) {
+        if self.0 >= attempts || retry_after.is_some_and(|wanted| wanted > RETRY_AFTER_MAX) {
             return None;
         }
         let longest = PAUSE_FIRST.saturating_mul(2_u32.saturating_pow(self.0 - 1));
@@ -107,6 +111,9 @@ mod tests {
         let seconds = [0.5, 1.0, 2.0, 4.0, 8.0].map(Duration::from_secs_f64);
         assert_eq!(pauses, seconds);
         assert_eq!(Attempts::default().pause(Trouble::Final, 0.0), None);
+        let mut attempts = Attempts::default();
+        let connecting = (0..7).map_while(|_| attempts.pause(Trouble::Unreachable, 1.0));
+        assert_eq!(connecting.count(), 2);
         let minute = Some(Duration::from_secs(60));
         let asked = Attempts::default().pause(Trouble::Passing(minute), 0.0);
         assert_eq!(asked, minute);

@@ -9,7 +9,10 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
+
+use rustix::fs::{fadvise, Advice};
 
 /// Bytes before the entries.
 const HEADER_SIZE: u64 = 4096;
@@ -22,6 +25,8 @@ const SLOTS_MAX: u64 = 1 << 27;
 /// Entries that are read at once where few are asked for, and where many are.
 const NARROW: u64 = 16;
 const WIDE: u64 = 64 * 1024;
+/// Keys that the kernel is told of before they are looked for.
+const ASKED_FOR: usize = 1024;
 /// Keys that are many.
 const MANY: usize = 256;
 /// The most entries in a row that are looked at for one key: far more than there are by chance.
@@ -89,12 +94,31 @@ impl HashFile {
     /// The values of keys, which are in ascending order.
     pub(super) fn get_all(&self, keys: &[u64]) -> io::Result<Vec<Found>> {
         let mut window = Window::new(self, keys.first(), keys.last(), keys.len());
-        keys.iter()
-            .map(|key| {
+        let mut found = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(ASKED_FOR) {
+            if !window.is_dense() {
+                self.ask_for(keys);
+            }
+            for key in keys {
                 let entry = window.find(*key)?;
-                Ok(entry.and_then(|(_, value)| (value != 0).then_some(value)))
-            })
-            .collect()
+                found.push(entry.and_then(|(_, value)| (value != 0).then_some(value)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Has the kernel read what keys need, all at once: a disk is much faster than if it is asked for one after the other.
+    fn ask_for(&self, keys: &[u64]) {
+        let length = NonZeroU64::new(NARROW * ENTRY_SIZE as u64);
+        for key in keys {
+            // What it does not do is waited for.
+            let _ = fadvise(
+                &self.file,
+                offset_of(self.home(*key)),
+                length,
+                Advice::WillNeed,
+            );
+        }
     }
 
     /// Enters values, which are not 0, in ascending order of their keys; what a key had before is replaced.
@@ -173,6 +197,11 @@ impl<'a> Window<'a> {
             bytes: Vec::new(),
             is_changed: false,
         }
+    }
+
+    /// Whether it has many of the keys.
+    fn is_dense(&self) -> bool {
+        self.width == WIDE
     }
 
     /// The slot of a key and its value, or the empty slot where it would be, with 0; None if neither is within reach.
