@@ -151,6 +151,24 @@ pub(crate) fn options(arguments: &RegistryArguments) -> Options {
     }
 }
 
+/// Waits for something, until somebody wants the command to end.
+pub(crate) async fn until_interrupted<T, E>(
+    work: impl Future<Output = std::result::Result<T, E>>,
+) -> Result<T>
+where
+    Error: From<E>,
+{
+    let interrupted = async {
+        while !interrupt::is_requested() {
+            tokio::time::sleep(TICK).await;
+        }
+    };
+    tokio::select! {
+        done = work => done.map_err(Error::from),
+        () = interrupted => Err(Error::Cancelled),
+    }
+}
+
 /// Waits for something that is done in this process, until somebody wants the command to end.
 pub(crate) fn block_on<T, E>(work: impl Future<Output = std::result::Result<T, E>>) -> Result<T>
 where
@@ -160,17 +178,7 @@ where
         .enable_all()
         .build()
         .map_err(Error::Runtime)?;
-    let done = runtime.block_on(async {
-        let interrupted = async {
-            while !interrupt::is_requested() {
-                tokio::time::sleep(TICK).await;
-            }
-        };
-        tokio::select! {
-            done = work => done.map_err(Error::from),
-            () = interrupted => Err(Error::Cancelled),
-        }
-    });
+    let done = runtime.block_on(until_interrupted(work));
     // A disk that does not answer is not waited for.
     runtime.shutdown_background();
     done

@@ -55,7 +55,7 @@ impl Platform {
     }
 
     /// How well an image for `offered` is suited to this platform, the most the best; None if it is not.
-    pub(crate) fn suits(&self, offered: &Platform) -> Option<u32> {
+    pub fn suits(&self, offered: &Platform) -> Option<u32> {
         if (&self.os, &self.architecture) != (&offered.os, &offered.architecture) {
             return None;
         }

@@ -3,13 +3,16 @@
 //! A blob that is read as it comes.
 
 use std::io::{self, Read};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use peerfs_format::Digest;
 use peerfs_oci::BlobInfo;
 use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 use crate::remote::{Ranged, Remote};
@@ -17,6 +20,8 @@ use crate::retry::Attempts;
 
 /// Pieces, of some KiB each, that wait to be read.
 const PIECES_AHEAD: usize = 64;
+/// How often it is asked whether to give up.
+const TICK: Duration = Duration::from_millis(100);
 
 /// A blob that is read as it comes, for code that blocks. Its end is only told after all of it had the right digest, so
 /// whoever acts on what came before must be able to undo that.
@@ -27,13 +32,15 @@ pub struct BlobReader {
     hash: Sha256,
     rest: Bytes,
     pieces: mpsc::Receiver<Result<Bytes>>,
+    give_up: fn() -> bool,
+    runtime: Handle,
     task: JoinHandle<()>,
 }
 
 impl Remote {
     /// Begins to get a whole blob. When the connection breaks, it goes on where that was. Must be called within a tokio
-    /// runtime; the reader, outside of its asynchronous tasks.
-    pub fn read_blob(&self, blob: &BlobInfo) -> BlobReader {
+    /// runtime; the reader, outside of its asynchronous tasks. While it waits, it asks again and again whether to give up.
+    pub fn read_blob(&self, blob: &BlobInfo, give_up: fn() -> bool) -> BlobReader {
         let (sender, pieces) = mpsc::channel(PIECES_AHEAD);
         let (remote, wanted) = (self.clone(), blob.clone());
         BlobReader {
@@ -43,6 +50,8 @@ impl Remote {
             hash: Sha256::new(),
             rest: Bytes::new(),
             pieces,
+            give_up,
+            runtime: Handle::current(),
             task: tokio::spawn(async move { download(&remote, &wanted, &sender).await }),
         }
     }
@@ -111,13 +120,28 @@ async fn download_from(
     Ok(())
 }
 
+impl BlobReader {
+    fn next(&mut self) -> io::Result<Option<Result<Bytes>>> {
+        loop {
+            let pieces = &mut self.pieces;
+            // A timer is made within the runtime.
+            let next = async { timeout(TICK, pieces.recv()).await };
+            match self.runtime.block_on(next) {
+                Ok(next) => return Ok(next),
+                Err(_) if (self.give_up)() => return Err(io::Error::other("given up")),
+                Err(_) => (),
+            }
+        }
+    }
+}
+
 impl Read for BlobReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
             return Ok(0);
         }
         if self.rest.is_empty() {
-            self.rest = match self.pieces.blocking_recv() {
+            self.rest = match self.next()? {
                 Some(piece) => piece.map_err(io::Error::other)?,
                 None if self.left > 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 None => {

@@ -3,7 +3,7 @@
 //! The images of a repository: of peerfs, and ordinary ones.
 
 use peerfs_format::Digest;
-use peerfs_oci::{BlobInfo, Child, Document, RegistryReference};
+use peerfs_oci::{BlobInfo, Child, Document, Platform, RegistryReference};
 
 use crate::documents::{Fetched, DOCUMENT_MAX};
 use crate::error::{Error, Result};
@@ -46,15 +46,14 @@ pub struct OrdinaryImage {
 }
 
 impl Remote {
-    /// The image that a reference stands for; of an ordinary one for several platforms the one for these processors, as
-    /// OCI calls them.
+    /// The image that a reference stands for; of an ordinary one for several platforms the one that suits this one best.
     ///
     /// # Errors
     /// Those of the server; [`Error::Platform`].
     pub async fn image(
         &self,
         reference: &RegistryReference,
-        architecture: &str,
+        platform: &Platform,
     ) -> Result<RemoteImage> {
         let top = self.resolve(reference).await?;
         let children = match &top.document {
@@ -69,7 +68,7 @@ impl Remote {
         if let Some(image) = self.peerfs_image(&top, &children).await? {
             return Ok(RemoteImage::Peerfs(image));
         }
-        let child = select(&children, architecture)?;
+        let child = select(&children, platform)?;
         Ok(RemoteImage::Ordinary(ordinary(
             self.document(&child.digest).await?,
         )?))
@@ -141,12 +140,22 @@ fn ordinary(manifest: Fetched) -> Result<OrdinaryImage> {
     }
 }
 
-/// The manifest of an index for these processors.
-fn select<'a>(children: &'a [Child], architecture: &str) -> Result<&'a BlobInfo> {
-    let is_wanted = |child: &&Child| child.os == "linux" && child.architecture == architecture;
-    // Of several variants the first one is the one that the builder holds for the usual one.
-    let found = children.iter().find(is_wanted);
-    found.map(|child| &child.blob).ok_or_else(|| {
+/// The manifest of an index that suits a platform best.
+fn select<'a>(children: &'a [Child], wanted: &Platform) -> Result<&'a BlobInfo> {
+    let suits = |child: &Child| {
+        let variant = Some(child.variant.clone()).filter(|variant| !variant.is_empty());
+        wanted.suits(&Platform {
+            os: child.os.clone(),
+            architecture: child.architecture.parse().ok()?,
+            variant,
+        })
+    };
+    let suited = children
+        .iter()
+        .filter_map(|child| Some((suits(child)?, child)));
+    // Of equals the first one.
+    let found = suited.rev().max_by_key(|(suits, _)| *suits);
+    found.map(|(_, child)| &child.blob).ok_or_else(|| {
         let known: Vec<_> = children
             .iter()
             .filter(|child| child.os != UNKNOWN)
@@ -154,7 +163,7 @@ fn select<'a>(children: &'a [Child], architecture: &str) -> Result<&'a BlobInfo>
             .take(CANDIDATES_MAX)
             .collect();
         Error::Platform {
-            wanted: format!("linux/{architecture}"),
+            wanted: wanted.to_string(),
             known: known.join(", "),
         }
     })
@@ -182,9 +191,11 @@ mod tests {
             child("linux", "amd64", 3),
             child(UNKNOWN, UNKNOWN, 4),
         ];
-        let found = select(&children, "amd64").unwrap();
+        let found = select(&children, &"linux/amd64".parse().unwrap()).unwrap();
         assert_eq!(found.digest, Digest([3; 32]));
-        let error = select(&children, "riscv64").unwrap_err().to_string();
+        let error = select(&children, &"linux/riscv64".parse().unwrap())
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("linux/riscv64") && error.contains("linux/arm64"),
             "{error}"

@@ -37,6 +37,7 @@ pub use download::BlobReader;
 pub use error::{Error, Result};
 pub use http::Answer;
 pub use image::{OrdinaryImage, PeerfsImage, RemoteImage};
+pub use peerfs_oci::Platform;
 pub use push::{Document, Push, PushProgress};
 pub use remote::{Options, Ranged, Remote, UrlError};
 pub use retry::Breaker;

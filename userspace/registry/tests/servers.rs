@@ -395,7 +395,7 @@ async fn a_blob_is_read_over_broken_connections_and_verified() {
         media_type: String::new(),
     };
     let read = |server: &Server, blob: BlobInfo| {
-        let mut reader = server.remote().read_blob(&blob);
+        let mut reader = server.remote().read_blob(&blob, || false);
         tokio::task::spawn_blocking(move || {
             let mut bytes = Vec::new();
             reader.read_to_end(&mut bytes).map(|_| bytes)

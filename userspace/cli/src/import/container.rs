@@ -154,7 +154,7 @@ pub(super) fn docker(
     })
 }
 
-fn parse_config(
+pub(super) fn parse_config(
     path: &Path,
     text: &[u8],
     platform: Option<&Platform>,

@@ -3,6 +3,7 @@
 //! `peerfs import`.
 
 mod container;
+mod remote;
 mod source;
 
 use std::fs::File;
@@ -16,10 +17,10 @@ use indicatif::ProgressBar;
 use peerfs_build::{
     ArchiveTree, Blob, Layer, LayersSource, Limits, Promise, ReadProgress, Result as BuildResult,
 };
-use peerfs_oci::Platform;
+use peerfs_oci::{Platform, Reference};
 use peerfs_sys::interrupt;
 
-use crate::arguments::MakeArguments;
+use crate::arguments::{MakeArguments, RegistryArguments};
 use crate::build::{Maker, Origin};
 use crate::error::{Error, Result};
 use crate::progress::show_while;
@@ -34,7 +35,8 @@ use source::{Format, Source};
 pub(crate) struct ImportArguments {
     /// A tar archive, or - for one on the standard input, plain or compressed by gzip or zstd; an OCI image layout, as a
     /// directory or in an archive; or what docker save writes. As for skopeo, oci:DIRECTORY[:NAME], oci-archive:FILE[:NAME]
-    /// and docker-archive:FILE[:NAME] say what it is and which image of it is meant.
+    /// and docker-archive:FILE[:NAME] say what it is and which image of it is meant, and docker://REGISTRY/NAME[:TAG|@DIGEST]
+    /// is an image of a registry, which needs no room but for what is made of it.
     #[arg(value_hint = ValueHint::AnyPath)]
     source: Source,
     /// What SOURCE is; by default that is found out.
@@ -50,6 +52,8 @@ pub(crate) struct ImportArguments {
     /// How many bytes archives may take when they are decompressed, with k, M, G or T for powers of 1024.
     #[arg(long, value_name = "SIZE", default_value = "256G", value_parser = source::parse_size)]
     max_size: u64,
+    #[command(flatten)]
+    registry: RegistryArguments,
     #[command(flatten)]
     make: MakeArguments,
 }
@@ -82,6 +86,9 @@ impl Import<'_> {
             format => format,
         };
         let path = source.path.as_path();
+        if source.format == Format::Registry {
+            return self.of_registry(maker);
+        }
         let is_stdin = path == Path::new("-");
         if !is_stdin && path.is_dir() {
             return match format {
@@ -127,10 +134,36 @@ impl Import<'_> {
         let source = &self.arguments.source;
         let name = self.arguments.image.as_deref().or(source.image.as_deref());
         let platform = self.arguments.platform.as_ref();
-        let Container { layers, config } = match format {
+        let container = match format {
             Format::DockerArchive => container::docker(&folder, &source.path, name, platform)?,
             _ => container::oci(&folder, &source.path, name, platform)?,
         };
+        self.make(maker, container)
+    }
+
+    fn of_registry(&self, maker: &Maker<'_>) -> Result<()> {
+        let text = self.arguments.source.path.to_string_lossy();
+        let Reference::Registry(reference) = text.parse()? else {
+            return Err(Error::Import {
+                path: self.arguments.source.path.clone(),
+                problem: "behind docker:// the image of a registry is expected, such as registry.example/team/name:tag",
+            });
+        };
+        let platform = self.arguments.platform.as_ref();
+        let (container, runtime) =
+            remote::container(&reference, &self.arguments.registry, platform)?;
+        let made = self.make(maker, container);
+        runtime.shutdown_background();
+        match made {
+            // What was waited for was given up.
+            Err(_) if interrupt::is_requested() => Err(Error::Cancelled),
+            made => made,
+        }
+    }
+
+    fn make(&self, maker: &Maker<'_>, container: Container) -> Result<()> {
+        let source = &self.arguments.source;
+        let Container { layers, config } = container;
         let total = layers.iter().filter_map(|layer| layer.promise.size).sum();
         let progress = Arc::new(ReadProgress::default());
         let layers = LayersSource::new(&source.path, layers, &maker.store)

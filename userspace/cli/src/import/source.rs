@@ -20,12 +20,16 @@ pub(super) enum Format {
     Oci,
     /// What docker save and podman save write
     DockerArchive,
+    /// An image of a registry
+    #[value(skip)]
+    Registry,
 }
 
 /// A source.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Source {
     pub(super) format: Format,
+    /// Its place; of an image of a registry what it is called there.
     pub(super) path: PathBuf,
     /// Which image of it is meant.
     pub(super) image: Option<String>,
@@ -36,6 +40,13 @@ impl FromStr for Source {
 
     /// Reads a path, with a transport of skopeo's before it and then perhaps an image's name behind it.
     fn from_str(text: &str) -> Result<Self, Infallible> {
+        if let Some(reference) = text.strip_prefix("docker://") {
+            return Ok(Source {
+                format: Format::Registry,
+                path: reference.into(),
+                image: None,
+            });
+        }
         const TRANSPORTS: [(&str, Format); 3] = [
             ("oci:", Format::Oci),
             ("oci-archive:", Format::Oci),
@@ -100,6 +111,10 @@ mod tests {
             ("-", expected(Format::Auto, "-", "")),
             ("oci:/a/b", expected(Format::Oci, "/a/b", "")),
             ("oci:b:latest", expected(Format::Oci, "b", "latest")),
+            (
+                "docker://host:5000/name:tag",
+                expected(Format::Registry, "host:5000/name:tag", ""),
+            ),
             ("oci-archive:b.tar:", expected(Format::Oci, "b.tar", "")),
             (
                 "docker-archive:b.tar:host:5000/name:tag",

@@ -290,7 +290,7 @@ three.close()
 "#;
 
 /// An OCI layout in `folder`/`layout` of three layers, called `name`.
-fn make_layout(folder: &Path) {
+pub fn make_layout(folder: &Path) {
     fs::write(folder.join("layers.py"), LAYERS).unwrap();
     shell(
         folder,
@@ -303,7 +303,7 @@ fn make_layout(folder: &Path) {
     );
 }
 
-fn is_skipped() -> bool {
+pub fn is_skipped() -> bool {
     let lacks = !geteuid().is_root() || !has("umoci") || !has("skopeo");
     if lacks {
         eprintln!("skipped: not root, or no umoci or skopeo");

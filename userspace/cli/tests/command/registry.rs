@@ -280,3 +280,68 @@ fn what_is_not_there_or_no_image_of_peerfs_is_said() {
     let (_, message) = fail(peerfs(&fixture.store(), "push").arg("image"));
     assert!(message.contains("is no image of a registry"), "{message}");
 }
+
+#[test]
+fn an_ordinary_image_is_made_one_of_peerfs_as_it_comes() {
+    if crate::import::is_skipped() {
+        return;
+    }
+    let registry = Registry::plain();
+    let folder = registry.folder.path();
+    crate::import::make_layout(folder);
+    let reference = registry.reference("t/ordinary:1");
+    let copy = |reference: &str| {
+        let mut skopeo = Command::new("skopeo");
+        skopeo.current_dir(folder).args([
+            "copy",
+            "--quiet",
+            "--dest-tls-verify=false",
+            "oci:layout:name",
+        ]);
+        succeed(skopeo.arg(format!("docker://{reference}")));
+    };
+    copy(&reference);
+    let import = |store: &str, source: &str| {
+        let mut process = peerfs(&folder.join(store), "import");
+        process.args([source, "--tag", "x"]);
+        process
+    };
+    let text = |output: Vec<u8>| String::from_utf8(output).unwrap().trim().to_owned();
+    let layout = format!("oci:{}:name", folder.join("layout").display());
+    let expected = text(succeed(&mut import("one", &layout)));
+    let source = format!("docker://{reference}");
+    assert_eq!(text(succeed(&mut import("two", &source))), expected);
+    // It is made of the same layers, so that the same is said of how it is run.
+    let config = |store: &str| {
+        let index: Value =
+            serde_json::from_slice(&fs::read(folder.join(store).join("index.json")).unwrap())
+                .unwrap();
+        index["manifests"][0]["digest"].clone()
+    };
+    assert_eq!(config("one"), config("two"));
+
+    // Who pulls it is told how.
+    let mut process = peerfs(Path::new("/nowhere"), "pull");
+    process.arg("--root-dir").arg(folder.join("three"));
+    let (_, error) = fail(process.arg(&reference));
+    assert!(
+        error.contains(&format!("peerfs import docker://{reference}")),
+        "{error}"
+    );
+    let (_, error) = fail(import("three", &source).args(["--platform", "linux/s390x"]));
+    assert!(error.contains("linux/s390x"), "{error}");
+    let (_, error) = fail(&mut import("three", "docker://name"));
+    assert!(error.contains("registry.example"), "{error}");
+    let missing = format!("docker://{}", registry.reference("t/none:1"));
+    fail(&mut import("three", &missing));
+
+    // A layer that is not what it should be.
+    let blobs = folder.join("registry/docker/registry/v2/blobs/sha256");
+    let mut find = Command::new("bash");
+    find.args(["-ec", "for f in */*/data; do if gzip -t $f 2>/dev/null; then dd if=/dev/urandom of=$f bs=1 seek=100 count=20 conv=notrunc status=none; fi; done"]);
+    succeed(find.current_dir(blobs));
+    let (_, error) = fail(&mut import("four", &source));
+    assert!(error.contains("t/ordinary:1"), "{error}");
+    let images = succeed(peerfs(&folder.join("four"), "images").arg("--quiet"));
+    assert!(images.is_empty(), "{}", text(images));
+}

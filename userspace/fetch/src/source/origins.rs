@@ -13,7 +13,7 @@ use futures::StreamExt;
 use lru::LruCache;
 use peerfs_exchange::Have;
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_registry::{Options, Remote, RemoteImage};
+use peerfs_registry::{Options, Platform, Remote, RemoteImage};
 use peerfs_store::{Reference, RegistryReference, Tag};
 use peerfs_text::{printable, Causes};
 use tracing::debug;
@@ -37,8 +37,7 @@ pub enum OriginError {
     Disk(#[from] DiskError),
     /// It is an image for container runtimes alone.
     #[error(
-        "{0} is no image of peerfs, but an ordinary one of {1} layers, and this version can't make one of it: unpack it, \
-         and use `peerfs build`"
+        "{0} is no image of peerfs, but an ordinary one of {1} layers: `peerfs import docker://{0}` makes one of it"
     )]
     Ordinary(String, usize),
 }
@@ -92,7 +91,7 @@ impl Origins {
     /// [`OriginError`].
     pub async fn find_image(&self, reference: &RegistryReference) -> Result<Found, OriginError> {
         let remote = Remote::repository(reference, &self.0.options)?;
-        let image = match remote.image(reference, architecture()).await? {
+        let image = match remote.image(reference, &Platform::host()).await? {
             RemoteImage::Peerfs(image) => image,
             RemoteImage::Ordinary(image) => {
                 let layers = image.layers.len();
@@ -129,16 +128,6 @@ impl Origins {
             .disk
             .run(move |store| store.tag_oci(&found.manifest, &found.oci_index, &tag));
         Ok(tagged.await?)
-    }
-}
-
-/// What OCI calls the processors of this machine.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        other => other,
     }
 }
 

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Images of containers in a registry: their layers are read as they come.
+
+use std::path::{Path, PathBuf};
+
+use peerfs_build::{Blob, Layer, Promise};
+use peerfs_oci::{Platform, RegistryReference};
+use peerfs_registry::{OrdinaryImage, Remote, RemoteImage};
+use peerfs_sys::interrupt;
+use tokio::runtime::Runtime;
+
+use super::container::{parse_config, Container};
+use crate::arguments::RegistryArguments;
+use crate::error::{Error, Result};
+use crate::push::{options, until_interrupted};
+
+/// The image that a reference stands for, and what gets its layers: as long as that is there, they come.
+pub(super) fn container(
+    reference: &RegistryReference,
+    registry: &RegistryArguments,
+    platform: Option<&Platform>,
+) -> Result<(Container, Runtime)> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    let path = PathBuf::from(reference.to_string());
+    let wanted = platform.cloned().unwrap_or_else(Platform::host);
+    let remote = Remote::repository(reference, &options(registry))?;
+    let found = runtime.block_on(until_interrupted(async {
+        let image = match remote.image(reference, &wanted).await? {
+            RemoteImage::Ordinary(image) => image,
+            RemoteImage::Peerfs(_) => return Ok(None),
+        };
+        let config = remote.config(&image).await?;
+        Ok::<_, peerfs_registry::Error>(Some((image, config)))
+    }))?;
+    let Some((image, config)) = found else {
+        return Err(Error::Import {
+            path,
+            problem: "it is an image of peerfs: `peerfs pull` brings it as it is",
+        });
+    };
+    let config = parse_config(&path, &config, platform, image.layers.len())?;
+    let layers = layers(&path, &image, &config.diff_ids, &remote, &runtime);
+    Ok((Container { layers, config }, runtime))
+}
+
+fn layers(
+    path: &Path,
+    image: &OrdinaryImage,
+    diff_ids: &[peerfs_format::Digest],
+    remote: &Remote,
+    runtime: &Runtime,
+) -> Vec<Layer> {
+    let layers = image.layers.iter().zip(diff_ids);
+    let layers = layers.map(|(blob, diff_id)| {
+        let (remote, wanted, handle) = (remote.clone(), blob.clone(), runtime.handle().clone());
+        Layer {
+            path: path.join(blob.digest.to_string()),
+            blob: Blob::Stream(Box::new(move || {
+                let _runtime = handle.enter();
+                let reader = remote.read_blob(&wanted, interrupt::is_requested);
+                Ok(Box::new(reader))
+            })),
+            promise: Promise {
+                digest: Some(blob.digest),
+                size: Some(blob.length),
+                diff_id: Some(*diff_id),
+            },
+        }
+    });
+    layers.collect()
+}
