@@ -152,11 +152,7 @@ mod tests {
 
     #[test]
     fn lists_are_as_the_kernel_has_them() {
-        let value = encode(
-            ACCESS,
-            b"user::rw-,user:1000:r--,group::r-x,mask::r-x,other::---",
-        )
-        .unwrap();
+        let value = encode(b"user::rw-,user:1000:r--,group::r-x,mask::r-x,other::---").unwrap();
         let expected = "02000000 01000600ffffffff 02000400e8030000 04000500ffffffff \
                         10000500ffffffff 20000000ffffffff";
         let hexadecimal: String = value
@@ -165,14 +161,8 @@ mod tests {
             .map(|byte| format!("{byte:02x}"))
             .collect();
         assert_eq!(hexadecimal, expected.replace(' ', ""));
-        let of_star = encode(
-            ACCESS,
-            b"user::rw-\nuser:joe:r--:1000\ngroup::r-x\nmask::r-x\nother::---\n",
-        );
-        let of_gnu = encode(
-            ACCESS,
-            b"u::rw-,o::---,u:1000:r--\t#effective:r--,g::r-x,m::r-x",
-        );
+        let of_star = encode(b"user::rw-\nuser:joe:r--:1000\ngroup::r-x\nmask::r-x\nother::---\n");
+        let of_gnu = encode(b"u::rw-,o::---,u:1000:r--\t#effective:r--,g::r-x,m::r-x");
         assert_eq!(of_star, of_gnu);
         assert_eq!(encode(b"\n"), Ok(None));
         for wrong in [
