@@ -146,7 +146,8 @@ pub(crate) struct MakeArguments {
     #[arg(long, value_name = "METHOD", default_value = "zstd:3")]
     pub(crate) compression: Compression,
     /// What processors the image is for, as OCI names them (amd64, arm64): the image's OCI configuration says so.
-    /// By default that which most programs of the tree are for; "unknown" if there are none.
+    /// By default what an imported image says of itself, or else that which most programs of the tree are for; "unknown"
+    /// if there are none.
     #[arg(long, value_name = "NAME")]
     pub(crate) architecture: Option<Architecture>,
     /// Make all packs files of their own, also those of which the store has chunks already, so that other tools can copy

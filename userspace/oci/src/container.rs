@@ -13,6 +13,7 @@ use peerfs_format::Digest;
 use serde::Deserialize;
 
 use crate::descriptor::digest_of;
+use crate::runnable::MANIFEST_ANNOTATION;
 use crate::{media_type, Architecture, Error, Platform, Result, RuntimeConfig};
 
 /// The annotation by which an index of `docker save` says what an image is called.
@@ -219,7 +220,9 @@ impl ContainerManifest {
         }
         for layer in layers {
             let kind = layer.media_type().as_ref();
-            if kind.starts_with(media_type::PREFIX) {
+            let annotations = layer.annotations().as_ref();
+            let is_stub = annotations.is_some_and(|all| all.contains_key(MANIFEST_ANNOTATION));
+            if kind.starts_with(media_type::PREFIX) || is_stub {
                 return Err(Error::NotAContainer("it is a peerfs image already"));
             }
             if kind.ends_with("+encrypted") {
@@ -351,4 +354,171 @@ fn list(names: impl IntoIterator<Item = impl ToString>) -> String {
         text.push_str("none");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(number: u8, rest: &str) -> String {
+        let digest = Digest([number; 32]);
+        format!(
+            r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":{number},"digest":"sha256:{digest}"{rest}}}"#
+        )
+    }
+
+    fn index(entries: &[String]) -> ContainerIndex {
+        let entries = entries.join(",");
+        let text = format!(r#"{{"schemaVersion":2,"manifests":[{entries}]}}"#);
+        match Document::parse(text.as_bytes()).unwrap() {
+            Document::Index(index) => index,
+            Document::Manifest(_) => panic!("it is an index"),
+        }
+    }
+
+    fn on(platform: &str) -> String {
+        let mut parts = platform.split('/');
+        let (os, architecture) = (parts.next().unwrap(), parts.next().unwrap());
+        let variant = parts.next().unwrap_or_default();
+        format!(
+            r#","platform":{{"os":"{os}","architecture":"{architecture}","variant":"{variant}"}}"#
+        )
+    }
+
+    fn called(name: &str) -> String {
+        format!(r#","annotations":{{"org.opencontainers.image.ref.name":"{name}"}}"#)
+    }
+
+    fn select(index: &ContainerIndex, name: Option<&str>, platform: &str) -> Result<u64> {
+        let blob = index.select(name, &platform.parse().unwrap());
+        blob.map(|blob| blob.size)
+    }
+
+    #[test]
+    fn the_platform_chooses() {
+        let statement = r#","annotations":{"vnd.docker.reference.type":"attestation-manifest"}"#;
+        let index = index(&[
+            entry(1, &on("linux/arm/v6")),
+            entry(2, &on("linux/arm/v7")),
+            entry(3, &on("linux/amd64")),
+            entry(4, &on("unknown/unknown")),
+            entry(5, statement),
+            entry(6, &on("windows/amd64")),
+        ]);
+        for (platform, expected) in [
+            ("linux/arm", 2),
+            ("linux/arm/v6", 1),
+            ("linux/arm/v8", 2),
+            ("linux/amd64", 3),
+            ("windows/amd64", 6),
+        ] {
+            assert_eq!(
+                select(&index, None, platform).unwrap(),
+                expected,
+                "{platform}"
+            );
+        }
+        let refused = select(&index, None, "linux/s390x");
+        assert!(
+            matches!(refused, Err(Error::WrongPlatform { .. })),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn the_name_chooses() {
+        let index = index(&[
+            entry(1, &called("one")),
+            entry(2, &called("docker.io/library/busybox:latest")),
+            entry(3, ""),
+        ]);
+        let digest = format!("sha256:{}", Digest([3; 32]));
+        for (name, expected) in [
+            ("one", 1),
+            ("busybox", 2),
+            ("busybox:latest", 2),
+            (&digest, 3),
+        ] {
+            assert_eq!(select(&index, Some(name), "linux/amd64").unwrap(), expected);
+        }
+        let refused = select(&index, Some("two"), "linux/amd64");
+        assert!(
+            matches!(refused, Err(Error::NoSuchImage { .. })),
+            "{refused:?}"
+        );
+        let refused = select(&index, None, "linux/amd64");
+        assert!(
+            matches!(refused, Err(Error::SeveralImages(_))),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_container_is_refused() {
+        let manifest = |layer: &str, rest: &str| {
+            let digest = Digest([1; 32]);
+            let text = format!(
+                r#"{{"schemaVersion":2,
+                "config":{{"mediaType":"application/vnd.oci.image.config.v1+json","size":1,"digest":"sha256:{digest}"}},
+                "layers":[{{"mediaType":"{layer}","size":1,"digest":"sha256:{digest}"{rest}}}]}}"#
+            );
+            Document::parse(text.as_bytes())
+        };
+        for layer in [
+            "application/vnd.oci.image.layer.v1.tar+zstd",
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        ] {
+            assert!(
+                matches!(manifest(layer, ""), Ok(Document::Manifest(_))),
+                "{layer}"
+            );
+        }
+        let layer = "application/vnd.oci.image.layer.v1.tar";
+        let stub = r#","annotations":{"containerd.io/snapshot/peerfs.manifest":"x"}"#;
+        for refused in [
+            manifest("application/vnd.peerfs.manifest.v1", ""),
+            manifest(layer, stub),
+            manifest("application/vnd.cncf.helm.chart.content.v1.tar+gzip", ""),
+        ] {
+            assert!(
+                matches!(refused, Err(Error::NotAContainer(_))),
+                "{refused:?}"
+            );
+        }
+        for wrong in [
+            "",
+            "{}",
+            "[]",
+            "null",
+            "{\"manifests\":1}",
+            &"[".repeat(100_000),
+        ] {
+            assert!(Document::parse(wrong.as_bytes()).is_err(), "{wrong:.20}");
+            assert!(
+                ContainerConfig::parse(wrong.as_bytes()).is_err(),
+                "{wrong:.20}"
+            );
+            assert!(
+                DockerImage::select(wrong.as_bytes(), None).is_err(),
+                "{wrong:.20}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_kept() {
+        let text = r#"{"architecture":"arm","variant":"v7","os":"linux",
+            "config":{"Env":["A=b"],"Cmd":null,"Healthcheck":{"Test":["NONE"]}},
+            "rootfs":{"type":"layers","diff_ids":["sha256:DIGEST"]}}"#;
+        let text = text.replace("DIGEST", &Digest([7; 32]).to_string());
+        let config = ContainerConfig::parse(text.as_bytes()).unwrap();
+        assert_eq!(config.platform.to_string(), "linux/arm/v7");
+        assert_eq!(config.runtime.env(), &Some(vec!["A=b".to_owned()]));
+        assert_eq!(config.diff_ids, [Digest([7; 32])]);
+        let other = text.replace("linux", "windows");
+        assert!(matches!(
+            ContainerConfig::parse(other.as_bytes()),
+            Err(Error::Unsupported(_))
+        ));
+    }
 }

@@ -283,12 +283,12 @@ fn what_is_not_there_or_no_image_of_peerfs_is_said() {
 
 #[test]
 fn an_ordinary_image_is_made_one_of_peerfs_as_it_comes() {
-    if crate::import::is_skipped() {
+    if crate::import::containers::is_skipped() {
         return;
     }
     let registry = Registry::plain();
     let folder = registry.folder.path();
-    crate::import::make_layout(folder);
+    crate::import::containers::make_layout(folder);
     let reference = registry.reference("t/ordinary:1");
     let copy = |reference: &str| {
         let mut skopeo = Command::new("skopeo");

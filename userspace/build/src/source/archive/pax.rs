@@ -11,6 +11,9 @@ use super::acl;
 use super::header::Problem;
 use super::sparse::{add_run, decimal, Run};
 
+/// The values of extended attributes by their full names.
+type Values = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// What extended headers say of an entry. Of a keyword that comes twice the last one counts.
 #[derive(Debug, Default)]
 pub(super) struct Extensions {
@@ -21,8 +24,7 @@ pub(super) struct Extensions {
     pub(super) gid: Option<u64>,
     /// Seconds, and nanoseconds after them.
     pub(super) mtime: Option<(i64, u32)>,
-    /// Values by full names.
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    xattrs: Values,
     /// Access control lists as text, by the names of their attributes.
     acls: BTreeMap<&'static [u8], Vec<u8>>,
     pub(super) sparse: SparseKeywords,
@@ -124,10 +126,7 @@ impl Extensions {
     }
 
     /// The extended attributes, and the permissions as the access control list has them that is among these.
-    pub(super) fn xattrs(
-        &mut self,
-        permissions: u32,
-    ) -> Result<(BTreeMap<Vec<u8>, Vec<u8>>, u32), Problem> {
+    pub(super) fn xattrs(&mut self, permissions: u32) -> Result<(Values, u32), Problem> {
         let mut xattrs = mem::take(&mut self.xattrs);
         for (name, text) in mem::take(&mut self.acls) {
             // Whoever writes both means the same, and the attribute has no names that mean nothing elsewhere.

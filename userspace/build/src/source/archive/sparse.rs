@@ -28,7 +28,7 @@ pub(super) fn check_runs(runs: Vec<Run>, size: u64, stored: u64) -> Result<Vec<R
         if run.offset < end {
             return Err("its map of holes is not in order");
         }
-        end = run.offset.checked_add(run.length).unwrap_or(u64::MAX);
+        end = run.offset.saturating_add(run.length);
         if end > size {
             return Err("its map of holes goes beyond its end");
         }
