@@ -47,6 +47,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<()> {
         manifest,
         oci_index: None,
         tags: Vec::new(),
+        is_own: false,
     });
     let mut output = Output::new();
     if arguments.json {

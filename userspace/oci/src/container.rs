@@ -370,9 +370,9 @@ mod tests {
     fn index(entries: &[String]) -> ContainerIndex {
         let entries = entries.join(",");
         let text = format!(r#"{{"schemaVersion":2,"manifests":[{entries}]}}"#);
-        match Document::parse(text.as_bytes()).unwrap() {
-            Document::Index(index) => index,
-            Document::Manifest(_) => panic!("it is an index"),
+        match ContainerDocument::parse(text.as_bytes()).unwrap() {
+            ContainerDocument::Index(index) => index,
+            ContainerDocument::Manifest(_) => panic!("it is an index"),
         }
     }
 
@@ -462,14 +462,14 @@ mod tests {
                 "config":{{"mediaType":"application/vnd.oci.image.config.v1+json","size":1,"digest":"sha256:{digest}"}},
                 "layers":[{{"mediaType":"{layer}","size":1,"digest":"sha256:{digest}"{rest}}}]}}"#
             );
-            Document::parse(text.as_bytes())
+            ContainerDocument::parse(text.as_bytes())
         };
         for layer in [
             "application/vnd.oci.image.layer.v1.tar+zstd",
             "application/vnd.docker.image.rootfs.diff.tar.gzip",
         ] {
             assert!(
-                matches!(manifest(layer, ""), Ok(Document::Manifest(_))),
+                matches!(manifest(layer, ""), Ok(ContainerDocument::Manifest(_))),
                 "{layer}"
             );
         }
@@ -493,7 +493,10 @@ mod tests {
             "{\"manifests\":1}",
             &"[".repeat(100_000),
         ] {
-            assert!(Document::parse(wrong.as_bytes()).is_err(), "{wrong:.20}");
+            assert!(
+                ContainerDocument::parse(wrong.as_bytes()).is_err(),
+                "{wrong:.20}"
+            );
             assert!(
                 ContainerConfig::parse(wrong.as_bytes()).is_err(),
                 "{wrong:.20}"

@@ -16,6 +16,8 @@ pub(crate) const TAG_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 
 /// The annotation for where an image can be had: a repository of a registry, as `REGISTRY/NAME`.
 const ORIGIN_ANNOTATION: &str = "vnd.peerfs.origin";
+/// The annotation of an entry by which an image came that can be fetched again.
+const FETCHED_ANNOTATION: &str = "vnd.peerfs.fetched";
 /// The most origins of one thing.
 const ORIGINS_MAX: usize = 8;
 
@@ -36,6 +38,8 @@ pub struct Entry<'a> {
     pub tag: Option<&'a str>,
     /// The repository of a registry that it says to have the thing: whatever text stands there.
     pub origin: Option<&'a str>,
+    /// Whether it says that the thing came from elsewhere, and can come again.
+    pub is_fetched: bool,
 }
 
 /// Something that an index names, with all tags that it has.
@@ -49,6 +53,8 @@ pub struct Target<'a> {
     pub kind: Option<TargetKind>,
     /// Its tags, in the order of the index.
     pub tags: Vec<&'a str>,
+    /// Whether an entry says neither that it came from elsewhere nor that it is there, too.
+    pub is_own: bool,
 }
 
 /// The kinds of things of peerfs images that an index names.
@@ -99,6 +105,7 @@ impl Index {
             kind: kind_of(entry),
             tag: tag_of(entry),
             origin: annotation_of(entry, ORIGIN_ANNOTATION),
+            is_fetched: annotation_of(entry, FETCHED_ANNOTATION).is_some(),
         })
     }
 
@@ -116,9 +123,11 @@ impl Index {
                     digest: entry.digest,
                     kind: entry.kind,
                     tags: Vec::new(),
+                    is_own: false,
                 });
             }
             if let Some(target) = targets.get_mut(place) {
+                target.is_own |= !entry.is_fetched && entry.origin.is_none();
                 target.tags.extend(entry.tag);
             }
         }
@@ -127,9 +136,26 @@ impl Index {
 
     /// Gives something of so many bytes a tag. The entries that had it go, and those without a tag that say no more.
     pub fn tag(&mut self, kind: TargetKind, digest: &Digest, length: u64, tag: &Tag) {
+        self.tag_with(kind, digest, length, tag, HashMap::new());
+    }
+
+    /// As [`Index::tag`], for something that came from elsewhere, and can come again.
+    pub fn tag_fetched(&mut self, kind: TargetKind, digest: &Digest, length: u64, tag: &Tag) {
+        let fetched = (FETCHED_ANNOTATION.to_owned(), "true".to_owned());
+        self.tag_with(kind, digest, length, tag, HashMap::from([fetched]));
+    }
+
+    fn tag_with(
+        &mut self,
+        kind: TargetKind,
+        digest: &Digest,
+        length: u64,
+        tag: &Tag,
+        mut annotations: HashMap<String, String>,
+    ) {
         let mut entry = descriptor(media_type_of(kind), digest, length);
-        let annotation = (TAG_ANNOTATION.to_owned(), tag.as_str().to_owned());
-        entry.set_annotations(Some(HashMap::from([annotation])));
+        annotations.insert(TAG_ANNOTATION.to_owned(), tag.as_str().to_owned());
+        entry.set_annotations(Some(annotations));
         let mut entries = self.0.manifests().clone();
         entries.retain(|other| {
             let says_no_more = other.digest() == entry.digest()

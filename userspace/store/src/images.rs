@@ -25,6 +25,8 @@ pub struct TaggedImage {
     pub oci_index: Option<Digest>,
     /// Its tags; sorted.
     pub tags: Vec<String>,
+    /// Whether it was made here, or got a tag by hand: what came from elsewhere can come again.
+    pub is_own: bool,
 }
 
 /// Something that `index.json` or what it names leads to, and that is missing or not valid.
@@ -192,7 +194,7 @@ impl Store {
         let (kind, length) = self.oci_target(manifest, oci_index)?;
         index_file::change(self.directory(), |index| {
             index.untag(tag.as_str());
-            index.tag(kind, oci_index, length, tag);
+            index.tag_fetched(kind, oci_index, length, tag);
             Ok(())
         })
     }
@@ -399,9 +401,12 @@ pub(crate) fn images(store: &Store, index: &Index, mut lost: impl FnMut(&str)) -
                 manifest: found.manifest,
                 oci_index: None,
                 tags: Vec::new(),
+                is_own: false,
             });
         }
         if let Some(image) = images.get_mut(place) {
+            // By its manifest alone an image is named that was fetched by that.
+            image.is_own |= target.is_own && target.kind != Some(TargetKind::Manifest);
             image
                 .tags
                 .extend(target.tags.into_iter().map(str::to_owned));

@@ -40,8 +40,8 @@ struct Candidate {
 impl Store {
     /// Gives up chunks that can be fetched again, those first that were not read for the longest time, until they take nine
     /// tenths of `cache_max` bytes; nothing if they do not take more than that. A pack is given up at a time, its metadata
-    /// never. Chunks can be fetched again that only images need which came from elsewhere: an image that was built here has
-    /// its OCI form in `index.json`. Each of `keep` stays, too. When a pack was read is told by the times of its files, as far
+    /// never. Chunks can be fetched again that only images need which came from elsewhere (not
+    /// [`TaggedImage::is_own`](crate::TaggedImage::is_own)). Each of `keep` stays, too. When a pack was read is told by the times of its files, as far
     /// as the filesystem keeps times of access.
     ///
     /// Whoever has the packs open, such as a mount, finds the chunks missing or not right, and asks for them.
@@ -84,9 +84,7 @@ impl Store {
     /// The packs that only images need which came from elsewhere.
     fn candidates(&self, keep: &[Digest]) -> Result<Vec<Candidate>> {
         let images = self.images()?;
-        let (built, fetched): (Vec<_>, Vec<_>) = images
-            .into_iter()
-            .partition(|image| image.oci_index.is_some());
+        let (built, fetched): (Vec<_>, Vec<_>) = images.into_iter().partition(|image| image.is_own);
         let kept: HashSet<Digest> = built
             .iter()
             .map(|image| image.manifest)

@@ -204,6 +204,7 @@ mod tests {
                 manifest: Digest::default(),
                 oci_index: None,
                 tags: Vec::new(),
+                is_own: false,
             },
             content_bytes: 0,
             bytes: 0,

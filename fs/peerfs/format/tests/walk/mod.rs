@@ -13,10 +13,10 @@ use peerfs_format::upcall::{
     Failure, FetchBlob, FetchChunks, FileReply, Header, PlacesReply, Workload,
 };
 use peerfs_format::{
-    first_data, first_hole, peerfs_capnp, pieces, BlobTable, Codec, DataFile, Digest, Error,
-    ExtentRecord, FileType, InodeRecord, Manifest, PackIndex, PackRecord, Piece, Place,
-    PlacesHeader, Record, Shard, ShardLayout, ShardRecord, Source, Table, CHUNK_MAX, DATA_FILE_MAX,
-    METADATA_MAX, NAME_MAX, PACK_MAX, SLOTS_MAX, SYMLINK_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX,
+    first_data, first_hole, peerfs_capnp, pieces, BlobTable, DataFile, Digest, Error, ExtentRecord,
+    FileType, InodeRecord, Manifest, PackIndex, PackRecord, Piece, Place, PlacesHeader, Record,
+    Shard, ShardLayout, ShardRecord, Source, Table, CHUNK_MAX, DATA_FILE_MAX, METADATA_MAX,
+    NAME_MAX, PACK_MAX, SLOTS_MAX, SYMLINK_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX,
 };
 
 /// The most records of a table that are looked at, so that an input takes bounded time.
