@@ -151,9 +151,10 @@ impl Error {
             | Error::Stalled { .. }
             | Error::Short { .. } => Trouble::Passing(None),
             Error::Busy { retry_after, .. } => Trouble::Passing(*retry_after),
-            Error::Status { status, .. } if matches!(status, 408 | 500 | 502 | 504) => {
-                Trouble::Passing(None)
-            }
+            Error::Status {
+                status: 408 | 500 | 502 | 504,
+                ..
+            } => Trouble::Passing(None),
             _ => Trouble::Final,
         }
     }

@@ -504,22 +504,24 @@ mod tests {
 
     #[test]
     fn what_is_near_is_asked_for_at_once() {
-        let ranges = |chunks: &[(u32, ChunkRecord)], longest| -> Vec<Range<u64>> {
+        let ranges = |chunks: &[(u32, ChunkRecord)], longest| -> Vec<(u64, u64)> {
             let runs = runs(chunks.iter().copied(), longest);
-            runs.into_iter().map(|run| run.range).collect()
+            runs.iter()
+                .map(|run| (run.range.start, run.range.end))
+                .collect()
         };
         let neighbours = [chunk(5, 50, 10), chunk(2, 20, 10), chunk(3, 30, 20)];
-        assert_eq!(ranges(&neighbours, RUN_MAX), [20..60]);
+        assert_eq!(ranges(&neighbours, RUN_MAX), [(20, 60)]);
         let gap = GAP_MAX as u32;
         let near = [chunk(1, 0, 10), chunk(9, 10 + gap, 10)];
-        assert_eq!(ranges(&near, RUN_MAX), [0..20 + GAP_MAX]);
+        assert_eq!(ranges(&near, RUN_MAX), [(0, 20 + GAP_MAX)]);
         let far = [chunk(1, 0, 10), chunk(9, 11 + gap, 10)];
         assert_eq!(ranges(&far, RUN_MAX).len(), 2);
-        assert_eq!(ranges(&neighbours, 30), [20..50, 50..60]);
+        assert_eq!(ranges(&neighbours, 30), [(20, 50), (50, 60)]);
         let run = &runs(near.into_iter(), RUN_MAX)[0];
         assert_eq!(run.wanted(), 20);
         // A pack whose index lies has no run that ends before it begins.
         let overlapping = [chunk(1, 0, 10), chunk(2, 5, 10)];
-        assert_eq!(ranges(&overlapping, RUN_MAX), [0..10, 5..15]);
+        assert_eq!(ranges(&overlapping, RUN_MAX), [(0, 10), (5, 15)]);
     }
 }
