@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(directory.names(layout::TMP).unwrap().len(), 1);
         drop(created);
         for content in [b"first", b"again"] {
-            let mut file = TemporaryFile::create_named(&directory).unwrap();
+            let file = TemporaryFile::create_named(&directory).unwrap();
             file.file().write_all(content).unwrap();
             file.persist(layout::INDEX).unwrap();
             let written = std::fs::read(folder.path().join(layout::INDEX)).unwrap();
