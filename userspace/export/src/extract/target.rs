@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn long_paths_come_in_parts() {
         assert_eq!(first_part(b"a/b"), (&b"a/b"[..], &b""[..]));
-        let long = vec![&b"0123456789"[..]; 1000].join(&b'/');
+        let long = vec![b"0123456789".as_slice(); 1000].join(&b'/');
         let mut parts = Vec::new();
         let mut rest = long.as_slice();
         while !rest.is_empty() {
