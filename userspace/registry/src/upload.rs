@@ -185,7 +185,7 @@ impl Remote {
         match answer.status() {
             StatusCode::CREATED | StatusCode::NO_CONTENT => Ok(()),
             // The token was valid when this began, and will be renewed.
-            StatusCode::UNAUTHORIZED => Err(Error::Busy {
+            StatusCode::UNAUTHORIZED if header.is_some() => Err(Error::Busy {
                 host,
                 retry_after: None,
             }),
