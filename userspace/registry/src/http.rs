@@ -23,6 +23,8 @@ use crate::error::{Error, Result};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server may send nothing.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a server may take to answer who puts something there: it writes it to a disk, and looks for all that it names.
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(2 * 60);
 /// How long all of a document or a small blob may take that comes byte by byte.
 const READ_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// How long a connection is kept that is not in use.
@@ -94,7 +96,7 @@ pub(crate) fn client(registry: &str, trust: &Trust) -> Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder();
     // As in other tools: a proxy would be told what is for this machine alone, passwords too.
     let url = format!("http://{registry}/").parse();
-    if url.is_ok_and(|url| is_loopback(&url)) {
+    if url.is_ok_and(|url: Url| is_loopback(&url)) {
         builder = builder.no_proxy();
     }
     builder

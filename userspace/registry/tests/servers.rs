@@ -340,9 +340,11 @@ async fn what_is_not_as_it_should_be_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_has_only_so_much_that_leads_to_it() {
     // An image of peerfs that is said to have many small blobs for other tools.
-    let blobs: Vec<Vec<u8>> = (0..60_u8).map(|byte| vec![byte; 1 << 20]).collect();
-    let described = blobs.iter().map(|blob| {
-        let digest = sha256(blob);
+    let blobs: Vec<(String, Vec<u8>)> = (0..60_u8)
+        .map(|byte| vec![byte; 1 << 20])
+        .map(|blob| (sha256(&blob).to_string(), blob))
+        .collect();
+    let described = blobs.iter().map(|(digest, _)| {
         format!(r#"{{"mediaType":"x/y","size":1048576,"digest":"sha256:{digest}"}}"#)
     });
     let layers: Vec<String> = described.collect();
@@ -357,11 +359,10 @@ async fn an_image_has_only_so_much_that_leads_to_it() {
         if asked.line.contains("/manifests/") {
             return Some(Reply::new(200, &[], manifest.as_bytes()));
         }
-        let found = blobs.iter().find(|blob| {
-            let name = sha256(blob).to_string();
-            asked.line.contains(&name)
-        });
-        Some(Reply::new(200, &[], found.map_or(&b""[..], Vec::as_slice)))
+        let mut found = blobs.iter();
+        let found = found.find(|(digest, _)| asked.line.contains(digest.as_str()));
+        let blob = found.map_or(&b""[..], |(_, blob)| blob.as_slice());
+        Some(Reply::new(200, &[], blob))
     })
     .await;
     let remote = server.remote();
@@ -567,4 +568,20 @@ async fn who_takes_uploads_elsewhere_and_refuses_them_is_not_called_busy() {
         .await;
     assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
     assert_eq!(storage.asked().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_long_to_write_is_waited_for() {
+    let server = Server::start(|asked| {
+        let is_put = asked.line.starts_with("PUT");
+        if is_put {
+            // Longer than whoever reads waits for.
+            std::thread::sleep(Duration::from_secs(17));
+        }
+        Some(Reply::new(if is_put { 201 } else { 200 }, &[], b""))
+    })
+    .await;
+    let remote = server.remote();
+    remote.put_document("1", "x/y", b"{}").await.unwrap();
+    assert_eq!(server.lines("PUT"), 1);
 }
