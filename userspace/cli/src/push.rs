@@ -43,7 +43,7 @@ pub(crate) fn run(arguments: &PushArguments) -> Result<()> {
     let _ = interrupt::watch();
     let store = Arc::new(Store::open(&arguments.store.root_dir)?);
     let manifest = store.resolve(&arguments.image)?;
-    let copy = store.copy_of(&manifest)?;
+    let copy = store.copy_of(&arguments.image, &manifest)?;
     let total: u64 = copy.blobs.iter().map(|blob| blob.length).sum();
     let content = |blob: CopyBlob| -> Arc<dyn Content> {
         let store = Arc::clone(&store);

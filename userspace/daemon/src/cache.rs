@@ -3,7 +3,7 @@
 //! Keeps what can be fetched again within a size.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use peerfs_fetch::{Disk, DiskError, Packs, Pins, Pulls};
 use peerfs_format::Digest;
@@ -18,6 +18,8 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// By which part of its size a store must have grown since it was last looked at closely, which means reading the metadata
 /// of all images.
 const GROWTH: u64 = 32;
+/// When it is looked at closely though it has not grown: what was pinned or built here may not be any more.
+const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
 
 /// The chunks that can be fetched again.
 pub(crate) struct Cache {
@@ -33,8 +35,7 @@ pub(crate) struct Cache {
 impl Cache {
     /// Gives up what was not read for the longest time whenever there is too much, until `shutdown`.
     pub(crate) async fn bound(self, shutdown: CancellationToken) {
-        // What the store had when it was last looked at closely.
-        let mut last = None;
+        let mut watch = Watch::new(self.limit);
         while shutdown
             .run_until_cancelled(sleep(INTERVAL))
             .await
@@ -47,9 +48,18 @@ impl Cache {
                     continue;
                 }
             };
-            if is_worth_a_look(self.limit, size, last) {
-                self.evict().await;
-                last = self.size().await.ok();
+            if !watch.is_worth_a_look(size, Instant::now()) {
+                continue;
+            }
+            // It may be ended at any time.
+            match shutdown.run_until_cancelled(self.evict()).await {
+                Some(true) => {
+                    if let Ok(size) = self.size().await {
+                        watch.looked(size, Instant::now());
+                    }
+                }
+                Some(false) => (),
+                None => return,
             }
         }
     }
@@ -60,7 +70,10 @@ impl Cache {
         Ok(usage.blob_bytes + usage.partial_bytes + usage.loose_bytes)
     }
 
-    async fn evict(&self) {
+    /// Makes the store smaller; `false` if that has to wait.
+    async fn evict(&self) -> bool {
+        // Who begins to keep or to pull an image meanwhile looks afterwards at what is here of it.
+        let _held = self.pulls.hold().await;
         let pulled = self.pulls.progress().into_iter().map(|pull| pull.manifest);
         let keep: Vec<Digest> = self.pins.manifests().into_iter().chain(pulled).collect();
         let limit = self.limit;
@@ -79,18 +92,44 @@ impl Cache {
             // It goes on when the image is built.
             Err(DiskError::Store(StoreError::Locked(_))) => {
                 debug!("an image is being built: nothing is given up meanwhile");
+                return false;
             }
             Err(error) => {
                 warn!(error = %Causes(&error), "cannot make the store smaller");
             }
         }
+        true
     }
 }
 
-/// Whether there may be too much in a store of this size, which had another one when it was last looked at closely.
-fn is_worth_a_look(limit: u64, size: u64, last: Option<u64>) -> bool {
-    // A store may be larger for what is no cache: then it has to have grown.
-    size > limit && last.is_none_or(|last| size > last.saturating_add(limit / GROWTH))
+/// Decides when a store is looked at closely.
+struct Watch {
+    limit: u64,
+    /// The least size of the store since that was done, and when it was.
+    last: Option<(u64, Instant)>,
+}
+
+impl Watch {
+    fn new(limit: u64) -> Self {
+        Watch { limit, last: None }
+    }
+
+    /// Whether there may be too much in a store that has this size now.
+    fn is_worth_a_look(&mut self, size: u64, now: Instant) -> bool {
+        // What has gone since, whoever removed it, may come again.
+        self.last = self.last.map(|(least, at)| (least.min(size), at));
+        // A store may be larger for what is no cache: then it has to have grown.
+        let is_new = |(least, at): (u64, Instant)| {
+            size > least.saturating_add(self.limit / GROWTH)
+                || now.saturating_duration_since(at) >= LOOK_AGAIN
+        };
+        size > self.limit && self.last.is_none_or(is_new)
+    }
+
+    /// It was looked at closely, and left with this size.
+    fn looked(&mut self, size: u64, now: Instant) {
+        self.last = Some((size, now));
+    }
 }
 
 #[cfg(test)]
@@ -99,12 +138,24 @@ mod tests {
 
     #[test]
     fn a_store_that_does_not_grow_is_left_alone() {
-        assert!(!is_worth_a_look(3200, 3200, None));
-        assert!(is_worth_a_look(3200, 3201, None));
+        let start = Instant::now();
+        let mut watch = Watch::new(3200);
+        assert!(!watch.is_worth_a_look(3200, start));
+        // As often as it takes, until somebody has looked.
+        assert!(watch.is_worth_a_look(3201, start) && watch.is_worth_a_look(3201, start));
         // What is left is what was built here.
-        assert!(!is_worth_a_look(3200, 9000, Some(8950)));
-        assert!(is_worth_a_look(3200, 9051, Some(8950)));
-        assert!(!is_worth_a_look(3200, 3000, Some(8950)));
-        assert!(is_worth_a_look(0, 1, Some(0)) && is_worth_a_look(u64::MAX - 1, u64::MAX, None));
+        watch.looked(8950, start);
+        assert!(!watch.is_worth_a_look(9000, start));
+        assert!(watch.is_worth_a_look(9051, start));
+        // It may not be that any more.
+        assert!(watch.is_worth_a_look(9000, start + LOOK_AGAIN));
+        assert!(!watch.is_worth_a_look(3000, start + LOOK_AGAIN));
+        // It was removed, and something else came.
+        assert!(watch.is_worth_a_look(3201, start));
+        for (limit, size) in [(0, 1), (u64::MAX - 1, u64::MAX)] {
+            let mut watch = Watch::new(limit);
+            watch.looked(0, start);
+            assert!(watch.is_worth_a_look(size, start));
+        }
     }
 }

@@ -102,7 +102,9 @@ fn an_image_of_a_registry_is_pulled_lazily_or_not() {
     let (second, second_reference) = registry.push("two", &content(2));
     let daemon = Running::start_over(tempfile::tempdir().unwrap(), "").0;
     let lazy = daemon.succeed("pull", &["--lazy", "--json", &reference]);
-    let Ok(Reply::Done(status)) = serde_json::from_str(lazy.trim_end()) else {
+    let Ok(Reply::Done(status)) =
+        serde_json::from_str(lazy.lines().next_back().unwrap_or_default())
+    else {
         panic!("{lazy}");
     };
     assert_eq!(

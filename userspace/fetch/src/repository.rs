@@ -138,6 +138,24 @@ impl Repository {
         let bytes = self.disk.run(read).await?;
         if digest == purpose.manifest && Manifest::parse(&bytes).is_ok() {
             self.remember_image(digest, bytes.len() as u64).await;
+            // Who has fetched a manifest becomes a provider of the image.
+            self.announcer.announce_image(digest).await;
+        }
+        Ok(bytes)
+    }
+
+    /// The manifest of an image that somebody wants to have, verified. It is in the list of images from now on, be it that it
+    /// was here already, and was removed from the list: a collection would take what is being brought.
+    ///
+    /// # Errors
+    /// As for [`Repository::blob`].
+    pub async fn manifest(&self, purpose: Purpose) -> Result<Vec<u8>, GetError> {
+        let (manifest, bytes) = (
+            purpose.manifest,
+            self.blob(purpose.manifest, purpose).await?,
+        );
+        if self.disk.can_be_filled() && Manifest::parse(&bytes).is_ok() {
+            self.remember_image(manifest, bytes.len() as u64).await;
         }
         Ok(bytes)
     }
@@ -171,7 +189,7 @@ impl Repository {
     /// # Errors
     /// [`BeginError`].
     pub async fn begin(&self, purpose: Purpose) -> Result<(), BeginError> {
-        let manifest = self.blob(purpose.manifest, purpose).await?;
+        let manifest = self.manifest(purpose).await?;
         let manifest = Manifest::parse(&manifest)?;
         let table = self.blob(manifest.blob_table, purpose).await?;
         let shard = BlobTable::parse(&table, manifest.inode_count)?.shard(0)?;
@@ -308,13 +326,11 @@ impl Repository {
         }
     }
 
-    /// Who has fetched a manifest becomes a provider of the image. That it is not in the list of images is no
-    /// reason not to read it.
+    /// That an image is not in the list of images is no reason not to read it.
     async fn remember_image(&self, manifest: Digest, length: u64) {
         let remember = move |store: &peerfs_store::Store| store.remember_image(&manifest, length);
         if let Err(error) = self.disk.run(remember).await {
             warn!(%manifest, error = %Causes(&error), "cannot add the image to the list");
         }
-        self.announcer.announce_image(manifest).await;
     }
 }

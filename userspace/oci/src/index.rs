@@ -42,6 +42,13 @@ pub struct Entry<'a> {
     pub is_fetched: bool,
 }
 
+impl Entry<'_> {
+    /// Whether it says neither that the thing came from elsewhere nor that it is there, too.
+    fn is_own(&self) -> bool {
+        !self.is_fetched && self.origin.is_none()
+    }
+}
+
 /// Something that an index names, with all tags that it has.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Target<'a> {
@@ -99,14 +106,7 @@ impl Index {
 
     /// Its entries, in their order.
     pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
-        self.0.manifests().iter().map(|entry| Entry {
-            name: entry.digest().as_ref(),
-            digest: digest_of(entry),
-            kind: kind_of(entry),
-            tag: tag_of(entry),
-            origin: annotation_of(entry, ORIGIN_ANNOTATION),
-            is_fetched: annotation_of(entry, FETCHED_ANNOTATION).is_some(),
-        })
+        self.0.manifests().iter().map(entry_of)
     }
 
     /// The things that it names, in its order and each once.
@@ -127,7 +127,7 @@ impl Index {
                 });
             }
             if let Some(target) = targets.get_mut(place) {
-                target.is_own |= !entry.is_fetched && entry.origin.is_none();
+                target.is_own |= entry.is_own();
                 target.tags.extend(entry.tag);
             }
         }
@@ -139,7 +139,7 @@ impl Index {
         self.tag_with(kind, digest, length, tag, HashMap::new());
     }
 
-    /// As [`Index::tag`], for something that came from elsewhere, and can come again.
+    /// As [`Index::tag`], for something that came from elsewhere, and can come again. What is own stays that.
     pub fn tag_fetched(&mut self, kind: TargetKind, digest: &Digest, length: u64, tag: &Tag) {
         let fetched = (FETCHED_ANNOTATION.to_owned(), "true".to_owned());
         self.tag_with(kind, digest, length, tag, HashMap::from([fetched]));
@@ -153,12 +153,14 @@ impl Index {
         tag: &Tag,
         mut annotations: HashMap<String, String>,
     ) {
+        let is_own = annotations.is_empty();
         let mut entry = descriptor(media_type_of(kind), digest, length);
         annotations.insert(TAG_ANNOTATION.to_owned(), tag.as_str().to_owned());
         entry.set_annotations(Some(annotations));
         let mut entries = self.0.manifests().clone();
         entries.retain(|other| {
-            let says_no_more = other.digest() == entry.digest()
+            let says_no_more = is_own
+                && other.digest() == entry.digest()
                 && other.media_type() == entry.media_type()
                 && other.annotations().as_ref().is_none_or(HashMap::is_empty);
             tag_of(other) != Some(tag.as_str()) && !says_no_more
@@ -167,7 +169,8 @@ impl Index {
         self.0.set_manifests(entries);
     }
 
-    /// Takes a tag away, and says whether there was one. What it named stays, without a name if it has no other.
+    /// Takes a tag away, and says whether there was one. What it named stays, without a name if it has no other, and own if
+    /// it was.
     pub fn untag(&mut self, tag: &str) -> bool {
         let (tagged, mut entries): (Vec<Descriptor>, Vec<Descriptor>) = self
             .0
@@ -176,12 +179,18 @@ impl Index {
             .cloned()
             .partition(|entry| tag_of(entry) == Some(tag));
         let is_found = !tagged.is_empty();
-        let mut named: HashSet<String> = entries
-            .iter()
-            .map(|entry| entry.digest().to_string())
-            .collect();
+        // By each of them, and by those that say that it is own.
+        let mut named: HashSet<(String, bool)> = HashSet::new();
+        let mut is_new = |entry: &Descriptor| {
+            let (name, is_own) = (entry.digest().to_string(), entry_of(entry).is_own());
+            let is_first = named.insert((name.clone(), false));
+            is_own && named.insert((name, true)) || is_first
+        };
+        for entry in &entries {
+            is_new(entry);
+        }
         for mut entry in tagged {
-            if !named.insert(entry.digest().to_string()) {
+            if !is_new(&entry) {
                 continue;
             }
             let mut annotations = entry.annotations().clone().unwrap_or_default();
@@ -230,6 +239,17 @@ impl Index {
         let mut entries = self.0.manifests().clone();
         entries.push(descriptor(media_type_of(kind), digest, length));
         self.0.set_manifests(entries);
+    }
+}
+
+fn entry_of(entry: &Descriptor) -> Entry<'_> {
+    Entry {
+        name: entry.digest().as_ref(),
+        digest: digest_of(entry),
+        kind: kind_of(entry),
+        tag: tag_of(entry),
+        origin: annotation_of(entry, ORIGIN_ANNOTATION),
+        is_fetched: annotation_of(entry, FETCHED_ANNOTATION).is_some(),
     }
 }
 
@@ -326,6 +346,32 @@ mod tests {
         assert_eq!(origins(&index).len(), ORIGINS_MAX);
         index.remove(&[format!("sha256:{digest}")]);
         assert_eq!(index.entries().count(), 0);
+    }
+
+    #[test]
+    fn what_is_own_stays_that_wherever_it_goes_and_comes_back_from() {
+        let digest = Digest([1; 32]);
+        let kind = TargetKind::OciIndex;
+        let tag = |name: &str| name.parse::<Tag>().unwrap();
+        let is_own = |index: &Index| index.targets()[0].is_own;
+        let mut index = Index::default();
+        index.tag(kind, &digest, 5, &tag("a"));
+        // It is pushed, loses its tag, and is pulled.
+        index.add_origin(kind, &digest, 5, "r.example/a");
+        assert!(index.untag("a") && is_own(&index));
+        index.tag_fetched(kind, &digest, 5, &tag("b"));
+        assert!(is_own(&index));
+        // It has the tag by which it is pulled.
+        index.tag(kind, &digest, 5, &tag("c"));
+        assert!(index.untag("c"));
+        index.tag_fetched(kind, &digest, 5, &tag("c"));
+        assert!(is_own(&index));
+        assert!(index.untag("c") && index.untag("b") && is_own(&index));
+        index.remove(&[format!("sha256:{digest}")]);
+        // What was only fetched is not.
+        index.add_origin(kind, &digest, 5, "r.example/a");
+        index.tag_fetched(kind, &digest, 5, &tag("a"));
+        assert!(!is_own(&index) && index.untag("a") && !is_own(&index));
     }
 
     #[test]

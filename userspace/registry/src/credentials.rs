@@ -52,13 +52,15 @@ pub enum CredentialsError {
         /// Why.
         source: io::Error,
     },
-    /// It is not what Docker and podman write.
-    #[error("the credentials in {} are not valid", path.display())]
+    /// It is not what Docker and podman write. What stands there instead may be a secret.
+    #[error("the credentials in {} are not as Docker and podman write them: line {line}, column {column}", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// Why.
-        source: serde_json::Error,
+        /// The line where that begins, from 1.
+        line: usize,
+        /// The column.
+        column: usize,
     },
     /// The helper that a file names does not do what it should.
     #[error("the credential helper docker-credential-{helper} {problem}")]
@@ -74,6 +76,8 @@ pub enum CredentialsError {
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     files: Vec<PathBuf>,
+    /// Whether somebody has named the file, who thinks that it is there.
+    is_named: bool,
 }
 
 impl Credentials {
@@ -85,7 +89,10 @@ impl Credentials {
         };
         if let Some(file) = file.or_else(|| std::env::var_os("REGISTRY_AUTH_FILE").map(Into::into))
         {
-            return Credentials { files: vec![file] };
+            return Credentials {
+                files: vec![file],
+                is_named: true,
+            };
         }
         let home = variable("HOME");
         let in_home = |name| home.as_ref().map(|home| home.join(name));
@@ -101,6 +108,7 @@ impl Credentials {
         ];
         Credentials {
             files: files.into_iter().flatten().collect(),
+            is_named: false,
         }
     }
 
@@ -116,11 +124,22 @@ impl Credentials {
         repository: &str,
     ) -> Result<Option<Credential>, CredentialsError> {
         for path in &self.files {
-            let Some(text) = read(path)? else { continue };
+            let text = match read(path) {
+                Ok(text) => text,
+                // Of those that may be there. What is not ours is root's, for whoever became another user since.
+                Err(error) if !self.is_named && is_absent(&error) => continue,
+                Err(source) => {
+                    return Err(CredentialsError::File {
+                        path: path.clone(),
+                        source,
+                    })
+                }
+            };
             let config: Config =
-                serde_json::from_slice(&text).map_err(|source| CredentialsError::Invalid {
+                serde_json::from_slice(&text).map_err(|error| CredentialsError::Invalid {
                     path: path.clone(),
-                    source,
+                    line: error.line(),
+                    column: error.column(),
                 })?;
             if let Some(found) = config.find(registry, repository).await? {
                 return Ok(Some(found));
@@ -136,27 +155,19 @@ fn own_uid() -> Option<u32> {
     Some(std::fs::metadata("/proc/self").ok()?.uid())
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>, CredentialsError> {
-    let read = || {
-        let file = File::open(path)?;
-        // A pipe would be waited for.
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is no regular file"));
-        }
-        let mut text = Vec::new();
-        file.take(FILE_MAX).read_to_end(&mut text)?;
-        Ok(text)
-    };
-    match read() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        // Root's, for whoever became another user since.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
-        Err(source) => Err(CredentialsError::File {
-            path: path.to_owned(),
-            source,
-        }),
-        Ok(text) => Ok(Some(text)),
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // To open a pipe is to wait for who writes to it.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
     }
+    let mut text = Vec::new();
+    File::open(path)?.take(FILE_MAX).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
 }
 
 /// The form of the files.
@@ -363,6 +374,36 @@ mod tests {
                 expected,
                 "{registry}"
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_named_has_to_be_there_and_none_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let find = |path: PathBuf, is_named| async move {
+            let files = vec![path];
+            let credentials = Credentials { files, is_named };
+            let found = credentials.find("a.example", "x").await;
+            found.map_err(|error| peerfs_text::Causes(&error).to_string())
+        };
+        // Nothing of what is in it is told.
+        let wrong = folder.path().join("wrong");
+        let text = "{\"auths\":\n{\"a.example\":\"c2VjcmV0\"}}";
+        fs::write(&wrong, text).unwrap();
+        let error = find(wrong, true).await.unwrap_err();
+        assert!(
+            error.contains("line 2") && !error.contains("c2VjcmV0"),
+            "{error}"
+        );
+        let missing = folder.path().join("missing");
+        assert_eq!(find(missing.clone(), false).await, Ok(None));
+        for path in [missing, pipe] {
+            let error = find(path.clone(), true).await.unwrap_err();
+            let name = path.display().to_string();
+            assert!(error.contains(&name), "{error}");
         }
     }
 

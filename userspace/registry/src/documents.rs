@@ -9,6 +9,7 @@ use reqwest::StatusCode;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
+use crate::http::WRITE_TIMEOUT;
 use crate::remote::Remote;
 use crate::retry::persist;
 
@@ -98,7 +99,7 @@ impl Remote {
         let scope = self.push_scope();
         persist(|| async {
             let answer = self
-                .ask(&scope, |client| {
+                .ask_within(&scope, WRITE_TIMEOUT, |client| {
                     let request = client.put(url.clone()).header(CONTENT_TYPE, media_type);
                     request.body(bytes.to_vec())
                 })

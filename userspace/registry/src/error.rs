@@ -39,6 +39,14 @@ pub enum Error {
         /// For how long.
         patience: Duration,
     },
+    /// It sends something short so slowly that it is not waited for.
+    #[error("{host} takes more than {:?} for an answer", patience)]
+    Slow {
+        /// The server.
+        host: String,
+        /// How long it could take.
+        patience: Duration,
+    },
     /// It does not have it.
     #[error("{host} does not have it")]
     Missing {

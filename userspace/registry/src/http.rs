@@ -23,6 +23,10 @@ use crate::error::{Error, Result};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server may send nothing.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a server may take to answer who puts something there: it writes it to a disk, and looks for all that it names.
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(2 * 60);
+/// How long all of a document or a small blob may take that comes byte by byte.
+const READ_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// How long a connection is kept that is not in use.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections to a server that are kept.
@@ -89,7 +93,13 @@ pub(crate) fn client(registry: &str, trust: &Trust) -> Result<reqwest::Client> {
         config.with_root_certificates(roots).with_no_client_auth()
     };
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    reqwest::Client::builder()
+    let mut builder = reqwest::Client::builder();
+    // As in other tools: a proxy would be told what is for this machine alone, passwords too.
+    let url = format!("http://{registry}/").parse();
+    if url.is_ok_and(|url: Url| is_loopback(&url)) {
+        builder = builder.no_proxy();
+    }
+    builder
         .tls_backend_preconfigured(config)
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
@@ -246,7 +256,17 @@ impl Answer {
     }
 
     /// All of a body of at most `limit` bytes.
-    pub(crate) async fn read(mut self, limit: u64) -> Result<Vec<u8>> {
+    pub(crate) async fn read(self, limit: u64) -> Result<Vec<u8>> {
+        self.read_within(limit, READ_TIMEOUT).await
+    }
+
+    async fn read_within(self, limit: u64, patience: Duration) -> Result<Vec<u8>> {
+        let host = self.host.clone();
+        let read = timeout(patience, self.read_all(limit)).await;
+        read.unwrap_or(Err(Error::Slow { host, patience }))
+    }
+
+    async fn read_all(mut self, limit: u64) -> Result<Vec<u8>> {
         let too_long = |host: &str| Error::TooLong {
             host: host.to_owned(),
             limit,
@@ -278,7 +298,8 @@ impl Answer {
             _ => (),
         }
         // What can't be read of it is not needed.
-        let body = self.read(MESSAGE_MAX).await.unwrap_or_default();
+        let body = self.read_within(MESSAGE_MAX, STALL_TIMEOUT).await;
+        let body = body.unwrap_or_default();
         let message = message(&body);
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Denied { host, message },

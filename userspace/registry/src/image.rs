@@ -11,8 +11,11 @@ use crate::remote::Remote;
 
 /// The most manifests of an index that are looked at for the one with all blobs.
 const CANDIDATES_MAX: usize = 16;
-/// The most bytes of a configuration and of the layer for container runtimes.
-const SMALL_MAX: u64 = 4 * 1024 * 1024;
+/// The most bytes of all that leads to an image and is no blob of it: documents, configurations, the layer for container
+/// runtimes. They are held in memory.
+const FORM_MAX: u64 = 16 * 1024 * 1024;
+/// The most of these.
+const FORM_BLOBS_MAX: usize = 256;
 /// What the platform of a manifest is called that is no image to be run.
 const UNKNOWN: &str = "unknown";
 
@@ -76,8 +79,8 @@ impl Remote {
 
     /// The image of peerfs that an index or a manifest leads to, if it is one.
     async fn peerfs_image(&self, top: &Fetched, children: &[Child]) -> Result<Option<PeerfsImage>> {
-        let mut form = Vec::new();
         let mut manifest = top.document.peerfs_manifest().map(|blob| blob.digest);
+        let mut room = Room::new(self.host());
         let mut documents = vec![top.clone()];
         // Nobody takes the one with all blobs for an image that can be run: what else an index has need not be asked for.
         let unknown = children.iter().filter(|child| child.os == UNKNOWN);
@@ -85,6 +88,7 @@ impl Remote {
             let document = self.document(&child.blob.digest).await?;
             if let Some(found) = document.document.peerfs_manifest() {
                 manifest = manifest.or(Some(found.digest));
+                room.take(&document.bytes)?;
                 documents.push(document);
             }
         }
@@ -93,8 +97,11 @@ impl Remote {
         };
         let known = children.iter().filter(|child| child.os != UNKNOWN);
         for child in known.take(CANDIDATES_MAX) {
-            documents.push(self.document(&child.blob.digest).await?);
+            let document = self.document(&child.blob.digest).await?;
+            room.take(&document.bytes)?;
+            documents.push(document);
         }
+        let mut form: Vec<(Digest, Vec<u8>)> = Vec::new();
         for document in &documents {
             if document.digest != top.digest {
                 form.push((document.digest, document.bytes.clone()));
@@ -105,7 +112,8 @@ impl Remote {
             for blob in layers.iter().chain([config]) {
                 let is_new = form.iter().all(|(digest, _)| *digest != blob.digest);
                 if is_new && !blob.is_of_peerfs() {
-                    let bytes = self.small_blob(&blob.digest, SMALL_MAX).await?;
+                    let bytes = self.small_blob(&blob.digest, room.bytes).await?;
+                    room.take(&bytes)?;
                     form.push((blob.digest, bytes));
                 }
             }
@@ -123,6 +131,33 @@ impl Remote {
     /// As for [`Remote::small_blob`].
     pub async fn config(&self, image: &OrdinaryImage) -> Result<Vec<u8>> {
         self.small_blob(&image.config.digest, DOCUMENT_MAX).await
+    }
+}
+
+/// What there is room for of an image's form, whatever a registry says that it consists of.
+struct Room<'a> {
+    host: &'a str,
+    bytes: u64,
+    blobs: usize,
+}
+
+impl<'a> Room<'a> {
+    fn new(host: &'a str) -> Self {
+        Room {
+            host,
+            bytes: FORM_MAX,
+            blobs: FORM_BLOBS_MAX,
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        let left = self.bytes.checked_sub(bytes.len() as u64);
+        let left = left.zip(self.blobs.checked_sub(1));
+        (self.bytes, self.blobs) = left.ok_or_else(|| Error::TooLong {
+            host: self.host.to_owned(),
+            limit: FORM_MAX,
+        })?;
+        Ok(())
     }
 }
 

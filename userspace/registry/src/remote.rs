@@ -20,7 +20,7 @@ use tokio::sync::OnceCell;
 use crate::auth::Auth;
 use crate::credentials::Credentials;
 use crate::error::{Error, Result};
-use crate::http::{client, host_of, is_loopback, send, Answer, Trust};
+use crate::http::{client, host_of, is_loopback, send, send_within, Answer, Trust, STALL_TIMEOUT};
 
 /// For how long it is remembered where a blob is that a registry has elsewhere.
 const TARGET_LIFE: Duration = Duration::from_secs(60);
@@ -235,13 +235,20 @@ impl Remote {
         scope: &str,
         make: impl Fn(&Client) -> RequestBuilder,
     ) -> Result<Answer> {
+        self.ask_within(scope, STALL_TIMEOUT, make).await
+    }
+
+    /// As [`Remote::ask`], with another patience.
+    pub(crate) async fn ask_within(
+        &self,
+        scope: &str,
+        patience: Duration,
+        make: impl Fn(&Client) -> RequestBuilder,
+    ) -> Result<Answer> {
         let shared = &self.0;
         let used = shared.auth.header(&shared.client, scope).await?;
-        let answer = send(
-            &shared.host,
-            authorized(make(&shared.client), used.as_ref()),
-        )
-        .await?;
+        let request = authorized(make(&shared.client), used.as_ref());
+        let answer = send_within(&shared.host, request, patience).await?;
         if answer.status() != StatusCode::UNAUTHORIZED {
             return Ok(answer);
         }
@@ -251,7 +258,7 @@ impl Remote {
         match renewed.await? {
             Some(renewed) => {
                 let request = authorized(make(&shared.client), Some(&renewed));
-                let answer = send(&shared.host, request).await?;
+                let answer = send_within(&shared.host, request, patience).await?;
                 match answer.status() {
                     StatusCode::UNAUTHORIZED => Err(answer.into_error().await),
                     _ => Ok(answer),

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::error::{Error, Result};
-use crate::http::{send_within, Answer};
+use crate::http::{send_within, Answer, WRITE_TIMEOUT};
 use crate::remote::{authorized, Remote};
 use crate::retry::persist;
 
@@ -115,7 +115,8 @@ impl Remote {
                 .extend_pairs([("mount", mount.as_str()), ("from", from)]);
             scope = format!("{scope} repository:{from}:pull");
         }
-        let begun = self.ask(&scope, |client| client.post(url.clone())).await;
+        let begun = self.ask_within(&scope, WRITE_TIMEOUT, |client| client.post(url.clone()));
+        let begun = begun.await;
         let answer = match begun {
             // Who may not read the other one sends it.
             Err(Error::Denied { .. }) if from.is_some() => {
@@ -185,7 +186,7 @@ impl Remote {
         match answer.status() {
             StatusCode::CREATED | StatusCode::NO_CONTENT => Ok(()),
             // The token was valid when this began, and will be renewed.
-            StatusCode::UNAUTHORIZED => Err(Error::Busy {
+            StatusCode::UNAUTHORIZED if header.is_some() => Err(Error::Busy {
                 host,
                 retry_after: None,
             }),

@@ -338,6 +338,44 @@ async fn what_is_not_as_it_should_be_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_has_only_so_much_that_leads_to_it() {
+    // An image of peerfs that is said to have many small blobs for other tools.
+    let blobs: Vec<(String, Vec<u8>)> = (0..60_u8)
+        .map(|byte| vec![byte; 1 << 20])
+        .map(|blob| (sha256(&blob).to_string(), blob))
+        .collect();
+    let described = blobs.iter().map(|(digest, _)| {
+        format!(r#"{{"mediaType":"x/y","size":1048576,"digest":"sha256:{digest}"}}"#)
+    });
+    let layers: Vec<String> = described.collect();
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[{{"mediaType":"{}","size":9,"digest":"sha256:{}"}},{}]}}"#,
+        layers[0],
+        "application/vnd.peerfs.manifest.v1",
+        Digest([9; 32]),
+        layers.join(",")
+    );
+    let server = Server::start(move |asked| {
+        if asked.line.contains("/manifests/") {
+            return Some(Reply::new(200, &[], manifest.as_bytes()));
+        }
+        let mut found = blobs.iter();
+        let found = found.find(|(digest, _)| asked.line.contains(digest.as_str()));
+        let blob = found.map_or(&b""[..], |(_, blob)| blob.as_slice());
+        Some(Reply::new(200, &[], blob))
+    })
+    .await;
+    let remote = server.remote();
+    let platform = "linux/amd64".parse().unwrap();
+    let got = remote.image(&server.reference("1"), &platform).await;
+    let Err(error) = got else {
+        panic!("it was taken")
+    };
+    assert!(matches!(error, Error::TooLong { .. }), "{error:?}");
+    assert!(server.lines("/blobs/") < 20, "{}", server.lines("/blobs/"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_busy_is_asked_again_when_it_says() {
     let busy = Arc::new(AtomicU64::new(2));
     let server = {
@@ -508,4 +546,42 @@ async fn an_upload_is_tried_again_and_what_failed_of_it_does_not_count() {
     assert!(matches!(failed, Err(Error::Content(_))), "{failed:?}");
     assert_eq!(server.lines("POST"), 1);
     assert_eq!(sent.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_uploads_elsewhere_and_refuses_them_is_not_called_busy() {
+    let storage = Server::start(|_| Some(Reply::new(401, &[], b""))).await;
+    let place = format!("location: http://{}/upload", storage.address);
+    let server = Server::start(move |asked| {
+        let method = asked.line.split(' ').next().unwrap();
+        Some(match method {
+            "HEAD" => Reply::new(404, &[], b""),
+            "POST" => Reply::new(202, &[&place], b""),
+            _ => Reply::new(200, &[], b"{}"),
+        })
+    })
+    .await;
+    let content: Arc<dyn Content> = Arc::new(Bytes(b"0123456789"));
+    let refused = server
+        .remote()
+        .upload(&content, None, &Arc::default())
+        .await;
+    assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
+    assert_eq!(storage.asked().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_long_to_write_is_waited_for() {
+    let server = Server::start(|asked| {
+        let is_put = asked.line.starts_with("PUT");
+        if is_put {
+            // Longer than whoever reads waits for.
+            std::thread::sleep(Duration::from_secs(17));
+        }
+        Some(Reply::new(if is_put { 201 } else { 200 }, &[], b""))
+    })
+    .await;
+    let remote = server.remote();
+    remote.put_document("1", "x/y", b"{}").await.unwrap();
+    assert_eq!(server.lines("PUT"), 1);
 }

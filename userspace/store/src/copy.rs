@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use peerfs_format::{BlobTable, Digest, PackRecord, METADATA_MAX};
 use peerfs_oci::{
-    media_type_of, Architecture, Document, ImageBlobs, OciImage, RuntimeConfig, OCI_INDEX_MAX,
+    media_type_of, Architecture, Document, ImageBlobs, OciImage, Reference, RuntimeConfig,
+    OCI_INDEX_MAX,
 };
 
 use crate::image::read_blob;
-use crate::{sha256, Error, Pack, Result, Store};
+use crate::images::form_of;
+use crate::{index_file, sha256, Error, Pack, Result, Store};
 
 /// An image to be copied to where OCI's tools find it.
 pub struct ImageCopy {
@@ -51,22 +53,22 @@ enum BlobPlace {
 }
 
 impl Store {
-    /// What to copy of an image. Its OCI form is made if the store has none.
+    /// What to copy of the image with this manifest, which a reference has led to. Of several OCI forms it is the one to
+    /// which that leads: images of the same files may differ in how their programs are run. It is made if the store has none.
     ///
     /// # Errors
     /// [`Error::BlobMissing`] and the like if not all of its metadata is here.
-    pub fn copy_of(&self, manifest: &Digest) -> Result<ImageCopy> {
+    pub fn copy_of(&self, reference: &Reference, manifest: &Digest) -> Result<ImageCopy> {
         let bytes = self.read_metadata(manifest, METADATA_MAX)?;
         let parsed = self.read_manifest(manifest)?;
         let table = read_blob(self, &parsed.blob_table, parsed.blob_table_length)?;
         let table = BlobTable::parse(&table, parsed.inode_count)
             .map_err(Error::format(parsed.blob_table))?;
         let packs: Vec<PackRecord> = table.packs.iter().collect();
-        let images = self.images()?;
-        let image = images.iter().find(|image| image.manifest == *manifest);
+        let index = index_file::read(self.directory())?;
         let mut made = HashMap::new();
-        let top = match image.and_then(|image| image.oci_index) {
-            Some(index) => self.read_metadata(&index, METADATA_MAX.max(OCI_INDEX_MAX))?,
+        let top = match form_of(self, &index, Some(reference), manifest) {
+            Some((_, index)) => self.read_metadata(&index, METADATA_MAX.max(OCI_INDEX_MAX))?,
             None => {
                 let shards: Vec<_> = table.shards.iter().collect();
                 let form = OciImage::new(

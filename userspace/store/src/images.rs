@@ -110,16 +110,11 @@ impl Store {
         };
         let mut forms = OciForms::new(self);
         let mut configs = Vec::new();
-        let name = reference.to_string();
-        let is_chosen = |target: &Target<'_>| match reference {
-            Reference::Digest(digest) => target.digest == Some(*digest),
-            _ => target.tags.contains(&name.as_str()),
-        };
         for target in index.targets() {
             let found = forms.find(target.kind, target.digest).ok().flatten();
             let found = found.filter(|found| found.manifest == *manifest);
             if let Some(config) = found.and_then(|found| found.config) {
-                configs.push((is_chosen(&target), config));
+                configs.push((is_meant(&target, reference), config));
             }
         }
         let chosen = configs.iter().find(|(is_chosen, _)| *is_chosen);
@@ -156,27 +151,14 @@ impl Store {
     /// Those of [`Store::tag`] and of [`Store::resolve`].
     pub fn tag_reference(&self, reference: &Reference, tag: &Tag) -> Result<()> {
         let manifest = self.resolve(reference)?;
-        self.tag_as(&manifest, Some(&reference.to_string()), tag)
+        self.tag_as(&manifest, Some(reference), tag)
     }
 
-    fn tag_as(&self, manifest: &Digest, name: Option<&str>, tag: &Tag) -> Result<()> {
+    fn tag_as(&self, manifest: &Digest, reference: Option<&Reference>, tag: &Tag) -> Result<()> {
         self.read_manifest(manifest)?;
         index_file::change(self.directory(), |index| {
-            let mut forms = OciForms::new(self);
-            let targets = index.targets();
-            let is_meant = |target: &&Target<'_>| {
-                name.is_some_and(|name| {
-                    let digest = target.digest.map(|digest| digest.to_string());
-                    target.tags.contains(&name) || digest.as_deref() == Some(name)
-                })
-            };
-            let (meant, others): (Vec<_>, Vec<_>) = targets.iter().partition(is_meant);
             // By its OCI form, if there is one, other tools can copy it.
-            let form = meant.into_iter().chain(others).find_map(|target| {
-                let found = forms.find(target.kind, target.digest).ok()??;
-                let digest = found.oci_index.filter(|_| found.manifest == *manifest)?;
-                Some((target.kind?, digest))
-            });
+            let form = form_of(self, index, reference, manifest);
             let (kind, digest) = form.unwrap_or((TargetKind::Manifest, *manifest));
             let length = self.read_metadata(&digest, METADATA_MAX)?.len() as u64;
             index.untag(tag.as_str());
@@ -333,6 +315,33 @@ impl Store {
             index.add(TargetKind::Manifest, manifest, length);
             Ok(())
         })
+    }
+}
+
+/// The OCI form of an image: the one that a reference leads to, or else the first one.
+pub(crate) fn form_of(
+    store: &Store,
+    index: &Index,
+    reference: Option<&Reference>,
+    manifest: &Digest,
+) -> Option<(TargetKind, Digest)> {
+    let mut forms = OciForms::new(store);
+    let targets = index.targets().into_iter();
+    let (meant, others): (Vec<_>, Vec<_>) =
+        targets.partition(|target| reference.is_some_and(|reference| is_meant(target, reference)));
+    meant.into_iter().chain(others).find_map(|target| {
+        let found = forms.find(target.kind, target.digest).ok()??;
+        let digest = found.oci_index.filter(|_| found.manifest == *manifest)?;
+        Some((target.kind?, digest))
+    })
+}
+
+/// Whether a reference names this target, by its digest or by one of its tags.
+fn is_meant(target: &Target<'_>, reference: &Reference) -> bool {
+    match reference {
+        Reference::Digest(digest) => target.digest == Some(*digest),
+        Reference::Registry(image) if image.digest.is_some() => target.digest == image.digest,
+        _ => target.tags.contains(&reference.to_string().as_str()),
     }
 }
 

@@ -212,6 +212,11 @@ fn a_lazy_pull_needs_little_and_the_rest_is_found_later() {
     assert_eq!(pull(&store, &[&manifest]), manifest);
     assert!(cat(&store, &manifest) == fixture.content);
     succeed(peerfs(&store, "verify").arg("--complete"));
+    // What is removed and pulled again before a collection is no image that nobody wants.
+    succeed(peerfs(&store, "rm").arg(&manifest));
+    assert_eq!(pull(&store, &[&manifest]), manifest);
+    succeed(&mut peerfs(&store, "gc"));
+    assert!(cat(&store, &manifest) == fixture.content);
     // With the image goes what is noted of it.
     succeed(peerfs(&store, "rm").arg(&manifest));
     succeed(&mut peerfs(&store, "gc"));
@@ -249,6 +254,20 @@ fn a_registry_with_tls_and_users_is_told_who_asks() {
     process.arg("--authfile").arg(&auth);
     succeed(process.env("SSL_CERT_FILE", &authority));
     assert!(cat(&theirs, &reference) == fixture.content);
+}
+
+#[test]
+fn what_is_for_this_machine_goes_to_no_proxy() {
+    let registry = Registry::plain();
+    let fixture = Fixture::new();
+    let mut process = peerfs(&fixture.store(), "push");
+    process.args(["image", &registry.reference("t/a:1")]);
+    // Nobody is there.
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        process.env(name, "http://127.0.0.1:1");
+        process.env(name.to_lowercase(), "http://127.0.0.1:1");
+    }
+    succeed(&mut process);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use peerfs_control::{EventKind, Reply, Request, COMMANDS, LINE_MAX, REQUEST_MAX};
+use peerfs_control::{EventKind, PullStatus, Reply, Request, COMMANDS, LINE_MAX, REQUEST_MAX};
 use peerfs_format::Digest;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -210,12 +210,26 @@ async fn pull(
     };
     let begun = Instant::now();
     if is_lazy {
+        let waiting = PullStatus {
+            image: located.manifest.to_string(),
+            ..PullStatus::default()
+        };
         let started = async {
             let status = commands.begin(located.manifest, patience).await?;
             commands.tag(located).await?;
             Ok::<_, CommandError>(status)
         };
-        let started = started.await;
+        let mut started = std::pin::pin!(started);
+        let started = loop {
+            match timeout(HEARTBEAT, &mut started).await {
+                Ok(started) => break started,
+                Err(_) => {
+                    writer
+                        .write_all(&to_line(&Reply::Progress(waiting.clone()))?)
+                        .await?
+                }
+            }
+        };
         return Ok(started.map_or_else(|error| refusal(&error), Reply::Done));
     }
     let mut pull = commands.pull(located.manifest);

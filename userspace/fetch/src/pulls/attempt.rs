@@ -76,7 +76,7 @@ impl<'a> Attempts<'a> {
 
     /// Gets all of it.
     pub(super) async fn fetch_all(&self) -> Result<(), AttemptError> {
-        let blob = self.blob(self.manifest).await?;
+        let blob = self.image_manifest().await?;
         let not_an_image = |error| AttemptError::Manifest(self.manifest, error);
         let parsed = Manifest::parse(&blob).map_err(not_an_image)?;
         let table = self.blob(parsed.blob_table).await?;
@@ -111,6 +111,15 @@ impl<'a> Attempts<'a> {
             priority: Priority::Background,
             deadline: Instant::now() + STEP_TIMEOUT,
         }
+    }
+
+    /// Gets the manifest of the image, which is listed from now on.
+    async fn image_manifest(&self) -> Result<Vec<u8>, AttemptError> {
+        let _asked = self.tally.asks(self.manifest);
+        let got = self.repository.manifest(self.purpose()).await;
+        let bytes = got.map_err(|error| AttemptError::Get(self.manifest, error))?;
+        self.tally.has_blob(self.manifest, bytes.len());
+        Ok(bytes)
     }
 
     /// Gets a metadata blob.

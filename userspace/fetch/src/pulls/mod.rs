@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use peerfs_control::PullStatus;
 use peerfs_format::Digest;
 use peerfs_text::Causes;
-use tokio::sync::{broadcast, watch, Notify};
+use tokio::sync::{broadcast, watch, Notify, OwnedRwLockWriteGuard, RwLock};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
@@ -40,6 +40,8 @@ struct Shared {
     traffic: Arc<Traffic>,
     jobs: Mutex<BTreeMap<Digest, Weak<Job>>>,
     ended: broadcast::Sender<Progress>,
+    /// Passed by each before it begins.
+    gate: Arc<RwLock<()>>,
 }
 
 /// An image that is being brought into the store. When the last one of an image is dropped, that ends, and what has
@@ -140,7 +142,14 @@ impl Pulls {
             traffic,
             jobs: Mutex::default(),
             ended: broadcast::channel(ENDED_QUEUE).0,
+            gate: Arc::default(),
         }))
+    }
+
+    /// Keeps those from beginning that are asked for from now on, until this is dropped: who gives up what no pull needs
+    /// would otherwise take from them what they have found to be here. [`Pulls::progress`] has them all the same.
+    pub async fn hold(&self) -> OwnedRwLockWriteGuard<()> {
+        Arc::clone(&self.0.gate).write_owned().await
     }
 
     /// Begins to bring all of an image into the store, or joins who is doing it. Must be called within a tokio runtime.
@@ -196,6 +205,7 @@ impl Shared {
             updates: sender,
             ended: self.ended.clone(),
             hurry: Arc::clone(&hurry),
+            gate: Arc::clone(&self.gate),
         };
         Job {
             updates,
@@ -240,12 +250,14 @@ struct Work {
     updates: watch::Sender<Progress>,
     ended: broadcast::Sender<Progress>,
     hurry: Arc<Notify>,
+    gate: Arc<RwLock<()>>,
 }
 
 impl Work {
     /// Attempts it, until all is here or that can never be.
     async fn run(self) {
         let manifest = self.manifest;
+        drop(self.gate.read().await);
         let attempts = Attempts::new(&self.repository, &self.tally, manifest);
         let mut last = String::new();
         loop {

@@ -35,6 +35,8 @@ const REQUESTS_AHEAD: usize = 6;
 const RUNS: usize = 4;
 /// How long a metadata blob may take that keeps coming.
 const BLOB_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// How long finding out who may ask may take: a helper with credentials alone has 15 seconds.
+const WARM_UP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Chunks with no more bytes between them are asked for at once: those come sooner than another answer would.
 const GAP_MAX: u64 = 256 * 1024;
 /// The longest run that somebody waits for.
@@ -53,6 +55,8 @@ enum RemoteError {
     Registry(#[from] Error),
     #[error("the answer took longer than {BLOB_TIMEOUT:?}")]
     Slow,
+    #[error("the server does not say within {HAVE_TIMEOUT:?} what it has")]
+    SlowToSay,
     #[error("the server's file is too short")]
     TooShort,
     #[error("the server gives out no ranges, and too little of the file is wanted")]
@@ -76,6 +80,7 @@ struct Server {
     has_lied: AtomicBool,
     knows_no_ranges: AtomicBool,
     has_refused: AtomicBool,
+    is_warming_up: AtomicBool,
     breaker: Mutex<Breaker>,
 }
 
@@ -100,6 +105,7 @@ impl RemoteSource {
                 has_lied: AtomicBool::new(false),
                 knows_no_ranges: AtomicBool::new(false),
                 has_refused: AtomicBool::new(false),
+                is_warming_up: AtomicBool::new(false),
                 breaker: Mutex::default(),
             }),
         }
@@ -147,7 +153,10 @@ impl Server {
                 }
                 self.breaker().failed(Instant::now());
             }
-            RemoteError::Registry(_) | RemoteError::Slow | RemoteError::TooShort => {
+            RemoteError::Registry(_)
+            | RemoteError::Slow
+            | RemoteError::SlowToSay
+            | RemoteError::TooShort => {
                 self.breaker().failed(Instant::now());
             }
             RemoteError::Unwanted | RemoteError::ShuttingDown => (),
@@ -158,6 +167,20 @@ impl Server {
     fn breaker(&self) -> MutexGuard<'_, Breaker> {
         // It is valid after every step.
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for longer than anybody waits for what a source has: a token that comes slowly is remembered, and what asks next
+    /// need not wait for it again and again.
+    fn warm_up(self: &Arc<Self>, blob: Digest) {
+        if self.is_warming_up.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let server = Arc::clone(self);
+        tokio::spawn(async move {
+            // What it says is asked for again.
+            let _ = timeout(WARM_UP_TIMEOUT, server.remote.length(&blob)).await;
+            server.is_warming_up.store(false, Ordering::Relaxed);
+        });
     }
 
     fn succeeded(&self) {
@@ -416,7 +439,10 @@ impl Source for RemoteSource {
             Ok(Ok(length)) => length,
             Ok(Err(Error::Missing { .. })) => return Ok(Have::Absent),
             Ok(Err(error)) => return Err(self.server.judge(error.into())),
-            Err(_) => return Err(self.server.judge(RemoteError::Slow)),
+            Err(_) => {
+                self.server.warm_up(content);
+                return Err(self.server.judge(RemoteError::SlowToSay));
+            }
         };
         let fits = |length: u64| match subject {
             Subject::Blob { .. } => length <= METADATA_MAX,
@@ -488,7 +514,80 @@ impl Source for RemoteSource {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+
+    use peerfs_registry::Options;
+    use peerfs_store::Reference;
+
     use super::*;
+
+    /// A registry that wants a token, which takes longer than anybody waits for what a source has.
+    fn slow_registry() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let realm = format!("http://{address}/token");
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let realm = realm.clone();
+                std::thread::spawn(move || {
+                    let mut lines = BufReader::new(stream.try_clone().unwrap()).split(b'\n');
+                    let mut head = String::new();
+                    while let Some(Ok(line)) = lines.next() {
+                        let line = String::from_utf8_lossy(&line);
+                        head += &line;
+                        if !line.trim_end().is_empty() {
+                            continue;
+                        }
+                        let (status, body) = match &*head {
+                            head if head.contains("/token") => {
+                                std::thread::sleep(HAVE_TIMEOUT + Duration::from_secs(1));
+                                ("200 x", "{\"token\":\"t\"}")
+                            }
+                            head if head.contains("Bearer t") => ("200 x", ""),
+                            _ => ("401 x", ""),
+                        };
+                        let answer = format!(
+                            "HTTP/1.1 {status}\r\nwww-authenticate: Bearer realm=\"{realm}\"\r\n\
+                             content-length: {}\r\n\r\n{body}",
+                            body.len()
+                        );
+                        if (&stream).write_all(answer.as_bytes()).is_err() {
+                            return;
+                        }
+                        head.clear();
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_token_that_comes_slowly_is_waited_for_once() {
+        let reference = format!("{}/a/b", slow_registry());
+        let Ok(Reference::Registry(reference)) = reference.parse() else {
+            panic!("{reference}");
+        };
+        let options = Options {
+            plain_http: true,
+            ..Options::default()
+        };
+        let remote = Remote::repository(&reference, &options).unwrap();
+        let source = RemoteSource::new(remote);
+        let subject = Subject::Blob {
+            manifest: Digest([1; 32]),
+        };
+        let mut in_vain = 0;
+        let have = loop {
+            match source.have(Digest([2; 32]), &subject).await {
+                Ok(have) => break have,
+                Err(_) if in_vain < 3 => in_vain += 1,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert!(matches!(have, Have::Complete) && in_vain > 0);
+    }
 
     fn chunk(number: u32, stored_offset: u32, stored_length: u32) -> (u32, ChunkRecord) {
         let record = ChunkRecord {

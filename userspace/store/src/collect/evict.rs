@@ -12,7 +12,7 @@ use super::sweep::{occupied, Sweep};
 use super::Collect;
 use crate::image::read_blob;
 use crate::places::PlaceTable;
-use crate::{layout, Error, Result, Store};
+use crate::{layout, Error, Result, Store, TaggedImage};
 
 /// How much of what a cache may take is left when it had to be made smaller: nine tenths, so that it need not be again at
 /// once.
@@ -83,13 +83,7 @@ impl Store {
 
     /// The packs that only images need which came from elsewhere.
     fn candidates(&self, keep: &[Digest]) -> Result<Vec<Candidate>> {
-        let images = self.images()?;
-        let (built, fetched): (Vec<_>, Vec<_>) = images.into_iter().partition(|image| image.is_own);
-        let kept: HashSet<Digest> = built
-            .iter()
-            .map(|image| image.manifest)
-            .chain(keep.iter().copied())
-            .collect();
+        let (kept, fetched) = divide(&self.images()?, keep, &self.mounted()?);
         let mut kept_packs = HashSet::new();
         for manifest in &kept {
             for pack in self.packs_of(manifest)? {
@@ -97,13 +91,6 @@ impl Store {
                 kept_packs.insert(pack.digest);
             }
         }
-        let mounted = self.mounted()?;
-        let fetched: HashSet<Digest> = fetched
-            .iter()
-            .map(|image| image.manifest)
-            .chain(mounted)
-            .filter(|manifest| !kept.contains(manifest))
-            .collect();
         let mut candidates: HashMap<(Digest, Digest), Candidate> = HashMap::new();
         for manifest in &fetched {
             for pack in self.packs_of(manifest)? {
@@ -183,5 +170,48 @@ impl Store {
             PlaceTable::open(data_files, record)?.clear_all(&changes, &chunks)?;
         }
         Ok(())
+    }
+}
+
+/// The images that stay, and those that can be fetched again.
+fn divide(
+    images: &[TaggedImage],
+    keep: &[Digest],
+    mounted: &HashSet<Digest>,
+) -> (HashSet<Digest>, HashSet<Digest>) {
+    let manifests = |is_own: bool| {
+        let those = images.iter().filter(move |image| image.is_own == is_own);
+        those.map(|image| image.manifest)
+    };
+    let mut fetched: HashSet<Digest> = manifests(false).collect();
+    // Of what is mounted and named by nothing any more nobody knows whether it can be fetched again.
+    let nameless = mounted.difference(&fetched).copied();
+    let kept: HashSet<Digest> = manifests(true)
+        .chain(keep.iter().copied())
+        .chain(nameless)
+        .collect();
+    fetched.retain(|manifest| !kept.contains(manifest));
+    (kept, fetched)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_known_to_have_come_from_elsewhere_is_given_up() {
+        let digest = |number| Digest([number; 32]);
+        let image = |number, is_own| TaggedImage {
+            manifest: digest(number),
+            oci_index: None,
+            tags: Vec::new(),
+            is_own,
+        };
+        let images = [1, 2, 3, 4].map(|number| image(number, number == 1));
+        // The last one was removed while it was mounted, and may have been built here.
+        let mounted = HashSet::from([digest(1), digest(2), digest(9)]);
+        let (kept, fetched) = divide(&images, &[digest(3)], &mounted);
+        assert_eq!(kept, HashSet::from([digest(1), digest(3), digest(9)]));
+        assert_eq!(fetched, HashSet::from([digest(2), digest(4)]));
     }
 }

@@ -122,9 +122,10 @@ impl<'a> Sweep<'a> {
 
     /// Removes blobs. A whole pack that others need a part of goes on as a partial one: what is in `blobs` is whole.
     fn sweep_blobs(&mut self) -> Result<()> {
+        let given_back: HashSet<Digest> = self.given_back.iter().map(|(pack, _)| *pack).collect();
         for blob in self.store.blobs()? {
             self.pause()?;
-            let is_given_back = self.given_back.iter().any(|(pack, _)| *pack == blob);
+            let is_given_back = given_back.contains(&blob);
             if self.marks.blobs.contains(&blob) && !is_given_back {
                 continue;
             }
@@ -203,9 +204,10 @@ impl<'a> Sweep<'a> {
             false => None,
         };
         self.remove(path)?;
-        if let Some(file) = file {
-            let length = file.metadata().map_or(0, |found| found.size());
-            punch(&file, 0, length.next_multiple_of(BLOCK))
+        // One that has a name elsewhere, in a copy of the store by hard links, is theirs.
+        let found = file.as_ref().and_then(|file| file.metadata().ok());
+        if let (Some(file), Some(found)) = (file, found.filter(|found| found.nlink() == 0)) {
+            punch(&file, 0, found.size().next_multiple_of(BLOCK))
                 .map_err(directory.failed("thin", path))?;
         }
         Ok(())
@@ -239,6 +241,10 @@ impl<'a> Sweep<'a> {
         };
         let failed = || directory.failed("thin", path);
         let before = file.metadata().map_err(failed())?;
+        // It is theirs, too, who have it by another name.
+        if before.nlink() > 1 {
+            return Ok(());
+        }
         let holes = holes(self.marks.ranges.get(name), before.size());
         let freed = match self.collect {
             Collect::DryRun => holes

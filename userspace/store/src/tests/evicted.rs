@@ -152,3 +152,25 @@ fn what_is_shared_with_what_stays_stays_and_a_reader_finds_the_rest_missing() {
     drop(store);
     kept.assert_here(&kept.store());
 }
+
+#[test]
+fn what_has_a_name_in_another_store_too_is_not_emptied_there() {
+    let cached = Source::with(20, 9000);
+    let kept = cached.edited(|chunks| chunks.truncate(8));
+    let store = cached.store();
+    cached.fill(&store);
+    fetched(&cached, &store);
+    let path = store.blob_path(&cached.record.digest);
+    let theirs = cached.path.join("theirs");
+    fs::hard_link(&path, &theirs).unwrap();
+    let content = fs::read(&theirs).unwrap();
+    assert_eq!(store.evict(&[], 0).unwrap().packs, 1);
+    assert!(!path.exists() && fs::read(&theirs).unwrap() == content);
+    // And if a part of it stays.
+    fs::hard_link(&theirs, &path).unwrap();
+    kept.adopt_and_fill(&store);
+    let keep = [kept.image(&store)];
+    assert_eq!(store.evict(&keep, 0).unwrap().packs, 1);
+    assert!(!path.exists() && fs::read(&theirs).unwrap() == content);
+    kept.assert_here(&store);
+}

@@ -12,6 +12,7 @@ use peerfs_oci::oci_manifests;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
+use super::Source;
 use crate::{
     sha256, verify, write_image, Architecture, Error, ImageBlobs, RuntimeConfig, Store,
     VerifyProgress,
@@ -176,4 +177,36 @@ fn an_image_that_could_not_be_read_gets_no_tag() {
     )
     .unwrap();
     assert_eq!(store.images().unwrap().len(), 1);
+}
+
+#[test]
+fn of_two_forms_of_an_image_the_one_that_is_named_is_copied() {
+    let source = Source::new(3);
+    let store = source.store();
+    source.fill(&store);
+    let manifest = source.image(&store);
+    let blobs = ImageBlobs {
+        manifest: &fs::read(store.blob_path(&manifest)).unwrap(),
+        blob_table: sha256(b""),
+        blob_table_length: 1,
+        shards: &[],
+        packs: &[source.record],
+    };
+    let forms = ["amd64", "arm64"].map(|name| {
+        let (architecture, tag) = (name.parse().unwrap(), name.parse().unwrap());
+        let config = RuntimeConfig::default();
+        write_image(&store, &blobs, &architecture, &config, &tag).unwrap()
+    });
+    assert_ne!(forms[0], forms[1]);
+    let by_digest = forms.map(|form| (form.to_string(), form));
+    let by_tag = [
+        ("amd64".to_owned(), forms[0]),
+        ("arm64".to_owned(), forms[1]),
+    ];
+    for (name, form) in by_tag.into_iter().chain(by_digest) {
+        let reference = name.parse().unwrap();
+        assert_eq!(store.resolve(&reference).unwrap(), manifest);
+        let copy = store.copy_of(&reference, &manifest).unwrap();
+        assert_eq!(copy.documents.last().unwrap().digest, form, "{name}");
+    }
 }
