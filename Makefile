@@ -6,7 +6,7 @@
 MAKEFLAGS += --no-print-directory
 prefix ?= /usr/local
 
-.PHONY: help demo test check soak bench bench-kernel userspace modules kernel graft dkms rust-project install clean distclean
+.PHONY: help demo test check soak bench bench-images bench-kernel userspace modules kernel graft dkms rust-project install clean distclean
 
 help:
 	@echo 'peerfs: mount an image that this machine does not have yet'
@@ -16,6 +16,7 @@ help:
 	@echo '  make check          format, lints, documentation and licences only'
 	@echo '  make soak           whatever looks for faults at random, for some two hours'
 	@echo '  make bench          how fast images are built, against EROFS, and the demo'\''s first command'
+	@echo '  make bench-images   what images take to make, update, import and extract, against other tools'
 	@echo '  make bench-kernel   how fast they are read, against EROFS, squashfs and ext4 in one guest'
 	@echo
 	@echo '  make userspace      peerfs, peerfsd and mount.peerfs'
@@ -33,7 +34,7 @@ demo:
 	@scripts/setup-packages base
 	@scripts/demo
 
-test check soak bench bench-kernel:
+test check soak bench bench-images bench-kernel:
 	@scripts/setup-packages
 	@scripts/$@
 
