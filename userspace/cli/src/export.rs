@@ -70,20 +70,24 @@ struct OciArguments {
     /// The image: a tag of the store, a digest, or another reference (Documentation/references.md).
     #[arg(value_name = "IMAGE")]
     image: Reference,
-    /// An image layout, which is made or gets a further image: DIR or DIR:TAG; or oci-archive:FILE or oci-archive:FILE:TAG for
-    /// a tar archive of one. By default the image has the tag that it was named by.
+    /// An image layout, which is made or gets a further image: DIR or DIR:TAG, perhaps with oci: before it as for skopeo; or
+    /// oci-archive:FILE or oci-archive:FILE:TAG for a tar archive of one. By default the image has the tag that it was named by.
     #[arg(value_name = "PLACE", value_parser = parse_place)]
     place: (OciPlace, Option<Tag>),
 }
 
 /// Exports an image.
 pub(crate) fn run(arguments: &ExportArguments) -> Result<()> {
-    // Without it half a file is left behind when it is interrupted.
-    let _ = interrupt::watch();
     match &arguments.form {
         Form::Tar(arguments) => tar(arguments),
         Form::Oci(arguments) => oci(arguments),
     }
+}
+
+/// From now on signals are noted: without it half a file is left behind when it is interrupted. What is written to a pipe is
+/// as good as it is, and waiting for those who read it ends at once.
+fn watch_interrupts() {
+    let _ = interrupt::watch();
 }
 
 fn open(store: &StoreArguments, reference: &Reference) -> Result<(Arc<Store>, Image)> {
@@ -130,6 +134,7 @@ fn tar(arguments: &TarArguments) -> Result<()> {
     if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return write(&mut File::options().write(true).open(path).map_err(failed)?);
     }
+    watch_interrupts();
     let folder = path.parent().filter(|folder| *folder != Path::new(""));
     let mut file = tempfile::Builder::new()
         .prefix(".peerfs-")
@@ -142,6 +147,7 @@ fn tar(arguments: &TarArguments) -> Result<()> {
 }
 
 fn oci(arguments: &OciArguments) -> Result<()> {
+    watch_interrupts();
     let (store, image) = open(&arguments.store, &arguments.image)?;
     let config = store.oci_config(&arguments.image, image.digest())?;
     let architecture = match config {
@@ -167,10 +173,11 @@ fn oci(arguments: &OciArguments) -> Result<()> {
     output.finish()
 }
 
-/// `DIR`, `DIR:TAG`, `oci-archive:FILE` or `oci-archive:FILE:TAG`.
+/// `DIR`, `DIR:TAG`, `oci:DIR`, `oci:DIR:TAG`, `oci-archive:FILE` or `oci-archive:FILE:TAG`.
 fn parse_place(text: &str) -> std::result::Result<(OciPlace, Option<Tag>), String> {
     let (is_archive, rest) = match text.split_once(':') {
         Some(("oci-archive", rest)) => (true, rest),
+        Some(("oci", rest)) => (false, rest),
         _ => (false, text),
     };
     let (path, tag) = match rest.split_once(':') {
@@ -202,12 +209,14 @@ mod tests {
         for (text, place) in [
             ("dir", (layout("dir"), None)),
             ("/a/dir:v1", (layout("/a/dir"), tag("v1"))),
+            ("oci:dir", (layout("dir"), None)),
+            ("oci:/a/dir:v1", (layout("/a/dir"), tag("v1"))),
             ("oci-archive:x.tar", (archive("x.tar"), None)),
             ("oci-archive:x.tar:v1", (archive("x.tar"), tag("v1"))),
         ] {
             assert_eq!(parse_place(text), Ok(place), "{text}");
         }
-        for wrong in ["", ":v1", "oci-archive:", "dir:", "oci:dir:v1"] {
+        for wrong in ["", ":v1", "oci-archive:", "oci:", "dir:", "oci:dir:a b"] {
             assert!(parse_place(wrong).is_err(), "{wrong}");
         }
     }

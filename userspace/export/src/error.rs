@@ -43,6 +43,9 @@ pub enum Error {
     /// A directory that should be an image layout is something else.
     #[error("{} is neither empty nor an OCI image layout", printable(.0))]
     NotALayout(PathBuf),
+    /// A directory that should be an ordinary image layout is a store of peerfs, whose image of that tag would be lost.
+    #[error("{} is a store of peerfs: name another directory for the OCI image", printable(.0))]
+    AStore(PathBuf),
     /// The OCI image can't be described.
     #[error("can't make an OCI image of it")]
     Oci(#[from] peerfs_oci::Error),
@@ -116,9 +119,7 @@ impl From<peerfs_store::Error> for Stop {
 
 fn hint(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            " (make room; what was written so far stays)"
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => " (make room)",
         _ => "",
     }
 }

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_oci::{check_layout, Architecture, Index, Layer, PlainImage, Tag, TargetKind, LAYOUT};
-use peerfs_store::{sha256, ChunkReader, Image, Sha256Writer};
+use peerfs_store::{is_store, sha256, ChunkReader, Image, Sha256Writer};
+use rustix::fs::{flock, FlockOperation};
 use tempfile::NamedTempFile;
 
 use crate::compress::compress;
@@ -19,6 +20,12 @@ use crate::{Error, LayerCompression, Result};
 
 /// The directory of a layout with its blobs.
 const BLOBS: &str = "blobs/sha256";
+/// What the names of files begin with that are being written.
+const TEMPORARY: &str = ".peerfs-";
+/// The file that says that a directory is a layout.
+const MARK: &str = "oci-layout";
+/// The file that says which images are in it.
+const INDEX: &str = "index.json";
 
 /// Where an OCI image is written to.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -50,8 +57,9 @@ pub struct OciOptions {
 /// same for the same image and options. Sockets are left out, as for [`write_tar`](crate::write_tar).
 ///
 /// # Errors
-/// [`Error::NotALayout`]; [`Error::Whiteout`]; [`Error::Io`] and [`Error::Output`] if it can't be written; [`Error::Content`] and
-/// [`Error::Image`] if the image is not all here, or damaged; [`Error::Cancelled`]. The layout is as before then.
+/// [`Error::NotALayout`]; [`Error::AStore`]; [`Error::Whiteout`]; [`Error::Io`] and [`Error::Output`] if it can't be
+/// written; [`Error::Content`] and [`Error::Image`] if the image is not all here, or damaged; [`Error::Cancelled`]. The
+/// layout has the images that it had then.
 pub fn write_oci<R: ChunkReader>(
     image: &Image<R>,
     place: &OciPlace,
@@ -60,7 +68,7 @@ pub fn write_oci<R: ChunkReader>(
 ) -> Result<Digest> {
     match place {
         OciPlace::Layout(path) => {
-            let mut layout = Layout::open(path)?;
+            let layout = Layout::open(path)?;
             let made = Made::new(image, temporary(path)?, options, left_out)?;
             layout.add(made, options.tag.as_ref())
         }
@@ -142,8 +150,8 @@ impl Made {
         let config = sha256(&self.image.config);
         let blob = |digest: &Digest| format!("{BLOBS}/{digest}");
         let files = [
-            ("oci-layout".to_owned(), LAYOUT.as_bytes()),
-            ("index.json".to_owned(), &index),
+            (MARK.to_owned(), LAYOUT.as_bytes()),
+            (INDEX.to_owned(), &index),
             (blob(&digest), &self.image.manifest),
             (blob(&config), &self.image.config),
         ];
@@ -169,37 +177,47 @@ impl Made {
     }
 }
 
-/// An image layout on the disk.
+/// An image layout on the disk, or a directory that becomes one.
 struct Layout {
     path: PathBuf,
-    index: Index,
 }
 
 impl Layout {
-    /// Opens a layout, or makes a directory one that is not there or empty.
+    /// Opens a layout, or an empty directory, which is made if it is not there.
     fn open(path: &Path) -> Result<Self> {
-        let mut layout = Layout {
+        let layout = Layout {
             path: path.to_owned(),
-            index: Index::default(),
         };
-        match layout.read("oci-layout")? {
+        // Looked at first: whoever makes a layout of it begins with the mark.
+        let is_used = fs::read_dir(path).is_ok_and(|entries| {
+            let mut names = entries.flatten().map(|entry| entry.file_name());
+            names.any(|name| !name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()))
+        });
+        match layout.read(MARK)? {
             Some(text) => {
-                check_layout(&text).map_err(|_| Error::NotALayout(path.to_owned()))?;
-                if let Some(text) = layout.read("index.json")? {
-                    layout.index =
-                        Index::parse(&text).map_err(|_| Error::NotALayout(path.to_owned()))?;
-                }
+                check_layout(&text).map_err(|_| layout.refused())?;
+                layout.index()?;
             }
-            None => {
-                let is_used = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
-                if is_used {
-                    return Err(Error::NotALayout(path.to_owned()));
-                }
-            }
+            None if is_used => return Err(layout.refused()),
+            None => (),
         }
-        let blobs = path.join(BLOBS);
-        fs::create_dir_all(&blobs).map_err(Error::io("create", blobs))?;
+        // An image with that tag there would be lost.
+        if is_store(path) {
+            return Err(Error::AStore(path.to_owned()));
+        }
+        fs::create_dir_all(path).map_err(Error::io("create", path))?;
         Ok(layout)
+    }
+
+    fn refused(&self) -> Error {
+        Error::NotALayout(self.path.clone())
+    }
+
+    fn index(&self) -> Result<Index> {
+        match self.read(INDEX)? {
+            Some(text) => Index::parse(&text).map_err(|_| self.refused()),
+            None => Ok(Index::default()),
+        }
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
@@ -214,18 +232,41 @@ impl Layout {
         Ok(Some(text))
     }
 
-    /// Adds an image, which has its name at last.
-    fn add(&mut self, made: Made, tag: Option<&Tag>) -> Result<Digest> {
-        let digest = made.enter(&mut self.index, tag);
-        let index = self.index.encode()?;
+    /// Adds an image, which has its name at last. Others that add one wait, and none is lost.
+    fn add(&self, made: Made, tag: Option<&Tag>) -> Result<Digest> {
+        let _lock = self.lock()?;
+        let mut index = self.index()?;
+        let digest = made.enter(&mut index, tag);
+        let index = index.encode()?;
+        let blobs = self.path.join(BLOBS);
+        fs::create_dir_all(&blobs).map_err(Error::io("create", blobs))?;
         let blob = |digest: &Digest| format!("{BLOBS}/{digest}");
         let Made { layer, file, image } = made;
         keep(file, &self.path.join(blob(&layer.digest)))?;
         self.write(&blob(&sha256(&image.config)), &image.config)?;
         self.write(&blob(&digest), &image.manifest)?;
-        self.write("oci-layout", LAYOUT.as_bytes())?;
-        self.write("index.json", &index)?;
+        self.write(INDEX, &index)?;
         Ok(digest)
+    }
+
+    /// Makes the directory a layout, and locks it until the file is closed.
+    fn lock(&self) -> Result<File> {
+        let path = self.path.join(MARK);
+        if !path.exists() {
+            let mut file = temporary(&self.path)?;
+            file.write_all(LAYOUT.as_bytes())
+                .map_err(Error::io("write", &path))?;
+            // Somebody else may have made it meanwhile.
+            match file.persist_noclobber(&path) {
+                Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(Error::io("create", path)(error.error));
+                }
+                _ => (),
+            }
+        }
+        let file = File::open(&path).map_err(Error::io("open", &path))?;
+        flock(&file, FlockOperation::LockExclusive).map_err(Error::io("lock", path))?;
+        Ok(file)
     }
 
     fn write(&self, name: &str, content: &[u8]) -> Result<()> {
@@ -239,7 +280,7 @@ impl Layout {
 /// A file in a directory that is removed unless it is kept.
 fn temporary(directory: &Path) -> Result<NamedTempFile> {
     tempfile::Builder::new()
-        .prefix(".peerfs-")
+        .prefix(TEMPORARY)
         .permissions(fs::Permissions::from_mode(0o666))
         .tempfile_in(directory)
         .map_err(Error::io("create a file in", directory))

@@ -100,18 +100,22 @@ pub(crate) enum Step {
 
 /// A directory that a walk comes to, or leaves.
 struct Waiting {
-    path: Vec<u8>,
+    /// The length of the path of the directory that it is in.
+    above: usize,
+    name: Vec<u8>,
     inode: u64,
     is_wanted: bool,
     is_entered: bool,
 }
 
 /// A walk through the directories of an image. Whoever goes through it calls [`Walk::children`] for each directory that
-/// it enters, or leaves out what is in it. Holds the paths of directories that are still to come: the siblings of
-/// those it is in.
+/// it enters, or leaves out what is in it. Holds the names of directories that are still to come: the siblings of
+/// those it is in. One path is held, however deep the tree is.
 pub(crate) struct Walk<'a, R: ChunkReader> {
     image: &'a Image<R>,
     selection: &'a Selection,
+    /// The directory that the last step led into or out of. What waits is in it, or in one on the way to it.
+    path: Vec<u8>,
     waiting: Vec<Waiting>,
 }
 
@@ -120,8 +124,10 @@ impl<'a, R: ChunkReader> Walk<'a, R> {
         Walk {
             image,
             selection,
+            path: Vec::new(),
             waiting: vec![Waiting {
-                path: Vec::new(),
+                above: 0,
+                name: Vec::new(),
                 inode: ROOT_INODE,
                 is_wanted: selection.choice(b"") == Choice::Wanted,
                 is_entered: false,
@@ -137,8 +143,13 @@ impl<'a, R: ChunkReader> Walk<'a, R> {
         let Some(waiting) = self.waiting.pop() else {
             return Ok(None);
         };
+        self.path.truncate(waiting.above);
+        if !self.path.is_empty() {
+            self.path.push(b'/');
+        }
+        self.path.extend_from_slice(&waiting.name);
         let visited = Visited {
-            path: waiting.path.clone(),
+            path: self.path.clone(),
             inode: self.image.inode(waiting.inode)?,
             is_wanted: waiting.is_wanted,
         };
@@ -166,16 +177,16 @@ impl<'a, R: ChunkReader> Walk<'a, R> {
         let (selection, waiting) = (self.selection, &mut self.waiting);
         let image = self.image;
         image.for_each_child(&directory.inode, |entry, inode| {
-            let path = join(&directory.path, &entry.name);
             let choice = match directory.is_wanted {
                 true => Choice::Wanted,
-                false => selection.choice(&path),
+                false => selection.choice(&join(&directory.path, &entry.name)),
             };
             match (inode.file_type() == FileType::Directory, choice) {
                 (_, Choice::Other) | (false, Choice::Leading) => (),
                 (false, Choice::Wanted) => each(&entry.name, inode)?,
                 (true, choice) => waiting.push(Waiting {
-                    path,
+                    above: directory.path.len(),
+                    name: entry.name,
                     inode: entry.inode,
                     is_wanted: choice == Choice::Wanted,
                     is_entered: false,

@@ -61,7 +61,7 @@ pub use peerfs_oci::{
 };
 pub use peerfs_text::{printable, printable_bytes, Printable};
 pub use reader::{ChunkReader, PackReader};
-pub use store::{Store, Usage};
+pub use store::{is_store, Store, Usage};
 pub use temporary_file::TemporaryFile;
 pub use verify::{verify, Damage, VerifyProgress, VerifyReport};
 

@@ -456,6 +456,14 @@ impl Store {
     }
 }
 
+/// Whether a directory is that of a store, and not of another OCI image layout.
+pub fn is_store(root_dir: &Path) -> bool {
+    root_dir.join(layout::OCI_LAYOUT).is_file()
+        && layout::DIRECTORIES
+            .iter()
+            .all(|name| root_dir.join(name).is_dir())
+}
+
 /// Whether nothing but what a new file system holds is in a directory, or a store whose making was
 /// interrupted.
 fn is_unused(directory: &StoreDirectory) -> Result<bool> {

@@ -60,6 +60,8 @@ pub(crate) struct ImportArguments {
 
 /// Makes an image of what others made, and tags it.
 pub(crate) fn run(arguments: &ImportArguments) -> Result<()> {
+    // Signals are only noted from then on: who waits for a pipe that nobody writes to can end that.
+    let opened = Opened::new(&arguments.source)?;
     let maker = Maker::new(&arguments.make)?;
     let import = Import {
         arguments,
@@ -69,7 +71,27 @@ pub(crate) fn run(arguments: &ImportArguments) -> Result<()> {
             ..Limits::default()
         },
     };
-    import.run(&maker)
+    import.run(&maker, opened)
+}
+
+/// A source that is there.
+enum Opened {
+    Registry,
+    Directory,
+    File(File),
+}
+
+impl Opened {
+    fn new(source: &Source) -> Result<Self> {
+        let path = source.path.as_path();
+        if source.format == Format::Registry {
+            return Ok(Opened::Registry);
+        }
+        if path != Path::new("-") && path.is_dir() {
+            return Ok(Opened::Directory);
+        }
+        Ok(Opened::File(open(path)?))
+    }
 }
 
 struct Import<'a> {
@@ -79,29 +101,33 @@ struct Import<'a> {
 }
 
 impl Import<'_> {
-    fn run(&self, maker: &Maker<'_>) -> Result<()> {
+    fn run(&self, maker: &Maker<'_>, opened: Opened) -> Result<()> {
         let source = &self.arguments.source;
         let format = match self.arguments.format {
             Format::Auto => source.format,
             format => format,
         };
         let path = source.path.as_path();
-        if source.format == Format::Registry {
-            return self.of_registry(maker);
-        }
-        let is_stdin = path == Path::new("-");
-        if !is_stdin && path.is_dir() {
-            return match format {
-                Format::Auto | Format::Oci => {
-                    self.container(maker, Folder::Directory(path.to_owned()), Format::Oci)
-                }
-                _ => Err(Error::Import {
+        let file = match (opened, format) {
+            (Opened::Registry, _) => return self.of_registry(maker),
+            (Opened::Directory, Format::Auto) if !path.join("oci-layout").exists() => {
+                return Err(Error::Import {
+                    path: path.to_owned(),
+                    problem: "it is a directory, and no OCI image layout; `peerfs build` makes images of directories",
+                })
+            }
+            (Opened::Directory, Format::Auto | Format::Oci) => {
+                let folder = Folder::Directory(path.to_owned());
+                return self.container(maker, folder, Format::Oci);
+            }
+            (Opened::Directory, _) => {
+                return Err(Error::Import {
                     path: path.to_owned(),
                     problem: "it is a directory",
-                }),
-            };
-        }
-        let file = open(path)?;
+                })
+            }
+            (Opened::File(file), _) => file,
+        };
         let length = file.metadata().map_or(0, |metadata| metadata.len());
         let archive = Layer {
             path: path.to_owned(),

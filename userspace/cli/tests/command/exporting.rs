@@ -5,14 +5,18 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use crate::fixture::Fixture;
 use crate::round_trip::make_tree;
-use crate::running::{build, fail, output_soon, peerfs, succeed};
+use crate::running::{build, fail, limited, output_soon, peerfs, succeed};
 use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_store::{write_image, Image, ImageBlobs, RuntimeConfig, Store};
+use rustix::process::{kill_process, Pid, Signal};
 use serde_json::{json, Value};
 
 fn export(store: &Path, arguments: &[&str]) -> Command {
@@ -197,6 +201,91 @@ fn what_an_archive_is_not_written_to_stays_as_it_is() {
     let left = succeed(Command::new("find").arg(&layout).args(["-type", "f"]));
     assert!(left.is_empty());
     succeed(&mut export(&store, &["tar", "hidden"]));
+    // What failed can be tried again.
+    succeed(&mut export(
+        &store,
+        &["oci", "image", layout.to_str().unwrap()],
+    ));
+    // The image of that tag would be lost there, and with it what only that needs.
+    let other = fixture.folder.path().join("other");
+    build(&fixture.tree(), &other, "image", &[]);
+    let (_, message) = fail(&mut export(
+        &store,
+        &["oci", "image", other.to_str().unwrap()],
+    ));
+    assert!(message.contains("is a store of peerfs"), "{message}");
+    succeed(peerfs(&other, "ls").arg("image"));
+}
+
+#[test]
+fn images_that_are_exported_at_the_same_time_are_all_in_the_layout() {
+    let fixture = Fixture::new();
+    let layout = fixture.folder.path().join("layout");
+    let tags = ["one", "two", "three", "four", "five"];
+    let children = tags.map(|tag| {
+        let place = format!("oci:{}:{tag}", layout.display());
+        let mut process = export(&fixture.store(), &["oci", "image", &place]);
+        process.stdout(Stdio::null()).spawn().unwrap()
+    });
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let index = fs::read_to_string(layout.join("index.json")).unwrap();
+    for tag in tags {
+        assert!(index.contains(&format!("\"{tag}\"")), "{tag}: {index}");
+    }
+}
+
+#[test]
+fn who_waits_for_a_reader_is_ended_by_a_signal() {
+    let fixture = Fixture::new();
+    let mut child = export(&fixture.store(), &["tar", "image"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It has begun to write what is more than a pipe holds.
+    let output = child.stdout.as_mut().unwrap();
+    output.read_exact(&mut [0; 100]).unwrap();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let mut patience = 100;
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if patience == 0 => {
+                child.kill().unwrap();
+                panic!("it does not end");
+            }
+            None => {
+                patience -= 1;
+                thread::sleep(Duration::from_millis(100));
+            }
+        }
+    };
+    assert_eq!(status.signal(), Some(Signal::INT.as_raw()));
+}
+
+#[test]
+fn the_memory_for_a_tree_does_not_grow_with_the_square_of_its_depth() {
+    const DEPTH: usize = 10_000;
+    let folder = tempfile::tempdir().unwrap();
+    let (store, archive) = (folder.path().join("store"), folder.path().join("deep.tar"));
+    let script = "import sys, tarfile; tarfile.open(sys.argv[1], 'w', format=tarfile.GNU_FORMAT)\
+                  .addfile(tarfile.TarInfo('a/' * int(sys.argv[2]) + 'f'))";
+    let mut python = Command::new("python3");
+    succeed(
+        python
+            .args(["-c", script])
+            .arg(&archive)
+            .arg(DEPTH.to_string()),
+    );
+    let mut import = peerfs(&store, "import");
+    succeed(import.arg(&archive).args(["--tag", "deep"]));
+    // Paths of half that length on average, of each directory, would be a hundred mebibytes.
+    let mut export = limited(env!("CARGO_BIN_EXE_peerfs").as_ref(), "-v 80000");
+    export
+        .args(["export", "tar", "deep", "--output", "/dev/null"])
+        .env("PEERFS_ROOT_DIR", &store);
+    succeed(&mut export);
 }
 
 #[test]

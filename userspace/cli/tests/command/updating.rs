@@ -297,3 +297,35 @@ fn a_tree_is_taken_as_it_was_asked_for() {
         assert_eq!(status.status.code(), Some(2), "{wrong}");
     }
 }
+
+#[test]
+fn an_image_of_a_filesystem_in_the_place_of_another_one_is_read() {
+    let can_mount = rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists();
+    if !can_mount {
+        eprintln!("skipped: only root can mount images");
+        return;
+    }
+    let updates = Updates::new();
+    let folder = updates.fixture.folder.path();
+    // The two have the same times, as is usual for images that can be made again: by them nobody tells the one from the other.
+    let script = r#"
+        for content in one two; do
+            mkdir $content && echo $content > $content/file
+            mksquashfs $content $content.img -all-time 1000000 -mkfs-time 0 -quiet > log
+        done
+        mkdir mnt
+        for content in one two; do
+            mount -o loop,ro $content.img mnt
+            "$0" build mnt --tag image --update image
+            test "$("$0" cat image /file)" = $content
+            umount mnt
+        done"#;
+    let mut shell = Command::new("unshare");
+    shell
+        .args(["--mount", "bash", "-euc", script])
+        .arg(env!("CARGO_BIN_EXE_peerfs"))
+        .current_dir(folder)
+        .env("PEERFS_ROOT_DIR", folder.join("store"))
+        .env("XDG_CACHE_HOME", folder.join("cache"));
+    succeed(&mut shell);
+}

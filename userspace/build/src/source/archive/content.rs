@@ -12,7 +12,7 @@ use std::result::Result as StdResult;
 use std::sync::Arc;
 
 use peerfs_store::{Store, TemporaryFile};
-use rustix::fs::fstat;
+use rustix::fs::{fstat, tell};
 
 use super::sparse::Run;
 use crate::source::directory::file::Expected;
@@ -39,19 +39,21 @@ enum Bytes {
 }
 
 impl Container {
-    /// An archive that is a regular file, and its bytes; the file itself if it is none.
-    pub(super) fn archive(file: File, path: &Path) -> Result<StdResult<(Self, u64), File>> {
+    /// An archive that is a regular file, with where it begins, which is where the file would be read next, and its bytes;
+    /// the file itself if it is none.
+    pub(super) fn archive(file: File, path: &Path) -> Result<StdResult<(Self, u64, u64), File>> {
         let stat = fstat(&file).map_err(Error::io("read", path))?;
         let is_regular = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
         if !is_regular {
             return Ok(Err(file));
         }
-        let length = u64::try_from(stat.st_size).unwrap_or_default();
+        let end = u64::try_from(stat.st_size).unwrap_or_default();
+        let start = tell(&file).map_err(Error::io("read", path))?.min(end);
         let container = Container {
             file: Bytes::Archive(file, Expected::from(&stat)),
             path: path.to_owned(),
         };
-        Ok(Ok((container, length)))
+        Ok(Ok((container, start, end - start)))
     }
 
     pub(super) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {

@@ -110,7 +110,7 @@ impl Extensions {
             }
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.xattrs.insert(name.to_vec(), value.to_vec());
+                    self.xattrs.insert(keyword_decoded(name), value.to_vec());
                 } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
                     const PROBLEM: Problem = "an extended attribute is encoded wrongly";
                     let name = percent_decoded(name).ok_or(PROBLEM)?;
@@ -251,6 +251,23 @@ fn time(text: &[u8]) -> Option<(i64, u32)> {
     }
 }
 
+/// A name in which GNU tar has written `%3D` for an equals sign, which would end the keyword, and `%25` for a percent sign.
+/// Whatever else there is stays.
+fn keyword_decoded(name: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((&first, behind)) = rest.split_first() {
+        let (byte, behind) = match behind.split_at_checked(2) {
+            Some((b"3D", behind)) if first == b'%' => (b'=', behind),
+            Some((b"25", behind)) if first == b'%' => (b'%', behind),
+            _ => (first, behind),
+        };
+        decoded.push(byte);
+        rest = behind;
+    }
+    decoded
+}
+
 /// A name in which `%` and two hexadecimal digits stand for a byte.
 fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(text.len());
@@ -336,6 +353,7 @@ mod tests {
             record("path", value),
             record("SCHILY.xattr.user.empty", b""),
             record("LIBARCHIVE.xattr.user.a%20b", b"AP8"),
+            record("SCHILY.xattr.user.a%3Db%253D%2", b""),
             record("uid", b"4294967294"),
             record("uid", b""),
         ]
@@ -345,6 +363,7 @@ mod tests {
         assert_eq!(extensions.uid, None);
         assert_eq!(extensions.xattrs[&b"user.empty"[..]], b"");
         assert_eq!(extensions.xattrs[&b"user.a b"[..]], b"\0\xff");
+        assert!(extensions.xattrs.contains_key(&b"user.a=b%3D%2"[..]));
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl<'a> Tape<'a> {
     ) -> Result<Self> {
         let opened = match blob {
             Blob::File(file) => match Container::archive(file, path)? {
-                Ok((container, length)) => Opened::Range(Arc::new(container), 0, length),
+                Ok((container, start, length)) => Opened::Range(Arc::new(container), start, length),
                 Err(file) => Opened::Stream(Box::new(file)),
             },
             Blob::Entry(file) => match file.in_one_piece() {

@@ -27,7 +27,11 @@ impl Exclusions {
     pub(super) fn add(&mut self, pattern: &str) -> Result<(), PatternError> {
         // A slash at the end is what a shell adds to the name of a directory.
         let trimmed = pattern.trim_end_matches('/');
-        let glob = GlobBuilder::new(trimmed.trim_start_matches('/'))
+        // `./name` is how a shell completes what is in the tree.
+        let path = trimmed
+            .strip_prefix('.')
+            .filter(|path| path.starts_with('/'));
+        let glob = GlobBuilder::new(path.unwrap_or(trimmed).trim_start_matches('/'))
             .literal_separator(true)
             .backslash_escape(true)
             .build();
@@ -74,6 +78,7 @@ mod tests {
         assert!(has("var/cache/*", "var/cache/apt") && !has("var/cache/*", "var/cache"));
         assert!(!has("var/*", "var/cache/apt") && has("var/**/apt", "var/cache/apt"));
         assert!(has("cache/", "var/cache"));
+        assert!(has("./boot", "boot") && !has("./boot", "usr/boot") && has(".b*", "usr/.boot"));
         assert!(has("[ab]?", "b1") && has("{x,y}", "y") && has("a\\*", "a*") && !has("a\\*", "ab"));
         assert!(Exclusions::default().add("[").is_err());
         // A name need not be text.

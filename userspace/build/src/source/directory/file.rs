@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use peerfs_format::{is_xattr_name, SYMLINK_MAX};
 use rustix::fs::{
-    fgetxattr, flistxattr, fstat, lgetxattr, llistxattr, openat, seek, Dir, Mode, OFlags, SeekFrom,
-    Stat, CWD,
+    fgetxattr, flistxattr, fstat, fstatfs, fstatvfs, lgetxattr, llistxattr, openat, seek, Dir,
+    Mode, OFlags, SeekFrom, Stat, StatVfsMountFlags, CWD,
 };
 use rustix::io::Errno;
 
@@ -26,6 +26,11 @@ use crate::{Error, Result};
 
 /// The longest list of names and the longest value that Linux allows, in bytes.
 const LINUX_MAX: usize = 64 * 1024;
+
+/// The types of filesystems, by which `statfs(2)` tells them (`linux/magic.h`).
+const FAT: u32 = 0x4d44;
+const EXFAT: u32 = 0x2011_bab0;
+const FUSE: u32 = 0x6573_5546;
 
 /// A directory of the tree, open while files of it are to be read.
 pub(super) struct OpenDirectory {
@@ -73,6 +78,17 @@ impl OpenDirectory {
 
     pub(super) fn stat(&self) -> Result<Stat> {
         fstat(&self.descriptor).map_err(Error::tree("read", &self.path))
+    }
+
+    /// Whether its filesystem has a time of change that follows a clock and that nobody can set. What can't be written to
+    /// has the times that its maker chose, perhaps the same ones for all that it made; others make that time up.
+    pub(super) fn has_clock(&self) -> bool {
+        const MAKE_IT_UP: [u32; 3] = [FAT, EXFAT, FUSE];
+        let descriptor = &self.descriptor;
+        let is_writable = fstatvfs(descriptor)
+            .is_ok_and(|found| !found.f_flag.contains(StatVfsMountFlags::RDONLY));
+        is_writable
+            && fstatfs(descriptor).is_ok_and(|found| !MAKE_IT_UP.contains(&(found.f_type as u32)))
     }
 
     /// The names in it, sorted by their bytes.

@@ -136,6 +136,7 @@ impl TreeSource for DirectorySource {
         let mut walk = Walk {
             writer: TreeWriter::new(&self.metadata(&stat)),
             links: HashMap::new(),
+            clocks: HashMap::new(),
             device: stat.st_dev,
             store,
             batch_directories: 0,
@@ -151,6 +152,8 @@ struct Walk<'a, 'q> {
     writer: TreeWriter,
     /// Inode numbers by device and inode of the source, of those with several names.
     links: HashMap<(u64, u64), u32>,
+    /// By devices, whether the times there tell that a file was changed.
+    clocks: HashMap<u64, bool>,
     /// The root's.
     device: u64,
     store: Stat,
@@ -219,6 +222,9 @@ impl Walk<'_, '_> {
         );
         let set = self.queue.note_unreadable(set)?;
         let xattrs = self.queue.keep_xattrs(set.unwrap_or_default());
+        self.clocks
+            .entry(stat.st_dev)
+            .or_insert_with(|| directory.has_clock());
         let names = if is_elsewhere {
             Vec::new()
         } else {
@@ -293,8 +299,14 @@ impl Walk<'_, '_> {
         let inode = match kind(directory, name, &stat, file_type)? {
             None => {
                 let expected = Expected::from(&stat);
-                let identity = expected.identity();
-                let file = match self.queue.add_known(&identity)? {
+                // Of a file on another device than all directories nobody knows.
+                let has_clock = self.clocks.get(&stat.st_dev).copied();
+                let identity = has_clock.unwrap_or(false).then(|| expected.identity());
+                let known = match &identity {
+                    Some(identity) => self.queue.add_known(identity)?,
+                    None => None,
+                };
+                let file = match known {
                     Some(file) => file,
                     None => self.queue.add(DirectoryFile {
                         directory: directory.clone(),
@@ -304,8 +316,8 @@ impl Walk<'_, '_> {
                     })?,
                 };
                 let inode = self.writer.add_file(name, &metadata, file);
-                if let Ok(inode) = inode {
-                    self.queue.remember(identity, inode);
+                if let (Some(identity), Ok(inode)) = (identity, &inode) {
+                    self.queue.remember(identity, *inode);
                 }
                 inode
             }

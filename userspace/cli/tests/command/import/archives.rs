@@ -2,8 +2,10 @@
 
 //! Tar archives, against what the real tools unpack of them.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::{built, folder, import, import_fails, shell};
 use crate::running::{peerfs, succeed};
@@ -169,4 +171,39 @@ fn the_format_can_be_said() {
         import(&folder, "x.tar", "x", &["--format", "tar"]),
         built(&folder, "tree")
     );
+}
+
+#[test]
+fn the_standard_input_is_read_from_where_it_is() {
+    let folder = folder();
+    let script = "mkdir tree && echo content > tree/file && tar -C tree -cf tree.tar . \
+                  && (head -c 1000 /dev/zero; cat tree.tar) > later.tar";
+    shell(folder.path(), script);
+    let expected = import(folder.path(), "tree.tar", "tree", &[]);
+    let mut file = File::open(folder.path().join("later.tar")).unwrap();
+    file.seek(SeekFrom::Start(1000)).unwrap();
+    let mut process = peerfs(&folder.path().join("store"), "import");
+    let digest = succeed(process.args(["-", "--tag", "later"]).stdin(file));
+    assert_eq!(String::from_utf8(digest).unwrap().trim_end(), expected);
+}
+
+#[test]
+fn who_waits_for_a_pipe_is_ended_by_a_signal() {
+    let folder = folder();
+    shell(folder.path(), "mkfifo pipe");
+    let mut process = peerfs(&folder.path().join("store"), "import");
+    process
+        .arg(folder.path().join("pipe"))
+        .args(["--tag", "pipe"]);
+    let mut shell = Command::new("timeout");
+    // A second signal would end it in any case.
+    shell
+        .args(["--signal=INT", "--kill-after=10", "2"])
+        .arg(process.get_program())
+        .args(process.get_args());
+    let envs = process.get_envs();
+    shell.envs(envs.filter_map(|(name, value)| Some((name, value?))));
+    // 124 if the signal ended it, 137 if nothing else did.
+    let status = shell.status().unwrap();
+    assert_eq!(status.code(), Some(124), "{status:?}");
 }
