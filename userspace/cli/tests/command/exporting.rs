@@ -266,11 +266,12 @@ fn who_waits_for_a_reader_is_ended_by_a_signal() {
 
 #[test]
 fn the_memory_for_a_tree_does_not_grow_with_the_square_of_its_depth() {
-    const DEPTH: usize = 10_000;
+    const DEPTH: usize = 20_000;
     let folder = tempfile::tempdir().unwrap();
     let (store, archive) = (folder.path().join("store"), folder.path().join("deep.tar"));
-    let script = "import sys, tarfile; tarfile.open(sys.argv[1], 'w', format=tarfile.GNU_FORMAT)\
-                  .addfile(tarfile.TarInfo('a/' * int(sys.argv[2]) + 'f'))";
+    let script = "import sys, tarfile\n\
+                  with tarfile.open(sys.argv[1], 'w', format=tarfile.GNU_FORMAT) as archive:\n    \
+                  archive.addfile(tarfile.TarInfo('a/' * int(sys.argv[2]) + 'f'))";
     let mut python = Command::new("python3");
     succeed(
         python
@@ -280,8 +281,8 @@ fn the_memory_for_a_tree_does_not_grow_with_the_square_of_its_depth() {
     );
     let mut import = peerfs(&store, "import");
     succeed(import.arg(&archive).args(["--tag", "deep"]));
-    // Paths of half that length on average, of each directory, would be a hundred mebibytes.
-    let mut export = limited(env!("CARGO_BIN_EXE_peerfs").as_ref(), "-v 80000");
+    // Paths of half that length on average, of each directory, would be four hundred mebibytes.
+    let mut export = limited(env!("CARGO_BIN_EXE_peerfs").as_ref(), "-v 250000");
     export
         .args(["export", "tar", "deep", "--output", "/dev/null"])
         .env("PEERFS_ROOT_DIR", &store);

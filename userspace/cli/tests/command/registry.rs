@@ -230,6 +230,7 @@ fn a_registry_with_tls_and_users_is_told_who_asks() {
     let reference = registry.reference("t/a:1");
     let authority = registry.folder.path().join("ca.crt");
     let auth: PathBuf = registry.folder.path().join("auth.json");
+    fs::write(&auth, "{}").unwrap();
     let push = |authority: &Path| {
         let mut process = peerfs(&fixture.store(), "push");
         process
