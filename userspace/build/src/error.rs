@@ -84,10 +84,7 @@ pub enum Error {
         source: io::Error,
     },
     /// An archive is longer than it may be when it is unpacked, or has too many entries.
-    #[error(
-        "{} would take more than {limit} bytes of {of}; if it is to be trusted, allow more (--max-size)",
-        printable(path)
-    )]
+    #[error("{} would take more than {limit} bytes of {of}", printable(path))]
     Limit {
         /// The archive.
         path: PathBuf,

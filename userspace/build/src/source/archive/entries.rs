@@ -10,7 +10,7 @@ use super::header::{continued_runs, Block, EntryType, Header, Problem, BLOCK};
 use super::pax::{Extensions, Sparse};
 use super::sparse::{add_run, check_runs, MapReader, Run};
 use super::tape::Tape;
-use crate::source::{DeviceNumber, Flaw, Kind, Metadata};
+use crate::source::{DeviceNumber, Kind, Metadata};
 use crate::xattrs::XattrSet;
 use crate::{Error, Result};
 
@@ -147,7 +147,7 @@ impl<'a> Entries<'a> {
     }
 
     /// An entry's name in messages.
-    pub(super) fn path_of(&self, entry: &[u8]) -> PathBuf {
+    fn path_of(&self, entry: &[u8]) -> PathBuf {
         let start = entry.iter().position(|&byte| byte != b'/');
         let relative = entry.get(start.unwrap_or_default()..).unwrap_or_default();
         self.tape.path().join(OsStr::from_bytes(relative))
@@ -425,12 +425,5 @@ fn truncated(path: PathBuf, offset: u64) -> Error {
         path,
         offset,
         problem: "it ends in the middle",
-    }
-}
-
-impl Entry {
-    /// The error that says why an image can't hold an entry.
-    pub(super) fn flaw(path: PathBuf, reason: &'static str) -> Error {
-        Flaw::Refused(reason).of(path)
     }
 }

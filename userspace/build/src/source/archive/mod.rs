@@ -20,10 +20,11 @@ use std::sync::Arc;
 
 use peerfs_store::Store;
 
-use super::{Kind, Metadata, TreeSource};
+use super::{Kind, TreeSource};
 use crate::read::ReadQueue;
 use crate::tree::Tree;
 use crate::tree_builder::TreeBuilder;
+use crate::xattrs::XattrSet;
 use crate::{Error, Result};
 use content::{segments_of, Spool};
 use entries::{Content, Entries, Entry, What};
@@ -308,31 +309,11 @@ impl Reading<'_> {
                 if let Kind::SymbolicLink(target) = &kind {
                     memory += target.len() as u64;
                 }
-                self.add(&path, metadata, xattrs, kind, entries)?;
+                self.tree.add(&path, metadata, xattrs, kind)?;
             }
         }
         memory += ENTRY_MEMORY * (self.tree.inode_count() - inodes) as u64;
         self.charge(memory, entries)
-    }
-
-    fn add(
-        &mut self,
-        path: &[u8],
-        metadata: Metadata,
-        xattrs: crate::XattrSet,
-        kind: Kind,
-        entries: &Entries<'_>,
-    ) -> Result<()> {
-        let is_root = path
-            .split(|&byte| byte == b'/')
-            .all(|name| matches!(name, b"" | b"."));
-        if is_root && kind != Kind::Directory {
-            return Err(Entry::flaw(
-                entries.path_of(path),
-                "the root is a directory",
-            ));
-        }
-        self.tree.add(path, metadata, xattrs, kind)
     }
 
     /// Does what a whiteout says; false if the entry is none.
@@ -365,7 +346,7 @@ impl Reading<'_> {
     fn content(
         &mut self,
         content: Content,
-        xattrs: crate::XattrSet,
+        xattrs: XattrSet,
         entries: &mut Entries<'_>,
     ) -> Result<ArchiveFile> {
         let Content { size, runs } = content;
@@ -399,7 +380,7 @@ impl Reading<'_> {
         let left = self.memory.checked_sub(memory);
         self.memory = left.ok_or_else(|| Error::Limit {
             path: entries.tape().path().to_owned(),
-            of: "memory",
+            of: "memory, for names, attributes and maps of holes",
             limit: self.limits.memory,
         })?;
         Ok(())

@@ -179,7 +179,7 @@ impl<'a> Tape<'a> {
         let left = self.allowance.checked_sub(count);
         *self.allowance = left.ok_or_else(|| Error::Limit {
             path: self.path.clone(),
-            of: "archives",
+            of: "disk once it is decompressed; if it is to be trusted, allow more (--max-size)",
             limit: self.limit,
         })?;
         self.position += count;

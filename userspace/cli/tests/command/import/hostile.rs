@@ -102,6 +102,10 @@ fn hostile_archives_are_refused() {
         ),
         (new().file(b"").end(), "it has no name"),
         (
+            new().file(b"./").entry(b'6', b".", b"", "", b"").end(),
+            "the root is a directory",
+        ),
+        (
             new()
                 .entry(b'0', b"file", b"", "77777777777", b"hello")
                 .end(),
