@@ -58,7 +58,7 @@ peerfs rm --root-dir "$store" debian >removed
 expect "$image" "$(<removed)" "the removed image"
 peerfs gc --root-dir "$store" >/dev/null
 echo 3 >/proc/sys/vm/drop_caches
-nsenter --mount="/proc/$pid/ns/mnt" diff -r --no-dereference tree/content mnt/content
+nsenter --mount="/proc/$pid/ns/mnt" diff -r --no-dereference /tmp/tree/content /tmp/mnt/content
 kill "$pid"
 wait "$pid" || true
 peerfs gc --root-dir "$store" >/dev/null
