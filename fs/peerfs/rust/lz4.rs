@@ -36,8 +36,7 @@ unsafe fn decompress_raw(block: &[u8], output: *mut u8, length: usize) -> Result
     // SAFETY: the input has its length, and the output by the requirements. What the function reads of the output lies
     // before the place that it has come to, so that it has written it: a match that begins before the output's first
     // byte is refused, and one at distance 0 is taken for zeros, which are written first.
-    let decoded =
-        unsafe { bindings::LZ4_decompress_safe(block.as_ptr(), output, stored, wanted) };
+    let decoded = unsafe { bindings::LZ4_decompress_safe(block.as_ptr(), output, stored, wanted) };
     // The block ends where its input does; less than that, or more than there is room for, is an error's number.
     if decoded == wanted {
         Ok(())
