@@ -18,6 +18,7 @@ mod naming;
 mod planted;
 mod reading;
 mod registry;
+mod repairing;
 mod resources;
 mod round_trip;
 mod running;

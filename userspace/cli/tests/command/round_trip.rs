@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::running::{build, peerfs, succeed};
+use crate::running::{build, peerfs, program_of, succeed};
 use rustix::fs::{lgetxattr, llistxattr, major, minor};
 use serde_json::{json, Value};
 use sha2::{Digest, Sha256};
@@ -58,26 +58,10 @@ fn edge_cases_come_back_as_they_were() {
     succeed(peerfs(&store, "verify").arg("--complete"));
 }
 
-/// Makes the tree with the program that the kernel tests use, and builds that first if need be.
+/// Makes the tree with the program that the kernel tests use.
 pub fn make_tree(tree: &Path, options: &[&str]) {
-    let program = Path::new(env!("CARGO_BIN_EXE_peerfs")).with_file_name("peerfs-testing");
-    if !program.exists() {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo
-            .args(["build", "--quiet", "-p", "peerfs-testing"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"));
-        // Into the folder that this test itself was built into.
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
-        succeed(&mut cargo);
-    }
-    succeed(
-        Command::new(program)
-            .arg("make-tree")
-            .args(options)
-            .arg(tree),
-    );
+    let mut process = Command::new(program_of("peerfs-testing", "peerfs-testing"));
+    succeed(process.arg("make-tree").args(options).arg(tree));
 }
 
 /// What `ls --json` says of each path.

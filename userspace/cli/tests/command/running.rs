@@ -58,6 +58,23 @@ pub fn fail(process: &mut Command) -> (Vec<u8>, String) {
     (output.stdout, message)
 }
 
+/// A program of another package, which is built first if need be.
+pub fn program_of(package: &str, name: &str) -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_peerfs")).with_file_name(name);
+    if !program.exists() {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo
+            .args(["build", "--quiet", "-p", package])
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        // Into the folder that this test itself was built into.
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
+        }
+        succeed(&mut cargo);
+    }
+    program
+}
+
 /// The helper of mount(8), with a store.
 pub fn helper(root_dir: &Path) -> Command {
     let mut process = Command::new(env!("CARGO_BIN_EXE_peerfs"));
