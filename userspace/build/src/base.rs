@@ -17,6 +17,8 @@ pub(crate) struct BaseChunks {
     /// The features of the base images.
     features: u64,
     packs: Vec<PackRecord>,
+    /// Their numbers.
+    numbers: HashMap<Digest, usize>,
     /// The place at which each pack begins.
     starts: Vec<u64>,
     /// The chunks' places by the digest of their content: where it is first,
@@ -37,6 +39,7 @@ impl BaseChunks {
             store: store.clone(),
             features: 0,
             packs: Vec::new(),
+            numbers: HashMap::new(),
             starts: Vec::new(),
             places: HashMap::new(),
             more_places: HashMap::new(),
@@ -84,7 +87,8 @@ impl BaseChunks {
 
     /// The place at which a pack begins, if all of it is there.
     pub(crate) fn start_of_whole(&self, pack: &PackRecord) -> Option<u64> {
-        let number = self.packs.iter().position(|base| base.is_same_pack(pack))?;
+        let number = *self.numbers.get(&pack.digest)?;
+        self.packs.get(number)?.is_same_pack(pack).then_some(())?;
         open_pack(&self.store, pack).ok()??;
         self.starts.get(number).copied()
     }
@@ -134,6 +138,7 @@ impl BaseChunks {
         }
         self.starts.push(self.end);
         self.end += pack.logical_length;
+        self.numbers.insert(pack.digest, self.packs.len());
         self.packs.push(*pack);
         Ok(())
     }

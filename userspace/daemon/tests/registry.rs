@@ -4,59 +4,18 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "../../cli/tests/command/docker_registry.rs"]
+mod docker_registry;
 mod support;
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::Duration;
+use std::process::Command;
 
+use docker_registry::Registry;
 use peerfs_control::{PullState, Reply};
 use support::process::{peerfs, succeed, Running};
-use tempfile::TempDir;
-
-/// A registry on the loopback interface, and a store with an image that was pushed to it.
-struct Registry {
-    folder: TempDir,
-    address: String,
-    process: Child,
-}
 
 impl Registry {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = port.local_addr().unwrap().to_string();
-        drop(port);
-        let root = folder.path().join("registry");
-        let config = format!(
-            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"}}\n",
-            root.display()
-        );
-        let path = folder.path().join("config.yml");
-        fs::write(&path, config).unwrap();
-        let process = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&path)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("scripts/setup-packages installs docker-registry");
-        for _ in 0..200 {
-            if TcpStream::connect(&address).is_ok() {
-                break;
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        Registry {
-            folder,
-            address,
-            process,
-        }
-    }
-
     /// Pushes an image with a file of this content, and returns its manifest and reference.
     fn push(&self, name: &str, content: &[u8]) -> (String, String) {
         let tree = self.folder.path().join(name);
@@ -70,13 +29,6 @@ impl Registry {
         let mut push = Command::new(peerfs());
         succeed(push.args(["push", &reference, "--root-dir"]).arg(&store));
         (manifest.trim_end().to_owned(), reference)
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -97,7 +49,7 @@ fn cat(daemon: &Running, image: &str) -> String {
 
 #[test]
 fn an_image_of_a_registry_is_pulled_lazily_or_not() {
-    let registry = Registry::start();
+    let registry = Registry::start(tempfile::tempdir().unwrap(), "", "");
     let (manifest, reference) = registry.push("one", &content(1));
     let (second, second_reference) = registry.push("two", &content(2));
     let daemon = Running::start_over(tempfile::tempdir().unwrap(), "").0;
@@ -130,7 +82,7 @@ fn an_image_of_a_registry_is_pulled_lazily_or_not() {
 
 #[test]
 fn a_repository_of_the_configuration_is_a_source() {
-    let registry = Registry::start();
+    let registry = Registry::start(tempfile::tempdir().unwrap(), "", "");
     let (manifest, _) = registry.push("one", &content(1));
     let source = format!("[[source]]\noci = \"{}/team/one\"\n", registry.address);
     let daemon = Running::start_over(tempfile::tempdir().unwrap(), &source).0;

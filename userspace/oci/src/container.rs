@@ -8,11 +8,11 @@
 //!
 //! [OCI image specification]: https://github.com/opencontainers/image-spec/tree/v1.1.1
 
-use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType};
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
 use peerfs_format::Digest;
 use serde::Deserialize;
 
-use crate::descriptor::digest_of;
+use crate::document::BlobInfo;
 use crate::runnable::MANIFEST_ANNOTATION;
 use crate::{media_type, Architecture, Error, Platform, Result, RuntimeConfig};
 
@@ -24,17 +24,6 @@ const DOCKER_REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 const LAYERS_MAX: usize = 4096;
 /// The most names that a message lists.
 const LISTED: usize = 10;
-
-/// A blob of an image.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct BlobDescriptor {
-    /// Its digest.
-    pub digest: Digest,
-    /// Its bytes.
-    pub size: u64,
-    /// What it is.
-    pub media_type: String,
-}
 
 /// What a digest in an index leads to.
 #[derive(Debug)]
@@ -74,7 +63,7 @@ pub struct ContainerIndex(Vec<IndexEntry>);
 /// An entry of an index that may lead to an image.
 #[derive(Debug)]
 struct IndexEntry {
-    blob: BlobDescriptor,
+    blob: BlobInfo,
     platform: Option<Platform>,
     /// What it is called, if that is said.
     names: Vec<String>,
@@ -96,7 +85,7 @@ impl ContainerIndex {
     ///
     /// # Errors
     /// [`Error::NoSuchImage`], [`Error::SeveralImages`], [`Error::WrongPlatform`].
-    pub fn select(&self, name: Option<&str>, platform: &Platform) -> Result<&BlobDescriptor> {
+    pub fn select(&self, name: Option<&str>, platform: &Platform) -> Result<&BlobInfo> {
         let is_called = |entry: &&IndexEntry| match name {
             None => true,
             Some(name) => {
@@ -178,7 +167,7 @@ fn index_entry(entry: &Descriptor) -> Option<IndexEntry> {
     }
     let keys = [crate::index::TAG_ANNOTATION, CONTAINERD_NAME];
     Some(IndexEntry {
-        blob: blob(entry)?,
+        blob: BlobInfo::new(entry).ok()?,
         platform,
         names: keys.into_iter().filter_map(annotation).collect(),
     })
@@ -201,9 +190,9 @@ fn is_same_name(one: &str, other: &str) -> bool {
 #[derive(Clone, Debug)]
 pub struct ContainerManifest {
     /// The configuration.
-    pub config: BlobDescriptor,
+    pub config: BlobInfo,
     /// The layers, the lowest one first.
-    pub layers: Vec<BlobDescriptor>,
+    pub layers: Vec<BlobInfo>,
 }
 
 impl ContainerManifest {
@@ -237,13 +226,9 @@ impl ContainerManifest {
                 ));
             }
         }
-        let digest = "it names a blob by another digest than a SHA-256";
-        let unsupported = || Error::Unsupported(digest);
-        let layers = layers
-            .iter()
-            .map(|layer| blob(layer).ok_or_else(unsupported));
+        let layers = layers.iter().map(BlobInfo::new);
         Ok(ContainerManifest {
-            config: blob(manifest.config()).ok_or_else(unsupported)?,
+            config: BlobInfo::new(manifest.config())?,
             layers: layers.collect::<Result<_>>()?,
         })
     }
@@ -333,14 +318,6 @@ impl DockerImage {
     }
 }
 
-fn blob(descriptor: &Descriptor) -> Option<BlobDescriptor> {
-    Some(BlobDescriptor {
-        digest: digest_of(descriptor)?,
-        size: descriptor.size(),
-        media_type: MediaType::as_ref(descriptor.media_type()).to_owned(),
-    })
-}
-
 /// Some of the names, for a message.
 fn list(names: impl IntoIterator<Item = impl ToString>) -> String {
     let mut names: Vec<String> = names.into_iter().map(|name| name.to_string()).collect();
@@ -391,7 +368,7 @@ mod tests {
 
     fn select(index: &ContainerIndex, name: Option<&str>, platform: &str) -> Result<u64> {
         let blob = index.select(name, &platform.parse().unwrap());
-        blob.map(|blob| blob.size)
+        blob.map(|blob| blob.length)
     }
 
     #[test]

@@ -135,7 +135,11 @@ impl BlobInfo {
         self.media_type.starts_with(media_type::PREFIX)
     }
 
-    fn new(entry: &Descriptor) -> Result<Self> {
+    /// What a descriptor says.
+    ///
+    /// # Errors
+    /// [`Error::Descriptor`] if its digest is no SHA-256.
+    pub(crate) fn new(entry: &Descriptor) -> Result<Self> {
         let digest = digest_of(entry).ok_or_else(|| {
             let digest: String = entry.digest().to_string().chars().take(80).collect();
             Error::Descriptor(format!("{digest:?} is no SHA-256"))

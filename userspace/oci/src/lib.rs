@@ -43,8 +43,7 @@ mod stub;
 pub use architecture::Architecture;
 pub use artifact::ImageBlobs;
 pub use container::{
-    BlobDescriptor, ContainerConfig, ContainerDocument, ContainerIndex, ContainerManifest,
-    DockerImage,
+    ContainerConfig, ContainerDocument, ContainerIndex, ContainerManifest, DockerImage,
 };
 pub use document::{media_type_of, BlobInfo, Child, Document, DOCUMENT_TYPES};
 pub use error::{Error, Result};

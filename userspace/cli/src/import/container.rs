@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use peerfs_build::{ArchiveTree, Blob, Layer, Promise};
 use peerfs_format::Digest;
 use peerfs_oci::{
-    check_layout, BlobDescriptor, ContainerConfig, ContainerDocument, ContainerIndex,
-    ContainerManifest, DockerImage, Platform,
+    check_layout, BlobInfo, ContainerConfig, ContainerDocument, ContainerIndex, ContainerManifest,
+    DockerImage, Platform,
 };
 use peerfs_store::sha256;
 
@@ -63,10 +63,7 @@ pub(super) fn oci(
     name: Option<&str>,
     platform: Option<&Platform>,
 ) -> Result<Container> {
-    let refused = |source| Error::Container {
-        path: path.to_owned(),
-        source,
-    };
+    let refused = refused_at(path);
     check_layout(&folder.document("oci-layout")?).map_err(refused)?;
     let index = folder.document("index.json")?;
     let index = ContainerIndex::parse(&index).map_err(refused)?;
@@ -88,6 +85,14 @@ pub(super) fn oci(
     )))
 }
 
+/// What is said of something that OCI's crate refuses.
+pub(super) fn refused_at(path: &Path) -> impl Fn(peerfs_oci::Error) -> Error + Copy + '_ {
+    move |source| Error::Container {
+        path: path.to_owned(),
+        source,
+    }
+}
+
 fn of_manifest(
     folder: &Folder,
     path: &Path,
@@ -104,7 +109,7 @@ fn of_manifest(
             blob: folder.blob(&name)?,
             promise: Promise {
                 digest: Some(layer.digest),
-                size: Some(layer.size),
+                size: Some(layer.length),
                 diff_id: Some(*diff_id),
             },
         })
@@ -122,10 +127,7 @@ pub(super) fn docker(
     name: Option<&str>,
     platform: Option<&Platform>,
 ) -> Result<Container> {
-    let refused = |source| Error::Container {
-        path: path.to_owned(),
-        source,
-    };
+    let refused = refused_at(path);
     let images = folder.document("manifest.json")?;
     let image = DockerImage::select(&images, name).map_err(refused)?;
     let text = folder.document(&image.config)?;
@@ -160,10 +162,7 @@ pub(super) fn parse_config(
     platform: Option<&Platform>,
     layers: usize,
 ) -> Result<ContainerConfig> {
-    let refused = |source| Error::Container {
-        path: path.to_owned(),
-        source,
-    };
+    let refused = refused_at(path);
     let config = ContainerConfig::parse(text).map_err(refused)?;
     if config.diff_ids.len() != layers {
         return Err(Error::Import {
@@ -219,7 +218,7 @@ impl Folder {
     }
 
     /// A short blob, verified.
-    fn blob_document(&self, blob: &BlobDescriptor) -> Result<Vec<u8>> {
+    fn blob_document(&self, blob: &BlobInfo) -> Result<Vec<u8>> {
         let name = blob_name(&blob.digest);
         let text = self.document(&name)?;
         verify(&self.path(&name), "", &text, &blob.digest)?;

@@ -5,12 +5,12 @@
 use std::path::{Path, PathBuf};
 
 use peerfs_build::{Blob, Layer, Promise};
-use peerfs_oci::{Platform, RegistryReference};
-use peerfs_registry::{OrdinaryImage, Remote, RemoteImage};
+use peerfs_oci::{ContainerManifest, Platform, RegistryReference};
+use peerfs_registry::{Remote, RemoteImage};
 use peerfs_sys::interrupt;
 use tokio::runtime::Runtime;
 
-use super::container::{parse_config, Container};
+use super::container::{parse_config, refused_at, Container};
 use crate::arguments::RegistryArguments;
 use crate::error::{Error, Result};
 use crate::push::{options, until_interrupted};
@@ -43,19 +43,20 @@ pub(super) fn container(
             problem: "it is an image of peerfs: `peerfs pull` brings it as it is",
         });
     };
-    let config = parse_config(&path, &config, platform, image.layers.len())?;
-    let layers = layers(&path, &image, &config.diff_ids, &remote, &runtime);
+    let manifest = ContainerManifest::parse(&image.manifest.bytes).map_err(refused_at(&path))?;
+    let config = parse_config(&path, &config, platform, manifest.layers.len())?;
+    let layers = layers(&path, &manifest, &config.diff_ids, &remote, &runtime);
     Ok((Container { layers, config }, runtime))
 }
 
 fn layers(
     path: &Path,
-    image: &OrdinaryImage,
+    manifest: &ContainerManifest,
     diff_ids: &[peerfs_format::Digest],
     remote: &Remote,
     runtime: &Runtime,
 ) -> Vec<Layer> {
-    let layers = image.layers.iter().zip(diff_ids);
+    let layers = manifest.layers.iter().zip(diff_ids);
     let layers = layers.map(|(blob, diff_id)| {
         let (remote, wanted, handle) = (remote.clone(), blob.clone(), runtime.handle().clone());
         Layer {

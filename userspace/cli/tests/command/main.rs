@@ -7,6 +7,7 @@
 mod base;
 mod building;
 mod damage;
+mod docker_registry;
 mod exporting;
 mod extracting;
 mod fixture;

@@ -3,59 +3,16 @@
 //! Images to a registry and from there: Debian's docker-registry, and skopeo as another one who reads it.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::Duration;
+use std::process::Command;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
+use crate::docker_registry::Registry;
 use crate::fixture::Fixture;
 use crate::running::{build, fail, peerfs, succeed};
 
-/// A registry on the loopback interface.
-struct Registry {
-    folder: TempDir,
-    address: String,
-    process: Child,
-}
-
 impl Registry {
-    /// Starts one; `http` and `auth` are parts of its configuration.
-    fn start(folder: TempDir, http: &str, auth: &str) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = port.local_addr().unwrap().to_string();
-        drop(port);
-        let root = folder.path().join("registry");
-        let config = format!(
-            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"{http}}}\n{auth}\n",
-            root.display()
-        );
-        let path = folder.path().join("config.yml");
-        fs::write(&path, config).unwrap();
-        let process = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&path)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("scripts/setup-packages installs docker-registry");
-        for _ in 0..200 {
-            if std::net::TcpStream::connect(&address).is_ok() {
-                break;
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        Registry {
-            folder,
-            address,
-            process,
-        }
-    }
-
     fn plain() -> Self {
         Self::start(tempfile::tempdir().unwrap(), "", "")
     }
@@ -84,13 +41,6 @@ impl Registry {
 
     fn reference(&self, name: &str) -> String {
         format!("{}/{name}", self.address)
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -354,6 +304,20 @@ fn an_ordinary_image_is_made_one_of_peerfs_as_it_comes() {
     assert!(error.contains("registry.example"), "{error}");
     let missing = format!("docker://{}", registry.reference("t/none:1"));
     fail(&mut import("three", &missing));
+
+    // What can be seen of layers that are none is said, as of a layout.
+    let script = "import json, sys, urllib.request as r\n\
+                  url = 'http://%s/v2/t/ordinary/manifests/' % sys.argv[1]\n\
+                  kind = 'application/vnd.oci.image.manifest.v1+json'\n\
+                  manifest = json.load(r.urlopen(r.Request(url + '1', headers={'Accept': kind})))\n\
+                  manifest['layers'][0]['mediaType'] += '+encrypted'\n\
+                  body = json.dumps(manifest).encode()\n\
+                  r.urlopen(r.Request(url + '2', body, {'Content-Type': kind}, method='PUT'))";
+    let mut python = Command::new("python3");
+    succeed(python.args(["-c", script, &registry.address]));
+    let encrypted = format!("docker://{}", registry.reference("t/ordinary:2"));
+    let (_, error) = fail(&mut import("three", &encrypted));
+    assert!(error.contains("encrypted"), "{error}");
 
     // A layer that is not what it should be.
     let blobs = folder.join("registry/docker/registry/v2/blobs/sha256");

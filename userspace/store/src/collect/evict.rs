@@ -8,9 +8,9 @@ use std::os::unix::fs::MetadataExt;
 
 use peerfs_format::{BlobTable, Digest, PackRecord};
 
+use super::marks::{blob_table_if_here, manifest_if_here, places_if_here};
 use super::sweep::{occupied, Sweep};
 use super::Collect;
-use crate::image::read_blob;
 use crate::places::PlaceTable;
 use crate::{layout, Error, Result, Store, TaggedImage};
 
@@ -107,13 +107,11 @@ impl Store {
 
     /// The packs of an image, as far as it is known here which they are.
     fn packs_of(&self, manifest: &Digest) -> Result<Vec<PackRecord>> {
-        let read = match self.read_manifest(manifest) {
-            Err(Error::BlobMissing(_) | Error::NotARegularFile(_)) => return Ok(Vec::new()),
-            read => read?,
+        let Some(read) = manifest_if_here(self, manifest)? else {
+            return Ok(Vec::new());
         };
-        let table = match read_blob(self, &read.blob_table, read.blob_table_length) {
-            Err(Error::BlobMissing(_)) => return Ok(Vec::new()),
-            table => table?,
+        let Some(table) = blob_table_if_here(self, &read)? else {
+            return Ok(Vec::new());
         };
         let table =
             BlobTable::parse(&table, read.inode_count).map_err(Error::format(read.blob_table))?;
@@ -143,23 +141,13 @@ impl Store {
         }
         let bytes = match whole_bytes {
             Some(bytes) => bytes,
-            None => self.placed_bytes(record)?,
+            None => places_if_here(self, record)?.map_or(0, |pack| pack.present_bytes()),
         };
         Ok((bytes > 0).then_some(Candidate {
             record: *record,
             bytes,
             last_used,
         }))
-    }
-
-    /// Bytes of the chunks that the table of a pack names.
-    fn placed_bytes(&self, record: &PackRecord) -> Result<u64> {
-        let index = match read_blob(self, &record.index_digest, record.index_length) {
-            Err(Error::BlobMissing(_)) => return Ok(0),
-            index => index?,
-        };
-        let placed = self.find_places(record, index)?;
-        Ok(placed.map_or(0, |pack| pack.present_bytes()))
     }
 
     fn clear_table(&self, record: &PackRecord) -> Result<()> {

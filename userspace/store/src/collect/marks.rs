@@ -4,13 +4,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use peerfs_format::{BlobTable, DataFile, Digest, PackRecord};
+use peerfs_format::{BlobTable, DataFile, Digest, Manifest, PackRecord};
 use peerfs_oci::links;
 
 use crate::directory::FileId;
 use crate::image::read_blob;
 use crate::places::{PlaceTable, Ranges};
-use crate::{index_file, layout, Error, Result, Store};
+use crate::{index_file, layout, Error, Pack, Result, Store};
 
 /// OCI indexes and manifests within each other that are followed.
 const DEPTH_MAX: usize = 4;
@@ -121,21 +121,15 @@ impl Marks {
         if self.images.contains(manifest) {
             return Ok(());
         }
-        let read = match store.read_manifest(manifest) {
-            // Not yet here: nothing of it that is would be found without it. It may come, and is looked for again.
-            Err(Error::BlobMissing(_) | Error::NotARegularFile(_)) => {
-                self.index = None;
-                return Ok(());
-            }
-            read => read?,
+        // What is not yet here may come, and is looked for again.
+        let Some(read) = manifest_if_here(store, manifest)? else {
+            self.index = None;
+            return Ok(());
         };
         self.blobs.extend([*manifest, read.blob_table]);
-        let table = match read_blob(store, &read.blob_table, read.blob_table_length) {
-            Err(Error::BlobMissing(_)) => {
-                self.index = None;
-                return Ok(());
-            }
-            table => table?,
+        let Some(table) = blob_table_if_here(store, &read)? else {
+            self.index = None;
+            return Ok(());
         };
         let table =
             BlobTable::parse(&table, read.inode_count).map_err(Error::format(read.blob_table))?;
@@ -157,14 +151,11 @@ impl Marks {
         let Some(table) = PlaceTable::find(&store.shared().data_files, pack)? else {
             return Ok(());
         };
-        // Without its index nobody can say how long its chunks are.
-        let index = match read_blob(store, &pack.index_digest, pack.index_length) {
-            Err(Error::BlobMissing(_)) => return Ok(()),
-            index => index?,
+        let Some(open) = places_if_here(store, pack)? else {
+            return Ok(());
         };
-        let open = store.find_places(pack, index)?;
         for chunk in 0..pack.chunk_count {
-            if let (Some((name, offset)), Some(open)) = (table.place(chunk), &open) {
+            if let Some((name, offset)) = table.place(chunk) {
                 let length = u64::from(open.chunk(chunk)?.stored_length);
                 self.share(&name);
                 let ranges = self.ranges.entry(name).or_default();
@@ -173,4 +164,30 @@ impl Marks {
         }
         Ok(())
     }
+}
+
+/// An image's manifest; None if it is not here, without which nothing of the image that is would be found.
+pub(super) fn manifest_if_here(store: &Store, manifest: &Digest) -> Result<Option<Manifest>> {
+    match store.read_manifest(manifest) {
+        Err(Error::BlobMissing(_) | Error::NotARegularFile(_)) => Ok(None),
+        read => read.map(Some),
+    }
+}
+
+/// The bytes of an image's blob table; None if it is not here.
+pub(super) fn blob_table_if_here(store: &Store, manifest: &Manifest) -> Result<Option<Vec<u8>>> {
+    match read_blob(store, &manifest.blob_table, manifest.blob_table_length) {
+        Err(Error::BlobMissing(_)) => Ok(None),
+        table => table.map(Some),
+    }
+}
+
+/// The places of a pack's chunks; None if there is no table, or not its index, without which nobody can say how long the
+/// chunks are.
+pub(super) fn places_if_here(store: &Store, pack: &PackRecord) -> Result<Option<Pack>> {
+    let index = match read_blob(store, &pack.index_digest, pack.index_length) {
+        Err(Error::BlobMissing(_)) => return Ok(None),
+        index => index?,
+    };
+    store.find_places(pack, index)
 }
