@@ -6,7 +6,7 @@
 MAKEFLAGS += --no-print-directory
 prefix ?= /usr/local
 
-.PHONY: help demo test check soak bench bench-images bench-kernel userspace modules kernel graft dkms rust-project install clean distclean
+.PHONY: help demo test check soak bench bench-images bench-kernel bench-swarm userspace modules kernel graft dkms rust-project install clean distclean
 
 help:
 	@echo 'peerfs: mount an image that this machine does not have yet'
@@ -18,6 +18,7 @@ help:
 	@echo '  make bench          how fast images are built, against EROFS, and the demo'\''s first command'
 	@echo '  make bench-images   what images take to make, update, import and extract, against other tools'
 	@echo '  make bench-kernel   how fast they are read, against EROFS, squashfs and ext4 in one guest'
+	@echo '  make bench-swarm    how soon many nodes have an image, and what its source sends; in namespaces, as root'
 	@echo
 	@echo '  make userspace      peerfs, peerfsd and mount.peerfs'
 	@echo '  make modules        the kernel module, for the kernel built in KDIR='
@@ -34,7 +35,7 @@ demo:
 	@scripts/setup-packages base
 	@scripts/demo
 
-test check soak bench bench-images bench-kernel:
+test check soak bench bench-images bench-kernel bench-swarm:
 	@scripts/setup-packages
 	@scripts/$@
 

@@ -20,6 +20,7 @@
 //! | [`source`] | a complete store, read without verifying |
 //! | [`fake_daemon`] | a daemon on `/dev/peerfs` that does as it is told |
 //! | [`fake_peer`] | a peer that does as it is told |
+//! | [`reader`] | a daemon whose kernel reads chunk after chunk |
 
 #![forbid(unsafe_code)]
 
@@ -36,6 +37,7 @@ mod mounting;
 mod places;
 mod publisher;
 mod read_only;
+mod reader;
 mod source;
 mod stress;
 mod survey;
@@ -136,6 +138,8 @@ enum Command {
     Daemon(fake_daemon::Settings),
     /// Takes part in the network with a complete store, honestly or not.
     Peer(fake_peer::Settings),
+    /// Runs a daemon, has it fetch chunks that somebody waits for, and tells how long each took.
+    Reader(reader::Settings),
 }
 
 fn run(command: Command) -> Result<()> {
@@ -189,6 +193,7 @@ fn run(command: Command) -> Result<()> {
         Command::Measure { what } => measure::measure(what),
         Command::Daemon(settings) => fake_daemon::run(settings),
         Command::Peer(settings) => fake_peer::run(settings),
+        Command::Reader(settings) => reader::run(&settings),
     }
 }
 
