@@ -6,12 +6,13 @@
 MAKEFLAGS += --no-print-directory
 prefix ?= /usr/local
 
-.PHONY: help demo test check soak bench bench-images bench-kernel bench-swarm userspace modules kernel graft dkms rust-project install clean distclean
+.PHONY: help demo demo-diskless test check soak bench bench-images bench-kernel bench-swarm userspace modules kernel graft dkms rust-project install clean distclean
 
 help:
 	@echo 'peerfs: mount an image that this machine does not have yet'
 	@echo
 	@echo '  make demo           two machines in QEMU: one mounts what only the other has'
+	@echo '  make demo-diskless  a machine without a disk boots Debian from an image that an HTTP server has'
 	@echo '  make test           every test; under an hour from nothing, minutes after that'
 	@echo '  make check          format, lints, documentation and licences only'
 	@echo '  make soak           whatever looks for faults at random, for some two hours'
@@ -31,9 +32,9 @@ help:
 	@echo '  make clean          remove what was built from this checkout'
 	@echo '  make distclean      remove the whole cache folder: kernels, tools, downloads'
 
-demo:
+demo demo-diskless:
 	@scripts/setup-packages base
-	@scripts/demo
+	@scripts/$@
 
 test check soak bench bench-images bench-kernel bench-swarm:
 	@scripts/setup-packages
