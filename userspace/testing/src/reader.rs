@@ -11,7 +11,6 @@ use peerfs_daemon::daemon::Daemon;
 use peerfs_daemon::upcall::Request;
 use peerfs_format::upcall::{BlobKind, FetchBlob, FetchChunks, Priority, Workload};
 use peerfs_format::{BlobTable, Digest, Manifest, PackRecord};
-use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{Error, Result};
 
@@ -43,9 +42,9 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         let started = Daemon::start(&config).await;
         let daemon = started.map_err(|error| finding(&error))?;
         println!("ready");
-        let mut lines = BufReader::new(tokio::io::stdin()).lines();
         let mut reader = None;
-        while let Ok(Some(line)) = lines.next_line().await {
+        let next_line = || tokio::task::spawn_blocking(|| std::io::stdin().lines().next());
+        while let Ok(Some(Ok(line))) = next_line().await {
             let numbers = line.split_once(' ');
             let numbers =
                 numbers.and_then(|(count, pause)| Some((count.parse().ok()?, pause.parse().ok()?)));
