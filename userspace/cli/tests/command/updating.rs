@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::fixture::Fixture;
+use crate::fixture::{change, Fixture};
 use crate::round_trip::listing;
 use crate::running::{drop_privileges, fail, peerfs, public_copy, succeed};
 
@@ -132,6 +132,26 @@ fn what_has_not_changed_is_not_read() {
             assert_eq!(found, fs::read(&original).unwrap(), "{path}");
         }
     }
+    updates.verify("store");
+}
+
+/// What the disk has spoiled of an image is not noticed by a build upon it that reads no files, and mended by one that does.
+#[test]
+fn what_an_image_is_built_upon_is_read_if_that_is_asked_for() {
+    let updates = Updates::new();
+    updates.image("store", "one", &[]);
+    let store = updates.fixture.folder.path().join("store");
+    let blobs = fs::read_dir(store.join("blobs/sha256")).unwrap();
+    let blobs = blobs.map(|blob| blob.unwrap().path());
+    let pack = blobs.max_by_key(|blob| blob.metadata().unwrap().len());
+    change(&pack.unwrap(), |bytes| bytes[500_000] ^= 1);
+    updates.image("store", "two", &["--update", "one"]);
+    let (found, _) = fail(&mut peerfs(&store, "verify"));
+    let found = String::from_utf8(found).unwrap();
+    assert!(found.contains("images: one, two"), "{found}");
+    updates.image("store", "three", &["--update", "two", "--paranoid"]);
+    let content = updates.content("store", "three", "/large");
+    assert!(content == fs::read(updates.tree.join("large")).unwrap());
     updates.verify("store");
 }
 
