@@ -46,6 +46,8 @@ mod compressor;
 mod content;
 mod error;
 mod known_files;
+#[cfg(test)]
+mod many_files;
 mod metadata;
 mod options;
 mod pack;

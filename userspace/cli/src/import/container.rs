@@ -33,7 +33,7 @@ pub(super) struct Container {
 
 /// What an image layout has under a name.
 pub(super) enum LayoutImage {
-    Container(Container),
+    Container(Box<Container>),
     PuzzleFs(PuzzleFsSource),
 }
 
@@ -98,7 +98,7 @@ pub(super) fn oci(
             Document::Manifest { .. } => {
                 let manifest = ContainerManifest::parse(&text).map_err(refused)?;
                 let container = of_manifest(folder, path, &manifest, platform)?;
-                return Ok(LayoutImage::Container(container));
+                return Ok(LayoutImage::Container(Box::new(container)));
             }
         }
     }

@@ -192,7 +192,7 @@ impl Import<'_> {
             return self.make(maker, container);
         }
         match container::oci(&Arc::new(folder), path, name, platform)? {
-            LayoutImage::Container(container) => self.make(maker, container),
+            LayoutImage::Container(container) => self.make(maker, *container),
             LayoutImage::PuzzleFs(image) => {
                 let image = image.limits(self.limits);
                 maker.make(image, &Origin::default(), |_| ()).map(|_| ())
