@@ -46,6 +46,8 @@ mod compressor;
 mod content;
 mod error;
 mod known_files;
+#[cfg(test)]
+mod many_files;
 mod metadata;
 mod options;
 mod pack;
@@ -60,6 +62,12 @@ mod tree;
 mod tree_builder;
 mod xattrs;
 
+/// The reader of `puzzlefs.capnp`, as the compiler of schemas writes it.
+#[allow(missing_docs, dead_code, clippy::all)]
+mod puzzlefs_capnp {
+    include!(concat!(env!("OUT_DIR"), "/puzzlefs_capnp.rs"));
+}
+
 pub use borders::{PackBorders, PackSizes};
 pub use build::{build, BuiltImage, Progress};
 pub use error::{Error, Result};
@@ -68,8 +76,8 @@ pub use read::{QueuedFile, ReadQueue};
 pub use seen::{FileIdentity, SeenFiles};
 pub use source::{
     ArchiveFile, ArchiveTree, Attributes, Blob, DeviceNumber, DirectorySource, FileReader, Kind,
-    Layer, LayersSource, Limits, Metadata, Owner, PatternError, Promise, ReadProgress, SourceFile,
-    TreeSource,
+    Layer, LayersSource, Limits, Metadata, Owner, PatternError, Promise, PuzzleFile,
+    PuzzleFsSource, ReadBlob, ReadProgress, SourceFile, TreeSource,
 };
 pub use tree::Tree;
 pub use tree_builder::TreeBuilder;

@@ -41,6 +41,15 @@ impl Options {
     /// The most threads that make sense.
     pub const THREADS_MAX: usize = 1024;
 
+    /// Those for images that are small rather than fast to read: see [`Layout::small`].
+    pub fn small() -> Self {
+        Options {
+            compression: Compression::Zstd(Compression::SMALL_LEVEL),
+            layout: Layout::small(),
+            ..Options::default()
+        }
+    }
+
     /// What decides about what is made of a file.
     pub(crate) fn settings(&self) -> Digest {
         let (compression, layout) = (self.compression.identity(), &self.layout);
@@ -104,6 +113,9 @@ impl Compression {
     /// are not entropy-coded: that would save up to a tenth of the size, and take a third more time to
     /// decode (Documentation/format-choices.md).
     pub(crate) const FAST_LEVEL_MAX: i32 = 9;
+
+    /// The level for images that are to be small: what is above it needs more memory than a chunk has use for.
+    pub(crate) const SMALL_LEVEL: i32 = 19;
 
     /// The level of LZ4 that is meant if none is named: that of `mkfs.erofs -zlz4hc`.
     const LZ4_LEVEL: i32 = 9;
@@ -195,6 +207,22 @@ impl Default for Layout {
                 max: 32 * 1024 * 1024,
             },
             shard: 256 * 1024,
+        }
+    }
+}
+
+impl Layout {
+    /// The one of images that are small rather than fast to read: the longest chunks that readers take, nearly. Whatever is
+    /// read of one takes decoding all of it.
+    pub fn small() -> Self {
+        Layout {
+            chunks: ChunkSizes {
+                min: 96 * 1024,
+                average: 192 * 1024,
+                max: CHUNK_MAX,
+            },
+            large_file: 256 * 1024,
+            ..Layout::default()
         }
     }
 }

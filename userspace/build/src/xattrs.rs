@@ -54,14 +54,15 @@ impl XattrSet {
     /// # }
     /// ```
     pub fn insert(&mut self, name: &[u8], value: Vec<u8>, path: &Path) -> Result<()> {
-        if is_xattr_name(name) {
-            self.add(name, value)
-                .map_err(|flaw| flaw.of(path.to_owned()))?;
-        }
-        Ok(())
+        self.add(name, value)
+            .map_err(|flaw| flaw.of(path.to_owned()))
     }
 
-    fn add(&mut self, name: &[u8], value: Vec<u8>) -> std::result::Result<(), Flaw> {
+    /// As [`insert`](XattrSet::insert), for who names the file.
+    pub(crate) fn add(&mut self, name: &[u8], value: Vec<u8>) -> std::result::Result<(), Flaw> {
+        if !is_xattr_name(name) {
+            return Ok(());
+        }
         let within = |what, count: usize, limit: usize| {
             if count <= limit {
                 return Ok(count);

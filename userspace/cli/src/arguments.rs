@@ -25,7 +25,8 @@ pub(crate) struct Arguments {
 }
 
 const AFTER_HELP: &str = "\
-Exit status: 0 if all went well, 1 if not, 2 if the command line is wrong, 130 after Ctrl-C.
+Exit status: 0 if all went well, 1 if not, 2 if the command line is wrong, 130 after Ctrl-C. Of diff, 1 says that
+the images differ, and 2 that they could not be compared.
 
 Example:
   peerfs build ./tree --root-dir /var/lib/peerfs --tag mine
@@ -141,10 +142,15 @@ pub(crate) struct MakeArguments {
     /// depends on it. May be repeated.
     #[arg(long, value_name = "IMAGE")]
     pub(crate) base: Vec<Reference>,
+    /// What the image is to be good at: to be read fast (default), or small, for which it takes many times as long to build
+    /// and several times as long to read at random. Images of different profiles have nothing in common.
+    #[arg(long, value_name = "PROFILE", value_enum, default_value_t)]
+    pub(crate) profile: Profile,
     /// How to compress: none, zstd or zstd:LEVEL (1 to 22), lz4 or lz4:LEVEL (1 to 12). Of zstd's levels those up to 9 are
-    /// made to be read fast, those above to be small; lz4 is larger, and decoded faster still.
-    #[arg(long, value_name = "METHOD", default_value = "zstd:3")]
-    pub(crate) compression: Compression,
+    /// made to be read fast, those above to be small; lz4 is larger, and decoded faster still. By default zstd:3, and of a
+    /// small image zstd:19.
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) compression: Option<Compression>,
     /// What processors the image is for, as OCI names them (amd64, arm64): the image's OCI configuration says so.
     /// By default what an imported image says of itself, or else that which most programs of the tree are for; "unknown"
     /// if there are none.
@@ -160,6 +166,26 @@ pub(crate) struct MakeArguments {
     /// Print a summary as JSON in place of the digest.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What an image is to be good at.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Profile {
+    /// To be read fast
+    #[default]
+    Default,
+    /// To be small
+    Small,
+}
+
+impl Profile {
+    /// The options of a build that is made so.
+    pub(crate) fn options(self) -> Options {
+        match self {
+            Profile::Default => Options::default(),
+            Profile::Small => Options::small(),
+        }
+    }
 }
 
 /// Mount an image.

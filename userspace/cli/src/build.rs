@@ -81,12 +81,13 @@ impl<'a> Maker<'a> {
         let start = Instant::now();
         let store = Arc::new(Store::create(&arguments.store.root_dir)?);
         let base = arguments.base.iter().map(|image| store.resolve(image));
+        let profile = arguments.profile.options();
         let mut options = Options {
             whole: arguments.whole,
-            compression: arguments.compression,
+            compression: arguments.compression.unwrap_or(profile.compression),
             base: base.collect::<std::result::Result<_, _>>()?,
             is_cancelled: interrupt::is_requested,
-            ..Options::default()
+            ..profile
         };
         if let Some(threads) = arguments.threads {
             options.threads = threads;

@@ -20,6 +20,8 @@ use crate::output::{size, tell, Output};
 /// A line for each path: A if the second image alone has it, D if the first one alone has it, C if something of it is
 /// different. Then, on standard error, what whoever has the first image has to fetch to have the second one. Compares by
 /// metadata and by the digests of chunks; content is read where only that can tell.
+///
+/// As for diff(1), the exit status is 0 if the images are the same, 1 if they differ in a path, and 2 if something went wrong.
 #[derive(Args)]
 pub(crate) struct DiffArguments {
     #[command(flatten)]
@@ -33,9 +35,6 @@ pub(crate) struct DiffArguments {
     /// Print only how many paths differ, and what has to be fetched.
     #[arg(long, conflicts_with = "long")]
     stat: bool,
-    /// Exit with status 1 if the images differ in a path.
-    #[arg(long)]
-    exit_code: bool,
     /// Print each path as a line of JSON, with what is different, and a summary as the last one.
     #[arg(long, conflicts_with_all = ["long", "stat"])]
     json: bool,
@@ -129,7 +128,7 @@ pub(crate) fn run(arguments: &DiffArguments) -> Result<()> {
         _ => tell(&sentence(&summary)),
     }
     output.finish()?;
-    if arguments.exit_code && !counts.is_empty() {
+    if !counts.is_empty() {
         return Err(Error::Different);
     }
     Ok(())

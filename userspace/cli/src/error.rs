@@ -65,6 +65,27 @@ pub(crate) enum Error {
         path: PathBuf,
         problem: &'static str,
     },
+    /// A program that is needed can't be started.
+    #[error("can't run {program}; install {package}, which has it")]
+    Program {
+        program: &'static str,
+        package: &'static str,
+        source: io::Error,
+    },
+    /// A program refused a file.
+    #[error("can't import {}: {program} says: {said}", printable(path))]
+    Unreadable {
+        path: PathBuf,
+        program: &'static str,
+        said: String,
+    },
+    /// The kernel refused the image of a filesystem.
+    #[error("can't import {}: {log}", printable(path))]
+    Filesystem {
+        path: PathBuf,
+        log: String,
+        source: io::Error,
+    },
     /// An image of a container can't be imported.
     #[error("can't import {}", printable(path))]
     Container {

@@ -162,7 +162,7 @@ fn attach_hint(errno: Errno) -> &'static str {
 }
 
 /// The kernel's messages about a mount that failed.
-fn kernel_log(context: BorrowedFd<'_>) -> String {
+pub(crate) fn kernel_log(context: BorrowedFd<'_>) -> String {
     let mut log = Vec::new();
     let mut message = [0; 1024];
     // Each read returns one message; ENODATA after the last one.

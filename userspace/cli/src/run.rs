@@ -10,7 +10,7 @@ use clap::Parser;
 use peerfs_sys::interrupt;
 
 use crate::arguments::{Arguments, Command};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::failure::PEERFS;
 use crate::{
     build, cat, collect, diff, documentation, du, events, export, extract, images, import, inspect,
@@ -19,6 +19,10 @@ use crate::{
 
 /// The exit status for a wrong command line.
 const MISUSED: u8 = 2;
+/// That for what did not go well.
+const FAILED: u8 = 1;
+/// That of a comparison that could not be made, as diff(1) has it: 1 says that there is a difference.
+const NOT_COMPARED: u8 = 2;
 
 /// Runs the command that `arguments` (the program's name first) ask for.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
@@ -39,8 +43,17 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
                 interrupt::end();
             }
             PEERFS.report(&error);
-            ExitCode::FAILURE
+            ExitCode::from(status(&arguments.command, &error))
         }
+    }
+}
+
+/// The exit status of a command that has failed.
+fn status(command: &Command, error: &Error) -> u8 {
+    match (command, error) {
+        (_, Error::Different) => FAILED,
+        (Command::Diff(_), _) => NOT_COMPARED,
+        _ => FAILED,
     }
 }
 

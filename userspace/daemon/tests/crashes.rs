@@ -5,13 +5,20 @@
 
 #![forbid(unsafe_code)]
 
+// Other tests look into its folder.
+#[allow(dead_code)]
+#[path = "../../cli/tests/command/docker_registry.rs"]
+mod docker_registry;
 #[path = "crashes/operation.rs"]
 mod operation;
 mod support;
 #[path = "crashes/world.rs"]
 mod world;
 
+use std::process::Command;
+
 use operation::{build_on_a_small_disk, Fault, Operation};
+use support::process::{peerfs, succeed};
 use world::{Sandbox, World};
 
 /// Points that are tried of each operation, unless `PEERFS_TEST_FAULTS` says another number of them; so many more than it
@@ -51,6 +58,9 @@ fn sweep(before: &[Operation], operation: Operation, fault: Fault) {
         operation.run(&world, &sandbox, None).unwrap();
         sandbox.settle();
         check.all_is_as_it_should_be(&images, room);
+        if let Operation::Push(tree) = operation {
+            check.the_registry_has(tree);
+        }
         check.nothing_stays_that_nobody_wants();
     }
     println!(
@@ -80,7 +90,9 @@ impl Check<'_> {
             );
         }
         let pulled = match operation {
-            Operation::Pull(tree) => Some(self.world.manifest(tree)),
+            Operation::Pull(tree) | Operation::PullFromRegistry(tree) => {
+                Some(self.world.manifest(tree))
+            }
             _ => None,
         };
         let report = self.sandbox.verify();
@@ -112,6 +124,22 @@ impl Check<'_> {
             self.sandbox.path()
         );
         assert_eq!(self.sandbox.temporary_files(), 0, "{}", self.context);
+    }
+
+    /// Another store gets the image that was pushed.
+    fn the_registry_has(&self, tree: &str) {
+        let other = self.world.sandbox();
+        let reference = self.world.reference(&self.sandbox.name(), tree);
+        let mut process = Command::new(peerfs());
+        process.args(["pull", "--timeout", "20", "--tag", tree, "--root-dir"]);
+        succeed(process.arg(other.store()).arg(reference));
+        let report = other.verify();
+        assert!(
+            report.damages.is_empty() && report.incomplete.is_empty(),
+            "{}: {report:?}",
+            self.context
+        );
+        assert_eq!(other.images()[tree], self.world.manifest(tree));
     }
 
     fn nothing_stays_that_nobody_wants(&self) {
@@ -188,6 +216,16 @@ macro_rules! sweeps {
     };
 }
 
+/// Of a store only where the image went to is noted.
+#[test]
+fn killed_while_it_pushes() {
+    sweep(
+        &[Operation::Build("one")],
+        Operation::Push("one"),
+        Fault::Kill,
+    );
+}
+
 sweeps! {
     building: [], Build("one");
     building_an_edit: [Build("one")], Build("edited");
@@ -201,4 +239,6 @@ sweeps! {
     pulling: [], Pull("one");
     pulling_an_edit: [Pull("one")], Pull("edited");
     pulling_what_is_half_here: [Build("one"), Pull("edited"), Remove("one"), Collect], Pull("half");
+    importing: [Build("one")], Import("half");
+    pulling_from_a_registry: [Build("one")], PullFromRegistry("half");
 }

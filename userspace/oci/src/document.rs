@@ -6,6 +6,7 @@
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 use peerfs_format::Digest;
 
+use crate::children::Children;
 use crate::descriptor::digest_of;
 use crate::{media_type, Error, Result};
 
@@ -18,14 +19,16 @@ pub const DOCUMENT_TYPES: [&str; 4] = [
 ];
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-/// The most entries of an index or a manifest.
-const ENTRIES_MAX: usize = 100_000;
+/// What PuzzleFS calls the metadata of an image.
+const PUZZLEFS_METADATA: &str = "application/vnd.puzzlefs.image.rootfs.v1";
+/// The most layers of a manifest.
+const LAYERS_MAX: usize = 100_000;
 
 /// An index or a manifest.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Document {
-    /// Leads to manifests for several platforms, in its order. Those whose digest is no SHA-256 are left out.
-    Index(Vec<Child>),
+    /// Leads to manifests, or to other indexes.
+    Index(Children),
     /// Leads to blobs.
     Manifest {
         /// The configuration.
@@ -33,19 +36,6 @@ pub enum Document {
         /// The layers, the lowest first.
         layers: Vec<BlobInfo>,
     },
-}
-
-/// A manifest that an index leads to.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Child {
-    /// The manifest.
-    pub blob: BlobInfo,
-    /// The operating system that it is for, as OCI calls it; empty if the index does not say.
-    pub os: String,
-    /// The processors that it is for.
-    pub architecture: String,
-    /// Which of these, such as `v7`.
-    pub variant: String,
 }
 
 /// What is said of a blob.
@@ -73,13 +63,12 @@ impl Document {
         };
         if is_index(text)? {
             let index: ImageIndex = serde_json::from_slice(text)?;
-            let entries = index.manifests().iter().take(ENTRIES_MAX);
-            return Ok(Document::Index(entries.filter_map(Child::new).collect()));
+            return Ok(Document::Index(Children::new(&index)));
         }
         let manifest: ImageManifest = serde_json::from_slice(text)?;
-        if manifest.layers().len() > ENTRIES_MAX {
+        if manifest.layers().len() > LAYERS_MAX {
             return Err(Error::Descriptor(format!(
-                "it has more than {ENTRIES_MAX} layers"
+                "it has more than {LAYERS_MAX} layers"
             )));
         }
         let layers = manifest.layers().iter();
@@ -94,6 +83,16 @@ impl Document {
         match self {
             Document::Index(_) => OCI_INDEX,
             Document::Manifest { .. } => OCI_MANIFEST,
+        }
+    }
+
+    /// The metadata of the image of PuzzleFS that it leads to; None if it is not the manifest of one.
+    pub fn puzzlefs_metadata(&self) -> Option<&BlobInfo> {
+        match self {
+            Document::Index(_) => None,
+            Document::Manifest { layers, .. } => {
+                layers.first().filter(|layer| layer.is_puzzlefs_metadata())
+            }
         }
     }
 
@@ -114,25 +113,15 @@ pub fn media_type_of(text: &[u8]) -> Option<String> {
     Some(value.get("mediaType")?.as_str()?.to_owned())
 }
 
-impl Child {
-    fn new(entry: &Descriptor) -> Option<Self> {
-        let platform = entry.platform().as_ref();
-        Some(Child {
-            blob: BlobInfo::new(entry).ok()?,
-            os: platform.map_or_else(String::new, |platform| platform.os().to_string()),
-            architecture: platform
-                .map_or_else(String::new, |platform| platform.architecture().to_string()),
-            variant: platform
-                .and_then(|platform| platform.variant().clone())
-                .unwrap_or_default(),
-        })
-    }
-}
-
 impl BlobInfo {
     /// Whether it is a blob of a peerfs image.
     pub fn is_of_peerfs(&self) -> bool {
         self.media_type.starts_with(media_type::PREFIX)
+    }
+
+    /// Whether it is the metadata of an image of PuzzleFS.
+    pub fn is_puzzlefs_metadata(&self) -> bool {
+        self.media_type == PUZZLEFS_METADATA
     }
 
     /// What a descriptor says.
@@ -172,13 +161,11 @@ mod tests {
         let Ok(Document::Index(children)) = Document::parse(list.as_bytes()) else {
             panic!("{list}");
         };
+        let children: Vec<_> = children.iter().collect();
         assert_eq!(children.len(), 1);
-        let child = &children[0];
-        assert_eq!(
-            (&*child.os, &*child.architecture, &*child.variant),
-            ("linux", "arm", "v7")
-        );
-        assert_eq!(child.blob.length, 7);
+        let platform = children[0].platform.as_ref().unwrap();
+        assert_eq!(platform.to_string(), "linux/arm/v7");
+        assert_eq!(children[0].blob.length, 7);
         let layer = |digest: &str, media_type: &str| {
             format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":9}}"#)
         };

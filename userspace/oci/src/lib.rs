@@ -14,6 +14,7 @@
 //! | `stub` | that layer |
 //! | `plain` | an image as everybody has them, with the files in a layer |
 //! | `document` | an index or a manifest of whatever tool, with what it leads to |
+//! | `children` | what an index leads to, and which of it is meant |
 //! | `descriptor` | the type, digest and length of a blob |
 //! | `links` | which blobs indexes and manifests of any tool name |
 //! | `container` | ordinary images of containers, as others make them |
@@ -25,6 +26,7 @@
 
 mod architecture;
 mod artifact;
+mod children;
 mod container;
 mod descriptor;
 mod document;
@@ -42,10 +44,9 @@ mod stub;
 
 pub use architecture::Architecture;
 pub use artifact::ImageBlobs;
-pub use container::{
-    ContainerConfig, ContainerDocument, ContainerIndex, ContainerManifest, DockerImage,
-};
-pub use document::{media_type_of, BlobInfo, Child, Document, DOCUMENT_TYPES};
+pub use children::{Child, Children};
+pub use container::{ContainerConfig, ContainerManifest, DockerImage};
+pub use document::{media_type_of, BlobInfo, Document, DOCUMENT_TYPES};
 pub use error::{Error, Result};
 pub use image::{oci_manifests, OciImage, OciManifest, OCI_INDEX_MAX};
 pub use index::{Entry, Index, Target, TargetKind};

@@ -126,17 +126,9 @@ pub enum Error {
         /// Why.
         source: peerfs_oci::Error,
     },
-    /// There is nothing for the platform that is asked for.
-    #[error(
-        "there is no image for {wanted} there; there are those for {}",
-        printable(known)
-    )]
-    Platform {
-        /// What was asked for.
-        wanted: String,
-        /// What there is.
-        known: String,
-    },
+    /// An index has not the image that is asked for.
+    #[error("{}", printable(&.0.to_string()))]
+    Choice(peerfs_oci::Error),
     /// The user's credentials can't be read.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),

@@ -16,8 +16,6 @@ const CANDIDATES_MAX: usize = 16;
 const FORM_MAX: u64 = 16 * 1024 * 1024;
 /// The most of these.
 const FORM_BLOBS_MAX: usize = 256;
-/// What the platform of a manifest is called that is no image to be run.
-const UNKNOWN: &str = "unknown";
 
 /// What a reference stands for.
 pub enum RemoteImage {
@@ -59,32 +57,37 @@ impl Remote {
         platform: &Platform,
     ) -> Result<RemoteImage> {
         let top = self.resolve(reference).await?;
-        let children = match &top.document {
+        let index = match &top.document {
             Document::Manifest { .. } => {
                 return Ok(match self.peerfs_image(&top, &[]).await? {
                     Some(image) => RemoteImage::Peerfs(image),
                     None => RemoteImage::Ordinary(ordinary(top)?),
                 });
             }
-            Document::Index(children) => children.clone(),
+            Document::Index(index) => index.clone(),
         };
+        let children: Vec<&Child> = index.iter().collect();
         if let Some(image) = self.peerfs_image(&top, &children).await? {
             return Ok(RemoteImage::Peerfs(image));
         }
-        let child = select(&children, platform)?;
+        let blob = index.for_platform(platform).map_err(Error::Choice)?;
         Ok(RemoteImage::Ordinary(ordinary(
-            self.document(&child.digest).await?,
+            self.document(&blob.digest).await?,
         )?))
     }
 
     /// The image of peerfs that an index or a manifest leads to, if it is one.
-    async fn peerfs_image(&self, top: &Fetched, children: &[Child]) -> Result<Option<PeerfsImage>> {
+    async fn peerfs_image(
+        &self,
+        top: &Fetched,
+        children: &[&Child],
+    ) -> Result<Option<PeerfsImage>> {
         let mut manifest = top.document.peerfs_manifest().map(|blob| blob.digest);
         let mut room = Room::new(self.host());
         let mut documents = vec![top.clone()];
         // Nobody takes the one with all blobs for an image that can be run: what else an index has need not be asked for.
-        let unknown = children.iter().filter(|child| child.os == UNKNOWN);
-        for child in unknown.take(CANDIDATES_MAX) {
+        let artifacts = children.iter().filter(|child| !child.may_be_run());
+        for child in artifacts.take(CANDIDATES_MAX) {
             let document = self.document(&child.blob.digest).await?;
             if let Some(found) = document.document.peerfs_manifest() {
                 manifest = manifest.or(Some(found.digest));
@@ -95,8 +98,8 @@ impl Remote {
         let Some(manifest) = manifest else {
             return Ok(None);
         };
-        let known = children.iter().filter(|child| child.os != UNKNOWN);
-        for child in known.take(CANDIDATES_MAX) {
+        let images = children.iter().filter(|child| child.may_be_run());
+        for child in images.take(CANDIDATES_MAX) {
             let document = self.document(&child.blob.digest).await?;
             room.take(&document.bytes)?;
             documents.push(document);
@@ -172,69 +175,5 @@ fn ordinary(manifest: Fetched) -> Result<OrdinaryImage> {
             host: "the registry".to_owned(),
             problem: "an index leads to another index",
         }),
-    }
-}
-
-/// The manifest of an index that suits a platform best.
-fn select<'a>(children: &'a [Child], wanted: &Platform) -> Result<&'a BlobInfo> {
-    let suits = |child: &Child| {
-        let variant = Some(child.variant.clone()).filter(|variant| !variant.is_empty());
-        wanted.suits(&Platform {
-            os: child.os.clone(),
-            architecture: child.architecture.parse().ok()?,
-            variant,
-        })
-    };
-    let suited = children
-        .iter()
-        .filter_map(|child| Some((suits(child)?, child)));
-    // Of equals the first one.
-    let found = suited.rev().max_by_key(|(suits, _)| *suits);
-    found.map(|(_, child)| &child.blob).ok_or_else(|| {
-        let known: Vec<_> = children
-            .iter()
-            .filter(|child| child.os != UNKNOWN)
-            .map(|child| format!("{}/{}", child.os, child.architecture))
-            .take(CANDIDATES_MAX)
-            .collect();
-        Error::Platform {
-            wanted: wanted.to_string(),
-            known: known.join(", "),
-        }
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_platform_that_is_asked_for_is_taken() {
-        let child = |os: &str, architecture: &str, digit| Child {
-            blob: BlobInfo {
-                digest: Digest([digit; 32]),
-                length: 1,
-                media_type: String::new(),
-            },
-            os: os.to_owned(),
-            architecture: architecture.to_owned(),
-            variant: String::new(),
-        };
-        let children = [
-            child("windows", "amd64", 1),
-            child("linux", "arm64", 2),
-            child("linux", "amd64", 3),
-            child(UNKNOWN, UNKNOWN, 4),
-        ];
-        let found = select(&children, &"linux/amd64".parse().unwrap()).unwrap();
-        assert_eq!(found.digest, Digest([3; 32]));
-        let error = select(&children, &"linux/riscv64".parse().unwrap())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("linux/riscv64") && error.contains("linux/arm64"),
-            "{error}"
-        );
-        assert!(!error.contains("unknown"), "{error}");
     }
 }

@@ -153,7 +153,7 @@ impl Collecting<'_> {
         let parsed = Document::parse(&bytes).map_err(Error::oci(self.store.blob_path(&digest)))?;
         match &parsed {
             Document::Index(children) if may_be_index => {
-                for child in children {
+                for child in children.iter() {
                     let digest = child.blob.digest;
                     let bytes = match self.made.get(&digest) {
                         Some(bytes) => bytes.to_vec(),

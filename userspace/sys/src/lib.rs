@@ -4,6 +4,7 @@
 
 pub mod interrupt;
 pub mod ioctl;
+pub mod loop_device;
 pub mod mapping;
 #[cfg(feature = "tokio")]
 pub mod readiness;

@@ -4,6 +4,7 @@
 
 mod archive;
 mod directory;
+mod puzzlefs;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ pub use archive::{
     ArchiveFile, ArchiveTree, Blob, Layer, LayersSource, Limits, Promise, ReadProgress,
 };
 pub use directory::{Attributes, DirectorySource, Owner, PatternError};
+pub use puzzlefs::{PuzzleFile, PuzzleFsSource, ReadBlob};
 
 /// A tree that an image is built from.
 ///

@@ -6,12 +6,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use peerfs_build::{ArchiveTree, Blob, Layer, Promise};
+use peerfs_build::{
+    ArchiveTree, Blob, Error as BuildError, Layer, Promise, PuzzleFsSource, Result as BuildResult,
+};
 use peerfs_format::Digest;
 use peerfs_oci::{
-    check_layout, BlobInfo, ContainerConfig, ContainerDocument, ContainerIndex, ContainerManifest,
-    DockerImage, Platform,
+    check_layout, BlobInfo, ContainerConfig, ContainerManifest, DockerImage, Document, Platform,
 };
 use peerfs_store::sha256;
 
@@ -27,6 +29,12 @@ const DEPTH_MAX: usize = 4;
 pub(super) struct Container {
     pub(super) layers: Vec<Layer>,
     pub(super) config: ContainerConfig,
+}
+
+/// What an image layout has under a name.
+pub(super) enum LayoutImage {
+    Container(Box<Container>),
+    PuzzleFs(PuzzleFsSource),
 }
 
 /// What the files of an image layout lie in.
@@ -58,25 +66,39 @@ pub(super) fn format_of(tree: &ArchiveTree) -> Format {
 
 /// The image of a layout that is called `name` and for this platform.
 pub(super) fn oci(
-    folder: &Folder,
+    folder: &Arc<Folder>,
     path: &Path,
     name: Option<&str>,
     platform: Option<&Platform>,
-) -> Result<Container> {
+) -> Result<LayoutImage> {
     let refused = refused_at(path);
     check_layout(&folder.document("oci-layout")?).map_err(refused)?;
     let index = folder.document("index.json")?;
-    let index = ContainerIndex::parse(&index).map_err(refused)?;
+    let Document::Index(index) = Document::parse(&index).map_err(refused)? else {
+        return Err(refused(peerfs_oci::Error::NotAContainer(
+            "its index.json is no index",
+        )));
+    };
     let wanted = platform.cloned().unwrap_or_else(Platform::host);
-    let mut blob = index.select(name, &wanted).map_err(refused)?.clone();
+    let mut blob = index.called(name, &wanted).map_err(refused)?.clone();
     for _ in 0..DEPTH_MAX {
-        match ContainerDocument::parse(&folder.blob_document(&blob)?).map_err(refused)? {
-            ContainerDocument::Index(index) => {
-                // An image whose platform nobody said is taken as it is, unless one was asked for.
-                blob = index.select(None, &wanted).map_err(refused)?.clone();
-            }
-            ContainerDocument::Manifest(manifest) => {
-                return of_manifest(folder, path, &manifest, platform)
+        if blob.is_puzzlefs_metadata() {
+            return Err(refused(peerfs_oci::Error::Unsupported(
+                "it is an image of PuzzleFS 0.1",
+            )));
+        }
+        let text = folder.blob_document(&blob)?;
+        let document = Document::parse(&text).map_err(refused)?;
+        if let Some(metadata) = document.puzzlefs_metadata() {
+            return puzzlefs(folder, path, metadata).map(LayoutImage::PuzzleFs);
+        }
+        match document {
+            // An image whose platform nobody said is taken as it is, unless one was asked for.
+            Document::Index(index) => blob = index.for_platform(&wanted).map_err(refused)?.clone(),
+            Document::Manifest { .. } => {
+                let manifest = ContainerManifest::parse(&text).map_err(refused)?;
+                let container = of_manifest(folder, path, &manifest, platform)?;
+                return Ok(LayoutImage::Container(Box::new(container)));
             }
         }
     }
@@ -91,6 +113,16 @@ pub(super) fn refused_at(path: &Path) -> impl Fn(peerfs_oci::Error) -> Error + C
         path: path.to_owned(),
         source,
     }
+}
+
+/// The image of PuzzleFS with this metadata.
+fn puzzlefs(folder: &Arc<Folder>, path: &Path, metadata: &BlobInfo) -> Result<PuzzleFsSource> {
+    let name = blob_name(&metadata.digest);
+    let bytes = folder.read(&name, PuzzleFsSource::METADATA_MAX)?;
+    verify(&folder.path(&name), "", &bytes, &metadata.digest)?;
+    let folder = folder.clone();
+    let read = move |digest: &Digest, limit| folder.read(&blob_name(digest), limit);
+    Ok(PuzzleFsSource::new(path, bytes, Box::new(read)))
 }
 
 fn of_manifest(
@@ -190,30 +222,39 @@ impl Folder {
             Folder::Directory(directory) => Ok(Blob::File(open(&directory.join(name))?)),
             Folder::Archive(tree) => match tree.file(name) {
                 Some(file) => Ok(Blob::Entry(file.clone())),
-                None => Err(self.missing(name)),
+                None => Err(self.missing(name).into()),
             },
         }
     }
 
     /// A short file.
     fn document(&self, name: &str) -> Result<Vec<u8>> {
+        Ok(self.read(name, DOCUMENT_MAX)?)
+    }
+
+    /// A file of at most so many bytes.
+    fn read(&self, name: &str, limit: u64) -> BuildResult<Vec<u8>> {
         let text = match self {
             Folder::Directory(directory) => {
                 let path = directory.join(name);
                 let file = open(&path)?;
                 let mut text = Vec::new();
-                let read = file.take(DOCUMENT_MAX + 1).read_to_end(&mut text);
-                read.map_err(|source| Error::Read { path, source })?;
-                Some(text).filter(|text| text.len() as u64 <= DOCUMENT_MAX)
+                let read = file.take(limit + 1).read_to_end(&mut text);
+                read.map_err(|source| BuildError::Io {
+                    action: "read",
+                    path,
+                    source,
+                })?;
+                Some(text).filter(|text| text.len() as u64 <= limit)
             }
             Folder::Archive(tree) => match tree.file(name) {
-                Some(file) => file.read(DOCUMENT_MAX)?,
+                Some(file) => file.read(limit)?,
                 None => return Err(self.missing(name)),
             },
         };
-        text.ok_or_else(|| Error::Import {
+        text.ok_or_else(|| BuildError::Refused {
             path: self.path(name),
-            problem: "it is longer than such a file may be",
+            reason: "it is longer than such a file may be",
         })
     }
 
@@ -225,10 +266,10 @@ impl Folder {
         Ok(text)
     }
 
-    fn missing(&self, name: &str) -> Error {
-        Error::Import {
+    fn missing(&self, name: &str) -> BuildError {
+        BuildError::Refused {
             path: self.path(name),
-            problem: "there is no such file in the archive",
+            reason: "there is no such file in the archive",
         }
     }
 }
@@ -255,7 +296,7 @@ fn blob_name(digest: &Digest) -> String {
 }
 
 /// Opens a regular file, and waits for nothing that somebody else put in its place.
-fn open(path: &Path) -> Result<File> {
+fn open(path: &Path) -> BuildResult<File> {
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let open = || {
         let file = File::options()
@@ -270,7 +311,8 @@ fn open(path: &Path) -> Result<File> {
             )),
         }
     };
-    open().map_err(|source| Error::Read {
+    open().map_err(|source| BuildError::Io {
+        action: "read",
         path: path.to_owned(),
         source,
     })

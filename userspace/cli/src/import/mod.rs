@@ -3,6 +3,7 @@
 //! `peerfs import`.
 
 mod container;
+mod filesystem;
 mod remote;
 mod source;
 
@@ -15,7 +16,8 @@ use std::sync::Arc;
 use clap::{Args, ValueHint};
 use indicatif::ProgressBar;
 use peerfs_build::{
-    ArchiveTree, Blob, Layer, LayersSource, Limits, Promise, ReadProgress, Result as BuildResult,
+    ArchiveTree, Blob, DirectorySource, Layer, LayersSource, Limits, Promise, ReadProgress,
+    Result as BuildResult,
 };
 use peerfs_oci::{Platform, Reference};
 use peerfs_sys::interrupt;
@@ -24,17 +26,20 @@ use crate::arguments::{MakeArguments, RegistryArguments};
 use crate::build::{Maker, Origin};
 use crate::error::{Error, Result};
 use crate::progress::show_while;
-use container::{Container, Folder};
+use container::{Container, Folder, LayoutImage};
+use filesystem::Mounted;
 use source::{Format, Source};
 
-/// Make an image of an archive or of an image for containers.
+/// Make an image of an archive, of an image for containers or of a filesystem image.
 ///
-/// Of a tar archive the image is that of `peerfs build` of what tar unpacks; of an image for containers that of its
-/// unpacked layers, and it keeps the configuration (environment, command, user and so on). Prints the digest to mount.
+/// Of a tar archive the image is that of `peerfs build` of what tar unpacks; of a filesystem image that of what is in it; of
+/// an image for containers that of its unpacked layers, and it keeps the configuration (environment, command, user and so
+/// on). Prints the digest to mount.
 #[derive(Args)]
 pub(crate) struct ImportArguments {
     /// A tar archive, or - for one on the standard input, plain or compressed by gzip or zstd; an OCI image layout, as a
-    /// directory or in an archive; or what docker save writes. As for skopeo, oci:DIRECTORY[:NAME], oci-archive:FILE[:NAME]
+    /// directory or in an archive, with an image for containers or of PuzzleFS; what docker save writes; or a squashfs or
+    /// EROFS image, of which the latter needs root. As for skopeo, oci:DIRECTORY[:NAME], oci-archive:FILE[:NAME]
     /// and docker-archive:FILE[:NAME] say what it is and which image of it is meant, and docker://REGISTRY/NAME[:TAG|@DIGEST]
     /// is an image of a registry, which needs no room but for what is made of it.
     #[arg(value_hint = ValueHint::AnyPath)]
@@ -128,12 +133,11 @@ impl Import<'_> {
             }
             (Opened::File(file), _) => file,
         };
-        let length = file.metadata().map_or(0, |metadata| metadata.len());
-        let archive = Layer {
-            path: path.to_owned(),
-            blob: Blob::File(file),
-            promise: Promise::default(),
+        let format = match format {
+            Format::Auto => filesystem::format_of(&file).unwrap_or_default(),
+            format => format,
         };
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
         let check = || -> BuildResult<()> {
             match interrupt::is_requested() {
                 true => Err(peerfs_build::Error::Cancelled),
@@ -141,8 +145,30 @@ impl Import<'_> {
             }
         };
         let show = |bar: &ProgressBar| self.show(bar, length);
-        let tree = show_while(show, || {
-            ArchiveTree::read(archive, &maker.store, self.limits, &self.progress, &check)
+        let read = |archive: Layer| {
+            show_while(show, || {
+                ArchiveTree::read(archive, &maker.store, self.limits, &self.progress, &check)
+            })
+        };
+        if matches!(format, Format::Squashfs | Format::Erofs) {
+            self.refuse_choice(path)?;
+        }
+        match format {
+            Format::Squashfs => {
+                let tree = filesystem::squashfs(file, path, read)?;
+                return maker.make(tree, &Origin::default(), |_| ()).map(|_| ());
+            }
+            Format::Erofs => {
+                let mounted = Mounted::erofs(&file, path)?;
+                let tree = DirectorySource::new(mounted.root(), &maker.store).named(path);
+                return maker.make(tree, &Origin::default(), |_| ()).map(|_| ());
+            }
+            _ => (),
+        }
+        let tree = read(Layer {
+            path: path.to_owned(),
+            blob: Blob::File(file),
+            promise: Promise::default(),
         })?;
         let format = match format {
             Format::Auto => container::format_of(&tree),
@@ -160,11 +186,18 @@ impl Import<'_> {
         let source = &self.arguments.source;
         let name = self.arguments.image.as_deref().or(source.image.as_deref());
         let platform = self.arguments.platform.as_ref();
-        let container = match format {
-            Format::DockerArchive => container::docker(&folder, &source.path, name, platform)?,
-            _ => container::oci(&folder, &source.path, name, platform)?,
-        };
-        self.make(maker, container)
+        let path = source.path.as_path();
+        if format == Format::DockerArchive {
+            let container = container::docker(&folder, path, name, platform)?;
+            return self.make(maker, container);
+        }
+        match container::oci(&Arc::new(folder), path, name, platform)? {
+            LayoutImage::Container(container) => self.make(maker, *container),
+            LayoutImage::PuzzleFs(image) => {
+                let image = image.limits(self.limits);
+                maker.make(image, &Origin::default(), |_| ()).map(|_| ())
+            }
+        }
     }
 
     fn of_registry(&self, maker: &Maker<'_>) -> Result<()> {
@@ -213,7 +246,7 @@ impl Import<'_> {
         }
         Err(Error::Import {
             path: path.to_owned(),
-            problem: "it is an archive of files, of which --image and --platform choose nothing",
+            problem: "it has files, of which --image and --platform choose nothing",
         })
     }
 

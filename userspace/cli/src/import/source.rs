@@ -20,6 +20,10 @@ pub(super) enum Format {
     Oci,
     /// What docker save and podman save write
     DockerArchive,
+    /// A squashfs image
+    Squashfs,
+    /// An EROFS image
+    Erofs,
     /// An image of a registry
     #[value(skip)]
     Registry,

@@ -210,3 +210,28 @@ fn an_image_is_for_what_its_programs_are_for() {
     assert_ne!(told["oci_index"], arm["oci_index"]);
     assert_eq!(build(&[])["oci_index"], arm["oci_index"]);
 }
+
+#[test]
+fn a_profile_is_for_size() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    let numbers = (0..200_000).map(|number| format!("{number} is a number\n"));
+    fs::write(fixture.tree().join("text"), numbers.collect::<String>()).unwrap();
+    let stored = |tag: &str, options: &[&str]| -> u64 {
+        let mut process = peerfs(&store, "build");
+        process.arg(fixture.tree()).args(["--json", "--tag", tag]);
+        let summary: Value = serde_json::from_slice(&succeed(process.args(options))).unwrap();
+        summary["stored_bytes"].as_u64().unwrap()
+    };
+    let default = stored("default", &["--profile", "default"]);
+    let small = stored("small", &["--profile", "small"]);
+    let random = fixture.content.len() as u64;
+    assert!(
+        3 * (small - random) < 2 * (default - random),
+        "{small} of {default}"
+    );
+    // The profile's chunks, in another way.
+    let plain = stored("plain", &["--profile", "small", "--compression", "none"]);
+    assert!(plain > default, "{plain}");
+    succeed(peerfs(&store, "verify").arg("--complete"));
+}

@@ -373,13 +373,15 @@ fn a_difference_is_of_what_users_see() {
                     C /replaced: type\nC /same: time\n";
     assert_eq!(
         diff(&store, &["--long", "old", "new"]),
-        format!("{expected}0")
+        format!("{expected}1")
     );
-    let found = diff(&store, &["--exit-code", "--ignore-times", "new", "old"]);
+    let found = diff(&store, &["--ignore-times", "new", "old"]);
     let expected =
         "C /edited\nC /moded\nD /new\nD /new/file\nA /removed\nA /removed/below\nC /replaced\n1";
     assert_eq!(found, expected);
-    assert_eq!(diff(&store, &["--exit-code", "old", "old"]), "0");
+    assert_eq!(diff(&store, &["old", "old"]), "0");
+    let trouble = output_soon(peerfs(&store, "diff").args(["old", "nowhere"]));
+    assert_eq!(trouble.status.code(), Some(2), "{trouble:?}");
 
     // Content is the same however it is stored; who lies about that is believed only where nobody can look.
     build(
@@ -388,10 +390,10 @@ fn a_difference_is_of_what_users_see() {
         "plain",
         &["--whole", "--compression", "none"],
     );
-    assert_eq!(diff(&store, &["--exit-code", "new", "plain"]), "0");
+    assert_eq!(diff(&store, &["new", "plain"]), "0");
     let summary = |first: &str, second: &str| -> Value {
-        let output = succeed(peerfs(&store, "diff").args(["--json", first, second]));
-        let text = String::from_utf8(output).unwrap();
+        let output = output_soon(peerfs(&store, "diff").args(["--json", first, second]));
+        let text = String::from_utf8(output.stdout).unwrap();
         serde_json::from_str(text.lines().last().unwrap()).unwrap()
     };
     let plain = summary("new", "plain");
@@ -463,4 +465,40 @@ fn what_only_one_image_needs_is_what_its_removal_frees() {
         all.abs_diff(needed) <= 8192 && needed == bytes(&edited, "unique_bytes"),
         "{total}"
     );
+}
+
+#[test]
+fn what_a_store_takes_that_can_only_be_read_is_told() {
+    let fixture = Fixture::new();
+    fixture.build_other();
+    succeed(peerfs(&fixture.store(), "rm").arg("other"));
+    let store = fixture.store();
+    let script =
+        "mount --bind $1 $1 && mount -o remount,bind,ro $1 || exit 77; $2 du --json --root-dir $1";
+    let mut process = Command::new("unshare");
+    process.args([
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        script,
+        "sh",
+    ]);
+    process.arg(&store).arg(env!("CARGO_BIN_EXE_peerfs"));
+    let output = output_soon(&mut process);
+    if output.status.code() == Some(77) {
+        eprintln!("no mounts in user namespaces here");
+        return;
+    }
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let total: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    let gone = succeed(peerfs(&store, "gc").args(["--json", "--dry-run"]));
+    let gone: Value = serde_json::from_slice(&gone).unwrap();
+    assert!(gone["bytes"].as_u64() > Some(0));
+    assert_eq!(total["reclaimable_bytes"], gone["bytes"]);
 }

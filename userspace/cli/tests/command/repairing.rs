@@ -3,12 +3,13 @@
 //! A damaged store that a daemon mends.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::fixture::{change, Fixture};
-use crate::running::{fail, peerfs, program_of, succeed};
+use crate::running::{build, fail, peerfs, program_of, succeed};
 use peerfs_format::Digest;
 
 /// A daemon, until it is dropped.
@@ -19,6 +20,38 @@ impl Drop for Daemon {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Starts a daemon over the store of a fixture, which has another one as its source.
+fn daemon(fixture: &Fixture, copy: &Path) -> Daemon {
+    let folder = fixture.folder.path();
+    let config = format!(
+        "[[source]]\ndirectory = {copy:?}\n\
+         [peer]\nmdns = false\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n"
+    );
+    fs::write(folder.join("config"), config).unwrap();
+    let mut daemon = Command::new(program_of("peerfs-daemon", "peerfsd"));
+    daemon
+        .args(["--device", "none", "--root-dir"])
+        .arg(fixture.store());
+    daemon.arg("--config").arg(folder.join("config"));
+    daemon.arg("--state-dir").arg(folder.join("state"));
+    daemon.arg("--control-socket").arg(folder.join("socket"));
+    let daemon = Daemon(daemon.stderr(Stdio::null()).spawn().unwrap());
+    let begin = Instant::now();
+    while !folder.join("socket").exists() && begin.elapsed() < Duration::from_secs(20) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    daemon
+}
+
+fn repair(fixture: &Fixture) -> Command {
+    let mut process = peerfs(&fixture.store(), "verify");
+    process
+        .arg("--repair")
+        .arg("--socket")
+        .arg(fixture.folder.path().join("socket"));
+    process
 }
 
 #[test]
@@ -32,39 +65,40 @@ fn what_is_damaged_is_fetched_again() {
     let damage = |digest: &Digest| {
         change(&fixture.blob(digest), |bytes| bytes[100] ^= 1);
     };
-    let repair = || {
-        let mut process = peerfs(&fixture.store(), "verify");
-        process
-            .arg("--repair")
-            .arg("--socket")
-            .arg(folder.join("socket"));
-        process
-    };
     damage(&pack.digest);
-    let (_, message) = fail(&mut repair());
+    let (_, message) = fail(&mut repair(&fixture));
     assert!(message.contains("can't reach peerfsd"), "{message}");
 
-    let config = format!(
-        "[[source]]\ndirectory = {copy:?}\n\
-         [peer]\nmdns = false\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n"
-    );
-    fs::write(folder.join("config"), config).unwrap();
-    let mut daemon = Command::new(program_of("peerfs-daemon", "peerfsd"));
-    daemon
-        .args(["--device", "none", "--root-dir"])
-        .arg(fixture.store());
-    daemon.arg("--config").arg(folder.join("config"));
-    daemon.arg("--state-dir").arg(folder.join("state"));
-    daemon.arg("--control-socket").arg(folder.join("socket"));
-    let _daemon = Daemon(daemon.stderr(Stdio::null()).spawn().unwrap());
-    let begin = Instant::now();
-    while !folder.join("socket").exists() && begin.elapsed() < Duration::from_secs(20) {
-        thread::sleep(Duration::from_millis(10));
-    }
-    succeed(&mut repair());
+    let _daemon = daemon(&fixture, &copy);
+    succeed(&mut repair(&fixture));
     for digest in [pack.index_digest, manifest.blob_table, pack.digest] {
         damage(&digest);
-        succeed(&mut repair());
+        succeed(&mut repair(&fixture));
         succeed(peerfs(&fixture.store(), "verify").arg("--complete"));
     }
+}
+
+#[test]
+fn a_pack_that_lies_in_several_files_is_mended() {
+    let fixture = Fixture::new();
+    let folder = fixture.folder.path();
+    let mut content = fixture.content.clone();
+    content[400_000..400_010].copy_from_slice(b"ten bytes!");
+    fs::write(fixture.tree().join("file"), &content).unwrap();
+    build(&fixture.tree(), &fixture.store(), "edited", &[]);
+    // Its pack has chunks in that of the other image, and in a file beside it.
+    let mut files = fs::read_dir(fixture.store().join("loose")).unwrap();
+    let loose = files.next().unwrap().unwrap().path();
+    let copy = folder.join("copy");
+    succeed(Command::new("cp").arg("-a").arg(fixture.store()).arg(&copy));
+    succeed(peerfs(&copy, "tag").args(["--whole", "edited", "edited"]));
+    let _daemon = daemon(&fixture, &copy);
+    // The daemon has seen once that it is right.
+    let mut pull = Command::new(env!("CARGO_BIN_EXE_peerfs"));
+    pull.args(["pull", "edited", "--socket"]);
+    succeed(pull.arg(folder.join("socket")));
+    change(&loose, |bytes| bytes[100] ^= 1);
+    fail(&mut peerfs(&fixture.store(), "verify"));
+    succeed(&mut repair(&fixture));
+    succeed(peerfs(&fixture.store(), "verify").arg("--complete"));
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::fixture::Fixture;
+use crate::fixture::{change, Fixture};
 use crate::round_trip::listing;
 use crate::running::{drop_privileges, fail, peerfs, public_copy, succeed};
 
@@ -133,6 +133,30 @@ fn what_has_not_changed_is_not_read() {
         }
     }
     updates.verify("store");
+}
+
+/// What the disk has spoiled of an image is not noticed by a build upon it that reads no files, and mended by one that does.
+#[test]
+fn what_an_image_is_built_upon_is_read_if_that_is_asked_for() {
+    let updates = Updates::new();
+    updates.image("store", "one", &[]);
+    let store = updates.fixture.folder.path().join("store");
+    let blobs = fs::read_dir(store.join("blobs/sha256")).unwrap();
+    let blobs = blobs.map(|blob| blob.unwrap().path());
+    let pack = blobs.max_by_key(|blob| blob.metadata().unwrap().len());
+    change(&pack.unwrap(), |bytes| bytes[500_000] ^= 1);
+    updates.image("store", "two", &["--update", "one"]);
+    let (found, _) = fail(&mut peerfs(&store, "verify"));
+    let found = String::from_utf8(found).unwrap();
+    assert!(found.contains("images: one, two"), "{found}");
+    updates.image("store", "three", &["--update", "two", "--paranoid"]);
+    let expected = fs::read(updates.tree.join("large")).unwrap();
+    for image in ["one", "two", "three"] {
+        assert!(
+            updates.content("store", image, "/large") == expected,
+            "{image}"
+        );
+    }
 }
 
 /// A file that its user may not read any more is told of, if it is opened.

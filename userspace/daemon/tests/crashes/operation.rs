@@ -57,8 +57,14 @@ pub enum Operation {
     Collect,
     /// Makes all packs of an image blobs.
     Whole(&'static str),
+    /// Makes the image of a tree of an archive of it.
+    Import(&'static str),
     /// Has a daemon fetch the image of a tree from another store.
     Pull(&'static str),
+    /// Gets it from a registry, without a daemon.
+    PullFromRegistry(&'static str),
+    /// Brings it to a registry, to a place of this store's own.
+    Push(&'static str),
     /// Removes what finds chunks.
     LoseCatalogue,
 }
@@ -108,7 +114,7 @@ impl Operation {
     ) -> Result<(), String> {
         let store = sandbox.store();
         let mut arguments: Vec<&Path> = Vec::new();
-        let tree;
+        let (tree, reference);
         match self {
             Operation::LoseCatalogue => {
                 fs::remove_dir_all(store.join("catalogue")).unwrap();
@@ -126,6 +132,21 @@ impl Operation {
                     return Ok(());
                 }
                 arguments.extend(["rm", name].map(Path::new));
+            }
+            Operation::Import(name) => {
+                tree = world.archive(name);
+                arguments.extend([Path::new("import"), &tree]);
+                arguments.extend(["--tag", name, "--threads", "1"].map(Path::new));
+            }
+            Operation::PullFromRegistry(name) => {
+                reference = world.reference("library", name);
+                arguments.extend(["pull", "--tag", name, "--timeout", "20"].map(Path::new));
+                arguments.extend(["--root-dir".as_ref(), store.as_path()]);
+                arguments.push(Path::new(&reference));
+            }
+            Operation::Push(name) => {
+                reference = world.reference(&sandbox.name(), name);
+                arguments.extend(["push", name, &reference].map(Path::new));
             }
             Operation::Collect => arguments.push(Path::new("gc")),
             Operation::Whole(name) => {

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use peerfs_store::{verify, Store, VerifyReport};
 use tempfile::TempDir;
 
+use crate::docker_registry::Registry;
 use crate::operation::Operation;
 use crate::support::process::{peerfs, succeed};
 
@@ -21,12 +22,15 @@ pub type Images = BTreeMap<String, String>;
 /// What all operations work with.
 pub struct World {
     folder: TempDir,
+    /// One that has the images of all trees, once it was needed.
+    registry: OnceLock<Registry>,
 }
 
 impl World {
     pub fn new() -> Self {
         let world = World {
             folder: tempfile::tempdir().unwrap(),
+            registry: OnceLock::new(),
         };
         let first = noise(1, 700_000);
         let mut edited = first.clone();
@@ -55,6 +59,35 @@ impl World {
 
     pub fn tree(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// A compressed archive of a tree, which takes a spool to read.
+    pub fn archive(&self, name: &str) -> PathBuf {
+        let path = self.folder.path().join(format!("{name}.tar.gz"));
+        if !path.exists() {
+            let mut process = Command::new("tar");
+            process.arg("-C").arg(self.tree(name)).arg("-czf");
+            succeed(process.arg(&path).arg("."));
+        }
+        path
+    }
+
+    /// An image of a registry, of which the repository "library" has those of all trees.
+    pub fn reference(&self, repository: &str, tag: &str) -> String {
+        let reference = |registry: &Registry, repository: &str, tag: &str| {
+            format!("{}/{repository}:{tag}", registry.address)
+        };
+        let registry = self.registry.get_or_init(|| {
+            let registry = Registry::start(tempfile::tempdir().unwrap(), "", "");
+            for tree in ["one", "edited", "half"] {
+                let mut process = Command::new(peerfs());
+                process.arg("push").arg(tree);
+                process.arg(reference(&registry, "library", tree));
+                succeed(process.env("PEERFS_ROOT_DIR", self.library().store()));
+            }
+            registry
+        });
+        reference(registry, repository, tag)
     }
 
     /// The store that others pull from.
@@ -111,6 +144,12 @@ impl Sandbox {
 
     pub fn path(&self) -> &Path {
         &self.root
+    }
+
+    /// What no other one is called, as registries allow it.
+    pub fn name(&self) -> String {
+        let name = self.root.as_os_str().as_encoded_bytes();
+        name.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     pub fn store(&self) -> PathBuf {

@@ -7,6 +7,7 @@
 //! attributes of directories, those of the deepest ones first: until then nobody but who extracts may go into them.
 
 mod attributes;
+mod ladder;
 mod target;
 
 use std::collections::{HashMap, HashSet};

@@ -8,6 +8,7 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use peerfs_store::Inode;
 use rustix::fs::{
@@ -16,6 +17,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::ladder::Ladder;
 use crate::walk::join;
 use crate::{Error, Result};
 
@@ -31,12 +33,13 @@ pub(super) struct Target {
     root: OwnedFd,
     /// Whether what is in the place of something is removed.
     overwrite: bool,
+    ladder: Mutex<Ladder>,
 }
 
 /// A directory in it that is open, and its path from there.
 pub(super) struct Directory {
     pub(super) path: Vec<u8>,
-    descriptor: OwnedFd,
+    descriptor: Arc<OwnedFd>,
 }
 
 impl Target {
@@ -58,6 +61,7 @@ impl Target {
             path: path.to_owned(),
             root,
             overwrite,
+            ladder: Mutex::default(),
         })
     }
 
@@ -71,36 +75,23 @@ impl Target {
 
     /// Opens a directory that was made.
     pub(super) fn directory(&self, path: &[u8]) -> Result<Directory> {
-        let mut descriptor = None;
-        let mut rest = path;
-        loop {
-            let (part, behind) = first_part(rest);
-            let at = descriptor.as_ref().unwrap_or(&self.root);
-            let opened = openat2(
-                at,
-                match part {
-                    b"" => b".",
-                    part => part,
-                },
-                OFlags::DIRECTORY | OFlags::CLOEXEC,
-                Mode::empty(),
-                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-            );
-            descriptor = Some(opened.map_err(|errno| match errno {
-                Errno::LOOP | Errno::NOTDIR | Errno::XDEV | Errno::NOENT | Errno::AGAIN => {
-                    Error::Replaced(self.shown(path))
-                }
-                errno => Error::io("open", self.shown(path))(errno),
-            })?);
-            rest = behind;
-            if rest.is_empty() {
-                break;
+        let failed = |errno| match errno {
+            Errno::LOOP | Errno::NOTDIR | Errno::XDEV | Errno::NOENT | Errno::AGAIN => {
+                Error::Replaced(self.shown(path))
             }
-        }
+            errno => Error::io("open", self.shown(path))(errno),
+        };
+        let mut ladder = self.ladder.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened = ladder.open(path, |at, part| {
+            open_beneath(at.unwrap_or(&self.root), part)
+        });
+        let descriptor = match opened.map_err(failed)? {
+            Some(descriptor) => descriptor,
+            None => Arc::new(open_beneath(&self.root, b".").map_err(failed)?),
+        };
         Ok(Directory {
             path: path.to_vec(),
-            // The loop has opened one.
-            descriptor: descriptor.ok_or_else(|| Error::Replaced(self.shown(path)))?,
+            descriptor,
         })
     }
 
@@ -220,8 +211,29 @@ impl Target {
 
 impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
+        (*self.descriptor).as_fd()
     }
+}
+
+/// Opens what is on a path below a directory, by way of no symbolic link.
+fn open_beneath(at: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let open = |at: &OwnedFd, part: &[u8]| {
+        openat2(
+            at,
+            part,
+            OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        )
+    };
+    let (part, mut rest) = first_part(path);
+    let mut opened = open(at, part)?;
+    while !rest.is_empty() {
+        let (part, behind) = first_part(rest);
+        opened = open(&opened, part)?;
+        rest = behind;
+    }
+    Ok(opened)
 }
 
 /// As many names of a path as one system call takes, and the rest.

@@ -131,8 +131,8 @@ impl<'a> Attempts<'a> {
         Ok(bytes)
     }
 
-    /// Gets a pack. One that is here is whole only if all its chunks are what they should be: what is called a blob
-    /// may be damaged.
+    /// Gets a pack. One that is here is whole only if all its chunks are what they should be: what is called a blob, or was
+    /// right some time ago, may be damaged.
     async fn pack(&self, pack: Digest, index: Digest) -> Result<(), AttemptError> {
         self.blob(index).await?;
         let failed = |error| AttemptError::Get(pack, error);
@@ -140,7 +140,7 @@ impl<'a> Attempts<'a> {
         let open = repository.pack(pack, index, self.purpose()).await;
         let open = open.map_err(failed)?;
         let chunks = 0..open.record().chunk_count;
-        if open.is_blob() && !self.is_checked(pack, index) {
+        if open.is_whole() && !self.is_checked(pack, index) {
             let discarded = repository.discard_damaged(&open, chunks.clone()).await;
             discarded.map_err(failed)?;
         }

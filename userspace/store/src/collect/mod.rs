@@ -39,7 +39,7 @@ pub enum Collect {
 impl Store {
     /// Gives up everything that no image needs. An image is needed that `index.json` names, by a tag or without one, that
     /// is mounted, as far as this process sees, and each of `keep`, as far as it is here. May be killed at any time: nothing that is
-    /// needed is touched. Builds wait for it, and it for them.
+    /// needed is touched. Builds wait for it, and it for them, unless the store can only be read.
     ///
     /// # Errors
     /// [`Error::InUse`](crate::Error::InUse) if another process fills packs of this store, and
@@ -47,8 +47,14 @@ impl Store {
     /// and [`Error::Format`](crate::Error::Format) for an image of which nobody can tell what it needs: nothing is given up
     /// then; [`Error::Io`](crate::Error::Io).
     pub fn collect(&self, keep: &[Digest], collect: Collect) -> Result<Collected> {
-        self.lock_for_filling()?;
-        let _builds = self.lock_out_builds()?;
+        let locked = self
+            .lock_for_filling()
+            .and_then(|()| self.lock_out_builds().map(Some));
+        let _builds = match locked {
+            // Nobody here changes it, and nothing is given up.
+            Err(error) if error.is_read_only() && collect == Collect::DryRun => None,
+            locked => locked?,
+        };
         if collect == Collect::Really {
             self.remove_abandoned()?;
         }

@@ -112,7 +112,16 @@ impl Changes {
         let file = match guard.take() {
             Some(file) => file,
             // Whoever may read a file may lock it.
-            None => self.directory.write_or_create(layout::CHANGES, PRIVATE)?,
+            None => match self.directory.write_or_create(layout::CHANGES, PRIVATE) {
+                // There is nothing to be locked of a store that can only be read: no change of it succeeds.
+                Err(error) if error.is_read_only() => {
+                    return Ok(ChangeLock {
+                        file: guard,
+                        changes: self,
+                    })
+                }
+                file => file?,
+            },
         };
         self.directory.lock(layout::CHANGES, guard.insert(file))?;
         Ok(ChangeLock {

@@ -294,18 +294,19 @@ pub(super) fn xattrs_of_descriptor(
     )
 }
 
-/// The extended attributes of something at `path` that can't be opened itself, such as a symbolic
-/// link or a device: the entry `name` of an open directory.
+/// The extended attributes of something that can't be opened itself, such as a symbolic link or a device: the entry `name`
+/// of an open directory. `path` is its name in messages, and may be where it is.
 pub(super) fn xattrs_of_entry(
     directory: BorrowedFd<'_>,
     name: &[u8],
     path: &Path,
+    leads_there: bool,
     wanted: Attributes,
 ) -> Result<XattrSet> {
     // Linux had no call that takes the directory before 6.13, and paths have a limit: the same as
     // that of symbolic links' targets.
     let mut place = path.as_os_str().as_bytes().to_vec();
-    if place.len() > SYMLINK_MAX {
+    if !leads_there || place.len() > SYMLINK_MAX {
         place = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
         place.extend_from_slice(name);
     }

@@ -36,6 +36,8 @@ const OPEN_MAX: usize = 64;
 #[derive(Clone, Debug)]
 pub struct DirectorySource {
     root: PathBuf,
+    /// The root in messages.
+    name: PathBuf,
     store: PathBuf,
     one_file_system: bool,
     exclusions: Exclusions,
@@ -58,8 +60,10 @@ impl DirectorySource {
     /// The directory at `root`; a symbolic link to it is followed. The store that the image goes to must not be
     /// below it.
     pub fn new(root: impl Into<PathBuf>, store: &Store) -> Self {
+        let root = root.into();
         DirectorySource {
-            root: root.into(),
+            name: root.clone(),
+            root,
             store: store.root_dir().to_owned(),
             one_file_system: false,
             exclusions: Exclusions::default(),
@@ -67,6 +71,12 @@ impl DirectorySource {
             attributes: Attributes::All,
             latest: None,
         }
+    }
+
+    /// Calls it by another name in messages.
+    pub fn named(mut self, name: impl Into<PathBuf>) -> Self {
+        self.name = name.into();
+        self
     }
 
     /// Leaves out what matches a pattern, and all that is below it. A pattern is a glob, in which only `**` goes over slashes;
@@ -125,13 +135,14 @@ impl TreeSource for DirectorySource {
     type File = DirectoryFile;
 
     fn path(&self) -> &Path {
-        &self.root
+        &self.name
     }
 
     fn walk(self, queue: &mut ReadQueue<'_, DirectoryFile>) -> Result<Tree> {
         let store = statat(CWD, &self.store, AtFlags::empty());
         let store = store.map_err(Error::io("read", &self.store))?;
-        let root = OpenDirectory::open_root(&self.root)?;
+        let mut root = OpenDirectory::open_root(&self.root)?;
+        root.path = self.name.clone();
         let stat = root.stat()?;
         let mut walk = Walk {
             writer: TreeWriter::new(&self.metadata(&stat)),
@@ -268,7 +279,7 @@ impl Walk<'_, '_> {
 
     /// The path of an entry from the root of the tree.
     fn path_in_tree(&self, directory: &OpenDirectory, name: &[u8]) -> PathBuf {
-        let below = directory.path.strip_prefix(&self.source.root);
+        let below = directory.path.strip_prefix(&self.source.name);
         below
             .unwrap_or(&directory.path)
             .join(OsStr::from_bytes(name))
@@ -329,6 +340,7 @@ impl Walk<'_, '_> {
                         directory.descriptor.as_fd(),
                         name,
                         &path(),
+                        self.source.name == self.source.root,
                         self.source.attributes,
                     )?),
                 };

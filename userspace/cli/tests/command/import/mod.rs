@@ -4,7 +4,9 @@
 
 mod archives;
 pub mod containers;
+mod filesystems;
 mod hostile;
+mod puzzlefs;
 
 use std::ffi::OsStr;
 use std::fs;
