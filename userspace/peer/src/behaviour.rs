@@ -62,8 +62,8 @@ impl Behaviour {
         let bootstrap: HashSet<PeerId> = config.bootstrap.iter().filter_map(peer_of).collect();
         let connections = Connections::new(id, config.connections_max as usize, bootstrap);
         let mut blocked = allow_block_list::Behaviour::default();
-        for peer in bans.peers() {
-            blocked.block_peer(peer);
+        for ban in bans.infos() {
+            blocked.block_peer(ban.peer);
         }
         let mdns = match config.mdns {
             true => Some(Self::mdns(id)?),

@@ -19,8 +19,9 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
-use crate::connections::{Connections, Direction};
+use crate::connections::Connections;
 use crate::peer_table::PeerTable;
+use crate::Direction;
 
 /// Lets connections in, and closes those that are to go.
 pub(crate) struct Behaviour {

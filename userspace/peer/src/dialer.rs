@@ -81,6 +81,18 @@ impl Dialer {
         self.entries.retain(|entry| entry.peer != Some(peer));
     }
 
+    /// The number of targets that were configured, and of those of them that are connected.
+    pub(crate) fn bootstrap(&self) -> (usize, usize) {
+        let mut counts = (0, 0);
+        for entry in &self.entries {
+            if matches!(entry.target, Target::Address(_)) {
+                counts.0 += 1;
+                counts.1 += usize::from(matches!(entry.state, State::Connected(_)));
+            }
+        }
+        counts
+    }
+
     /// The number of targets.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()

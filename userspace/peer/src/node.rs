@@ -4,7 +4,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -13,19 +13,19 @@ use libp2p::{Multiaddr, PeerId, Swarm};
 use peerfs_exchange::{Have, Priority, Progress};
 use peerfs_format::Digest;
 use peerfs_text::Causes;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{timeout, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ban_list::BanList;
+use crate::ban_list::{BanInfo, BanList};
 use crate::behaviour::{self, Behaviour};
 use crate::client::Client;
 use crate::driver::{Command, Driver, Outlets};
 use crate::lookup::{Finder, Lookup};
 use crate::peer_table::PeerTable;
 use crate::server::Server;
-use crate::{ChunkStream, Error, Event, NodeConfig, PeerInfo, Provider, RequestError};
+use crate::{ChunkStream, Error, Event, NetworkInfo, NodeConfig, PeerInfo, Provider, RequestError};
 
 /// The commands that may wait for the driver.
 const COMMANDS_MAX: usize = 64;
@@ -71,7 +71,7 @@ impl Node {
     /// Starts a node: listens, looks for peers, and serves `provider`. Must be called within a
     /// tokio runtime.
     pub async fn start(config: NodeConfig, provider: Arc<dyn Provider>) -> Result<Node, Error> {
-        let bans = Arc::new(BanList::load(config.ban_list.clone())?);
+        let bans = Arc::new(BanList::load(config.ban_list.clone(), SystemTime::now())?);
         let peers = Arc::new(PeerTable::default());
         let tasks = TaskTracker::new();
         let shutdown = CancellationToken::new();
@@ -104,6 +104,7 @@ impl Node {
             peers.clone(),
             client.clone(),
             Arc::new(server),
+            bans.clone(),
             Outlets {
                 events: events.clone(),
                 listen_addresses: listen_sender,
@@ -150,6 +151,18 @@ impl Node {
     /// The peers that are connected now, the nearest first.
     pub fn peers(&self) -> Vec<PeerInfo> {
         self.inner.peers.infos()
+    }
+
+    /// How the node is connected; None while it shuts down.
+    pub async fn network(&self) -> Option<NetworkInfo> {
+        let (asked, told) = oneshot::channel();
+        self.command(Command::Describe(asked)).await;
+        told.await.ok()
+    }
+
+    /// Bytes of blobs and chunks that were sent since the node started, to all peers together.
+    pub fn bytes_sent(&self) -> u64 {
+        self.inner.peers.bytes_sent()
     }
 
     /// Changes among the connected peers from now on. A receiver that lags behind loses the oldest
@@ -230,12 +243,37 @@ impl Node {
         client.fetch_chunks(peer, pack, index, chunks, priority, progress)
     }
 
-    /// Disconnects a peer and has nothing to do with it any more: it is neither asked nor served.
-    /// Remembered for the life of the process, and beyond if the node has a ban list.
+    /// Disconnects a peer and has nothing to do with it for some time, longer each time: it is neither asked
+    /// nor served. Remembered for the life of the process, and beyond if the node has a ban list.
     pub async fn ban(&self, peer: PeerId, reason: &str) {
-        tracing::warn!(%peer, reason, "peer banned");
-        self.inner.bans.add(peer, reason);
+        let Some(lasts) = self.inner.bans.add(peer, reason, SystemTime::now()) else {
+            return;
+        };
+        let hours = lasts.as_secs() / 3600;
+        tracing::warn!(%peer, reason, hours, "peer banned");
         self.command(Command::Ban(peer)).await;
+        self.save_bans().await;
+    }
+
+    /// The banned peers, the one whose ban ends first before the others.
+    pub fn bans(&self) -> Vec<BanInfo> {
+        self.inner.bans.infos()
+    }
+
+    /// Lifts the ban of a peer, or of all; returns whose it was.
+    pub async fn unban(&self, peer: Option<PeerId>) -> Vec<PeerId> {
+        let lifted = self.inner.bans.lift(peer);
+        for peer in &lifted {
+            tracing::info!(%peer, "its ban is lifted");
+            self.command(Command::Unban(*peer)).await;
+        }
+        if !lifted.is_empty() {
+            self.save_bans().await;
+        }
+        lifted
+    }
+
+    async fn save_bans(&self) {
         let bans = self.inner.bans.clone();
         let saved = self.inner.tasks.spawn_blocking(move || bans.save());
         if let Ok(Err(error)) = saved.await {

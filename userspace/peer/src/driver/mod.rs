@@ -2,35 +2,39 @@
 
 //! The task that owns the swarm.
 
-use std::collections::HashMap;
+mod dialing;
+
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
+use libp2p::core::ConnectedPoint;
 use libp2p::kad::{self, GetProvidersOk, QueryId, QueryResult};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::DialOpts;
-use libp2p::swarm::{ConnectionError, ConnectionId, DialError, ListenError, SwarmEvent};
+use libp2p::swarm::{ConnectionError, ListenError, SwarmEvent};
 use libp2p::{identify, mdns, ping, Multiaddr, PeerId, Swarm};
 use peerfs_exchange::Republisher;
 use peerfs_format::Digest;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::addresses;
+use crate::ban_list::BanList;
 use crate::behaviour::{Behaviour, BehaviourEvent, KADEMLIA_PROTOCOL};
 use crate::client::{Client, EXCHANGE_PROTOCOL};
-use crate::dialer::{peer_of, Dialer, Target};
+use crate::dialer::{Dialer, Target};
 use crate::peer_table::PeerTable;
 use crate::provider_records::ProviderRecords;
-use crate::resolver::resolve;
 use crate::server::Server;
 use crate::strangers::Strangers;
-use crate::twins::{is_own, Ear, Twins};
-use crate::{Event, NodeConfig};
+use crate::twins::{Ear, Twins};
+use crate::{Direction, Event, NetworkInfo, NodeConfig};
+use dialing::log_dial;
 
 /// How often it is looked whether something is to be dialled or announced.
 const TICK: Duration = Duration::from_millis(250);
@@ -53,6 +57,8 @@ pub(crate) enum Command {
         found: mpsc::Sender<PeerId>,
     },
     Ban(PeerId),
+    Unban(PeerId),
+    Describe(oneshot::Sender<NetworkInfo>),
 }
 
 /// Whose addresses were looked up, and what came of it.
@@ -71,7 +77,10 @@ pub(crate) struct Driver {
     peers: Arc<PeerTable>,
     client: Arc<Client>,
     server: Arc<Server>,
+    bans: Arc<BanList>,
     outlets: Outlets,
+    /// To be tried always.
+    bootstrap: Vec<Multiaddr>,
     /// Whether the node listens on the loopback interface and nowhere else.
     loopback_only: bool,
     dialer: Dialer,
@@ -100,22 +109,21 @@ impl Driver {
         peers: Arc<PeerTable>,
         client: Arc<Client>,
         server: Arc<Server>,
+        bans: Arc<BanList>,
         outlets: Outlets,
     ) -> Self {
-        let mut dialer = Dialer::default();
-        for address in &config.bootstrap {
-            dialer.add(Target::Address(address.clone()), false, Instant::now());
-        }
-        Driver {
+        let mut driver = Driver {
             swarm,
             commands,
             peers,
             client,
             server,
+            bans,
             outlets,
+            bootstrap: config.bootstrap.clone(),
             loopback_only: config.listen.iter().all(is_only_local),
             dialer_max: config.bootstrap.len() + config.connections_max as usize,
-            dialer,
+            dialer: Dialer::default(),
             resolutions: FuturesUnordered::new(),
             republisher: Republisher::new(config.provider_record_lifetime / 3),
             bootstrap_at: Instant::now() + BOOTSTRAP_INTERVAL,
@@ -123,6 +131,16 @@ impl Driver {
             twins: Twins::default(),
             strangers: Strangers::default(),
             mdns: config.mdns,
+        };
+        driver.add_bootstrap();
+        driver
+    }
+
+    /// Those that are targets already stay as they are.
+    fn add_bootstrap(&mut self) {
+        for address in &self.bootstrap {
+            let target = Target::Address(address.clone());
+            self.dialer.add(target, false, Instant::now());
         }
     }
 
@@ -150,6 +168,10 @@ impl Driver {
 
     /// What is to be done from time to time. The swarm is polled after it.
     fn tidy(&mut self) {
+        for peer in self.bans.end(SystemTime::now()) {
+            tracing::info!(%peer, "its ban is over");
+            self.unban(peer);
+        }
         let now = Instant::now();
         let behaviour = self.swarm.behaviour_mut();
         behaviour.connections.tidy(now);
@@ -196,84 +218,55 @@ impl Driver {
                 behaviour.bans.block_peer(peer);
                 behaviour.kademlia.remove_peer(&peer);
             }
-        }
-    }
-
-    fn dial_due(&mut self) {
-        let room = self.swarm.behaviour().connections.has_room();
-        while let Some(target) = self.dialer.due(room, Instant::now()) {
-            self.dialer.resolving(&target);
-            self.resolve(target);
-        }
-    }
-
-    /// Looks up the addresses of a target; what comes of it goes to [`Self::on_resolved`].
-    fn resolve(&mut self, target: Target) {
-        let resolution = async move {
-            let addresses = match &target {
-                Target::Address(address) => resolve(address).await,
-                // Those that the behaviours know are used.
-                Target::Peer(_) => Ok(Vec::new()),
-            };
-            (target, addresses)
-        };
-        self.resolutions.push(resolution.boxed());
-    }
-
-    fn on_resolved(&mut self, target: Target, addresses: io::Result<Vec<Multiaddr>>) {
-        let addresses = match (&target, addresses) {
-            (Target::Address(address), Err(error)) => {
-                tracing::warn!(%address, %error, "cannot look up the address");
-                self.dialer.unresolved(&target, Instant::now());
-                return;
+            Command::Unban(peer) => self.unban(peer),
+            Command::Describe(asked) => {
+                // Who asked may not wait any more.
+                let _ = asked.send(self.describe());
             }
-            (_, addresses) => addresses.unwrap_or_default(),
-        };
-        if self.is_this_node(&target, &addresses) {
-            self.dialer.remove(&target);
-            return;
-        }
-        let options = dial_options(&target, addresses);
-        let connection = options.connection_id();
-        let bootstrap = self.dialer.is_bootstrap(&target);
-        self.swarm
-            .behaviour_mut()
-            .connections
-            .expect(connection, bootstrap);
-        self.dialer.dialing(&target, connection);
-        if let Err(error) = self.swarm.dial(options) {
-            self.dial_failed(connection, &error);
         }
     }
 
-    /// Whether a target is the node itself, or another one with its key: dialling would never succeed.
-    fn is_this_node(&mut self, target: &Target, addresses: &[Multiaddr]) -> bool {
-        let own = self.outlets.listen_addresses.borrow();
-        let id = match target {
-            Target::Peer(peer) => Some(*peer),
-            Target::Address(address) => peer_of(address),
+    fn describe(&mut self) -> NetworkInfo {
+        let behaviour = self.swarm.behaviour_mut();
+        let mdns = behaviour.mdns.as_ref();
+        let found = |mdns: &mdns::tokio::Behaviour| {
+            let found: HashSet<_> = mdns.discovered_nodes().collect();
+            found.len()
         };
-        let with_own_id = id == Some(*self.swarm.local_peer_id());
-        match addresses.first() {
-            Some(first) if with_own_id || addresses.iter().all(|one| is_own(one, &own)) => {
-                self.twins.met(first, &own);
-                true
-            }
-            _ => with_own_id,
+        let neighbours = mdns.map(found);
+        let buckets = behaviour.kademlia.kbuckets();
+        let dht_nodes = buckets.map(|bucket| bucket.num_entries()).sum();
+        let (bootstrap, bootstrap_connected) = self.dialer.bootstrap();
+        NetworkInfo {
+            neighbours,
+            dht_nodes,
+            bootstrap,
+            bootstrap_connected,
         }
     }
 
-    fn dial_failed(&mut self, connection: ConnectionId, error: &DialError) {
-        log_dial(error);
-        if let DialError::LocalPeerId { address } = error {
-            self.dialer.hopeless(connection);
-            self.twins
-                .met(address, &self.outlets.listen_addresses.borrow());
-            return;
+    /// A peer is let in again, and dialled if it is one of those that are.
+    fn unban(&mut self, peer: PeerId) {
+        self.swarm.behaviour_mut().bans.unblock_peer(peer);
+        if self.is_neighbour(peer) {
+            self.add_neighbour(peer);
         }
-        // Somebody configured this one, and wants to know.
-        if let Some(Target::Address(address)) = self.dialer.failed(connection, Instant::now()) {
-            tracing::warn!(%address, %error, "cannot reach a bootstrap peer, will try again");
+        self.add_bootstrap();
+    }
+
+    /// Whether a peer is known to be on the link.
+    fn is_neighbour(&self, peer: PeerId) -> bool {
+        let mdns = self.swarm.behaviour().mdns.as_ref();
+        let mut neighbours = mdns.into_iter().flat_map(|mdns| mdns.discovered_nodes());
+        neighbours.any(|other| *other == peer)
+    }
+
+    /// A peer was found on the link.
+    fn add_neighbour(&mut self, peer: PeerId) {
+        if self.dialer.len() < self.dialer_max {
+            let connected = self.peers.is_connected(peer);
+            self.dialer
+                .add(Target::Peer(peer), connected, Instant::now());
         }
     }
 
@@ -299,7 +292,7 @@ impl Driver {
             } => {
                 self.dialer
                     .connected(connection_id, peer_id, Instant::now());
-                self.on_connected(peer_id, endpoint.get_remote_address());
+                self.on_connected(peer_id, &endpoint);
             }
             SwarmEvent::ConnectionClosed { peer_id, cause, .. } => {
                 self.on_disconnected(peer_id, cause.as_ref());
@@ -340,8 +333,13 @@ impl Driver {
         }
     }
 
-    fn on_connected(&mut self, peer: PeerId, address: &Multiaddr) {
-        if self.peers.connected(peer, address.clone()) {
+    fn on_connected(&mut self, peer: PeerId, endpoint: &ConnectedPoint) {
+        let address = endpoint.get_remote_address();
+        let direction = match endpoint.is_dialer() {
+            true => Direction::Outbound,
+            false => Direction::Inbound,
+        };
+        if self.peers.connected(peer, address.clone(), direction) {
             tracing::info!(%peer, %address, "peer connected");
             // Nobody may be listening, which is no error.
             let _ = self.outlets.events.send(Event::PeerConnected(peer));
@@ -363,18 +361,12 @@ impl Driver {
         match event {
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, _) in found {
-                    if self.dialer.len() < self.dialer_max {
-                        let connected = self.peers.is_connected(peer);
-                        let target = Target::Peer(peer);
-                        self.dialer.add(target, connected, Instant::now());
-                    }
+                    self.add_neighbour(peer);
                 }
             }
             BehaviourEvent::Mdns(mdns::Event::Expired(gone)) => {
                 for (peer, _) in gone {
-                    let mdns = self.swarm.behaviour().mdns.as_ref();
-                    let mut left = mdns.into_iter().flat_map(|mdns| mdns.discovered_nodes());
-                    if !left.any(|other| *other == peer) {
+                    if !self.is_neighbour(peer) {
                         self.dialer.remove(&Target::Peer(peer));
                     }
                 }
@@ -508,37 +500,6 @@ fn is_only_local(address: &Multiaddr) -> bool {
         Some(Protocol::Ip6(ip)) => ip.is_loopback() || ip.is_unicast_link_local(),
         _ => false,
     }
-}
-
-/// Without the id of the peer there can be one address only: two might be two peers.
-///
-/// From a port of its own: two nodes that find each other by mDNS dial at the same moment, and if both
-/// did so from the ports that they listen at, TCP would make one connection of the two, on which both
-/// believe that they dialled and neither handshake succeeds. Their pauses are the same, so it can happen
-/// again and again.
-fn dial_options(target: &Target, mut addresses: Vec<Multiaddr>) -> DialOpts {
-    let peer = match target {
-        Target::Peer(peer) => return DialOpts::peer_id(*peer).allocate_new_port().build(),
-        Target::Address(address) => peer_of(address),
-    };
-    match peer {
-        Some(peer) => DialOpts::peer_id(peer)
-            .addresses(addresses)
-            .allocate_new_port()
-            .build(),
-        None => {
-            addresses.truncate(1);
-            let address = addresses.pop().unwrap_or_else(Multiaddr::empty);
-            DialOpts::unknown_peer_id()
-                .address(address)
-                .allocate_new_port()
-                .build()
-        }
-    }
-}
-
-fn log_dial(error: &DialError) {
-    tracing::debug!(%error, "dialling failed");
 }
 
 #[cfg(test)]
