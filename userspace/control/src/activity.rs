@@ -64,6 +64,8 @@ pub struct NetworkStatus {
     pub neighbours: Option<u64>,
     /// The nodes of its routing table of the DHT.
     pub dht_nodes: u64,
+    /// Messages of the DHT, in both directions.
+    pub dht_messages: u64,
     /// The bootstrap peers of its configuration.
     pub bootstrap: u64,
     /// Those of them that it is connected to.

@@ -78,6 +78,7 @@ impl StatusReader {
                 listen_addresses: self.listen_addresses(),
                 neighbours: network.neighbours.map(count),
                 dht_nodes: count(network.dht_nodes),
+                dht_messages: network.dht_messages,
                 bootstrap: count(network.bootstrap),
                 bootstrap_connected: count(network.bootstrap_connected),
                 banned: count(self.node.bans().len()),

@@ -7,12 +7,16 @@
 mod support;
 
 use std::fs;
+use std::net::TcpListener;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
 use peerfs_control::{ask, Activity, PeerDirection, Peers, Reply, Request};
-use support::process::{peerfs, succeed, Running};
+use support::process::{configure, peerfs, peerfsd, succeed, Running};
+use tempfile::TempDir;
 
 /// A daemon that has an image of so many bytes, which do not compress, and the digest of that.
 fn seed(length: usize) -> (Running, String) {
@@ -146,4 +150,44 @@ fn a_daemon_that_is_well_has_no_errors() {
     ] {
         assert!(report.contains(part), "{part} in {report}");
     }
+}
+
+/// Starts a daemon over this directory at a port of its own.
+fn start_at(root: TempDir, port: u16) -> Running {
+    let config = configure(root.path(), "");
+    let text = fs::read_to_string(&config).unwrap();
+    let text = text.replace("/tcp/0", &format!("/tcp/{port}"));
+    fs::write(&config, text).unwrap();
+    let mut command = peerfsd();
+    command.arg("--config").arg(config);
+    Running::run(command, root).0
+}
+
+#[test]
+fn after_a_stop_the_first_demand_is_served_soon() {
+    let (mut a, image) = seed(100_000);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let again = |a: &mut Running| {
+        a.stop(Signal::SIGTERM);
+        let root = std::mem::replace(&mut a.root, tempfile::tempdir().unwrap());
+        start_at(root, port)
+    };
+    let mut a = again(&mut a);
+    let (b, _) = Running::start_over(tempfile::tempdir().unwrap(), &knowing(&a));
+    until("connected", || !peers(&b).peers.is_empty());
+    let stopped = Pid::from_raw(b.child.id() as i32);
+    kill(stopped, Signal::SIGSTOP).unwrap();
+    // Meanwhile the peer is another process, which knows of no connection.
+    let _a = again(&mut a);
+    thread::sleep(Duration::from_secs(6));
+    kill(stopped, Signal::SIGCONT).unwrap();
+    let begun = Instant::now();
+    succeed(&mut b.client("pull", &[&image]));
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
 }

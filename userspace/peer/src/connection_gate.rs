@@ -45,6 +45,11 @@ impl Behaviour {
         self.connections.has_room()
     }
 
+    /// The network is another one: who could not be reached may be now.
+    pub(crate) fn forget_failures(&mut self) {
+        self.connections.forget_failures();
+    }
+
     /// The node is about to dial by its own decision.
     pub(crate) fn expect(&mut self, id: ConnectionId, bootstrap: bool) {
         self.connections.expect(id, bootstrap);

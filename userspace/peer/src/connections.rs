@@ -102,6 +102,11 @@ impl Connections {
         }
     }
 
+    /// The network is another one: who could not be reached may be now.
+    pub(crate) fn forget_failures(&mut self) {
+        self.unreachable.clear();
+    }
+
     /// Whether there is room for connections that nobody waits for.
     pub(crate) fn has_room(&self) -> bool {
         self.open.len() < self.low()

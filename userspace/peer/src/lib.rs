@@ -8,8 +8,8 @@
 //!
 //! Decisions are apart from effects: those that need to know nothing of libp2p are the crate `peerfs_exchange`.
 //! Of the modules here these decide, and are tested without a network: `streams`, `connections`, `dialer`,
-//! `provider_records`, `blob_encoding`. These act: `lane` and `client` ask, `server` answers,
-//! `connection_gate` lets in and closes, `driver` owns the swarm, `lookup` finds, and `node` is the handle
+//! `heartbeat`, `pauses`, `provider_records`, `blob_encoding`. These act: `lane` and `client` ask, `server`
+//! answers, `connection_gate` lets in and closes, `ping` asks who is there, `driver` owns the swarm, `lookup` finds, and `node` is the handle
 //! of it all.
 
 #![forbid(unsafe_code)]
@@ -29,6 +29,7 @@ mod dialer;
 mod driver;
 mod error;
 mod event;
+mod heartbeat;
 mod identity;
 mod inbound;
 mod lane;
@@ -36,8 +37,10 @@ mod lookup;
 mod network;
 mod network_info;
 mod node;
+mod pauses;
 mod peer_info;
 mod peer_table;
+mod ping;
 mod provider;
 mod provider_records;
 mod rate;

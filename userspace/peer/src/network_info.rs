@@ -9,6 +9,8 @@ pub struct NetworkInfo {
     pub neighbours: Option<usize>,
     /// The nodes of the DHT's routing table.
     pub dht_nodes: usize,
+    /// Messages of the DHT since the node started, in both directions.
+    pub dht_messages: u64,
     /// The bootstrap peers that were configured.
     pub bootstrap: usize,
     /// Those of them that are connected.

@@ -178,9 +178,9 @@ impl Node {
     }
 
     /// The peers that have all or a part of a blob or pack, each with how much, as soon as it says so: connected
-    /// ones, those that connect meanwhile, and those that the DHT names if they can be reached, for the blob or
-    /// pack itself or for `whole`, the manifest of the image that it belongs to. Ends soon after the first answers,
-    /// and after 3 seconds at most.
+    /// ones, those that connect meanwhile, and those that the DHT names if they can be reached, for `whole`, the
+    /// manifest of the image that it belongs to, or for the blob or pack itself without one. Ends soon after the first
+    /// answers, and after 3 seconds at most.
     pub fn find_providers(
         &self,
         digest: Digest,
@@ -425,5 +425,58 @@ mod tests {
         }
         let found: Vec<_> = client.find_providers(digest, None).collect().await;
         assert!(found.is_empty());
+    }
+
+    /// The messages of the DHT of all nodes, when there come no more.
+    async fn settled(nodes: &[Node]) -> u64 {
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let mut sum = 0;
+            for node in nodes {
+                sum += node.network().await.unwrap().dht_messages;
+            }
+            if sum == before {
+                return sum;
+            }
+            before = sum;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_idle_node_sends_and_receives_little() {
+        use crate::{behaviour, driver, heartbeat};
+        const NODES: u64 = 24;
+        const ANNOUNCED: u64 = 10;
+        let mut nodes = vec![node(Vec::new()).await];
+        while (nodes.len() as u64) < NODES {
+            let bootstrap = nodes[0].listen_addresses();
+            nodes.push(node(bootstrap).await);
+        }
+        let before = settled(&nodes).await;
+        for number in 0..ANNOUNCED {
+            nodes[7].provide(Digest([number as u8 + 1; 32])).await;
+        }
+        // Sent by one is received by another: both count it.
+        let an_announcement = (settled(&nodes).await - before).div_ceil(ANNOUNCED) / 2;
+        assert!((20..100).contains(&an_announcement), "{an_announcement}");
+
+        // An hour with 48 connections and 100 images, if all nodes do the same.
+        const CONNECTIONS: u64 = 48;
+        const IMAGES: u64 = 100;
+        let hour = 3600.0;
+        let pings = CONNECTIONS as f64 * 2.0 * hour / heartbeat::CALM.as_secs_f64();
+        let lifetime = NodeConfig::new(Identity::generate()).provider_record_lifetime;
+        let interval = lifetime.as_secs_f64() / 2.0 * 0.75;
+        let announced = IMAGES as f64 * hour / interval * an_announcement as f64 * 2.0;
+        // A lookup for each bucket, of which so many nodes fill some ten at most.
+        let lookups = 10.0 * hour / driver::BOOTSTRAP_INTERVAL.as_secs_f64();
+        let filled = lookups * 40.0 * 2.0;
+        // One node of a link asks, all answer, and hear each other's answers.
+        let asked = hour / behaviour::MDNS_QUERY_INTERVAL.as_secs_f64();
+        let mdns = asked * (1.0 + CONNECTIONS as f64);
+        let messages = pings + announced + filled + mdns;
+        println!("{pings} + {announced} + {filled} + {mdns} = {messages} an hour");
+        assert!(messages < 10_000.0, "{messages}");
     }
 }

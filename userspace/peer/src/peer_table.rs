@@ -102,6 +102,11 @@ impl PeerTable {
         }
     }
 
+    /// Its address on the latest connection, if it is connected.
+    pub(crate) fn address(&self, id: PeerId) -> Option<Multiaddr> {
+        self.lock().get(&id).map(|entry| entry.address.clone())
+    }
+
     pub(crate) fn measured(&self, id: PeerId, rtt: Duration) {
         if let Some(entry) = self.lock().get_mut(&id) {
             entry.rtt = Some(rtt);

@@ -2,6 +2,7 @@
 
 //! The task that owns the swarm.
 
+mod dht;
 mod dialing;
 
 use std::collections::{HashMap, HashSet};
@@ -12,34 +13,37 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use libp2p::core::ConnectedPoint;
-use libp2p::kad::{self, GetProvidersOk, QueryId, QueryResult};
+use libp2p::kad::{self, QueryId};
 use libp2p::multiaddr::Protocol;
-use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionError, ListenError, SwarmEvent};
-use libp2p::{identify, mdns, ping, Multiaddr, PeerId, Swarm};
+use libp2p::{identify, mdns, Multiaddr, PeerId, Swarm};
 use peerfs_exchange::Republisher;
 use peerfs_format::Digest;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::addresses;
 use crate::ban_list::BanList;
-use crate::behaviour::{Behaviour, BehaviourEvent, KADEMLIA_PROTOCOL};
-use crate::client::{Client, EXCHANGE_PROTOCOL};
+use crate::behaviour::{Behaviour, BehaviourEvent};
+use crate::client::Client;
 use crate::dialer::{Dialer, Target};
+use crate::pauses::{Clocks, Pause, Pauses};
 use crate::peer_table::PeerTable;
-use crate::provider_records::ProviderRecords;
+use crate::ping::Measured;
 use crate::server::Server;
 use crate::strangers::Strangers;
 use crate::twins::{Ear, Twins};
 use crate::{Direction, Event, NetworkInfo, NodeConfig};
-use dialing::log_dial;
 
 /// How often it is looked whether something is to be dialled or announced.
 const TICK: Duration = Duration::from_millis(250);
-/// How often the routing table of the DHT is filled anew.
-const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// How often the routing table of the DHT is filled anew; lookups do it too, and connections.
+pub(crate) const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(4 * 60 * 60);
+/// The neighbours on the link that are dialled: whom else the DHT names is dialled for that. Were it all, each of a
+/// thousand nodes would have a thousand connections.
+const NEIGHBOURS_MAX: usize = 16;
+/// How often those that could not be reached are made up for by others.
+const NEIGHBOURS_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// The lookups under way at a time; more are answered with nothing.
 const LOOKUPS_MAX: usize = 256;
 
@@ -84,14 +88,16 @@ pub(crate) struct Driver {
     /// Whether the node listens on the loopback interface and nowhere else.
     loopback_only: bool,
     dialer: Dialer,
-    dialer_max: usize,
     /// As many as there are targets, and some more.
     resolutions: FuturesUnordered<BoxFuture<'static, Resolution>>,
     republisher: Republisher,
     bootstrap_at: Instant,
+    neighbours_at: Instant,
     lookups: HashMap<QueryId, mpsc::Sender<PeerId>>,
+    dht_messages: u64,
     twins: Twins,
     strangers: Strangers,
+    pauses: Pauses,
     /// Whether multicast DNS is in use.
     mdns: bool,
 }
@@ -122,14 +128,16 @@ impl Driver {
             outlets,
             bootstrap: config.bootstrap.clone(),
             loopback_only: config.listen.iter().all(is_only_local),
-            dialer_max: config.bootstrap.len() + config.connections_max as usize,
             dialer: Dialer::default(),
             resolutions: FuturesUnordered::new(),
-            republisher: Republisher::new(config.provider_record_lifetime / 3),
+            republisher: Republisher::new(config.provider_record_lifetime / 2),
             bootstrap_at: Instant::now() + BOOTSTRAP_INTERVAL,
+            neighbours_at: Instant::now() + NEIGHBOURS_INTERVAL,
             lookups: HashMap::new(),
+            dht_messages: 0,
             twins: Twins::default(),
             strangers: Strangers::default(),
+            pauses: Pauses::default(),
             mdns: config.mdns,
         };
         driver.add_bootstrap();
@@ -168,6 +176,9 @@ impl Driver {
 
     /// What is to be done from time to time. The swarm is polled after it.
     fn tidy(&mut self) {
+        if let Some(pause) = self.pauses.tick(Clocks::now()) {
+            self.wake(pause);
+        }
         for peer in self.bans.end(SystemTime::now()) {
             tracing::info!(%peer, "its ban is over");
             self.unban(peer);
@@ -175,12 +186,58 @@ impl Driver {
         let now = Instant::now();
         let behaviour = self.swarm.behaviour_mut();
         behaviour.connections.tidy(now);
+        behaviour.ping.tidy(now);
         behaviour.kademlia.store_mut().expire(now);
         if now >= self.bootstrap_at {
             self.bootstrap_at = now + BOOTSTRAP_INTERVAL;
             // Alone, there is nobody to ask; it begins by itself with the first node that is met.
             let _ = behaviour.kademlia.bootstrap();
         }
+        if now >= self.neighbours_at {
+            self.neighbours_at = now + NEIGHBOURS_INTERVAL;
+            self.add_neighbours();
+        }
+    }
+
+    /// Dials some of those on the link, if too few are.
+    fn add_neighbours(&mut self) {
+        let mdns = self.swarm.behaviour().mdns.as_ref();
+        let found = mdns.into_iter().flat_map(|mdns| mdns.discovered_nodes());
+        let mut found: Vec<PeerId> = found.copied().collect();
+        fastrand::shuffle(&mut found);
+        for peer in found {
+            self.add_neighbour(peer);
+        }
+    }
+
+    /// The machine has slept, or the process was stopped.
+    fn wake(&mut self, pause: Pause) {
+        let (seconds, asleep) = (pause.lasted.as_secs(), pause.unseen.as_secs());
+        tracing::info!(seconds, asleep, "nothing was done for a while");
+        let now = Instant::now();
+        self.republisher.slept(pause.unseen);
+        self.bootstrap_at = now;
+        self.doubt(now);
+    }
+
+    /// Nothing that was known of the network need be true any more.
+    fn doubt(&mut self, now: Instant) {
+        self.dialer.retry(now);
+        let behaviour = self.swarm.behaviour_mut();
+        behaviour.connections.forget_failures();
+        behaviour.ping.doubt();
+        behaviour.ping.tidy(now);
+    }
+
+    /// The node has other addresses than before, which its peers are told.
+    fn moved(&mut self) {
+        // At the start there is nobody to tell, and nothing to doubt.
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        if !peers.is_empty() {
+            self.republisher.renew(Instant::now());
+        }
+        self.swarm.behaviour_mut().identify.push(peers);
+        self.doubt(Instant::now());
     }
 
     /// Somebody with the node's id said its addresses, perhaps the node itself.
@@ -234,12 +291,11 @@ impl Driver {
             found.len()
         };
         let neighbours = mdns.map(found);
-        let buckets = behaviour.kademlia.kbuckets();
-        let dht_nodes = buckets.map(|bucket| bucket.num_entries()).sum();
         let (bootstrap, bootstrap_connected) = self.dialer.bootstrap();
         NetworkInfo {
             neighbours,
-            dht_nodes,
+            dht_nodes: self.dht_nodes(),
+            dht_messages: self.dht_messages,
             bootstrap,
             bootstrap_connected,
         }
@@ -263,7 +319,7 @@ impl Driver {
 
     /// A peer was found on the link.
     fn add_neighbour(&mut self, peer: PeerId) {
-        if self.dialer.len() < self.dialer_max {
+        if self.dialer.neighbours() < NEIGHBOURS_MAX {
             let connected = self.peers.is_connected(peer);
             self.dialer
                 .add(Target::Peer(peer), connected, Instant::now());
@@ -319,12 +375,14 @@ impl Driver {
                 self.outlets
                     .listen_addresses
                     .send_modify(|addresses| addresses.push(address));
+                self.moved();
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.swarm.remove_external_address(&address);
                 self.outlets
                     .listen_addresses
                     .send_modify(|addresses| addresses.retain(|other| *other != address));
+                self.moved();
             }
             SwarmEvent::ListenerError { error, .. } => {
                 tracing::warn!(%error, "a listener failed");
@@ -374,109 +432,12 @@ impl Driver {
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.on_identified(peer_id, info);
             }
-            BehaviourEvent::Ping(ping::Event {
-                peer,
-                connection,
-                result,
-            }) => match result {
-                Ok(rtt) => self.peers.measured(peer, rtt),
-                Err(ping::Failure::Unsupported) => {}
-                Err(error) => {
-                    tracing::debug!(%peer, %error, "no answer to a ping");
-                    self.swarm.close_connection(connection);
-                }
-            },
+            BehaviourEvent::Ping(Measured { peer, rtt }) => self.peers.measured(peer, rtt),
             BehaviourEvent::Inbound(opened) => self.server.accept(opened),
             BehaviourEvent::Kademlia(event) => self.on_kademlia_event(event),
             _ => {}
         }
     }
-
-    /// A peer said who it is: its addresses go to the DHT's routing table. Other programs use the
-    /// same multicast DNS service name; those are left alone.
-    fn on_identified(&mut self, peer: PeerId, info: identify::Info) {
-        if !info.protocols.contains(&EXCHANGE_PROTOCOL) {
-            self.strangers.met(peer, &info);
-            self.dialer.remove_peer(peer);
-            // An error only says that it has gone already.
-            let _ = self.swarm.disconnect_peer_id(peer);
-            return;
-        }
-        if !info.protocols.contains(&KADEMLIA_PROTOCOL) {
-            return;
-        }
-        let kademlia = &mut self.swarm.behaviour_mut().kademlia;
-        let addresses = addresses::useful(info.listen_addrs);
-        for address in &addresses {
-            kademlia.add_address(&peer, address.clone());
-        }
-        // Those that it said earlier: a table grows with peers, not with what they say.
-        let known = known_addresses(kademlia, peer);
-        let excess = known.len().saturating_sub(addresses::ADDRESSES_MAX);
-        let stale = known.iter().filter(|known| !addresses.contains(known));
-        for address in stale.take(excess) {
-            kademlia.remove_address(&peer, address);
-        }
-    }
-
-    fn on_kademlia_event(&mut self, event: kad::Event) {
-        match event {
-            kad::Event::OutboundQueryProgressed {
-                id, result, step, ..
-            } => {
-                match result {
-                    QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders {
-                        providers,
-                        ..
-                    })) => self.on_providers(id, providers),
-                    QueryResult::StartProviding(_) => self.republisher.finished(),
-                    _ => {}
-                }
-                if step.last {
-                    self.lookups.remove(&id);
-                }
-            }
-            kad::Event::RoutingUpdated {
-                is_new_peer: true, ..
-            } => self.republisher.hurry(Instant::now()),
-            _ => {}
-        }
-    }
-
-    fn on_providers(&mut self, query: QueryId, providers: impl IntoIterator<Item = PeerId>) {
-        let own_id = *self.swarm.local_peer_id();
-        for peer in providers {
-            if peer == own_id {
-                continue;
-            }
-            // Now, because the addresses are only known while the query lasts.
-            if !self.swarm.is_connected(&peer) {
-                if let Err(error) = self
-                    .swarm
-                    .dial(DialOpts::peer_id(peer).allocate_new_port().build())
-                {
-                    log_dial(&error);
-                }
-            }
-            if let Some(found) = self.lookups.get(&query) {
-                // Full when there are more than the one who asks wants to know.
-                let _ = found.try_send(peer);
-            }
-        }
-    }
-}
-
-/// The addresses of a peer in the routing table.
-fn known_addresses(kademlia: &mut kad::Behaviour<ProviderRecords>, peer: PeerId) -> Vec<Multiaddr> {
-    let Some(bucket) = kademlia.kbucket(peer) else {
-        return Vec::new();
-    };
-    let entry = bucket
-        .iter()
-        .find(|entry| *entry.node.key.preimage() == peer);
-    entry.map_or(Vec::new(), |entry| {
-        entry.node.value.iter().cloned().collect()
-    })
 }
 
 /// What is heard on the link of a node with this id; nothing more after an error.
