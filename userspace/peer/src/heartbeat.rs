@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use libp2p::swarm::ConnectionId;
 use libp2p::PeerId;
 
+use crate::peer_table::Activity;
+
 /// The time between two pings while nothing is outstanding: less than after what routers forget a connection.
 pub(crate) const CALM: Duration = Duration::from_secs(120);
 /// And while somebody waits for something.
@@ -20,6 +22,9 @@ const BUSY: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take if the network may have been another one meanwhile: a reader may wait for that.
 const DOUBT: Duration = Duration::from_secs(1);
+/// On a slow line a question, or its answer, waits behind what else is carried: so long after the last of that
+/// nobody is given up.
+const SLOW: Duration = Duration::from_secs(20);
 
 /// What is known of the connections' ends.
 #[derive(Default)]
@@ -37,8 +42,8 @@ enum State {
     Heard(Instant),
     /// It is to be asked now, and to answer within that time.
     Due(Duration),
-    /// It was asked, and is to answer until then.
-    Asked(Instant),
+    /// It was asked at that time, and is to answer within the other.
+    Asked(Instant, Duration),
     /// It does not speak the protocol.
     Mute,
 }
@@ -80,14 +85,19 @@ impl Heartbeat {
         }
     }
 
-    /// What is to be done now. `waiting` says of a peer whether somebody waits for something.
-    pub(crate) fn steps(&mut self, waiting: impl Fn(PeerId) -> bool, now: Instant) -> Vec<Step> {
+    /// What is to be done now. `activity` says of a peer whether somebody waits for something, and when bytes last came
+    /// or went.
+    pub(crate) fn steps(
+        &mut self,
+        activity: impl Fn(PeerId) -> Activity,
+        now: Instant,
+    ) -> Vec<Step> {
         let mut steps = Vec::new();
         for (id, pulse) in &mut self.connections {
             let patience = match pulse.state {
                 State::Mute => continue,
-                State::Asked(until) => {
-                    if until <= now {
+                State::Asked(at, patience) => {
+                    if at + patience <= now && !lives(activity(pulse.peer), at, patience, now) {
                         steps.push(Step::Close(pulse.peer, *id));
                         pulse.state = State::Mute;
                     }
@@ -95,14 +105,17 @@ impl Heartbeat {
                 }
                 State::Due(patience) => patience,
                 State::Heard(at) => {
-                    let pause = if waiting(pulse.peer) { BUSY } else { CALM };
+                    let pause = match activity(pulse.peer).waiting {
+                        true => BUSY,
+                        false => CALM,
+                    };
                     if now.saturating_duration_since(at) < pause {
                         continue;
                     }
                     PATIENCE
                 }
             };
-            pulse.state = State::Asked(now + patience);
+            pulse.state = State::Asked(now, patience);
             steps.push(Step::Ask(pulse.peer, *id));
         }
         steps
@@ -115,6 +128,15 @@ impl Heartbeat {
     }
 }
 
+/// Whether an end that has not answered may still be there.
+fn lives(activity: Activity, asked: Instant, patience: Duration, now: Instant) -> bool {
+    activity.useful.is_some_and(|useful| match patience {
+        // What was carried before says nothing any more.
+        DOUBT => useful > asked,
+        _ => now < useful + SLOW,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +147,7 @@ mod tests {
         heartbeat: Heartbeat,
         id: ConnectionId,
         now: Instant,
+        useful: Option<Instant>,
     }
 
     impl Ends {
@@ -132,7 +155,12 @@ mod tests {
             let (mut heartbeat, id) = (Heartbeat::default(), ConnectionId::new_unchecked(1));
             heartbeat.opened(id, PeerId::random());
             let now = Instant::now();
-            Ends { heartbeat, id, now }
+            Ends {
+                heartbeat,
+                id,
+                now,
+                useful: None,
+            }
         }
 
         /// Lets time pass; returns how often it was asked, and whether it was closed. `answers` after no time.
@@ -140,7 +168,9 @@ mod tests {
             let (end, mut asked) = (self.now + time, 0);
             while self.now < end {
                 self.now += TICK;
-                for step in self.heartbeat.steps(|_| waiting, self.now) {
+                let useful = self.useful;
+                let activity = |_| Activity { waiting, useful };
+                for step in self.heartbeat.steps(activity, self.now) {
                     match step {
                         Step::Close(..) => return (asked, true),
                         Step::Ask(..) if answers => self.heartbeat.heard(self.id, self.now),
@@ -183,6 +213,23 @@ mod tests {
         ends.pass(PATIENCE, false, true);
         ends.heartbeat.doubt();
         assert_eq!(ends.pass(CALM / 2, false, true), (1, false));
+    }
+
+    #[test]
+    fn on_a_slow_line_an_answer_may_wait_behind_what_else_is_carried() {
+        let mut ends = Ends::new();
+        ends.pass(PATIENCE, true, true);
+        for _ in 0..10 {
+            ends.useful = Some(ends.now);
+            assert!(!ends.pass(PATIENCE, true, false).1, "something comes");
+        }
+        assert!(ends.pass(SLOW + BUSY, true, false).1, "nothing more comes");
+        // What came before a sleep says nothing.
+        let mut ends = Ends::new();
+        ends.pass(PATIENCE, true, true);
+        ends.useful = Some(ends.now);
+        ends.heartbeat.doubt();
+        assert!(ends.pass(DOUBT * 2, true, false).1);
     }
 
     #[test]

@@ -453,6 +453,12 @@ mod tests {
             let bootstrap = nodes[0].listen_addresses();
             nodes.push(node(bootstrap).await);
         }
+        // Those that keep a record are known.
+        let begun = Instant::now();
+        while nodes[7].network().await.unwrap().dht_nodes < 20 {
+            assert!(begun.elapsed() < Duration::from_secs(30), "no DHT");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         let before = settled(&nodes).await;
         for number in 0..ANNOUNCED {
             nodes[7].provide(Digest([number as u8 + 1; 32])).await;

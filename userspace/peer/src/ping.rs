@@ -61,8 +61,7 @@ impl Behaviour {
     /// Asks whom it is time to ask, and closes what does not answer. The swarm must be polled after it.
     pub(crate) fn tidy(&mut self, now: Instant) {
         let peers = &self.peers;
-        let waiting = |peer| peers.activity(peer).waiting;
-        let steps = self.heartbeat.steps(waiting, now);
+        let steps = self.heartbeat.steps(|peer| peers.activity(peer), now);
         self.events.extend(steps.into_iter().map(|step| match step {
             Step::Ask(peer_id, id) => ToSwarm::NotifyHandler {
                 peer_id,
