@@ -63,6 +63,10 @@ pub(crate) enum Command {
     /// What is here of it stays. What the configuration of peerfsd pins is not for this command.
     Unpin(PinArguments),
     Mounts(MountsArguments),
+    Peers(crate::peers::PeersArguments),
+    Unban(crate::peers::UnbanArguments),
+    Top(crate::top::TopArguments),
+    Doctor(crate::doctor::DoctorArguments),
     Events(EventsArguments),
     Status(StatusArguments),
     /// Print completions for a shell.

@@ -131,6 +131,9 @@ pub(crate) enum Error {
     /// Two images are not the same, which the output says.
     #[error("the images differ")]
     Different,
+    /// `peerfs doctor` found something, which the output says.
+    #[error("something is wrong")]
+    Unwell,
     /// `peerfs verify` found something; it was printed.
     #[error("the store is damaged: {0}")]
     Damaged(String),
@@ -149,7 +152,7 @@ impl Error {
 
     /// Whether there is nothing more to say: nobody reads the output, or it says all.
     pub(crate) fn is_silent(&self) -> bool {
-        matches!(self, Error::Different)
+        matches!(self, Error::Different | Error::Unwell)
             || matches!(
                 self,
                 Error::Output(error) | Error::Export(peerfs_export::Error::Output(error))

@@ -36,8 +36,6 @@ struct Nobody;
 
 #[async_trait]
 impl Announce for Nobody {
-    async fn announce(&self, _pack: Digest) {}
-
     async fn announce_image(&self, _manifest: Digest) {}
 }
 

@@ -4,7 +4,7 @@
 
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
-use peerfs_store::printable_bytes;
+use peerfs_store::{printable, printable_bytes};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use serde::Serialize;
 
@@ -58,22 +58,9 @@ impl Output {
         columns: [Align; N],
         rows: &[[String; N]],
     ) -> Result<()> {
-        let mut widths = [0; N];
-        for row in rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = cell.chars().count().max(*width);
-            }
-        }
-        for row in rows {
-            let cells = row.iter().zip(widths).zip(columns).enumerate();
-            let cells = cells.map(|(place, ((cell, width), align))| match align {
-                _ if place + 1 == N => cell.clone(),
-                Align::Left => format!("{cell:width$}"),
-                Align::Right => format!("{cell:>width$}"),
-            });
-            self.line(&cells.collect::<Vec<_>>().join("  "))?;
-        }
-        Ok(())
+        align(columns, rows)
+            .iter()
+            .try_for_each(|line| self.line(line))
     }
 
     /// Brings out what was written.
@@ -85,6 +72,26 @@ impl Output {
     pub(crate) fn finish(mut self) -> Result<()> {
         self.flush()
     }
+}
+
+/// Rows as lines, each column as wide as its widest cell; the last one as it is.
+pub(crate) fn align<const N: usize>(columns: [Align; N], rows: &[[String; N]]) -> Vec<String> {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).zip(columns).enumerate();
+        let cells = cells.map(|(place, ((cell, width), align))| match align {
+            _ if place + 1 == N => cell.clone(),
+            Align::Left => format!("{cell:width$}"),
+            Align::Right => format!("{cell:>width$}"),
+        });
+        cells.collect::<Vec<_>>().join("  ")
+    };
+    rows.iter().map(line).collect()
 }
 
 /// The side of a column on which its cells are.
@@ -116,4 +123,49 @@ pub(crate) fn tell(text: &str) {
 /// Bytes for people: `12.3 MiB`.
 pub(crate) fn size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
+}
+
+/// Bytes a second for people; nothing is a dash, so that what moves is seen.
+pub(crate) fn rate(bytes: u64) -> String {
+    match bytes {
+        0 => "-".to_owned(),
+        bytes => size(bytes),
+    }
+}
+
+/// A time span for people, in two units at most: `42s`, `3m10s`, `2h05m`, `3d04h`.
+pub(crate) fn age(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    match () {
+        () if days > 0 => format!("{days}d{:02}h", hours % 24),
+        () if hours > 0 => format!("{hours}h{:02}m", minutes % 60),
+        () if minutes > 0 => format!("{minutes}m{:02}s", seconds % 60),
+        () => format!("{seconds}s"),
+    }
+}
+
+/// The beginning of a digest, enough for people.
+pub(crate) fn digest(hexadecimal: &str) -> String {
+    let beginning: String = hexadecimal.chars().take(12).collect();
+    printable(&beginning).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_have_two_units() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (190, "3m10s"),
+            (7_500, "2h05m"),
+            (273_600, "3d04h"),
+        ] {
+            assert_eq!(age(seconds * 1000 + 999), text);
+        }
+        assert!(!digest("\u{1b}[2J").contains('\u{1b}'));
+    }
 }

@@ -13,8 +13,9 @@ use crate::arguments::{Arguments, Command};
 use crate::error::{Error, Result};
 use crate::failure::PEERFS;
 use crate::{
-    build, cat, collect, diff, documentation, du, events, export, extract, images, import, inspect,
-    list, mount, mount_helper, mounts, pins, pull, push, status, verify, warnings,
+    build, cat, collect, diff, doctor, documentation, du, events, export, extract, images, import,
+    inspect, list, mount, mount_helper, mounts, peers, pins, pull, push, status, top, verify,
+    warnings,
 };
 
 /// The exit status for a wrong command line.
@@ -81,6 +82,10 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Pin(arguments) => pins::pin(arguments),
         Command::Unpin(arguments) => pins::unpin(arguments),
         Command::Mounts(arguments) => mounts::run(arguments),
+        Command::Peers(arguments) => peers::list(arguments),
+        Command::Unban(arguments) => peers::unban(arguments),
+        Command::Top(arguments) => top::run(arguments),
+        Command::Doctor(arguments) => doctor::run(arguments),
         Command::Events(arguments) => events::run(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Completions { shell } => documentation::completions(*shell),

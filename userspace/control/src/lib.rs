@@ -8,17 +8,20 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
 
+mod activity;
 mod client;
 mod event;
 mod message;
+mod peers;
 mod status;
 
+pub use activity::{Activity, NetworkStatus, RequestStatus};
 pub use client::{ask, Connection, Error, Next};
 pub use event::{Event, EventKind};
 pub use message::{Reply, Request, COMMANDS, LINE_MAX, REQUEST_MAX};
+pub use peers::{BanStatus, PeerClass, PeerDirection, PeerStatus, Peers};
 pub use status::{
-    Collected, ImageStatus, MountStatus, PeerStatus, PinOrigin, PinStatus, PullState, PullStatus,
-    Status,
+    Collected, ImageStatus, MountStatus, PinOrigin, PinStatus, PullState, PullStatus, Status,
 };
 
 /// Where peerfsd listens unless it is told otherwise.

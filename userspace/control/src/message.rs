@@ -4,15 +4,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Collected, Event, ImageStatus, MountStatus, PullStatus, Status};
+use crate::{Activity, Collected, Event, ImageStatus, MountStatus, Peers, PullStatus, Status};
 
 /// The longest line that either side accepts, in bytes, newline included.
 pub const LINE_MAX: u64 = 16 * 1024 * 1024;
 /// The longest request that the daemon accepts, in bytes, newline included.
 pub const REQUEST_MAX: u64 = 4096;
 /// The names of all commands.
-pub const COMMANDS: [&str; 8] = [
-    "status", "images", "mounts", "pull", "pin", "unpin", "gc", "events",
+pub const COMMANDS: [&str; 11] = [
+    "status", "activity", "images", "mounts", "peers", "unban", "pull", "pin", "unpin", "gc",
+    "events",
 ];
 
 /// What a client asks: `{"command":"status"}`.
@@ -21,10 +22,23 @@ pub const COMMANDS: [&str; 8] = [
 pub enum Request {
     /// How the daemon is doing.
     Status,
+    /// What the daemon is busy with.
+    Activity,
     /// The images of its store.
     Images,
     /// The mounts over its store.
     Mounts,
+    /// The nodes that it is connected to, and those that it has banned.
+    Peers,
+    /// To lift the ban of a peer, or of all.
+    Unban {
+        /// The hash of its public key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+        /// Of all.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        all: bool,
+    },
     /// To bring all of an image into the store. Closing the connection ends that.
     Pull {
         /// A reference to the image.
@@ -70,10 +84,16 @@ impl Request {
 pub enum Reply {
     /// The answer to [`Request::Status`].
     Status(Status),
+    /// The answer to [`Request::Activity`].
+    Activity(Activity),
     /// The answer to [`Request::Images`].
     Images(Vec<ImageStatus>),
     /// The answer to [`Request::Mounts`].
     Mounts(Vec<MountStatus>),
+    /// The answer to [`Request::Peers`].
+    Peers(Peers),
+    /// The peers whose bans were lifted.
+    Unbanned(Vec<String>),
     /// How a pull is doing. More lines follow.
     Progress(PullStatus),
     /// All of the image is in the store. The last line of a pull.
@@ -104,6 +124,13 @@ mod tests {
         };
         for (request, line) in [
             (Request::Status, r#"{"command":"status"}"#),
+            (
+                Request::Unban {
+                    peer: Some("12D3".into()),
+                    all: false,
+                },
+                r#"{"command":"unban","peer":"12D3"}"#,
+            ),
             (pull, r#"{"command":"pull","image":"debian","timeout":5}"#),
         ] {
             assert_eq!(serde_json::to_string(&request).unwrap(), line);

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::PeerStatus;
+
 /// How a daemon is doing.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Status {
@@ -44,19 +46,6 @@ pub struct Collected {
     pub thinned: u64,
     /// Bytes on the disk that are free now; of a dry run those of what would be removed as a whole.
     pub bytes: u64,
-}
-
-/// A node that the daemon is connected to.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct PeerStatus {
-    /// The hash of its public key.
-    pub id: String,
-    /// Where it was reached, as a multiaddress.
-    pub address: String,
-    /// Round-trip time in milliseconds, once it was measured.
-    pub rtt_ms: Option<f64>,
-    /// Bytes received from it.
-    pub bytes_received: u64,
 }
 
 /// An image in the daemon's store.

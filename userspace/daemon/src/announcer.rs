@@ -2,7 +2,7 @@
 
 //! Tells other nodes what this one has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ use crate::events::Events;
 /// How often the store is looked through for images that others have put there.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Announces manifests and packs, each once; the node repeats it. Clones share what they know.
+/// Announces images by their manifests, each once; the node repeats it. What belongs to an image is found by that:
+/// announcements of each pack would be ten or a hundred times as many. Clones share what they know.
 #[derive(Clone)]
 pub struct Announcer {
     node: Node,
@@ -49,12 +50,9 @@ impl Announcer {
                 .await
             {
                 Ok(images) => {
-                    for (manifest, present) in images {
-                        info!(%manifest, packs = present.len(), "announced");
+                    for manifest in images {
+                        info!(%manifest, "announced");
                         known.insert(manifest);
-                        for pack in present {
-                            self.announce(pack).await;
-                        }
                         self.announce_image(manifest).await;
                     }
                 }
@@ -69,7 +67,7 @@ impl Announcer {
 
     /// Remembers that something is announced, and says whether it was not before.
     fn is_new(&self, digest: Digest) -> bool {
-        // A set is valid after every step. As many digests as the store has manifests and packs.
+        // A set is valid after every step. As many digests as the store has manifests.
         let mut announced = self
             .announced
             .lock()
@@ -80,12 +78,6 @@ impl Announcer {
 
 #[async_trait]
 impl Announce for Announcer {
-    async fn announce(&self, pack: Digest) {
-        if self.is_new(pack) {
-            self.node.provide(pack).await;
-        }
-    }
-
     async fn announce_image(&self, manifest: Digest) {
         if self.is_new(manifest) {
             let image = manifest.to_string();
@@ -104,15 +96,15 @@ fn settle(store: &Store, packs: &Packs, pack: &PackRecord) {
     }
 }
 
-/// The images that are not in `known` and whose blob tables are here, by their manifests, each with those of its packs of which something is there;
-/// `packs` learns their indexes.
+/// The images that are not in `known` and whose blob tables are here, by their manifests; `packs` learns the indexes of their
+/// packs.
 fn new_images(
     store: &Store,
     packs: &Packs,
     known: &BTreeSet<Digest>,
-) -> peerfs_store::Result<BTreeMap<Digest, Vec<Digest>>> {
+) -> peerfs_store::Result<BTreeSet<Digest>> {
     let partial: BTreeSet<(Digest, Digest)> = store.placed_packs()?.into_iter().collect();
-    let mut found = BTreeMap::new();
+    let mut found = BTreeSet::new();
     for image in store.images()? {
         if known.contains(&image.manifest) {
             continue;
@@ -123,7 +115,6 @@ fn new_images(
         let Some(image_packs) = images::packs(store, &manifest)? else {
             continue;
         };
-        let mut present = Vec::new();
         for pack in image_packs {
             packs.learn(pack.digest, pack.index_digest);
             let is_partial = partial.contains(&(pack.digest, pack.index_digest));
@@ -131,11 +122,8 @@ fn new_images(
             if is_partial && is_whole && store.is_locked_for_filling() {
                 settle(store, packs, &pack);
             }
-            if is_partial || is_whole {
-                present.push(pack.digest);
-            }
         }
-        found.insert(image.manifest, present);
+        found.insert(image.manifest);
     }
     Ok(found)
 }

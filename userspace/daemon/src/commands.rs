@@ -13,6 +13,7 @@ use peerfs_fetch::{
     BeginError, DiskError, PinOrigin, Pins, Progress, Pull, PullState, Pulls, Purpose, Repository,
 };
 use peerfs_format::Digest;
+use peerfs_peer::PeerId;
 use peerfs_store::{Collect, InvalidReference, Reference, Tag};
 use peerfs_text::Causes;
 use tokio::sync::Mutex;
@@ -52,6 +53,15 @@ pub enum CommandError {
     /// The pins that were saved are not known.
     #[error("{0}")]
     PinsUnknown(String),
+    /// A text that should name a peer is no id.
+    #[error("{0:?} is no peer's id; `peerfs peers` shows those that are banned")]
+    PeerId(String),
+    /// There is nothing to be lifted.
+    #[error("peer {0} is not banned; `peerfs peers` shows who is")]
+    NotBanned(PeerId),
+    /// It is not said whose ban is to be lifted.
+    #[error("whose ban is to be lifted: give peer, or all")]
+    Nobody,
     /// There is no such pin.
     #[error("{0} is not pinned; `peerfs status` shows what is")]
     NotPinned(Digest),
@@ -195,6 +205,28 @@ impl Commands {
             Err(reason) => Err(CommandError::PinsUnknown(reason.clone())),
         });
         changed.await.map_err(|_| CommandError::ShuttingDown)?
+    }
+
+    /// Lifts the ban of a peer, or of all; returns whose.
+    pub(crate) async fn unban(
+        &self,
+        peer: Option<String>,
+        all: bool,
+    ) -> Result<Vec<String>, CommandError> {
+        let node = &self.status.node;
+        let lifted = match peer {
+            None if all => node.unban(None).await,
+            None => return Err(CommandError::Nobody),
+            Some(text) => {
+                let peer = text.parse().map_err(|_| CommandError::PeerId(text))?;
+                let lifted = node.unban(Some(peer)).await;
+                if lifted.is_empty() {
+                    return Err(CommandError::NotBanned(peer));
+                }
+                lifted
+            }
+        };
+        Ok(lifted.iter().map(ToString::to_string).collect())
     }
 
     /// Gives up what no image needs. What is pinned, or pulled just now, is needed.

@@ -5,7 +5,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use peerfs_exchange::scheduler::Limits;
 use peerfs_fetch::source::{
@@ -154,6 +154,7 @@ impl Daemon {
                 pins: pins.clone(),
                 pulls: pulls.clone(),
                 requests: Arc::clone(&requests),
+                started: Instant::now(),
             },
             repository,
             origins,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use nix::errno::Errno;
+use peerfs_control::RequestStatus;
 use peerfs_exchange::Priority;
 use peerfs_fetch::{DiskError, GetError, Purpose, Repository};
 use peerfs_format::upcall::{self, BlobKind, FetchBlob, FetchChunks, FETCH_AGAIN};
@@ -24,6 +25,8 @@ pub struct RequestCounts {
     in_flight: AtomicUsize,
     filled: AtomicU64,
     failed: AtomicU64,
+    chunks: AtomicU64,
+    chunks_here: AtomicU64,
 }
 
 /// The requests that were answered since the daemon started.
@@ -39,6 +42,24 @@ impl RequestCounts {
     /// The number of those that are not answered yet.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// How the requests are doing, as clients are told.
+    pub fn status(&self) -> RequestStatus {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        RequestStatus {
+            waiting: self.in_flight() as u64,
+            filled: count(&self.filled),
+            failed: count(&self.failed),
+            chunks: count(&self.chunks),
+            chunks_here: count(&self.chunks_here),
+        }
+    }
+
+    fn asked_for_chunks(&self, are_here: bool) {
+        self.chunks.fetch_add(1, Ordering::Relaxed);
+        self.chunks_here
+            .fetch_add(u64::from(are_here), Ordering::Relaxed);
     }
 
     /// Those that were answered.
@@ -107,6 +128,8 @@ impl RepositoryHandler {
                 .discard_damaged(&pack, chunks.clone())
                 .await?;
         }
+        let are_here = chunks.clone().all(|chunk| pack.has(chunk));
+        self.counts.asked_for_chunks(are_here);
         self.repository
             .chunks(&pack, chunks.clone(), purpose)
             .await?;

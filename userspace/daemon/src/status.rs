@@ -4,12 +4,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use peerfs_control::{ImageStatus, MountStatus, PeerStatus, PinOrigin, PinStatus, Status};
+use peerfs_control::{
+    Activity, BanStatus, ImageStatus, MountStatus, NetworkStatus, PeerClass, PeerDirection,
+    PeerStatus, Peers, PinOrigin, PinStatus, Status,
+};
+use peerfs_fetch::source::peer_name;
 use peerfs_fetch::{images, Disk, DiskError, Packs, PinInfo, Pins, Progress, Pulls, Traffic};
 use peerfs_format::Digest;
-use peerfs_peer::Node;
+use peerfs_peer::{Direction, Node, PeerInfo};
 use peerfs_store::{Store, StoreMount};
+use rustix::process::{getrlimit, Resource};
 
 use crate::requests::RequestCounts;
 
@@ -29,6 +35,8 @@ pub struct StatusReader {
     pub pulls: Pulls,
     /// The kernel's requests.
     pub requests: Arc<RequestCounts>,
+    /// When the daemon started.
+    pub started: Instant,
 }
 
 impl StatusReader {
@@ -38,18 +46,11 @@ impl StatusReader {
     /// If the store can't be read.
     pub async fn read(&self) -> Result<Status, DiskError> {
         let images = self.images().await?;
-        let peers = self.node.peers().into_iter().map(|peer| PeerStatus {
-            id: peer.id.to_string(),
-            address: peer.address.to_string(),
-            rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
-            bytes_received: peer.bytes_received,
-        });
-        let listen_addresses = self.node.listen_addresses();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node_id: self.node.peer_id().to_string(),
-            listen_addresses: listen_addresses.iter().map(ToString::to_string).collect(),
-            peers: peers.collect(),
+            listen_addresses: self.listen_addresses(),
+            peers: self.connected(),
             images,
             pins: self.pins.list().iter().map(pin_status).collect(),
             pulls: self.pulls.progress().iter().map(Progress::status).collect(),
@@ -57,6 +58,83 @@ impl StatusReader {
             bytes_by_source: self.traffic.bytes_by_source(),
             lying_sources: self.traffic.lies(),
         })
+    }
+
+    /// What the daemon is busy with. Does not touch the store's disk.
+    pub async fn activity(&self) -> Activity {
+        let network = self.node.network().await.unwrap_or_default();
+        let count = |number: usize| number as u64;
+        Activity {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node_id: self.node.peer_id().to_string(),
+            uptime_ms: milliseconds(self.started.elapsed()),
+            requests: self.requests.status(),
+            bytes_by_source: self.traffic.bytes_by_source(),
+            bytes_sent: self.node.bytes_sent(),
+            lying_sources: self.traffic.lies(),
+            peers: self.connected(),
+            pulls: self.pulls.progress().iter().map(Progress::status).collect(),
+            network: NetworkStatus {
+                listen_addresses: self.listen_addresses(),
+                neighbours: network.neighbours.map(count),
+                dht_nodes: count(network.dht_nodes),
+                dht_messages: network.dht_messages,
+                bootstrap: count(network.bootstrap),
+                bootstrap_connected: count(network.bootstrap_connected),
+                banned: count(self.node.bans().len()),
+            },
+            open_files: std::fs::read_dir("/proc/self/fd").map_or(0, |files| count(files.count())),
+            open_files_max: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The nodes that the daemon is connected to, and those that it has banned.
+    pub fn peers(&self) -> Peers {
+        let banned = self.node.bans().into_iter().map(|ban| BanStatus {
+            id: ban.peer.to_string(),
+            until_ms: milliseconds(ban.until.duration_since(UNIX_EPOCH).unwrap_or_default()),
+            times: ban.times,
+            reason: ban.reason,
+        });
+        Peers {
+            peers: self.connected(),
+            banned: banned.collect(),
+        }
+    }
+
+    fn connected(&self) -> Vec<PeerStatus> {
+        let peers = self.node.peers();
+        peers.iter().map(|peer| self.peer_status(peer)).collect()
+    }
+
+    fn peer_status(&self, peer: &PeerInfo) -> PeerStatus {
+        use peerfs_peer::PeerClass as Class;
+        let gives = self.traffic.gifts(&peer_name(&peer.id));
+        PeerStatus {
+            id: peer.id.to_string(),
+            address: peer.address.to_string(),
+            direction: match peer.direction {
+                Direction::Inbound => PeerDirection::Inbound,
+                Direction::Outbound => PeerDirection::Outbound,
+            },
+            class: match peer.class {
+                Class::Unknown => PeerClass::Unknown,
+                Class::Link => PeerClass::Link,
+                Class::Wide => PeerClass::Wide,
+            },
+            rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+            connected_ms: milliseconds(peer.connected),
+            bytes_received: peer.bytes_received,
+            bytes_sent: peer.bytes_sent,
+            receive_rate: peer.receive_rate,
+            send_rate: peer.send_rate,
+            gives: gives.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn listen_addresses(&self) -> Vec<String> {
+        let addresses = self.node.listen_addresses();
+        addresses.iter().map(ToString::to_string).collect()
     }
 
     /// The images of the store.
@@ -76,6 +154,10 @@ impl StatusReader {
         let packs = Arc::clone(&self.packs);
         self.disk.run(move |store| mounts_of(store, &packs)).await
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How a pin is doing, as clients are told.

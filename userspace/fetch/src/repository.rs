@@ -31,9 +31,6 @@ pub struct Repository {
 /// Whoever tells others what is here.
 #[async_trait]
 pub trait Announce: Send + Sync {
-    /// Tells that something of a pack is here. Returns soon.
-    async fn announce(&self, pack: Digest);
-
     /// Tells that an image has come, by its manifest. Returns soon.
     async fn announce_image(&self, manifest: Digest);
 }
@@ -245,7 +242,6 @@ impl Repository {
         }
         let missing = self.adopt(pack, missing).await?;
         if missing.is_empty() {
-            self.announcer.announce(*pack.digest()).await;
             return Ok(());
         }
         let missing = missing.into_iter().map(Part::Chunk).collect();
@@ -257,9 +253,7 @@ impl Repository {
             pack: *pack.digest(),
             index: pack.record().index_digest,
         };
-        self.fetch(content, missing, subject, purpose).await?;
-        self.announcer.announce(*pack.digest()).await;
-        Ok(())
+        self.fetch(content, missing, subject, purpose).await
     }
 
     /// Takes what the store has of some chunks by other packs; returns those that are still missing.

@@ -3,21 +3,28 @@
 //! Counts what was fetched, for those who want to know how the daemon is doing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use lru::LruCache;
 use peerfs_format::Digest;
 
 /// Bytes by the accounts of the sources. As many entries as there are kinds of sources and configured ones.
 type Accounts = Mutex<BTreeMap<String, u64>>;
 
+/// The sources of which it is remembered for which images they sent something.
+const GIVERS_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not 0");
+/// And the images of each: those of last.
+const GIFTS_MAX: usize = 8;
+
 /// What was fetched since the daemon started.
-#[derive(Default)]
 pub struct Traffic {
     bytes: Accounts,
     /// What came for the images for which somebody counts it.
     images: Mutex<HashMap<Digest, Weak<Accounts>>>,
     lies: AtomicU64,
+    gifts: Mutex<LruCache<String, Vec<Digest>>>,
 }
 
 /// Counts what comes for an image, as long as it lives and nobody else begins to count the same.
@@ -38,6 +45,7 @@ impl Traffic {
             bytes: Mutex::new(bytes),
             images: Mutex::default(),
             lies: AtomicU64::new(0),
+            gifts: Mutex::new(LruCache::new(GIVERS_MAX)),
         }
     }
 
@@ -57,6 +65,33 @@ impl Traffic {
         if let Some(accounts) = of_image {
             add(&accounts, account, bytes);
         }
+    }
+
+    /// The source with this name sent something for an image.
+    pub fn gave(&self, source: &str, manifest: Digest) {
+        let mut gifts = lock(&self.gifts);
+        let images = match gifts.get_mut(source) {
+            Some(images) if images.last() == Some(&manifest) => return,
+            Some(images) => images,
+            None => gifts.get_or_insert_mut(source.to_owned(), Vec::new),
+        };
+        images.retain(|image| *image != manifest);
+        if images.len() == GIFTS_MAX {
+            images.remove(0);
+        }
+        images.push(manifest);
+    }
+
+    /// The images for which the source with this name sent something, the latest first.
+    pub fn gifts(&self, source: &str) -> Vec<Digest> {
+        let gifts = lock(&self.gifts);
+        gifts
+            .peek(source)
+            .into_iter()
+            .flatten()
+            .rev()
+            .copied()
+            .collect()
     }
 
     /// A source sent wrong bytes.
@@ -91,4 +126,27 @@ fn add(accounts: &Accounts, account: &str, bytes: usize) {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Numbers are valid after every step.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_images_of_a_source_are_known() {
+        let traffic = Traffic::new([]);
+        let image = |number: usize| Digest([number as u8; 32]);
+        for number in 0..GIFTS_MAX + 3 {
+            traffic.gave("a", image(number));
+            traffic.gave("a", image(5));
+        }
+        let gifts = traffic.gifts("a");
+        assert_eq!(gifts.len(), GIFTS_MAX);
+        assert_eq!(gifts[..2], [image(5), image(GIFTS_MAX + 2)]);
+        assert!(traffic.gifts("b").is_empty());
+        for number in 0..2 * GIVERS_MAX.get() {
+            traffic.gave(&number.to_string(), image(1));
+        }
+        assert_eq!(lock(&traffic.gifts).len(), GIVERS_MAX.get());
+    }
 }

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use libp2p::multiaddr::Protocol;
 use libp2p::Multiaddr;
 
+use crate::network::Network;
+
 /// The addresses that are kept of one peer.
 pub(crate) const ADDRESSES_MAX: usize = 8;
 /// Their bytes together. With those of 20 providers and 20 nearer nodes an answer of the DHT fits a packet of
@@ -31,6 +33,15 @@ pub(crate) fn useful(addresses: impl IntoIterator<Item = Multiaddr>) -> Vec<Mult
         useful.push(address);
     }
     useful
+}
+
+/// Leaves out what means nothing here of the addresses that a peer told which is connected at `here`: addresses of a
+/// private network, unless the peer is on one itself. Dialled, they would lead to machines of this node's own network.
+pub(crate) fn keep_meaningful(addresses: &mut Vec<Multiaddr>, here: Option<&Multiaddr>) {
+    let is_outside = here.is_some_and(|here| Network::outside(here).is_some());
+    if is_outside {
+        addresses.retain(|address| Network::outside(address).is_some());
+    }
 }
 
 /// What is wrong with an address to listen on, if anything is: it is to be written behind the address.
@@ -129,6 +140,24 @@ mod tests {
         let kept = useful(told.iter().map(|text| address(text)));
         let good = ["/ip4/192.0.2.1/tcp/1", "/ip6/2001:db8::1/tcp/1"];
         assert_eq!(kept, good.map(address));
+    }
+
+    #[test]
+    fn private_addresses_mean_nothing_to_those_outside() {
+        let told = [
+            "/ip4/10.0.0.1/tcp/1",
+            "/ip4/198.51.100.1/tcp/1",
+            "/ip6/fd00::1/tcp/1",
+            "/ip4/127.0.0.1/tcp/1",
+        ];
+        let kept = |here: Option<&str>| {
+            let mut addresses = told.map(address).to_vec();
+            keep_meaningful(&mut addresses, here.map(address).as_ref());
+            addresses
+        };
+        assert_eq!(kept(Some("/ip4/192.168.1.9/tcp/7")), told.map(address));
+        assert_eq!(kept(None), told.map(address));
+        assert_eq!(kept(Some("/ip4/203.0.113.9/tcp/7")), [address(told[1])]);
     }
 
     #[test]

@@ -10,16 +10,14 @@ use std::time::Duration;
 use libp2p::allow_block_list::{self, BlockedPeers};
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::NetworkBehaviour;
-use libp2p::{
-    identify, kad, mdns, noise, ping, tcp, yamux, PeerId, StreamProtocol, Swarm, SwarmBuilder,
-};
+use libp2p::{identify, kad, mdns, noise, tcp, yamux, PeerId, StreamProtocol, Swarm, SwarmBuilder};
 
 use crate::ban_list::BanList;
 use crate::connections::Connections;
 use crate::dialer::peer_of;
 use crate::peer_table::PeerTable;
 use crate::provider_records::ProviderRecords;
-use crate::{connection_gate, inbound};
+use crate::{connection_gate, inbound, ping};
 use crate::{Error, NodeConfig};
 
 /// The DHT's protocol: a network of its own.
@@ -30,12 +28,12 @@ const IDENTIFY_PROTOCOL: &str = "/peerfs/2";
 /// How long a lookup or an announcement in the DHT may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often neighbours on the link are looked for when nothing is heard from them; at the start
-/// the intervals are 0.5 s, 1 s, 2 s and so on.
-const MDNS_QUERY_INTERVAL: Duration = Duration::from_secs(15);
+/// the intervals are 0.5 s, 1 s, 2 s and so on. Seldom, for all answer to all: who comes asks by itself.
+pub(crate) const MDNS_QUERY_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// How long a neighbour counts as being there after it was heard.
-const MDNS_TIME_TO_LIVE: Duration = Duration::from_secs(120);
-const PING_INTERVAL: Duration = Duration::from_secs(5);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+const MDNS_TIME_TO_LIVE: Duration = Duration::from_secs(15 * 60);
+/// How often peers introduce themselves again: what changes is told when it does.
+const IDENTIFY_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 /// Connections are closed by [`Connections`], not because there is no stream on them at the moment: a peer
 /// that is connected can be asked at once.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -62,8 +60,8 @@ impl Behaviour {
         let bootstrap: HashSet<PeerId> = config.bootstrap.iter().filter_map(peer_of).collect();
         let connections = Connections::new(id, config.connections_max as usize, bootstrap);
         let mut blocked = allow_block_list::Behaviour::default();
-        for peer in bans.peers() {
-            blocked.block_peer(peer);
+        for ban in bans.infos() {
+            blocked.block_peer(ban.peer);
         }
         let mdns = match config.mdns {
             true => Some(Self::mdns(id)?),
@@ -72,19 +70,17 @@ impl Behaviour {
         let identify = identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), keypair.public())
             .with_agent_version(concat!("peerfs/", env!("CARGO_PKG_VERSION")).to_owned())
             // Those that are of use to others are the external addresses.
-            .with_hide_listen_addrs(true);
-        let ping = ping::Config::new()
-            .with_interval(PING_INTERVAL)
-            .with_timeout(PING_TIMEOUT);
+            .with_hide_listen_addrs(true)
+            .with_interval(IDENTIFY_INTERVAL);
         Ok(Behaviour {
-            connections: connection_gate::Behaviour::new(connections, peers),
+            connections: connection_gate::Behaviour::new(connections, peers.clone()),
             bans: blocked,
             inbound: inbound::Behaviour::default(),
             outbound: libp2p_stream::Behaviour::new(),
             mdns: mdns.into(),
             kademlia: Self::kademlia(config, id),
             identify: identify::Behaviour::new(identify),
-            ping: ping::Behaviour::new(ping),
+            ping: ping::Behaviour::new(peers),
         })
     }
 

@@ -38,7 +38,7 @@ pub struct NodeConfig {
     /// The most connections, inbound and outbound together.
     pub connections_max: u32,
     /// How long a provider record lives in the DHT after its last announcement; it is announced
-    /// again three times as often.
+    /// again in half of that, or somewhat less.
     pub provider_record_lifetime: Duration,
 }
 
@@ -59,7 +59,7 @@ impl NodeConfig {
             stall_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             connections_max: 512,
-            provider_record_lifetime: Duration::from_secs(6 * 60 * 60),
+            provider_record_lifetime: Duration::from_secs(48 * 60 * 60),
         }
     }
 }

@@ -19,8 +19,9 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
-use crate::connections::{Connections, Direction};
+use crate::connections::Connections;
 use crate::peer_table::PeerTable;
+use crate::Direction;
 
 /// Lets connections in, and closes those that are to go.
 pub(crate) struct Behaviour {
@@ -42,6 +43,11 @@ impl Behaviour {
     /// Whether there is room for connections that nobody waits for.
     pub(crate) fn has_room(&self) -> bool {
         self.connections.has_room()
+    }
+
+    /// The network is another one: who could not be reached may be now.
+    pub(crate) fn forget_failures(&mut self) {
+        self.connections.forget_failures();
     }
 
     /// The node is about to dial by its own decision.

@@ -21,6 +21,7 @@ use libp2p::{Multiaddr, PeerId};
 
 use crate::network::Network;
 use crate::peer_table::Activity;
+use crate::Direction;
 
 /// The connections of one peer: one for each direction, and some that are about to end.
 const OF_PEER: usize = 4;
@@ -40,15 +41,6 @@ const UNREACHABLE_MIN: Duration = Duration::from_secs(2);
 const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
 /// The unreachable peers that are remembered.
 const UNREACHABLE_PEERS: usize = 4096;
-
-/// Who made a connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Direction {
-    /// The peer.
-    Inbound,
-    /// This node.
-    Outbound,
-}
 
 /// Why a connection is not made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -108,6 +100,11 @@ impl Connections {
             bootstrap_found: HashSet::new(),
             unreachable: HashMap::new(),
         }
+    }
+
+    /// The network is another one: who could not be reached may be now.
+    pub(crate) fn forget_failures(&mut self) {
+        self.unreachable.clear();
     }
 
     /// Whether there is room for connections that nobody waits for.

@@ -71,6 +71,16 @@ impl Dialer {
         });
     }
 
+    /// The network is another one: what failed is tried again at once, with the pauses of the beginning.
+    pub(crate) fn retry(&mut self, now: Instant) {
+        for entry in &mut self.entries {
+            entry.pause = PAUSE_MIN;
+            if let State::Waiting(at) = &mut entry.state {
+                *at = now.min(*at);
+            }
+        }
+    }
+
     /// Forgets a target.
     pub(crate) fn remove(&mut self, target: &Target) {
         self.entries.retain(|entry| entry.target != *target);
@@ -81,9 +91,22 @@ impl Dialer {
         self.entries.retain(|entry| entry.peer != Some(peer));
     }
 
-    /// The number of targets.
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+    /// The number of targets that were configured, and of those of them that are connected.
+    pub(crate) fn bootstrap(&self) -> (usize, usize) {
+        let mut counts = (0, 0);
+        for entry in &self.entries {
+            if matches!(entry.target, Target::Address(_)) {
+                counts.0 += 1;
+                counts.1 += usize::from(matches!(entry.state, State::Connected(_)));
+            }
+        }
+        counts
+    }
+
+    /// The number of targets that discovery knows.
+    pub(crate) fn neighbours(&self) -> usize {
+        let is_peer = |entry: &&Entry| matches!(entry.target, Target::Peer(_));
+        self.entries.iter().filter(is_peer).count()
     }
 
     /// A target to dial now, if there is one; only one that was configured, if there is no room for others.
@@ -139,12 +162,18 @@ impl Dialer {
         }
     }
 
-    /// An attempt failed; returns whose, if it was one of the dialer's.
+    /// An attempt failed; returns whose, if it was one of the dialer's. One that was not configured is forgotten when
+    /// its pauses have become the longest.
     pub(crate) fn failed(&mut self, connection: ConnectionId, now: Instant) -> Option<Target> {
-        let dialing = |entry: &&mut Entry| entry.state == State::Dialing(connection);
-        let entry = self.entries.iter_mut().find(dialing)?;
+        let dialing = |entry: &Entry| entry.state == State::Dialing(connection);
+        let place = self.entries.iter().position(dialing)?;
+        let entry = self.entries.get_mut(place)?;
         entry.fail(now);
-        Some(entry.target.clone())
+        let target = entry.target.clone();
+        if entry.pause == PAUSE_MAX && matches!(target, Target::Peer(_)) {
+            self.entries.swap_remove(place);
+        }
+        Some(target)
     }
 
     /// An attempt will never succeed: whoever answers has this node's own key. Returns whose it was.
@@ -234,6 +263,22 @@ mod tests {
     }
 
     #[test]
+    fn in_another_network_all_is_tried_at_once() {
+        let (mut dialer, now) = (Dialer::default(), Instant::now());
+        dialer.add(address(), false, now);
+        for number in 0..8 {
+            assert!(dial(&mut dialer, number, now + PAUSE_MAX * number as u32));
+            dialer.failed(connection(number), now + PAUSE_MAX * number as u32);
+        }
+        let later = now + PAUSE_MAX * 7 + PAUSE_MIN;
+        assert!(!dial(&mut dialer, 8, later));
+        dialer.retry(later);
+        assert!(dial(&mut dialer, 8, later));
+        dialer.failed(connection(8), later);
+        assert!(dial(&mut dialer, 9, later + PAUSE_MIN));
+    }
+
+    #[test]
     fn a_connected_target_is_dialled_again_when_it_is_gone() {
         let mut dialer = Dialer::default();
         let (peer, now) = (PeerId::random(), Instant::now());
@@ -255,7 +300,24 @@ mod tests {
         dialer.connected(connection(7), peer, now);
         assert!(!dial(&mut dialer, 8, now));
         dialer.remove_peer(peer);
-        assert_eq!(dialer.len(), 0);
+        assert_eq!(dialer.neighbours(), 0);
+    }
+
+    #[test]
+    fn who_was_found_on_the_link_and_cannot_be_reached_is_given_up() {
+        for (target, is_given_up) in [(Target::Peer(PeerId::random()), true), (address(), false)] {
+            let (mut dialer, mut now) = (Dialer::default(), Instant::now());
+            dialer.add(target.clone(), false, now);
+            let mut tries = 0;
+            while tries < 20 && !dialer.entries.is_empty() {
+                if dial(&mut dialer, tries, now) {
+                    assert_eq!(dialer.failed(connection(tries), now), Some(target.clone()));
+                    tries += 1;
+                }
+                now += Duration::from_millis(100);
+            }
+            assert_eq!(tries < 10, is_given_up, "{tries}");
+        }
     }
 
     /// How often a target is dialled in a minute whose connections end after so long, used or not.

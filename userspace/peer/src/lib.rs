@@ -8,8 +8,8 @@
 //!
 //! Decisions are apart from effects: those that need to know nothing of libp2p are the crate `peerfs_exchange`.
 //! Of the modules here these decide, and are tested without a network: `streams`, `connections`, `dialer`,
-//! `provider_records`, `blob_encoding`. These act: `lane` and `client` ask, `server` answers,
-//! `connection_gate` lets in and closes, `driver` owns the swarm, `lookup` finds, and `node` is the handle
+//! `heartbeat`, `pauses`, `provider_records`, `blob_encoding`. These act: `lane` and `client` ask, `server`
+//! answers, `connection_gate` lets in and closes, `ping` asks who is there, `driver` owns the swarm, `lookup` finds, and `node` is the handle
 //! of it all.
 
 #![forbid(unsafe_code)]
@@ -29,16 +29,21 @@ mod dialer;
 mod driver;
 mod error;
 mod event;
+mod heartbeat;
 mod identity;
 mod inbound;
 mod lane;
 mod lookup;
 mod network;
+mod network_info;
 mod node;
+mod pauses;
 mod peer_info;
 mod peer_table;
+mod ping;
 mod provider;
 mod provider_records;
+mod rate;
 mod resolver;
 mod server;
 mod strangers;
@@ -48,13 +53,15 @@ mod want;
 mod work;
 
 pub use addresses::{bootstrap_problem, listen_problem};
+pub use ban_list::BanInfo;
 pub use chunk_stream::ChunkStream;
 pub use config::NodeConfig;
 pub use error::{Error, RequestError};
 pub use event::Event;
 pub use identity::Identity;
 pub use libp2p::{Multiaddr, PeerId};
+pub use network_info::NetworkInfo;
 pub use node::Node;
-pub use peer_info::PeerInfo;
+pub use peer_info::{Direction, PeerClass, PeerInfo};
 pub use provider::{BlobPiece, Provider};
 pub use work::Work;

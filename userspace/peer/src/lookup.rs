@@ -2,12 +2,12 @@
 
 //! Who has what.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
-use futures::stream::{self, BoxStream, FuturesUnordered, SelectAll, StreamExt};
+use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt};
 use libp2p::PeerId;
 use peerfs_exchange::Have;
 use peerfs_format::Digest;
@@ -91,17 +91,18 @@ impl Lookup {
     }
 
     /// The peers that have something of a digest, each with how much, the nearest first. Each is asked once:
-    /// the connected ones, those that connect meanwhile, and those that the DHT names for the digest or for `whole`.
+    /// the connected ones, those that connect meanwhile, and those that the DHT names for `whole`, or for the digest if
+    /// there is none.
     pub(crate) fn find_providers(
         &self,
         digest: Digest,
         whole: Option<Digest>,
     ) -> BoxStream<'static, (PeerId, Have)> {
-        let keys: BTreeSet<Digest> = [digest].into_iter().chain(whole).collect();
-        let named = keys.into_iter().map(|key| self.named(key).stream());
+        // What is announced is whole images.
+        let named = self.named(whole.unwrap_or(digest)).stream();
         let mut search = Search {
             digest,
-            named: stream::select_all(named),
+            named,
             are_all_named: false,
             connecting: Some(self.finder.events.subscribe()),
             asked: HashSet::new(),
@@ -175,7 +176,7 @@ type Answer = (PeerId, Result<Have, RequestError>);
 struct Search {
     finder: Arc<Finder>,
     digest: Digest,
-    named: SelectAll<BoxStream<'static, PeerId>>,
+    named: BoxStream<'static, PeerId>,
     are_all_named: bool,
     /// Not there any more when the node is not.
     connecting: Option<broadcast::Receiver<Event>>,

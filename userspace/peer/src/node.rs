@@ -4,7 +4,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -13,19 +13,19 @@ use libp2p::{Multiaddr, PeerId, Swarm};
 use peerfs_exchange::{Have, Priority, Progress};
 use peerfs_format::Digest;
 use peerfs_text::Causes;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{timeout, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ban_list::BanList;
+use crate::ban_list::{BanInfo, BanList};
 use crate::behaviour::{self, Behaviour};
 use crate::client::Client;
 use crate::driver::{Command, Driver, Outlets};
 use crate::lookup::{Finder, Lookup};
 use crate::peer_table::PeerTable;
 use crate::server::Server;
-use crate::{ChunkStream, Error, Event, NodeConfig, PeerInfo, Provider, RequestError};
+use crate::{ChunkStream, Error, Event, NetworkInfo, NodeConfig, PeerInfo, Provider, RequestError};
 
 /// The commands that may wait for the driver.
 const COMMANDS_MAX: usize = 64;
@@ -71,7 +71,7 @@ impl Node {
     /// Starts a node: listens, looks for peers, and serves `provider`. Must be called within a
     /// tokio runtime.
     pub async fn start(config: NodeConfig, provider: Arc<dyn Provider>) -> Result<Node, Error> {
-        let bans = Arc::new(BanList::load(config.ban_list.clone())?);
+        let bans = Arc::new(BanList::load(config.ban_list.clone(), SystemTime::now())?);
         let peers = Arc::new(PeerTable::default());
         let tasks = TaskTracker::new();
         let shutdown = CancellationToken::new();
@@ -104,6 +104,7 @@ impl Node {
             peers.clone(),
             client.clone(),
             Arc::new(server),
+            bans.clone(),
             Outlets {
                 events: events.clone(),
                 listen_addresses: listen_sender,
@@ -152,6 +153,18 @@ impl Node {
         self.inner.peers.infos()
     }
 
+    /// How the node is connected; None while it shuts down.
+    pub async fn network(&self) -> Option<NetworkInfo> {
+        let (asked, told) = oneshot::channel();
+        self.command(Command::Describe(asked)).await;
+        told.await.ok()
+    }
+
+    /// Bytes of blobs and chunks that were sent since the node started, to all peers together.
+    pub fn bytes_sent(&self) -> u64 {
+        self.inner.peers.bytes_sent()
+    }
+
     /// Changes among the connected peers from now on. A receiver that lags behind loses the oldest
     /// ones.
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
@@ -165,9 +178,9 @@ impl Node {
     }
 
     /// The peers that have all or a part of a blob or pack, each with how much, as soon as it says so: connected
-    /// ones, those that connect meanwhile, and those that the DHT names if they can be reached, for the blob or
-    /// pack itself or for `whole`, the manifest of the image that it belongs to. Ends soon after the first answers,
-    /// and after 3 seconds at most.
+    /// ones, those that connect meanwhile, and those that the DHT names if they can be reached, for `whole`, the
+    /// manifest of the image that it belongs to, or for the blob or pack itself without one. Ends soon after the first
+    /// answers, and after 3 seconds at most.
     pub fn find_providers(
         &self,
         digest: Digest,
@@ -230,12 +243,37 @@ impl Node {
         client.fetch_chunks(peer, pack, index, chunks, priority, progress)
     }
 
-    /// Disconnects a peer and has nothing to do with it any more: it is neither asked nor served.
-    /// Remembered for the life of the process, and beyond if the node has a ban list.
+    /// Disconnects a peer and has nothing to do with it for some time, longer each time: it is neither asked
+    /// nor served. Remembered for the life of the process, and beyond if the node has a ban list.
     pub async fn ban(&self, peer: PeerId, reason: &str) {
-        tracing::warn!(%peer, reason, "peer banned");
-        self.inner.bans.add(peer, reason);
+        let Some(lasts) = self.inner.bans.add(peer, reason, SystemTime::now()) else {
+            return;
+        };
+        let hours = lasts.as_secs() / 3600;
+        tracing::warn!(%peer, reason, hours, "peer banned");
         self.command(Command::Ban(peer)).await;
+        self.save_bans().await;
+    }
+
+    /// The banned peers, the one whose ban ends first before the others.
+    pub fn bans(&self) -> Vec<BanInfo> {
+        self.inner.bans.infos()
+    }
+
+    /// Lifts the ban of a peer, or of all; returns whose it was.
+    pub async fn unban(&self, peer: Option<PeerId>) -> Vec<PeerId> {
+        let lifted = self.inner.bans.lift(peer);
+        for peer in &lifted {
+            tracing::info!(%peer, "its ban is lifted");
+            self.command(Command::Unban(*peer)).await;
+        }
+        if !lifted.is_empty() {
+            self.save_bans().await;
+        }
+        lifted
+    }
+
+    async fn save_bans(&self) {
         let bans = self.inner.bans.clone();
         let saved = self.inner.tasks.spawn_blocking(move || bans.save());
         if let Ok(Err(error)) = saved.await {
@@ -387,5 +425,64 @@ mod tests {
         }
         let found: Vec<_> = client.find_providers(digest, None).collect().await;
         assert!(found.is_empty());
+    }
+
+    /// The messages of the DHT of all nodes, when there come no more.
+    async fn settled(nodes: &[Node]) -> u64 {
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let mut sum = 0;
+            for node in nodes {
+                sum += node.network().await.unwrap().dht_messages;
+            }
+            if sum == before {
+                return sum;
+            }
+            before = sum;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_idle_node_sends_and_receives_little() {
+        use crate::{behaviour, driver, heartbeat};
+        const NODES: u64 = 24;
+        const ANNOUNCED: u64 = 10;
+        let mut nodes = vec![node(Vec::new()).await];
+        while (nodes.len() as u64) < NODES {
+            let bootstrap = nodes[0].listen_addresses();
+            nodes.push(node(bootstrap).await);
+        }
+        // Those that keep a record are known.
+        let begun = Instant::now();
+        while nodes[7].network().await.unwrap().dht_nodes < 20 {
+            assert!(begun.elapsed() < Duration::from_secs(30), "no DHT");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let before = settled(&nodes).await;
+        for number in 0..ANNOUNCED {
+            nodes[7].provide(Digest([number as u8 + 1; 32])).await;
+        }
+        // Sent by one is received by another: both count it.
+        let an_announcement = (settled(&nodes).await - before).div_ceil(ANNOUNCED) / 2;
+        assert!((20..100).contains(&an_announcement), "{an_announcement}");
+
+        // An hour with 48 connections and 100 images, if all nodes do the same.
+        const CONNECTIONS: u64 = 48;
+        const IMAGES: u64 = 100;
+        let hour = 3600.0;
+        let pings = CONNECTIONS as f64 * 2.0 * hour / heartbeat::CALM.as_secs_f64();
+        let lifetime = NodeConfig::new(Identity::generate()).provider_record_lifetime;
+        let interval = lifetime.as_secs_f64() / 2.0 * 0.75;
+        let announced = IMAGES as f64 * hour / interval * an_announcement as f64 * 2.0;
+        // A lookup for each bucket, of which so many nodes fill some ten at most.
+        let lookups = 10.0 * hour / driver::BOOTSTRAP_INTERVAL.as_secs_f64();
+        let filled = lookups * 40.0 * 2.0;
+        // One node of a link asks, all answer, and hear each other's answers.
+        let asked = hour / behaviour::MDNS_QUERY_INTERVAL.as_secs_f64();
+        let mdns = asked * (1.0 + CONNECTIONS as f64);
+        let messages = pings + announced + filled + mdns;
+        println!("{pings} + {announced} + {filled} + {mdns} = {messages} an hour");
+        assert!(messages < 10_000.0, "{messages}");
     }
 }

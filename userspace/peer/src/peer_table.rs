@@ -3,27 +3,53 @@
 //! The peers that are connected.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId};
 
-use crate::PeerInfo;
+use crate::rate::Rate;
+use crate::{Direction, PeerClass, PeerInfo};
 
 /// The connected peers, shared by all parts of a node.
 #[derive(Debug, Default)]
 pub(crate) struct PeerTable {
     peers: Mutex<HashMap<PeerId, Entry>>,
+    /// Bytes of blobs and chunks that were sent to all peers, those that are gone too.
+    sent: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Entry {
-    info: PeerInfo,
+    address: Multiaddr,
+    direction: Direction,
     connections: u32,
+    since: Instant,
+    rtt: Option<Duration>,
+    shortest_rtt: Option<Duration>,
+    received: Carried,
+    sent: Carried,
     /// The streams on which somebody waits for something.
     waiting: u32,
     /// When bytes of blobs or chunks last came or went.
     useful: Option<Instant>,
+}
+
+/// Bytes of blobs and chunks in one direction.
+#[derive(Debug)]
+struct Carried {
+    bytes: u64,
+    rate: Rate,
+}
+
+impl Carried {
+    fn new(now: Instant) -> Self {
+        Carried {
+            bytes: 0,
+            rate: Rate::new(now),
+        }
+    }
 }
 
 /// How much a peer is in use.
@@ -42,21 +68,23 @@ impl PeerTable {
     }
 
     /// Counts a new connection; true if it is the peer's first one.
-    pub(crate) fn connected(&self, id: PeerId, address: Multiaddr) -> bool {
+    pub(crate) fn connected(&self, id: PeerId, address: Multiaddr, direction: Direction) -> bool {
+        let now = Instant::now();
         let mut peers = self.lock();
         let entry = peers.entry(id).or_insert_with(|| Entry {
-            info: PeerInfo {
-                id,
-                address: address.clone(),
-                rtt: None,
-                bytes_received: 0,
-                bytes_sent: 0,
-            },
+            address: Multiaddr::empty(),
+            direction,
             connections: 0,
+            since: now,
+            rtt: None,
+            shortest_rtt: None,
+            received: Carried::new(now),
+            sent: Carried::new(now),
             waiting: 0,
             useful: None,
         });
-        entry.info.address = address;
+        entry.address = address;
+        entry.direction = direction;
         entry.connections = entry.connections.saturating_add(1);
         entry.connections == 1
     }
@@ -74,28 +102,43 @@ impl PeerTable {
         }
     }
 
+    /// Its address on the latest connection, if it is connected.
+    pub(crate) fn address(&self, id: PeerId) -> Option<Multiaddr> {
+        self.lock().get(&id).map(|entry| entry.address.clone())
+    }
+
     pub(crate) fn measured(&self, id: PeerId, rtt: Duration) {
         if let Some(entry) = self.lock().get_mut(&id) {
-            entry.info.rtt = Some(rtt);
+            entry.rtt = Some(rtt);
+            let shortest = entry.shortest_rtt.map_or(rtt, |shortest| shortest.min(rtt));
+            entry.shortest_rtt = Some(shortest);
         }
     }
 
     pub(crate) fn received(&self, id: PeerId, bytes: u32) {
-        self.carried(id, bytes, |info| &mut info.bytes_received);
+        self.carried(id, bytes, |entry| &mut entry.received);
     }
 
     pub(crate) fn sent(&self, id: PeerId, bytes: u32) {
-        self.carried(id, bytes, |info| &mut info.bytes_sent);
+        self.sent.fetch_add(u64::from(bytes), Ordering::Relaxed);
+        self.carried(id, bytes, |entry| &mut entry.sent);
     }
 
-    fn carried(&self, id: PeerId, bytes: u32, counter: fn(&mut PeerInfo) -> &mut u64) {
+    /// Bytes of blobs and chunks that were sent to all peers, those that are gone too.
+    pub(crate) fn bytes_sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    fn carried(&self, id: PeerId, bytes: u32, which: fn(&mut Entry) -> &mut Carried) {
         if bytes == 0 {
             return;
         }
         if let Some(entry) = self.lock().get_mut(&id) {
-            let counter = counter(&mut entry.info);
-            *counter = counter.saturating_add(u64::from(bytes));
-            entry.useful = Some(Instant::now());
+            let now = Instant::now();
+            let carried = which(entry);
+            carried.bytes = carried.bytes.saturating_add(u64::from(bytes));
+            carried.rate.add(bytes, now);
+            entry.useful = Some(now);
         }
     }
 
@@ -111,11 +154,24 @@ impl PeerTable {
 
     /// The connected peers, the nearest first; those that were not measured yet last.
     pub(crate) fn infos(&self) -> Vec<PeerInfo> {
-        let mut infos: Vec<_> = self
-            .lock()
-            .values()
-            .map(|entry| entry.info.clone())
+        let now = Instant::now();
+        let peers = self.lock();
+        let mut infos: Vec<_> = peers
+            .iter()
+            .map(|(id, entry)| PeerInfo {
+                id: *id,
+                address: entry.address.clone(),
+                direction: entry.direction,
+                class: PeerClass::of(entry.shortest_rtt),
+                connected: now.saturating_duration_since(entry.since),
+                rtt: entry.rtt,
+                bytes_received: entry.received.bytes,
+                bytes_sent: entry.sent.bytes,
+                receive_rate: entry.received.rate.per_second(now),
+                send_rate: entry.sent.rate.per_second(now),
+            })
             .collect();
+        drop(peers);
         infos.sort_by_key(|info| (info.rtt.unwrap_or(Duration::MAX), info.id));
         infos
     }
@@ -170,7 +226,7 @@ mod tests {
     #[test]
     fn a_peer_is_in_use_while_a_stream_waits() {
         let (table, id) = (Arc::new(PeerTable::default()), PeerId::random());
-        table.connected(id, Multiaddr::empty());
+        table.connected(id, Multiaddr::empty(), Direction::Inbound);
         let mut stream = Waiting::new(table.clone(), id);
         assert_eq!(table.activity(id), Activity::default());
         stream.set(true);
@@ -181,13 +237,18 @@ mod tests {
         assert_eq!(table.activity(id), Activity::default());
         table.sent(id, 1);
         assert!(table.activity(id).useful.is_some());
+        table.measured(id, Duration::from_millis(1));
+        table.measured(id, Duration::from_millis(50));
+        let info = table.infos().pop().unwrap();
+        assert_eq!((info.class, info.bytes_sent), (PeerClass::Link, 1));
+        assert!(table.disconnected(id) && table.bytes_sent() == 1);
     }
 
     #[test]
     fn a_peer_is_there_from_its_first_to_its_last_connection() {
         let (table, id) = (PeerTable::default(), PeerId::random());
-        assert!(table.connected(id, Multiaddr::empty()));
-        assert!(!table.connected(id, Multiaddr::empty()));
+        assert!(table.connected(id, Multiaddr::empty(), Direction::Inbound));
+        assert!(!table.connected(id, Multiaddr::empty(), Direction::Inbound));
         table.received(id, 5);
         assert!(!table.disconnected(id));
         assert_eq!(

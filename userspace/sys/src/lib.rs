@@ -2,6 +2,7 @@
 
 //! The one place with unsafe code in userspace: what no library wraps.
 
+pub mod clock;
 pub mod interrupt;
 pub mod ioctl;
 pub mod loop_device;

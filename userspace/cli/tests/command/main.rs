@@ -16,6 +16,7 @@ mod import;
 mod incomplete;
 mod mounting;
 mod naming;
+mod operating;
 mod planted;
 mod reading;
 mod registry;

@@ -38,6 +38,7 @@ fn status() -> Reply {
             address: "/ip4/10.0.0.1/udp/4001/quic-v1".into(),
             rtt_ms: Some(0.25),
             bytes_received: 5 * 1024 * 1024,
+            ..PeerStatus::default()
         }],
         images: vec![
             ImageStatus {

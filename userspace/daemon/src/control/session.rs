@@ -91,6 +91,18 @@ impl Session {
                 }
                 Request::Events => return self.events().await,
                 Request::Status => self.answer(commands.status.read(), Reply::Status).await?,
+                Request::Activity => {
+                    let read = async { Ok::<_, CommandError>(commands.status.activity().await) };
+                    self.answer(read, Reply::Activity).await?;
+                }
+                Request::Peers => {
+                    let reply = Reply::Peers(commands.status.peers());
+                    self.send_soon(&reply).await?;
+                }
+                Request::Unban { peer, all } => {
+                    self.answer(commands.unban(peer, all), Reply::Unbanned)
+                        .await?;
+                }
                 Request::Images => self.answer(commands.status.images(), Reply::Images).await?,
                 Request::Mounts => self.answer(commands.status.mounts(), Reply::Mounts).await?,
                 Request::Pin { image } => {

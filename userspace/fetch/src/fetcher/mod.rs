@@ -3,6 +3,7 @@
 //! Carries out what the scheduler decides: searches, transfers, verification and storing.
 
 mod search;
+mod second_look;
 mod transfer;
 
 use std::collections::{HashMap, HashSet};

@@ -13,6 +13,7 @@ use peerfs_store::{Error as StoreError, Pack};
 use peerfs_text::Causes;
 use tracing::{debug, warn};
 
+use super::second_look::store_received;
 use super::Shared;
 use crate::disk::DiskError;
 use crate::source::{Source, SourceError, SourceId, Subject};
@@ -97,9 +98,10 @@ impl Shared {
         let manifest = transfer.subject.manifest();
         self.traffic
             .received(source.account(), &manifest, bytes.len());
+        self.traffic.gave(source.name(), manifest);
         let stored = self
             .disk
-            .run(move |store| store.put_blob(&digest, &bytes))
+            .run(move |store| store_received(|| store.put_blob(&digest, &bytes)))
             .await;
         self.conclude(transfer, Part::Whole, stored)
     }
@@ -125,6 +127,7 @@ impl Shared {
             if let Some(bytes) = bytes {
                 self.traffic
                     .received(source.account(), &manifest, bytes.len());
+                self.traffic.gave(source.name(), manifest);
                 let stored = self.store_chunk(pack, number, bytes).await;
                 self.conclude(transfer, Part::Chunk(number), stored)?;
             }
@@ -143,7 +146,7 @@ impl Shared {
         let (pack, disk) = (Arc::clone(pack), self.disk.clone());
         self.disk
             .run(move |_| {
-                if pack.write_chunk(number, &bytes)? {
+                if store_received(|| pack.write_chunk(number, &bytes))? {
                     disk.start_completing(pack);
                 }
                 Ok(())

@@ -25,7 +25,7 @@ pub use configured::{ask, Configured};
 pub use directory::DirectorySource;
 pub use origins::{Found, OriginError, Origins};
 #[cfg(feature = "peers")]
-pub use peer::{Peers, PEERS};
+pub use peer::{peer_name, Peers, PEERS};
 pub use registry::{Registry, SourceId};
 pub use remote::RemoteSource;
 

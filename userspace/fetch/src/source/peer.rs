@@ -3,7 +3,7 @@
 //! Peers as sources.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,6 +28,11 @@ pub const PEERS: &str = "peers";
 const BLOB_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// The peers that are remembered by their ids as sources.
 const PEERS_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not 0");
+
+/// The name of a peer as a source.
+pub fn peer_name(peer: &PeerId) -> String {
+    format!("peer {peer}")
+}
 
 /// Finds peers. Clones find the same ones.
 #[derive(Clone)]
@@ -58,7 +63,9 @@ impl Peers {
         let source = PeerSource {
             node: self.node.clone(),
             peer,
-            name: format!("peer {peer}"),
+            name: peer_name(&peer),
+            registry: Arc::downgrade(&self.registry),
+            ids: Arc::clone(&self.ids),
         };
         let id = self.registry.register(Arc::new(source));
         if let Some((_, forgotten)) = ids.push(peer, id) {
@@ -101,6 +108,8 @@ struct PeerSource {
     node: Node,
     peer: PeerId,
     name: String,
+    registry: Weak<Registry>,
+    ids: Arc<Mutex<LruCache<PeerId, SourceId>>>,
 }
 
 impl From<RequestError> for SourceError {
@@ -161,5 +170,11 @@ impl Source for PeerSource {
 
     async fn ban(&self, reason: &str) {
         self.node.ban(self.peer, reason).await;
+        // When it is met again it is another source: what the scheduler has against this one holds for ever, and a ban
+        // does not.
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(id), Some(registry)) = (ids.pop(&self.peer), self.registry.upgrade()) {
+            registry.remove(id);
+        }
     }
 }

@@ -387,6 +387,14 @@ async fn a_ban_holds() {
     let client = start(settings, Store::default()).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(client.peers().is_empty());
+    let banned: Vec<_> = client.bans().into_iter().map(|ban| ban.peer).collect();
+    assert_eq!(banned, [peer]);
+
+    // Until it is lifted.
+    assert_eq!(client.unban(Some(peer)).await, [peer]);
+    connected(&client, peer).await;
+    assert_eq!(providers(&client, PACK).await, [peer]);
+    assert!(client.unban(None).await.is_empty() && client.bans().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,40 +2,48 @@
 
 //! The task that owns the swarm.
 
-use std::collections::HashMap;
+mod dht;
+mod dialing;
+
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use libp2p::kad::{self, GetProvidersOk, QueryId, QueryResult};
+use libp2p::core::ConnectedPoint;
+use libp2p::kad::{self, QueryId};
 use libp2p::multiaddr::Protocol;
-use libp2p::swarm::dial_opts::DialOpts;
-use libp2p::swarm::{ConnectionError, ConnectionId, DialError, ListenError, SwarmEvent};
-use libp2p::{identify, mdns, ping, Multiaddr, PeerId, Swarm};
+use libp2p::swarm::{ConnectionError, ListenError, SwarmEvent};
+use libp2p::{identify, mdns, Multiaddr, PeerId, Swarm};
 use peerfs_exchange::Republisher;
 use peerfs_format::Digest;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::addresses;
-use crate::behaviour::{Behaviour, BehaviourEvent, KADEMLIA_PROTOCOL};
-use crate::client::{Client, EXCHANGE_PROTOCOL};
-use crate::dialer::{peer_of, Dialer, Target};
+use crate::ban_list::BanList;
+use crate::behaviour::{Behaviour, BehaviourEvent};
+use crate::client::Client;
+use crate::dialer::{Dialer, Target};
+use crate::pauses::{Clocks, Pause, Pauses};
 use crate::peer_table::PeerTable;
-use crate::provider_records::ProviderRecords;
-use crate::resolver::resolve;
+use crate::ping::Measured;
 use crate::server::Server;
 use crate::strangers::Strangers;
-use crate::twins::{is_own, Ear, Twins};
-use crate::{Event, NodeConfig};
+use crate::twins::{Ear, Twins};
+use crate::{Direction, Event, NetworkInfo, NodeConfig};
 
 /// How often it is looked whether something is to be dialled or announced.
 const TICK: Duration = Duration::from_millis(250);
-/// How often the routing table of the DHT is filled anew.
-const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// How often the routing table of the DHT is filled anew; lookups do it too, and connections.
+pub(crate) const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(4 * 60 * 60);
+/// The neighbours on the link that are dialled: whom else the DHT names is dialled for that. Were it all, each of a
+/// thousand nodes would have a thousand connections.
+const NEIGHBOURS_MAX: usize = 16;
+/// How often those that could not be reached are made up for by others.
+const NEIGHBOURS_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// The lookups under way at a time; more are answered with nothing.
 const LOOKUPS_MAX: usize = 256;
 
@@ -53,6 +61,8 @@ pub(crate) enum Command {
         found: mpsc::Sender<PeerId>,
     },
     Ban(PeerId),
+    Unban(PeerId),
+    Describe(oneshot::Sender<NetworkInfo>),
 }
 
 /// Whose addresses were looked up, and what came of it.
@@ -71,18 +81,23 @@ pub(crate) struct Driver {
     peers: Arc<PeerTable>,
     client: Arc<Client>,
     server: Arc<Server>,
+    bans: Arc<BanList>,
     outlets: Outlets,
+    /// To be tried always.
+    bootstrap: Vec<Multiaddr>,
     /// Whether the node listens on the loopback interface and nowhere else.
     loopback_only: bool,
     dialer: Dialer,
-    dialer_max: usize,
     /// As many as there are targets, and some more.
     resolutions: FuturesUnordered<BoxFuture<'static, Resolution>>,
     republisher: Republisher,
     bootstrap_at: Instant,
+    neighbours_at: Instant,
     lookups: HashMap<QueryId, mpsc::Sender<PeerId>>,
+    dht_messages: u64,
     twins: Twins,
     strangers: Strangers,
+    pauses: Pauses,
     /// Whether multicast DNS is in use.
     mdns: bool,
 }
@@ -100,29 +115,40 @@ impl Driver {
         peers: Arc<PeerTable>,
         client: Arc<Client>,
         server: Arc<Server>,
+        bans: Arc<BanList>,
         outlets: Outlets,
     ) -> Self {
-        let mut dialer = Dialer::default();
-        for address in &config.bootstrap {
-            dialer.add(Target::Address(address.clone()), false, Instant::now());
-        }
-        Driver {
+        let mut driver = Driver {
             swarm,
             commands,
             peers,
             client,
             server,
+            bans,
             outlets,
+            bootstrap: config.bootstrap.clone(),
             loopback_only: config.listen.iter().all(is_only_local),
-            dialer_max: config.bootstrap.len() + config.connections_max as usize,
-            dialer,
+            dialer: Dialer::default(),
             resolutions: FuturesUnordered::new(),
-            republisher: Republisher::new(config.provider_record_lifetime / 3),
+            republisher: Republisher::new(config.provider_record_lifetime / 2),
             bootstrap_at: Instant::now() + BOOTSTRAP_INTERVAL,
+            neighbours_at: Instant::now() + NEIGHBOURS_INTERVAL,
             lookups: HashMap::new(),
+            dht_messages: 0,
             twins: Twins::default(),
             strangers: Strangers::default(),
+            pauses: Pauses::default(),
             mdns: config.mdns,
+        };
+        driver.add_bootstrap();
+        driver
+    }
+
+    /// Those that are targets already stay as they are.
+    fn add_bootstrap(&mut self) {
+        for address in &self.bootstrap {
+            let target = Target::Address(address.clone());
+            self.dialer.add(target, false, Instant::now());
         }
     }
 
@@ -150,15 +176,68 @@ impl Driver {
 
     /// What is to be done from time to time. The swarm is polled after it.
     fn tidy(&mut self) {
+        if let Some(pause) = self.pauses.tick(Clocks::now()) {
+            self.wake(pause);
+        }
+        for peer in self.bans.end(SystemTime::now()) {
+            tracing::info!(%peer, "its ban is over");
+            self.unban(peer);
+        }
         let now = Instant::now();
         let behaviour = self.swarm.behaviour_mut();
         behaviour.connections.tidy(now);
+        behaviour.ping.tidy(now);
         behaviour.kademlia.store_mut().expire(now);
         if now >= self.bootstrap_at {
             self.bootstrap_at = now + BOOTSTRAP_INTERVAL;
             // Alone, there is nobody to ask; it begins by itself with the first node that is met.
             let _ = behaviour.kademlia.bootstrap();
         }
+        if now >= self.neighbours_at {
+            self.neighbours_at = now + NEIGHBOURS_INTERVAL;
+            self.add_neighbours();
+        }
+    }
+
+    /// Dials some of those on the link, if too few are.
+    fn add_neighbours(&mut self) {
+        let mdns = self.swarm.behaviour().mdns.as_ref();
+        let found = mdns.into_iter().flat_map(|mdns| mdns.discovered_nodes());
+        let mut found: Vec<PeerId> = found.copied().collect();
+        fastrand::shuffle(&mut found);
+        for peer in found {
+            self.add_neighbour(peer);
+        }
+    }
+
+    /// The machine has slept, or the process was stopped.
+    fn wake(&mut self, pause: Pause) {
+        let (seconds, asleep) = (pause.lasted.as_secs(), pause.unseen.as_secs());
+        tracing::info!(seconds, asleep, "nothing was done for a while");
+        let now = Instant::now();
+        self.republisher.slept(pause.unseen);
+        self.bootstrap_at = now;
+        self.doubt(now);
+    }
+
+    /// Nothing that was known of the network need be true any more.
+    fn doubt(&mut self, now: Instant) {
+        self.dialer.retry(now);
+        let behaviour = self.swarm.behaviour_mut();
+        behaviour.connections.forget_failures();
+        behaviour.ping.doubt();
+        behaviour.ping.tidy(now);
+    }
+
+    /// The node has other addresses than before, which its peers are told.
+    fn moved(&mut self) {
+        // At the start there is nobody to tell, and nothing to doubt.
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        if !peers.is_empty() {
+            self.republisher.renew(Instant::now());
+        }
+        self.swarm.behaviour_mut().identify.push(peers);
+        self.doubt(Instant::now());
     }
 
     /// Somebody with the node's id said its addresses, perhaps the node itself.
@@ -196,84 +275,54 @@ impl Driver {
                 behaviour.bans.block_peer(peer);
                 behaviour.kademlia.remove_peer(&peer);
             }
-        }
-    }
-
-    fn dial_due(&mut self) {
-        let room = self.swarm.behaviour().connections.has_room();
-        while let Some(target) = self.dialer.due(room, Instant::now()) {
-            self.dialer.resolving(&target);
-            self.resolve(target);
-        }
-    }
-
-    /// Looks up the addresses of a target; what comes of it goes to [`Self::on_resolved`].
-    fn resolve(&mut self, target: Target) {
-        let resolution = async move {
-            let addresses = match &target {
-                Target::Address(address) => resolve(address).await,
-                // Those that the behaviours know are used.
-                Target::Peer(_) => Ok(Vec::new()),
-            };
-            (target, addresses)
-        };
-        self.resolutions.push(resolution.boxed());
-    }
-
-    fn on_resolved(&mut self, target: Target, addresses: io::Result<Vec<Multiaddr>>) {
-        let addresses = match (&target, addresses) {
-            (Target::Address(address), Err(error)) => {
-                tracing::warn!(%address, %error, "cannot look up the address");
-                self.dialer.unresolved(&target, Instant::now());
-                return;
+            Command::Unban(peer) => self.unban(peer),
+            Command::Describe(asked) => {
+                // Who asked may not wait any more.
+                let _ = asked.send(self.describe());
             }
-            (_, addresses) => addresses.unwrap_or_default(),
-        };
-        if self.is_this_node(&target, &addresses) {
-            self.dialer.remove(&target);
-            return;
-        }
-        let options = dial_options(&target, addresses);
-        let connection = options.connection_id();
-        let bootstrap = self.dialer.is_bootstrap(&target);
-        self.swarm
-            .behaviour_mut()
-            .connections
-            .expect(connection, bootstrap);
-        self.dialer.dialing(&target, connection);
-        if let Err(error) = self.swarm.dial(options) {
-            self.dial_failed(connection, &error);
         }
     }
 
-    /// Whether a target is the node itself, or another one with its key: dialling would never succeed.
-    fn is_this_node(&mut self, target: &Target, addresses: &[Multiaddr]) -> bool {
-        let own = self.outlets.listen_addresses.borrow();
-        let id = match target {
-            Target::Peer(peer) => Some(*peer),
-            Target::Address(address) => peer_of(address),
+    fn describe(&mut self) -> NetworkInfo {
+        let behaviour = self.swarm.behaviour_mut();
+        let mdns = behaviour.mdns.as_ref();
+        let found = |mdns: &mdns::tokio::Behaviour| {
+            let found: HashSet<_> = mdns.discovered_nodes().collect();
+            found.len()
         };
-        let with_own_id = id == Some(*self.swarm.local_peer_id());
-        match addresses.first() {
-            Some(first) if with_own_id || addresses.iter().all(|one| is_own(one, &own)) => {
-                self.twins.met(first, &own);
-                true
-            }
-            _ => with_own_id,
+        let neighbours = mdns.map(found);
+        let (bootstrap, bootstrap_connected) = self.dialer.bootstrap();
+        NetworkInfo {
+            neighbours,
+            dht_nodes: self.dht_nodes(),
+            dht_messages: self.dht_messages,
+            bootstrap,
+            bootstrap_connected,
         }
     }
 
-    fn dial_failed(&mut self, connection: ConnectionId, error: &DialError) {
-        log_dial(error);
-        if let DialError::LocalPeerId { address } = error {
-            self.dialer.hopeless(connection);
-            self.twins
-                .met(address, &self.outlets.listen_addresses.borrow());
-            return;
+    /// A peer is let in again, and dialled if it is one of those that are.
+    fn unban(&mut self, peer: PeerId) {
+        self.swarm.behaviour_mut().bans.unblock_peer(peer);
+        if self.is_neighbour(peer) {
+            self.add_neighbour(peer);
         }
-        // Somebody configured this one, and wants to know.
-        if let Some(Target::Address(address)) = self.dialer.failed(connection, Instant::now()) {
-            tracing::warn!(%address, %error, "cannot reach a bootstrap peer, will try again");
+        self.add_bootstrap();
+    }
+
+    /// Whether a peer is known to be on the link.
+    fn is_neighbour(&self, peer: PeerId) -> bool {
+        let mdns = self.swarm.behaviour().mdns.as_ref();
+        let mut neighbours = mdns.into_iter().flat_map(|mdns| mdns.discovered_nodes());
+        neighbours.any(|other| *other == peer)
+    }
+
+    /// A peer was found on the link.
+    fn add_neighbour(&mut self, peer: PeerId) {
+        if self.dialer.neighbours() < NEIGHBOURS_MAX {
+            let connected = self.peers.is_connected(peer);
+            self.dialer
+                .add(Target::Peer(peer), connected, Instant::now());
         }
     }
 
@@ -299,7 +348,7 @@ impl Driver {
             } => {
                 self.dialer
                     .connected(connection_id, peer_id, Instant::now());
-                self.on_connected(peer_id, endpoint.get_remote_address());
+                self.on_connected(peer_id, &endpoint);
             }
             SwarmEvent::ConnectionClosed { peer_id, cause, .. } => {
                 self.on_disconnected(peer_id, cause.as_ref());
@@ -326,12 +375,14 @@ impl Driver {
                 self.outlets
                     .listen_addresses
                     .send_modify(|addresses| addresses.push(address));
+                self.moved();
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.swarm.remove_external_address(&address);
                 self.outlets
                     .listen_addresses
                     .send_modify(|addresses| addresses.retain(|other| *other != address));
+                self.moved();
             }
             SwarmEvent::ListenerError { error, .. } => {
                 tracing::warn!(%error, "a listener failed");
@@ -340,8 +391,13 @@ impl Driver {
         }
     }
 
-    fn on_connected(&mut self, peer: PeerId, address: &Multiaddr) {
-        if self.peers.connected(peer, address.clone()) {
+    fn on_connected(&mut self, peer: PeerId, endpoint: &ConnectedPoint) {
+        let address = endpoint.get_remote_address();
+        let direction = match endpoint.is_dialer() {
+            true => Direction::Outbound,
+            false => Direction::Inbound,
+        };
+        if self.peers.connected(peer, address.clone(), direction) {
             tracing::info!(%peer, %address, "peer connected");
             // Nobody may be listening, which is no error.
             let _ = self.outlets.events.send(Event::PeerConnected(peer));
@@ -363,18 +419,12 @@ impl Driver {
         match event {
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, _) in found {
-                    if self.dialer.len() < self.dialer_max {
-                        let connected = self.peers.is_connected(peer);
-                        let target = Target::Peer(peer);
-                        self.dialer.add(target, connected, Instant::now());
-                    }
+                    self.add_neighbour(peer);
                 }
             }
             BehaviourEvent::Mdns(mdns::Event::Expired(gone)) => {
                 for (peer, _) in gone {
-                    let mdns = self.swarm.behaviour().mdns.as_ref();
-                    let mut left = mdns.into_iter().flat_map(|mdns| mdns.discovered_nodes());
-                    if !left.any(|other| *other == peer) {
+                    if !self.is_neighbour(peer) {
                         self.dialer.remove(&Target::Peer(peer));
                     }
                 }
@@ -382,109 +432,12 @@ impl Driver {
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.on_identified(peer_id, info);
             }
-            BehaviourEvent::Ping(ping::Event {
-                peer,
-                connection,
-                result,
-            }) => match result {
-                Ok(rtt) => self.peers.measured(peer, rtt),
-                Err(ping::Failure::Unsupported) => {}
-                Err(error) => {
-                    tracing::debug!(%peer, %error, "no answer to a ping");
-                    self.swarm.close_connection(connection);
-                }
-            },
+            BehaviourEvent::Ping(Measured { peer, rtt }) => self.peers.measured(peer, rtt),
             BehaviourEvent::Inbound(opened) => self.server.accept(opened),
             BehaviourEvent::Kademlia(event) => self.on_kademlia_event(event),
             _ => {}
         }
     }
-
-    /// A peer said who it is: its addresses go to the DHT's routing table. Other programs use the
-    /// same multicast DNS service name; those are left alone.
-    fn on_identified(&mut self, peer: PeerId, info: identify::Info) {
-        if !info.protocols.contains(&EXCHANGE_PROTOCOL) {
-            self.strangers.met(peer, &info);
-            self.dialer.remove_peer(peer);
-            // An error only says that it has gone already.
-            let _ = self.swarm.disconnect_peer_id(peer);
-            return;
-        }
-        if !info.protocols.contains(&KADEMLIA_PROTOCOL) {
-            return;
-        }
-        let kademlia = &mut self.swarm.behaviour_mut().kademlia;
-        let addresses = addresses::useful(info.listen_addrs);
-        for address in &addresses {
-            kademlia.add_address(&peer, address.clone());
-        }
-        // Those that it said earlier: a table grows with peers, not with what they say.
-        let known = known_addresses(kademlia, peer);
-        let excess = known.len().saturating_sub(addresses::ADDRESSES_MAX);
-        let stale = known.iter().filter(|known| !addresses.contains(known));
-        for address in stale.take(excess) {
-            kademlia.remove_address(&peer, address);
-        }
-    }
-
-    fn on_kademlia_event(&mut self, event: kad::Event) {
-        match event {
-            kad::Event::OutboundQueryProgressed {
-                id, result, step, ..
-            } => {
-                match result {
-                    QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders {
-                        providers,
-                        ..
-                    })) => self.on_providers(id, providers),
-                    QueryResult::StartProviding(_) => self.republisher.finished(),
-                    _ => {}
-                }
-                if step.last {
-                    self.lookups.remove(&id);
-                }
-            }
-            kad::Event::RoutingUpdated {
-                is_new_peer: true, ..
-            } => self.republisher.hurry(Instant::now()),
-            _ => {}
-        }
-    }
-
-    fn on_providers(&mut self, query: QueryId, providers: impl IntoIterator<Item = PeerId>) {
-        let own_id = *self.swarm.local_peer_id();
-        for peer in providers {
-            if peer == own_id {
-                continue;
-            }
-            // Now, because the addresses are only known while the query lasts.
-            if !self.swarm.is_connected(&peer) {
-                if let Err(error) = self
-                    .swarm
-                    .dial(DialOpts::peer_id(peer).allocate_new_port().build())
-                {
-                    log_dial(&error);
-                }
-            }
-            if let Some(found) = self.lookups.get(&query) {
-                // Full when there are more than the one who asks wants to know.
-                let _ = found.try_send(peer);
-            }
-        }
-    }
-}
-
-/// The addresses of a peer in the routing table.
-fn known_addresses(kademlia: &mut kad::Behaviour<ProviderRecords>, peer: PeerId) -> Vec<Multiaddr> {
-    let Some(bucket) = kademlia.kbucket(peer) else {
-        return Vec::new();
-    };
-    let entry = bucket
-        .iter()
-        .find(|entry| *entry.node.key.preimage() == peer);
-    entry.map_or(Vec::new(), |entry| {
-        entry.node.value.iter().cloned().collect()
-    })
 }
 
 /// What is heard on the link of a node with this id; nothing more after an error.
@@ -508,37 +461,6 @@ fn is_only_local(address: &Multiaddr) -> bool {
         Some(Protocol::Ip6(ip)) => ip.is_loopback() || ip.is_unicast_link_local(),
         _ => false,
     }
-}
-
-/// Without the id of the peer there can be one address only: two might be two peers.
-///
-/// From a port of its own: two nodes that find each other by mDNS dial at the same moment, and if both
-/// did so from the ports that they listen at, TCP would make one connection of the two, on which both
-/// believe that they dialled and neither handshake succeeds. Their pauses are the same, so it can happen
-/// again and again.
-fn dial_options(target: &Target, mut addresses: Vec<Multiaddr>) -> DialOpts {
-    let peer = match target {
-        Target::Peer(peer) => return DialOpts::peer_id(*peer).allocate_new_port().build(),
-        Target::Address(address) => peer_of(address),
-    };
-    match peer {
-        Some(peer) => DialOpts::peer_id(peer)
-            .addresses(addresses)
-            .allocate_new_port()
-            .build(),
-        None => {
-            addresses.truncate(1);
-            let address = addresses.pop().unwrap_or_else(Multiaddr::empty);
-            DialOpts::unknown_peer_id()
-                .address(address)
-                .allocate_new_port()
-                .build()
-        }
-    }
-}
-
-fn log_dial(error: &DialError) {
-    tracing::debug!(%error, "dialling failed");
 }
 
 #[cfg(test)]

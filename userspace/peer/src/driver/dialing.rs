@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Connecting to those who are to be connected.
+
+use std::io;
+use std::time::Instant;
+
+use futures::future::FutureExt;
+use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::swarm::{ConnectionId, DialError};
+use libp2p::Multiaddr;
+
+use super::Driver;
+use crate::dialer::{peer_of, Target};
+use crate::resolver::resolve;
+use crate::twins::is_own;
+
+impl Driver {
+    pub(super) fn dial_due(&mut self) {
+        let room = self.swarm.behaviour().connections.has_room();
+        while let Some(target) = self.dialer.due(room, Instant::now()) {
+            self.dialer.resolving(&target);
+            self.resolve(target);
+        }
+    }
+
+    /// Looks up the addresses of a target; what comes of it goes to [`Self::on_resolved`].
+    pub(super) fn resolve(&mut self, target: Target) {
+        let resolution = async move {
+            let addresses = match &target {
+                Target::Address(address) => resolve(address).await,
+                // Those that the behaviours know are used.
+                Target::Peer(_) => Ok(Vec::new()),
+            };
+            (target, addresses)
+        };
+        self.resolutions.push(resolution.boxed());
+    }
+
+    pub(super) fn on_resolved(&mut self, target: Target, addresses: io::Result<Vec<Multiaddr>>) {
+        let addresses = match (&target, addresses) {
+            (Target::Address(address), Err(error)) => {
+                tracing::warn!(%address, %error, "cannot look up the address");
+                self.dialer.unresolved(&target, Instant::now());
+                return;
+            }
+            (_, addresses) => addresses.unwrap_or_default(),
+        };
+        if self.is_this_node(&target, &addresses) {
+            self.dialer.remove(&target);
+            return;
+        }
+        let options = dial_options(&target, addresses);
+        let connection = options.connection_id();
+        let bootstrap = self.dialer.is_bootstrap(&target);
+        self.swarm
+            .behaviour_mut()
+            .connections
+            .expect(connection, bootstrap);
+        self.dialer.dialing(&target, connection);
+        if let Err(error) = self.swarm.dial(options) {
+            self.dial_failed(connection, &error);
+        }
+    }
+
+    /// Whether a target is the node itself, or another one with its key: dialling would never succeed.
+    fn is_this_node(&mut self, target: &Target, addresses: &[Multiaddr]) -> bool {
+        let own = self.outlets.listen_addresses.borrow();
+        let id = match target {
+            Target::Peer(peer) => Some(*peer),
+            Target::Address(address) => peer_of(address),
+        };
+        let with_own_id = id == Some(*self.swarm.local_peer_id());
+        match addresses.first() {
+            Some(first) if with_own_id || addresses.iter().all(|one| is_own(one, &own)) => {
+                self.twins.met(first, &own);
+                true
+            }
+            _ => with_own_id,
+        }
+    }
+
+    pub(super) fn dial_failed(&mut self, connection: ConnectionId, error: &DialError) {
+        log_dial(error);
+        if let DialError::LocalPeerId { address } = error {
+            self.dialer.hopeless(connection);
+            self.twins
+                .met(address, &self.outlets.listen_addresses.borrow());
+            return;
+        }
+        // Somebody configured this one, and wants to know.
+        if let Some(Target::Address(address)) = self.dialer.failed(connection, Instant::now()) {
+            tracing::warn!(%address, %error, "cannot reach a bootstrap peer, will try again");
+        }
+    }
+}
+
+/// Without the id of the peer there can be one address only: two might be two peers.
+///
+/// From a port of its own: two nodes that find each other by mDNS dial at the same moment, and if both
+/// did so from the ports that they listen at, TCP would make one connection of the two, on which both
+/// believe that they dialled and neither handshake succeeds. Their pauses are the same, so it can happen
+/// again and again.
+fn dial_options(target: &Target, mut addresses: Vec<Multiaddr>) -> DialOpts {
+    let peer = match target {
+        Target::Peer(peer) => return DialOpts::peer_id(*peer).allocate_new_port().build(),
+        Target::Address(address) => peer_of(address),
+    };
+    match peer {
+        Some(peer) => DialOpts::peer_id(peer)
+            .addresses(addresses)
+            .allocate_new_port()
+            .build(),
+        None => {
+            addresses.truncate(1);
+            let address = addresses.pop().unwrap_or_else(Multiaddr::empty);
+            DialOpts::unknown_peer_id()
+                .address(address)
+                .allocate_new_port()
+                .build()
+        }
+    }
+}
+
+pub(super) fn log_dial(error: &DialError) {
+    tracing::debug!(%error, "dialling failed");
+}
