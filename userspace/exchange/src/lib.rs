@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`frame`], [`limits`], [`Priority`], [`ChunkMap`], [`Have`], [`Violation`] | the protocol, as `Documentation/peer-protocol.md` has it |
 //! | [`Requester`], [`Responder`] | the two ends of a stream |
+//! | [`Arrivals`] | what has come into a store, for those who follow it |
 //! | [`Progress`] | when something last came of what was asked for |
 //! | [`Ledger`], [`TokenBucket`] | what a node does for others, and how fast |
 //! | [`Republisher`] | when what is announced |
@@ -16,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod arrivals;
 mod chunk_map;
 pub mod frame;
 mod have;
@@ -30,6 +32,7 @@ pub mod scheduler;
 mod token_bucket;
 mod violation;
 
+pub use arrivals::{Arrival, Arrivals};
 pub use chunk_map::ChunkMap;
 pub use have::Have;
 pub use ledger::{Ledger, Refused, QUESTION};

@@ -410,11 +410,12 @@ impl Driver {
             let _ = self.swarm.disconnect_peer_id(peer);
             return;
         }
+        let addresses = addresses::useful(info.listen_addrs);
+        self.peers.introduced(peer, addresses.clone());
         if !info.protocols.contains(&KADEMLIA_PROTOCOL) {
             return;
         }
         let kademlia = &mut self.swarm.behaviour_mut().kademlia;
-        let addresses = addresses::useful(info.listen_addrs);
         for address in &addresses {
             kademlia.add_address(&peer, address.clone());
         }

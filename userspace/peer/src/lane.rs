@@ -157,7 +157,9 @@ impl Exchange {
                 let (want, permit) = want.ok_or(RequestError::Disconnected)?;
                 self.start(want, permit).await?;
             }
-            () = sleep(LANE_IDLE), if idle => return self.finish(wants).await,
+            () = sleep(LANE_IDLE) => if idle {
+                return self.finish(wants).await;
+            },
             () = taken.enough() => {
                 self.grant().await?;
             }

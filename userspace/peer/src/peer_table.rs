@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId};
 
+use peerfs_exchange::frame::PeerRecord;
+
+use crate::followers::record;
 use crate::PeerInfo;
 
 /// The connected peers, shared by all parts of a node.
@@ -24,6 +27,8 @@ struct Entry {
     waiting: u32,
     /// When bytes of blobs or chunks last came or went.
     useful: Option<Instant>,
+    /// Where it listens, as it says.
+    listens_at: Vec<Multiaddr>,
 }
 
 /// How much a peer is in use.
@@ -55,6 +60,7 @@ impl PeerTable {
             connections: 0,
             waiting: 0,
             useful: None,
+            listens_at: Vec::new(),
         });
         entry.info.address = address;
         entry.connections = entry.connections.saturating_add(1);
@@ -72,6 +78,25 @@ impl PeerTable {
             Some(_) => peers.remove(&id).is_some(),
             None => false,
         }
+    }
+
+    /// A peer said where it listens.
+    pub(crate) fn introduced(&self, id: PeerId, listens_at: Vec<Multiaddr>) {
+        if let Some(entry) = self.lock().get_mut(&id) {
+            entry.listens_at = listens_at;
+        }
+    }
+
+    /// What `asker` is told of these peers, as far as they are connected.
+    pub(crate) fn records(&self, asker: PeerId, peers: &[PeerId]) -> Vec<PeerRecord> {
+        let table = self.lock();
+        let Some(to) = table.get(&asker) else {
+            return Vec::new();
+        };
+        let others = peers.iter().filter(|peer| **peer != asker);
+        others
+            .filter_map(|peer| record(*peer, &table.get(peer)?.listens_at, &to.info.address))
+            .collect()
     }
 
     pub(crate) fn measured(&self, id: PeerId, rtt: Duration) {

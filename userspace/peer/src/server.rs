@@ -13,12 +13,14 @@ use peerfs_exchange::limits::{READS_MAX, READ_TIMEOUT, STREAM_IDLE, WRITE_TIMEOU
 use peerfs_exchange::{
     BlobForm, BlobStep, Found, Ledger, Outgoing, Responder, Step, TokenBucket, Violation, QUESTION,
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{watch, Notify, Semaphore};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::arrivals::ArrivalLog;
 use crate::codec::{self, FrameReader, FrameWriter, ReadError};
+use crate::followers::Followers;
 use crate::inbound::Opened;
 use crate::peer_table::{PeerTable, Waiting};
 use crate::streams::{Slot, Streams};
@@ -36,6 +38,9 @@ pub(crate) struct Server {
     streams: Arc<Mutex<Streams>>,
     /// What was done for each peer and not paid by what it was sent.
     ledger: Arc<Mutex<Ledger<PeerId>>>,
+    /// What comes into the store.
+    arrivals: Arc<ArrivalLog>,
+    followers: Mutex<Followers>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -60,6 +65,7 @@ impl Server {
         config: &NodeConfig,
         provider: Arc<dyn Provider>,
         peers: Arc<PeerTable>,
+        arrivals: Arc<ArrivalLog>,
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Self {
@@ -72,6 +78,8 @@ impl Server {
                 .map(|rate| Mutex::new(TokenBucket::new(rate, Instant::now()))),
             streams: Arc::default(),
             ledger: Arc::new(Mutex::new(Ledger::new(Instant::now()))),
+            arrivals,
+            followers: Mutex::default(),
             tasks,
             shutdown,
         }
@@ -116,7 +124,10 @@ impl Server {
         let mut waiting = Waiting::new(self.peers.clone(), peer);
         // Since the last reply, whatever the peer sent meanwhile.
         let mut idle_since = Instant::now();
+        let mut arrivals = self.arrivals.watch();
         loop {
+            arrivals.mark_unchanged();
+            session.lock().tell(&self.arrivals.lock(), Instant::now());
             loop {
                 let Some(step) = session.lock().next_step() else {
                     break;
@@ -139,10 +150,15 @@ impl Server {
             let idle = reads.is_empty();
             waiting.set(!idle);
             slot.set_idle(idle.then_some(idle_since));
+            let (tells_at, is_followed) = {
+                let responder = session.lock();
+                (responder.tells_at(Instant::now()), responder.is_followed())
+            };
             tokio::select! {
+                () = news(&mut arrivals, tells_at) => (),
                 Some((step, found)) = reads.next() => session.lock().finish(step, found),
                 () = session.changed.notified() => (),
-                () = sleep_until((idle_since + STREAM_IDLE).into()), if idle => {
+                () = sleep_until((idle_since + STREAM_IDLE).into()), if idle && !is_followed => {
                     return Err(ServeError::Idle);
                 }
             }
@@ -175,7 +191,7 @@ impl Server {
         if work.charge(QUESTION) {
             // Only closed when the node is gone, and then nobody waits for the answer.
             let _permit = self.reads.acquire().await;
-            let read = timeout(READ_TIMEOUT, self.find(&step, &work)).await;
+            let read = timeout(READ_TIMEOUT, self.find(peer, &step, &work)).await;
             found = read.ok().flatten().unwrap_or(Found::Nothing);
         }
         if let Some(retry_after) = work.refused() {
@@ -185,7 +201,7 @@ impl Server {
     }
 
     /// What a step needs; `None` if it is not there.
-    async fn find(&self, step: &Step, work: &Work) -> Option<Found> {
+    async fn find(&self, peer: PeerId, step: &Step, work: &Work) -> Option<Found> {
         match step {
             Step::Have { digest, .. } => Some(Found::Have(self.provider.have(digest, work).await)),
             Step::Blob(blob) => self.find_blob(blob, work).await,
@@ -197,6 +213,17 @@ impl Server {
             } => {
                 let read = self.provider.read_chunk(pack, index, *number, work);
                 read.await.map(Found::Chunk)
+            }
+            Step::Image { manifest, .. } => {
+                let packs = self.provider.packs_of(manifest, work).await?;
+                // Nobody is led to images that are not here.
+                lock(&self.followers).add(*manifest, peer);
+                Some(Found::Image(packs))
+            }
+            Step::Map { pack, .. } => Some(Found::Have(self.provider.have(pack, work).await)),
+            Step::Peers { manifest, .. } => {
+                let followers = lock(&self.followers).of(manifest);
+                Some(Found::Peers(self.peers.records(peer, &followers)))
             }
             Step::Other { .. } => Some(Found::NotServed),
         }
@@ -226,6 +253,16 @@ impl Server {
             cost: work.charged() - before,
         })
     }
+}
+
+/// Waits until there may be something to tell: from `tells_at` on, when something comes.
+async fn news(arrivals: &mut watch::Receiver<u64>, tells_at: Option<Instant>) {
+    let Some(tells_at) = tells_at else {
+        return std::future::pending().await;
+    };
+    sleep_until(tells_at.into()).await;
+    // Its sender is this node's.
+    let _ = arrivals.changed().await;
 }
 
 /// The state of one served stream.

@@ -3,11 +3,13 @@
 //! The state of an exchange stream at the node that accepted it. Decides what to read and to answer
 //! next; reads nothing and sends nothing.
 
+mod follows;
 mod ready;
 mod step;
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use peerfs_format::Digest;
 
@@ -16,8 +18,9 @@ use crate::limits::{
     CHUNKS_PER_STREAM, CHUNK_CREDIT, CREDIT_MAX, CROWDED_RETRY, PIECE_MAX, READS_AHEAD,
     REFUSALS_MAX, REQUESTS_PER_STREAM, RETRY_MAX,
 };
-use crate::{Priority, Violation};
+use crate::{Arrivals, Have, Priority, Violation};
 
+use follows::Follows;
 pub use ready::Outgoing;
 use ready::Ready;
 pub use step::{BlobForm, BlobStep, Found, Step};
@@ -29,6 +32,8 @@ pub struct Responder {
     credit: u32,
     /// Requests that need no credit.
     questions: VecDeque<Step>,
+    /// The images that the peer follows.
+    follows: Follows,
     /// By priority, the most urgent first.
     queues: ByPriority<VecDeque<Work>>,
     /// What was read and is to be sent.
@@ -87,6 +92,8 @@ impl Responder {
             }
             Request::Have { request, .. }
             | Request::WantBlob { request, .. }
+            | Request::Follow { request, .. }
+            | Request::Peers { request, .. }
             | Request::Other { request, .. } => (*request, 1),
             Request::WantChunks {
                 request, chunks, ..
@@ -95,7 +102,10 @@ impl Responder {
         if self.live.contains_key(&request) {
             return Err(Violation::DuplicateRequest(request));
         }
-        if self.live.len() >= REQUESTS_PER_STREAM || self.answers + answers > CHUNKS_PER_STREAM {
+        let is_refused = self.live.len() >= REQUESTS_PER_STREAM
+            || self.answers + answers > CHUNKS_PER_STREAM
+            || matches!(frame, Request::Follow { .. }) && self.follows.is_full();
+        if is_refused {
             if self.refusals >= REFUSALS_MAX {
                 return Err(Violation::BusyIgnored);
             }
@@ -116,6 +126,10 @@ impl Responder {
                 self.questions.push_back(Step::Have { request, digest });
             }
             Request::Other { request, .. } => self.questions.push_back(Step::Other { request }),
+            Request::Peers { request, manifest } => {
+                self.questions.push_back(Step::Peers { request, manifest });
+            }
+            Request::Follow { request, manifest } => self.follows.add(request, manifest),
             Request::WantBlob {
                 request,
                 priority,
@@ -155,7 +169,8 @@ impl Responder {
         let mut room = (READS_AHEAD + Priority::ALL.len()).checked_sub(under_way)?;
         for priority in Priority::ALL {
             room = room.checked_sub(1).filter(|room| *room > 0)?;
-            let step = match self.questions.pop_front() {
+            let question = self.questions.pop_front();
+            let step = match question.or_else(|| self.follows.next_step()) {
                 Some(question) => question,
                 None => {
                     let queue = of(&mut self.queues, priority);
@@ -179,8 +194,31 @@ impl Responder {
         *of(&mut self.under_way, priority) -= 1;
         // What next_step() took off, at most.
         self.credit = self.credit.saturating_add(reserved);
+        if matches!(step, Step::Image { .. } | Step::Map { .. }) {
+            self.follows.looked();
+        }
         if !self.live.contains_key(&request) {
             return;
+        }
+        match (&step, &found) {
+            (Step::Image { .. }, Found::Image(packs)) => {
+                self.follows.known(request, Some(Arc::clone(packs)));
+                return;
+            }
+            (Step::Image { .. }, Found::Nothing) => {
+                self.follows.known(request, None);
+                return;
+            }
+            (Step::Image { .. }, _) => self.follows.remove(request),
+            (Step::Map { .. }, Found::Have(Have::Absent) | Found::Nothing)
+                if !self.follows.mapped(request) =>
+            {
+                return;
+            }
+            (Step::Map { .. }, Found::Have(Have::Complete | Have::Partial(_))) => {
+                self.follows.mapped(request);
+            }
+            _ => (),
         }
         if let Found::Refused { retry_after } = found {
             // Whatever else it asked for.
@@ -196,6 +234,31 @@ impl Responder {
             // Before others of its priority: what was begun is finished first.
             of(&mut self.queues, priority).push_front(Work::Blob(rest));
         }
+    }
+
+    /// Takes note of what has come into the store, and tells of it what the peer follows; to be called before each
+    /// [`Self::next_step`].
+    pub fn tell(&mut self, arrivals: &Arrivals, now: Instant) {
+        // Not more than the peer takes.
+        if !of(&mut self.ready, Priority::Demand).is_empty() {
+            return;
+        }
+        for reply in self.follows.news(arrivals, now) {
+            let outgoing = Outgoing { reply, pays: None };
+            let ends = false;
+            self.send(Priority::Demand, Ready::Frame { outgoing, ends });
+        }
+    }
+
+    /// When to [`tell`](Self::tell) the peer what has come meanwhile, or comes later; `None` while there is something
+    /// else to do first, or if it follows nothing.
+    pub fn tells_at(&self, now: Instant) -> Option<Instant> {
+        self.follows.due(now)
+    }
+
+    /// Whether the peer follows an image.
+    pub fn is_followed(&self) -> bool {
+        !self.follows.is_empty()
     }
 
     fn send(&mut self, priority: Priority, ready: Ready) {
@@ -248,6 +311,7 @@ impl Responder {
             return;
         };
         self.answers -= answers;
+        self.follows.remove(request);
         self.questions.retain(|step| step.request() != request);
         for queue in &mut self.queues {
             queue.retain(|work| work.request() != request);

@@ -52,6 +52,25 @@ impl Ready {
                 request,
                 have: Have::Absent,
             },
+            (Step::Map { pack, .. }, found) => {
+                let have = match found {
+                    Found::Have(have) => have,
+                    _ => Have::Absent,
+                };
+                let reply = Reply::HaveMap {
+                    request,
+                    pack,
+                    have,
+                };
+                let outgoing = Outgoing { reply, pays: None };
+                let ends = false;
+                return (Ready::Frame { outgoing, ends }, None);
+            }
+            (Step::Peers { .. }, Found::Peers(peers)) => Reply::PeerList { request, peers },
+            (Step::Peers { .. }, _) => Reply::PeerList {
+                request,
+                peers: Vec::new(),
+            },
             (Step::Blob(step), Found::Blob { form, data, cost }) if step.fits(form, &data) => {
                 return blob(step, form, data, cost);
             }
@@ -69,7 +88,8 @@ impl Ready {
                 return (Ready::Chunk(chunk), None);
             }
             (Step::Chunk { number, .. }, _) => Reply::ChunkNotFound { request, number },
-            (Step::Other { .. }, _) => Reply::NotServed { request },
+            // Whatever else comes of the question which packs an image has.
+            (Step::Image { .. } | Step::Other { .. }, _) => Reply::NotServed { request },
         };
         let outgoing = Outgoing { reply, pays: None };
         let ends = true;
