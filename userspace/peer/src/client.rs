@@ -240,7 +240,7 @@ impl Client {
     async fn send(&self, peer: PeerId, kind: LaneKind, mut want: Want) -> Result<(), RequestError> {
         for _ in 0..2 {
             let lane = self.lane(peer, kind).await?;
-            if let Some(retry_after) = lane.rests_for() {
+            if let Some(retry_after) = lane.rests_for(want.wanted.priority()) {
                 return Err(RequestError::Busy { retry_after });
             }
             tracing::debug!(%peer, "sends a request");

@@ -46,6 +46,7 @@ mod server;
 mod strangers;
 mod streams;
 mod twins;
+mod upload;
 mod want;
 mod work;
 

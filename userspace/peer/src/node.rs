@@ -3,6 +3,7 @@
 //! The handle of a running node.
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -282,6 +283,14 @@ impl Node {
         if let Ok(Err(error)) = saved.await {
             tracing::warn!(%error, "cannot write the list of banned peers");
         }
+    }
+
+    /// Runs a task of the owner's for as long as the node runs: [`Node::shutdown`] drops it, and waits for that.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.inner.shutdown.clone();
+        self.inner.tasks.spawn(async move {
+            shutdown.run_until_cancelled(task).await;
+        });
     }
 
     /// Ends all connections and tasks, and waits for that, 3 seconds at most. Outstanding requests

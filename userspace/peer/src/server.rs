@@ -11,10 +11,10 @@ use libp2p::{PeerId, Stream};
 use peerfs_exchange::frame::{Reply, Request};
 use peerfs_exchange::limits::{READS_MAX, READ_TIMEOUT, STREAM_IDLE, WRITE_TIMEOUT};
 use peerfs_exchange::{
-    BlobForm, BlobStep, Found, Ledger, Outgoing, Responder, Step, TokenBucket, Violation, QUESTION,
+    BlobForm, BlobStep, Found, Ledger, Outgoing, Refused, Responder, Step, Violation, QUESTION,
 };
 use tokio::sync::{watch, Notify, Semaphore};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +24,7 @@ use crate::followers::Followers;
 use crate::inbound::Opened;
 use crate::peer_table::{PeerTable, Waiting};
 use crate::streams::{Slot, Streams};
+use crate::upload::Upload;
 use crate::{NodeConfig, Provider, Work};
 
 /// What all served streams share.
@@ -33,7 +34,7 @@ pub(crate) struct Server {
     /// Reads wait here in the order in which they come. As a stream has few of them waiting, each
     /// stream gets its turn, however much it has asked for.
     reads: Semaphore,
-    upload: Option<Mutex<TokenBucket>>,
+    upload: Arc<Upload>,
     /// The streams that peers have.
     streams: Arc<Mutex<Streams>>,
     /// What was done for each peer and not paid by what it was sent.
@@ -69,13 +70,16 @@ impl Server {
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Self {
+        let upload = Arc::new(Upload::new(config.upload_limit));
+        tasks.spawn({
+            let (upload, shutdown) = (Arc::clone(&upload), shutdown.clone());
+            async move { shutdown.run_until_cancelled(upload.run()).await }
+        });
         Server {
             provider,
             peers,
             reads: Semaphore::new(READS_MAX),
-            upload: config
-                .upload_limit
-                .map(|rate| Mutex::new(TokenBucket::new(rate, Instant::now()))),
+            upload,
             streams: Arc::default(),
             ledger: Arc::new(Mutex::new(Ledger::new(Instant::now()))),
             arrivals,
@@ -127,15 +131,17 @@ impl Server {
         let mut arrivals = self.arrivals.watch();
         loop {
             arrivals.mark_unchanged();
-            session.lock().tell(&self.arrivals.lock(), Instant::now());
+            session.tell(&self.arrivals);
             loop {
-                let Some(step) = session.lock().next_step() else {
+                let Some(step) = session.lock().next_step(&self.upload.copies()) else {
                     break;
                 };
                 reads.push(self.perform(peer, step));
             }
+            let mut is_finished = false;
             while let Some(Some((step, found))) = reads.next().now_or_never() {
                 session.lock().finish(step, found);
+                is_finished = true;
             }
             let outgoing = session.lock().next_reply();
             if let Some(outgoing) = outgoing {
@@ -143,6 +149,10 @@ impl Server {
                 slot.set_idle(None);
                 self.send(peer, writer, outgoing).await?;
                 idle_since = Instant::now();
+                continue;
+            }
+            // What was found may lead to another step, and not to an answer.
+            if is_finished {
                 continue;
             }
             // Nothing to send at the moment: what was collected goes out.
@@ -172,11 +182,10 @@ impl Server {
         outgoing: Outgoing,
     ) -> Result<(), ServeError> {
         let bytes = outgoing.reply.data_length();
-        if let Some(upload) = &self.upload {
-            let delay = lock(upload).take(bytes, Instant::now());
-            sleep(delay).await;
-        }
+        self.upload.turn(peer, outgoing.priority, bytes).await;
+        let begun = Instant::now();
         within(WRITE_TIMEOUT, writer.feed(outgoing.reply)).await?;
+        self.upload.sent(peer, bytes, begun.elapsed());
         self.peers.sent(peer, bytes);
         if let Some(pays) = outgoing.pays {
             lock(&self.ledger).paid(peer, pays);
@@ -186,6 +195,9 @@ impl Server {
 
     /// Does what a step needs, if the peer has not caused too much for nothing already.
     async fn perform(&self, peer: PeerId, step: Step) -> (Step, Found) {
+        if let Err(Refused { retry_after }) = self.upload.serves(peer, &step) {
+            return (step, Found::Refused { retry_after });
+        }
         let work = Work::for_peer(&self.ledger, peer);
         let mut found = Found::Nothing;
         if work.charge(QUESTION) {
@@ -197,6 +209,7 @@ impl Server {
         if let Some(retry_after) = work.refused() {
             found = Found::Refused { retry_after };
         }
+        self.upload.note_copy(&step, &found);
         (step, found)
     }
 
@@ -275,6 +288,14 @@ struct Session {
 impl Session {
     fn lock(&self) -> MutexGuard<'_, Responder> {
         lock(&self.responder)
+    }
+
+    /// Tells what has come, if the peer wants to know.
+    fn tell(&self, arrivals: &ArrivalLog) {
+        let mut responder = self.lock();
+        if responder.is_followed() {
+            responder.tell(&arrivals.lock(), Instant::now());
+        }
     }
 
     async fn read(&self, reader: &mut FrameReader<Request>) -> Result<(), ServeError> {

@@ -3,12 +3,12 @@
 //! Requests to a peer, and where their answers go.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use peerfs_exchange::frame::PeerRecord;
 use peerfs_exchange::limits::CLIENT_REQUESTS;
-use peerfs_exchange::{Answer, Have, Progress, SentBlob, Waiter, Wanted};
+use peerfs_exchange::{Answer, Have, Priority, Progress, SentBlob, Waiter, Wanted};
 use peerfs_format::Digest;
 use tokio::sync::{mpsc, OwnedSemaphorePermit};
 
@@ -64,29 +64,37 @@ impl Answers {
     }
 }
 
-/// How long a peer wants to be left alone. Clones are the same.
+/// How long a peer wants to be left alone by what is as urgent as what it refused, or less. Clones are the same.
 #[derive(Clone, Default)]
 pub(crate) struct Resting {
-    until: Arc<Mutex<Option<Instant>>>,
+    refused: Arc<Mutex<Option<(Priority, Instant)>>>,
 }
 
 impl Resting {
-    /// How much of that time is left.
-    pub(crate) fn left(&self, now: Instant) -> Option<Duration> {
-        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
-        until?
+    /// How much of that time is left for something so urgent.
+    pub(crate) fn left(&self, priority: Priority, now: Instant) -> Option<Duration> {
+        let (refused, until) = (*self.lock())?;
+        until
             .checked_duration_since(now)
-            .filter(|left| !left.is_zero())
+            .filter(|left| priority >= refused && !left.is_zero())
     }
 
-    fn rest(&self, until: Instant) {
-        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    /// It refused something so urgent. What it said of what is more urgent holds too.
+    fn rest(&self, priority: Priority, until: Instant, now: Instant) {
+        let mut refused = self.lock();
+        let before = refused.filter(|(before, until)| *until > now && *before < priority);
+        *refused = before.or(Some((priority, until)));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Priority, Instant)>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Whoever waits for a request that was sent.
 pub(crate) struct Sent {
     pub(crate) answers: Answers,
+    pub(crate) priority: Priority,
     pub(crate) taken: Arc<Taken>,
     pub(crate) resting: Resting,
     /// Keeps the number of outstanding requests bounded.
@@ -110,7 +118,8 @@ impl Waiter for Sent {
                 answers.fail(RequestError::TooLarge { length, maximum });
             }
             (answers, Answer::Busy { retry_after }) => {
-                self.resting.rest(Instant::now() + retry_after);
+                let now = Instant::now();
+                self.resting.rest(self.priority, now + retry_after, now);
                 answers.fail(RequestError::Busy { retry_after });
             }
             (answers, Answer::NotServed) => answers.fail(RequestError::NotServed),

@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use peerfs_daemon::config::SourceConfig;
+use peerfs_daemon::config::{PullChoice, SourceConfig};
 
 use crate::support::{store_dir, TestDaemon, TestImage};
-use crate::{assert_chunks, CHUNKS};
+use crate::{assert_chunks, seed, whole_pack, CHUNKS};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_for_a_chunk_has_it_when_the_neighbour_has() {
@@ -42,4 +42,21 @@ async fn who_waits_for_a_chunk_has_it_when_the_neighbour_has() {
     // Who asks once a second has to wait for half of one, as a rule.
     let most = Duration::from_millis(150) * ROUNDS;
     assert!(late < most, "{late:?} late in {ROUNDS} rounds");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_which_a_quarter_was_read_comes_whole_if_nobody_minds() {
+    let (a, image) = seed().await;
+    let auto = TestDaemon::start(a.addresses()).await;
+    let never = TestDaemon::start_with(tempfile::tempdir().unwrap(), a.addresses(), |config| {
+        config.pull = PullChoice::Never;
+    })
+    .await;
+    for node in [&auto, &never] {
+        let pack = node.kernel().fetch_chunks(&image, 0, 40, 0).await.unwrap();
+        assert_chunks(&pack, &image, 0..40);
+    }
+    let bytes = never.daemon.traffic().bytes_of("peers");
+    whole_pack(&auto, &image).await;
+    assert_eq!(never.daemon.traffic().bytes_of("peers"), bytes);
 }

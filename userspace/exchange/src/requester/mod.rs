@@ -58,6 +58,16 @@ pub enum Wanted {
     },
 }
 
+impl Wanted {
+    /// How urgent it is: what has no priority is asked by somebody who waits.
+    pub fn priority(&self) -> Priority {
+        match self {
+            Wanted::Blob { priority, .. } | Wanted::Chunks { priority, .. } => *priority,
+            Wanted::Have { .. } | Wanted::News { .. } | Wanted::Peers { .. } => Priority::Demand,
+        }
+    }
+}
+
 /// What a peer answers: one of these to each request, but one for each chunk, and any number of news.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Answer {

@@ -18,12 +18,16 @@ use crate::limits::{
     CHUNKS_PER_STREAM, CHUNK_CREDIT, CREDIT_MAX, CROWDED_RETRY, PIECE_MAX, READS_AHEAD,
     REFUSALS_MAX, REQUESTS_PER_STREAM, RETRY_MAX,
 };
+use crate::uplink::Copies;
 use crate::{Arrivals, Have, Priority, Violation};
 
 use follows::Follows;
 pub use ready::Outgoing;
 use ready::Ready;
 pub use step::{BlobForm, BlobStep, Found, Step};
+
+/// Chunks of which it is compared how often they were sent.
+const COMPARED_MAX: usize = 64;
 
 /// The requests that a peer has outstanding on a stream.
 #[derive(Default)]
@@ -162,9 +166,9 @@ impl Responder {
         }
     }
 
-    /// The next step, if there is one, credit for it, and not too much under way that is as urgent. Every step must
-    /// be given back to [`Self::finish`].
-    pub fn next_step(&mut self) -> Option<Step> {
+    /// The next step, if there is one, credit for it, and not too much under way that is as urgent. Of what nobody
+    /// waits for, chunks of which few copies were sent come first. Every step must be given back to [`Self::finish`].
+    pub fn next_step(&mut self, copies: &Copies) -> Option<Step> {
         let under_way: usize = self.under_way.iter().sum();
         let mut room = (READS_AHEAD + Priority::ALL.len()).checked_sub(under_way)?;
         for priority in Priority::ALL {
@@ -179,7 +183,7 @@ impl Responder {
                     };
                     // Nobody less urgent takes the credit that this one waits for.
                     self.credit = self.credit.checked_sub(next.reserved())?;
-                    next_of(queue, priority)?
+                    next_of(queue, priority, copies)?
                 }
             };
             *of(&mut self.under_way, step.priority()) += 1;
@@ -244,7 +248,7 @@ impl Responder {
             return;
         }
         for reply in self.follows.news(arrivals, now) {
-            let outgoing = Outgoing { reply, pays: None };
+            let outgoing = Outgoing::free(reply, Priority::Demand);
             let ends = false;
             self.send(Priority::Demand, Ready::Frame { outgoing, ends });
         }
@@ -352,12 +356,16 @@ fn busy(request: u32, retry_after: Duration) -> Outgoing {
         request,
         retry_after,
     };
-    Outgoing { reply, pays: None }
+    Outgoing::free(reply, Priority::Demand)
 }
 
 /// The next step of a queue: its requests take turns.
-fn next_of(queue: &mut VecDeque<Work>, priority: Priority) -> Option<Step> {
-    match queue.pop_front()? {
+fn next_of(queue: &mut VecDeque<Work>, priority: Priority, copies: &Copies) -> Option<Step> {
+    let (request, chunk) = match priority {
+        Priority::Background => least_copied(queue, copies),
+        Priority::Demand | Priority::Readahead => (0, 0),
+    };
+    match queue.remove(request)? {
         Work::Blob(blob) => Some(Step::Blob(blob)),
         Work::Chunks {
             request,
@@ -365,7 +373,7 @@ fn next_of(queue: &mut VecDeque<Work>, priority: Priority) -> Option<Step> {
             index,
             mut numbers,
         } => {
-            let number = numbers.pop_front()?;
+            let number = numbers.remove(chunk)?;
             if !numbers.is_empty() {
                 queue.push_back(Work::Chunks {
                     request,
@@ -383,6 +391,22 @@ fn next_of(queue: &mut VecDeque<Work>, priority: Priority) -> Option<Step> {
             })
         }
     }
+}
+
+/// The places of a request and of its chunk that was sent least often, of those that come first.
+fn least_copied(queue: &VecDeque<Work>, copies: &Copies) -> (usize, usize) {
+    // A blob that is first is not held up.
+    let requests = queue.iter().enumerate();
+    let chunks = requests.map_while(|(place, work)| match work {
+        Work::Chunks { pack, numbers, .. } => Some((place, pack, numbers)),
+        Work::Blob(_) => None,
+    });
+    let chunks = chunks.flat_map(|(place, pack, numbers)| {
+        let numbers = numbers.iter().enumerate();
+        numbers.map(move |(chunk, number)| (copies.of(pack, *number), (place, chunk)))
+    });
+    let least = chunks.take(COMPARED_MAX).min_by_key(|(copies, _)| *copies);
+    least.map_or((0, 0), |(_, places)| places)
 }
 
 #[cfg(test)]

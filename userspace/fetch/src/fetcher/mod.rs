@@ -25,6 +25,8 @@ use crate::traffic::Traffic;
 
 /// Searches for sources that run at a time.
 const SEARCHES: usize = 64;
+/// News that are taken before anything is decided.
+const NEWS_AT_A_TIME: usize = 256;
 
 /// Fetches content into the store, from whoever has it. Clones share one scheduler.
 #[derive(Clone)]
@@ -127,7 +129,7 @@ impl Fetcher {
     pub async fn run(&self, shutdown: CancellationToken) {
         let mut tasks = JoinSet::new();
         let mut newcomers = self.shared.newcomers();
-        let mut news = self.shared.news();
+        let mut news = self.shared.news().ready_chunks(NEWS_AT_A_TIME);
         loop {
             let wakeup = self.shared.decide(&mut tasks);
             let wakeup = async {
@@ -190,12 +192,14 @@ impl Shared {
         stream::select_all(self.discoveries.iter().map(|discovery| discovery.news()))
     }
 
-    fn take_news(&self, news: News) {
+    fn take_news(&self, news: Vec<News>) {
         let scheduler = &mut self.lock().scheduler;
-        match news {
-            News::Has(content, source, have) => scheduler.offer(content, source, have),
-            News::Gained(content, source, runs) => scheduler.gained(content, source, &runs),
-            News::Gone(source) => scheduler.gone(source),
+        for news in news {
+            match news {
+                News::Has(content, source, have) => scheduler.offer(content, source, have),
+                News::Gained(content, source, runs) => scheduler.gained(content, source, &runs),
+                News::Gone(source) => scheduler.gone(source),
+            }
         }
     }
 

@@ -102,7 +102,7 @@ impl Following {
         });
         images.insert(manifest, Arc::clone(&wanted));
         let peers = peers.clone();
-        tokio::spawn(async move {
+        peers.node().clone().spawn(async move {
             if let Some(packs) = packs_of(peers.disk(), manifest).await {
                 peers.node().arrivals().note(Arrival::Image(manifest));
                 let image = wanted
@@ -212,7 +212,8 @@ impl Image {
         follows.insert(peer, Arc::clone(&follow));
         drop(follows);
         let (node, manifest) = (peers.node().clone(), self.manifest);
-        tokio::spawn(async move { node.follow(peer, manifest, follow).await });
+        let following = async move { node.follow(peer, manifest, follow).await };
+        peers.node().spawn(following);
     }
 
     /// The peers that tell what they have.

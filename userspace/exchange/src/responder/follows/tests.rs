@@ -11,6 +11,7 @@ use super::*;
 use crate::frame::Request;
 use crate::limits::CROWDED_RETRY;
 use crate::responder::{Found, Responder};
+use crate::uplink::Copies;
 use crate::{ChunkMap, Have};
 
 const IMAGE: Digest = Digest([9; 32]);
@@ -118,7 +119,7 @@ proptest! {
                 // What is read may be old when it is told.
                 4 if under_way.is_none() => {
                     responder.tell(&store.arrivals, now);
-                    under_way = responder.next_step().map(|step| {
+                    under_way = responder.next_step(&Copies::default()).map(|step| {
                         let found = store.find(&step);
                         (step, found)
                     });
@@ -145,7 +146,7 @@ proptest! {
         for _ in 0..20 {
             now += NEWS_INTERVAL;
             responder.tell(&store.arrivals, now);
-            while let Some(step) = responder.next_step() {
+            while let Some(step) = responder.next_step(&Copies::default()) {
                 let found = store.find(&step);
                 responder.finish(step, found);
             }
@@ -163,7 +164,7 @@ fn at_rest(now: Instant) -> (Responder, Store) {
     store.is_known = true;
     responder.receive(follow(1)).unwrap();
     responder.tell(&store.arrivals, now);
-    while let Some(step) = responder.next_step() {
+    while let Some(step) = responder.next_step(&Copies::default()) {
         let found = store.find(&step);
         responder.finish(step, found);
     }
