@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use peerfs_control::EventKind;
+use peerfs_exchange::Arrival;
 use peerfs_fetch::{images, Announce, Disk, Packs};
 use peerfs_format::{Digest, PackRecord};
 use peerfs_peer::Node;
@@ -80,6 +81,7 @@ impl Announcer {
 impl Announce for Announcer {
     async fn announce_image(&self, manifest: Digest) {
         if self.is_new(manifest) {
+            self.node.arrivals().note(Arrival::Image(manifest));
             let image = manifest.to_string();
             self.events.tell(EventKind::Image { image });
             self.node.provide(manifest).await;

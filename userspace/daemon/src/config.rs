@@ -18,6 +18,7 @@ use serde::{Deserialize, Deserializer};
 use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+pub use crate::lazy_pulls::PullChoice;
 pub use crate::source_config::{RegistryConfig, SourceConfig};
 use crate::state;
 
@@ -74,6 +75,8 @@ pub struct Config {
     /// mounts' `timeout=`, so that the reader gets the reason.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
+    /// When an image that is read is fetched whole.
+    pub pull: PullChoice,
     /// What is logged, and how.
     pub log: LogConfig,
     /// The peer node.
@@ -96,6 +99,7 @@ impl Default for Config {
             device: DeviceChoice::default(),
             control_socket: peerfs_control::DEFAULT_SOCKET.into(),
             request_timeout: Duration::from_secs(25),
+            pull: PullChoice::default(),
             log: LogConfig::default(),
             peer: PeerConfig::default(),
             limits: LimitsConfig::default(),

@@ -3,19 +3,21 @@
 //! Puts the parts together, runs them, and ends them.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use peerfs_exchange::scheduler::Limits;
+use peerfs_exchange::Arrival;
 use peerfs_fetch::source::{
     Configured, DirectorySource, Discovery, Origins, Peers, Registry, RemoteSource, Source, PEERS,
 };
 use peerfs_fetch::{Disk, Fetcher, Packs, PinOrigin, Pins, Pulls, Repository, Traffic};
 use peerfs_format::Digest;
-use peerfs_peer::{Identity, Node, NodeConfig};
+use peerfs_peer::{ArrivalLog, Identity, Node, NodeConfig};
 use peerfs_registry::{Remote, UrlError};
-use peerfs_store::{Reference, Store};
+use peerfs_store::{Reference, Store, Watcher};
 use peerfs_text::Causes;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -30,6 +32,7 @@ use crate::commands::Commands;
 use crate::config::{Config, DeviceChoice, SourceConfig};
 use crate::control::ControlSocket;
 use crate::events::Events;
+use crate::lazy_pulls::LazyPulls;
 use crate::provider::StoreProvider;
 use crate::requests::{RepositoryHandler, RequestCounts};
 use crate::saved_pins::SavedPins;
@@ -96,7 +99,8 @@ impl Daemon {
         let own = config.clone();
         let opened = tokio::task::spawn_blocking(move || open_all(&own)).await;
         let opened = opened.map_err(|_| StartError::ShuttingDown)??;
-        let disk = Disk::new(Arc::new(opened.store), config.limits.store_operations.get());
+        let store = Arc::new(opened.store);
+        let disk = Disk::new(Arc::clone(&store), config.limits.store_operations.get());
         let control = ControlSocket::listen(&config.control_socket).map_err(|source| {
             StartError::ControlSocket {
                 path: config.control_socket.clone(),
@@ -106,7 +110,9 @@ impl Daemon {
         let packs = Arc::new(Packs::default());
         let cached_packs = Arc::clone(&packs);
         let provider = Arc::new(StoreProvider::new(disk.clone(), Arc::clone(&packs)));
-        let node = Node::start(opened.node, provider).await?;
+        let node = Node::start(opened.node, provider.clone()).await?;
+        provider.tell(Arc::clone(node.arrivals()));
+        store.watch(Arc::new(Told(Arc::clone(node.arrivals()))));
         let registry = Arc::new(Registry::default());
         let (configured, directories) = sources(config)?;
         let accounts = configured.iter().map(|source| source.account());
@@ -119,7 +125,11 @@ impl Daemon {
         );
         let discoveries: Vec<Arc<dyn Discovery>> = vec![
             Arc::new(Configured::new(&registry, configured)),
-            Arc::new(Peers::new(node.clone(), Arc::clone(&registry))),
+            Arc::new(Peers::new(
+                node.clone(),
+                Arc::clone(&registry),
+                disk.clone(),
+            )),
             Arc::new(origins.clone()),
         ];
         let fetcher = Fetcher::new(
@@ -137,13 +147,16 @@ impl Daemon {
             fetcher.clone(),
             Arc::new(announcer.clone()),
         ));
+        let pulls = Pulls::new(Arc::clone(&repository), Arc::clone(&traffic));
+        let room = config.limits.cache_bytes.map(NonZeroU64::get);
+        let lazy_pulls = LazyPulls::new(config.pull, room, disk.clone(), pulls.clone());
         let requests = Arc::new(RequestCounts::default());
         let handler: Arc<dyn RequestHandler> = Arc::new(RepositoryHandler::new(
             Arc::clone(&repository),
             config.request_timeout,
             Arc::clone(&requests),
+            lazy_pulls.clone(),
         ));
-        let pulls = Pulls::new(Arc::clone(&repository), Arc::clone(&traffic));
         let pins = Pins::new(disk.clone(), pulls.clone());
         let commands = Commands {
             status: StatusReader {
@@ -174,6 +187,7 @@ impl Daemon {
             let (disk, shutdown) = (disk.clone(), shutdown.clone());
             async move { announcer.run(disk, packs, shutdown).await }
         });
+        tasks.spawn(lazy_pulls.run(shutdown.clone()));
         if disk.can_be_filled() {
             let (disk, shutdown) = (disk.clone(), shutdown.clone());
             let rebuild = move |store: &Store| {
@@ -269,6 +283,22 @@ impl Daemon {
         self.tasks.spawn(async move {
             attachment::attach(&device, &root_dir, handler, limit, shutdown).await;
         });
+    }
+}
+
+/// Tells peers that follow an image what comes into the store.
+struct Told(Arc<ArrivalLog>);
+
+impl Watcher for Told {
+    fn came(&self, pack: &Digest, chunk: u32) {
+        self.0.note(Arrival::Chunk {
+            pack: *pack,
+            number: chunk,
+        });
+    }
+
+    fn went(&self, pack: &Digest) {
+        self.0.note(Arrival::Changed(*pack));
     }
 }
 

@@ -9,6 +9,7 @@
 //! | [`upcall`] | the kernel's requests |
 //! | `attachment` | the store, attached to the kernel |
 //! | `requests` | what the kernel's requests mean |
+//! | `lazy_pulls` | images that are read and are fetched whole |
 //! | `provider`, `announcer` | the store as peers see it |
 //! | [`state`] | what is this node's own: its key |
 //! | `control`, `commands` | the control socket, and what its clients can have done |
@@ -29,6 +30,7 @@ pub mod config;
 mod control;
 pub mod daemon;
 mod events;
+mod lazy_pulls;
 mod log_limit;
 pub mod logging;
 mod provider;

@@ -5,16 +5,18 @@
 mod blob_cache;
 mod verdicts;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use lru::LruCache;
 use peerfs_exchange::frame::Encoding;
-use peerfs_exchange::{ChunkMap, Have};
+use peerfs_exchange::{Arrival, ChunkMap, Have};
 use peerfs_fetch::{Disk, DiskError, Packs};
-use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_peer::{BlobPiece, Provider, Work};
+use peerfs_format::{BlobTable, Digest, Manifest, METADATA_MAX};
+use peerfs_peer::{ArrivalLog, BlobPiece, Provider, Work};
 use peerfs_store::{Error as StoreError, Pack, Store};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
@@ -25,6 +27,8 @@ use verdicts::{Asked, Verdicts};
 
 /// Whole blobs that are read for peers at a time, 16 MiB each at most.
 const WHOLE_READS: usize = 4;
+/// The images of which the packs are remembered.
+const IMAGES_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
 /// How hard it is tried to make a blob shorter: inode shards become no shorter by level 3.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -36,7 +40,11 @@ pub struct StoreProvider {
     packs: Arc<Packs>,
     blobs: Mutex<BlobCache>,
     verdicts: Mutex<Verdicts>,
+    /// The packs of the images that were followed last.
+    images: Mutex<LruCache<Digest, Arc<[Digest]>>>,
     whole_reads: Semaphore,
+    /// Where those who follow an image are told that something of it can't be read.
+    arrivals: OnceLock<Arc<ArrivalLog>>,
 }
 
 impl StoreProvider {
@@ -47,8 +55,16 @@ impl StoreProvider {
             packs,
             blobs: Mutex::default(),
             verdicts: Mutex::default(),
+            images: Mutex::new(LruCache::new(IMAGES_MAX)),
             whole_reads: Semaphore::new(WHOLE_READS),
+            arrivals: OnceLock::new(),
         }
+    }
+
+    /// Tells it from now on when something proves unreadable.
+    pub fn tell(&self, arrivals: Arc<ArrivalLog>) {
+        // Once, by who has started the node.
+        let _ = self.arrivals.set(arrivals);
     }
 
     /// A metadata blob, verified. Larger blobs are packs, and those are served by the chunk.
@@ -171,6 +187,10 @@ impl StoreProvider {
             Err(error) => error,
         };
         let new = lock(&self.verdicts).unreadable(asked, Instant::now());
+        if let (true, Asked::Chunk { pack, .. }, Some(arrivals)) = (new, asked, self.arrivals.get())
+        {
+            arrivals.note(Arrival::Changed(pack));
+        }
         // An index that a peer names need not be one.
         if new && !matches!(error, DiskError::Store(StoreError::Format { .. })) {
             warn!(error = %Causes(&error), "cannot serve a peer");
@@ -225,6 +245,25 @@ impl Provider for StoreProvider {
         }
         let most = maps.into_iter().max_by_key(ChunkMap::present);
         most.map_or(Have::Absent, Have::Partial)
+    }
+
+    async fn packs_of(&self, manifest: &Digest, work: &Work) -> Option<Arc<[Digest]>> {
+        if let Some(known) = lock(&self.images).get(manifest) {
+            return Some(Arc::clone(known));
+        }
+        let image = Manifest::parse(&self.metadata(*manifest, work).await?).ok()?;
+        let table = self.metadata(image.blob_table, work).await?;
+        let table = BlobTable::parse(&table, image.inode_count).ok()?;
+        let mut digests: Vec<Digest> = Vec::with_capacity(table.packs.len());
+        for pack in table.packs.iter() {
+            self.packs.learn(pack.digest, pack.index_digest);
+            digests.push(pack.digest);
+        }
+        digests.sort_unstable();
+        digests.dedup();
+        let digests: Arc<[Digest]> = digests.into();
+        lock(&self.images).put(*manifest, Arc::clone(&digests));
+        Some(digests)
     }
 
     async fn read_chunk(

@@ -17,6 +17,7 @@ use peerfs_store::{Error as StoreError, PackFiles};
 use peerfs_text::Causes;
 use tracing::{debug, info};
 
+use crate::lazy_pulls::LazyPulls;
 use crate::upcall::{Answer, Request, RequestHandler};
 
 /// Counts the kernel's requests.
@@ -76,25 +77,36 @@ pub struct RepositoryHandler {
     repository: Arc<Repository>,
     timeout: Duration,
     counts: Arc<RequestCounts>,
+    lazy_pulls: LazyPulls,
 }
 
 impl RepositoryHandler {
-    /// A handler that gives each request so much time, and counts them.
-    pub fn new(repository: Arc<Repository>, timeout: Duration, counts: Arc<RequestCounts>) -> Self {
+    /// A handler that gives each request so much time, counts them, and tells who may fetch the rest.
+    pub fn new(
+        repository: Arc<Repository>,
+        timeout: Duration,
+        counts: Arc<RequestCounts>,
+        lazy_pulls: LazyPulls,
+    ) -> Self {
         RepositoryHandler {
             repository,
             timeout,
             counts,
+            lazy_pulls,
         }
     }
 
     fn purpose(&self, manifest: Digest, priority: u32) -> Purpose {
+        let priority = match upcall::Priority::from_number(priority) {
+            upcall::Priority::Demand => Priority::Demand,
+            upcall::Priority::Readahead => Priority::Readahead,
+        };
+        if priority == Priority::Demand {
+            self.lazy_pulls.waited(manifest);
+        }
         Purpose {
             manifest,
-            priority: match upcall::Priority::from_number(priority) {
-                upcall::Priority::Demand => Priority::Demand,
-                upcall::Priority::Readahead => Priority::Readahead,
-            },
+            priority,
             deadline: Instant::now() + self.timeout,
         }
     }

@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "daemons/following.rs"]
+mod following;
 #[path = "daemons/sharing.rs"]
 mod sharing;
 #[path = "daemons/stores.rs"]

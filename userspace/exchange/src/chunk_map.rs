@@ -2,7 +2,9 @@
 
 //! Which chunks of a pack are there.
 
-use bytes::Bytes;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
 
 /// A bit for each chunk of a pack: chunk `n` is bit `n % 8` of byte `n / 8`, as in the map beside
 /// a partial pack.
@@ -42,6 +44,19 @@ impl ChunkMap {
         number < self.chunk_count && byte.is_some_and(|byte| byte & (1 << (number % 8)) != 0)
     }
 
+    /// Adds chunks; those beyond the last one are passed over.
+    pub fn insert(&mut self, runs: &[Range<u32>]) {
+        let mut bits = BytesMut::from(std::mem::take(&mut self.bits));
+        for run in runs {
+            for number in run.start..run.end.min(self.chunk_count) {
+                if let Some(byte) = bits.get_mut(number as usize / 8) {
+                    *byte |= 1 << (number % 8);
+                }
+            }
+        }
+        self.bits = bits.freeze();
+    }
+
     /// How many chunks are there.
     pub fn present(&self) -> u32 {
         (0..self.chunk_count)
@@ -60,6 +75,16 @@ mod tests {
         let present: Vec<u32> = (0..20).filter(|&number| map.contains(number)).collect();
         assert_eq!(present, [0, 7, 9]);
         assert_eq!(map.present(), 3);
+    }
+
+    #[test]
+    fn chunks_are_added_within_the_pack() {
+        let mut map = ChunkMap::new(10, Bytes::from_static(&[1, 0])).unwrap();
+        let before = map.clone();
+        map.insert(&[3..5, 8..20, u32::MAX - 1..u32::MAX]);
+        let present: Vec<u32> = (0..20).filter(|&number| map.contains(number)).collect();
+        assert_eq!(present, [0, 3, 4, 8, 9]);
+        assert_eq!(before.present(), 1);
     }
 
     #[test]

@@ -9,13 +9,16 @@
 //! |---|---|
 //! | [`frame`], [`limits`], [`Priority`], [`ChunkMap`], [`Have`], [`Violation`] | the protocol, as `Documentation/peer-protocol.md` has it |
 //! | [`Requester`], [`Responder`] | the two ends of a stream |
+//! | [`Arrivals`] | what has come into a store, for those who follow it |
 //! | [`Progress`] | when something last came of what was asked for |
-//! | [`Ledger`], [`TokenBucket`] | what a node does for others, and how fast |
+//! | [`Ledger`] | what a node does for others |
+//! | [`uplink`] | who is sent what next |
 //! | [`Republisher`] | when what is announced |
 //! | [`scheduler`] | which source is asked for which parts |
 
 #![forbid(unsafe_code)]
 
+mod arrivals;
 mod chunk_map;
 pub mod frame;
 mod have;
@@ -27,9 +30,10 @@ mod republisher;
 mod requester;
 mod responder;
 pub mod scheduler;
-mod token_bucket;
+pub mod uplink;
 mod violation;
 
+pub use arrivals::{Arrival, Arrivals};
 pub use chunk_map::ChunkMap;
 pub use have::Have;
 pub use ledger::{Ledger, Refused, QUESTION};
@@ -38,5 +42,4 @@ pub use progress::Progress;
 pub use republisher::Republisher;
 pub use requester::{Abandoned, Answer, Requester, SentBlob, Waiter, Wanted};
 pub use responder::{BlobForm, BlobStep, Found, Outgoing, Responder, Step};
-pub use token_bucket::TokenBucket;
 pub use violation::Violation;

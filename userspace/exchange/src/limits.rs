@@ -16,6 +16,18 @@ pub const REQUEST_MAX: usize = HEADER_SIZE + 2 * Digest::SIZE + 4 + 4 * CHUNKS_P
 /// The most bytes of a blob or a chunk in one frame: what is more urgent waits for no more than that. All frames
 /// of a blob or chunk have as many, but the last.
 pub const PIECE_MAX: u32 = 32 * 1024;
+/// The runs of chunks in one `HaveDelta`.
+pub const RUNS_MAX: usize = 4096;
+/// The images that a client may follow on a stream; a server is `Busy` for more.
+pub const FOLLOWS_PER_STREAM: usize = 64;
+/// Between two times that a server tells who follows what has come.
+pub const NEWS_INTERVAL: Duration = Duration::from_millis(100);
+/// The peers in one `PeerList`.
+pub const PEERS_MAX: usize = 50;
+/// The addresses of each.
+pub const ADDRESSES_MAX: usize = 8;
+/// Bytes of an address, and of the id of a peer.
+pub const ADDRESS_SIZE_MAX: usize = 256;
 /// The credit that a server needs before it reads a chunk, whose length it knows afterwards.
 pub const CHUNK_CREDIT: u32 = CHUNK_MAX;
 /// The most chunks that one `WantChunks` frame asks for.

@@ -16,7 +16,12 @@ use tracing::warn;
 pub struct Disk {
     store: Arc<Store>,
     permits: Arc<Semaphore>,
+    /// For reading whole packs, which takes long: what comes over the network is stored meanwhile.
+    completions: Arc<Semaphore>,
 }
+
+/// Packs that are read at a time to make them whole.
+const COMPLETIONS: usize = 2;
 
 /// Why an operation on the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +55,7 @@ impl Disk {
         Disk {
             store,
             permits: Arc::new(Semaphore::new(operations)),
+            completions: Arc::new(Semaphore::new(COMPLETIONS)),
         }
     }
 
@@ -68,13 +74,22 @@ impl Disk {
         run_blocking(&self.permits, move || operation(&store)).await
     }
 
+    /// Makes a pack of which all chunks are here a blob of the store; `false` if the disk has other bytes, which are
+    /// forgotten. No operation waits for that but others of these.
+    ///
+    /// # Errors
+    /// Those of [`Pack::complete`].
+    pub async fn complete(&self, pack: Arc<Pack>) -> Result<bool, DiskError> {
+        run_blocking(&self.completions, move || pack.complete()).await
+    }
+
     /// Makes a pack of which all chunks are here a blob of the store, or sees that they are the pack: nobody waits for
     /// that, for it takes reading all of it once more.
     pub fn start_completing(&self, pack: Arc<Pack>) {
         let disk = self.clone();
         tokio::spawn(async move {
             let digest = *pack.digest();
-            match disk.run(move |_| pack.complete()).await {
+            match disk.complete(pack).await {
                 // The log has it. What is not done when the daemon shuts down is done when the next one opens it.
                 Ok(_)
                 | Err(DiskError::Store(Error::WrongIndex { .. }) | DiskError::ShuttingDown) => (),

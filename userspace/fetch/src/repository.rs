@@ -292,7 +292,7 @@ impl Repository {
     /// Waits until a pack of which all chunks are there is a blob of the store; `false` if the disk has other
     /// bytes, which are forgotten. Fails if the pack's index is another one's.
     pub async fn complete(&self, pack: Arc<Pack>) -> Result<bool, GetError> {
-        Ok(self.disk.run(move |_| pack.complete()).await?)
+        Ok(self.disk.complete(pack).await?)
     }
 
     async fn fetch(

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use libp2p::{PeerId, StreamProtocol};
 use libp2p_stream::Control;
-use peerfs_exchange::frame::Encoding;
+use peerfs_exchange::frame::{Encoding, PeerRecord};
 use peerfs_exchange::limits::CLIENT_CHUNKS;
 use peerfs_exchange::{Have, Priority, Progress, Wanted};
 use peerfs_format::Digest;
@@ -22,7 +22,7 @@ use tracing::Instrument;
 use crate::ban_list::BanList;
 use crate::lane::{self, Lane};
 use crate::peer_table::PeerTable;
-use crate::want::{Answers, Want};
+use crate::want::{Answers, Listener, Want};
 use crate::{blob_encoding, ChunkStream, NodeConfig, RequestError};
 
 /// The exchange protocol.
@@ -40,11 +40,13 @@ pub(crate) struct Client {
     shutdown: CancellationToken,
 }
 
-/// What somebody waits for does not wait behind what nobody does, so there are two streams.
+/// What somebody waits for does not wait behind what nobody does, and news wait for neither, so there are three
+/// streams.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum LaneKind {
     Demand,
     Ahead,
+    News,
 }
 
 impl From<Priority> for LaneKind {
@@ -91,8 +93,36 @@ impl Client {
             wanted: Wanted::Have { digest },
             answers: Answers::Have(answer),
         };
-        let priority = Priority::Demand;
-        self.ask(peer, priority, want, answered, deadline).await
+        self.ask(peer, LaneKind::Demand, want, answered, deadline)
+            .await
+    }
+
+    /// Follows an image at a peer; returns when it was asked, or tells the listener that it can't be.
+    pub(crate) async fn follow(&self, peer: PeerId, manifest: Digest, listener: Arc<dyn Listener>) {
+        let want = Want {
+            wanted: Wanted::News { manifest },
+            answers: Answers::News(Arc::clone(&listener)),
+        };
+        if let Err(error) = self.send(peer, LaneKind::News, want).await {
+            tracing::debug!(%peer, %manifest, error = &error as &dyn std::error::Error, "cannot be followed");
+            listener.ended();
+        }
+    }
+
+    /// Asks a peer who follows an image.
+    pub(crate) async fn followers(
+        &self,
+        peer: PeerId,
+        manifest: Digest,
+        deadline: Instant,
+    ) -> Result<Vec<PeerRecord>, RequestError> {
+        let (answer, answered) = mpsc::channel(1);
+        let want = Want {
+            wanted: Wanted::Peers { manifest },
+            answers: Answers::Peers(answer),
+        };
+        self.ask(peer, LaneKind::News, want, answered, deadline)
+            .await
     }
 
     pub(crate) async fn fetch_blob(
@@ -113,7 +143,8 @@ impl Client {
             },
             answers: Answers::Blob(answer, progress.clone()),
         };
-        let sent = self.ask(peer, priority, want, answered, deadline).await?;
+        let lane = priority.into();
+        let sent = self.ask(peer, lane, want, answered, deadline).await?;
         if sent.encoding == Encoding::Plain {
             return Ok(sent.bytes);
         }
@@ -129,13 +160,13 @@ impl Client {
     async fn ask<T>(
         &self,
         peer: PeerId,
-        priority: Priority,
+        lane: LaneKind,
         want: Want,
         mut answered: mpsc::Receiver<Result<T, RequestError>>,
         deadline: Instant,
     ) -> Result<T, RequestError> {
         let ask = async {
-            self.send(peer, priority, want).await?;
+            self.send(peer, lane, want).await?;
             answered
                 .recv()
                 .await
@@ -199,22 +230,17 @@ impl Client {
                 },
                 answers: answers(),
             };
-            self.send(peer, priority, want).await?;
+            self.send(peer, priority.into(), want).await?;
         }
         Ok(())
     }
 
     /// Sends a request on a lane to the peer. A lane may end for being idle in the moment in which it is
     /// wanted again; then it is another one.
-    async fn send(
-        &self,
-        peer: PeerId,
-        priority: Priority,
-        mut want: Want,
-    ) -> Result<(), RequestError> {
+    async fn send(&self, peer: PeerId, kind: LaneKind, mut want: Want) -> Result<(), RequestError> {
         for _ in 0..2 {
-            let lane = self.lane(peer, priority.into()).await?;
-            if let Some(retry_after) = lane.rests_for() {
+            let lane = self.lane(peer, kind).await?;
+            if let Some(retry_after) = lane.rests_for(want.wanted.priority()) {
                 return Err(RequestError::Busy { retry_after });
             }
             tracing::debug!(%peer, "sends a request");

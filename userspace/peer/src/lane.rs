@@ -9,7 +9,7 @@ use futures::SinkExt;
 use libp2p::{PeerId, Stream};
 use peerfs_exchange::frame::{Reply, Request};
 use peerfs_exchange::limits::{CLIENT_REQUESTS, LANE_IDLE};
-use peerfs_exchange::{Abandoned, Requester, Violation};
+use peerfs_exchange::{Abandoned, Priority, Requester, Violation};
 use tokio::sync::{mpsc, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -48,9 +48,9 @@ impl Lane {
         (lane, Intake { wants, resting })
     }
 
-    /// How long nothing more is to be asked on it.
-    pub(crate) fn rests_for(&self) -> Option<Duration> {
-        self.resting.left(Instant::now())
+    /// How long nothing so urgent is to be asked on it.
+    pub(crate) fn rests_for(&self, priority: Priority) -> Option<Duration> {
+        self.resting.left(priority, Instant::now())
     }
 
     /// Whether the stream has ended.
@@ -157,7 +157,9 @@ impl Exchange {
                 let (want, permit) = want.ok_or(RequestError::Disconnected)?;
                 self.start(want, permit).await?;
             }
-            () = sleep(LANE_IDLE), if idle => return self.finish(wants).await,
+            () = sleep(LANE_IDLE) => if idle {
+                return self.finish(wants).await;
+            },
             () = taken.enough() => {
                 self.grant().await?;
             }
@@ -202,6 +204,7 @@ impl Exchange {
     ) -> Result<(), RequestError> {
         let sent = Sent {
             answers: want.answers,
+            priority: want.wanted.priority(),
             taken: Arc::clone(&self.taken),
             resting: self.resting.clone(),
             _permit: permit,

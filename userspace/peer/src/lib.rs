@@ -8,13 +8,14 @@
 //!
 //! Decisions are apart from effects: those that need to know nothing of libp2p are the crate `peerfs_exchange`.
 //! Of the modules here these decide, and are tested without a network: `streams`, `connections`, `dialer`,
-//! `heartbeat`, `pauses`, `provider_records`, `blob_encoding`. These act: `lane` and `client` ask, `server`
+//! `heartbeat`, `pauses`, `provider_records`, `followers`, `blob_encoding`. These act: `lane` and `client` ask, `server`
 //! answers, `connection_gate` lets in and closes, `ping` asks who is there, `driver` owns the swarm, `lookup` finds, and `node` is the handle
 //! of it all.
 
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod arrivals;
 mod ban_list;
 mod behaviour;
 mod blob_encoding;
@@ -29,6 +30,7 @@ mod dialer;
 mod driver;
 mod error;
 mod event;
+mod followers;
 mod heartbeat;
 mod identity;
 mod inbound;
@@ -49,10 +51,12 @@ mod server;
 mod strangers;
 mod streams;
 mod twins;
+mod upload;
 mod want;
 mod work;
 
 pub use addresses::{bootstrap_problem, listen_problem};
+pub use arrivals::ArrivalLog;
 pub use ban_list::BanInfo;
 pub use chunk_stream::ChunkStream;
 pub use config::NodeConfig;
@@ -64,4 +68,5 @@ pub use network_info::NetworkInfo;
 pub use node::Node;
 pub use peer_info::{Direction, PeerClass, PeerInfo};
 pub use provider::{BlobPiece, Provider};
+pub use want::{Listener, FOLLOWS_MAX};
 pub use work::Work;

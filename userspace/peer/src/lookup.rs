@@ -92,11 +92,12 @@ impl Lookup {
 
     /// The peers that have something of a digest, each with how much, the nearest first. Each is asked once:
     /// the connected ones, those that connect meanwhile, and those that the DHT names for `whole`, or for the digest if
-    /// there is none.
+    /// there is none; of none of `known` is it asked.
     pub(crate) fn find_providers(
         &self,
         digest: Digest,
         whole: Option<Digest>,
+        known: HashSet<PeerId>,
     ) -> BoxStream<'static, (PeerId, Have)> {
         // What is announced is whole images.
         let named = self.named(whole.unwrap_or(digest)).stream();
@@ -105,6 +106,7 @@ impl Lookup {
             named,
             are_all_named: false,
             connecting: Some(self.finder.events.subscribe()),
+            known,
             asked: HashSet::new(),
             answers: FuturesUnordered::new(),
             deadline: Instant::now() + LOOKUP_TIMEOUT,
@@ -180,6 +182,8 @@ struct Search {
     are_all_named: bool,
     /// Not there any more when the node is not.
     connecting: Option<broadcast::Receiver<Event>>,
+    /// Those of whom it is known what they have.
+    known: HashSet<PeerId>,
     asked: HashSet<PeerId>,
     answers: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// When who was asked must have answered.
@@ -230,7 +234,9 @@ impl Search {
     }
 
     fn ask(&mut self, peer: PeerId) {
-        let may = self.asked.len() < ASKED_MAX && !self.finder.bans.contains(peer);
+        let may = self.asked.len() < ASKED_MAX
+            && !self.known.contains(&peer)
+            && !self.finder.bans.contains(peer);
         if may && self.asked.insert(peer) {
             let (client, digest) = (Arc::clone(&self.finder.client), self.digest);
             let deadline = self.deadline;

@@ -2,6 +2,8 @@
 
 //! The handle of a running node.
 
+use std::collections::HashSet;
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,14 +20,18 @@ use tokio::time::{timeout, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::arrivals::ArrivalLog;
 use crate::ban_list::{BanInfo, BanList};
 use crate::behaviour::{self, Behaviour};
 use crate::client::Client;
 use crate::driver::{Command, Driver, Outlets};
+use crate::followers::read_record;
 use crate::lookup::{Finder, Lookup};
 use crate::peer_table::PeerTable;
 use crate::server::Server;
-use crate::{ChunkStream, Error, Event, NetworkInfo, NodeConfig, PeerInfo, Provider, RequestError};
+use crate::{
+    ChunkStream, Error, Event, Listener, NetworkInfo, NodeConfig, PeerInfo, Provider, RequestError,
+};
 
 /// The commands that may wait for the driver.
 const COMMANDS_MAX: usize = 64;
@@ -53,6 +59,7 @@ struct Inner {
     peers: Arc<PeerTable>,
     bans: Arc<BanList>,
     client: Arc<Client>,
+    arrivals: Arc<ArrivalLog>,
     lookup: Lookup,
     commands: mpsc::Sender<Command>,
     events: broadcast::Sender<Event>,
@@ -86,10 +93,12 @@ impl Node {
             tasks.clone(),
             shutdown.clone(),
         ));
+        let arrivals = Arc::new(ArrivalLog::default());
         let server = Server::new(
             &config,
             provider,
             peers.clone(),
+            arrivals.clone(),
             tasks.clone(),
             shutdown.clone(),
         );
@@ -128,6 +137,7 @@ impl Node {
                 peers,
                 bans,
                 client,
+                arrivals,
                 lookup: Lookup::new(finder, tasks.clone()),
                 commands,
                 events,
@@ -181,12 +191,46 @@ impl Node {
     /// ones, those that connect meanwhile, and those that the DHT names if they can be reached, for `whole`, the
     /// manifest of the image that it belongs to, or for the blob or pack itself without one. Ends soon after the first
     /// answers, and after 3 seconds at most.
+    ///
+    /// Nobody in `known` is asked.
     pub fn find_providers(
         &self,
         digest: Digest,
         whole: Option<Digest>,
+        known: HashSet<PeerId>,
     ) -> BoxStream<'static, (PeerId, Have)> {
-        self.inner.lookup.find_providers(digest, whole)
+        self.inner.lookup.find_providers(digest, whole, known)
+    }
+
+    /// Where the owner says what comes into its store.
+    pub fn arrivals(&self) -> &Arc<ArrivalLog> {
+        &self.inner.arrivals
+    }
+
+    /// Has a peer tell a listener what it has of all packs of an image, now and when it changes, until
+    /// [`Listener::ended`]. At most [`FOLLOWS_MAX`](crate::FOLLOWS_MAX) images are followed at a peer; further ones
+    /// wait until one of them is not any more.
+    pub async fn follow(&self, peer: PeerId, manifest: Digest, listener: Arc<dyn Listener>) {
+        self.inner.client.follow(peer, manifest, listener).await;
+    }
+
+    /// The peers that follow an image, as another one says, which are not connected: at most
+    /// [`PEERS_MAX`](peerfs_exchange::limits::PEERS_MAX), with the addresses to [`connect`](Self::connect) to.
+    pub async fn followers(
+        &self,
+        peer: PeerId,
+        manifest: Digest,
+        deadline: Instant,
+    ) -> Result<Vec<(PeerId, Vec<Multiaddr>)>, RequestError> {
+        let client = &self.inner.client;
+        let records = client.followers(peer, manifest, deadline).await?;
+        let named = records.iter().filter_map(read_record);
+        let is_new = |peer: PeerId| {
+            peer != self.inner.peer_id
+                && !self.inner.peers.is_connected(peer)
+                && !self.inner.bans.contains(peer)
+        };
+        Ok(named.filter(|(peer, _)| is_new(*peer)).collect())
     }
 
     /// Announces in the DHT that this node has a manifest or a pack (at least some chunks), now and
@@ -279,6 +323,14 @@ impl Node {
         if let Ok(Err(error)) = saved.await {
             tracing::warn!(%error, "cannot write the list of banned peers");
         }
+    }
+
+    /// Runs a task of the owner's for as long as the node runs: [`Node::shutdown`] drops it, and waits for that.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.inner.shutdown.clone();
+        self.inner.tasks.spawn(async move {
+            shutdown.run_until_cancelled(task).await;
+        });
     }
 
     /// Ends all connections and tasks, and waits for that, 3 seconds at most. Outstanding requests
@@ -423,7 +475,10 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(15), "no record");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let found: Vec<_> = client.find_providers(digest, None).collect().await;
+        let found: Vec<_> = client
+            .find_providers(digest, None, HashSet::new())
+            .collect()
+            .await;
         assert!(found.is_empty());
     }
 

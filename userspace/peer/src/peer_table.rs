@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId};
 
+use peerfs_exchange::frame::PeerRecord;
+
+use crate::followers::record;
 use crate::rate::Rate;
 use crate::{Direction, PeerClass, PeerInfo};
 
@@ -34,6 +37,8 @@ struct Entry {
     waiting: u32,
     /// When bytes of blobs or chunks last came or went.
     useful: Option<Instant>,
+    /// Where it listens, as it says.
+    listens_at: Vec<Multiaddr>,
 }
 
 /// Bytes of blobs and chunks in one direction.
@@ -82,6 +87,7 @@ impl PeerTable {
             sent: Carried::new(now),
             waiting: 0,
             useful: None,
+            listens_at: Vec::new(),
         });
         entry.address = address;
         entry.direction = direction;
@@ -105,6 +111,25 @@ impl PeerTable {
     /// Its address on the latest connection, if it is connected.
     pub(crate) fn address(&self, id: PeerId) -> Option<Multiaddr> {
         self.lock().get(&id).map(|entry| entry.address.clone())
+    }
+
+    /// A peer said where it listens.
+    pub(crate) fn introduced(&self, id: PeerId, listens_at: Vec<Multiaddr>) {
+        if let Some(entry) = self.lock().get_mut(&id) {
+            entry.listens_at = listens_at;
+        }
+    }
+
+    /// What `asker` is told of these peers, as far as they are connected.
+    pub(crate) fn records(&self, asker: PeerId, peers: &[PeerId]) -> Vec<PeerRecord> {
+        let table = self.lock();
+        let Some(to) = table.get(&asker) else {
+            return Vec::new();
+        };
+        let others = peers.iter().filter(|peer| **peer != asker);
+        others
+            .filter_map(|peer| record(*peer, &table.get(peer)?.listens_at, &to.address))
+            .collect()
     }
 
     pub(crate) fn measured(&self, id: PeerId, rtt: Duration) {

@@ -2,6 +2,8 @@
 
 //! What a node serves: the side of the exchange that the owner of the store implements.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use peerfs_exchange::frame::Encoding;
@@ -64,6 +66,13 @@ pub trait Provider: Send + Sync + 'static {
 
     /// How much of a blob or a pack is there.
     async fn have(&self, digest: &Digest, work: &Work) -> Have;
+
+    /// The packs of an image of which the manifest and the blob table are here, in ascending order, each once; `None`
+    /// if they are not. When that changes, the owner of the node says so: [`Arrival::Image`](peerfs_exchange::Arrival).
+    /// None is here if nothing else is said.
+    async fn packs_of(&self, _manifest: &Digest, _work: &Work) -> Option<Arc<[Digest]>> {
+        None
+    }
 
     /// The stored bytes of a chunk of `pack`, which the pack index `index` describes: at most
     /// [`CHUNK_CREDIT`](peerfs_exchange::limits::CHUNK_CREDIT) of them, longer ones count as missing.

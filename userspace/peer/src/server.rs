@@ -11,17 +11,20 @@ use libp2p::{PeerId, Stream};
 use peerfs_exchange::frame::{Reply, Request};
 use peerfs_exchange::limits::{READS_MAX, READ_TIMEOUT, STREAM_IDLE, WRITE_TIMEOUT};
 use peerfs_exchange::{
-    BlobForm, BlobStep, Found, Ledger, Outgoing, Responder, Step, TokenBucket, Violation, QUESTION,
+    BlobForm, BlobStep, Found, Ledger, Outgoing, Refused, Responder, Step, Violation, QUESTION,
 };
-use tokio::sync::{Notify, Semaphore};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::sync::{watch, Notify, Semaphore};
+use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::arrivals::ArrivalLog;
 use crate::codec::{self, FrameReader, FrameWriter, ReadError};
+use crate::followers::Followers;
 use crate::inbound::Opened;
 use crate::peer_table::{PeerTable, Waiting};
 use crate::streams::{Slot, Streams};
+use crate::upload::Upload;
 use crate::{NodeConfig, Provider, Work};
 
 /// What all served streams share.
@@ -31,11 +34,14 @@ pub(crate) struct Server {
     /// Reads wait here in the order in which they come. As a stream has few of them waiting, each
     /// stream gets its turn, however much it has asked for.
     reads: Semaphore,
-    upload: Option<Mutex<TokenBucket>>,
+    upload: Arc<Upload>,
     /// The streams that peers have.
     streams: Arc<Mutex<Streams>>,
     /// What was done for each peer and not paid by what it was sent.
     ledger: Arc<Mutex<Ledger<PeerId>>>,
+    /// What comes into the store.
+    arrivals: Arc<ArrivalLog>,
+    followers: Mutex<Followers>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -60,18 +66,24 @@ impl Server {
         config: &NodeConfig,
         provider: Arc<dyn Provider>,
         peers: Arc<PeerTable>,
+        arrivals: Arc<ArrivalLog>,
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Self {
+        let upload = Arc::new(Upload::new(config.upload_limit));
+        tasks.spawn({
+            let (upload, shutdown) = (Arc::clone(&upload), shutdown.clone());
+            async move { shutdown.run_until_cancelled(upload.run()).await }
+        });
         Server {
             provider,
             peers,
             reads: Semaphore::new(READS_MAX),
-            upload: config
-                .upload_limit
-                .map(|rate| Mutex::new(TokenBucket::new(rate, Instant::now()))),
+            upload,
             streams: Arc::default(),
             ledger: Arc::new(Mutex::new(Ledger::new(Instant::now()))),
+            arrivals,
+            followers: Mutex::default(),
             tasks,
             shutdown,
         }
@@ -116,15 +128,20 @@ impl Server {
         let mut waiting = Waiting::new(self.peers.clone(), peer);
         // Since the last reply, whatever the peer sent meanwhile.
         let mut idle_since = Instant::now();
+        let mut arrivals = self.arrivals.watch();
         loop {
+            arrivals.mark_unchanged();
+            session.tell(&self.arrivals);
             loop {
-                let Some(step) = session.lock().next_step() else {
+                let Some(step) = session.lock().next_step(&self.upload.copies()) else {
                     break;
                 };
                 reads.push(self.perform(peer, step));
             }
+            let mut is_finished = false;
             while let Some(Some((step, found))) = reads.next().now_or_never() {
                 session.lock().finish(step, found);
+                is_finished = true;
             }
             let outgoing = session.lock().next_reply();
             if let Some(outgoing) = outgoing {
@@ -134,15 +151,24 @@ impl Server {
                 idle_since = Instant::now();
                 continue;
             }
+            // What was found may lead to another step, and not to an answer.
+            if is_finished {
+                continue;
+            }
             // Nothing to send at the moment: what was collected goes out.
             within(WRITE_TIMEOUT, writer.flush()).await?;
             let idle = reads.is_empty();
             waiting.set(!idle);
             slot.set_idle(idle.then_some(idle_since));
+            let (tells_at, is_followed) = {
+                let responder = session.lock();
+                (responder.tells_at(Instant::now()), responder.is_followed())
+            };
             tokio::select! {
+                () = news(&mut arrivals, tells_at) => (),
                 Some((step, found)) = reads.next() => session.lock().finish(step, found),
                 () = session.changed.notified() => (),
-                () = sleep_until((idle_since + STREAM_IDLE).into()), if idle => {
+                () = sleep_until((idle_since + STREAM_IDLE).into()), if idle && !is_followed => {
                     return Err(ServeError::Idle);
                 }
             }
@@ -156,11 +182,10 @@ impl Server {
         outgoing: Outgoing,
     ) -> Result<(), ServeError> {
         let bytes = outgoing.reply.data_length();
-        if let Some(upload) = &self.upload {
-            let delay = lock(upload).take(bytes, Instant::now());
-            sleep(delay).await;
-        }
+        self.upload.turn(peer, outgoing.priority, bytes).await;
+        let begun = Instant::now();
         within(WRITE_TIMEOUT, writer.feed(outgoing.reply)).await?;
+        self.upload.sent(peer, bytes, begun.elapsed());
         self.peers.sent(peer, bytes);
         if let Some(pays) = outgoing.pays {
             lock(&self.ledger).paid(peer, pays);
@@ -170,22 +195,26 @@ impl Server {
 
     /// Does what a step needs, if the peer has not caused too much for nothing already.
     async fn perform(&self, peer: PeerId, step: Step) -> (Step, Found) {
+        if let Err(Refused { retry_after }) = self.upload.serves(peer, &step) {
+            return (step, Found::Refused { retry_after });
+        }
         let work = Work::for_peer(&self.ledger, peer);
         let mut found = Found::Nothing;
         if work.charge(QUESTION) {
             // Only closed when the node is gone, and then nobody waits for the answer.
             let _permit = self.reads.acquire().await;
-            let read = timeout(READ_TIMEOUT, self.find(&step, &work)).await;
+            let read = timeout(READ_TIMEOUT, self.find(peer, &step, &work)).await;
             found = read.ok().flatten().unwrap_or(Found::Nothing);
         }
         if let Some(retry_after) = work.refused() {
             found = Found::Refused { retry_after };
         }
+        self.upload.note_copy(&step, &found);
         (step, found)
     }
 
     /// What a step needs; `None` if it is not there.
-    async fn find(&self, step: &Step, work: &Work) -> Option<Found> {
+    async fn find(&self, peer: PeerId, step: &Step, work: &Work) -> Option<Found> {
         match step {
             Step::Have { digest, .. } => Some(Found::Have(self.provider.have(digest, work).await)),
             Step::Blob(blob) => self.find_blob(blob, work).await,
@@ -197,6 +226,17 @@ impl Server {
             } => {
                 let read = self.provider.read_chunk(pack, index, *number, work);
                 read.await.map(Found::Chunk)
+            }
+            Step::Image { manifest, .. } => {
+                let packs = self.provider.packs_of(manifest, work).await?;
+                // Nobody is led to images that are not here.
+                lock(&self.followers).add(*manifest, peer);
+                Some(Found::Image(packs))
+            }
+            Step::Map { pack, .. } => Some(Found::Have(self.provider.have(pack, work).await)),
+            Step::Peers { manifest, .. } => {
+                let followers = lock(&self.followers).of(manifest);
+                Some(Found::Peers(self.peers.records(peer, &followers)))
             }
             Step::Other { .. } => Some(Found::NotServed),
         }
@@ -228,6 +268,16 @@ impl Server {
     }
 }
 
+/// Waits until there may be something to tell: from `tells_at` on, when something comes.
+async fn news(arrivals: &mut watch::Receiver<u64>, tells_at: Option<Instant>) {
+    let Some(tells_at) = tells_at else {
+        return std::future::pending().await;
+    };
+    sleep_until(tells_at.into()).await;
+    // Its sender is this node's.
+    let _ = arrivals.changed().await;
+}
+
 /// The state of one served stream.
 #[derive(Default)]
 struct Session {
@@ -238,6 +288,14 @@ struct Session {
 impl Session {
     fn lock(&self) -> MutexGuard<'_, Responder> {
         lock(&self.responder)
+    }
+
+    /// Tells what has come, if the peer wants to know.
+    fn tell(&self, arrivals: &ArrivalLog) {
+        let mut responder = self.lock();
+        if responder.is_followed() {
+            responder.tell(&arrivals.lock(), Instant::now());
+        }
     }
 
     async fn read(&self, reader: &mut FrameReader<Request>) -> Result<(), ServeError> {

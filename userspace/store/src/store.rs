@@ -16,7 +16,7 @@ use rustix::fs::{flock, FlockOperation};
 
 use crate::directory::{StoreDirectory, PRIVATE};
 use crate::lock::lock;
-use crate::pack::PackStore;
+use crate::pack::{PackStore, Watcher};
 use crate::temporary_file::TemporaryFile;
 use crate::{index_file, layout, sha256, whole_file, BlobWriter, Error, Pack, PackWriter, Result};
 
@@ -133,6 +133,12 @@ impl Store {
             packs: Mutex::default(),
             filling: Mutex::default(),
         })
+    }
+
+    /// Has somebody told how packs are filled by this process from now on; only the first one who asks for it.
+    pub fn watch(&self, watcher: Arc<dyn Watcher>) {
+        // Whoever comes later hears nothing.
+        let _ = self.shared.watcher.set(watcher);
     }
 
     /// The directory of the store.

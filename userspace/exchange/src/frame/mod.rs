@@ -6,6 +6,7 @@
 //! length (u32, of all that follows it), type (u8), priority (u8), zero (u16), request (u32).
 //! Bit 4 of the type says who sends it.
 
+mod news;
 mod reply;
 mod request;
 
@@ -14,6 +15,7 @@ use peerfs_format::Digest;
 
 use crate::Priority;
 
+pub use news::PeerRecord;
 pub use reply::{Encoding, Reply};
 pub use request::Request;
 

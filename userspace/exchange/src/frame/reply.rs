@@ -2,9 +2,12 @@
 
 //! What a server says.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use peerfs_format::CHUNK_MAX;
+use std::ops::Range;
 
+use bytes::{BufMut, Bytes, BytesMut};
+use peerfs_format::{Digest, CHUNK_MAX};
+
+use super::news::{put_records, put_runs, records, runs, PeerRecord};
 use super::{put_header, Fields, Frame, FrameError, Header, FROM_SERVER};
 use crate::limits::{piece_size, FRAME_MAX, PIECE_MAX};
 use crate::{ChunkMap, Have, Priority};
@@ -81,6 +84,32 @@ pub enum Reply {
         /// When to ask again, in milliseconds from now.
         retry_after: u32,
     },
+    /// How much is there of a pack of an image that is followed: it replaces what was said before.
+    HaveMap {
+        /// The id of the `Follow`.
+        request: u32,
+        /// The pack.
+        pack: Digest,
+        /// How much.
+        have: Have,
+    },
+    /// Chunks that have come to be there, of a pack of an image that is followed.
+    HaveDelta {
+        /// The id of the `Follow`.
+        request: u32,
+        /// The pack.
+        pack: Digest,
+        /// Their numbers: 1 to [`RUNS_MAX`](crate::limits::RUNS_MAX) runs in ascending order, none of them empty, and
+        /// with a gap between each two.
+        runs: Vec<Range<u32>>,
+    },
+    /// Peers that follow an image. Ends a `Peers` request.
+    PeerList {
+        /// The request's id.
+        request: u32,
+        /// At most [`PEERS_MAX`](crate::limits::PEERS_MAX) of them.
+        peers: Vec<PeerRecord>,
+    },
     /// The server does not serve requests of this type.
     NotServed {
         /// The request's id.
@@ -108,6 +137,9 @@ impl Reply {
             | Reply::ChunkNotFound { request, .. }
             | Reply::TooLarge { request, .. }
             | Reply::Busy { request, .. }
+            | Reply::HaveMap { request, .. }
+            | Reply::HaveDelta { request, .. }
+            | Reply::PeerList { request, .. }
             | Reply::NotServed { request }
             | Reply::Other { request, .. } => request,
         }
@@ -130,6 +162,9 @@ const BLOB_NOT_FOUND: u8 = 19;
 const CHUNK_NOT_FOUND: u8 = 20;
 const TOO_LARGE: u8 = 21;
 const BUSY: u8 = 22;
+const HAVE_MAP: u8 = 23;
+const HAVE_DELTA: u8 = 24;
+const PEER_LIST: u8 = 25;
 const NOT_SERVED: u8 = 26;
 
 const ABSENT: u32 = 0;
@@ -148,15 +183,22 @@ impl Frame for Reply {
         };
         match self {
             Reply::Presence { have, .. } => {
-                let (state, chunk_count, bits) = match have {
-                    Have::Absent => (ABSENT, 0, Bytes::new()),
-                    Have::Complete => (COMPLETE, 0, Bytes::new()),
-                    Have::Partial(map) => (PARTIAL, map.chunk_count(), map.bits().clone()),
-                };
-                header(to, PRESENCE, 8 + bits.len());
-                to.put_u32_le(state);
-                to.put_u32_le(chunk_count);
-                to.put_slice(&bits);
+                header(to, PRESENCE, presence_size(have));
+                put_presence(to, have);
+            }
+            Reply::HaveMap { pack, have, .. } => {
+                header(to, HAVE_MAP, Digest::SIZE + presence_size(have));
+                to.put_slice(&pack.0);
+                put_presence(to, have);
+            }
+            Reply::HaveDelta { pack, runs, .. } => {
+                header(to, HAVE_DELTA, Digest::SIZE + 8 * runs.len());
+                to.put_slice(&pack.0);
+                put_runs(to, runs);
+            }
+            Reply::PeerList { peers, .. } => {
+                header(to, PEER_LIST, peers.iter().map(PeerRecord::size).sum());
+                put_records(to, peers);
             }
             Reply::BlobData {
                 encoding,
@@ -218,6 +260,9 @@ impl Frame for Reply {
             CHUNK_NOT_FOUND => "ChunkNotFound",
             TOO_LARGE => "TooLarge",
             BUSY => "Busy",
+            HAVE_MAP => "HaveMap",
+            HAVE_DELTA => "HaveDelta",
+            PEER_LIST => "PeerList",
             NOT_SERVED => "NotServed",
             other if other & FROM_SERVER == 0 => return Err(FrameError::Direction(other)),
             _ => "unknown",
@@ -246,6 +291,20 @@ impl Frame for Reply {
                 request,
                 retry_after: fields.u32()?,
             },
+            HAVE_MAP => Reply::HaveMap {
+                request,
+                pack: fields.digest()?,
+                have: presence(&mut fields)?,
+            },
+            HAVE_DELTA => Reply::HaveDelta {
+                request,
+                pack: fields.digest()?,
+                runs: runs(&mut fields)?,
+            },
+            PEER_LIST => Reply::PeerList {
+                request,
+                peers: records(&mut fields)?,
+            },
             NOT_SERVED => Reply::NotServed { request },
             kind => Reply::Other {
                 request,
@@ -256,6 +315,24 @@ impl Frame for Reply {
         fields.end()?;
         Ok(decoded)
     }
+}
+
+fn presence_size(have: &Have) -> usize {
+    match have {
+        Have::Absent | Have::Complete => 8,
+        Have::Partial(map) => 8 + map.bits().len(),
+    }
+}
+
+fn put_presence(to: &mut BytesMut, have: &Have) {
+    let (state, chunk_count, bits) = match have {
+        Have::Absent => (ABSENT, 0, Bytes::new()),
+        Have::Complete => (COMPLETE, 0, Bytes::new()),
+        Have::Partial(map) => (PARTIAL, map.chunk_count(), map.bits().clone()),
+    };
+    to.put_u32_le(state);
+    to.put_u32_le(chunk_count);
+    to.put_slice(&bits);
 }
 
 fn presence(fields: &mut Fields) -> Result<Have, FrameError> {

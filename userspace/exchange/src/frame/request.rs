@@ -50,6 +50,20 @@ pub enum Request {
         /// The chunks' numbers: 1 to [`CHUNKS_PER_REQUEST`], each once.
         chunks: Vec<u32>,
     },
+    /// Tell how much of each pack of this image is there, now and when it changes, until the request is cancelled.
+    Follow {
+        /// The request's id.
+        request: u32,
+        /// The image's manifest.
+        manifest: Digest,
+    },
+    /// Name peers that follow this image.
+    Peers {
+        /// The request's id.
+        request: u32,
+        /// The image's manifest.
+        manifest: Digest,
+    },
     /// The answers to this request are not wanted any more.
     Cancel {
         /// The request's id.
@@ -71,6 +85,8 @@ const HAVE: u8 = 2;
 const WANT_BLOB: u8 = 3;
 const WANT_CHUNKS: u8 = 4;
 const CANCEL: u8 = 5;
+const FOLLOW: u8 = 6;
+const PEERS: u8 = 8;
 
 /// The flag of a WantBlob that may be answered by a zstd frame.
 const ZSTD_IS_WELCOME: u32 = 1;
@@ -117,6 +133,14 @@ impl Frame for Request {
                     to.put_u32_le(*number);
                 }
             }
+            Request::Follow { request, manifest } => {
+                put_header(to, FOLLOW, Priority::Demand, *request, Digest::SIZE);
+                to.put_slice(&manifest.0);
+            }
+            Request::Peers { request, manifest } => {
+                put_header(to, PEERS, Priority::Demand, *request, Digest::SIZE);
+                to.put_slice(&manifest.0);
+            }
             Request::Cancel { request } => put_header(to, CANCEL, Priority::Demand, *request, 0),
             Request::Other {
                 request,
@@ -137,6 +161,8 @@ impl Frame for Request {
             WANT_BLOB => "WantBlob",
             WANT_CHUNKS => "WantChunks",
             CANCEL => "Cancel",
+            FOLLOW => "Follow",
+            PEERS => "Peers",
             other if other & FROM_SERVER != 0 => return Err(FrameError::Direction(other)),
             _ => "unknown",
         };
@@ -174,6 +200,14 @@ impl Frame for Request {
                 }
             }
             CANCEL => Request::Cancel { request },
+            FOLLOW => Request::Follow {
+                request,
+                manifest: fields.digest()?,
+            },
+            PEERS => Request::Peers {
+                request,
+                manifest: fields.digest()?,
+            },
             kind => Request::Other {
                 request,
                 kind,

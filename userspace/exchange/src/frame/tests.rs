@@ -2,11 +2,14 @@
 
 //! Frames survive encoding, and no bytes make the decoder panic or wait for more than a frame.
 
+use std::ops::Range;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::limits::{
-    piece_size, CHUNKS_PER_REQUEST, CHUNK_CREDIT, FRAME_MAX, PIECE_MAX, REQUEST_MAX,
+    piece_size, ADDRESSES_MAX, ADDRESS_SIZE_MAX, CHUNKS_PER_REQUEST, CHUNK_CREDIT, FRAME_MAX,
+    PEERS_MAX, PIECE_MAX, REQUEST_MAX, RUNS_MAX,
 };
 use crate::{ChunkMap, Have};
 
@@ -28,7 +31,7 @@ fn priority() -> impl Strategy<Value = Priority> {
 
 fn request() -> impl Strategy<Value = Request> {
     let numbers = proptest::collection::hash_set(any::<u32>(), 1..=CHUNKS_PER_REQUEST);
-    let unknown = prop_oneof![Just(0), CANCEL + 1..16, 32..48_u8, Just(239)];
+    let unknown = prop_oneof![Just(0), Just(7), 9..16_u8, 32..48_u8, Just(239)];
     prop_oneof![
         any::<u32>().prop_map(|bytes| Request::Credit { bytes }),
         (any::<u32>(), digest()).prop_map(|(request, digest)| Request::Have { request, digest }),
@@ -58,6 +61,10 @@ fn request() -> impl Strategy<Value = Request> {
             }
         ),
         any::<u32>().prop_map(|request| Request::Cancel { request }),
+        (any::<u32>(), digest())
+            .prop_map(|(request, manifest)| Request::Follow { request, manifest }),
+        (any::<u32>(), digest())
+            .prop_map(|(request, manifest)| Request::Peers { request, manifest }),
         (any::<u32>(), unknown, payload(REQUEST_MAX)).prop_map(|(request, kind, payload)| {
             Request::Other {
                 request,
@@ -138,9 +145,31 @@ fn chunk_data() -> impl Strategy<Value = Reply> {
     )
 }
 
+/// Runs with gaps between them.
+fn runs() -> impl Strategy<Value = Vec<Range<u32>>> {
+    let lengths = proptest::collection::vec((1..100_u32, 1..100_u32), 1..200);
+    lengths.prop_map(|lengths| {
+        let mut end = 0;
+        let mut run = |(gap, length)| {
+            let start = end + gap - 1 + u32::from(end > 0);
+            end = start + length;
+            start..end
+        };
+        lengths.into_iter().map(&mut run).collect()
+    })
+}
+
+fn peers() -> impl Strategy<Value = Vec<PeerRecord>> {
+    let bytes = |max| proptest::collection::vec(any::<u8>(), 1..=max).prop_map(Bytes::from);
+    let addresses = proptest::collection::vec(bytes(ADDRESS_SIZE_MAX), 0..=ADDRESSES_MAX);
+    let peer = (bytes(ADDRESS_SIZE_MAX - 1), addresses)
+        .prop_map(|(id, addresses)| PeerRecord { id, addresses });
+    proptest::collection::vec(peer, 0..=PEERS_MAX)
+}
+
 fn reply() -> impl Strategy<Value = Reply> {
     let request = any::<u32>;
-    let unknown = prop_oneof![23..26_u8, 27..32_u8, 48..64_u8, Just(255)];
+    let unknown = prop_oneof![27..32_u8, 48..64_u8, Just(255)];
     prop_oneof![
         (request(), have()).prop_map(|(request, have)| Reply::Presence { request, have }),
         blob_data(),
@@ -153,6 +182,17 @@ fn reply() -> impl Strategy<Value = Reply> {
             request,
             retry_after
         }),
+        (request(), digest(), have()).prop_map(|(request, pack, have)| Reply::HaveMap {
+            request,
+            pack,
+            have
+        }),
+        (request(), digest(), runs()).prop_map(|(request, pack, runs)| Reply::HaveDelta {
+            request,
+            pack,
+            runs
+        }),
+        (request(), peers()).prop_map(|(request, peers)| Reply::PeerList { request, peers }),
         request().prop_map(|request| Reply::NotServed { request }),
         (request(), unknown, payload(FRAME_MAX)).prop_map(|(request, kind, payload)| {
             Reply::Other {
@@ -286,15 +326,55 @@ fn a_piece_and_the_longest_map_fit_a_frame() {
         data: vec![7; PIECE_MAX as usize].into(),
     };
     let bits = vec![0xff; ChunkMap::CHUNKS_MAX as usize / 8];
-    let map = Reply::Presence {
+    let map = Reply::HaveMap {
         request: 1,
+        pack: Digest([1; 32]),
         have: Have::Partial(ChunkMap::new(ChunkMap::CHUNKS_MAX, bits.into()).unwrap()),
     };
-    let frames = [chunk, map];
+    let delta = Reply::HaveDelta {
+        request: 1,
+        pack: Digest([1; 32]),
+        runs: (0..RUNS_MAX as u32)
+            .map(|run| 2 * run..2 * run + 1)
+            .collect(),
+    };
+    let frames = [chunk, map, delta];
     assert_eq!(
         decode_pieces::<Reply>(&encoded(&frames), 4096).unwrap(),
         frames
     );
+}
+
+/// Whoever adds them to a map need not check them.
+#[test]
+fn runs_are_in_order_apart_and_within_a_pack() {
+    let decode = |runs: &[(u32, u32)]| {
+        let mut bytes = BytesMut::new();
+        put_header(&mut bytes, 24, Priority::Demand, 1, 32 + 8 * runs.len());
+        bytes.put_slice(&[1; 32]);
+        for (start, count) in runs {
+            bytes.put_u32_le(*start);
+            bytes.put_u32_le(*count);
+        }
+        decode_pieces::<Reply>(&bytes, AT_ONCE)
+    };
+    let last = ChunkMap::CHUNKS_MAX - 1;
+    for right in [&[(0, 1)][..], &[(0, 1), (2, 1)], &[(5, 2), (last, 1)]] {
+        assert!(decode(right).is_ok(), "{right:?}");
+    }
+    for wrong in [
+        &[][..],
+        &[(0, 0)],
+        &[(0, 1), (1, 1)],
+        &[(5, 1), (2, 1)],
+        &[(5, 3), (6, 1)],
+        &[(last, 2)],
+        &[(u32::MAX, 1)],
+        &[(1, u32::MAX)],
+    ] {
+        let malformed = Err(FrameError::Malformed("HaveDelta"));
+        assert_eq!(decode(wrong), malformed, "{wrong:?}");
+    }
 }
 
 /// What a piece says of itself must be true: where it can begin, that it is whole, that it is no longer than a chunk.

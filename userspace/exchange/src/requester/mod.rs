@@ -6,12 +6,13 @@
 mod outstanding;
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use peerfs_format::Digest;
 
-use crate::frame::{Encoding, Reply, Request};
+use crate::frame::{Encoding, PeerRecord, Reply, Request};
 use crate::limits::{CANCELLED_MAX, CHUNK_CREDIT, STRAYS_MAX, STRAY_BYTES_MAX, WINDOW};
 use crate::{Have, Priority, Violation};
 
@@ -45,9 +46,29 @@ pub enum Wanted {
         /// Their numbers, each once.
         chunks: Vec<u32>,
     },
+    /// What it has of each pack of an image, from now on, for as long as somebody listens.
+    News {
+        /// The image's manifest.
+        manifest: Digest,
+    },
+    /// Peers that follow an image.
+    Peers {
+        /// The image's manifest.
+        manifest: Digest,
+    },
 }
 
-/// What a peer answers: one of these to each request, but one for each chunk.
+impl Wanted {
+    /// How urgent it is: what has no priority is asked by somebody who waits.
+    pub fn priority(&self) -> Priority {
+        match self {
+            Wanted::Blob { priority, .. } | Wanted::Chunks { priority, .. } => *priority,
+            Wanted::Have { .. } | Wanted::News { .. } | Wanted::Peers { .. } => Priority::Demand,
+        }
+    }
+}
+
+/// What a peer answers: one of these to each request, but one for each chunk, and any number of news.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Answer {
     /// How much it has.
@@ -56,6 +77,12 @@ pub enum Answer {
     Blob(SentBlob),
     /// A chunk's number, and its bytes if the peer has it.
     Chunk(u32, Option<Bytes>),
+    /// How much it has of a pack of the image; replaces what it said before.
+    Map(Digest, Have),
+    /// Chunks of a pack of the image that it has got: runs in ascending order, none of them empty.
+    Gained(Digest, Vec<Range<u32>>),
+    /// Peers that follow the image.
+    Peers(Vec<PeerRecord>),
     /// There is no such blob.
     NotFound,
     /// The blob has more bytes than were allowed.
@@ -171,6 +198,14 @@ impl<W: Waiter> Requester<W> {
                 index: *index,
                 chunks: chunks.clone(),
             },
+            Wanted::News { manifest } => Request::Follow {
+                request,
+                manifest: *manifest,
+            },
+            Wanted::Peers { manifest } => Request::Peers {
+                request,
+                manifest: *manifest,
+            },
         };
         let outstanding = Outstanding::new(wanted, waiter);
         self.outstanding.insert(request, outstanding);
@@ -253,7 +288,7 @@ impl<W: Waiter> Requester<W> {
             abandoned.free += outstanding.held();
             false
         });
-        if self.outstanding.is_empty() {
+        if !self.outstanding.values().any(Outstanding::is_waited_for) {
             self.waiting_since = None;
         }
         abandoned
@@ -288,8 +323,9 @@ impl<W: Waiter> Requester<W> {
 
     /// The peer can be waited for from now on, if there is something to wait for. Without credit it
     /// is the takers that are slow; but it has credit for the rest of what it has begun.
+    /// And there need not be news.
     fn heard(&mut self, now: Instant) {
-        let can_send = !self.outstanding.is_empty()
+        let can_send = self.outstanding.values().any(Outstanding::is_waited_for)
             && (self.credit >= CHUNK_CREDIT
                 || self.outstanding.values().any(|asked| asked.held() > 0));
         self.waiting_since = can_send.then_some(now);

@@ -13,6 +13,9 @@ use crate::Violation;
 
 use super::{Answer, SentBlob, Waiter, Wanted};
 
+/// News that may be on the way when nobody wants them any more.
+const LATE_NEWS: u64 = 256;
+
 /// A request that was sent.
 pub(super) struct Outstanding<W> {
     wanted: Wanted,
@@ -85,7 +88,7 @@ impl Late {
 impl<W: Waiter> Outstanding<W> {
     pub(super) fn new(wanted: Wanted, waiter: W) -> Self {
         let received = match &wanted {
-            Wanted::Have { .. } => Received::Nothing,
+            Wanted::Have { .. } | Wanted::News { .. } | Wanted::Peers { .. } => Received::Nothing,
             Wanted::Blob { .. } => Received::Blob {
                 pieces: BytesMut::new(),
                 form: None,
@@ -100,6 +103,11 @@ impl<W: Waiter> Outstanding<W> {
             received,
             waiter,
         }
+    }
+
+    /// Whether the peer is to answer it soon.
+    pub(super) fn is_waited_for(&self) -> bool {
+        !matches!(self.wanted, Wanted::News { .. })
     }
 
     /// Bytes of a chunk that are a part of the window, and that nobody can take before the others have come.
@@ -123,8 +131,12 @@ impl<W: Waiter> Outstanding<W> {
             }
             _ => 0,
         };
-        // That there is nothing is one reply too.
-        let replies = bytes.div_ceil(u64::from(PIECE_MAX)).max(1);
+        let without_data = match self.wanted {
+            Wanted::News { .. } => LATE_NEWS,
+            // That there is nothing is one reply too.
+            _ => 1,
+        };
+        let replies = bytes.div_ceil(u64::from(PIECE_MAX)).max(without_data);
         Late {
             replies: usize::try_from(replies).unwrap_or(usize::MAX),
             bytes,
@@ -157,9 +169,19 @@ impl<W: Waiter> Outstanding<W> {
                 ..
             } => self.chunk_piece(number, offset, total, data),
             Reply::ChunkNotFound { number, .. } => self.chunk_not_found(number),
+            Reply::HaveMap { pack, have, .. } => self.news(Answer::Map(pack, have)),
+            Reply::HaveDelta { pack, runs, .. } => self.news(Answer::Gained(pack, runs)),
             reply => self.end(reply),
         };
         taken.ok_or(unexpected)
+    }
+
+    /// Passes on what the peer has; `None` if it was not asked for that.
+    fn news(&self, news: Answer) -> Option<Taken> {
+        matches!(self.wanted, Wanted::News { .. }).then(|| {
+            self.waiter.answer(news);
+            Taken::default()
+        })
     }
 
     /// Takes the next piece of a blob; `None` if it is none.
@@ -259,6 +281,7 @@ impl<W: Waiter> Outstanding<W> {
                 length,
                 maximum: *maximum,
             },
+            (Wanted::Peers { .. }, Reply::PeerList { peers, .. }) => Answer::Peers(peers),
             (_, Reply::Busy { retry_after, .. }) => Answer::Busy {
                 retry_after: Duration::from_millis(retry_after.into()).min(RETRY_MAX),
             },

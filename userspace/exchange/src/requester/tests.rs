@@ -439,3 +439,38 @@ fn all_who_wait_are_told_of_the_end() {
     assert_eq!(requester.drain().count(), 1);
     assert!(requester.is_idle());
 }
+
+/// News come or do not; nobody waits for them, and they are no answer to anything else.
+#[test]
+fn news_are_not_waited_for() {
+    let now = Instant::now();
+    let (mut requester, _) = Requester::new();
+    let (news, chunks) = (Listener::default(), Listener::default());
+    let manifest = Digest([3; 32]);
+    requester.start(Wanted::News { manifest }, news.clone(), now);
+    assert!(!requester.is_idle());
+    assert_eq!(requester.stalled_at(TIMEOUT), None);
+    let pack = Digest([1; 32]);
+    let delta = |request| Reply::HaveDelta {
+        request,
+        pack,
+        runs: vec![1..3, 5..6],
+    };
+    requester.receive(delta(0), now).unwrap();
+    let gained = Answer::Gained(pack, vec![1..3, 5..6]);
+    assert_eq!(news.next(), Some(gained));
+    assert_eq!(requester.stalled_at(TIMEOUT), None);
+
+    let wanted = Wanted::Have { digest: pack };
+    requester.start(wanted, chunks.clone(), now);
+    assert_eq!(requester.stalled_at(TIMEOUT), Some(now + TIMEOUT));
+    let violation = requester.receive(delta(1), now);
+    assert_eq!(violation, Err(Violation::UnexpectedReply(1)));
+    // Unasked.
+    for _ in 0..STRAYS_MAX {
+        requester.receive(delta(7), now).unwrap();
+    }
+    let violation = requester.receive(delta(7), now);
+    assert_eq!(violation, Err(Violation::Unasked(7)));
+    assert_eq!((news.next(), chunks.next()), (None, None));
+}

@@ -3,11 +3,13 @@
 //! The state of an exchange stream at the node that accepted it. Decides what to read and to answer
 //! next; reads nothing and sends nothing.
 
+mod follows;
 mod ready;
 mod step;
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use peerfs_format::Digest;
 
@@ -16,11 +18,16 @@ use crate::limits::{
     CHUNKS_PER_STREAM, CHUNK_CREDIT, CREDIT_MAX, CROWDED_RETRY, PIECE_MAX, READS_AHEAD,
     REFUSALS_MAX, REQUESTS_PER_STREAM, RETRY_MAX,
 };
-use crate::{Priority, Violation};
+use crate::uplink::Copies;
+use crate::{Arrivals, Have, Priority, Violation};
 
+use follows::Follows;
 pub use ready::Outgoing;
 use ready::Ready;
 pub use step::{BlobForm, BlobStep, Found, Step};
+
+/// Chunks of which it is compared how often they were sent.
+const COMPARED_MAX: usize = 64;
 
 /// The requests that a peer has outstanding on a stream.
 #[derive(Default)]
@@ -29,6 +36,8 @@ pub struct Responder {
     credit: u32,
     /// Requests that need no credit.
     questions: VecDeque<Step>,
+    /// The images that the peer follows.
+    follows: Follows,
     /// By priority, the most urgent first.
     queues: ByPriority<VecDeque<Work>>,
     /// What was read and is to be sent.
@@ -87,6 +96,8 @@ impl Responder {
             }
             Request::Have { request, .. }
             | Request::WantBlob { request, .. }
+            | Request::Follow { request, .. }
+            | Request::Peers { request, .. }
             | Request::Other { request, .. } => (*request, 1),
             Request::WantChunks {
                 request, chunks, ..
@@ -95,7 +106,10 @@ impl Responder {
         if self.live.contains_key(&request) {
             return Err(Violation::DuplicateRequest(request));
         }
-        if self.live.len() >= REQUESTS_PER_STREAM || self.answers + answers > CHUNKS_PER_STREAM {
+        let is_refused = self.live.len() >= REQUESTS_PER_STREAM
+            || self.answers + answers > CHUNKS_PER_STREAM
+            || matches!(frame, Request::Follow { .. }) && self.follows.is_full();
+        if is_refused {
             if self.refusals >= REFUSALS_MAX {
                 return Err(Violation::BusyIgnored);
             }
@@ -116,6 +130,10 @@ impl Responder {
                 self.questions.push_back(Step::Have { request, digest });
             }
             Request::Other { request, .. } => self.questions.push_back(Step::Other { request }),
+            Request::Peers { request, manifest } => {
+                self.questions.push_back(Step::Peers { request, manifest });
+            }
+            Request::Follow { request, manifest } => self.follows.add(request, manifest),
             Request::WantBlob {
                 request,
                 priority,
@@ -148,14 +166,15 @@ impl Responder {
         }
     }
 
-    /// The next step, if there is one, credit for it, and not too much under way that is as urgent. Every step must
-    /// be given back to [`Self::finish`].
-    pub fn next_step(&mut self) -> Option<Step> {
+    /// The next step, if there is one, credit for it, and not too much under way that is as urgent. Of what nobody
+    /// waits for, chunks of which few copies were sent come first. Every step must be given back to [`Self::finish`].
+    pub fn next_step(&mut self, copies: &Copies) -> Option<Step> {
         let under_way: usize = self.under_way.iter().sum();
         let mut room = (READS_AHEAD + Priority::ALL.len()).checked_sub(under_way)?;
         for priority in Priority::ALL {
             room = room.checked_sub(1).filter(|room| *room > 0)?;
-            let step = match self.questions.pop_front() {
+            let question = self.questions.pop_front();
+            let step = match question.or_else(|| self.follows.next_step()) {
                 Some(question) => question,
                 None => {
                     let queue = of(&mut self.queues, priority);
@@ -164,7 +183,7 @@ impl Responder {
                     };
                     // Nobody less urgent takes the credit that this one waits for.
                     self.credit = self.credit.checked_sub(next.reserved())?;
-                    next_of(queue, priority)?
+                    next_of(queue, priority, copies)?
                 }
             };
             *of(&mut self.under_way, step.priority()) += 1;
@@ -179,8 +198,31 @@ impl Responder {
         *of(&mut self.under_way, priority) -= 1;
         // What next_step() took off, at most.
         self.credit = self.credit.saturating_add(reserved);
+        if matches!(step, Step::Image { .. } | Step::Map { .. }) {
+            self.follows.looked();
+        }
         if !self.live.contains_key(&request) {
             return;
+        }
+        match (&step, &found) {
+            (Step::Image { .. }, Found::Image(packs)) => {
+                self.follows.known(request, Some(Arc::clone(packs)));
+                return;
+            }
+            (Step::Image { .. }, Found::Nothing) => {
+                self.follows.known(request, None);
+                return;
+            }
+            (Step::Image { .. }, _) => self.follows.remove(request),
+            (Step::Map { .. }, Found::Have(Have::Absent) | Found::Nothing)
+                if !self.follows.mapped(request) =>
+            {
+                return;
+            }
+            (Step::Map { .. }, Found::Have(Have::Complete | Have::Partial(_))) => {
+                self.follows.mapped(request);
+            }
+            _ => (),
         }
         if let Found::Refused { retry_after } = found {
             // Whatever else it asked for.
@@ -196,6 +238,31 @@ impl Responder {
             // Before others of its priority: what was begun is finished first.
             of(&mut self.queues, priority).push_front(Work::Blob(rest));
         }
+    }
+
+    /// Takes note of what has come into the store, and tells of it what the peer follows; to be called before each
+    /// [`Self::next_step`].
+    pub fn tell(&mut self, arrivals: &Arrivals, now: Instant) {
+        // Not more than the peer takes.
+        if !of(&mut self.ready, Priority::Demand).is_empty() {
+            return;
+        }
+        for reply in self.follows.news(arrivals, now) {
+            let outgoing = Outgoing::free(reply, Priority::Demand);
+            let ends = false;
+            self.send(Priority::Demand, Ready::Frame { outgoing, ends });
+        }
+    }
+
+    /// When to [`tell`](Self::tell) the peer what has come meanwhile, or comes later; `None` while there is something
+    /// else to do first, or if it follows nothing.
+    pub fn tells_at(&self, now: Instant) -> Option<Instant> {
+        self.follows.due(now)
+    }
+
+    /// Whether the peer follows an image.
+    pub fn is_followed(&self) -> bool {
+        !self.follows.is_empty()
     }
 
     fn send(&mut self, priority: Priority, ready: Ready) {
@@ -248,6 +315,7 @@ impl Responder {
             return;
         };
         self.answers -= answers;
+        self.follows.remove(request);
         self.questions.retain(|step| step.request() != request);
         for queue in &mut self.queues {
             queue.retain(|work| work.request() != request);
@@ -288,12 +356,16 @@ fn busy(request: u32, retry_after: Duration) -> Outgoing {
         request,
         retry_after,
     };
-    Outgoing { reply, pays: None }
+    Outgoing::free(reply, Priority::Demand)
 }
 
 /// The next step of a queue: its requests take turns.
-fn next_of(queue: &mut VecDeque<Work>, priority: Priority) -> Option<Step> {
-    match queue.pop_front()? {
+fn next_of(queue: &mut VecDeque<Work>, priority: Priority, copies: &Copies) -> Option<Step> {
+    let (request, chunk) = match priority {
+        Priority::Background => least_copied(queue, copies),
+        Priority::Demand | Priority::Readahead => (0, 0),
+    };
+    match queue.remove(request)? {
         Work::Blob(blob) => Some(Step::Blob(blob)),
         Work::Chunks {
             request,
@@ -301,7 +373,7 @@ fn next_of(queue: &mut VecDeque<Work>, priority: Priority) -> Option<Step> {
             index,
             mut numbers,
         } => {
-            let number = numbers.pop_front()?;
+            let number = numbers.remove(chunk)?;
             if !numbers.is_empty() {
                 queue.push_back(Work::Chunks {
                     request,
@@ -319,6 +391,22 @@ fn next_of(queue: &mut VecDeque<Work>, priority: Priority) -> Option<Step> {
             })
         }
     }
+}
+
+/// The places of a request and of its chunk that was sent least often, of those that come first.
+fn least_copied(queue: &VecDeque<Work>, copies: &Copies) -> (usize, usize) {
+    // A blob that is first is not held up.
+    let requests = queue.iter().enumerate();
+    let chunks = requests.map_while(|(place, work)| match work {
+        Work::Chunks { pack, numbers, .. } => Some((place, pack, numbers)),
+        Work::Blob(_) => None,
+    });
+    let chunks = chunks.flat_map(|(place, pack, numbers)| {
+        let numbers = numbers.iter().enumerate();
+        numbers.map(move |(chunk, number)| (copies.of(pack, *number), (place, chunk)))
+    });
+    let least = chunks.take(COMPARED_MAX).min_by_key(|(copies, _)| *copies);
+    least.map_or((0, 0), |(_, places)| places)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::frame::{Encoding, Reply};
 use crate::limits::{piece_size, CHUNK_CREDIT};
-use crate::Have;
+use crate::{Have, Priority};
 
 use super::{BlobForm, BlobStep, Found, Step};
 
@@ -19,8 +19,21 @@ const ENCODED_PAYS_MAX: u64 = 16;
 pub struct Outgoing {
     /// The frame.
     pub reply: Reply,
+    /// How urgent it is.
+    pub priority: Priority,
     /// What it pays of what the peer owes, in bytes: for all of a step, with the last frame of it.
     pub pays: Option<u64>,
+}
+
+impl Outgoing {
+    /// A frame that pays for nothing.
+    pub(super) fn free(reply: Reply, priority: Priority) -> Self {
+        Outgoing {
+            reply,
+            priority,
+            pays: None,
+        }
+    }
 }
 
 /// What is to be sent.
@@ -37,6 +50,7 @@ pub(super) enum Ready {
 pub(super) struct Chunk {
     request: u32,
     number: u32,
+    priority: Priority,
     data: Bytes,
     sent: u32,
 }
@@ -44,13 +58,32 @@ pub(super) struct Chunk {
 impl Ready {
     /// The answer that is in what was found, and the next step if there is more of it.
     pub(super) fn answer(step: Step, found: Found) -> (Self, Option<BlobStep>) {
-        let request = step.request();
+        let (request, priority) = (step.request(), step.priority());
         let reply = match (step, found) {
             (_, Found::NotServed) => Reply::NotServed { request },
             (Step::Have { .. }, Found::Have(have)) => Reply::Presence { request, have },
             (Step::Have { .. }, _) => Reply::Presence {
                 request,
                 have: Have::Absent,
+            },
+            (Step::Map { pack, .. }, found) => {
+                let have = match found {
+                    Found::Have(have) => have,
+                    _ => Have::Absent,
+                };
+                let reply = Reply::HaveMap {
+                    request,
+                    pack,
+                    have,
+                };
+                let outgoing = Outgoing::free(reply, priority);
+                let ends = false;
+                return (Ready::Frame { outgoing, ends }, None);
+            }
+            (Step::Peers { .. }, Found::Peers(peers)) => Reply::PeerList { request, peers },
+            (Step::Peers { .. }, _) => Reply::PeerList {
+                request,
+                peers: Vec::new(),
             },
             (Step::Blob(step), Found::Blob { form, data, cost }) if step.fits(form, &data) => {
                 return blob(step, form, data, cost);
@@ -63,15 +96,17 @@ impl Ready {
                 let chunk = Chunk {
                     request,
                     number,
+                    priority,
                     data,
                     sent: 0,
                 };
                 return (Ready::Chunk(chunk), None);
             }
             (Step::Chunk { number, .. }, _) => Reply::ChunkNotFound { request, number },
-            (Step::Other { .. }, _) => Reply::NotServed { request },
+            // Whatever else comes of the question which packs an image has.
+            (Step::Image { .. } | Step::Other { .. }, _) => Reply::NotServed { request },
         };
-        let outgoing = Outgoing { reply, pays: None };
+        let outgoing = Outgoing::free(reply, priority);
         let ends = true;
         (Ready::Frame { outgoing, ends }, None)
     }
@@ -108,8 +143,12 @@ impl Chunk {
             total,
             data: self.data.slice(offset as usize..self.sent as usize),
         };
-        let pays = is_last.then_some(u64::from(total));
-        (Outgoing { reply, pays }, is_last)
+        let outgoing = Outgoing {
+            reply,
+            priority: self.priority,
+            pays: is_last.then_some(u64::from(total)),
+        };
+        (outgoing, is_last)
     }
 }
 
@@ -146,6 +185,7 @@ fn blob(mut step: BlobStep, form: BlobForm, data: Bytes, cost: u64) -> (Ready, O
     };
     let outgoing = Outgoing {
         reply,
+        priority: step.priority,
         pays: Some(pays),
     };
     let rest = (!ends).then_some(step);

@@ -2,12 +2,13 @@
 
 //! What is read for an answer, and what comes of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use peerfs_format::Digest;
 
-use crate::frame::Encoding;
+use crate::frame::{Encoding, PeerRecord};
 use crate::limits::{CHUNK_CREDIT, PIECE_MAX};
 use crate::{Have, Priority};
 
@@ -68,6 +69,27 @@ pub enum Step {
         /// The chunk's number.
         number: u32,
     },
+    /// Which packs an image has that the peer follows.
+    Image {
+        /// The request's id.
+        request: u32,
+        /// The image's manifest.
+        manifest: Digest,
+    },
+    /// How much there is of a pack of such an image.
+    Map {
+        /// The request's id.
+        request: u32,
+        /// The pack.
+        pack: Digest,
+    },
+    /// Peers that follow an image.
+    Peers {
+        /// The request's id.
+        request: u32,
+        /// The image's manifest.
+        manifest: Digest,
+    },
     /// Something that is not served: nothing is to be read, but it is a question as well.
     Other {
         /// The request's id.
@@ -93,6 +115,10 @@ pub enum Found {
     TooLarge(u64),
     /// All stored bytes of a chunk: 1 to [`CHUNK_CREDIT`] of them.
     Chunk(Bytes),
+    /// The packs of an image, in ascending order, each once.
+    Image(Arc<[Digest]>),
+    /// Peers that follow an image.
+    Peers(Vec<PeerRecord>),
     /// It is not there.
     Nothing,
     /// It is not served.
@@ -108,26 +134,37 @@ impl Step {
     /// The request that it is for.
     pub fn request(&self) -> u32 {
         match self {
-            Step::Have { request, .. } | Step::Chunk { request, .. } | Step::Other { request } => {
-                *request
-            }
+            Step::Have { request, .. }
+            | Step::Chunk { request, .. }
+            | Step::Image { request, .. }
+            | Step::Map { request, .. }
+            | Step::Peers { request, .. }
+            | Step::Other { request } => *request,
             Step::Blob(blob) => blob.request,
         }
     }
 
     pub(super) fn priority(&self) -> Priority {
         match self {
-            Step::Have { .. } | Step::Other { .. } => Priority::Demand,
             Step::Blob(BlobStep { priority, .. }) | Step::Chunk { priority, .. } => *priority,
+            Step::Have { .. }
+            | Step::Image { .. }
+            | Step::Map { .. }
+            | Step::Peers { .. }
+            | Step::Other { .. } => Priority::Demand,
         }
     }
 
     /// The credit that is taken off for it: how long the data is is known when it was read.
     pub(super) fn reserved(&self) -> u32 {
         match self {
-            Step::Have { .. } | Step::Other { .. } => 0,
             Step::Blob(_) => PIECE_MAX,
             Step::Chunk { .. } => CHUNK_CREDIT,
+            Step::Have { .. }
+            | Step::Image { .. }
+            | Step::Map { .. }
+            | Step::Peers { .. }
+            | Step::Other { .. } => 0,
         }
     }
 }

@@ -53,7 +53,7 @@ fn replies(responder: &mut Responder) -> Vec<Reply> {
 /// The chunks of the next steps, until there is none.
 fn chunks(responder: &mut Responder) -> Vec<(u32, u32)> {
     let mut chunks = Vec::new();
-    while let Some(step) = responder.next_step() {
+    while let Some(step) = responder.next_step(&Copies::default()) {
         let Step::Chunk {
             request, number, ..
         } = step
@@ -91,7 +91,7 @@ fn urgent_requests_come_first_and_equal_ones_take_turns() {
 #[test]
 fn data_waits_for_credit_and_questions_do_not() {
     let mut responder = responder([want_chunks(1, Priority::Demand, 0..10), have(2)]);
-    let step = responder.next_step().unwrap();
+    let step = responder.next_step(&Copies::default()).unwrap();
     assert!(matches!(step, Step::Have { request: 2, .. }));
     responder.finish(step, Found::Have(Have::Complete));
     let reply = Reply::Presence {
@@ -99,7 +99,7 @@ fn data_waits_for_credit_and_questions_do_not() {
         have: Have::Complete,
     };
     assert_eq!(replies(&mut responder), [reply]);
-    assert_eq!(responder.next_step(), None);
+    assert_eq!(responder.next_step(&Copies::default()), None);
     responder.receive(credit(3 * CHUNK_CREDIT - 1)).unwrap();
     assert_eq!(chunks(&mut responder).len(), 2);
     responder.receive(credit(1)).unwrap();
@@ -121,21 +121,26 @@ fn what_is_urgent_waits_for_its_credit_before_others() {
         want_chunks(1, Priority::Demand, [7]),
         blob,
     ]);
-    assert_eq!(responder.next_step(), None);
+    assert_eq!(responder.next_step(&Copies::default()), None);
     responder.receive(credit(1)).unwrap();
-    assert_eq!(responder.next_step().map(|step| step.request()), Some(1));
+    assert_eq!(
+        responder
+            .next_step(&Copies::default())
+            .map(|step| step.request()),
+        Some(1)
+    );
 }
 
 #[test]
 fn credit_that_short_data_did_not_need_is_left() {
     let mut responder = responder([credit(CHUNK_CREDIT), want_chunks(1, Priority::Demand, 0..2)]);
-    let step = responder.next_step().unwrap();
-    assert_eq!(responder.next_step(), None);
+    let step = responder.next_step(&Copies::default()).unwrap();
+    assert_eq!(responder.next_step(&Copies::default()), None);
     responder.finish(step, Found::Chunk(Bytes::from_static(b"short")));
     assert_eq!(responder.credit, CHUNK_CREDIT - 5);
-    assert_eq!(responder.next_step(), None);
+    assert_eq!(responder.next_step(&Copies::default()), None);
     responder.receive(credit(5)).unwrap();
-    assert!(responder.next_step().is_some());
+    assert!(responder.next_step(&Copies::default()).is_some());
 }
 
 /// What is asked for while a chunk is being sent waits for a piece of it, whatever else was read before.
@@ -144,15 +149,15 @@ fn a_demand_waits_for_no_more_than_a_piece() {
     let ahead = want_chunks(1, Priority::Background, 0..100);
     let mut responder = responder([credit(CREDIT_MAX), ahead]);
     for _ in 0..READS_AHEAD {
-        let step = responder.next_step().unwrap();
+        let step = responder.next_step(&Copies::default()).unwrap();
         responder.finish(step, chunk(CHUNK_CREDIT));
     }
-    assert_eq!(responder.next_step(), None);
+    assert_eq!(responder.next_step(&Copies::default()), None);
     let first = responder.next_reply().unwrap().reply;
     responder
         .receive(want_chunks(2, Priority::Demand, [5]))
         .unwrap();
-    let step = responder.next_step().unwrap();
+    let step = responder.next_step(&Copies::default()).unwrap();
     assert_eq!(step.request(), 2);
     responder.finish(step, chunk(PIECE_MAX + 1));
     let next = replies(&mut responder);
@@ -183,13 +188,17 @@ fn payments(form: BlobForm, cost: u64) -> Vec<u64> {
     };
     let mut responder = responder([credit(CREDIT_MAX), want]);
     let mut payments = Vec::new();
-    while let Some(step) = responder.next_step() {
+    while let Some(step) = responder.next_step(&Copies::default()) {
         let Step::Blob(blob) = &step else {
             panic!("{step:?}");
         };
         assert_eq!(blob.offset, payments.len() as u64 * u64::from(PIECE_MAX));
         assert_eq!(blob.form.is_some(), blob.offset > 0);
-        assert_eq!(responder.next_step(), None, "one piece at a time");
+        assert_eq!(
+            responder.next_step(&Copies::default()),
+            None,
+            "one piece at a time"
+        );
         let size = form
             .sent_length
             .saturating_sub(blob.offset)
@@ -245,7 +254,7 @@ fn a_blob_that_changes_on_the_way_is_not_sent_on() {
         length: 1 << 20,
     };
     for sent_length in [100_000, 100_001] {
-        let step = responder.next_step().unwrap();
+        let step = responder.next_step(&Copies::default()).unwrap();
         let found = Found::Blob {
             form: form(sent_length),
             data: vec![0; PIECE_MAX as usize].into(),
@@ -268,7 +277,7 @@ fn a_refusal_ends_a_request_that_was_begun() {
         credit(2 * CHUNK_CREDIT),
         want_chunks(1, Priority::Demand, 0..5),
     ]);
-    let steps = [(); 2].map(|()| responder.next_step().unwrap());
+    let steps = [(); 2].map(|()| responder.next_step(&Copies::default()).unwrap());
     for step in steps {
         let retry_after = Duration::from_millis(700);
         responder.finish(step, Found::Refused { retry_after });
@@ -278,7 +287,7 @@ fn a_refusal_ends_a_request_that_was_begun() {
         retry_after: 700,
     };
     assert_eq!(replies(&mut responder), [busy]);
-    assert_eq!(responder.next_step(), None);
+    assert_eq!(responder.next_step(&Copies::default()), None);
     assert_eq!(responder.credit, 2 * CHUNK_CREDIT);
     assert!(is_at_rest(&responder));
 }
@@ -290,7 +299,7 @@ fn what_was_cancelled_is_neither_read_nor_sent() {
         want_chunks(1, Priority::Demand, 1..=9),
     ]);
     // One is being sent, one was read, one is being read.
-    let steps = [(); 3].map(|()| responder.next_step().unwrap());
+    let steps = [(); 3].map(|()| responder.next_step(&Copies::default()).unwrap());
     let [sent, ready, under_way] = steps;
     responder.finish(sent, chunk(CHUNK_CREDIT));
     responder.finish(ready, chunk(5));
@@ -299,7 +308,7 @@ fn what_was_cancelled_is_neither_read_nor_sent() {
     responder.finish(under_way, chunk(5));
     assert_eq!(replies(&mut responder), []);
     assert_eq!(responder.credit, 3 * CHUNK_CREDIT - PIECE_MAX);
-    assert_eq!(responder.next_step(), None);
+    assert_eq!(responder.next_step(&Copies::default()), None);
     assert!(is_at_rest(&responder));
 }
 
@@ -314,7 +323,7 @@ fn what_is_not_served_is_said() {
     let mut responder = responder([follow(1), have(2)]);
     let error = responder.receive(follow(2));
     assert_eq!(error, Err(Violation::DuplicateRequest(2)));
-    let step = responder.next_step().unwrap();
+    let step = responder.next_step(&Copies::default()).unwrap();
     assert_eq!(step, Step::Other { request: 1 });
     responder.finish(step, Found::NotServed);
     assert_eq!(replies(&mut responder), [Reply::NotServed { request: 1 }]);
@@ -367,7 +376,7 @@ proptest! {
                     responder.receive(want_chunks(request, priority, 0..length % 5 + 1)).unwrap();
                 }
                 1 => responder.receive(Request::Cancel { request }).unwrap(),
-                2 => under_way.extend(responder.next_step()),
+                2 => under_way.extend(responder.next_step(&Copies::default())),
                 3 if !under_way.is_empty() => {
                     let step = under_way.swap_remove(request as usize % under_way.len());
                     responder.finish(step, chunk(length));
@@ -388,7 +397,7 @@ proptest! {
             while let Some(next) = responder.next_reply() {
                 sent += next.reply.data_length();
             }
-            under_way.extend(responder.next_step());
+            under_way.extend(responder.next_step(&Copies::default()));
             let Some(step) = under_way.pop() else {
                 break;
             };

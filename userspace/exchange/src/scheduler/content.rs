@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 use std::time::Instant;
 
 use crate::{Have, Priority};
@@ -169,6 +170,19 @@ impl<Source: Copy + Ord, Subject> Content<Source, Subject> {
             Have::Absent => self.offers.remove(&source),
             have => self.offers.insert(source, Offer { have, lacking }),
         };
+    }
+
+    /// A source has more of what it offers.
+    pub(super) fn gained(&mut self, source: Source, runs: &[Range<u32>]) {
+        let Some(offer) = self.offers.get_mut(&source) else {
+            return;
+        };
+        for number in runs.iter().cloned().flatten() {
+            offer.lacking.remove(&Part::Chunk(number));
+        }
+        if let Have::Partial(map) = &mut offer.have {
+            map.insert(runs);
+        }
     }
 
     /// A source turned out not to have the part. An offer of nothing is no offer.

@@ -27,6 +27,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::{Have, Priority};
@@ -226,6 +227,20 @@ where
         if let Some(content) = self.contents.get_mut(&content) {
             self.sources.entry(source).or_default();
             content.offer(source, have);
+        }
+    }
+
+    /// A source has got more chunks of a content of which it said before what it has.
+    pub fn gained(&mut self, content: ContentId, source: Source, runs: &[Range<u32>]) {
+        if let Some(content) = self.contents.get_mut(&content) {
+            content.gained(source, runs);
+        }
+    }
+
+    /// A source can't be reached any more: what it said that it has is forgotten.
+    pub fn gone(&mut self, source: Source) {
+        for content in self.contents.values_mut() {
+            content.offers.remove(&source);
         }
     }
 

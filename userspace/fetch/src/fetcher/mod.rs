@@ -21,11 +21,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, debug_span, Instrument, Span};
 
 use crate::disk::Disk;
-use crate::source::{Discovery, Registry, SourceId, Subject};
+use crate::source::{Discovery, News, Registry, SourceId, Subject};
 use crate::traffic::Traffic;
 
 /// Searches for sources that run at a time.
 const SEARCHES: usize = 64;
+/// News that are taken before anything is decided.
+const NEWS_AT_A_TIME: usize = 256;
 
 /// Fetches content into the store, from whoever has it. Clones share one scheduler.
 #[derive(Clone)]
@@ -128,6 +130,7 @@ impl Fetcher {
     pub async fn run(&self, shutdown: CancellationToken) {
         let mut tasks = JoinSet::new();
         let mut newcomers = self.shared.newcomers();
+        let mut news = self.shared.news().ready_chunks(NEWS_AT_A_TIME);
         loop {
             let wakeup = self.shared.decide(&mut tasks);
             let wakeup = async {
@@ -144,6 +147,7 @@ impl Fetcher {
                 Some(newcomer) = newcomers.next() => {
                     tasks.spawn(Arc::clone(&self.shared).ask_for_all(newcomer));
                 }
+                Some(news) = news.next() => self.shared.take_news(news),
             }
         }
     }
@@ -183,6 +187,21 @@ impl Shared {
             let newcomers = discovery.newcomers();
             newcomers.map(move |source| Newcomer { place, source })
         }))
+    }
+
+    fn news(&self) -> impl stream::Stream<Item = News> + Unpin {
+        stream::select_all(self.discoveries.iter().map(|discovery| discovery.news()))
+    }
+
+    fn take_news(&self, news: Vec<News>) {
+        let scheduler = &mut self.lock().scheduler;
+        for news in news {
+            match news {
+                News::Has(content, source, have) => scheduler.offer(content, source, have),
+                News::Gained(content, source, runs) => scheduler.gained(content, source, &runs),
+                News::Gone(source) => scheduler.gone(source),
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

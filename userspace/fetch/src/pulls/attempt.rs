@@ -6,21 +6,26 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::future::try_join;
 use futures::stream::{self, TryStreamExt};
 use peerfs_exchange::Priority;
 use peerfs_format::{BlobTable, Digest, Manifest};
 use peerfs_store::{Error as StoreError, Pack};
+use tokio::sync::Semaphore;
 
 use super::tally::Tally;
 use crate::disk::DiskError;
 use crate::repository::{GetError, Purpose, Repository};
 
-/// How long a blob may take, or a pack of which nothing comes.
+/// How long a blob may take, or a pack if nothing of the image comes.
 const STEP_TIMEOUT: Duration = Duration::from_secs(600);
 /// Metadata blobs that are fetched at a time.
 const BLOBS_AT_A_TIME: usize = 16;
-/// Packs that are fetched at a time: while one is read to verify it, another one comes.
-const PACKS_AT_A_TIME: usize = 3;
+/// Packs that are filled at a time, as one pool of chunks: which of them comes next is for the scheduler to say, so
+/// that others have something else. What is known of each chunk that is missing takes some 250 bytes.
+const PACKS_AT_A_TIME: usize = 32;
+/// Packs that were here before and are read at a time to check them.
+const CHECKS_AT_A_TIME: usize = 2;
 
 /// Why not all of an image is here.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +67,10 @@ pub(super) struct Attempts<'a> {
     manifest: Digest,
     /// The packs of which all was read since, each with its index: there is no need to do it again.
     checked: Mutex<BTreeSet<(Digest, Digest)>>,
+    /// Each of these bounds what is done at a time. None is ever closed.
+    blobs: Semaphore,
+    fills: Semaphore,
+    checks: Semaphore,
 }
 
 impl<'a> Attempts<'a> {
@@ -71,6 +80,9 @@ impl<'a> Attempts<'a> {
             tally,
             manifest,
             checked: Mutex::default(),
+            blobs: Semaphore::new(BLOBS_AT_A_TIME),
+            fills: Semaphore::new(PACKS_AT_A_TIME),
+            checks: Semaphore::new(CHECKS_AT_A_TIME),
         }
     }
 
@@ -87,21 +99,27 @@ impl<'a> Attempts<'a> {
             .disk()
             .run(move |store| store.inventory(&manifest));
         self.tally.learn(&inventory.await?);
-        stream::iter(table.shards.iter().map(Ok))
-            .try_for_each_concurrent(BLOBS_AT_A_TIME, |shard| async move {
-                self.blob(shard.digest).await.map(drop)
-            })
-            .await?;
-        stream::iter(table.packs.iter().map(Ok))
-            .try_for_each_concurrent(PACKS_AT_A_TIME, |record| {
-                self.pack(record.digest, record.index_digest)
-            })
-            .await?;
+        // Nothing of it waits for anything else: the line is never idle while something is read or hashed.
+        try_join(self.shards(&table), self.packs(&table)).await?;
         // Last: whoever only reads the image does without.
         stream::iter(table.packs.iter().map(Ok))
             .try_for_each_concurrent(BLOBS_AT_A_TIME, |record| async move {
                 self.blob(record.contents_digest).await.map(drop)
             })
+            .await
+    }
+
+    async fn shards(&self, table: &BlobTable<'_>) -> Result<(), AttemptError> {
+        stream::iter(table.shards.iter().map(Ok))
+            .try_for_each_concurrent(BLOBS_AT_A_TIME, |shard| async move {
+                self.blob(shard.digest).await.map(drop)
+            })
+            .await
+    }
+
+    async fn packs(&self, table: &BlobTable<'_>) -> Result<(), AttemptError> {
+        stream::iter(table.packs.iter().map(Ok))
+            .try_for_each_concurrent(None, |record| self.pack(record.digest, record.index_digest))
             .await
     }
 
@@ -124,6 +142,7 @@ impl<'a> Attempts<'a> {
 
     /// Gets a metadata blob.
     async fn blob(&self, digest: Digest) -> Result<Vec<u8>, AttemptError> {
+        let _permit = self.blobs.acquire().await;
         let _asked = self.tally.asks(digest);
         let got = self.repository.blob(digest, self.purpose()).await;
         let bytes = got.map_err(|error| AttemptError::Get(digest, error))?;
@@ -134,20 +153,24 @@ impl<'a> Attempts<'a> {
     /// Gets a pack. One that is here is whole only if all its chunks are what they should be: what is called a blob, or was
     /// right some time ago, may be damaged.
     async fn pack(&self, pack: Digest, index: Digest) -> Result<(), AttemptError> {
-        self.blob(index).await?;
         let failed = |error| AttemptError::Get(pack, error);
+        let filling = self.fills.acquire().await;
+        self.blob(index).await?;
         let repository = self.repository;
         let open = repository.pack(pack, index, self.purpose()).await;
         let open = open.map_err(failed)?;
-        let chunks = 0..open.record().chunk_count;
         if open.is_whole() && !self.is_checked(pack, index) {
-            let discarded = repository.discard_damaged(&open, chunks.clone()).await;
+            let _permit = self.checks.acquire().await;
+            let chunks = 0..open.record().chunk_count;
+            let discarded = repository.discard_damaged(&open, chunks).await;
             discarded.map_err(failed)?;
         }
         self.tally.fills(&open);
         let filled = self.fill(&open).await;
         self.tally.has_filled(&open);
         filled.map_err(failed)?;
+        // Others are filled while this one waits to be hashed.
+        drop(filling);
         if !repository.complete(open).await.map_err(failed)? {
             return Err(AttemptError::Damaged(pack));
         }
@@ -155,15 +178,15 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Gets all chunks of a pack, however long it takes, if only some come.
+    /// Gets all chunks of a pack, however long it takes, if only some of the image come.
     async fn fill(&self, pack: &Arc<Pack>) -> Result<(), GetError> {
         let _asked = self.tally.asks(*pack.digest());
         loop {
-            let before = pack.present_bytes();
+            let before = self.tally.sample(Instant::now()).here;
             let chunks = 0..pack.record().chunk_count;
             match self.repository.chunks(pack, chunks, self.purpose()).await {
                 Err(GetError::TimedOut | GetError::Unreachable)
-                    if pack.present_bytes() > before => {}
+                    if self.tally.sample(Instant::now()).here.bytes > before.bytes => {}
                 got => return got,
             }
         }

@@ -2,8 +2,12 @@
 
 //! Where content is fetched from.
 
+#[cfg(feature = "peers")]
+mod board;
 mod configured;
 mod directory;
+#[cfg(feature = "peers")]
+mod following;
 mod origins;
 #[cfg(feature = "peers")]
 mod peer;
@@ -11,12 +15,15 @@ mod registry;
 mod remote;
 
 use std::error::Error;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use futures::StreamExt;
+use peerfs_exchange::scheduler::ContentId;
 use peerfs_exchange::{Have, Priority, Progress};
 use peerfs_format::Digest;
 use peerfs_store::Pack;
@@ -134,4 +141,20 @@ pub trait Discovery: Send + Sync {
 
     /// The sources that come from now on.
     fn newcomers(&self) -> BoxStream<'static, SourceId>;
+
+    /// What sources tell unasked from now on.
+    fn news(&self) -> BoxStream<'static, News> {
+        stream::pending().boxed()
+    }
+}
+
+/// What a source tells unasked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum News {
+    /// It has so much of a content; that replaces what it said before.
+    Has(ContentId, SourceId, Have),
+    /// It has got more chunks of a content: runs in ascending order.
+    Gained(ContentId, SourceId, Vec<Range<u32>>),
+    /// It can't be reached any more.
+    Gone(SourceId),
 }

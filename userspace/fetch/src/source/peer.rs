@@ -2,6 +2,7 @@
 
 //! Peers as sources.
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::StreamExt;
 use lru::LruCache;
+use peerfs_exchange::scheduler::ContentId;
 use peerfs_exchange::{Have, Priority, Progress};
 use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_peer::{Event, Node, PeerId, RequestError};
@@ -18,9 +20,12 @@ use peerfs_store::Pack;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
+use super::board::Board;
+use super::following::Following;
 use super::{
-    ChunkReply, Discovery, Registry, Source, SourceError, SourceId, Subject, HAVE_TIMEOUT,
+    ChunkReply, Discovery, News, Registry, Source, SourceError, SourceId, Subject, HAVE_TIMEOUT,
 };
+use crate::disk::Disk;
 
 /// The name under which the bytes of all peers are counted.
 pub const PEERS: &str = "peers";
@@ -37,47 +42,88 @@ pub fn peer_name(peer: &PeerId) -> String {
 /// Finds peers. Clones find the same ones.
 #[derive(Clone)]
 pub struct Peers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     node: Node,
     registry: Arc<Registry>,
+    disk: Disk,
     /// Those met last.
-    ids: Arc<Mutex<LruCache<PeerId, SourceId>>>,
+    ids: Mutex<LruCache<PeerId, SourceId>>,
+    following: Following,
+    board: Arc<Board>,
 }
 
 impl Peers {
-    /// The peers that this node knows.
-    pub fn new(node: Node, registry: Arc<Registry>) -> Self {
+    /// The peers that this node knows. What images consist of is read from the store behind `disk`.
+    pub fn new(node: Node, registry: Arc<Registry>, disk: Disk) -> Self {
         Peers {
-            node,
-            registry,
-            ids: Arc::new(Mutex::new(LruCache::new(PEERS_MAX))),
+            inner: Arc::new(Inner {
+                node,
+                registry,
+                disk,
+                ids: Mutex::new(LruCache::new(PEERS_MAX)),
+                following: Following::default(),
+                board: Arc::default(),
+            }),
         }
     }
 
+    pub(super) fn node(&self) -> &Node {
+        &self.inner.node
+    }
+
+    pub(super) fn disk(&self) -> &Disk {
+        &self.inner.disk
+    }
+
+    pub(super) fn following(&self) -> &Following {
+        &self.inner.following
+    }
+
+    pub(super) fn board(&self) -> &Arc<Board> {
+        &self.inner.board
+    }
+
     /// The same for the same peer, as long as it is remembered.
-    fn id(&self, peer: PeerId) -> SourceId {
+    pub(super) fn id(&self, peer: PeerId) -> SourceId {
         // A cache is valid after every step.
-        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let ids = &self.inner.ids;
+        let mut ids = ids.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(id) = ids.get(&peer) {
             return *id;
         }
         let source = PeerSource {
-            node: self.node.clone(),
+            node: self.inner.node.clone(),
             peer,
             name: peer_name(&peer),
             registry: Arc::downgrade(&self.registry),
             ids: Arc::clone(&self.ids),
         };
-        let id = self.registry.register(Arc::new(source));
+        let id = self.inner.registry.register(Arc::new(source));
         if let Some((_, forgotten)) = ids.push(peer, id) {
-            self.registry.remove(forgotten);
+            self.inner.registry.remove(forgotten);
         }
         id
     }
 }
 
 impl Discovery for Peers {
+    /// Those that tell unasked what they have of a pack are not asked: it is in the news.
     fn find(&self, content: Digest, subject: &Subject) -> BoxStream<'static, (SourceId, Have)> {
-        let found = self.node.find_providers(content, Some(subject.manifest()));
+        let manifest = subject.manifest();
+        let mut known = HashSet::new();
+        if let Subject::Pack { pack, .. } = subject {
+            self.inner.following.want(manifest, self);
+            known.extend(self.inner.following.heard(&manifest));
+            self.inner.board.repeat(ContentId::Pack {
+                pack: content,
+                index: pack.record().index_digest,
+            });
+        }
+        let node = &self.inner.node;
+        let found = node.find_providers(content, Some(manifest), known);
         let peers = self.clone();
         found
             .map(move |(peer, have)| (peers.id(peer), have))
@@ -85,7 +131,7 @@ impl Discovery for Peers {
     }
 
     fn newcomers(&self) -> BoxStream<'static, SourceId> {
-        let start = (self.node.subscribe(), self.clone());
+        let start = (self.inner.node.subscribe(), self.clone());
         stream::unfold(start, |(mut events, peers)| async {
             loop {
                 match events.recv().await {
@@ -93,13 +139,20 @@ impl Discovery for Peers {
                         let id = peers.id(peer);
                         return Some((id, (events, peers)));
                     }
+                    Ok(Event::PeerDisconnected(peer)) => peers.inner.board.gone(peers.id(peer)),
                     // Those that were missed are found by the next search.
-                    Ok(Event::PeerDisconnected(_)) | Err(RecvError::Lagged(_)) => (),
+                    Err(RecvError::Lagged(_)) => (),
                     Err(RecvError::Closed) => return None,
                 }
             }
         })
         .boxed()
+    }
+
+    fn news(&self) -> BoxStream<'static, News> {
+        let board = Arc::clone(&self.inner.board);
+        let next = |board: Arc<Board>| async move { Some((board.next().await, board)) };
+        stream::unfold(board, next).boxed()
     }
 }
 

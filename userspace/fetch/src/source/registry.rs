@@ -8,8 +8,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Source;
 
 /// Names a source. No other one is ever given the same, so that what is known of a source stays with it.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SourceId(u64);
+
+impl SourceId {
+    /// Not greater than any.
+    #[cfg(feature = "peers")]
+    pub(super) const FIRST: SourceId = SourceId(0);
+
+    pub(super) fn next(self) -> Self {
+        SourceId(self.0 + 1)
+    }
+}
 
 /// The sources that can be asked, by the ids that it gives them. Whoever registers them sees to it that they do not
 /// become too many.
@@ -20,7 +30,7 @@ pub struct Registry {
 
 #[derive(Default)]
 struct State {
-    last: u64,
+    last: SourceId,
     sources: HashMap<SourceId, Arc<dyn Source>>,
 }
 
@@ -28,8 +38,8 @@ impl Registry {
     /// Gives a source its id.
     pub fn register(&self, source: Arc<dyn Source>) -> SourceId {
         let mut state = self.lock();
-        state.last += 1;
-        let id = SourceId(state.last);
+        let id = state.last.next();
+        state.last = id;
         state.sources.insert(id, source);
         id
     }

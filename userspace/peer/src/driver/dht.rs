@@ -32,11 +32,12 @@ impl Driver {
             let _ = self.swarm.disconnect_peer_id(peer);
             return;
         }
+        let mut addresses = addresses::useful(info.listen_addrs);
+        self.peers.introduced(peer, addresses.clone());
         if !info.protocols.contains(&KADEMLIA_PROTOCOL) {
             return;
         }
         let here = self.peers.address(peer);
-        let mut addresses = addresses::useful(info.listen_addrs);
         addresses::keep_meaningful(&mut addresses, here.as_ref());
         let kademlia = &mut self.swarm.behaviour_mut().kademlia;
         for address in &addresses {

@@ -363,6 +363,38 @@ async fn an_upload_limit_is_kept_and_shared_evenly() {
     assert!(begun.elapsed() > all * 9 / 10);
 }
 
+/// Two peers that want the same have something for each other before the seed sends anything twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_copy_leaves_the_seed_before_a_second() {
+    const COUNT: u32 = 60;
+    let mut settings = config();
+    settings.upload_limit = NonZeroU64::new(2_000_000);
+    let server = start(settings, store_with_pack(COUNT, 20_000)).await;
+    let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+    let wanted: Vec<u32> = (0..COUNT).collect();
+    for _ in 0..2 {
+        let client = start(config_with_bootstrap(&server), Store::default()).await;
+        connected(&client, server.peer_id()).await;
+        let (arrived, wanted) = (arrived.clone(), wanted.clone());
+        let peer = server.peer_id();
+        tokio::spawn(async move {
+            let mut chunks = fetch(&client, peer, &wanted, Priority::Background);
+            while let Some(answer) = chunks.next().await {
+                arrived.send(answer.unwrap().0).unwrap();
+            }
+        });
+    }
+    let mut numbers = std::collections::HashSet::new();
+    for _ in 0..COUNT {
+        numbers.insert(arrivals.recv().await.unwrap());
+    }
+    // One of the two began a little earlier.
+    assert!(numbers.len() as u32 >= COUNT * 8 / 10, "{numbers:?}");
+    for _ in 0..COUNT {
+        assert!(arrivals.recv().await.is_some());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ban_holds() {
     let folder = tempfile::tempdir().unwrap();

@@ -95,7 +95,7 @@ async fn garbage_and_answers_that_do_not_fit_are_refused() {
             RequestError::Violation(Violation::UnexpectedReply(0))
         )
     };
-    assert!(unexpected(answered_with(frame(23, 0, &[])).await));
+    assert!(unexpected(answered_with(frame(27, 0, &[])).await));
     let first = |number| piece(number, 0, 2 * PIECE_MAX);
     assert!(unexpected(answered_with(first(2)).await), "another chunk");
     let overlapping = [first(1), first(1)].concat();
@@ -323,9 +323,10 @@ async fn a_client_that_breaks_the_protocol_is_cut_off() {
         "too much credit"
     );
     assert!(is_cut_off(&frame(4, 0, &[0; 69])).await, "half a number");
+    assert!(is_cut_off(&frame(6, 0, &[0; 31])).await, "half a manifest");
     assert!(!is_cut_off(&frame(2, 0, &[0; 32])).await, "a good question");
     assert!(
-        !is_cut_off(&frame(6, 0, &[0; 32])).await,
+        !is_cut_off(&frame(9, 0, &[0; 32])).await,
         "a question that is not served"
     );
 }

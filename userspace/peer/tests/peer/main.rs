@@ -5,6 +5,7 @@
 mod burden;
 mod discovery;
 mod exchange;
+mod following;
 mod hostile;
 mod mdns;
 mod raw;

@@ -4,7 +4,7 @@
 
 #![allow(dead_code)] // The benchmark uses a part of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,7 +158,7 @@ pub async fn start(config: NodeConfig, store: Store) -> Node {
 
 /// The peers that have something of a blob or pack.
 pub async fn providers(node: &Node, digest: Digest) -> Vec<PeerId> {
-    let found = node.find_providers(digest, None);
+    let found = node.find_providers(digest, None, HashSet::new());
     found.map(|(peer, _)| peer).collect().await
 }
 

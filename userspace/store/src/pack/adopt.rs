@@ -50,7 +50,10 @@ impl Pack {
                 self.enter(&changes, places, found.chunk, &found.name, found.offset)?;
             }
             missing.retain(|chunk| !places.table.has(*chunk));
-            return Ok((missing, places.table.is_full()));
+            let is_full = places.table.is_full();
+            drop(state);
+            found.iter().for_each(|found| self.tell_came(found.chunk));
+            return Ok((missing, is_full));
         }
         Ok((missing, false))
     }

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use peerfs_format::{Bitmap, ChunkRecord, DataFile, Digest, PackIndexLayout, PackRecord};
 
@@ -26,8 +26,18 @@ use crate::{layout, Error, Result};
 use peerfs_text::Causes;
 use state::{check_index, open_own, own_name, read_stored_at, Places, State};
 
+/// Whoever wants to know how the packs of a store are filled, by this process. Must not block.
+pub trait Watcher: Send + Sync {
+    /// A chunk of a pack is there.
+    fn came(&self, pack: &Digest, chunk: u32);
+
+    /// Something of a pack is not there any more.
+    fn went(&self, pack: &Digest);
+}
+
 /// What the packs of a store have in common.
 pub(crate) struct PackStore {
+    pub(crate) watcher: OnceLock<Arc<dyn Watcher>>,
     pub(crate) data_files: DataFiles,
     pub(crate) catalogue: Catalogue,
     pub(crate) findings: Findings,
@@ -36,6 +46,7 @@ pub(crate) struct PackStore {
 impl PackStore {
     pub(crate) fn new(directory: &Arc<StoreDirectory>) -> Self {
         PackStore {
+            watcher: OnceLock::new(),
             data_files: DataFiles::new(directory),
             catalogue: Catalogue::new(directory),
             findings: Findings::default(),
@@ -394,6 +405,7 @@ impl Pack {
         self.enter(&changes, places, chunk, &name, offset)?;
         let is_full = places.table.is_full();
         drop(state);
+        self.tell_came(chunk);
         let chunk = (record.digest, offset);
         let entered = self.store.catalogue.enter(&changes, &name, [chunk]);
         // It is here all the same, only not found for other packs.
@@ -401,6 +413,18 @@ impl Pack {
             tracing::debug!(error = %Causes(&error), "cannot enter a chunk into the catalogue");
         }
         Ok(is_full)
+    }
+
+    fn tell_came(&self, chunk: u32) {
+        if let Some(watcher) = self.store.watcher.get() {
+            watcher.came(self.digest(), chunk);
+        }
+    }
+
+    fn tell_went(&self) {
+        if let Some(watcher) = self.store.watcher.get() {
+            watcher.went(self.digest());
+        }
     }
 
     /// The pack's own file, to which what comes is written; None if it goes to a loose one, since the pack has half of

@@ -97,6 +97,8 @@ impl Pack {
                 u64::from(record.stored_length),
             );
         }
+        drop(state);
+        self.tell_went();
         Ok(())
     }
 
@@ -151,6 +153,7 @@ impl Pack {
         // The damaged one can't be one of its places: what is right of it is copied.
         self.copy_to_own(files, &mut places)?;
         *self.lock() = State::Places(places);
+        self.tell_went();
         self.complete_if_full().map(|_| ())
     }
 
@@ -342,6 +345,7 @@ impl Pack {
             }
         }
         if is_damaged {
+            self.tell_went();
             return Ok(false);
         }
         Err(self.found_wrong_index())
