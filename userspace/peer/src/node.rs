@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::ban_list::{BanInfo, BanList};
 use crate::behaviour::{self, Behaviour};
 use crate::client::Client;
-use crate::driver::{Command, Driver, Outlets};
+use crate::driver::{Command, Driver, Outlets, Parts};
 use crate::lookup::{Finder, Lookup};
 use crate::peer_table::PeerTable;
 use crate::server::Server;
@@ -101,10 +101,12 @@ impl Node {
             &config,
             swarm,
             commands_receiver,
-            peers.clone(),
-            client.clone(),
-            Arc::new(server),
-            bans.clone(),
+            Parts {
+                peers: peers.clone(),
+                client: client.clone(),
+                server: Arc::new(server),
+                bans: bans.clone(),
+            },
             Outlets {
                 events: events.clone(),
                 listen_addresses: listen_sender,
