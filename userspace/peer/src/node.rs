@@ -24,7 +24,7 @@ use crate::arrivals::ArrivalLog;
 use crate::ban_list::{BanInfo, BanList};
 use crate::behaviour::{self, Behaviour};
 use crate::client::Client;
-use crate::driver::{Command, Driver, Outlets};
+use crate::driver::{Command, Driver, Outlets, Parts};
 use crate::followers::read_record;
 use crate::lookup::{Finder, Lookup};
 use crate::peer_table::PeerTable;
@@ -110,10 +110,12 @@ impl Node {
             &config,
             swarm,
             commands_receiver,
-            peers.clone(),
-            client.clone(),
-            Arc::new(server),
-            bans.clone(),
+            Parts {
+                peers: peers.clone(),
+                client: client.clone(),
+                server: Arc::new(server),
+                bans: bans.clone(),
+            },
             Outlets {
                 events: events.clone(),
                 listen_addresses: listen_sender,

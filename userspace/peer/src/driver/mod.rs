@@ -74,6 +74,14 @@ pub(crate) struct Outlets {
     pub(crate) listen_addresses: watch::Sender<Vec<Multiaddr>>,
 }
 
+/// The other parts of a node that have to do with the swarm.
+pub(crate) struct Parts {
+    pub(crate) peers: Arc<PeerTable>,
+    pub(crate) client: Arc<Client>,
+    pub(crate) server: Arc<Server>,
+    pub(crate) bans: Arc<BanList>,
+}
+
 /// Owns the swarm.
 pub(crate) struct Driver {
     swarm: Swarm<Behaviour>,
@@ -112,12 +120,15 @@ impl Driver {
         config: &NodeConfig,
         swarm: Swarm<Behaviour>,
         commands: mpsc::Receiver<Command>,
-        peers: Arc<PeerTable>,
-        client: Arc<Client>,
-        server: Arc<Server>,
-        bans: Arc<BanList>,
+        parts: Parts,
         outlets: Outlets,
     ) -> Self {
+        let Parts {
+            peers,
+            client,
+            server,
+            bans,
+        } = parts;
         let mut driver = Driver {
             swarm,
             commands,
@@ -227,6 +238,11 @@ impl Driver {
         behaviour.connections.forget_failures();
         behaviour.ping.doubt();
         behaviour.ping.tidy(now);
+    }
+
+    /// Whether others are told that the node listens there. Containers that come and go change only what is not told.
+    fn is_told(&self, address: &Multiaddr) -> bool {
+        self.loopback_only || !is_only_local(address)
     }
 
     /// The node has other addresses than before, which its peers are told.
@@ -368,21 +384,22 @@ impl Driver {
             }
             SwarmEvent::NewListenAddr { address, .. } => {
                 tracing::info!(%address, "listening");
+                let listen_addresses = &self.outlets.listen_addresses;
+                listen_addresses.send_modify(|addresses| addresses.push(address.clone()));
                 // No relay or observer is needed to know one's address on a LAN.
-                if self.loopback_only || !is_only_local(&address) {
-                    self.swarm.add_external_address(address.clone());
+                if self.is_told(&address) {
+                    self.swarm.add_external_address(address);
+                    self.moved();
                 }
-                self.outlets
-                    .listen_addresses
-                    .send_modify(|addresses| addresses.push(address));
-                self.moved();
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
-                self.swarm.remove_external_address(&address);
-                self.outlets
-                    .listen_addresses
+                let listen_addresses = &self.outlets.listen_addresses;
+                listen_addresses
                     .send_modify(|addresses| addresses.retain(|other| *other != address));
-                self.moved();
+                if self.is_told(&address) {
+                    self.swarm.remove_external_address(&address);
+                    self.moved();
+                }
             }
             SwarmEvent::ListenerError { error, .. } => {
                 tracing::warn!(%error, "a listener failed");
