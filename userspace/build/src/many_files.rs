@@ -20,7 +20,7 @@ const FILES: u32 = 5_000_000;
 const FILES_OF_A_DIRECTORY: u32 = 1000;
 const SIZE: u64 = 100;
 /// What a file may take, with its name.
-const BYTES_OF_A_FILE: u64 = 300;
+const BYTES_OF_A_FILE: u64 = 400;
 
 struct ManyFiles;
 
