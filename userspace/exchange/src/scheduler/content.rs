@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 use std::time::Instant;
 
-use crate::{Have, Priority};
+use crate::{ChunkMap, Have, Priority};
 use peerfs_format::Digest;
 
 use super::{Ticket, TransferId};
@@ -52,6 +53,8 @@ pub enum Part {
 /// What a source says that it has of a content, and what it turned out not to have.
 pub(super) struct Offer {
     have: Have,
+    /// What it said later.
+    gained: BTreeSet<u32>,
     lacking: BTreeSet<Part>,
 }
 
@@ -59,7 +62,7 @@ impl Offer {
     pub(super) fn has(&self, part: Part) -> bool {
         let has = match part {
             Part::Whole => self.have == Have::Complete,
-            Part::Chunk(number) => self.have.chunk(number),
+            Part::Chunk(number) => self.have.chunk(number) || self.gained.contains(&number),
         };
         has && !self.lacking.contains(&part)
     }
@@ -164,11 +167,31 @@ impl<Source: Copy + Ord, Subject> Content<Source, Subject> {
     }
 
     pub(super) fn offer(&mut self, source: Source, have: Have) {
-        let lacking = BTreeSet::new();
-        match have {
-            Have::Absent => self.offers.remove(&source),
-            have => self.offers.insert(source, Offer { have, lacking }),
+        let offer = Offer {
+            have,
+            gained: BTreeSet::new(),
+            lacking: BTreeSet::new(),
         };
+        match offer.have {
+            Have::Absent => self.offers.remove(&source),
+            _ => self.offers.insert(source, offer),
+        };
+    }
+
+    /// A source has more of it than it said.
+    pub(super) fn gained(&mut self, source: Source, runs: &[Range<u32>]) {
+        let offer = self.offers.entry(source).or_insert_with(|| Offer {
+            have: Have::Absent,
+            gained: BTreeSet::new(),
+            lacking: BTreeSet::new(),
+        });
+        for number in runs.iter().cloned().flatten() {
+            if number >= ChunkMap::CHUNKS_MAX {
+                break;
+            }
+            offer.gained.insert(number);
+            offer.lacking.remove(&Part::Chunk(number));
+        }
     }
 
     /// A source turned out not to have the part. An offer of nothing is no offer.

@@ -27,6 +27,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::{Have, Priority};
@@ -229,6 +230,41 @@ where
         }
     }
 
+    /// A source tells that it has more chunks of a pack than it said so far.
+    pub fn gained(&mut self, content: ContentId, source: Source, runs: &[Range<u32>]) {
+        if self.banned.contains(&source) {
+            return;
+        }
+        if let Some(content) = self.contents.get_mut(&content) {
+            self.sources.entry(source).or_default();
+            content.gained(source, runs);
+        }
+    }
+
+    /// A source cannot be reached any more: its transfers end, and it offers nothing until it does so anew.
+    pub fn gone(&mut self, source: Source) {
+        let transfers: Vec<TransferId> = self
+            .transfers
+            .iter()
+            .filter(|(_, transfer)| transfer.source == source)
+            .map(|(&id, _)| id)
+            .collect();
+        for transfer in transfers {
+            self.stop(transfer);
+        }
+        for content in self.contents.values_mut() {
+            content.offers.remove(&source);
+        }
+        self.sources.remove(&source);
+    }
+
+    /// A packet to a source and back took so long.
+    pub fn measured(&mut self, source: Source, round_trip: Duration) {
+        if let Some(source) = self.sources.get_mut(&source) {
+            source.measured(round_trip);
+        }
+    }
+
     /// The search for sources that [`Action::Seek`] asked for is over.
     pub fn sought(&mut self, content: ContentId, now: Instant) {
         if let Some(content) = self.contents.get_mut(&content) {
@@ -306,19 +342,7 @@ where
         if self.banned.put(source, ()).is_some() {
             return false;
         }
-        let transfers: Vec<TransferId> = self
-            .transfers
-            .iter()
-            .filter(|(_, transfer)| transfer.source == source)
-            .map(|(&id, _)| id)
-            .collect();
-        for transfer in transfers {
-            self.stop(transfer);
-        }
-        for content in self.contents.values_mut() {
-            content.offers.remove(&source);
-        }
-        self.sources.remove(&source);
+        self.gone(source);
         true
     }
 

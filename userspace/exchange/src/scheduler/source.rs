@@ -25,6 +25,8 @@ pub(super) struct SourceState {
     last_sent: Option<Instant>,
     /// From one part to the next, as a running average.
     pace: Option<Duration>,
+    /// To it and back, the shortest that was measured.
+    round_trip: Option<Duration>,
 }
 
 impl SourceState {
@@ -35,6 +37,12 @@ impl SourceState {
         });
         self.idle_until = None;
         self.answered();
+    }
+
+    /// A packet to it and back took so long.
+    pub(super) fn measured(&mut self, round_trip: Duration) {
+        let shortest = self.round_trip.unwrap_or(round_trip);
+        self.round_trip = Some(shortest.min(round_trip));
     }
 
     /// Something that was asked for came.
@@ -116,10 +124,15 @@ impl SourceState {
         self.idle_until.into_iter().chain(busy_until)
     }
 
-    /// Parts a second; a source that was not measured yet counts as quick, so that it is tried.
+    /// Parts a second, by a round trip as long as none came; a source that was not measured yet counts as quick, so that it is tried.
     pub(super) fn speed(&self) -> f64 {
         /// The quickest that is told apart.
         const QUICKEST: Duration = Duration::from_millis(1);
-        1.0 / self.pace.unwrap_or(QUICKEST).max(QUICKEST).as_secs_f64()
+        1.0 / self
+            .pace
+            .or(self.round_trip)
+            .unwrap_or(QUICKEST)
+            .max(QUICKEST)
+            .as_secs_f64()
     }
 }

@@ -6,8 +6,9 @@ mod search;
 mod transfer;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt};
 use peerfs_exchange::scheduler::{
@@ -120,6 +121,23 @@ impl Fetcher {
         self.shared.changed.notify_one();
         // The sender is only dropped with the order or with the fetcher, and both are still here.
         Ok(receiver.await.unwrap_or(Outcome::Unreachable))
+    }
+
+    /// A source tells that it has more chunks of a pack than it said so far.
+    pub fn gained(&self, content: ContentId, source: SourceId, runs: &[Range<u32>]) {
+        self.shared
+            .tell(|scheduler| scheduler.gained(content, source, runs));
+    }
+
+    /// A source cannot be reached any more, until a discovery finds it anew.
+    pub fn gone(&self, source: SourceId) {
+        self.shared.tell(|scheduler| scheduler.gone(source));
+    }
+
+    /// A packet to a source and back took so long.
+    pub fn measured(&self, source: SourceId, round_trip: Duration) {
+        self.shared
+            .tell(|scheduler| scheduler.measured(source, round_trip));
     }
 
     /// Works until `shutdown`; then all that is under way is broken off, and those who wait are not

@@ -432,3 +432,32 @@ fn the_chunks_of_one_pack_by_two_indexes_are_different_chunks() {
     bench.deliver("b");
     assert_eq!(bench.finished.last(), Some(&(second, Outcome::Complete)));
 }
+
+#[test]
+fn a_source_tells_of_more() {
+    let mut bench = Bench::new(Limits::default());
+    let ticket = bench.chunks(PACK, 0..8, Priority::Demand);
+    let map = ChunkMap::new(8, vec![0x01].into()).unwrap();
+    bench.scheduler.offer(PACK, "a", Have::Partial(map));
+    bench.deliver("a");
+    bench.scheduler.gained(PACK, "a", &[1..3, 5..8]);
+    bench.scheduler.gained(PACK, "new", &[3..5]);
+    bench.deliver("a");
+    bench.deliver("new");
+    assert_eq!(bench.finished, [(ticket, Outcome::Complete)]);
+}
+
+#[test]
+fn who_is_gone_is_asked_again_when_it_comes_back() {
+    let mut bench = Bench::new(Limits::default());
+    bench.chunks(PACK, 0..2, Priority::Demand);
+    bench.scheduler.offer(PACK, "a", Have::Complete);
+    bench.poll();
+    bench.scheduler.gone("a");
+    bench.poll();
+    assert_eq!(bench.stopped.len(), 1);
+    assert_eq!(bench.asked("a"), []);
+    bench.scheduler.offer(PACK, "a", Have::Complete);
+    bench.poll();
+    assert_eq!(bench.asked("a").len(), 2);
+}
