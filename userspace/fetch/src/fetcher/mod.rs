@@ -84,7 +84,7 @@ impl Fetcher {
         Fetcher {
             shared: Arc::new(Shared {
                 state: Mutex::new(State {
-                    scheduler: Scheduler::new(limits),
+                    scheduler: Scheduler::new(limits, fastrand::u64(..)),
                     waiters: HashMap::new(),
                     transfers: HashMap::new(),
                     searching: HashSet::new(),
@@ -254,7 +254,7 @@ impl Shared {
                 }
             }
         }
-        state.scheduler.next_wakeup(now)
+        state.scheduler.next_wakeup()
     }
 
     /// What a transfer does, as a part of what the first one does that waits for it; the others are told.

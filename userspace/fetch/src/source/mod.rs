@@ -17,6 +17,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use peerfs_exchange::scheduler::Class;
 use peerfs_exchange::{Have, Priority, Progress};
 use peerfs_format::Digest;
 use peerfs_store::Pack;
@@ -100,6 +101,11 @@ pub trait Source: Send + Sync {
     /// The name under which the bytes are counted that it sends; several sources may share it.
     fn account(&self) -> &str {
         self.name()
+    }
+
+    /// What kind of a source it is: which are asked before which.
+    fn class(&self) -> Class {
+        Class::Peer
     }
 
     /// How much it has of a content; takes [`HAVE_TIMEOUT`] at most.
