@@ -225,8 +225,8 @@ impl Default for LimitsConfig {
         let count = |count| NonZeroUsize::new(count).expect("the defaults are not 0");
         LimitsConfig {
             requests: count(8192),
-            transfers: count(128),
-            transfers_per_source: count(4),
+            transfers: count(512),
+            transfers_per_source: count(16),
             store_operations: count(16),
             cache_bytes: None,
         }

@@ -65,6 +65,7 @@ impl Events {
                     Ok(PeerEvent::PeerDisconnected(peer)) => {
                         self.tell(EventKind::PeerDisconnected { peer: peer.to_string() });
                     }
+                    Ok(PeerEvent::PeerMeasured(..)) => (),
                     Err(RecvError::Lagged(events)) => self.tell(EventKind::Lost { events }),
                     Err(RecvError::Closed) => return,
                 },

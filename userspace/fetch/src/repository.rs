@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use nix::errno::Errno;
-use peerfs_exchange::scheduler::{ContentId, Full, Order, Outcome, Part};
+use peerfs_exchange::scheduler::{ContentId, Extent, Full, Order, Outcome, Part};
 use peerfs_exchange::Priority;
-use peerfs_format::{BlobTable, Digest, Manifest, METADATA_MAX};
+use peerfs_format::{BlobTable, Digest, Manifest, PackRecord, METADATA_MAX};
 use peerfs_store::{Error as StoreError, Pack};
 use peerfs_text::Causes;
 use tracing::{debug, warn};
@@ -19,6 +19,9 @@ use crate::disk::{Disk, DiskError};
 use crate::fetcher::Fetcher;
 use crate::packs::Packs;
 use crate::source::Subject;
+
+/// Bytes of a metadata blob, as good as is known before it comes.
+const BLOB_LENGTH: u64 = 64 * 1024;
 
 /// Gets what is in the store, and fetches what is not.
 pub struct Repository {
@@ -310,6 +313,7 @@ impl Repository {
             parts,
             priority: purpose.priority,
             deadline: purpose.deadline,
+            extent: extent(&subject),
             subject,
         };
         match self.fetcher.fetch(order).await? {
@@ -325,6 +329,28 @@ impl Repository {
         let remember = move |store: &peerfs_store::Store| store.remember_image(&manifest, length);
         if let Err(error) = self.disk.run(remember).await {
             warn!(%manifest, error = %Causes(&error), "cannot add the image to the list");
+        }
+    }
+}
+
+/// How much there is of what is fetched.
+fn extent(subject: &Subject) -> Extent {
+    match subject {
+        // How long it is, only those know who have it.
+        Subject::Blob { .. } => Extent {
+            parts: 1,
+            part_length: BLOB_LENGTH,
+        },
+        Subject::Pack { pack, .. } => {
+            let PackRecord {
+                chunk_count: parts,
+                stored_length,
+                ..
+            } = *pack.record();
+            Extent {
+                parts,
+                part_length: stored_length / u64::from(parts.max(1)),
+            }
         }
     }
 }

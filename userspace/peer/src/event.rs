@@ -2,6 +2,8 @@
 
 //! What a node tells its owner unasked.
 
+use std::time::Duration;
+
 use libp2p::PeerId;
 
 /// A change among the connected peers.
@@ -11,4 +13,6 @@ pub enum Event {
     PeerConnected(PeerId),
     /// The last connection to this peer has ended.
     PeerDisconnected(PeerId),
+    /// A packet to this peer and back took so long.
+    PeerMeasured(PeerId, Duration),
 }

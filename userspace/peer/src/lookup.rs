@@ -219,7 +219,7 @@ impl Search {
                     Ok(Event::PeerConnected(peer)) => self.ask(peer),
                     // Who was missed is among those that are connected now.
                     Err(RecvError::Lagged(_)) => self.ask_connected(),
-                    Ok(Event::PeerDisconnected(_)) => (),
+                    Ok(Event::PeerDisconnected(_) | Event::PeerMeasured(..)) => (),
                     Err(RecvError::Closed) => self.connecting = None,
                 },
                 () = sleep_until(self.end) => return None,

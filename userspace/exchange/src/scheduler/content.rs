@@ -10,7 +10,8 @@ use std::time::Instant;
 use crate::{Have, Priority};
 use peerfs_format::Digest;
 
-use super::{Ticket, TransferId};
+use super::chunk_set::ChunkSet;
+use super::{Extent, Ticket, TransferId};
 
 /// Names what is fetched.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -33,6 +34,14 @@ impl ContentId {
             ContentId::Blob(digest) | ContentId::Pack { pack: digest, .. } => *digest,
         }
     }
+
+    /// The part with this number, of which [`Part::number`] is the inverse.
+    pub(super) fn part(&self, number: u32) -> Part {
+        match self {
+            ContentId::Blob(_) => Part::Whole,
+            ContentId::Pack { .. } => Part::Chunk(number),
+        }
+    }
 }
 
 impl fmt::Display for ContentId {
@@ -50,19 +59,42 @@ pub enum Part {
     Chunk(u32),
 }
 
-/// What a source says that it has of a content, and what it turned out not to have.
+impl Part {
+    pub(super) fn number(self) -> u32 {
+        match self {
+            Part::Whole => 0,
+            Part::Chunk(number) => number,
+        }
+    }
+}
+
+/// What a source says that it has of a content, without what it turned out not to have.
 pub(super) struct Offer {
-    have: Have,
-    lacking: BTreeSet<Part>,
+    /// All but `chunks`; otherwise only them.
+    is_whole: bool,
+    chunks: ChunkSet,
+    /// It counts for how rare something is.
+    counts: bool,
 }
 
 impl Offer {
-    pub(super) fn has(&self, part: Part) -> bool {
-        let has = match part {
-            Part::Whole => self.have == Have::Complete,
-            Part::Chunk(number) => self.have.chunk(number),
-        };
-        has && !self.lacking.contains(&part)
+    /// Whether it is all, but for what the source turned out not to have.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    pub(super) fn has(&self, number: u32) -> bool {
+        self.is_whole != self.chunks.contains(number)
+    }
+
+    /// The bits of the numbers from `64 * place` on that it has.
+    pub(super) fn word(&self, place: u32) -> u64 {
+        let word = self.chunks.word(place);
+        if self.is_whole {
+            !word
+        } else {
+            word
+        }
     }
 }
 
@@ -74,129 +106,243 @@ pub(super) struct Want {
     pub(super) transfers: Vec<TransferId>,
 }
 
-/// Sorts pending parts: the most urgent first, then the oldest.
-pub(super) type Rank = (Priority, u64, Part);
-
 pub(super) struct Content<Source, Subject> {
     pub(super) subject: Subject,
-    pub(super) wants: BTreeMap<Part, Want>,
-    pub(super) pending: BTreeSet<Rank>,
+    pub(super) extent: Extent,
+    pub(super) wants: BTreeMap<u32, Want>,
+    /// Pending parts that a reader waits for, the oldest order first.
+    pub(super) demand: BTreeSet<(u64, u32)>,
+    /// Pending parts that somebody may come for soon, the oldest order first.
+    pub(super) readahead: BTreeSet<(u64, u32)>,
+    /// Pending parts that nobody is in a hurry for.
+    pub(super) background: ChunkSet,
     pub(super) offers: BTreeMap<Source, Offer>,
+    /// Peers that have a chunk and not all of them, by its number.
+    spread: Vec<u16>,
+    /// Peers that have all.
+    whole: u16,
     pub(super) seeking: bool,
     pub(super) sought: Option<Instant>,
+    /// When it is next looked at whether sources are to be looked for.
+    pub(super) seek_at: Option<Instant>,
+    /// A reader's part is overdue, and there was no second source for it.
+    pub(super) lacks_sources: bool,
     /// The sequence number of the last order.
     pub(super) used: u64,
 }
 
 impl<Source: Copy + Ord, Subject> Content<Source, Subject> {
-    pub(super) fn new(subject: Subject) -> Self {
+    pub(super) fn new(subject: Subject, extent: Extent) -> Self {
         Content {
             subject,
+            extent,
             wants: BTreeMap::new(),
-            pending: BTreeSet::new(),
+            demand: BTreeSet::new(),
+            readahead: BTreeSet::new(),
+            background: ChunkSet::default(),
             offers: BTreeMap::new(),
+            spread: Vec::new(),
+            whole: 0,
             seeking: false,
             sought: None,
+            seek_at: None,
+            lacks_sources: false,
             used: 0,
         }
     }
 
-    pub(super) fn want(&mut self, part: Part, priority: Priority, sequence: u64, ticket: Ticket) {
-        match self.wants.get_mut(&part) {
-            Some(want) => {
-                want.tickets.push(ticket);
-                if priority < want.priority {
-                    let before = (want.priority, want.sequence, part);
-                    want.priority = priority;
-                    if self.pending.remove(&before) {
-                        self.pending.insert((priority, want.sequence, part));
-                    }
-                }
-            }
-            None => {
-                self.pending.insert((priority, sequence, part));
-                self.wants.insert(
-                    part,
-                    Want {
-                        priority,
-                        sequence,
-                        tickets: vec![ticket],
-                        transfers: Vec::new(),
-                    },
-                );
+    /// Whether nothing is pending.
+    pub(super) fn is_assigned(&self) -> bool {
+        self.demand.is_empty() && self.readahead.is_empty() && self.background.is_empty()
+    }
+
+    /// The most urgent pending part.
+    pub(super) fn most_urgent(&self) -> Option<(Priority, u32)> {
+        let first = |set: &BTreeSet<(u64, u32)>| set.first().map(|&(_, number)| number);
+        let demand = first(&self.demand).map(|number| (Priority::Demand, number));
+        let readahead = || first(&self.readahead).map(|number| (Priority::Readahead, number));
+        let background = || self.background.iter().next();
+        let background = || background().map(|number| (Priority::Background, number));
+        demand.or_else(readahead).or_else(background)
+    }
+
+    fn set_pending(&mut self, number: u32, priority: Priority, sequence: u64) {
+        match priority {
+            Priority::Demand => drop(self.demand.insert((sequence, number))),
+            Priority::Readahead => drop(self.readahead.insert((sequence, number))),
+            Priority::Background => drop(self.background.insert(number)),
+        }
+    }
+
+    fn clear_pending(&mut self, number: u32, priority: Priority, sequence: u64) -> bool {
+        match priority {
+            Priority::Demand => self.demand.remove(&(sequence, number)),
+            Priority::Readahead => self.readahead.remove(&(sequence, number)),
+            Priority::Background => self.background.remove(number),
+        }
+    }
+
+    pub(super) fn want(&mut self, number: u32, priority: Priority, sequence: u64, ticket: Ticket) {
+        let Some(want) = self.wants.get_mut(&number) else {
+            let want = Want {
+                priority,
+                sequence,
+                tickets: vec![ticket],
+                transfers: Vec::new(),
+            };
+            self.wants.insert(number, want);
+            self.set_pending(number, priority, sequence);
+            return;
+        };
+        want.tickets.push(ticket);
+        if priority < want.priority {
+            let (before, sequence) = (want.priority, want.sequence);
+            want.priority = priority;
+            if self.clear_pending(number, before, sequence) {
+                self.set_pending(number, priority, sequence);
             }
         }
     }
 
     /// A ticket does not want the part any more; returns the want if no other does.
-    pub(super) fn unwant(&mut self, part: Part, ticket: Ticket) -> Option<Want> {
-        let want = self.wants.get_mut(&part)?;
+    pub(super) fn unwant(&mut self, number: u32, ticket: Ticket) -> Option<Want> {
+        let want = self.wants.get_mut(&number)?;
         want.tickets.retain(|&other| other != ticket);
         if want.tickets.is_empty() {
-            self.take(part)
+            self.take(number)
         } else {
             None
         }
     }
 
     /// Removes a want.
-    pub(super) fn take(&mut self, part: Part) -> Option<Want> {
-        let want = self.wants.remove(&part)?;
-        self.pending.remove(&(want.priority, want.sequence, part));
+    pub(super) fn take(&mut self, number: u32) -> Option<Want> {
+        let want = self.wants.remove(&number)?;
+        self.clear_pending(number, want.priority, want.sequence);
         Some(want)
     }
 
-    /// A transfer is to bring the part.
-    pub(super) fn assigned(&mut self, part: Part, transfer: TransferId) {
-        if let Some(want) = self.wants.get_mut(&part) {
-            self.pending.remove(&(want.priority, want.sequence, part));
-            want.transfers.push(transfer);
+    /// Has a part asked for once more that is on its way.
+    pub(super) fn want_again(&mut self, number: u32) {
+        if let Some(&Want {
+            priority, sequence, ..
+        }) = self.wants.get(&number)
+        {
+            self.set_pending(number, priority, sequence);
         }
     }
 
-    /// A transfer does not bring the part after all.
-    pub(super) fn give_back(&mut self, part: Part, transfer: TransferId) {
-        if let Some(want) = self.wants.get_mut(&part) {
-            want.transfers.retain(|&other| other != transfer);
-            if want.transfers.is_empty() {
-                self.pending.insert((want.priority, want.sequence, part));
+    /// A transfer is to bring the part.
+    pub(super) fn assigned(&mut self, number: u32, transfer: TransferId) {
+        if let Some(want) = self.wants.get_mut(&number) {
+            want.transfers.push(transfer);
+            let (priority, sequence) = (want.priority, want.sequence);
+            self.clear_pending(number, priority, sequence);
+        }
+    }
+
+    /// A transfer does not bring the part after all; returns whether no other does.
+    pub(super) fn give_back(&mut self, number: u32, transfer: TransferId) -> bool {
+        let Some(want) = self.wants.get_mut(&number) else {
+            return false;
+        };
+        want.transfers.retain(|&other| other != transfer);
+        let is_pending = want.transfers.is_empty();
+        if is_pending {
+            let (priority, sequence) = (want.priority, want.sequence);
+            self.set_pending(number, priority, sequence);
+        }
+        is_pending
+    }
+
+    /// A source has so much, as it says; `counts` for how rare it is.
+    pub(super) fn offer(&mut self, source: Source, have: &Have, counts: bool) {
+        self.withdraw(source);
+        let (is_whole, chunks) = match have {
+            Have::Absent => return,
+            Have::Complete => (true, ChunkSet::default()),
+            Have::Partial(map) => (false, ChunkSet::of_map(map, self.extent.parts)),
+        };
+        if counts {
+            self.whole = self.whole.saturating_add(u16::from(is_whole));
+            for number in chunks.iter() {
+                add(&mut self.spread, number, 1);
+            }
+        }
+        let offer = Offer {
+            is_whole,
+            chunks,
+            counts,
+        };
+        self.offers.insert(source, offer);
+    }
+
+    /// A source has more than it said.
+    pub(super) fn gained(&mut self, source: Source, runs: &[Range<u32>], counts: bool) {
+        let offer = self.offers.entry(source).or_insert_with(|| Offer {
+            is_whole: false,
+            chunks: ChunkSet::default(),
+            counts,
+        });
+        for run in runs {
+            for number in run.start..run.end.min(self.extent.parts) {
+                if offer.is_whole {
+                    offer.chunks.remove(number);
+                } else if offer.chunks.insert(number) && offer.counts {
+                    add(&mut self.spread, number, 1);
+                }
             }
         }
     }
 
-    pub(super) fn offer(&mut self, source: Source, have: Have) {
-        let lacking = BTreeSet::new();
-        match have {
-            Have::Absent => self.offers.remove(&source),
-            have => self.offers.insert(source, Offer { have, lacking }),
-        };
-    }
-
-    /// A source has more of what it offers.
-    pub(super) fn gained(&mut self, source: Source, runs: &[Range<u32>]) {
-        let Some(offer) = self.offers.get_mut(&source) else {
+    /// A source has nothing of it any more.
+    pub(super) fn withdraw(&mut self, source: Source) {
+        let Some(offer) = self.offers.remove(&source) else {
             return;
         };
-        for number in runs.iter().cloned().flatten() {
-            offer.lacking.remove(&Part::Chunk(number));
+        if !offer.counts {
+            return;
         }
-        if let Have::Partial(map) = &mut offer.have {
-            map.insert(runs);
+        if offer.is_whole {
+            self.whole = self.whole.saturating_sub(1);
+        } else {
+            for number in offer.chunks.iter() {
+                add(&mut self.spread, number, -1);
+            }
         }
     }
 
-    /// A source turned out not to have the part. An offer of nothing is no offer.
+    /// A source turned out not to have the part. An offer of a blob that it does not have is none.
     pub(super) fn lacks(&mut self, source: Source, part: Part) {
+        let number = part.number();
         if part == Part::Whole {
-            self.offers.remove(&source);
+            self.withdraw(source);
         } else if let Some(offer) = self.offers.get_mut(&source) {
-            offer.lacking.insert(part);
+            if offer.is_whole {
+                offer.chunks.insert(number);
+            } else if offer.chunks.remove(number) && offer.counts {
+                add(&mut self.spread, number, -1);
+            }
         }
     }
 
-    pub(super) fn has(&self, source: Source, part: Part) -> bool {
-        self.offers
-            .get(&source)
-            .is_some_and(|offer| offer.has(part))
+    /// The peers that have the part: those that turned out to lack one of a whole pack are counted too.
+    pub(super) fn peers_with(&self, number: u32) -> u16 {
+        self.whole.saturating_add(self.spread_of(number))
+    }
+
+    /// The peers that have the part and not all.
+    pub(super) fn spread_of(&self, number: u32) -> u16 {
+        self.spread.get(number as usize).copied().unwrap_or(0)
+    }
+}
+
+fn add(spread: &mut Vec<u16>, number: u32, change: i16) {
+    let place = number as usize;
+    if place >= spread.len() {
+        spread.resize(place + 1, 0);
+    }
+    if let Some(count) = spread.get_mut(place) {
+        *count = count.saturating_add_signed(change);
     }
 }

@@ -2,156 +2,107 @@
 
 //! Decides which source is asked for what, and when.
 //!
-//! A plain type: no I/O, no clock, no tasks. Whoever owns it tells it what happened and what time
-//! it is, and carries out the [`Action`]s that [`Scheduler::poll`] returns. Its rules:
+//! A plain type: no I/O, no clock, no tasks; randomness from a seed. Whoever owns it tells it what happened and what
+//! time it is, and carries out the [`Action`]s that [`Scheduler::poll`] returns. Its rules:
 //!
-//! - Demand goes before readahead, readahead before background; within one priority, the oldest
-//!   first. A source always has one transfer to spare for demand.
-//! - Equal wants are fetched once, however many orders wait for them; except for a part that a reader
-//!   waits for and that is on its way behind many that nobody waits for.
-//! - The parts of one content are spread over all sources that have it, the quicker ones getting
-//!   more.
-//! - A part that a reader waits for and that makes no progress is asked of a second source too.
+//! - What a reader waits for (demand) is asked of the source from which it should come soonest; of two at random
+//!   among those that are nearly as good, so that not all ask the same one. When it is overdue it is asked of a second
+//!   source too, within a budget. A source, and all together, always have transfers to spare for it.
+//! - What nobody waits for (bulk) is bound late: a source has only so much on the way as keeps its line full.
+//!   Readahead goes first, in order; of the rest what the fewest peers have, in runs from random places, so that nodes
+//!   that begin together fetch different parts and have something to give to each other.
+//! - Bulk gives way on the line where readers' parts come late.
+//! - Equal wants are fetched once, however many orders wait for them; except for a part that a reader waits for and
+//!   that is on its way behind many that nobody waits for, and at the end, when sources have nothing else to do.
+//! - An origin is asked for what no peer that can be asked has.
 //! - A source that fails or stalls is left alone for a while, doubled each time; one that says that it is busy, for as
 //!   long as it says, by what is not more urgent than what it refused; one that lied, for good.
 //! - An order ends when all its parts are here, when its deadline passes, or when it is cancelled.
+//!
+//! What happens concerns one source, as a rule: then only that one is looked at, so that a part that comes costs the same
+//! with many sources as with few.
 
-mod assign;
+mod budget;
+mod bulk;
+mod chunk_set;
 mod content;
+mod demand;
+mod give_way;
 mod limits;
+mod order;
+mod pace;
 mod source;
+mod tell;
 mod transfer;
+mod wake;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
-use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::{Have, Priority};
+use crate::Priority;
 use lru::LruCache;
 
+use budget::HedgeBudget;
 use content::{Content, Want};
 pub use content::{ContentId, Part};
+use give_way::GiveWay;
 pub use limits::Limits;
+pub use order::{Action, Class, End, Extent, Full, Order, Outcome, Ticket, TransferId};
 use source::SourceState;
-use transfer::Transfer;
-
-/// Names an accepted order.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Ticket(u64);
-
-/// Names a transfer: one batch of parts asked of one source.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct TransferId(u64);
-
-/// Parts of one content that somebody wants.
-#[derive(Clone, Debug)]
-pub struct Order<Subject> {
-    /// Of what.
-    pub content: ContentId,
-    /// What of it is wanted; at least one part.
-    pub parts: Vec<Part>,
-    /// How urgent it is.
-    pub priority: Priority,
-    /// When the order fails if it is not complete.
-    pub deadline: Instant,
-    /// What the owner needs to know of the content; handed back with every action on it.
-    pub subject: Subject,
-}
-
-/// How an order ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Outcome {
-    /// All parts are in the store.
-    Complete,
-    /// The deadline has passed, and no source that answers has all of it.
-    Unreachable,
-    /// The deadline has passed while sources that have all of it were being asked.
-    TimedOut,
-    /// It was received and could not be stored, for this reason of the owner's.
-    Unstorable(i32),
-}
-
-/// How a transfer ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum End {
-    /// The source has answered. What it did not send, it does not have.
-    Answered,
-    /// The source could not be asked, or broke off.
-    Failed,
-    /// The source has too much to do at the moment, and wants to be left alone for so long.
-    Busy {
-        /// At most [`RETRY_MAX`](crate::limits::RETRY_MAX).
-        retry_after: Duration,
-    },
-}
-
-/// What the owner of a scheduler is to do.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Action<Source, Subject> {
-    /// Look for sources of the content: report each by [`Scheduler::offer`], and the end of the
-    /// search by [`Scheduler::sought`].
-    Seek {
-        /// The blob or pack.
-        content: ContentId,
-        /// What the order said of it.
-        subject: Subject,
-    },
-    /// Ask the source for these parts: report each by [`Scheduler::received`], and the end by
-    /// [`Scheduler::ended`].
-    Start {
-        /// The transfer's name.
-        transfer: TransferId,
-        /// Whom to ask.
-        source: Source,
-        /// The blob or pack.
-        content: ContentId,
-        /// What of it, the oldest order first.
-        parts: Vec<Part>,
-        /// How urgent these parts are.
-        priority: Priority,
-        /// What the order said of it.
-        subject: Subject,
-    },
-    /// Break the transfer off: nothing of it is needed any more, or it makes no progress.
-    Stop {
-        /// The transfer's name.
-        transfer: TransferId,
-    },
-    /// Tell whoever ordered.
-    Finish {
-        /// The order.
-        ticket: Ticket,
-        /// How it ended.
-        outcome: Outcome,
-    },
-}
-
-/// There are as many orders as the limit allows.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("too many requests wait already (limits.requests)")]
-pub struct Full;
+use transfer::{Carried, Transfer};
 
 struct OrderState {
     content: ContentId,
-    missing: BTreeSet<Part>,
+    missing: BTreeSet<u32>,
     deadline: Instant,
 }
 
 /// The fetch scheduler. See the module's documentation.
 pub struct Scheduler<Source, Subject> {
     limits: Limits,
+    random: fastrand::Rng,
     contents: BTreeMap<ContentId, Content<Source, Subject>>,
+    listed: Listed,
     orders: BTreeMap<Ticket, OrderState>,
-    deadlines: BTreeSet<(Instant, Ticket)>,
     sources: BTreeMap<Source, SourceState>,
     transfers: BTreeMap<TransferId, Transfer<Source>>,
+    /// Transfers that nobody waits for, and their bytes that are on the way.
+    bulk: source::Load,
     banned: LruCache<Source, ()>,
+    budget: HedgeBudget,
+    give_way: GiveWay,
+    /// Sources that may have become able to take more that nobody waits for.
+    changed: BTreeSet<Source>,
+    /// Whether a source may have become able to take what a reader waits for.
+    demand_changed: bool,
+    /// Parts on their way that nobody waited for until now.
+    hastened: BTreeSet<(TransferId, u32)>,
+    deadlines: BTreeSet<(Instant, Ticket)>,
+    hedges: BTreeSet<(Instant, TransferId, u32)>,
+    /// When sources that rest may be asked again.
+    rests: BTreeSet<(Instant, Source)>,
+    /// When to look whether a source stalls.
+    stalls: BTreeSet<(Instant, Source)>,
+    /// When to look whether sources are to be looked for.
+    seeks: BTreeSet<(Instant, ContentId)>,
+    /// Contents that have come to be wanted since the last poll.
+    newly_wanted: BTreeSet<ContentId>,
     actions: Vec<Action<Source, Subject>>,
     sequence: u64,
+}
+
+/// The contents of which something is wanted, by what is pending of them.
+#[derive(Default)]
+struct Listed {
+    demand: BTreeSet<ContentId>,
+    readahead: BTreeSet<ContentId>,
+    background: BTreeSet<ContentId>,
+    /// Nothing is pending.
+    assigned: BTreeSet<ContentId>,
 }
 
 impl<Source, Subject> Scheduler<Source, Subject>
@@ -159,22 +110,38 @@ where
     Source: Copy + Hash + Ord,
     Subject: Clone,
 {
-    /// A scheduler without orders and sources.
-    pub fn new(limits: Limits) -> Self {
+    /// A scheduler without orders and sources. With the same seed and the same calls it decides the same.
+    pub fn new(limits: Limits, seed: u64) -> Self {
         Scheduler {
             banned: LruCache::new(limits.banned),
             limits,
+            random: fastrand::Rng::with_seed(seed),
             contents: BTreeMap::new(),
+            listed: Listed::default(),
             orders: BTreeMap::new(),
-            deadlines: BTreeSet::new(),
             sources: BTreeMap::new(),
             transfers: BTreeMap::new(),
+            bulk: source::Load::default(),
+            budget: HedgeBudget::default(),
+            give_way: GiveWay::default(),
+            changed: BTreeSet::new(),
+            demand_changed: false,
+            hastened: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            hedges: BTreeSet::new(),
+            rests: BTreeSet::new(),
+            stalls: BTreeSet::new(),
+            seeks: BTreeSet::new(),
+            newly_wanted: BTreeSet::new(),
             actions: Vec::new(),
             sequence: 0,
         }
     }
 
     /// Accepts an order, unless there are too many; half of the room is kept for demand.
+    ///
+    /// # Errors
+    /// [`Full`] if there are too many.
     pub fn order(&mut self, order: Order<Subject>) -> Result<Ticket, Full> {
         let room = match order.priority {
             Priority::Demand => self.limits.orders,
@@ -184,29 +151,32 @@ where
             return Err(Full);
         }
         let ticket = Ticket(self.next());
-        let missing: BTreeSet<Part> = order.parts.into_iter().collect();
+        let missing: BTreeSet<u32> = order.parts.into_iter().map(Part::number).collect();
         if missing.is_empty() {
             self.finish(ticket, Outcome::Complete);
             return Ok(ticket);
         }
-        let sequence = self.sequence;
+        let (id, sequence) = (order.content, self.sequence);
         let content = self
             .contents
-            .entry(order.content)
-            .or_insert_with(|| Content::new(order.subject.clone()));
+            .entry(id)
+            .or_insert_with(|| Content::new(order.subject.clone(), order.extent));
         content.subject = order.subject;
         content.used = sequence;
-        for &part in &missing {
-            content.want(part, order.priority, sequence, ticket);
+        for &number in &missing {
+            content.want(number, order.priority, sequence, ticket);
         }
         if order.priority == Priority::Demand {
-            self.overtake(order.content, &missing);
+            self.hasten(id, &missing);
         }
+        self.newly_wanted.insert(id);
+        self.relist(id);
+        self.wake_offerers(id);
         self.deadlines.insert((order.deadline, ticket));
         self.orders.insert(
             ticket,
             OrderState {
-                content: order.content,
+                content: id,
                 missing,
                 deadline: order.deadline,
             },
@@ -217,124 +187,6 @@ where
     /// Forgets an order that nobody waits for any more, and stops what was fetched only for it.
     pub fn cancel(&mut self, ticket: Ticket) {
         self.remove_order(ticket);
-    }
-
-    /// A source says what it has of a content; replaces what it said before.
-    pub fn offer(&mut self, content: ContentId, source: Source, have: Have) {
-        if self.banned.contains(&source) {
-            return;
-        }
-        if let Some(content) = self.contents.get_mut(&content) {
-            self.sources.entry(source).or_default();
-            content.offer(source, have);
-        }
-    }
-
-    /// A source has got more chunks of a content of which it said before what it has.
-    pub fn gained(&mut self, content: ContentId, source: Source, runs: &[Range<u32>]) {
-        if let Some(content) = self.contents.get_mut(&content) {
-            content.gained(source, runs);
-        }
-    }
-
-    /// A source can't be reached any more: what it said that it has is forgotten.
-    pub fn gone(&mut self, source: Source) {
-        for content in self.contents.values_mut() {
-            content.offers.remove(&source);
-        }
-    }
-
-    /// The search for sources that [`Action::Seek`] asked for is over.
-    pub fn sought(&mut self, content: ContentId, now: Instant) {
-        if let Some(content) = self.contents.get_mut(&content) {
-            content.seeking = false;
-            content.sought = Some(now);
-        }
-    }
-
-    /// Something of a part came that is not complete.
-    pub fn progressed(&mut self, transfer: TransferId, at: Instant) {
-        if let Some(transfer) = self.transfers.get_mut(&transfer) {
-            transfer.last_progress = transfer.last_progress.max(at);
-            if let Some(source) = self.sources.get_mut(&transfer.source) {
-                source.sent(at);
-            }
-        }
-    }
-
-    /// A part was received, verified and stored.
-    pub fn received(&mut self, transfer: TransferId, content: ContentId, part: Part, now: Instant) {
-        if let Some(transfer) = self.transfers.get_mut(&transfer) {
-            let pace = transfer.part_came(now);
-            if let Some(source) = self.sources.get_mut(&transfer.source) {
-                source.sent(now);
-                source.succeeded(pace);
-            }
-        }
-        if let Some(want) = self.take_want(content, part) {
-            self.release(&want, part, Some(transfer));
-            for ticket in want.tickets {
-                self.part_complete(ticket, part);
-            }
-        }
-    }
-
-    /// A part was received and verified, and the store could not take it.
-    pub fn unstorable(&mut self, content: ContentId, part: Part, reason: i32) {
-        if let Some(want) = self.take_want(content, part) {
-            self.release(&want, part, None);
-            for ticket in want.tickets {
-                if self.remove_order(ticket) {
-                    self.finish(ticket, Outcome::Unstorable(reason));
-                }
-            }
-        }
-    }
-
-    /// A transfer is over.
-    pub fn ended(&mut self, transfer: TransferId, end: End, now: Instant) {
-        let Some(ended) = self.transfers.remove(&transfer) else {
-            return;
-        };
-        if let Some(source) = self.sources.get_mut(&ended.source) {
-            source.transfers -= 1;
-            match end {
-                End::Answered => source.answered(),
-                End::Failed => source.failed(now, &self.limits),
-                End::Busy { retry_after } => {
-                    source.busy(ended.priority, retry_after, now, &self.limits);
-                }
-            }
-        }
-        if let Some(content) = self.contents.get_mut(&ended.content) {
-            for &part in &ended.parts {
-                content.give_back(part, transfer);
-                if end == End::Answered {
-                    content.lacks(ended.source, part);
-                }
-            }
-        }
-    }
-
-    /// A source sent wrong bytes: it is never asked again. False if that was known already.
-    pub fn ban(&mut self, source: Source) -> bool {
-        if self.banned.put(source, ()).is_some() {
-            return false;
-        }
-        let transfers: Vec<TransferId> = self
-            .transfers
-            .iter()
-            .filter(|(_, transfer)| transfer.source == source)
-            .map(|(&id, _)| id)
-            .collect();
-        for transfer in transfers {
-            self.stop(transfer);
-        }
-        for content in self.contents.values_mut() {
-            content.offers.remove(&source);
-        }
-        self.sources.remove(&source);
-        true
     }
 
     /// The contents of which something is wanted: what a new source is to be asked for.
@@ -355,7 +207,7 @@ where
         let wants = transfer
             .parts
             .iter()
-            .filter_map(|part| content?.wants.get(part));
+            .filter_map(|part| content?.wants.get(&part.number));
         wants
             .flat_map(|want| want.tickets.iter().copied())
             .collect()
@@ -363,46 +215,26 @@ where
 
     /// Decides: what is to be done now, in this order.
     pub fn poll(&mut self, now: Instant) -> Vec<Action<Source, Subject>> {
-        self.expire(now);
-        self.stop_stalled(now);
-        self.rest_slow_sources(now);
-        self.assign(now);
-        self.hedge(now);
+        self.wake(now);
+        self.assign_demand(now);
+        self.assign_bulk(now);
         self.seek(now);
         self.forget();
         std::mem::take(&mut self.actions)
     }
 
-    /// When to poll next if nothing happens before; `None` if nothing is wanted.
-    pub fn next_wakeup(&self, now: Instant) -> Option<Instant> {
-        let deadline = self.deadlines.first().map(|&(deadline, _)| deadline);
-        let transfers = self.transfers.values().flat_map(|transfer| {
-            [
-                transfer.last_part + self.patience(transfer),
-                self.stalled_at(transfer),
-            ]
-        });
-        let sources = self.sources.values().flat_map(SourceState::resume_at);
-        let searches = self
-            .contents
-            .values()
-            .filter(|content| !content.wants.is_empty() && !content.seeking)
-            .filter_map(|content| content.sought)
-            .flat_map(|sought| {
-                [
-                    sought + self.limits.seek_interval,
-                    sought + self.limits.seek_again_after,
-                ]
-            });
-        deadline
-            .into_iter()
-            .chain(
-                transfers
-                    .chain(sources)
-                    .chain(searches)
-                    .filter(|&time| time > now),
-            )
-            .min()
+    /// When to poll next if nothing happens before; `None` if nothing is waited for.
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        [
+            self.deadlines.first().map(|&(at, _)| at),
+            self.hedges.first().map(|&(at, ..)| at),
+            self.rests.first().map(|&(at, _)| at),
+            self.stalls.first().map(|&(at, _)| at),
+            self.seeks.first().map(|&(at, _)| at),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn next(&mut self) -> u64 {
@@ -414,47 +246,186 @@ where
         self.actions.push(Action::Finish { ticket, outcome });
     }
 
-    fn take_want(&mut self, content: ContentId, part: Part) -> Option<Want> {
-        self.contents.get_mut(&content)?.take(part)
+    /// Lists a content by what is pending of it now.
+    fn relist(&mut self, id: ContentId) {
+        let Some(content) = self.contents.get(&id) else {
+            return;
+        };
+        let list = |set: &mut BTreeSet<ContentId>, is_in: bool| {
+            if is_in {
+                set.insert(id);
+            } else {
+                set.remove(&id);
+            }
+        };
+        list(&mut self.listed.demand, !content.demand.is_empty());
+        list(&mut self.listed.readahead, !content.readahead.is_empty());
+        list(&mut self.listed.background, !content.background.is_empty());
+        let is_assigned = !content.wants.is_empty() && content.is_assigned();
+        list(&mut self.listed.assigned, is_assigned);
+    }
+
+    /// Something of a content has become pending: whoever offers it may be asked.
+    fn wake_offerers(&mut self, id: ContentId) {
+        if let Some(content) = self.contents.get(&id) {
+            self.changed.extend(content.offers.keys().copied());
+            self.demand_changed |= !content.demand.is_empty();
+        }
+    }
+
+    fn take_want(&mut self, id: ContentId, number: u32) -> Option<Want> {
+        let want = self.contents.get_mut(&id)?.take(number);
+        self.relist(id);
+        want
     }
 
     /// Takes a part off the transfers that were to bring it; stops those that have nothing else
     /// to bring, except for `bringer`, which ends by itself.
-    fn release(&mut self, want: &Want, part: Part, bringer: Option<TransferId>) {
+    fn release(&mut self, want: &Want, number: u32, bringer: Option<TransferId>) {
         for &id in &want.transfers {
-            if let Some(transfer) = self.transfers.get_mut(&id) {
-                transfer.parts.retain(|&other| other != part);
-                if transfer.parts.is_empty() && bringer != Some(id) {
-                    self.stop(id);
-                }
+            let Some(transfer) = self.transfers.get_mut(&id) else {
+                continue;
+            };
+            let place = transfer.parts.iter().position(|part| part.number == number);
+            let part = place.map(|place| transfer.parts.remove(place));
+            let (source, priority, is_empty) = (
+                transfer.source,
+                transfer.priority,
+                transfer.parts.is_empty(),
+            );
+            if let Some(part) = part {
+                self.off_the_line(id, source, priority, &part);
+            }
+            if is_empty && bringer != Some(id) {
+                self.stop(id);
             }
         }
+    }
+
+    /// A part of a transfer is not on its way any more: it came, or is not waited for.
+    fn off_the_line(
+        &mut self,
+        transfer: TransferId,
+        source: Source,
+        priority: Priority,
+        part: &Carried,
+    ) {
+        if let Some(at) = part.hedge_at {
+            self.hedges.remove(&(at, transfer, part.number));
+        }
+        if part.length == 0 {
+            return;
+        }
+        if priority != Priority::Demand {
+            self.bulk.parts -= 1;
+            self.bulk.bytes -= part.length;
+        }
+        if let Some(state) = self.sources.get_mut(&source) {
+            state.landed(priority, part.length);
+        }
+        self.changed.insert(source);
+    }
+
+    /// Asks a source for parts of a content.
+    fn start(
+        &mut self,
+        source: Source,
+        id: ContentId,
+        priority: Priority,
+        numbers: &[u32],
+        now: Instant,
+    ) {
+        let transfer = TransferId(self.next());
+        let Some(content) = self.contents.get_mut(&id) else {
+            return;
+        };
+        let state = self.sources.entry(source).or_insert_with(SourceState::new);
+        let length = content.extent.part_length.max(1);
+        let mut parts = Vec::with_capacity(numbers.len());
+        for &number in numbers {
+            content.assigned(number, transfer);
+            let expected = match priority {
+                Priority::Demand => state.expected_demand(length),
+                Priority::Readahead | Priority::Background => state.expected_last(length),
+            };
+            parts.push(Carried {
+                number,
+                length,
+                expected,
+                is_alone: state.asked(priority, length, now),
+                hedge_at: None,
+            });
+        }
+        state.load(priority).transfers += 1;
+        state.transfers.insert(transfer);
+        if !state.is_watched {
+            state.is_watched = true;
+            self.stalls.insert((now + self.limits.stall_after, source));
+        }
+        if priority != Priority::Demand {
+            self.bulk.transfers += 1;
+            self.bulk.parts += parts.len();
+            self.bulk.bytes += length * parts.len() as u64;
+        }
+        let started = Transfer {
+            source,
+            content: id,
+            priority,
+            parts,
+            started: now,
+            last_progress: now,
+        };
+        self.transfers.insert(transfer, started);
+        for &number in numbers {
+            self.arm_hedge(transfer, number, now);
+        }
+        let Some(content) = self.contents.get(&id) else {
+            return;
+        };
+        self.actions.push(Action::Start {
+            transfer,
+            source,
+            content: id,
+            parts: numbers.iter().map(|&number| id.part(number)).collect(),
+            priority,
+            subject: content.subject.clone(),
+        });
+        self.relist(id);
+    }
+
+    /// Forgets a transfer: what it was still to bring is pending again, unless another one brings it.
+    fn close(&mut self, id: TransferId) -> Option<Transfer<Source>> {
+        let transfer = self.transfers.remove(&id)?;
+        for part in &transfer.parts {
+            self.off_the_line(id, transfer.source, transfer.priority, part);
+        }
+        if transfer.priority != Priority::Demand {
+            self.bulk.transfers -= 1;
+        }
+        if let Some(source) = self.sources.get_mut(&transfer.source) {
+            source.load(transfer.priority).transfers -= 1;
+            source.transfers.remove(&id);
+        }
+        self.changed.insert(transfer.source);
+        // It may have waited for the place.
+        self.demand_changed |= !self.listed.demand.is_empty();
+        let mut is_pending = false;
+        if let Some(content) = self.contents.get_mut(&transfer.content) {
+            for part in &transfer.parts {
+                is_pending |= content.give_back(part.number, id);
+            }
+        }
+        if is_pending {
+            self.relist(transfer.content);
+            self.wake_offerers(transfer.content);
+        }
+        Some(transfer)
     }
 
     /// Breaks a transfer off; what it was to bring is asked elsewhere.
     fn stop(&mut self, id: TransferId) {
-        let Some(transfer) = self.transfers.remove(&id) else {
-            return;
-        };
-        if let Some(source) = self.sources.get_mut(&transfer.source) {
-            source.transfers -= 1;
-        }
-        if let Some(content) = self.contents.get_mut(&transfer.content) {
-            for part in transfer.parts {
-                content.give_back(part, id);
-            }
-        }
-        self.actions.push(Action::Stop { transfer: id });
-    }
-
-    fn part_complete(&mut self, ticket: Ticket, part: Part) {
-        let Some(order) = self.orders.get_mut(&ticket) else {
-            return;
-        };
-        order.missing.remove(&part);
-        if order.missing.is_empty() {
-            self.remove_order(ticket);
-            self.finish(ticket, Outcome::Complete);
+        if self.close(id).is_some() {
+            self.actions.push(Action::Stop { transfer: id });
         }
     }
 
@@ -464,120 +435,16 @@ where
             return false;
         };
         self.deadlines.remove(&(order.deadline, ticket));
-        for part in order.missing {
+        for number in order.missing {
             let unwanted = self
                 .contents
                 .get_mut(&order.content)
-                .and_then(|content| content.unwant(part, ticket));
+                .and_then(|content| content.unwant(number, ticket));
             if let Some(want) = unwanted {
-                self.release(&want, part, None);
+                self.release(&want, number, None);
             }
         }
+        self.relist(order.content);
         true
-    }
-
-    fn expire(&mut self, now: Instant) {
-        while let Some(&(deadline, ticket)) = self.deadlines.first() {
-            if deadline > now {
-                break;
-            }
-            let offered = self
-                .orders
-                .get(&ticket)
-                .is_some_and(|order| self.is_within_reach(order));
-            let outcome = if offered {
-                Outcome::TimedOut
-            } else {
-                Outcome::Unreachable
-            };
-            self.remove_order(ticket);
-            self.finish(ticket, outcome);
-        }
-    }
-
-    /// Whether each part is offered by a source that can be reached.
-    fn is_within_reach(&self, order: &OrderState) -> bool {
-        let Some(content) = self.contents.get(&order.content) else {
-            return false;
-        };
-        order.missing.iter().all(|&part| {
-            content.offers.iter().any(|(source, offer)| {
-                let reachable = self
-                    .sources
-                    .get(source)
-                    .is_some_and(|s| !s.is_unreachable());
-                reachable && offer.has(part)
-            })
-        })
-    }
-
-    /// When a transfer counts as stalled. A source may answer its transfers one after the other: as long as it sends
-    /// something, each of them has the time of all.
-    fn stalled_at(&self, transfer: &Transfer<Source>) -> Instant {
-        let patience = self.limits.stall_after;
-        let alone = transfer.last_progress + patience;
-        let Some(source) = self.sources.get(&transfer.source) else {
-            return alone;
-        };
-        let transfers = u32::try_from(source.transfers).unwrap_or(u32::MAX).max(1);
-        let silent = source.last_sent().map_or(alone, |sent| sent + patience);
-        let starved = transfer.last_progress + patience.saturating_mul(transfers);
-        silent.clamp(alone, starved.max(alone))
-    }
-
-    fn stop_stalled(&mut self, now: Instant) {
-        let stalled: Vec<(TransferId, Source)> = self
-            .transfers
-            .iter()
-            .filter(|(_, transfer)| self.stalled_at(transfer) <= now)
-            .map(|(&id, transfer)| (id, transfer.source))
-            .collect();
-        for (id, source) in stalled {
-            self.stop(id);
-            if let Some(source) = self.sources.get_mut(&source) {
-                source.failed(now, &self.limits);
-            }
-        }
-    }
-
-    /// Leaves sources alone for a while that have just become slow: what is new is asked of others.
-    fn rest_slow_sources(&mut self, now: Instant) {
-        for id in self.slow_transfers(now) {
-            let Some(transfer) = self.transfers.get_mut(&id) else {
-                continue;
-            };
-            if std::mem::replace(&mut transfer.is_slow, true) {
-                continue;
-            }
-            if let Some(source) = self.sources.get_mut(&transfer.source) {
-                source.slowed_down(now, &self.limits);
-            }
-        }
-    }
-
-    /// Forgets the contents that were used longest ago, and sources that offer nothing.
-    fn forget(&mut self) {
-        if self.contents.len() <= self.limits.contents {
-            return;
-        }
-        let mut idle: Vec<(u64, ContentId)> = self
-            .contents
-            .iter()
-            .filter(|(_, content)| content.wants.is_empty() && !content.seeking)
-            .map(|(&id, content)| (content.used, id))
-            .collect();
-        idle.sort_unstable();
-        // Down to half, so that this is not done for every order.
-        let excess = self.contents.len() - self.limits.contents / 2;
-        for (_, id) in idle.into_iter().take(excess) {
-            self.contents.remove(&id);
-        }
-        let contents = &self.contents;
-        self.sources.retain(|source, state| {
-            state.transfers > 0
-                || contents
-                    .values()
-                    .any(|content| content.offers.contains_key(source))
-        });
     }
 }

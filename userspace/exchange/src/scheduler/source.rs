@@ -1,19 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What is known of a source's behaviour.
+//! What is known of a source.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::limits::RETRY_MAX;
 use crate::Priority;
 
-use super::Limits;
+use super::pace::Pace;
+use super::{Class, ContentId, Limits, TransferId};
 
-#[derive(Default)]
 pub(super) struct SourceState {
+    pub(super) class: Class,
+    pub(super) pace: Pace,
     /// Transfers that run.
-    pub(super) transfers: usize,
-    /// Failures and slow transfers in a row.
+    pub(super) transfers: BTreeSet<TransferId>,
+    /// What is on its way that somebody waits for.
+    pub(super) demand: Load,
+    /// What is on its way that nobody waits for.
+    pub(super) bulk: Load,
+    /// The chunk that nobody waits for and that it was asked for last.
+    pub(super) cursor: Option<(ContentId, u32)>,
+    /// A reader's part is overdue, and nothing came since.
+    pub(super) is_suspect: bool,
+    /// Whether it is to be looked at whether it stalls.
+    pub(super) is_watched: bool,
+    /// When it is to be looked at whether it can be asked for what is overdue elsewhere.
+    pub(super) look_at: Option<Instant>,
+    /// The contents that it offers.
+    pub(super) offers: usize,
+    /// Failures in a row.
     troubles: u32,
     /// The last transfer failed.
     unreachable: bool,
@@ -23,23 +40,91 @@ pub(super) struct SourceState {
     busy_until: Option<(Priority, Instant)>,
     /// When it last sent something that was asked for.
     last_sent: Option<Instant>,
-    /// From one part to the next, as a running average.
-    pace: Option<Duration>,
+}
+
+/// What is on its way.
+#[derive(Default)]
+pub(super) struct Load {
+    pub(super) transfers: usize,
+    pub(super) parts: usize,
+    pub(super) bytes: u64,
 }
 
 impl SourceState {
-    pub(super) fn succeeded(&mut self, since_last: Duration) {
-        self.pace = Some(match self.pace {
-            Some(pace) => (3 * pace + since_last) / 4,
-            None => since_last,
-        });
-        self.idle_until = None;
+    pub(super) fn new() -> Self {
+        SourceState {
+            class: Class::default(),
+            pace: Pace::new(),
+            transfers: BTreeSet::new(),
+            demand: Load::default(),
+            bulk: Load::default(),
+            cursor: None,
+            is_suspect: false,
+            is_watched: false,
+            look_at: None,
+            offers: 0,
+            troubles: 0,
+            unreachable: false,
+            idle_until: None,
+            busy_until: None,
+            last_sent: None,
+        }
+    }
+
+    pub(super) fn load(&mut self, priority: Priority) -> &mut Load {
+        match priority {
+            Priority::Demand => &mut self.demand,
+            Priority::Readahead | Priority::Background => &mut self.bulk,
+        }
+    }
+
+    /// All bytes that are on their way.
+    pub(super) fn bytes(&self) -> u64 {
+        self.demand.bytes + self.bulk.bytes
+    }
+
+    fn is_idle(&self) -> bool {
+        self.demand.parts + self.bulk.parts == 0
+    }
+
+    /// A part is asked of it; returns whether nothing else is on the way.
+    pub(super) fn asked(&mut self, priority: Priority, length: u64, now: Instant) -> bool {
+        let is_alone = self.is_idle();
+        if is_alone {
+            self.pace.begin(now);
+        }
+        let load = self.load(priority);
+        load.parts += 1;
+        load.bytes += length;
+        is_alone
+    }
+
+    /// A part is not on its way any more.
+    pub(super) fn landed(&mut self, priority: Priority, length: u64) {
+        let load = self.load(priority);
+        load.parts -= 1;
+        load.bytes -= length;
+        if self.is_idle() {
+            self.pace.end();
+        }
+    }
+
+    /// A part is here. Returns whether it may be asked again because of that.
+    pub(super) fn succeeded(&mut self) -> bool {
         self.answered();
+        self.idle_until.take().is_some()
     }
 
     /// Something that was asked for came.
     pub(super) fn sent(&mut self, at: Instant) {
+        self.is_suspect = false;
         self.last_sent = self.last_sent.max(Some(at));
+    }
+
+    /// A packet to it and back took so long.
+    pub(super) fn measured(&mut self, round_trip: Duration) {
+        self.is_suspect = false;
+        self.pace.measured(round_trip);
     }
 
     /// When something that was asked for last came.
@@ -53,73 +138,59 @@ impl SourceState {
         self.unreachable = false;
     }
 
-    /// The time from one part to the next, if any came yet.
-    pub(super) fn pace(&self) -> Option<Duration> {
-        self.pace
-    }
-
-    /// A transfer broke off.
-    pub(super) fn failed(&mut self, now: Instant, limits: &Limits) {
+    /// A transfer broke off. Returns when it may be asked again.
+    pub(super) fn failed(&mut self, now: Instant, limits: &Limits) -> Instant {
         self.unreachable = true;
-        self.rest(now, limits);
+        self.rest(now, limits)
     }
 
-    /// It refused something so urgent, because it has too much to do: it is within reach.
+    /// It refused something so urgent, because it has too much to do: it is within reach. Returns when it may be
+    /// asked again for anything.
     pub(super) fn busy(
         &mut self,
         priority: Priority,
         retry_after: Duration,
         now: Instant,
         limits: &Limits,
-    ) {
+    ) -> [Instant; 2] {
         self.unreachable = false;
-        self.rest(now, limits);
-        self.busy_until = Some((priority, now + retry_after.min(RETRY_MAX)));
+        let until = now + retry_after.min(RETRY_MAX);
+        self.busy_until = Some((priority, until));
+        [self.rest(now, limits), until]
     }
 
-    /// A transfer makes no progress. Several at the same time are one trouble.
-    pub(super) fn slowed_down(&mut self, now: Instant, limits: &Limits) {
-        if self.is_usable(now) {
-            self.rest(now, limits);
-        }
-    }
-
-    fn rest(&mut self, now: Instant, limits: &Limits) {
+    fn rest(&mut self, now: Instant, limits: &Limits) -> Instant {
         let factor = 2_u32.saturating_pow(self.troubles);
         let pause = limits
             .backoff_first
             .saturating_mul(factor)
             .min(limits.backoff_longest);
         self.troubles = self.troubles.saturating_add(1);
-        self.idle_until = Some(now + pause);
+        let until = now + pause;
+        self.idle_until = Some(until);
+        until
     }
 
     pub(super) fn is_unreachable(&self) -> bool {
         self.unreachable
     }
 
-    pub(super) fn is_usable(&self, now: Instant) -> bool {
-        self.idle_until.is_none_or(|until| until <= now)
-    }
-
     /// Whether it may be asked for something so urgent.
     pub(super) fn takes(&self, priority: Priority, now: Instant) -> bool {
+        let is_usable = self.idle_until.is_none_or(|until| until <= now);
         let is_busy = self
             .busy_until
             .is_some_and(|(refused, until)| priority >= refused && now < until);
-        self.is_usable(now) && !is_busy
+        is_usable && !is_busy
     }
 
-    /// When it may be asked again for more than now.
-    pub(super) fn resume_at(&self) -> impl Iterator<Item = Instant> {
-        let busy_until = self.busy_until.map(|(_, until)| until);
-        self.idle_until.into_iter().chain(busy_until)
+    /// How long until so many bytes more are here that a reader waits for: they go before what nobody waits for.
+    pub(super) fn expected_demand(&self, length: u64) -> Duration {
+        self.pace.expected(self.demand.bytes + length, self.class)
     }
 
-    /// Parts a second; a source that was not measured yet counts as quick, so that it is tried.
-    pub(super) fn speed(&self) -> f64 {
-        /// The quickest that is told apart.
-        const QUICKEST: Duration = Duration::from_millis(1);
-        1.0 / self.pace.unwrap_or(QUICKEST).max(QUICKEST).as_secs_f64()
+    /// How long until so many bytes more are here that come after all others.
+    pub(super) fn expected_last(&self, length: u64) -> Duration {
+        self.pace.expected(self.bytes() + length, self.class)
     }
 }

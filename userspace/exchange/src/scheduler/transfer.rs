@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::Priority;
 
-use super::{ContentId, Part};
+use super::ContentId;
 
 pub(super) struct Transfer<Source> {
     pub(super) source: Source,
@@ -14,22 +14,31 @@ pub(super) struct Transfer<Source> {
     /// What it was started as.
     pub(super) priority: Priority,
     /// What it is still to bring, in the order in which that is expected.
-    pub(super) parts: Vec<Part>,
+    pub(super) parts: Vec<Carried>,
+    pub(super) started: Instant,
     /// When it was started or something of it last came.
     pub(super) last_progress: Instant,
-    /// When it was started or brought the last part.
-    pub(super) last_part: Instant,
-    /// It has brought no part for long, and this was noted.
-    pub(super) is_slow: bool,
+}
+
+/// A part that a transfer is to bring.
+pub(super) struct Carried {
+    pub(super) number: u32,
+    /// The bytes of it that are expected; none once it came, while it is stored.
+    pub(super) length: u64,
+    /// How long after the transfer's start it should come.
+    pub(super) expected: Duration,
+    /// Nothing else was on the line when it was asked for.
+    pub(super) is_alone: bool,
+    /// When a second source is asked for it, if a reader waits for it.
+    pub(super) hedge_at: Option<Instant>,
 }
 
 impl<Source> Transfer<Source> {
-    /// Notes that a part came; returns how long it took.
-    pub(super) fn part_came(&mut self, now: Instant) -> Duration {
-        let took = now.saturating_duration_since(self.last_part);
-        self.last_part = now;
-        self.last_progress = now;
-        self.is_slow = false;
-        took
+    pub(super) fn part(&self, number: u32) -> Option<&Carried> {
+        self.parts.iter().find(|part| part.number == number)
+    }
+
+    pub(super) fn part_mut(&mut self, number: u32) -> Option<&mut Carried> {
+        self.parts.iter_mut().find(|part| part.number == number)
     }
 }

@@ -86,7 +86,7 @@ impl Fetcher {
         Fetcher {
             shared: Arc::new(Shared {
                 state: Mutex::new(State {
-                    scheduler: Scheduler::new(limits),
+                    scheduler: Scheduler::new(limits, fastrand::u64(..)),
                     waiters: HashMap::new(),
                     transfers: HashMap::new(),
                     searching: HashSet::new(),
@@ -200,6 +200,7 @@ impl Shared {
                 News::Has(content, source, have) => scheduler.offer(content, source, have),
                 News::Gained(content, source, runs) => scheduler.gained(content, source, &runs),
                 News::Gone(source) => scheduler.gone(source),
+                News::Measured(source, round_trip) => scheduler.measured(source, round_trip),
             }
         }
     }
@@ -256,7 +257,7 @@ impl Shared {
                 }
             }
         }
-        state.scheduler.next_wakeup(now)
+        state.scheduler.next_wakeup()
     }
 
     /// What a transfer does, as a part of what the first one does that waits for it; the others are told.

@@ -9,10 +9,11 @@ use futures::future::join_all;
 use futures::stream;
 use futures::StreamExt;
 use peerfs_exchange::scheduler::ContentId;
+use peerfs_exchange::Have;
 use tracing::trace;
 
 use super::{Newcomer, Shared};
-use crate::source::{ask, Subject};
+use crate::source::{ask, SourceId, Subject};
 
 /// Contents that a new source is asked for at a time.
 const QUESTIONS_MAX: usize = 16;
@@ -40,10 +41,20 @@ impl Shared {
         let mut answers = 0_usize;
         while let Some((source, have)) = found.next().await {
             answers += 1;
-            self.tell(|scheduler| scheduler.offer(content, source, have));
+            self.offer(content, source, have);
         }
         self.lock().searching.remove(&(place, content));
         trace!(%content, place, answers, "search ended");
+    }
+
+    fn offer(&self, content: ContentId, source: SourceId, have: Have) {
+        let class = self.registry.get(source).map(|source| source.class());
+        self.tell(|scheduler| {
+            if let Some(class) = class {
+                scheduler.classify(source, class);
+            }
+            scheduler.offer(content, source, have);
+        });
     }
 
     /// Asks a new source for all that is wanted and not just being looked for: a search asks it too.
@@ -64,7 +75,7 @@ impl Shared {
                 let (shared, source) = (&self, source.as_ref());
                 async move {
                     if let Some(have) = ask(source, content.digest(), &subject).await {
-                        shared.tell(|scheduler| scheduler.offer(content, id, have));
+                        shared.offer(content, id, have);
                     }
                 }
             })

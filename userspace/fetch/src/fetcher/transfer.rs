@@ -95,10 +95,7 @@ impl Shared {
         let bytes = source
             .fetch_blob(digest, transfer.priority, &transfer.progress)
             .await?;
-        let manifest = transfer.subject.manifest();
-        self.traffic
-            .received(source.account(), &manifest, bytes.len());
-        self.traffic.gave(source.name(), manifest);
+        self.note_arrival(transfer, source, Part::Whole, bytes.len());
         let stored = self
             .disk
             .run(move |store| store_received(|| store.put_blob(&digest, &bytes)))
@@ -120,19 +117,25 @@ impl Shared {
                 Part::Whole => None,
             })
             .collect();
-        let manifest = transfer.subject.manifest();
         let mut replies = source.fetch_chunks(pack, wanted, transfer.priority, &transfer.progress);
         while let Some(reply) = replies.next().await {
             let (number, bytes) = reply?;
             if let Some(bytes) = bytes {
-                self.traffic
-                    .received(source.account(), &manifest, bytes.len());
-                self.traffic.gave(source.name(), manifest);
+                self.note_arrival(transfer, source, Part::Chunk(number), bytes.len());
                 let stored = self.store_chunk(pack, number, bytes).await;
                 self.conclude(transfer, Part::Chunk(number), stored)?;
             }
         }
         Ok(())
+    }
+
+    /// Tells that a part came, before it is stored: more can be asked for.
+    fn note_arrival(&self, transfer: &Transfer, source: &dyn Source, part: Part, bytes: usize) {
+        let manifest = transfer.subject.manifest();
+        self.traffic.received(source.account(), &manifest, bytes);
+        self.traffic.gave(source.name(), manifest);
+        let now = Instant::now();
+        self.tell(|scheduler| scheduler.arrived(transfer.id, part, bytes as u64, now));
     }
 
     /// Verifies and stores a chunk. With the last one of a pack that is made a blob: nobody waits for that, for it

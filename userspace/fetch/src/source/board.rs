@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use peerfs_exchange::scheduler::ContentId;
 use peerfs_exchange::{ChunkMap, Have};
@@ -28,6 +29,7 @@ struct Notes {
     known: BTreeMap<(ContentId, SourceId), Have>,
     untold: BTreeMap<(ContentId, SourceId), Untold>,
     gone: BTreeSet<SourceId>,
+    measured: BTreeMap<SourceId, Duration>,
 }
 
 /// What of it was not passed on.
@@ -106,6 +108,12 @@ impl Board {
         self.changed.notify_one();
     }
 
+    /// A packet to a source and back took so long.
+    pub(super) fn measured(&self, source: SourceId, round_trip: Duration) {
+        self.lock().measured.insert(source, round_trip);
+        self.changed.notify_one();
+    }
+
     /// The next thing to pass on, when there is one.
     pub(super) async fn next(&self) -> News {
         loop {
@@ -135,6 +143,9 @@ impl Notes {
         // Before what it says when it is there again.
         if let Some(source) = self.gone.pop_first() {
             return Some(News::Gone(source));
+        }
+        if let Some((source, round_trip)) = self.measured.pop_first() {
+            return Some(News::Measured(source, round_trip));
         }
         let (key, untold) = self.untold.pop_first()?;
         let (content, source) = key;

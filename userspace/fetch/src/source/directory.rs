@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::StreamExt;
+use peerfs_exchange::scheduler::Class;
 use peerfs_exchange::{ChunkMap, Have, Priority, Progress};
 use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_store::{Error, Pack, Store};
@@ -95,6 +96,10 @@ impl Place {
 
 #[async_trait]
 impl Source for DirectorySource {
+    fn class(&self) -> Class {
+        Class::Directory
+    }
+
     fn name(&self) -> &str {
         &self.place.name
     }

@@ -174,6 +174,7 @@ impl Image {
                     Ok(Event::PeerDisconnected(peer)) => {
                         lock(&self.follows).remove(&peer);
                     }
+                    Ok(Event::PeerMeasured(..)) => (),
                     Err(RecvError::Lagged(_)) => self.follow_all(peers),
                     Err(RecvError::Closed) => break,
                 },

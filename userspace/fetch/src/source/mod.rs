@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::StreamExt;
-use peerfs_exchange::scheduler::ContentId;
+use peerfs_exchange::scheduler::{Class, ContentId};
 use peerfs_exchange::{Have, Priority, Progress};
 use peerfs_format::Digest;
 use peerfs_store::Pack;
@@ -109,6 +109,11 @@ pub trait Source: Send + Sync {
         self.name()
     }
 
+    /// What kind of a source it is: which are asked before which.
+    fn class(&self) -> Class {
+        Class::Peer
+    }
+
     /// How much it has of a content; takes [`HAVE_TIMEOUT`] at most.
     async fn have(&self, content: Digest, subject: &Subject) -> Result<Have, SourceError>;
 
@@ -157,4 +162,6 @@ pub enum News {
     Gained(ContentId, SourceId, Vec<Range<u32>>),
     /// It can't be reached any more.
     Gone(SourceId),
+    /// A packet to it and back took so long.
+    Measured(SourceId, Duration),
 }

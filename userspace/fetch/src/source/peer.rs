@@ -50,7 +50,7 @@ struct Inner {
     registry: Arc<Registry>,
     disk: Disk,
     /// Those met last.
-    ids: Mutex<LruCache<PeerId, SourceId>>,
+    ids: Arc<Mutex<LruCache<PeerId, SourceId>>>,
     following: Following,
     board: Arc<Board>,
 }
@@ -63,7 +63,7 @@ impl Peers {
                 node,
                 registry,
                 disk,
-                ids: Mutex::new(LruCache::new(PEERS_MAX)),
+                ids: Arc::new(Mutex::new(LruCache::new(PEERS_MAX))),
                 following: Following::default(),
                 board: Arc::default(),
             }),
@@ -98,8 +98,8 @@ impl Peers {
             node: self.inner.node.clone(),
             peer,
             name: peer_name(&peer),
-            registry: Arc::downgrade(&self.registry),
-            ids: Arc::clone(&self.ids),
+            registry: Arc::downgrade(&self.inner.registry),
+            ids: Arc::clone(&self.inner.ids),
         };
         let id = self.inner.registry.register(Arc::new(source));
         if let Some((_, forgotten)) = ids.push(peer, id) {
@@ -140,6 +140,9 @@ impl Discovery for Peers {
                         return Some((id, (events, peers)));
                     }
                     Ok(Event::PeerDisconnected(peer)) => peers.inner.board.gone(peers.id(peer)),
+                    Ok(Event::PeerMeasured(peer, round_trip)) => {
+                        peers.inner.board.measured(peers.id(peer), round_trip);
+                    }
                     // Those that were missed are found by the next search.
                     Err(RecvError::Lagged(_)) => (),
                     Err(RecvError::Closed) => return None,

@@ -16,6 +16,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures::stream::{self, BoxStream};
 use futures::StreamExt;
 use peerfs_exchange::limits::PIECE_MAX;
+use peerfs_exchange::scheduler::Class;
 use peerfs_exchange::{Have, Priority, Progress};
 use peerfs_format::{ChunkRecord, Digest, METADATA_MAX};
 use peerfs_registry::{Answer, Breaker, Error, Ranged, Remote};
@@ -415,6 +416,10 @@ async fn open(
 
 #[async_trait]
 impl Source for RemoteSource {
+    fn class(&self) -> Class {
+        Class::Origin
+    }
+
     fn name(&self) -> &str {
         self.server.remote.name()
     }

@@ -449,7 +449,11 @@ impl Driver {
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.on_identified(peer_id, info);
             }
-            BehaviourEvent::Ping(Measured { peer, rtt }) => self.peers.measured(peer, rtt),
+            BehaviourEvent::Ping(Measured { peer, rtt }) => {
+                self.peers.measured(peer, rtt);
+                // Nobody need be interested.
+                let _ = self.outlets.events.send(Event::PeerMeasured(peer, rtt));
+            }
             BehaviourEvent::Inbound(opened) => self.server.accept(opened),
             BehaviourEvent::Kademlia(event) => self.on_kademlia_event(event),
             _ => {}

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What a reader waits for: the source from which it should come soonest, and a second one if it does not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+use crate::Priority;
+
+use super::wake::due;
+use super::{Class, ContentId, Part, Scheduler, TransferId};
+
+/// The sources that may be asked for the same part.
+const CARRIERS_MAX: usize = 3;
+
+/// What a source is about to be asked for.
+#[derive(Default)]
+struct Planned {
+    bytes: u64,
+    batches: Vec<(ContentId, Vec<u32>)>,
+}
+
+/// Who is about to be asked for what.
+type Plan<Source> = BTreeMap<Source, Planned>;
+
+#[derive(Clone, Copy)]
+struct Candidate<Source> {
+    source: Source,
+    /// The last that are asked: a reader's part is overdue there; it is an origin.
+    last: (bool, bool),
+    is_measured: bool,
+    expected: Duration,
+    load: u64,
+}
+
+impl<Source, Subject> Scheduler<Source, Subject>
+where
+    Source: Copy + Hash + Ord,
+    Subject: Clone,
+{
+    /// Has sources asked for what readers wait for, and second ones for what is overdue.
+    pub(super) fn assign_demand(&mut self, now: Instant) {
+        for (transfer, number) in std::mem::take(&mut self.hastened) {
+            self.arm_hedge(transfer, number, now);
+        }
+        if std::mem::take(&mut self.demand_changed) {
+            self.assign_pending_demand(now);
+        }
+        while let Some((_, transfer, number)) = due(&mut self.hedges, now, |hedge| hedge.0) {
+            self.hedge(transfer, number, now);
+        }
+    }
+
+    fn assign_pending_demand(&mut self, now: Instant) {
+        let mut pending: Vec<(u64, ContentId, u32)> = Vec::new();
+        for &id in &self.listed.demand {
+            let demand = self.contents.get(&id).map(|content| &content.demand);
+            let parts = demand.into_iter().flatten();
+            pending.extend(parts.map(|&(sequence, number)| (sequence, id, number)));
+        }
+        pending.sort_unstable();
+        let (mut plan, mut transfers) = (Plan::new(), self.transfers.len());
+        for (_, id, number) in pending {
+            let Some((source, length)) = self.choose(id, number, &[], &plan, now) else {
+                continue;
+            };
+            let planned = plan.entry(source).or_default();
+            let most = self.limits.parts_per_transfer;
+            let open = planned.batches.last_mut();
+            match open.filter(|(other, parts)| *other == id && parts.len() < most) {
+                Some((_, parts)) => parts.push(number),
+                None if transfers >= self.limits.transfers => break,
+                None => {
+                    planned.batches.push((id, vec![number]));
+                    transfers += 1;
+                }
+            }
+            planned.bytes += length;
+            self.budget.demand(length, now);
+        }
+        for (source, planned) in plan {
+            for (id, parts) in planned.batches {
+                self.start(source, id, Priority::Demand, &parts, now);
+            }
+        }
+    }
+
+    /// The source to be asked for a part that a reader waits for, and the part's length.
+    fn choose(
+        &mut self,
+        id: ContentId,
+        number: u32,
+        except: &[Source],
+        plan: &Plan<Source>,
+        now: Instant,
+    ) -> Option<(Source, u64)> {
+        let content = self.contents.get(&id)?;
+        let length = content.extent.part_length.max(1);
+        let slots = self.limits.transfers_per_source;
+        let mut candidates: Vec<Candidate<Source>> = Vec::new();
+        for (&source, offer) in &content.offers {
+            let Some(state) = self.sources.get(&source) else {
+                continue;
+            };
+            if !offer.has(number) || !state.takes(Priority::Demand, now) {
+                continue;
+            }
+            let planned = plan.get(&source);
+            let (bytes, batches) = planned.map_or((0, 0), |p| (p.bytes, p.batches.len()));
+            if state.transfers.len() + batches >= slots || except.contains(&source) {
+                continue;
+            }
+            candidates.push(Candidate {
+                source,
+                last: (state.is_suspect, state.class == Class::Origin),
+                is_measured: state.pace.is_measured(),
+                expected: state.expected_demand(bytes + length),
+                load: state.bytes() + bytes,
+            });
+        }
+        let first = candidates.iter().map(|candidate| candidate.last).min()?;
+        candidates.retain(|candidate| candidate.last == first);
+        // A reader does not explore: whoever is new is measured by what nobody waits for.
+        if candidates.iter().filter(|c| c.is_measured).count() >= 2 {
+            candidates.retain(|candidate| candidate.is_measured);
+        }
+        let soonest = candidates
+            .iter()
+            .map(|candidate| candidate.expected)
+            .min()?;
+        candidates.retain(|candidate| candidate.expected <= soonest * 5 / 4);
+        let one = self.random.choice(&candidates)?;
+        let other = self.random.choice(&candidates)?;
+        let lesser = if other.load < one.load { other } else { one };
+        Some((lesser.source, length))
+    }
+
+    /// Somebody waits now for parts that may be on their way for nobody in a hurry. Has those asked for once more,
+    /// before others, that come behind many for which nobody waits; those that come soon are not worth carrying twice.
+    pub(super) fn hasten(&mut self, id: ContentId, numbers: &BTreeSet<u32>) {
+        let Some(content) = self.contents.get_mut(&id) else {
+            return;
+        };
+        for &number in numbers {
+            let Some(&[carrier]) = content.wants.get(&number).map(|w| w.transfers.as_slice())
+            else {
+                continue;
+            };
+            let Some(transfer) = self.transfers.get(&carrier) else {
+                continue;
+            };
+            if transfer.priority == Priority::Demand {
+                continue;
+            }
+            let before = self.sources.get(&transfer.source).into_iter();
+            let before = before.flat_map(|state| state.transfers.range(..carrier));
+            let before: usize = before
+                .filter_map(|id| self.transfers.get(id))
+                .filter(|other| other.priority != Priority::Demand)
+                .map(|other| other.parts.len())
+                .sum();
+            let parts = transfer.parts.iter();
+            let before = before + parts.take_while(|part| part.number != number).count();
+            if before >= self.limits.overtake_from {
+                content.want_again(number);
+            } else {
+                self.hastened.insert((carrier, number));
+            }
+        }
+    }
+
+    /// How long a part may take of which so much is expected, before a second source is asked.
+    fn hedge_delay(&self, source: Source, expected: Duration) -> Duration {
+        let Some(state) = self.sources.get(&source) else {
+            return self.limits.hedge_after_far;
+        };
+        let least = if state.pace.is_near() || state.class == Class::Directory {
+            self.limits.hedge_after_near
+        } else {
+            self.limits.hedge_after_far
+        };
+        // No deadline is so far away.
+        let most = Duration::from_secs(3600);
+        expected.min(most).mul_f64(state.pace.patience()).max(least)
+    }
+
+    /// Notes when a second source is to be asked for a part that a reader waits for.
+    pub(super) fn arm_hedge(&mut self, id: TransferId, number: u32, now: Instant) {
+        let Some(transfer) = self.transfers.get(&id) else {
+            return;
+        };
+        let want = self.contents.get(&transfer.content);
+        let want = want.and_then(|content| content.wants.get(&number));
+        let Some(part) = transfer.part(number) else {
+            return;
+        };
+        if want.is_none_or(|want| want.priority != Priority::Demand) || part.length == 0 {
+            return;
+        }
+        let state = self.sources.get(&transfer.source);
+        let expected = match transfer.priority {
+            Priority::Demand => part.expected,
+            // After all that is on its way.
+            _ => state.map_or(part.expected, |state| state.expected_last(0)),
+        };
+        let at = now + self.hedge_delay(transfer.source, expected);
+        self.set_hedge(id, number, at);
+    }
+
+    fn set_hedge(&mut self, id: TransferId, number: u32, at: Instant) {
+        let transfer = self.transfers.get_mut(&id);
+        if let Some(part) = transfer.and_then(|transfer| transfer.part_mut(number)) {
+            if let Some(before) = part.hedge_at.replace(at) {
+                self.hedges.remove(&(before, id, number));
+            }
+            self.hedges.insert((at, id, number));
+        }
+    }
+
+    /// A part is overdue: asks a second source for it.
+    fn hedge(&mut self, id: TransferId, number: u32, now: Instant) {
+        let Some(transfer) = self.transfers.get_mut(&id) else {
+            return;
+        };
+        let (content, source) = (transfer.content, transfer.source);
+        let (started, progress) = (transfer.started, transfer.last_progress);
+        let Some(part) = transfer.part_mut(number) else {
+            return;
+        };
+        part.hedge_at = None;
+        let expected = part.expected;
+        // How long a blob is, only its source knows: it is waited for as long as it keeps coming.
+        let is_coming = progress > started && content.part(number) == Part::Whole;
+        let coming_until = progress + self.hedge_delay(source, expected);
+        if is_coming && coming_until > now {
+            self.set_hedge(id, number, coming_until);
+            return;
+        }
+        if let Some(state) = self.sources.get_mut(&source) {
+            state.is_suspect |= state.last_sent().is_none_or(|sent| sent <= started);
+        }
+        let want = self.contents.get(&content);
+        let want = want.and_then(|content| content.wants.get(&number));
+        let Some(want) = want.filter(|want| want.priority == Priority::Demand) else {
+            return;
+        };
+        let carriers = want
+            .transfers
+            .iter()
+            .filter_map(|id| self.transfers.get(id));
+        let carriers: Vec<Source> = carriers.map(|transfer| transfer.source).collect();
+        if carriers.len() >= CARRIERS_MAX {
+            return;
+        }
+        let second = if self.transfers.len() < self.limits.transfers {
+            self.choose(content, number, &carriers, &Plan::new(), now)
+        } else {
+            None
+        };
+        match second {
+            Some((second, length)) if self.budget.hedge(length, now) => {
+                self.start(second, content, Priority::Demand, &[number], now);
+            }
+            second => {
+                if let (None, Some(content)) = (second, self.contents.get_mut(&content)) {
+                    content.lacks_sources = true;
+                }
+                let waited = now.saturating_duration_since(started);
+                let again = self.hedge_delay(source, expected).max(waited / 2);
+                self.set_hedge(id, number, now + again);
+            }
+        }
+    }
+}

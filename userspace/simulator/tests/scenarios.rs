@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Small scenarios, with bounds that a worse scheduler does not keep.
+
+use peerfs_simulator::scenario::{demand, origin, swarm, Burden, Options};
+
+/// 16 nodes at 40 Mbit/s, an image of 32 MiB.
+#[test]
+fn a_swarm_of_16() {
+    let swarm = swarm(&Options::default());
+    assert_eq!((swarm.complete, swarm.incomplete), (15, 0), "{swarm}");
+    assert!(swarm.last <= 1.4 && swarm.copies <= 1.4, "{swarm}");
+    assert!(swarm.duplicates <= 2.0, "{swarm}");
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    let run = |seed| {
+        let options = Options {
+            chunks: 128,
+            seed,
+            ..Options::default()
+        };
+        format!("{:?}", swarm(&options))
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(2));
+}
+
+#[test]
+fn an_origin_of_16() {
+    let origin = origin(&Options::default());
+    assert_eq!((origin.complete, origin.incomplete), (16, 0), "{origin}");
+    assert!(origin.copies <= 1.6, "{origin}");
+}
+
+/// Some leave, and some lie: all that stay have all in the end.
+#[test]
+fn a_swarm_with_churn_and_liars() {
+    let options = Options {
+        nodes: 32,
+        chunks: 128,
+        leaving: 20,
+        liars: 10,
+        ..Options::default()
+    };
+    let swarm = swarm(&options);
+    assert!(swarm.complete >= 20, "{swarm}");
+    assert_eq!(swarm.incomplete, 0, "{swarm}");
+}
+
+/// In a LAN of four, one of which has stopped, a reader waits for no more than the way there and back and the chunk.
+#[test]
+fn a_reader_in_a_network_with_one_that_has_stopped() {
+    let options = Options {
+        nodes: 4,
+        rate: 100_000_000,
+        latency: 1,
+        ..Options::default()
+    };
+    let burden = Burden {
+        stopped: 1,
+        ..Burden::default()
+    };
+    let demand = demand(&options, burden);
+    assert!(demand.reads >= 200, "{demand}");
+    assert!(demand.p50 <= 12.0 && demand.p99 <= 25.0, "{demand}");
+    assert!(demand.hedged <= 5.0, "{demand}");
+}
