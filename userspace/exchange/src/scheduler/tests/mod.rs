@@ -398,7 +398,7 @@ fn a_source_tells_of_more() {
     bench.scheduler.offer(PACK, "a", Have::Partial(map));
     bench.deliver("a");
     bench.scheduler.gained(PACK, "a", &[1..3, 5..8]);
-    bench.scheduler.gained(PACK, "new", &[3..5]);
+    bench.scheduler.gained(PACK, "new", &[3..4, 4..5]);
     bench.deliver("a");
     bench.deliver("new");
     assert_eq!(bench.finished, [(ticket, Outcome::Complete)]);

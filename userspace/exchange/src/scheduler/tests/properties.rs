@@ -112,8 +112,9 @@ impl Owner {
                 self.scheduler.offer(pack(number), source, Have::Complete);
             }
             Event::Gained(number, source, first, count) => {
-                let runs = [first..first + count];
-                self.scheduler.gained(pack(number), source, &runs);
+                let run = first..first + count;
+                self.scheduler
+                    .gained(pack(number), source, std::slice::from_ref(&run));
             }
             Event::Gone(source) => self.scheduler.gone(source),
             Event::Ban(source) => drop(self.scheduler.ban(source)),
