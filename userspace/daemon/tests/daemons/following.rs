@@ -9,6 +9,15 @@ use peerfs_daemon::config::{PullChoice, SourceConfig};
 use crate::support::{store_dir, TestDaemon, TestImage};
 use crate::{assert_chunks, seed, whole_pack, CHUNKS};
 
+/// Asks for what a mount does, and for a chunk.
+async fn mounted(node: &TestDaemon, image: &TestImage) {
+    let kernel = node.kernel();
+    for blob in [image.manifest, image.blob_table, image.shard] {
+        kernel.fetch_blob(image, blob).await.unwrap();
+    }
+    kernel.fetch_chunks(image, 0, 1, 0).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_for_a_chunk_has_it_when_the_neighbour_has() {
     const ROUNDS: u32 = 8;
@@ -19,10 +28,10 @@ async fn who_waits_for_a_chunk_has_it_when_the_neighbour_has() {
     })
     .await;
     let kernel = b.kernel();
-    kernel.fetch_chunks(&image, 0, 1, 0).await.unwrap();
+    mounted(&b, &image).await;
     // Its only peer is one that lacks what it wants.
     let c = TestDaemon::start(b.addresses()).await;
-    c.kernel().fetch_chunks(&image, 0, 1, 0).await.unwrap();
+    mounted(&c, &image).await;
     let mut late = Duration::ZERO;
     for round in 1..=ROUNDS {
         let number = 10 * round;
@@ -53,6 +62,7 @@ async fn an_image_of_which_a_quarter_was_read_comes_whole_if_nobody_minds() {
     })
     .await;
     for node in [&auto, &never] {
+        mounted(node, &image).await;
         let pack = node.kernel().fetch_chunks(&image, 0, 40, 0).await.unwrap();
         assert_chunks(&pack, &image, 0..40);
     }
