@@ -504,6 +504,7 @@ mod tests {
     async fn an_idle_node_sends_and_receives_little() {
         use crate::{behaviour, driver, heartbeat};
         const NODES: u64 = 24;
+        const LAST: usize = NODES as usize - 1;
         const ANNOUNCED: u64 = 10;
         let mut nodes = vec![node(Vec::new()).await];
         while (nodes.len() as u64) < NODES {
@@ -512,13 +513,13 @@ mod tests {
         }
         // Those that keep a record are known.
         let begun = Instant::now();
-        while nodes[7].network().await.unwrap().dht_nodes < 20 {
+        while nodes[LAST].network().await.unwrap().dht_nodes < 20 {
             assert!(begun.elapsed() < Duration::from_secs(30), "no DHT");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let before = settled(&nodes).await;
         for number in 0..ANNOUNCED {
-            nodes[7].provide(Digest([number as u8 + 1; 32])).await;
+            nodes[LAST].provide(Digest([number as u8 + 1; 32])).await;
         }
         // Sent by one is received by another: both count it.
         let an_announcement = (settled(&nodes).await - before).div_ceil(ANNOUNCED) / 2;

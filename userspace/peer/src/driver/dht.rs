@@ -47,7 +47,9 @@ impl Driver {
         // forward that, and the peer not know of it.
         let reached = addresses::useful(here);
         for address in known_addresses(kademlia, peer) {
-            if !addresses.contains(&address) && !reached.contains(&address) {
+            // There it has the peer's id at its end.
+            let mut plain = addresses::useful([address.clone()]).into_iter();
+            if !plain.any(|plain| addresses.contains(&plain) || reached.contains(&plain)) {
                 kademlia.remove_address(&peer, &address);
             }
         }
