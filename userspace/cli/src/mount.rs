@@ -182,7 +182,9 @@ fn has_fuse() -> bool {
 
 fn open_hint(errno: Errno) -> &'static str {
     match errno {
-        Errno::NODEV => "this kernel has no peerfs; is the module built for it and installed?",
+        Errno::NODEV => {
+            "this kernel has neither peerfs nor FUSE; is the module built for it and installed?"
+        }
         Errno::PERM => "only root may mount",
         Errno::NOSYS => "this kernel is too old for peerfs",
         _ => "the kernel refused to begin",

@@ -237,9 +237,8 @@ mod tests {
         }
     }
 
-    /// Takes one connection; after so many requests it answers those with this errno, in the reverse order, and ends.
-    fn daemon(listener: &UnixListener, requests: usize, errno: Option<i32>) {
-        let (stream, _) = listener.accept().unwrap();
+    /// After so many requests, answers those with this errno, in the reverse order, and ends.
+    fn answer(stream: &UnixStream, requests: usize, errno: Option<i32>) {
         let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
         assert_eq!(lines.next().unwrap().unwrap(), r#"{"command":"fetch"}"#);
         let mut ids = Vec::new();
@@ -252,12 +251,13 @@ mod tests {
         for id in ids.into_iter().rev() {
             let mut line = serde_json::to_vec(&Reply::Fetched { id, errno }).unwrap();
             line.push(b'\n');
-            (&stream).write_all(&line).unwrap();
+            let mut stream = stream;
+            stream.write_all(&line).unwrap();
         }
     }
 
     #[test]
-    fn who_waits_asks_the_next_daemon_and_gets_its_own_answer() {
+    fn who_waits_asks_the_next_daemon_until_it_has_an_answer() {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("control");
         let asking = Arc::new(Daemon::new(&socket, Duration::from_secs(30)));
@@ -267,17 +267,25 @@ mod tests {
                 thread::spawn(move || asking.fetch(request))
             })
             .collect();
-        // There is no daemon at first; the first one dies with all requests, the second one with some.
+        // There is no daemon at first; the first one dies with all requests, the second one with some, and then each one
+        // after its first request.
         thread::sleep(Duration::from_millis(50));
         let listener = UnixListener::bind(&socket).unwrap();
         drop(listener.accept().unwrap());
-        daemon(&listener, 3, None);
-        daemon(&listener, 5, None);
+        answer(&listener.accept().unwrap().0, 3, None);
+        listener.set_nonblocking(true).unwrap();
+        while !readers.iter().all(thread::JoinHandle::is_finished) {
+            match listener.accept() {
+                Ok((stream, _)) => answer(&stream, 1, None),
+                Err(_) => thread::sleep(Duration::from_millis(5)),
+            }
+        }
         for reader in readers {
             assert_eq!(reader.join().unwrap(), Ok(()));
         }
+        listener.set_nonblocking(false).unwrap();
         let refused = thread::spawn(move || asking.fetch(request));
-        daemon(&listener, 1, Some(113));
+        answer(&listener.accept().unwrap().0, 1, Some(113));
         let errno = Errno::from_raw_os_error(113);
         assert_eq!(refused.join().unwrap(), Err(FetchError::Refused(errno)));
     }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -28,6 +29,8 @@ const REPEATS_MAX: u32 = 3;
 const RUN_MAX: u32 = FETCH_CHUNKS_MAX;
 /// Bytes behind a read that was missing and that goes on where the last one of the file ended, which are asked for, too.
 const READAHEAD: u64 = 4 * 1024 * 1024;
+/// Parts of files that are asked for ahead at a time; of more nobody asks before they are read.
+const AHEAD_MAX: usize = 16;
 /// Files whose last read is remembered.
 const FILES_KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
@@ -50,6 +53,7 @@ pub(crate) struct Served {
     packs: HashMap<Digest, Vec<PackRecord>>,
     /// By inode, where the last read ended.
     ends: Mutex<LruCache<u64, u64>>,
+    ahead: AtomicUsize,
 }
 
 impl Served {
@@ -70,6 +74,7 @@ impl Served {
             daemon,
             packs,
             ends: Mutex::new(LruCache::new(FILES_KEPT)),
+            ahead: AtomicUsize::new(0),
         })
     }
 
@@ -135,19 +140,26 @@ impl Served {
         if !goes_on {
             return;
         }
+        if self.ahead.fetch_add(1, Ordering::Relaxed) >= AHEAD_MAX {
+            self.ahead.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
         let ahead = range.end..range.end.saturating_add(READAHEAD);
         let served = Arc::clone(self);
-        // If there is no thread to be had, the next read waits.
-        let _ = thread::Builder::new()
-            .name("ahead".to_owned())
-            .spawn(move || {
-                for (record, run) in served.runs(inode, &ahead).unwrap_or_default() {
-                    let line = |id| chunks(id, served.image.digest(), &record, &run, (false, true));
-                    if served.daemon.fetch(line).is_err() {
-                        break;
-                    }
+        let work = move || {
+            for (record, run) in served.runs(inode, &ahead).unwrap_or_default() {
+                let line = |id| chunks(id, served.image.digest(), &record, &run, (false, true));
+                if served.daemon.fetch(line).is_err() {
+                    break;
                 }
-            });
+            }
+            served.ahead.fetch_sub(1, Ordering::Relaxed);
+        };
+        // If there is no thread to be had, the next read waits.
+        let thread = thread::Builder::new().name("ahead".to_owned()).spawn(work);
+        if thread.is_err() {
+            self.ahead.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     fn fetch(&self, missing: &Missing, reading: Option<(u64, &Range<u64>)>) -> Result<(), Errno> {

@@ -5,6 +5,7 @@
 mod filled;
 mod users;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -127,6 +128,13 @@ fn testing(command: &str, paths: &[&Path], options: &[&str]) -> String {
     String::from_utf8_lossy(&succeed(&mut process)).into_owned()
 }
 
+/// What the kernel tests' program for such system calls prints that have no command.
+fn system_call(arguments: &[&OsStr]) -> String {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/kernel/system_calls.py");
+    let output = succeed(Command::new("python3").arg(program).args(arguments));
+    String::from_utf8(output).unwrap().trim_end().to_owned()
+}
+
 #[track_caller]
 fn assert_same_tree(tree: &Path, mount: &Path) {
     let [expected, found] = [tree, mount].map(|root| testing("manifest", &[root], &[]));
@@ -151,6 +159,16 @@ fn a_mount_is_its_source() {
     let few = ["--seed", "1", "--seconds", "60", "--operations", "3000"];
     testing("differ", &[&read_only(&tree).0, &mount], &few);
     testing("read-only", &[&mount], &[]);
+    let path = mount.join("content/large-text");
+    let handle = system_call(&["handle".as_ref(), path.as_ref()]);
+    mounted.unmount();
+    fs::remove_dir(&mount).unwrap();
+    let mounted = Mounted::new(&store, &image, &mount, &[]);
+    let open = ["open-handle".as_ref(), mount.as_ref(), handle.as_ref()];
+    let opened = system_call(&open);
+    // Without a path, which nobody has walked.
+    let text = fs::read_to_string(tree.join("content/large-text")).unwrap();
+    assert_eq!(opened, format!("/ {}", text.lines().next().unwrap()));
     mounted.unmount();
 }
 
