@@ -57,8 +57,11 @@ pub(crate) fn run(
         parts_per_transfer: PARTS,
         ..Limits::default()
     };
+    // No other node knows it.
+    let identity = 0;
     let fetcher = Fetcher::new(
         limits,
+        identity,
         registry,
         discoveries,
         disk.clone(),

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use peerfs_exchange::scheduler::Limits;
 use peerfs_exchange::Arrival;
 use peerfs_fetch::source::{
-    Configured, DirectorySource, Discovery, Origins, Peers, Registry, RemoteSource, Source, PEERS,
+    peer_identity, Configured, DirectorySource, Discovery, Origins, Peers, Registry, RemoteSource,
+    Source, PEERS,
 };
 use peerfs_fetch::{Disk, Fetcher, Packs, PinOrigin, Pins, Pulls, Repository, Traffic};
 use peerfs_format::Digest;
@@ -134,6 +135,7 @@ impl Daemon {
         ];
         let fetcher = Fetcher::new(
             scheduler_limits(config),
+            peer_identity(&node.peer_id()),
             registry,
             discoveries,
             disk.clone(),

@@ -32,9 +32,9 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(chunks: u32, rate: u64, limits: Limits, seed: u64) -> Self {
+    pub(crate) fn new(chunks: u32, rate: u64, limits: Limits, seed: u64, identity: u64) -> Self {
         Node {
-            scheduler: Scheduler::new(limits, seed),
+            scheduler: Scheduler::new(limits, seed, identity),
             up: Uplink::new(rate),
             down: Downlink::new(rate),
             has: vec![0; chunks.div_ceil(64) as usize],

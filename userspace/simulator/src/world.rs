@@ -138,12 +138,18 @@ pub(crate) struct World {
     pub(crate) missing: usize,
 }
 
+/// What all nodes know a node by.
+fn identity(node: u32) -> u64 {
+    u64::from(node) + 1
+}
+
 impl World {
     pub(crate) fn new(setting: Setting, graph: Graph, random: fastrand::Rng) -> Self {
         let mut random = random;
-        let nodes = graph.neighbours.iter().map(|_| {
+        let nodes = (0..).zip(&graph.neighbours).map(|(id, _)| {
             let seed = random.u64(..);
-            Node::new(setting.chunks, setting.rate, Limits::default(), seed)
+            let limits = Limits::default();
+            Node::new(setting.chunks, setting.rate, limits, seed, identity(id))
         });
         World {
             base: Instant::now(),
@@ -200,7 +206,7 @@ impl World {
     pub(crate) fn add_origin(&mut self) -> u32 {
         let origin = self.nodes.len() as u32;
         let setting = &self.setting;
-        let node = Node::new(setting.chunks, setting.rate, Limits::default(), 0);
+        let node = Node::new(setting.chunks, setting.rate, Limits::default(), 0, 0);
         self.nodes.push(node);
         self.fill(origin);
         self.origin = Some(origin);
@@ -332,9 +338,11 @@ impl World {
             Event::Delivered { from, piece } => self.deliver(from, piece),
             Event::WordDue { node } => self.tell(node),
             Event::Told { to, from, runs } => {
+                let now = self.instant();
                 let node = self.node(to);
                 if !node.is_gone && node.done_at.is_none() {
-                    node.scheduler.gained(PACK, from, &runs);
+                    node.scheduler.identify(from, identity(from));
+                    node.scheduler.gained(PACK, from, &runs, now);
                     self.decide(to);
                 }
             }

@@ -9,6 +9,7 @@ use crate::Priority;
 
 use super::chunk_set::numbers;
 use super::content::{Content, Offer};
+use super::shares::Share;
 use super::source::SourceState;
 use super::{Class, ContentId, Scheduler};
 
@@ -195,11 +196,14 @@ where
         let content = self.contents.get(&id)?;
         let offer = content.offers.get(&source)?;
         let spread = content.spread_of(first);
+        let share = self.share(id, source, now);
+        let is_own = spread == 0 && share.has(first);
         // A run of equally rare ones: what lies together is read, and asked of an origin, at once.
         let goes_on = |&number: &u32| {
             content.background.contains(number)
                 && offer.has(number)
                 && content.spread_of(number) <= spread
+                && (!is_own || share.has(number))
                 && self.may_ask(state.class, content, number, now)
         };
         let most = room.most(content.extent.part_length);
@@ -232,14 +236,24 @@ where
             let Some((content, offer)) = self.offer_of(id, source) else {
                 continue;
             };
+            let share = self.share(id, source, now);
             let may = |number| self.may_ask(class, content, number, now);
-            let Some((spread, mut number)) = rarest_of(content, offer, place, may) else {
+            // What nobody else has and falls to this node; then what the others leave, and leave undone.
+            let own = |number| content.spread_of(number) == 0 && share.has(number) && may(number);
+            let own_first = match share.is_all() {
+                true => None,
+                false => rarest_of(content, offer, place, own),
+            };
+            let is_own = own_first.is_some();
+            let found = own_first.or_else(|| rarest_of(content, offer, place, may));
+            let Some((spread, mut number)) = found else {
                 continue;
             };
             let as_rare = |number: u32| {
                 content.background.contains(number)
                     && offer.has(number)
                     && content.spread_of(number) == spread
+                    && (!is_own || share.has(number))
             };
             let last = last.filter(|(last, _)| *last == id);
             let next = last.map(|(_, cursor)| cursor.saturating_add(1));
@@ -260,6 +274,22 @@ where
             }
         }
         best.map(|(_, id, number)| (id, number))
+    }
+
+    /// This node's share of what a source has all of, among the peers that just fetch the same.
+    fn share(&self, id: ContentId, source: Source, now: Instant) -> Share {
+        let class = self.sources.get(&source).map(|state| state.class);
+        let offered = self.offer_of(id, source);
+        let shared = offered.filter(|(_, offer)| offer.is_whole());
+        let fellows = shared.map_or(Vec::new(), |(content, _)| {
+            let growing = content
+                .offers
+                .iter()
+                .filter(|(_, offer)| offer.is_growing(now));
+            let identities = growing.filter_map(|(other, _)| self.sources.get(other)?.identity);
+            identities.collect()
+        });
+        Share::new(id, class.unwrap_or_default(), self.identity, fellows)
     }
 
     fn offer_of(

@@ -11,7 +11,7 @@ use crate::{Have, Priority};
 use peerfs_format::Digest;
 
 use super::chunk_set::ChunkSet;
-use super::{Extent, Ticket, TransferId};
+use super::{shares, Extent, Ticket, TransferId};
 
 /// Names what is fetched.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -75,12 +75,19 @@ pub(super) struct Offer {
     chunks: ChunkSet,
     /// It counts for how rare something is.
     counts: bool,
+    /// When the source last got more.
+    gained: Option<Instant>,
 }
 
 impl Offer {
     /// Whether it is all, but for what the source turned out not to have.
     pub(super) fn is_whole(&self) -> bool {
         self.is_whole
+    }
+
+    /// Whether it is that of a peer that has not all and has got more lately.
+    pub(super) fn is_growing(&self, now: Instant) -> bool {
+        self.counts && !self.is_whole && shares::is_fresh(self.gained, now)
     }
 
     pub(super) fn has(&self, number: u32) -> bool {
@@ -273,17 +280,26 @@ impl<Source: Copy + Ord, Subject> Content<Source, Subject> {
             is_whole,
             chunks,
             counts,
+            gained: None,
         };
         self.offers.insert(source, offer);
     }
 
     /// A source has more than it said.
-    pub(super) fn gained(&mut self, source: Source, runs: &[Range<u32>], counts: bool) {
+    pub(super) fn gained(
+        &mut self,
+        source: Source,
+        runs: &[Range<u32>],
+        counts: bool,
+        now: Instant,
+    ) {
         let offer = self.offers.entry(source).or_insert_with(|| Offer {
             is_whole: false,
             chunks: ChunkSet::default(),
             counts,
+            gained: None,
         });
+        offer.gained = Some(now);
         for run in runs {
             for number in run.start..run.end.min(self.extent.parts) {
                 if offer.is_whole {

@@ -11,6 +11,7 @@
 //! - What nobody waits for (bulk) is bound late: a source has only so much on the way as keeps its line full.
 //!   Readahead goes first, in order; of the rest what the fewest peers have, in runs from random places, so that nodes
 //!   that begin together fetch different parts and have something to give to each other.
+//! - Of those who have all of it, a node asks first for its share: for what falls to it among those who fetch the same.
 //! - Bulk gives way on the line where readers' parts come late.
 //! - Equal wants are fetched once, however many orders wait for them; except for a part that a reader waits for and
 //!   that is on its way behind many that nobody waits for, and at the end, when sources have nothing else to do.
@@ -31,6 +32,7 @@ mod give_way;
 mod limits;
 mod order;
 mod pace;
+mod shares;
 mod source;
 mod tell;
 mod transfer;
@@ -65,6 +67,8 @@ struct OrderState {
 pub struct Scheduler<Source, Subject> {
     limits: Limits,
     random: fastrand::Rng,
+    /// What this node's share goes by.
+    identity: u64,
     contents: BTreeMap<ContentId, Content<Source, Subject>>,
     listed: Listed,
     orders: BTreeMap<Ticket, OrderState>,
@@ -110,12 +114,14 @@ where
     Source: Copy + Hash + Ord,
     Subject: Clone,
 {
-    /// A scheduler without orders and sources. With the same seed and the same calls it decides the same.
-    pub fn new(limits: Limits, seed: u64) -> Self {
+    /// A scheduler without orders and sources. With the same seed and the same calls it decides the same. `identity` is what
+    /// other nodes know this one by ([`Scheduler::identify`]).
+    pub fn new(limits: Limits, seed: u64, identity: u64) -> Self {
         Scheduler {
             banned: LruCache::new(limits.banned),
             limits,
             random: fastrand::Rng::with_seed(seed),
+            identity,
             contents: BTreeMap::new(),
             listed: Listed::default(),
             orders: BTreeMap::new(),

@@ -13,6 +13,8 @@ use super::{Class, ContentId, Limits, TransferId};
 
 pub(super) struct SourceState {
     pub(super) class: Class,
+    /// What its share goes by, if it is a node that fetches.
+    pub(super) identity: Option<u64>,
     pub(super) pace: Pace,
     /// Transfers that run.
     pub(super) transfers: BTreeSet<TransferId>,
@@ -54,6 +56,7 @@ impl SourceState {
     pub(super) fn new() -> Self {
         SourceState {
             class: Class::default(),
+            identity: None,
             pace: Pace::new(),
             transfers: BTreeSet::new(),
             demand: Load::default(),

@@ -23,6 +23,13 @@ where
         }
     }
 
+    /// A source is a node that other nodes know by this number, too: it may share with this one what both fetch.
+    pub fn identify(&mut self, source: Source, identity: u64) {
+        if let Some(source) = self.remember(source) {
+            source.identity = Some(identity);
+        }
+    }
+
     /// A source says what it has of a content; replaces what it said before.
     pub fn offer(&mut self, content: ContentId, source: Source, have: Have) {
         if !self.contents.contains_key(&content) {
@@ -42,8 +49,15 @@ where
         self.demand_changed = true;
     }
 
-    /// A source tells that it has more chunks of a pack than it said so far.
-    pub fn gained(&mut self, content: ContentId, source: Source, runs: &[Range<u32>]) {
+    /// A source tells that it has more chunks of a pack than it said so far; or, with no runs, that what it offered just now
+    /// is more.
+    pub fn gained(
+        &mut self,
+        content: ContentId,
+        source: Source,
+        runs: &[Range<u32>],
+        now: Instant,
+    ) {
         if !self.contents.contains_key(&content) {
             return;
         }
@@ -53,7 +67,7 @@ where
         let counts = state.class == Class::Peer;
         if let Some(content) = self.contents.get_mut(&content) {
             let before = content.offers.len();
-            content.gained(source, runs, counts);
+            content.gained(source, runs, counts, now);
             let after = content.offers.len();
             self.demand_changed |= !content.demand.is_empty();
             self.offers_changed(source, before, after);

@@ -14,7 +14,7 @@ use futures::stream::{self, StreamExt};
 use peerfs_exchange::scheduler::{
     Action, ContentId, Full, Limits, Order, Outcome, Scheduler, Ticket, TransferId,
 };
-use peerfs_exchange::Progress;
+use peerfs_exchange::{Have, Progress};
 use tokio::sync::{oneshot, Notify, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -74,10 +74,11 @@ struct State {
 }
 
 impl Fetcher {
-    /// A fetcher that fills the store behind `disk` from the sources of `registry`, which the discoveries find.
-    /// [`Fetcher::run`] makes it work.
+    /// A fetcher that fills the store behind `disk` from the sources of `registry`, which the discoveries find. Other nodes
+    /// know this one by `identity` ([`Source::identity`](crate::source::Source::identity)). [`Fetcher::run`] makes it work.
     pub fn new(
         limits: Limits,
+        identity: u64,
         registry: Arc<Registry>,
         discoveries: Vec<Arc<dyn Discovery>>,
         disk: Disk,
@@ -86,7 +87,7 @@ impl Fetcher {
         Fetcher {
             shared: Arc::new(Shared {
                 state: Mutex::new(State {
-                    scheduler: Scheduler::new(limits, fastrand::u64(..)),
+                    scheduler: Scheduler::new(limits, fastrand::u64(..), identity),
                     waiters: HashMap::new(),
                     transfers: HashMap::new(),
                     searching: HashSet::new(),
@@ -194,11 +195,20 @@ impl Shared {
     }
 
     fn take_news(&self, news: Vec<News>) {
-        let scheduler = &mut self.lock().scheduler;
+        let (scheduler, now) = (&mut self.lock().scheduler, Instant::now());
         for news in news {
             match news {
-                News::Has(content, source, have) => scheduler.offer(content, source, have),
-                News::Gained(content, source, runs) => scheduler.gained(content, source, &runs),
+                News::Has(content, source, have) => {
+                    self.introduce(scheduler, source);
+                    let is_partial = matches!(have, Have::Partial(_));
+                    scheduler.offer(content, source, have);
+                    if is_partial {
+                        scheduler.gained(content, source, &[], now);
+                    }
+                }
+                News::Gained(content, source, runs) => {
+                    scheduler.gained(content, source, &runs, now);
+                }
                 News::Gone(source) => scheduler.gone(source),
                 News::Measured(source, round_trip) => scheduler.measured(source, round_trip),
             }

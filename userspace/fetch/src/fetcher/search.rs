@@ -8,7 +8,7 @@ use std::time::Instant;
 use futures::future::join_all;
 use futures::stream;
 use futures::StreamExt;
-use peerfs_exchange::scheduler::ContentId;
+use peerfs_exchange::scheduler::{ContentId, Scheduler};
 use peerfs_exchange::Have;
 use tracing::trace;
 
@@ -48,13 +48,21 @@ impl Shared {
     }
 
     fn offer(&self, content: ContentId, source: SourceId, have: Have) {
-        let class = self.registry.get(source).map(|source| source.class());
         self.tell(|scheduler| {
-            if let Some(class) = class {
-                scheduler.classify(source, class);
-            }
+            self.introduce(scheduler, source);
             scheduler.offer(content, source, have);
         });
+    }
+
+    /// Tells the scheduler what a source is.
+    pub(super) fn introduce(&self, scheduler: &mut Scheduler<SourceId, Subject>, id: SourceId) {
+        let Some(source) = self.registry.get(id) else {
+            return;
+        };
+        scheduler.classify(id, source.class());
+        if let Some(identity) = source.identity() {
+            scheduler.identify(id, identity);
+        }
     }
 
     /// Asks a new source for all that is wanted and not just being looked for: a search asks it too.

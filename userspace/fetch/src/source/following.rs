@@ -13,7 +13,7 @@ use peerfs_exchange::{Arrival, Have};
 use peerfs_format::Digest;
 use peerfs_peer::{Event, Listener, Multiaddr, Node, PeerId, FOLLOWS_MAX};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{interval, sleep_until, Instant, MissedTickBehavior};
+use tokio::time::{sleep_until, Instant};
 use tracing::{debug, warn};
 
 use super::board::Board;
@@ -24,8 +24,10 @@ use crate::images;
 
 /// An image is not followed any more when nothing of it was wanted for so long.
 const UNUSED: Duration = Duration::from_secs(120);
-/// How often it is looked whether somebody is to be followed.
-const TICK: Duration = Duration::from_secs(5);
+/// When it is first looked again whether somebody is to be followed; the pauses double up to the last one. Soon at first: those
+/// that begin with an image at the same time do not know of it when they are first asked.
+const LOOK_FIRST: Duration = Duration::from_millis(100);
+const LOOK_LAST: Duration = Duration::from_secs(5);
 /// The peers at which an image is followed, the nearest ones.
 const FOLLOWED_MAX: usize = 64;
 /// With so many peers that have something of the image no more are looked for.
@@ -157,13 +159,16 @@ impl Image {
     /// Follows the image at the peers that are there and at those that come, as long as it is used.
     async fn attend(self: &Arc<Self>, peers: &Peers, used: &Mutex<Instant>) {
         let mut events = peers.node().subscribe();
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut look, mut look_pause) = (Instant::now(), LOOK_FIRST);
         let mut pause = MEETING_FIRST;
         let mut meeting = Instant::now() + pause;
         while lock(used).elapsed() < UNUSED {
             tokio::select! {
-                _ = tick.tick() => self.follow_all(peers),
+                () = sleep_until(look) => {
+                    self.follow_all(peers);
+                    look = Instant::now() + look_pause;
+                    look_pause = (2 * look_pause).min(LOOK_LAST);
+                }
                 () = sleep_until(meeting) => {
                     self.meet_others(peers.node()).await;
                     pause = (2 * pause).min(MEETING_LAST);

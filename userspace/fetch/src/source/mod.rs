@@ -32,7 +32,7 @@ pub use configured::{ask, Configured};
 pub use directory::DirectorySource;
 pub use origins::{Found, OriginError, Origins};
 #[cfg(feature = "peers")]
-pub use peer::{peer_name, Peers, PEERS};
+pub use peer::{peer_identity, peer_name, Peers, PEERS};
 pub use registry::{Registry, SourceId};
 pub use remote::RemoteSource;
 
@@ -112,6 +112,11 @@ pub trait Source: Send + Sync {
     /// What kind of a source it is: which are asked before which.
     fn class(&self) -> Class {
         Class::Peer
+    }
+
+    /// What all nodes know it by, if it is a node that may fetch what this one fetches: by that they share the work.
+    fn identity(&self) -> Option<u64> {
+        None
     }
 
     /// How much it has of a content; takes [`HAVE_TIMEOUT`] at most.

@@ -39,6 +39,13 @@ pub fn peer_name(peer: &PeerId) -> String {
     format!("peer {peer}")
 }
 
+/// What a peer is known by where nodes share work: the last bytes of its id, which are those of a key.
+pub fn peer_identity(peer: &PeerId) -> u64 {
+    let bytes = peer.to_bytes();
+    let last = bytes.iter().rev().take(8);
+    last.fold(0, |identity, &byte| identity << 8 | u64::from(byte))
+}
+
 /// Finds peers. Clones find the same ones.
 #[derive(Clone)]
 pub struct Peers {
@@ -187,6 +194,10 @@ impl Source for PeerSource {
 
     fn account(&self) -> &str {
         PEERS
+    }
+
+    fn identity(&self) -> Option<u64> {
+        Some(peer_identity(&self.peer))
     }
 
     async fn have(&self, content: Digest, _subject: &Subject) -> Result<Have, SourceError> {

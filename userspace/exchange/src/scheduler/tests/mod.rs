@@ -42,7 +42,7 @@ struct Bench {
 impl Bench {
     fn new(limits: Limits) -> Self {
         Bench {
-            scheduler: Scheduler::new(limits, 1),
+            scheduler: Scheduler::new(limits, 1, 0),
             now: Instant::now(),
             running: Vec::new(),
             stopped: Vec::new(),
@@ -397,8 +397,10 @@ fn a_source_tells_of_more() {
     let map = ChunkMap::new(8, vec![0x01].into()).unwrap();
     bench.scheduler.offer(PACK, "a", Have::Partial(map));
     bench.deliver("a");
-    bench.scheduler.gained(PACK, "a", &[1..3, 5..8]);
-    bench.scheduler.gained(PACK, "new", &[3..4, 4..5]);
+    bench.scheduler.gained(PACK, "a", &[1..3, 5..8], bench.now);
+    bench
+        .scheduler
+        .gained(PACK, "new", &[3..4, 4..5], bench.now);
     bench.deliver("a");
     bench.deliver("new");
     assert_eq!(bench.finished, [(ticket, Outcome::Complete)]);

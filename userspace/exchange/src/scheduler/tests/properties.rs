@@ -114,7 +114,7 @@ impl Owner {
             Event::Gained(number, source, first, count) => {
                 let run = first..first + count;
                 self.scheduler
-                    .gained(pack(number), source, std::slice::from_ref(&run));
+                    .gained(pack(number), source, std::slice::from_ref(&run), self.now);
             }
             Event::Gone(source) => self.scheduler.gone(source),
             Event::Ban(source) => drop(self.scheduler.ban(source)),
@@ -302,7 +302,7 @@ proptest! {
         };
         let now = Instant::now();
         let mut owner = Owner {
-            scheduler: Scheduler::new(limits, seed),
+            scheduler: Scheduler::new(limits, seed, 0),
             now,
             start: now,
             tickets: Vec::new(),

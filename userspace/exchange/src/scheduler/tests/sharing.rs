@@ -100,7 +100,9 @@ fn the_rarest_comes_first_and_runs_are_kept_together() {
     let common: Vec<u32> = (0..64)
         .filter(|number| !(20..30).contains(number))
         .collect();
-    bench.scheduler.gained(PACK, "other", &[0..20, 30..64]);
+    bench
+        .scheduler
+        .gained(PACK, "other", &[0..20, 30..64], bench.now);
     let mut brought = Vec::new();
     bench.poll();
     while let Some(place) = bench
@@ -134,7 +136,7 @@ fn nodes_that_begin_together_ask_for_different_parts() {
     let mut asked = BTreeSet::new();
     for seed in 0..50 {
         let mut bench = Bench::new(Limits::default());
-        bench.scheduler = Scheduler::new(Limits::default(), seed);
+        bench.scheduler = Scheduler::new(Limits::default(), seed, 0);
         bench.chunks(PACK, 0..4096, Priority::Background);
         bench.scheduler.offer(PACK, "seed", Have::Complete);
         bench.poll();
@@ -254,4 +256,33 @@ fn bulk_gives_way_to_readers() {
     bench.scheduler.arrived(demand, Part::Chunk(0), CHUNK, late);
     assert_eq!(bench.scheduler.give_way.limit(late), Some(before / 2));
     assert_eq!(bench.scheduler.give_way.limit(late + 2000 * MS), None);
+}
+
+/// Two nodes that fetch the same, each of which knows of the other: one copy leaves the seed before a second.
+#[test]
+fn nodes_that_fetch_the_same_ask_a_seed_for_different_parts_first() {
+    let firsts = [(1, 2), (2, 1)].map(|(own, other)| {
+        let mut bench = Bench::new(Limits::default());
+        bench.scheduler = Scheduler::new(Limits::default(), own, own);
+        bench.measure("seed", MS, MS);
+        bench.chunks(PACK, 0..256, Priority::Background);
+        bench.scheduler.identify("other", other);
+        bench.scheduler.offer(PACK, "seed", Have::Complete);
+        // It has begun.
+        bench
+            .scheduler
+            .gained(PACK, "other", &[300..301], bench.now);
+        let mut brought = bench.deliver("seed");
+        assert_eq!(
+            brought.len(),
+            256,
+            "what the other one leaves undone is fetched all the same"
+        );
+        brought.truncate(100);
+        brought
+            .into_iter()
+            .collect::<std::collections::BTreeSet<_>>()
+    });
+    let [first, second] = firsts;
+    assert!(first.is_disjoint(&second));
 }
