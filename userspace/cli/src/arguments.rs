@@ -200,9 +200,22 @@ pub(crate) struct MountArguments {
     /// How long a reader waits for content that is not here, before it gets an error.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u32>,
-    /// Mount options as for mount(8), separated by commas; a comma of a path is written \, there.
+    /// Mount options as for mount(8), separated by commas; a comma of a path is written \, there. Beside those of the kernel's
+    /// filesystem there are fuse, as --fuse, and for FUSE socket= and allow_other.
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub(crate) options: Vec<OsString>,
+    /// Mount it through FUSE, by a process that stays. So it is done also where the kernel has no peerfs.
+    #[arg(long)]
+    pub(crate) fuse: bool,
+    /// With --fuse, be that process: end when it is unmounted, or unmount it after Ctrl-C.
+    #[arg(short, long, requires = "fuse")]
+    pub(crate) foreground: bool,
+    /// As --foreground, for who has started this and waits.
+    #[arg(long, requires = "fuse", hide = true)]
+    pub(crate) announce: bool,
+    /// The control socket of the peerfsd that fills the store, for FUSE
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub(crate) socket: Option<PathBuf>,
     /// The image: a tag of the store, a digest, or another reference (Documentation/references.md). With -o
     /// manifest= it is what is shown as the source of the mount.
     #[arg(value_name = "IMAGE")]

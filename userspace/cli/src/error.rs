@@ -110,6 +110,9 @@ pub(crate) enum Error {
         log: String,
         source: io::Error,
     },
+    /// A mount through FUSE failed, for this reason.
+    #[error("{0}")]
+    Fuse(String),
     #[error("can't unmount {}{hint}", printable(mountpoint))]
     Unmount {
         mountpoint: PathBuf,

@@ -22,6 +22,7 @@ mod events;
 mod export;
 mod extract;
 mod failure;
+mod fuse;
 mod images;
 mod import;
 mod inspect;

@@ -3,10 +3,10 @@
 //! `peerfs mount` and `peerfs umount`.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use peerfs_format::Digest;
-use peerfs_store::{printable_bytes, Reference, Store};
+use peerfs_store::{printable, printable_bytes, Reference, Store};
 use rustix::fs::{open, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -16,6 +16,7 @@ use rustix::mount::{
 
 use crate::arguments::{MountArguments, UmountArguments};
 use crate::error::{Error, Result};
+use crate::fuse::{self, Stay};
 use crate::mount_options::MountOptions;
 
 /// The most bytes of the kernel's log of a mount that are read.
@@ -31,6 +32,10 @@ pub(crate) fn run(arguments: &MountArguments) -> Result<()> {
         let timeout = Some(timeout.to_string());
         options.others.push(("timeout".to_owned(), timeout));
     }
+    options.fuse |= arguments.fuse;
+    if let Some(socket) = &arguments.socket {
+        options.socket.clone_from(socket);
+    }
     let request = MountRequest {
         source: arguments.image.clone(),
         root_dir: options
@@ -40,7 +45,11 @@ pub(crate) fn run(arguments: &MountArguments) -> Result<()> {
         mountpoint: arguments.mountpoint.clone(),
         options,
     };
-    request.mount()
+    request.mount(match (arguments.foreground, arguments.announce) {
+        (_, true) => Stay::Announced,
+        (true, false) => Stay::Here,
+        (false, false) => Stay::Behind,
+    })
 }
 
 /// Unmounts an image.
@@ -49,7 +58,12 @@ pub(crate) fn unmount(arguments: &UmountArguments) -> Result<()> {
     if arguments.lazy {
         flags |= UnmountFlags::DETACH;
     }
-    unmount_at(&arguments.mountpoint, flags).map_err(|errno| Error::Unmount {
+    let unmounted = match unmount_at(&arguments.mountpoint, flags) {
+        // Who may mount through FUSE may unmount so.
+        Err(Errno::PERM) if fuse::unmount(&arguments.mountpoint, arguments.lazy) => Ok(()),
+        unmounted => unmounted,
+    };
+    unmounted.map_err(|errno| Error::Unmount {
         mountpoint: arguments.mountpoint.clone(),
         hint: match errno {
             Errno::BUSY => " while it is in use (--lazy detaches it all the same)",
@@ -88,14 +102,22 @@ impl MountRequest {
         }
     }
 
-    /// Mounts the image.
-    pub(crate) fn mount(&self) -> Result<()> {
+    /// Mounts the image: by the kernel's filesystem, or through FUSE if that is asked for or there is none.
+    pub(crate) fn mount(&self, stay: Stay) -> Result<()> {
         let manifest = self.manifest()?;
         // Before an image is fetched that there is no place for.
         self.check_mountpoint()?;
+        if self.options.fuse {
+            return fuse::mount(self, manifest, stay);
+        }
         let failed = |log: String, errno: Errno| self.failed(log, errno);
-        let context = fsopen("peerfs", FsOpenFlags::FSOPEN_CLOEXEC)
-            .map_err(|errno| failed(open_hint(errno).to_owned(), errno))?;
+        let context = match fsopen("peerfs", FsOpenFlags::FSOPEN_CLOEXEC) {
+            // Also if this user may not load the module, or not mount: FUSE has a helper who may.
+            Err(Errno::NODEV | Errno::PERM) if has_fuse() => {
+                return fuse::mount(self, manifest, stay);
+            }
+            opened => opened.map_err(|errno| failed(open_hint(errno).to_owned(), errno))?,
+        };
         // In /proc/mounts it means the same wherever one is. The kernel tells what is wrong with it.
         let root_dir = self.root_dir.canonicalize();
         let root_dir = root_dir.as_ref().unwrap_or(&self.root_dir);
@@ -134,6 +156,15 @@ impl MountRequest {
             .map_err(|errno| self.failed(attach_hint(errno).to_owned(), errno))
     }
 
+    /// The error that a mount through FUSE failed.
+    pub(crate) fn fuse_failed(&self, reason: String) -> Error {
+        Error::Fuse(format!(
+            "can't mount {} on {} through FUSE: {reason}",
+            printable(&self.source),
+            printable(&self.mountpoint),
+        ))
+    }
+
     fn failed(&self, log: String, errno: Errno) -> Error {
         Error::Mount {
             image: self.source.clone(),
@@ -144,9 +175,16 @@ impl MountRequest {
     }
 }
 
+/// Whether this kernel has FUSE, or may load it.
+fn has_fuse() -> bool {
+    Path::new("/dev/fuse").exists()
+}
+
 fn open_hint(errno: Errno) -> &'static str {
     match errno {
-        Errno::NODEV => "this kernel has no peerfs; is the module built for it and installed?",
+        Errno::NODEV => {
+            "this kernel has neither peerfs nor FUSE; is the module built for it and installed?"
+        }
         Errno::PERM => "only root may mount",
         Errno::NOSYS => "this kernel is too old for peerfs",
         _ => "the kernel refused to begin",

@@ -11,6 +11,7 @@ use peerfs_store::printable;
 
 use crate::error::Result;
 use crate::failure::MOUNT_HELPER;
+use crate::fuse::Stay;
 use crate::mount::MountRequest;
 use crate::mount_options::MountOptions;
 use crate::output::Output;
@@ -96,5 +97,5 @@ fn mount(arguments: &HelperArguments) -> Result<()> {
     if arguments.fake {
         return request.check_mountpoint();
     }
-    request.mount()
+    request.mount(Stay::Behind)
 }

@@ -2,8 +2,8 @@
 
 //! Mount options, as `-o` and fstab have them.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use peerfs_store::{printable, printable_bytes};
@@ -12,12 +12,16 @@ use rustix::mount::MountAttrFlags;
 use crate::error::{Error, Result};
 
 /// Mount options, sorted by who cares for them.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct MountOptions {
     /// `root_dir=`.
     pub(crate) root_dir: Option<PathBuf>,
     /// `manifest=`.
     pub(crate) manifest: Option<String>,
+    /// `fuse`.
+    pub(crate) fuse: bool,
+    /// `socket=`: where the daemon listens.
+    pub(crate) socket: PathBuf,
     /// Options that the filesystem knows itself, such as `timeout=`: names and values.
     pub(crate) others: Vec<(String, Option<String>)>,
     /// Attributes that the kernel knows of every mount.
@@ -25,12 +29,25 @@ pub(crate) struct MountOptions {
 }
 
 /// The attributes of a mount.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Attributes(pub(crate) MountAttrFlags);
 
 impl Default for Attributes {
     fn default() -> Self {
         Attributes(MountAttrFlags::MOUNT_ATTR_RDONLY)
+    }
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        MountOptions {
+            root_dir: None,
+            manifest: None,
+            fuse: false,
+            socket: peerfs_control::DEFAULT_SOCKET.into(),
+            others: Vec::new(),
+            attributes: Attributes::default(),
+        }
     }
 }
 
@@ -60,12 +77,51 @@ impl MountOptions {
         self.add_one(&option)
     }
 
+    /// The options as a list that means the same, without `root_dir=` and `manifest=`.
+    pub(crate) fn to_text(&self) -> OsString {
+        let mut list = b"socket=".to_vec();
+        for &byte in self.socket.as_os_str().as_bytes() {
+            if b"\\,\"".contains(&byte) {
+                list.push(b'\\');
+            }
+            list.push(byte);
+        }
+        let attributes = [
+            (MountAttrFlags::MOUNT_ATTR_NOSUID, "nosuid"),
+            (MountAttrFlags::MOUNT_ATTR_NODEV, "nodev"),
+            (MountAttrFlags::MOUNT_ATTR_NOEXEC, "noexec"),
+            (MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW, "nosymfollow"),
+            (MountAttrFlags::MOUNT_ATTR_NOATIME, "noatime"),
+            (MountAttrFlags::MOUNT_ATTR_NODIRATIME, "nodiratime"),
+        ];
+        for (_, name) in attributes
+            .into_iter()
+            .filter(|(flag, _)| self.attributes.0.contains(*flag))
+        {
+            list.push(b',');
+            list.extend_from_slice(name.as_bytes());
+        }
+        for (name, value) in &self.others {
+            list.push(b',');
+            list.extend_from_slice(name.as_bytes());
+            if let Some(value) = value {
+                list.push(b'=');
+                list.extend_from_slice(value.as_bytes());
+            }
+        }
+        OsString::from_vec(list)
+    }
+
     fn add_one(&mut self, option: &[u8]) -> Result<()> {
         if option.is_empty() {
             return Ok(());
         }
         if let Some(path) = option.strip_prefix(b"root_dir=") {
             self.root_dir = Some(PathBuf::from(OsStr::from_bytes(path)));
+            return Ok(());
+        }
+        if let Some(path) = option.strip_prefix(b"socket=") {
+            self.socket = PathBuf::from(OsStr::from_bytes(path));
             return Ok(());
         }
         let text = std::str::from_utf8(option).map_err(|_| {
@@ -79,6 +135,7 @@ impl MountOptions {
         let attributes = &mut self.attributes.0;
         match (name, value) {
             ("manifest", Some(value)) => self.manifest = Some(value.to_owned()),
+            ("fuse", None) => self.fuse = true,
             ("nosuid", None) => *attributes |= MountAttrFlags::MOUNT_ATTR_NOSUID,
             ("suid", None) => *attributes -= MountAttrFlags::MOUNT_ATTR_NOSUID,
             ("nodev", None) => *attributes |= MountAttrFlags::MOUNT_ATTR_NODEV,
@@ -124,8 +181,16 @@ mod tests {
                 attributes: Attributes(
                     MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID
                 ),
+                ..MountOptions::default()
             }
         );
+        let mut again = MountOptions {
+            root_dir: options.root_dir.clone(),
+            manifest: options.manifest.clone(),
+            ..MountOptions::default()
+        };
+        again.add(&options.to_text()).unwrap();
+        assert_eq!(again, options);
     }
 
     #[test]

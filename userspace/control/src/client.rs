@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::{connect, socket_with, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{self, socket_with, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::{Reply, Request, LINE_MAX};
 
@@ -89,7 +89,7 @@ impl Connection {
     /// [`Error::Connect`] or [`Error::Transfer`].
     pub fn open(socket: &Path, request: &Request, timeout: Duration) -> Result<Self, Error> {
         let deadline = Instant::now() + timeout;
-        let mut stream = connect_until(socket, deadline).map_err(|source| Error::Connect {
+        let mut stream = connect(socket, deadline).map_err(|source| Error::Connect {
             socket: socket.to_owned(),
             source,
         })?;
@@ -160,13 +160,16 @@ fn is_no_answer_yet(error: &io::Error) -> bool {
     matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
 }
 
-/// Connects; waits while too many others do who are not accepted either.
-fn connect_until(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
+/// Connects to the daemon that listens at a socket; waits while too many others do who are not accepted either.
+///
+/// # Errors
+/// What the system says, [`io::ErrorKind::TimedOut`] at the deadline.
+pub fn connect(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     loop {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        match connect(&socket, &address) {
+        match net::connect(&socket, &address) {
             Ok(()) => {
                 let stream = UnixStream::from(socket);
                 stream.set_nonblocking(false)?;
@@ -235,7 +238,7 @@ mod tests {
         let _listener = slow.join().unwrap();
         // Nobody accepts, until no more can wait for that.
         let mut waiting = Vec::new();
-        while let Ok(stream) = connect_until(&socket, Instant::now()) {
+        while let Ok(stream) = connect(&socket, Instant::now()) {
             waiting.push(stream);
         }
         let outcome = ask(&socket, &Request::Status, TIMEOUT);

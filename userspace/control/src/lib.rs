@@ -16,9 +16,9 @@ mod peers;
 mod status;
 
 pub use activity::{Activity, NetworkStatus, RequestStatus};
-pub use client::{ask, Connection, Error, Next};
+pub use client::{ask, connect, Connection, Error, Next};
 pub use event::{Event, EventKind};
-pub use message::{Reply, Request, COMMANDS, LINE_MAX, REQUEST_MAX};
+pub use message::{FetchLine, Reply, Request, COMMANDS, LINE_MAX, REQUEST_MAX};
 pub use peers::{BanStatus, PeerClass, PeerDirection, PeerStatus, Peers};
 pub use status::{
     Collected, ImageStatus, MountStatus, PinOrigin, PinStatus, PullState, PullStatus, Status,

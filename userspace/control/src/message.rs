@@ -11,9 +11,9 @@ pub const LINE_MAX: u64 = 16 * 1024 * 1024;
 /// The longest request that the daemon accepts, in bytes, newline included.
 pub const REQUEST_MAX: u64 = 4096;
 /// The names of all commands.
-pub const COMMANDS: [&str; 11] = [
+pub const COMMANDS: [&str; 12] = [
     "status", "activity", "images", "mounts", "peers", "unban", "pull", "pin", "unpin", "gc",
-    "events",
+    "events", "fetch",
 ];
 
 /// What a client asks: `{"command":"status"}`.
@@ -71,6 +71,53 @@ pub enum Request {
     },
     /// To be told what happens, until the client goes away.
     Events,
+    /// To have fetched what the lines that follow name, each a [`FetchLine`], until the client goes away.
+    Fetch,
+}
+
+/// What a client says after [`Request::Fetch`]: `{"cancel":{"id":7}}`, for example. Each but a cancelled one is answered
+/// once, in any order, by a [`Reply::Fetched`] with its id.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FetchLine {
+    /// A metadata blob is wanted in the store.
+    Blob {
+        /// Names the request; no other one of the connection that is not answered has it.
+        id: u64,
+        /// The image that it belongs to, by its manifest's digest.
+        image: String,
+        /// Its digest.
+        blob: String,
+        /// Nobody waits for it yet.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        readahead: bool,
+    },
+    /// A run of a pack's chunks is wanted in the store.
+    Chunks {
+        /// Names the request; no other one of the connection that is not answered has it.
+        id: u64,
+        /// The image that it belongs to, by its manifest's digest.
+        image: String,
+        /// The pack's digest.
+        pack: String,
+        /// That of its index.
+        index: String,
+        /// The first chunk.
+        first: u32,
+        /// How many, 1 to 64.
+        count: u32,
+        /// What the store has of them was read and is wrong.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        again: bool,
+        /// Nobody waits for it yet.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        readahead: bool,
+    },
+    /// Nobody wants any more what the request with this id names.
+    Cancel {
+        /// The request's id.
+        id: u64,
+    },
 }
 
 impl Request {
@@ -106,6 +153,14 @@ pub enum Reply {
     Collected(Collected),
     /// Something happened. More lines follow.
     Event(Event),
+    /// What a [`FetchLine`] names is in the store, or can't be had.
+    Fetched {
+        /// The request's id.
+        id: u64,
+        /// Why not, as the kernel is told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        errno: Option<i32>,
+    },
     /// The request was not understood or could not be done: why. The last line of whatever it answers.
     Error(String),
 }
@@ -136,6 +191,19 @@ mod tests {
             assert_eq!(serde_json::to_string(&request).unwrap(), line);
             assert_eq!(serde_json::from_str::<Request>(line).unwrap(), request);
         }
+        let fetch = FetchLine::Chunks {
+            id: 7,
+            image: "a".into(),
+            pack: "b".into(),
+            index: "c".into(),
+            first: 3,
+            count: 1,
+            again: false,
+            readahead: true,
+        };
+        let line = r#"{"chunks":{"id":7,"image":"a","pack":"b","index":"c","first":3,"count":1,"readahead":true}}"#;
+        assert_eq!(serde_json::to_string(&fetch).unwrap(), line);
+        assert_eq!(serde_json::from_str::<FetchLine>(line).unwrap(), fetch);
         let reply: Reply = serde_json::from_str(r#"{"error":"no"}"#).unwrap();
         assert_eq!(reply, Reply::Error("no".into()));
         for command in COMMANDS {

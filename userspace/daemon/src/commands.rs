@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use crate::events::Events;
 use crate::saved_pins::{PinsError, SavedPins};
 use crate::status::StatusReader;
+use crate::upcall::RequestHandler;
 
 /// How long a registry may take to say what an image is: a client waits a minute for the first word.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(45);
@@ -116,6 +117,8 @@ pub struct Commands {
     pub saved_pins: Arc<Mutex<Result<SavedPins, String>>>,
     /// What happens.
     pub events: Events,
+    /// Gets what is missing for who reads images without the kernel.
+    pub handler: Arc<dyn RequestHandler>,
 }
 
 impl Commands {

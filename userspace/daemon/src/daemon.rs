@@ -177,6 +177,7 @@ impl Daemon {
             pins: pins.clone(),
             saved_pins: Arc::new(Mutex::new(opened.saved_pins)),
             events: events.clone(),
+            handler: Arc::clone(&handler),
         };
 
         let shutdown = CancellationToken::new();

@@ -50,7 +50,7 @@ impl Remote {
     /// The image that a reference stands for; of an ordinary one for several platforms the one that suits this one best.
     ///
     /// # Errors
-    /// Those of the server; [`Error::Platform`].
+    /// Those of the server; [`Error::Choice`].
     pub async fn image(
         &self,
         reference: &RegistryReference,

@@ -127,10 +127,15 @@ fn parse_line(line: &[u8]) -> Option<StoreMount> {
     let mountpoint = fields.nth(4)?;
     // Behind the options of the mount there are some more fields, and a dash.
     fields.find(|field| field == b"-")?;
-    if fields.next()? != b"peerfs" {
+    let filesystem = fields.next()?;
+    let source = fields.next()?;
+    if filesystem == b"fuse.peerfs" {
+        return of_fuse(mountpoint, source);
+    }
+    if filesystem != b"peerfs" {
         return None;
     }
-    let options = fields.nth(1)?;
+    let options = fields.next()?;
     let option = |name: &[u8]| {
         let mut options = options.split(|byte| *byte == b',');
         options.find_map(|option| option.strip_prefix(name))
@@ -142,6 +147,29 @@ fn parse_line(line: &[u8]) -> Option<StoreMount> {
             .ok()?
             .parse()
             .ok()?,
+    })
+}
+
+/// A mount that a process serves, whose source is its manifest's digest, `@`, and its store, in which bytes may be written as
+/// `%` and two hexadecimal digits.
+fn of_fuse(mountpoint: &[u8], source: &[u8]) -> Option<StoreMount> {
+    let source = std::str::from_utf8(source).ok()?;
+    let (manifest, escaped) = source.split_once('@')?;
+    let mut root_dir = Vec::new();
+    let mut bytes = escaped.bytes();
+    while let Some(byte) = bytes.next() {
+        root_dir.push(match byte {
+            b'%' => {
+                let digits = [bytes.next()?, bytes.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            byte => byte,
+        });
+    }
+    Some(StoreMount {
+        mountpoint: path(mountpoint),
+        root_dir: OsString::from_vec(root_dir).into(),
+        manifest: manifest.parse().ok()?,
     })
 }
 
@@ -183,6 +211,8 @@ mod tests {
              38 35 98:0 / /ext rw - ext4 /dev/peerfs rw,root_dir=/z,manifest={digest}\n\
              39 35 0:6 / /- rw - peerfs - ro,root_dir=/q,manifest=12\n\
              40 35 0:6 / /no-options rw - peerfs\n\
+             41 35 0:7 / /served ro - fuse.peerfs {digest}@/a%2cb%20c ro,user_id=0\n\
+             42 35 0:7 / /other ro - fuse.peerfs {digest}@/%2 ro,user_id=0\n\
              not a mount - peerfs\n"
         );
         let mount = |mountpoint: &str, root_dir: &str| StoreMount {
@@ -193,11 +223,12 @@ mod tests {
         let expected = [
             mount("/plain", "/var/lib/peerfs"),
             mount("/a b\\\n", "/x,y"),
+            mount("/served", "/a,b c"),
         ];
         assert_eq!(parse(text.as_bytes()), expected);
-        // Cut off anywhere.
+        // Cut off anywhere, also before what is wrong in the last one.
         for length in 0..text.len() {
-            assert!(parse(&text.as_bytes()[..length]).len() <= 2);
+            assert!(parse(&text.as_bytes()[..length]).len() <= 4);
         }
     }
 

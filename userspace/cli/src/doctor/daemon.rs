@@ -228,7 +228,8 @@ mod tests {
     #[test]
     fn each_thing_that_is_wrong_is_found() {
         assert_eq!(worst(&healthy()).0, Level::Ok);
-        let cases: [(fn(&mut Activity), Level, &str); 8] = [
+        type Spoil = fn(&mut Activity);
+        let cases: [(Spoil, Level, &str); 8] = [
             (|it| it.version = "0.0.1".to_owned(), Level::Warning, DAEMON),
             (|it| it.open_files = 64_000, Level::Error, FILES),
             (|it| it.open_files_max = 1024, Level::Warning, FILES),

@@ -36,7 +36,7 @@ pub(super) fn kernel(device: Option<&Path>) -> Vec<Finding> {
             MODULE,
             format!("Linux {release} has no peerfs"),
             "load it with `modprobe peerfs`; if there is none, install it (README.md), or set device = \"none\" for \
-             a daemon that only serves peers",
+             a daemon that only serves peers and mounts through FUSE",
         ),
     };
     // Without a module there is no device.

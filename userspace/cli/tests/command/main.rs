@@ -11,6 +11,7 @@ mod docker_registry;
 mod exporting;
 mod extracting;
 mod fixture;
+mod fuse;
 mod images;
 mod import;
 mod incomplete;

@@ -2,6 +2,7 @@
 
 //! The control socket (Documentation/control.md).
 
+mod fetches;
 mod seats;
 mod session;
 

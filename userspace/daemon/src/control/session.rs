@@ -17,12 +17,13 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::fetches;
 use super::seats::Seat;
 use crate::commands::{refusal, verdict, CommandError, Commands};
 use crate::events::{now, Events};
 
 /// How long a client may be silent, or take for an answer.
-const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the daemon may take for an answer: the store may be on a disk that does not answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Who waits for an image hears of it at least so often.
@@ -67,10 +68,10 @@ impl Session {
                 }
             };
             match request {
-                Request::Pull { .. } | Request::Gc { .. } | Request::Events
+                Request::Pull { .. } | Request::Gc { .. } | Request::Events | Request::Fetch
                     if !seat.change_to_long() =>
                 {
-                    let problem = "too many clients wait for images or events; try again later";
+                    let problem = "too many clients stay connected; try again later";
                     return self.send_soon(&Reply::Error(problem.to_owned())).await;
                 }
                 Request::Pull {
@@ -90,6 +91,10 @@ impl Session {
                     self.send_soon(&reply).await?;
                 }
                 Request::Events => return self.events().await,
+                Request::Fetch => {
+                    let handler = Arc::clone(&commands.handler);
+                    return fetches::serve(&mut self.reader, &mut self.writer, handler).await;
+                }
                 Request::Status => self.answer(commands.status.read(), Reply::Status).await?,
                 Request::Activity => {
                     let read = async { Ok::<_, CommandError>(commands.status.activity().await) };
@@ -283,7 +288,7 @@ fn parse(line: &[u8]) -> Result<Request, String> {
 }
 
 /// An answer as it is sent: never longer than what a client reads.
-fn to_line(reply: &Reply) -> serde_json::Result<Vec<u8>> {
+pub(super) fn to_line(reply: &Reply) -> serde_json::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(reply)?;
     if line.len() as u64 >= LINE_MAX {
         let problem = format!("the answer has more than {LINE_MAX} bytes");

@@ -84,16 +84,16 @@ pub enum End {
 /// What the owner of a scheduler is to do.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Action<Source, Subject> {
-    /// Look for sources of the content: report each by [`Scheduler::offer`], and the end of the
-    /// search by [`Scheduler::sought`].
+    /// Look for sources of the content: report each by [`Scheduler::offer`](super::Scheduler::offer), and the end of the
+    /// search by [`Scheduler::sought`](super::Scheduler::sought).
     Seek {
         /// The blob or pack.
         content: ContentId,
         /// What the order said of it.
         subject: Subject,
     },
-    /// Ask the source for these parts: report each by [`Scheduler::received`], and the end by
-    /// [`Scheduler::ended`].
+    /// Ask the source for these parts: report each by [`Scheduler::received`](super::Scheduler::received), and the end by
+    /// [`Scheduler::ended`](super::Scheduler::ended).
     Start {
         /// The transfer's name.
         transfer: TransferId,

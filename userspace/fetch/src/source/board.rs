@@ -170,10 +170,14 @@ mod tests {
         std::iter::from_fn(|| board.next().now_or_never()).collect()
     }
 
+    fn only(chunk: u32) -> Range<u32> {
+        chunk..chunk + 1
+    }
+
     fn map(chunks: &[u32]) -> Have {
         let mut map = ChunkMap::new(2000, vec![0; 250].into()).unwrap();
         for chunk in chunks {
-            map.insert(&[*chunk..chunk + 1]);
+            map.insert(&[only(*chunk)]);
         }
         Have::Partial(map)
     }
@@ -183,18 +187,18 @@ mod tests {
         let board = Board::default();
         let content = ContentId::Blob(Digest([1; 32]));
         let (first, second) = (SourceId::FIRST, SourceId::FIRST.next());
-        board.gained(content, first, 2000, &[3..4]);
+        board.gained(content, first, 2000, &[only(3)]);
         board.has(content, second, Have::Complete);
         let all = |source, have| News::Has(content, source, have);
         let told = [all(first, map(&[3])), all(second, Have::Complete)];
         assert_eq!(taken(&board), told);
 
-        board.gained(content, first, 2000, &[5..6]);
-        board.gained(content, first, 2000, &[7..8]);
+        board.gained(content, first, 2000, &[only(5)]);
+        board.gained(content, first, 2000, &[only(7)]);
         let runs = vec![5..6, 7..8];
         assert_eq!(taken(&board), [News::Gained(content, first, runs)]);
         // Too many to be worth a list.
-        (0..1000).for_each(|chunk| board.gained(content, first, 2000, &[2 * chunk..2 * chunk + 1]));
+        (0..1000).for_each(|chunk| board.gained(content, first, 2000, &[only(2 * chunk)]));
         let even: Vec<u32> = (0..1000).map(|chunk| 2 * chunk).chain([3, 5, 7]).collect();
         assert_eq!(taken(&board), [all(first, map(&even))]);
 

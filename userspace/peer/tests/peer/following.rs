@@ -62,7 +62,8 @@ impl Provider for Seed {
     async fn have(&self, _: &Digest, _: &Work) -> Have {
         let mut map = ChunkMap::new(CHUNKS, vec![0; 3].into()).unwrap();
         for number in self.chunks.lock().unwrap().iter() {
-            map.insert(&[*number..number + 1]);
+            let chunk = *number..number + 1;
+            map.insert(std::slice::from_ref(&chunk));
         }
         match map.present() {
             0 => Have::Absent,

@@ -182,10 +182,10 @@ fn news_are_told_at_once_and_then_together() {
     let delta = |run| Reply::HaveDelta {
         request: 1,
         pack: pack(1),
-        runs: run,
+        runs: vec![run],
     };
     let told = responder.next_reply().map(|next| next.reply);
-    assert_eq!(told, Some(delta(vec![5..6])));
+    assert_eq!(told, Some(delta(5..6)));
     for number in [7, 9, 8, 8] {
         store.gains(pack(1), number);
         responder.tell(&store.arrivals, start);
@@ -194,7 +194,7 @@ fn news_are_told_at_once_and_then_together() {
     assert_eq!(responder.tells_at(start), Some(start + NEWS_INTERVAL));
     responder.tell(&store.arrivals, start + NEWS_INTERVAL);
     let told = responder.next_reply().map(|next| next.reply);
-    assert_eq!(told, Some(delta(vec![7..10])));
+    assert_eq!(told, Some(delta(7..10)));
 }
 
 #[test]

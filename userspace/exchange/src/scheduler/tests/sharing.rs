@@ -271,7 +271,7 @@ fn nodes_that_fetch_the_same_ask_a_seed_for_different_parts_first() {
         // It has begun.
         bench
             .scheduler
-            .gained(PACK, "other", &[300..301], bench.now);
+            .gained(PACK, "other", std::slice::from_ref(&(300..301)), bench.now);
         let mut brought = bench.deliver("seed");
         assert_eq!(
             brought.len(),

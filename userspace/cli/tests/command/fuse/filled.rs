@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Mounts of images that a daemon brings, from another daemon that has them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{assert_same_tree, can_mount, testing, until, Mounted};
+use crate::fixture::{change, Fixture};
+use crate::round_trip::make_tree;
+use crate::running::{build, peerfs, program_of, succeed};
+
+/// A daemon over a store of its own, until it is dropped.
+struct Daemon {
+    folder: TempDir,
+    more: String,
+    child: Child,
+}
+
+impl Daemon {
+    /// One with more of a configuration, for `[peer]`.
+    fn start(more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let child = run(folder.path(), more);
+        Daemon {
+            folder,
+            more: more.to_owned(),
+            child,
+        }
+    }
+
+    /// One that knows this one.
+    fn beside(other: &Daemon) -> Self {
+        let mut process = peerfs(&other.store(), "status");
+        process.arg("--json").arg("--socket").arg(other.socket());
+        let status: Value = serde_json::from_slice(&succeed(&mut process)).unwrap();
+        let status = status.get("status").unwrap_or(&status);
+        Self::start(&format!("bootstrap = {}\n", status["listen_addresses"]))
+    }
+
+    /// Kills it and, a moment later, starts another one.
+    fn kill_and_restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        thread::sleep(Duration::from_millis(500));
+        fs::remove_file(self.socket()).unwrap();
+        self.child = run(self.folder.path(), &self.more);
+    }
+
+    fn store(&self) -> PathBuf {
+        self.folder.path().join("store")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("control")
+    }
+
+    fn mount(&self, image: &str) -> Mounted {
+        let socket = self.socket();
+        let options = ["--socket", socket.to_str().unwrap()];
+        Mounted::new(
+            &self.store(),
+            image,
+            &self.folder.path().join("mnt"),
+            &options,
+        )
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn run(folder: &Path, more: &str) -> Child {
+    let config = format!(
+        "root_dir = {:?}\nstate_dir = {:?}\ncontrol_socket = {:?}\ndevice = \"none\"\n[peer]\n\
+         mdns = false\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n{more}",
+        folder.join("store"),
+        folder.join("state"),
+        folder.join("control"),
+    );
+    fs::write(folder.join("config"), config).unwrap();
+    let mut daemon = Command::new(program_of("peerfs-daemon", "peerfsd"));
+    daemon.arg("--config").arg(folder.join("config"));
+    let child = daemon.stderr(Stdio::null()).spawn().unwrap();
+    until("the daemon listens", || folder.join("control").exists());
+    child
+}
+
+#[test]
+fn an_image_that_is_not_here_is_mounted_and_read() {
+    if !can_mount() {
+        return;
+    }
+    let seed = Daemon::start("");
+    let tree = seed.folder.path().join("tree");
+    make_tree(&tree, &["--small"]);
+    let image = build(&tree, &seed.store(), "image", &[]);
+    let daemon = Daemon::beside(&seed);
+    let mounted = daemon.mount(&image);
+    let mut mounts = peerfs(&daemon.store(), "mounts");
+    let mounts = succeed(mounts.arg("--socket").arg(daemon.socket()));
+    let mounts = String::from_utf8(mounts).unwrap();
+    assert!(mounts.contains(mounted.0.to_str().unwrap()), "{mounts}");
+    testing("compare", &[&tree, &mounted.0], &["--count", "100"]);
+    assert_same_tree(&tree, &mounted.0);
+    mounted.unmount();
+}
+
+#[test]
+fn no_reader_sees_that_the_daemon_is_killed() {
+    if !can_mount() {
+        return;
+    }
+    // Some seconds for the file.
+    let seed = Daemon::start("upload_bytes_per_second = 300000\n");
+    let fixture = Fixture::new();
+    let image = build(&fixture.tree(), &seed.store(), "image", &[]);
+    let mut daemon = Daemon::beside(&seed);
+    let mounted = daemon.mount(&image);
+    let file = mounted.0.join("file");
+    let readers: Vec<_> = (0..4)
+        .map(|_| {
+            let file = file.clone();
+            thread::spawn(move || fs::read(file))
+        })
+        .collect();
+    for _ in 0..2 {
+        thread::sleep(Duration::from_millis(400));
+        daemon.kill_and_restart();
+    }
+    for reader in readers {
+        assert!(reader.join().unwrap().unwrap() == fixture.content);
+    }
+    mounted.unmount();
+}
+
+#[test]
+fn what_is_damaged_is_fetched_anew() {
+    if !can_mount() {
+        return;
+    }
+    let seed = Daemon::start("");
+    let fixture = Fixture::new();
+    let image = build(&fixture.tree(), &seed.store(), "image", &[]);
+    let daemon = Daemon::beside(&seed);
+    let mut pull = peerfs(&daemon.store(), "pull");
+    succeed(pull.arg("--socket").arg(daemon.socket()).arg(&image));
+    // Of all that there is.
+    let blobs = fs::read_dir(daemon.store().join("blobs/sha256")).unwrap();
+    for blob in blobs.map(|blob| blob.unwrap().path()) {
+        let length = fs::metadata(&blob).unwrap().len() as usize;
+        change(&blob, |bytes| bytes[length / 2] ^= 1);
+    }
+    let mounted = daemon.mount(&image);
+    assert!(fs::read(mounted.0.join("file")).unwrap() == fixture.content);
+    mounted.unmount();
+}
