@@ -75,6 +75,8 @@ impl Cache {
         // Who begins to keep or to pull an image meanwhile looks afterwards at what is here of it.
         let _held = self.pulls.hold().await;
         let pulled = self.pulls.progress().into_iter().map(|pull| pull.manifest);
+        let pulled: Vec<Digest> = pulled.collect();
+        let is_pulling = !pulled.is_empty();
         let keep: Vec<Digest> = self.pins.manifests().into_iter().chain(pulled).collect();
         let limit = self.limit;
         let evicted = self.disk.run(move |store| store.evict(&keep, limit)).await;
@@ -88,6 +90,8 @@ impl Cache {
                     "gave up what was not read for the longest time"
                 );
             }
+            // What is being pulled may go when it is here.
+            Ok(_) if is_pulling => return false,
             Ok(_) => (),
             // It goes on when the image is built.
             Err(DiskError::Store(StoreError::Locked(_))) => {
