@@ -238,22 +238,28 @@ where
             };
             let share = self.share(id, source, now);
             let may = |number| self.may_ask(class, content, number, now);
-            // What nobody else has and falls to this node; then what the others leave, and leave undone.
-            let own = |number| content.spread_of(number) == 0 && share.has(number) && may(number);
-            let own_first = match share.is_all() {
-                true => None,
-                false => rarest_of(content, offer, place, own),
-            };
-            let is_own = own_first.is_some();
-            let found = own_first.or_else(|| rarest_of(content, offer, place, may));
-            let Some((spread, mut number)) = found else {
+            if !share.is_all() {
+                let is_idle = state.bulk.parts == 0;
+                match of_share(content, offer, &share, is_idle.then_some(place), may) {
+                    Some(number) if best.is_none_or(|(fewest, ..)| fewest > 0) => {
+                        best = Some((0, id, number));
+                    }
+                    // The others bring what is left.
+                    _ => (),
+                }
+                looked_at += 1;
+                if looked_at == CONTENTS {
+                    break;
+                }
+                continue;
+            }
+            let Some((spread, mut number)) = rarest_of(content, offer, place, may) else {
                 continue;
             };
             let as_rare = |number: u32| {
                 content.background.contains(number)
                     && offer.has(number)
                     && content.spread_of(number) == spread
-                    && (!is_own || share.has(number))
             };
             let last = last.filter(|(last, _)| *last == id);
             let next = last.map(|(_, cursor)| cursor.saturating_add(1));
@@ -376,6 +382,32 @@ impl Room {
         let parts = usize::try_from(self.bytes / length.max(1)).unwrap_or(usize::MAX);
         parts.clamp(1, self.parts.max(1))
     }
+}
+
+/// The pending chunk that a node asks for next of somebody who has all, among others who fetch the same: of its own share the
+/// first one; then the last one of those in which it is second; then, with a place to begin at, any.
+fn of_share<Source: Copy + Ord, Subject>(
+    content: &Content<Source, Subject>,
+    offer: &Offer,
+    share: &Share,
+    place: Option<u32>,
+    may: impl Fn(u32) -> bool,
+) -> Option<u32> {
+    let words = content.background.words();
+    let is_new = |number: u32| content.spread_of(number) == 0 && may(number);
+    let word = |place| content.background.word(place) & offer.word(place);
+    let mut second = None;
+    for place in 0..words {
+        for number in numbers(place, word(place)).filter(|&number| is_new(number)) {
+            if share.has(number) {
+                return Some(number);
+            }
+            if share.is_second(number) {
+                second = Some(number);
+            }
+        }
+    }
+    second.or_else(|| Some(rarest_of(content, offer, place?, may)?.1))
 }
 
 /// The pending chunk that the fewest peers have of those that a source has and may be asked for: the first one from a

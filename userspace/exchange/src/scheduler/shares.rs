@@ -4,7 +4,9 @@
 //!
 //! Each part falls to the node whose identity has the highest score with it (rendezvous hashing). Nodes that know of each other
 //! come to the same answer, so that one copy leaves a seed or an origin before a second; where one knows of more than
-//! another, some parts are sent twice or taken up late, and no more than that.
+//! another, some parts are sent twice or taken up late, and no more than that. Who is done with its share helps the one to whom the
+//! most of what is left falls before it, from the other end: so a slow node does not hold up the others, and the two meet
+//! once.
 
 use std::time::{Duration, Instant};
 
@@ -47,10 +49,21 @@ impl Share {
 
     /// Whether a chunk falls to this node.
     pub(super) fn has(&self, number: u32) -> bool {
+        self.before(number).next().is_none()
+    }
+
+    /// Whether a chunk falls to one other node, and would to this one without that.
+    pub(super) fn is_second(&self, number: u32) -> bool {
+        self.before(number).take(2).count() == 1
+    }
+
+    /// The fellows to whom a chunk falls rather than to this node.
+    fn before(&self, number: u32) -> impl Iterator<Item = u64> + '_ {
         let group = mix(self.content ^ u64::from(number / self.group));
-        let score = |identity: u64| mix(group ^ identity);
+        let score = move |identity: u64| mix(group ^ identity);
         let own = score(self.own);
-        self.fellows.iter().all(|&fellow| score(fellow) <= own)
+        let fellows = self.fellows.iter().copied();
+        fellows.filter(move |&fellow| score(fellow) > own)
     }
 }
 
@@ -96,6 +109,8 @@ mod tests {
                     .filter(|&node| shares[node].has(number))
                     .collect();
                 assert_eq!(takers.len(), 1, "chunk {number} falls to {takers:?}");
+                let seconds = shares.iter().filter(|share| share.is_second(number));
+                assert_eq!(seconds.count(), 1);
                 counts[takers[0]] += 1;
             }
             let fair = CHUNKS / NODES as u32;

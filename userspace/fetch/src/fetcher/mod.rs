@@ -200,9 +200,10 @@ impl Shared {
             match news {
                 News::Has(content, source, have) => {
                     self.introduce(scheduler, source);
-                    let is_partial = matches!(have, Have::Partial(_));
+                    let is_whole = have == Have::Complete;
                     scheduler.offer(content, source, have);
-                    if is_partial {
+                    if !is_whole {
+                        // Who has begun with the image goes on, even if there is nothing of it yet.
                         scheduler.gained(content, source, &[], now);
                     }
                 }

@@ -97,7 +97,7 @@ impl Ear {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(Duration::from_secs(5), heard).await.expect(what);
+        timeout(Duration::from_secs(30), heard).await.expect(what);
     }
 }
 
