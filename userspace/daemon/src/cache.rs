@@ -36,7 +36,6 @@ impl Cache {
     /// Gives up what was not read for the longest time whenever there is too much, until `shutdown`.
     pub(crate) async fn bound(self, shutdown: CancellationToken) {
         let mut watch = Watch::new(self.limit);
-        let mut is_second = false;
         while shutdown
             .run_until_cancelled(sleep(INTERVAL))
             .await
@@ -54,15 +53,12 @@ impl Cache {
             }
             // It may be ended at any time.
             match shutdown.run_until_cancelled(self.evict()).await {
-                Some(Look::Later) => (),
-                // What is being made whole counts twice for a moment: only what is seen twice is so.
-                Some(Look::Nothing) if !is_second => is_second = true,
-                Some(Look::Nothing | Look::GaveUp) => {
-                    is_second = false;
+                Some(true) => {
                     if let Ok(size) = self.size().await {
                         watch.looked(size, Instant::now());
                     }
                 }
+                Some(false) => (),
                 None => return,
             }
         }
@@ -74,8 +70,8 @@ impl Cache {
         Ok(usage.blob_bytes + usage.partial_bytes + usage.loose_bytes)
     }
 
-    /// Makes the store smaller.
-    async fn evict(&self) -> Look {
+    /// Makes the store smaller; `false` if that has to wait.
+    async fn evict(&self) -> bool {
         // Who begins to keep or to pull an image meanwhile looks afterwards at what is here of it.
         let _held = self.pulls.hold().await;
         let pulled = self.pulls.progress().into_iter().map(|pull| pull.manifest);
@@ -95,29 +91,19 @@ impl Cache {
                 );
             }
             // What is being pulled may go when it is here.
-            Ok(_) if is_pulling => return Look::Later,
-            Ok(_) => return Look::Nothing,
+            Ok(_) if is_pulling => return false,
+            Ok(_) => (),
             // It goes on when the image is built.
             Err(DiskError::Store(StoreError::Locked(_))) => {
                 debug!("an image is being built: nothing is given up meanwhile");
-                return Look::Later;
+                return false;
             }
             Err(error) => {
                 warn!(error = %Causes(&error), "cannot make the store smaller");
             }
         }
-        Look::GaveUp
+        true
     }
-}
-
-/// What came of looking closely at a store.
-enum Look {
-    /// It is smaller now, or can't be made so.
-    GaveUp,
-    /// There is nothing to give up.
-    Nothing,
-    /// It has to be tried again.
-    Later,
 }
 
 /// Decides when a store is looked at closely.

@@ -9,7 +9,7 @@ use crate::Priority;
 
 use super::chunk_set::numbers;
 use super::content::{Content, Offer};
-use super::shares::Share;
+use super::shares::{Place, Share};
 use super::source::SourceState;
 use super::{Class, ContentId, Scheduler};
 
@@ -191,22 +191,25 @@ where
     /// The chunks that the fewest peers have: after the one that the source was asked for last, otherwise from a random
     /// place.
     fn pick_background(&mut self, source: Source, room: &Room, now: Instant) -> Option<Pick> {
-        let (id, first) = self.rarest(source, now)?;
+        let (id, first, share) = self.rarest(source, now)?;
         let state = self.sources.get(&source)?;
         let content = self.contents.get(&id)?;
         let offer = content.offers.get(&source)?;
         let spread = content.spread_of(first);
-        let share = self.share(id, source, now);
-        let is_own = spread == 0 && share.has(first);
-        // A run of equally rare ones: what lies together is read, and asked of an origin, at once.
+        let place = share.place(first);
+        // A run of equally rare ones: what lies together is read, and asked of an origin, at once. Of what falls to others
+        // there is none.
         let goes_on = |&number: &u32| {
             content.background.contains(number)
                 && offer.has(number)
                 && content.spread_of(number) <= spread
-                && (!is_own || share.has(number))
+                && share.place(number) == place
                 && self.may_ask(state.class, content, number, now)
         };
-        let most = room.most(content.extent.part_length);
+        let most = match place {
+            Place::First | Place::Second => room.most(content.extent.part_length),
+            Place::Later => 1,
+        };
         let run = (first..content.extent.parts).take_while(goes_on).take(most);
         Some(Pick {
             content: id,
@@ -215,8 +218,8 @@ where
         })
     }
 
-    /// The content and the chunk of it with which to begin.
-    fn rarest(&mut self, source: Source, now: Instant) -> Option<(ContentId, u32)> {
+    /// The content and the chunk of it with which to begin, and the share of the content.
+    fn rarest(&mut self, source: Source, now: Instant) -> Option<(ContentId, u32, Share)> {
         let (start, place) = (self.random.u64(..), self.random.u32(..));
         let (stays, somewhere) = (self.random.u32(..RUN) > 0, self.random.u32(..));
         let state = self.sources.get(&source)?;
@@ -230,7 +233,7 @@ where
         let last = state.cursor.filter(|(id, _)| listed.contains(id));
         let last_id = last.map(|(id, _)| id);
         let others = others.copied().filter(|id| Some(*id) != last_id);
-        let mut best: Option<(u16, ContentId, u32)> = None;
+        let mut best: Option<(u16, ContentId, u32, Share)> = None;
         let mut looked_at = 0;
         for id in last_id.into_iter().chain(others) {
             let Some((content, offer)) = self.offer_of(id, source) else {
@@ -238,48 +241,46 @@ where
             };
             let share = self.share(id, source, now);
             let may = |number| self.may_ask(class, content, number, now);
-            if !share.is_all() {
+            let found = if share.is_all() {
+                rarest_of(content, offer, place, may).map(|(spread, number)| {
+                    let as_rare = |number: u32| {
+                        content.background.contains(number)
+                            && offer.has(number)
+                            && content.spread_of(number) == spread
+                    };
+                    let last = last.filter(|(last, _)| *last == id);
+                    let next = last.map(|(_, cursor)| cursor.saturating_add(1));
+                    let next = next.filter(|&next| stays && as_rare(next) && may(next));
+                    let number = next.unwrap_or_else(|| {
+                        let inner = inner(number, somewhere, as_rare);
+                        if may(inner) {
+                            inner
+                        } else {
+                            number
+                        }
+                    });
+                    (content.peers_with(number), number)
+                })
+            } else {
                 let is_idle = state.bulk.parts == 0;
-                match of_share(content, offer, &share, is_idle.then_some(place), may) {
-                    Some(number) if best.is_none_or(|(fewest, ..)| fewest > 0) => {
-                        best = Some((0, id, number));
-                    }
-                    // The others bring what is left.
-                    _ => (),
-                }
-                looked_at += 1;
-                if looked_at == CONTENTS {
-                    break;
-                }
-                continue;
-            }
-            let Some((spread, mut number)) = rarest_of(content, offer, place, may) else {
-                continue;
+                let number = of_share(content, offer, &share, is_idle.then_some(place), may);
+                number.map(|number| (0, number))
             };
-            let as_rare = |number: u32| {
-                content.background.contains(number)
-                    && offer.has(number)
-                    && content.spread_of(number) == spread
-            };
-            let last = last.filter(|(last, _)| *last == id);
-            let next = last.map(|(_, cursor)| cursor.saturating_add(1));
-            match next.filter(|&next| stays && as_rare(next) && may(next)) {
-                Some(next) => number = next,
-                None => {
-                    let inner = inner(number, somewhere, as_rare);
-                    number = if may(inner) { inner } else { number };
+            // What is left of a share was looked for in all of the content, even if there is none.
+            looked_at += usize::from(found.is_some() || !share.is_all());
+            match found {
+                Some((peers, number))
+                    if best.as_ref().is_none_or(|(fewest, ..)| peers < *fewest) =>
+                {
+                    best = Some((peers, id, number, share));
                 }
+                _ => (),
             }
-            let peers = content.peers_with(number);
-            if best.is_none_or(|(fewest, ..)| peers < fewest) {
-                best = Some((peers, id, number));
-            }
-            looked_at += 1;
             if looked_at == CONTENTS {
                 break;
             }
         }
-        best.map(|(_, id, number)| (id, number))
+        best.map(|(_, id, number, share)| (id, number, share))
     }
 
     /// This node's share of what a source has all of, among the peers that just fetch the same.
@@ -399,11 +400,10 @@ fn of_share<Source: Copy + Ord, Subject>(
     let mut second = None;
     for place in 0..words {
         for number in numbers(place, word(place)).filter(|&number| is_new(number)) {
-            if share.has(number) {
-                return Some(number);
-            }
-            if share.is_second(number) {
-                second = Some(number);
+            match share.place(number) {
+                Place::First => return Some(number),
+                Place::Second => second = Some(number),
+                Place::Later => (),
             }
         }
     }

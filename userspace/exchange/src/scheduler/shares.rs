@@ -19,6 +19,16 @@ pub(super) const FRESH: Duration = Duration::from_secs(2);
 const GROUP_OF_ORIGIN: u32 = 16;
 const GROUP: u32 = 1;
 
+/// The place of a node among those to whom a chunk may fall.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Place {
+    /// It falls to this node.
+    First,
+    /// It falls to one other node, and would to this one without that.
+    Second,
+    Later,
+}
+
 /// The share of a node among those that fetch the same.
 pub(super) struct Share {
     content: u64,
@@ -47,23 +57,17 @@ impl Share {
         self.fellows.is_empty()
     }
 
-    /// Whether a chunk falls to this node.
-    pub(super) fn has(&self, number: u32) -> bool {
-        self.before(number).next().is_none()
-    }
-
-    /// Whether a chunk falls to one other node, and would to this one without that.
-    pub(super) fn is_second(&self, number: u32) -> bool {
-        self.before(number).take(2).count() == 1
-    }
-
-    /// The fellows to whom a chunk falls rather than to this node.
-    fn before(&self, number: u32) -> impl Iterator<Item = u64> + '_ {
+    /// This node's place with a chunk.
+    pub(super) fn place(&self, number: u32) -> Place {
         let group = mix(self.content ^ u64::from(number / self.group));
-        let score = move |identity: u64| mix(group ^ identity);
+        let score = |identity: u64| mix(group ^ identity);
         let own = score(self.own);
-        let fellows = self.fellows.iter().copied();
-        fellows.filter(move |&fellow| score(fellow) > own)
+        let mut before = self.fellows.iter().filter(|&&fellow| score(fellow) > own);
+        match (before.next(), before.next()) {
+            (None, _) => Place::First,
+            (Some(_), None) => Place::Second,
+            (Some(_), Some(_)) => Place::Later,
+        }
     }
 }
 
@@ -106,11 +110,11 @@ mod tests {
             let mut counts = [0; NODES as usize];
             for number in 0..CHUNKS {
                 let takers: Vec<usize> = (0..shares.len())
-                    .filter(|&node| shares[node].has(number))
+                    .filter(|&node| shares[node].place(number) == Place::First)
                     .collect();
                 assert_eq!(takers.len(), 1, "chunk {number} falls to {takers:?}");
-                let seconds = shares.iter().filter(|share| share.is_second(number));
-                assert_eq!(seconds.count(), 1);
+                let places = shares.iter().map(|share| share.place(number));
+                assert_eq!(places.filter(|&place| place == Place::Second).count(), 1);
                 counts[takers[0]] += 1;
             }
             let fair = CHUNKS / NODES as u32;
@@ -120,6 +124,6 @@ mod tests {
             assert!(within, "{counts:?}");
         }
         let alone = Share::new(content, Class::Peer, 1, Vec::new());
-        assert!(alone.is_all() && (0..CHUNKS).all(|number| alone.has(number)));
+        assert!(alone.is_all() && (0..CHUNKS).all(|number| alone.place(number) == Place::First));
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::{Have, Priority};
 
+use super::content::Content;
 use super::source::SourceState;
 use super::{Class, ContentId, End, Outcome, Part, Scheduler, Ticket, TransferId};
 
@@ -32,21 +33,10 @@ where
 
     /// A source says what it has of a content; replaces what it said before.
     pub fn offer(&mut self, content: ContentId, source: Source, have: Have) {
-        if !self.contents.contains_key(&content) {
-            return;
+        let offers = |content: &mut Content<_, _>, counts| content.offer(source, &have, counts);
+        if self.change_offer(content, source, offers) {
+            self.demand_changed = true;
         }
-        let Some(state) = self.remember(source) else {
-            return;
-        };
-        let counts = state.class == Class::Peer;
-        if let Some(content) = self.contents.get_mut(&content) {
-            let before = content.offers.len();
-            content.offer(source, &have, counts);
-            let after = content.offers.len();
-            self.offers_changed(source, before, after);
-        }
-        self.changed.insert(source);
-        self.demand_changed = true;
     }
 
     /// A source tells that it has more chunks of a pack than it said so far; or, with no runs, that what it offered just now
@@ -58,22 +48,40 @@ where
         runs: &[Range<u32>],
         now: Instant,
     ) {
-        if !self.contents.contains_key(&content) {
+        let gains = |content: &mut Content<_, _>, counts| {
+            content.gained(source, runs, counts, now);
+        };
+        if !self.change_offer(content, source, gains) {
             return;
         }
+        let offered = self.contents.get(&content);
+        self.demand_changed |= offered.is_some_and(|content| !content.demand.is_empty());
+        self.rebind(content, source, runs);
+    }
+
+    /// Changes what a source offers of a content, which is told whether that counts for how rare something is; false if one of the two
+    /// is not known.
+    fn change_offer(
+        &mut self,
+        id: ContentId,
+        source: Source,
+        change: impl FnOnce(&mut Content<Source, Subject>, bool),
+    ) -> bool {
+        if !self.contents.contains_key(&id) {
+            return false;
+        }
         let Some(state) = self.remember(source) else {
-            return;
+            return false;
         };
         let counts = state.class == Class::Peer;
-        if let Some(content) = self.contents.get_mut(&content) {
+        if let Some(content) = self.contents.get_mut(&id) {
             let before = content.offers.len();
-            content.gained(source, runs, counts, now);
+            change(content, counts);
             let after = content.offers.len();
-            self.demand_changed |= !content.demand.is_empty();
             self.offers_changed(source, before, after);
         }
         self.changed.insert(source);
-        self.rebind(content, source, runs);
+        true
     }
 
     /// Others were quicker to get what this node has asked for of somebody who has all: it is asked for something else,
