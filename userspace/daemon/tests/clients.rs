@@ -469,8 +469,13 @@ fn whatever_is_asked_is_answered() {
             stream
         })
         .collect();
-    let last = BufReader::new(listening.last().unwrap()).lines().next();
-    assert!(last.unwrap().unwrap().contains("too many clients"));
+    // Which of them come too late nobody knows: each is read by a task of its own.
+    let refused = listening
+        .iter()
+        .map(|stream| BufReader::new(stream).lines().next().unwrap().unwrap())
+        .filter(|first| first.contains("too many clients"))
+        .count();
+    assert_eq!(refused, 70 - 64);
     b.status();
 }
 
