@@ -57,3 +57,5 @@ pub use oci_spec::image::Config as RuntimeConfig;
 pub use plain::{Layer, LayerFormat, PlainImage};
 pub use platform::Platform;
 pub use reference::{InvalidReference, PublisherKey, Reference, RegistryReference, Tag};
+pub use runnable::MANIFEST_ANNOTATION;
+pub use stub::{STUB_DIRECTORY, STUB_FILE};

@@ -14,7 +14,7 @@ use crate::{Architecture, Result, RuntimeConfig};
 
 /// The layer's annotation with the digest of the peerfs manifest. containerd hands those of this prefix to the
 /// snapshotter, which then need not even have the layer.
-pub(crate) const MANIFEST_ANNOTATION: &str = "containerd.io/snapshot/peerfs.manifest";
+pub const MANIFEST_ANNOTATION: &str = "containerd.io/snapshot/peerfs.manifest";
 
 /// An OCI image, its blobs.
 pub(crate) struct Runnable {

@@ -10,9 +10,9 @@ use peerfs_format::Digest;
 use crate::descriptor::sha256;
 
 /// The directory that a runtime finds in the layer when it has unpacked it.
-const DIRECTORY: &str = ".peerfs/";
+pub const STUB_DIRECTORY: &str = ".peerfs";
 /// The file in it with the peerfs manifest.
-const FILE: &str = ".peerfs/manifest";
+pub const STUB_FILE: &str = "manifest";
 
 /// Bytes of a tar's block.
 const BLOCK: usize = 512;
@@ -31,8 +31,10 @@ impl Stub {
     /// The layer with this peerfs manifest.
     pub(crate) fn new(manifest: &[u8]) -> Self {
         let mut tar = Vec::new();
-        tar.extend(header(DIRECTORY, 0o755, b'5', 0));
-        tar.extend(header(FILE, 0o644, b'0', manifest.len()));
+        let directory = format!("{STUB_DIRECTORY}/");
+        let file = format!("{directory}{STUB_FILE}");
+        tar.extend(header(&directory, 0o755, b'5', 0));
+        tar.extend(header(&file, 0o644, b'0', manifest.len()));
         tar.extend(manifest);
         tar.resize(tar.len().next_multiple_of(BLOCK), 0);
         // The end of the archive.
@@ -105,7 +107,7 @@ mod tests {
         for length in [0, 176, 512, 100_000] {
             let manifest: Vec<u8> = (0..length).map(|place: u32| (place >> 3) as u8).collect();
             let mut tar = Command::new("tar")
-                .args(["--extract", "--gzip", "--to-stdout", FILE])
+                .args(["--extract", "--gzip", "--to-stdout", ".peerfs/manifest"])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `peerfs-snapshotter`: see `peerfs-snapshotter --help`.
+
+#![forbid(unsafe_code)]
+
+use std::error::Error;
+use std::fs;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{absolute, Path};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use peerfs_snapshotter::arguments::{man_page, Arguments};
+use peerfs_snapshotter::messages::snapshots_server::SnapshotsServer;
+use peerfs_snapshotter::{check_path, Images, Overlay, Service, Snapshots, Snapshotter};
+use peerfs_text::Causes;
+use rustix::fs::Mode;
+use rustix::process::umask;
+use sd_notify::NotifyState;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{signal, SignalKind};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use tracing_subscriber::filter::LevelFilter;
+
+/// Exit status of one that could not start or run.
+const FAILED: u8 = 1;
+/// How long requests may take to end when it is to end itself.
+const END_MAX: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.man {
+        let printed = man_page().and_then(|page| io::stdout().write_all(&page));
+        return match printed {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        };
+    }
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_max_level(LevelFilter::INFO)
+        .init();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error.as_ref()),
+    }
+}
+
+fn run(mut arguments: Arguments) -> Result<(), Box<dyn Error>> {
+    arguments.root = absolute(&arguments.root)?;
+    arguments.root_dir = absolute(&arguments.root_dir)?;
+    check_path(&arguments.root)?;
+    // Held until the end: whoever has it has the address, too.
+    let snapshots = Snapshots::open(&arguments.root)?;
+    let listener = listen(&arguments.address)?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let served = runtime.block_on(async {
+        let images = Images::new(arguments.images());
+        let overlay = Overlay::of_this_machine();
+        let snapshotter = Arc::new(Snapshotter::new(snapshots, images, overlay));
+        let listener = UnixListenerStream::new(UnixListener::from_std(listener)?);
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        if let Err(error) = snapshotter.cleanup().await {
+            tracing::warn!(error = %Causes(&error), "something of removed snapshots stays");
+        }
+        tokio::spawn({
+            let snapshotter = Arc::clone(&snapshotter);
+            async move { snapshotter.restore().await }
+        });
+        let (end, ended) = oneshot::channel::<()>();
+        let service = SnapshotsServer::new(Service(snapshotter));
+        let server = Server::builder().add_service(service);
+        let server = server.serve_with_incoming_shutdown(listener, async { drop(ended.await) });
+        let mut server = tokio::spawn(server);
+        tell_manager(&[NotifyState::Ready]);
+        tokio::select! {
+            served = &mut server => return Ok(served??),
+            _ = terminate.recv() => (),
+            _ = interrupt.recv() => (),
+        }
+        tell_manager(&[NotifyState::Stopping]);
+        // What containerd has asked is answered, and containerd told to connect again for more.
+        drop(end);
+        match timeout(END_MAX, server).await {
+            Ok(served) => Ok::<_, Box<dyn Error>>(served??),
+            Err(_) => Ok(()),
+        }
+    });
+    runtime.shutdown_background();
+    let _ = fs::remove_file(&arguments.address);
+    served
+}
+
+/// Listens for containerd, and for nobody who is not root.
+fn listen(address: &Path) -> io::Result<StdListener> {
+    if let Some(directory) = address.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(directory)?;
+    }
+    // Of one that was killed: this one alone has the folder of the snapshots. Anything else stays.
+    match fs::symlink_metadata(address) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(address)?,
+        Ok(_) => {
+            let problem = format!("{} is there and is no socket", address.display());
+            return Err(io::Error::new(ErrorKind::AlreadyExists, problem));
+        }
+        Err(_) => (),
+    }
+    let former = umask(Mode::RWXG | Mode::RWXO);
+    let listener = StdListener::bind(address);
+    umask(former);
+    let listener = listener.map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("cannot listen at {}: {error}", address.display()),
+        )
+    })?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Tells systemd, if it started this process.
+fn tell_manager(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot tell systemd");
+    }
+}
+
+/// Prints an error and its causes on one line.
+fn fail(error: &dyn Error) -> ExitCode {
+    let text = Causes(error).to_string();
+    let _ = writeln!(io::stderr(), "peerfs-snapshotter: {}", text.trim_end());
+    ExitCode::from(FAILED)
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Debian's containerd, told by nothing but its `ctr`, over the snapshotter.
+
+#![forbid(unsafe_code)]
+
+#[path = "../../cli/tests/command/docker_registry.rs"]
+mod docker_registry;
+mod support;
+
+use std::fs;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+use support::{succeed, tree, until, Machine};
+
+/// Whether this machine can run containers.
+fn can_run() -> bool {
+    let can = geteuid().is_root();
+    if !can {
+        eprintln!("only root may run containers");
+    }
+    can
+}
+
+#[test]
+fn images_of_two_publishers_run_while_they_come() {
+    if !can_run() {
+        return;
+    }
+    let machine = Machine::start(&["team/one", "team/two"]);
+    let one = machine.publish("team/one", tree("one\n").path());
+    let two = machine.publish("team/two", tree("two!\n").path());
+    for (reference, motd) in [(&one, "one\n"), (&two, "two!\n")] {
+        machine.pull(reference);
+        assert_eq!(
+            machine.run(reference, "c", &["/bin/busybox", "cat", "/etc/motd"]),
+            motd
+        );
+    }
+    // Lazily: the large files are not here, and are when they are read.
+    let here = || -> u64 {
+        let listed = machine.peerfs(&["images", "--json"]);
+        let images: Vec<serde_json::Value> = listed
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(images.len(), 2, "{listed}");
+        images
+            .iter()
+            .map(|image| image["present_bytes"].as_u64().unwrap())
+            .sum()
+    };
+    assert!(here() < 10_000_000, "{}", here());
+    let sum = succeed(Command::new("sha256sum").arg(tree("one\n").path().join("etc/large")));
+    let read = machine.run(&one, "c", &["/bin/busybox", "sha256sum", "/etc/large"]);
+    assert_eq!(read.split(' ').next(), sum.split(' ').next());
+    assert!(here() > 20_000_000);
+    // What a container writes is its own.
+    let write = "echo other >/etc/motd && rm /etc/large && cat /etc/motd";
+    assert_eq!(machine.run(&one, "c", &["/bin/sh", "-c", write]), "other\n");
+    assert_eq!(
+        machine.run(&one, "c", &["/bin/busybox", "cat", "/etc/motd"]),
+        "one\n"
+    );
+    // Nothing of an image is among the snapshots' own files, and both that there are have other contents.
+    assert_eq!(machine.snapshots().len(), 2);
+    let usage = machine.succeed(&["snapshots", "--snapshotter", "peerfs", "usage", "-b"]);
+    let sizes: Vec<u64> = usage
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().nth(1).unwrap().parse().unwrap())
+        .collect();
+    assert!(
+        sizes.len() == 2 && sizes.iter().sum::<u64>() > 20_000_000,
+        "{usage}"
+    );
+    // Let go, they leave nothing behind.
+    machine.succeed(&["image", "rm", "--sync", &one, &two]);
+    until("all snapshots are gone", || machine.snapshots().is_empty());
+    assert_eq!(machine.mounts(), Vec::<String>::new());
+    assert_eq!(
+        fs::read_dir(machine.path("snapshots/snapshots"))
+            .unwrap()
+            .count(),
+        0
+    );
+    let gone = machine.peerfs(&["images", "--json"]);
+    assert_eq!(gone, "");
+}
+
+#[test]
+fn containers_outlive_the_snapshotter_and_the_daemon() {
+    if !can_run() {
+        return;
+    }
+    let mut machine = Machine::start(&["team/one"]);
+    let one = machine.publish("team/one", tree("one\n").path());
+    machine.pull(&one);
+    machine.succeed(&[
+        "run",
+        "--detach",
+        "--snapshotter",
+        "peerfs",
+        &one,
+        "stays",
+        "/bin/busybox",
+        "sleep",
+        "1000",
+    ]);
+    let exec = |machine: &Machine, name: &str, command: &[&str]| {
+        let mut arguments = vec!["task", "exec", "--exec-id", name, "stays", "/bin/busybox"];
+        arguments.extend(command);
+        machine.succeed(&arguments)
+    };
+    machine.snapshotter.signal(Signal::SIGKILL);
+    assert_eq!(exec(&machine, "a", &["cat", "/etc/motd"]), "one\n");
+    machine.peerfsd.signal(Signal::SIGKILL);
+    assert_eq!(exec(&machine, "b", &["cat", "/etc/motd"]), "one\n");
+    // What is missing is waited for until there is a daemon again.
+    let sum = thread_of(&machine, &["sha256sum", "/etc/large"]);
+    machine.restart_peerfsd();
+    let sum = sum.wait_with_output().unwrap();
+    assert!(sum.status.success(), "{sum:?}");
+    machine.restart_snapshotter();
+    assert_eq!(machine.snapshots().len(), 2);
+    assert_eq!(exec(&machine, "c", &["cat", "/etc/motd"]), "one\n");
+    assert_eq!(
+        machine.run(&one, "other", &["/bin/busybox", "cat", "/etc/motd"]),
+        "one\n"
+    );
+    // In order, too.
+    machine.snapshotter.signal(Signal::SIGTERM);
+    machine.restart_snapshotter();
+    assert_eq!(
+        machine.run(&one, "other", &["/bin/busybox", "cat", "/etc/motd"]),
+        "one\n"
+    );
+    machine.succeed(&["task", "kill", "--signal", "SIGKILL", "stays"]);
+    until("the task is gone", || {
+        machine.ctr(&["task", "rm", "stays"]).status.success()
+    });
+    machine.succeed(&["container", "rm", "stays"]);
+}
+
+fn thread_of(machine: &Machine, command: &[&str]) -> std::process::Child {
+    let mut ctr = Command::new("ctr");
+    ctr.arg("--address").arg(machine.path("containerd.sock"));
+    ctr.args([
+        "task",
+        "exec",
+        "--exec-id",
+        "reads",
+        "stays",
+        "/bin/busybox",
+    ]);
+    ctr.args(command)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn ordinary_images_run_beside_them() {
+    if !can_run() {
+        return;
+    }
+    let machine = Machine::start(&[]);
+    let layout = machine.path("layout");
+    let image = format!("{}:plain", layout.display());
+    let bundle = machine.path("bundle");
+    let umoci = |arguments: &[&str]| succeed(Command::new("umoci").args(arguments));
+    umoci(&["init", "--layout", layout.to_str().unwrap()]);
+    umoci(&["new", "--image", &image]);
+    umoci(&["unpack", "--image", &image, bundle.to_str().unwrap()]);
+    let first = tree("plain\n");
+    let root = bundle.join("rootfs");
+    succeed(
+        Command::new("cp")
+            .arg("-a")
+            .arg(first.path().join("."))
+            .arg(&root),
+    );
+    // Looks like the sign of an image, and is none of a layer with other files.
+    fs::create_dir(root.join(".peerfs")).unwrap();
+    fs::write(root.join(".peerfs/manifest"), "no").unwrap();
+    let repack = ["repack", "--refresh-bundle", "--image", &image];
+    umoci(&[&repack[..], &[bundle.to_str().unwrap()]].concat());
+    fs::remove_file(root.join("etc/large")).unwrap();
+    fs::write(root.join("etc/motd"), "second\n").unwrap();
+    umoci(&["repack", "--image", &image, bundle.to_str().unwrap()]);
+    let reference = format!("{}/plain:1", machine.registry.address);
+    let mut copy = Command::new("skopeo");
+    copy.args(["copy", "--dest-tls-verify=false", &format!("oci:{image}")]);
+    succeed(copy.arg(format!("docker://{reference}")));
+    machine.pull(&reference);
+    let script = "cat /etc/motd /.peerfs/manifest; ls /etc";
+    let said = machine.run(&reference, "c", &["/bin/sh", "-c", script]);
+    assert_eq!(said, "second\nnomotd\n");
+    assert_eq!(machine.snapshots().len(), 2);
+    machine.succeed(&["image", "rm", "--sync", &reference]);
+    until("all snapshots are gone", || machine.snapshots().is_empty());
+}
+
+#[test]
+fn an_image_that_nobody_has_is_told() {
+    if !can_run() {
+        return;
+    }
+    let machine = Machine::start(&[]);
+    let reference = machine.publish("team/one", tree("one\n").path());
+    // containerd has the sign, and nobody has told the daemon of a repository.
+    machine.pull(&reference);
+    let output = machine.ctr(&[
+        "run",
+        "--rm",
+        "--snapshotter",
+        "peerfs",
+        &reference,
+        "c",
+        "/bin/sh",
+    ]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("cannot be had"),
+        "{said}"
+    );
+}

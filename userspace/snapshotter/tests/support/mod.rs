@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! A machine with containerd whose images come by peerfsd, and a registry.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::docker_registry::Registry;
+
+/// How long anything may take to come about.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A program of this build.
+pub fn program(name: &str) -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_peerfs-snapshotter")).with_file_name(name);
+    let hint = "build the whole workspace with the same profile";
+    assert!(program.exists(), "no {}; {hint}", program.display());
+    program
+}
+
+/// A process that is killed at the latest when the test ends.
+pub struct Process(Child);
+
+impl Process {
+    pub fn start(command: &mut Command) -> Self {
+        Process(command.stdin(Stdio::null()).spawn().unwrap())
+    }
+
+    pub fn signal(&mut self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id() as i32), signal).unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A machine.
+pub struct Machine {
+    pub folder: TempDir,
+    pub registry: Registry,
+    pub peerfsd: Process,
+    pub snapshotter: Process,
+    _containerd: Process,
+}
+
+impl Machine {
+    /// Starts everything. The daemon asks these repositories for what nobody says where it is.
+    pub fn start(repositories: &[&str]) -> Self {
+        let registry = Registry::start(tempfile::tempdir().unwrap(), "", "");
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let sources = repositories
+            .iter()
+            .map(|name| format!("[[source]]\noci = \"{}/{name}\"\n", registry.address));
+        let sources: String = sources.collect();
+        let config = format!(
+            "root_dir = {:?}\nstate_dir = {:?}\ncontrol_socket = {:?}\ndevice = \"none\"\n[peer]\n\
+             mdns = false\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n{sources}",
+            path("store"),
+            path("state"),
+            path("control"),
+        );
+        fs::write(path("peerfsd.toml"), config).unwrap();
+        let config = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\naddress = {:?}\n\
+             [proxy_plugins.peerfs]\ntype = \"snapshot\"\naddress = {:?}\n",
+            path("containerd"),
+            path("run"),
+            path("containerd.sock"),
+            path("snapshotter.sock"),
+        );
+        fs::write(path("containerd.toml"), config).unwrap();
+        let peerfsd = start_peerfsd(folder.path());
+        let snapshotter = start_snapshotter(folder.path());
+        let log = fs::File::create(path("containerd.log")).unwrap();
+        let containerd = Process::start(
+            Command::new("containerd")
+                .arg("--config")
+                .arg(path("containerd.toml"))
+                .stderr(log),
+        );
+        let machine = Machine {
+            folder,
+            registry,
+            peerfsd,
+            snapshotter,
+            _containerd: containerd,
+        };
+        until("containerd answers", || {
+            machine.ctr(&["version"]).status.success()
+        });
+        machine
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn restart_snapshotter(&mut self) {
+        self.snapshotter = start_snapshotter(self.folder.path());
+        // It connects again within some seconds; where systemd has the socket it need not.
+        let list = ["snapshots", "--snapshotter", "peerfs", "ls"];
+        until("containerd has found it again", || {
+            self.ctr(&list).status.success()
+        });
+    }
+
+    pub fn restart_peerfsd(&mut self) {
+        self.peerfsd = start_peerfsd(self.folder.path());
+    }
+
+    /// Makes an image in peerfs form of a tree, and pushes it; returns its reference.
+    pub fn publish(&self, name: &str, tree: &Path) -> String {
+        let reference = format!("{}/{name}:1", self.registry.address);
+        let store = self.path("publisher");
+        let mut build = Command::new(program("peerfs"));
+        build.args(["build", "--tag", &reference, "--root-dir"]);
+        succeed(build.arg(&store).arg(tree));
+        let mut push = Command::new(program("peerfs"));
+        succeed(push.args(["push", &reference, "--root-dir"]).arg(store));
+        reference
+    }
+
+    /// Runs `ctr`.
+    pub fn ctr(&self, arguments: &[&str]) -> Output {
+        let mut ctr = Command::new("ctr");
+        ctr.arg("--address").arg(self.path("containerd.sock"));
+        ctr.args(arguments).output().unwrap()
+    }
+
+    /// Runs `ctr`, which must succeed; returns what it prints.
+    pub fn succeed(&self, arguments: &[&str]) -> String {
+        let output = self.ctr(arguments);
+        let log = || fs::read_to_string(self.path("containerd.log")).unwrap_or_default();
+        assert!(
+            output.status.success(),
+            "ctr {arguments:?}: {output:?}\n{}",
+            log()
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub fn pull(&self, reference: &str) {
+        self.succeed(&[
+            "image",
+            "pull",
+            "--plain-http",
+            "--snapshotter",
+            "peerfs",
+            reference,
+        ]);
+    }
+
+    /// Runs a command in a container of an image, and returns what it prints.
+    pub fn run(&self, reference: &str, container: &str, command: &[&str]) -> String {
+        let mut arguments = vec![
+            "run",
+            "--rm",
+            "--snapshotter",
+            "peerfs",
+            reference,
+            container,
+        ];
+        arguments.extend(command);
+        self.succeed(&arguments)
+    }
+
+    /// The names of the snapshots that there are.
+    pub fn snapshots(&self) -> Vec<String> {
+        let listed = self.succeed(&["snapshots", "--snapshotter", "peerfs", "ls"]);
+        let names = listed
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split(' ').next());
+        names.map(str::to_owned).collect()
+    }
+
+    /// What `peerfs` says of the daemon's store.
+    pub fn peerfs(&self, arguments: &[&str]) -> String {
+        let mut peerfs = Command::new(program("peerfs"));
+        succeed(
+            peerfs
+                .args(arguments)
+                .arg("--root-dir")
+                .arg(self.path("store")),
+        )
+    }
+
+    /// Mounts of this machine's processes that are left on it.
+    pub fn mounts(&self) -> Vec<String> {
+        let folder = self.folder.path().to_str().unwrap().to_owned();
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let ours = mounts.lines().filter(|line| line.contains(&folder));
+        ours.map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // What a test that failed has left: containers, then what is mounted.
+        for container in String::from_utf8_lossy(&self.ctr(&["task", "ls", "-q"]).stdout).lines() {
+            let _ = self.ctr(&["task", "kill", "--signal", "SIGKILL", container]);
+            let _ = self.ctr(&["task", "rm", "--force", container]);
+        }
+        for line in self.mounts().iter().rev() {
+            if let Some(target) = line.split(' ').nth(1) {
+                let _ = Command::new("umount").args(["-l", target]).status();
+            }
+        }
+    }
+}
+
+fn start_peerfsd(folder: &Path) -> Process {
+    let mut command = Command::new(program("peerfsd"));
+    command.arg("--config").arg(folder.join("peerfsd.toml"));
+    let process = Process::start(command.stderr(Stdio::null()));
+    until("peerfsd answers", || {
+        let mut status = Command::new(program("peerfs"));
+        status
+            .args(["status", "--socket"])
+            .arg(folder.join("control"));
+        status.output().unwrap().status.success()
+    });
+    process
+}
+
+fn start_snapshotter(folder: &Path) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_peerfs-snapshotter"));
+    command
+        .arg("--address")
+        .arg(folder.join("snapshotter.sock"));
+    command.arg("--root").arg(folder.join("snapshots"));
+    command.arg("--root-dir").arg(folder.join("store"));
+    command.arg("--socket").arg(folder.join("control"));
+    let process = Process::start(&mut command);
+    until("the snapshotter listens", || {
+        UnixStream::connect(folder.join("snapshotter.sock")).is_ok()
+    });
+    process
+}
+
+/// Waits until something has come about.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Runs a command that must succeed, and returns what it prints.
+pub fn succeed(process: &mut Command) -> String {
+    let output = process.output().unwrap();
+    assert!(output.status.success(), "{process:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A tree that a container can run in, with a large file.
+pub fn tree(motd: &str) -> TempDir {
+    let tree = tempfile::tempdir().unwrap();
+    let path = |name: &str| tree.path().join(name);
+    fs::set_permissions(tree.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for directory in ["bin", "etc", "proc", "sys", "dev", "tmp"] {
+        fs::create_dir(path(directory)).unwrap();
+    }
+    fs::copy("/bin/busybox", path("bin/busybox")).unwrap();
+    std::os::unix::fs::symlink("busybox", path("bin/sh")).unwrap();
+    fs::write(path("etc/motd"), motd).unwrap();
+    let mut state = motd.len() as u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+        (state >> 56) as u8
+    });
+    fs::write(
+        path("etc/large"),
+        noise.take(20_000_000).collect::<Vec<u8>>(),
+    )
+    .unwrap();
+    tree
+}
