@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use peerfs_store::printable;
 
 use crate::error::Result;
@@ -53,6 +53,11 @@ struct HelperArguments {
     /// The type, for mount(8).
     #[arg(short = 't', value_name = "TYPE")]
     r#type: Option<String>,
+}
+
+/// The definition of its command line.
+pub(crate) fn command() -> clap::Command {
+    HelperArguments::command()
 }
 
 /// Runs the helper.

@@ -123,6 +123,14 @@ pub fn check_key(path: &Path) -> Result<(), StateError> {
     }
 }
 
+/// The node's key that the service manager has unsealed for this process, or got from elsewhere (systemd.exec(5),
+/// "Credentials"): whoever may read it is decided there.
+pub fn key_credential() -> Option<PathBuf> {
+    let directory = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?);
+    let key = directory.join("peer.key");
+    (key.is_absolute() && key.exists()).then_some(key)
+}
+
 /// Where the state is unless the user says otherwise.
 pub fn default_path() -> PathBuf {
     const OF_THE_SYSTEM: &str = "/var/lib/peerfsd";
