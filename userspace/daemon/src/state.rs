@@ -134,6 +134,13 @@ pub fn key_credential() -> Option<PathBuf> {
 /// Where the state is unless the user says otherwise.
 pub fn default_path() -> PathBuf {
     const OF_THE_SYSTEM: &str = "/var/lib/peerfsd";
+    // systemd has made it for the user of this daemon, which need not be root.
+    let made = std::env::var_os("STATE_DIRECTORY").is_some_and(|directories| {
+        std::env::split_paths(&directories).any(|path| path == Path::new(OF_THE_SYSTEM))
+    });
+    if made {
+        return OF_THE_SYSTEM.into();
+    }
     if geteuid().is_root() {
         return OF_THE_SYSTEM.into();
     }
