@@ -6,7 +6,7 @@
 MAKEFLAGS += --no-print-directory
 prefix ?= /usr/local
 
-.PHONY: help demo demo-diskless test check soak bench bench-images bench-kernel bench-swarm userspace modules kernel graft dkms rust-project install clean distclean
+.PHONY: help demo demo-diskless test check soak bench bench-images bench-kernel bench-swarm userspace modules kernel graft dkms deb test-deb rust-project install clean distclean
 
 help:
 	@echo 'peerfs: mount an image that this machine does not have yet'
@@ -27,6 +27,8 @@ help:
 	@echo '  make kernel         the kernel of the benchmarks (NAME=uml|lockdep for those of the tests)'
 	@echo '  make graft          copy the module into the kernel source tree at TREE='
 	@echo '  make dkms           what DKMS builds the module from, in DEST='
+	@echo '  make deb            the Debian packages'
+	@echo '  make test-deb       installs them in a Debian root and boots that under systemd; as root'
 	@echo '  make rust-project   rust-project.json for rust-analyzer (KDIR= as above)'
 	@echo '  make install        programs below prefix=$(prefix), and the module of KDIR='
 	@echo '  make clean          remove what was built from this checkout'
@@ -58,6 +60,14 @@ graft:
 dkms:
 	@scripts/setup-packages base
 	@scripts/dkms-source $(or $(DEST),$(error which folder? make dkms DEST=/usr/src/peerfs-0.1.0))
+
+deb:
+	@scripts/setup-packages deb
+	@scripts/deb
+
+test-deb:
+	@scripts/setup-packages deb
+	@scripts/test-deb $(SUITE)
 
 rust-project:
 	@scripts/setup-packages

@@ -2,10 +2,10 @@
 
 //! Talking with a running peerfsd.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use peerfs_control::{ask as ask_daemon, Connection, Next, Reply, Request};
+use peerfs_control::{ask as ask_daemon, Connection, Error as ControlError, Next, Reply, Request};
 use peerfs_sys::interrupt;
 
 use crate::error::{Error, Result};
@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 const TIMEOUT: Duration = Duration::from_secs(70);
 /// How often it is looked whether somebody wants the command to end.
 const TICK: Duration = Duration::from_millis(100);
+/// How often another daemon is asked after one that has ended.
+const ENDED_MAX: u32 = 16;
 /// Who pulls an image hears of it at least so often.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -37,9 +39,13 @@ pub(crate) fn ask_long(socket: &Path, request: &Request) -> Result<Reply> {
     }
 }
 
-/// A request to which there are many replies.
+/// A request to which there are many replies. When the daemon ends meanwhile, the next one is asked, if there is one and
+/// the request can be repeated.
 pub(crate) struct Conversation {
+    socket: PathBuf,
+    request: Request,
     connection: Connection,
+    ended: u32,
     last: Instant,
     may_be_silent: bool,
 }
@@ -48,7 +54,10 @@ impl Conversation {
     /// Asks a daemon that says something from time to time.
     pub(crate) fn open(socket: &Path, request: &Request) -> Result<Self> {
         Ok(Conversation {
+            socket: socket.to_owned(),
+            request: request.clone(),
             connection: Connection::open(socket, request, TIMEOUT)?,
+            ended: 0,
             last: Instant::now(),
             may_be_silent: false,
         })
@@ -63,12 +72,12 @@ impl Conversation {
     /// The next reply; None as soon as `is_enough`, which is asked some times a second.
     pub(crate) fn next(&mut self, is_enough: impl Fn() -> bool) -> Result<Option<Reply>> {
         loop {
-            match self.connection.next(TICK)? {
+            match self.listen()? {
                 Next::Reply(reply) => {
                     self.last = Instant::now();
                     return Ok(Some(*reply));
                 }
-                Next::End => return Err(Error::DaemonEnded),
+                Next::End => self.go_on()?,
                 Next::Nothing if is_enough() => return Ok(None),
                 Next::Nothing if !self.may_be_silent && self.last.elapsed() > SILENCE_MAX => {
                     return Err(Error::DaemonSilent);
@@ -76,5 +85,28 @@ impl Conversation {
                 Next::Nothing => (),
             }
         }
+    }
+
+    fn listen(&mut self) -> Result<Next> {
+        match self.connection.next(TICK) {
+            Err(error) if error.is_of_its_end() => Ok(Next::End),
+            heard => Ok(heard?),
+        }
+    }
+
+    /// Asks the daemon that has come after the one that has ended.
+    fn go_on(&mut self) -> Result<()> {
+        self.ended += 1;
+        if !self.request.is_repeatable() || self.ended > ENDED_MAX {
+            return Err(Error::DaemonEnded);
+        }
+        std::thread::sleep(TICK);
+        self.connection = match Connection::open(&self.socket, &self.request, TIMEOUT) {
+            Err(ControlError::Connect { .. }) => return Err(Error::DaemonEnded),
+            Err(error) if error.is_of_its_end() => return self.go_on(),
+            opened => opened?,
+        };
+        self.last = Instant::now();
+        Ok(())
     }
 }

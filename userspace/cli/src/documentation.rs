@@ -21,11 +21,13 @@ pub(crate) fn completions(shell: Shell) -> Result<()> {
     output.finish()
 }
 
-/// Writes `peerfs.1` and a page for each subcommand.
+/// Writes `peerfs.1`, a page for each subcommand, and `mount.peerfs.8`.
 pub(crate) fn man_pages(directory: &Path) -> Result<()> {
     let write = || {
         fs::create_dir_all(directory)?;
-        clap_mangen::generate_to(Arguments::command(), directory)
+        clap_mangen::generate_to(Arguments::command(), directory)?;
+        let helper = clap_mangen::Man::new(crate::mount_helper::command()).section("8");
+        helper.render(&mut fs::File::create(directory.join("mount.peerfs.8"))?)
     };
     write().map_err(|source| Error::Write {
         path: directory.to_owned(),

@@ -111,15 +111,13 @@ fn serve(request: &MountRequest, manifest: Digest, announces: bool) -> Result<()
         attributes: request.options.attributes.0,
         allow_other,
     };
-    // Who starts it may go away.
-    if announces {
-        // It fails if there is a session already.
-        let _ = setsid();
-    }
     let failed = |error: &dyn std::error::Error| Error::Fuse(Causes(error).to_string());
     let mount = Mount::new(&options).map_err(|error| failed(&error))?;
     interrupt::watch().map_err(|error| failed(&error))?;
     if announces {
+        // Who has started it may go away. Not before it is mounted: whom autofs asks for a mount it knows by the process
+        // group. It fails if there is a session already.
+        let _ = setsid();
         announce().map_err(|error| failed(&error))?;
     }
     let served = mount.serve(&request.mountpoint, interrupt::is_requested);

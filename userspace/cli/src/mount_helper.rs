@@ -3,10 +3,10 @@
 //! `mount.peerfs`: the helper that mount(8) calls for `-t peerfs` and for fstab.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use peerfs_store::printable;
 
 use crate::error::Result;
@@ -55,6 +55,11 @@ struct HelperArguments {
     r#type: Option<String>,
 }
 
+/// The definition of its command line.
+pub(crate) fn command() -> clap::Command {
+    HelperArguments::command()
+}
+
 /// Runs the helper.
 pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
     let arguments = match HelperArguments::try_parse_from(arguments) {
@@ -71,6 +76,17 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
+/// What the image was called before mount(8) took that for a path: it makes one of what is called as something in the
+/// working directory is, which for systemd and fstab is the root directory. No image is called by an absolute path.
+fn name_of_image(source: &str, working_directory: Option<&Path>) -> String {
+    let below =
+        working_directory.and_then(|directory| Path::new(source).strip_prefix(directory).ok());
+    match below.and_then(Path::to_str) {
+        Some(name) if !name.is_empty() => name.to_owned(),
+        _ => source.to_owned(),
+    }
+}
+
 fn mount(arguments: &HelperArguments) -> Result<()> {
     let mut options = MountOptions::default();
     for list in &arguments.options {
@@ -80,7 +96,7 @@ fn mount(arguments: &HelperArguments) -> Result<()> {
         options.others.retain(|(name, _)| name == "timeout");
     }
     let request = MountRequest {
-        source: arguments.source.clone(),
+        source: name_of_image(&arguments.source, std::env::current_dir().ok().as_deref()),
         root_dir: options
             .root_dir
             .take()
@@ -98,4 +114,21 @@ fn mount(arguments: &HelperArguments) -> Result<()> {
         return request.check_mountpoint();
     }
     request.mount(Stay::Behind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_may_be_called_as_a_directory_is() {
+        let name = |source, directory| name_of_image(source, Some(Path::new(directory)));
+        assert_eq!(name("/home", "/"), "home");
+        assert_eq!(name("/srv/debian", "/srv"), "debian");
+        assert_eq!(name("debian", "/"), "debian");
+        // What is no image's name stays as it is, and is told so.
+        assert_eq!(name("/etc/home", "/srv"), "/etc/home");
+        assert_eq!(name("/srv", "/srv"), "/srv");
+        assert_eq!(name_of_image("/home", None), "/home");
+    }
 }

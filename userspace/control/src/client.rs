@@ -16,6 +16,11 @@ use crate::{Reply, Request, LINE_MAX};
 /// How often it is tried to connect.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
 
+/// The daemons that are asked, one after the other, when each ends before it has answered.
+const ASKED_MAX: u32 = 16;
+/// Before the next of them.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Why a daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -35,6 +40,19 @@ pub enum Error {
     Malformed(#[source] serde_json::Error),
 }
 
+impl Error {
+    /// Whether the daemon has ended, so that another one may answer.
+    pub fn is_of_its_end(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        match self {
+            Error::Transfer(error) => {
+                matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+            }
+            Error::Connect { .. } | Error::Malformed(_) => false,
+        }
+    }
+}
+
 /// What the user can do about a socket that can't be connected to.
 fn hint(source: &io::Error) -> &'static str {
     match source.kind() {
@@ -47,11 +65,30 @@ fn hint(source: &io::Error) -> &'static str {
     }
 }
 
-/// Asks the daemon that listens at `socket` for one reply, and waits at most `timeout`, whoever listens there.
+/// Asks the daemon that listens at `socket` for one reply, and waits at most `timeout`, whoever listens there. When the
+/// daemon ends meanwhile, the next one is asked, if there is one and the request can be repeated.
 ///
 /// # Errors
 /// [`Error`], [`Error::Transfer`] if it takes longer.
 pub fn ask(socket: &Path, request: &Request, timeout: Duration) -> Result<Reply, Error> {
+    let deadline = Instant::now() + timeout;
+    let mut ended: Option<Error> = None;
+    for _ in 0..ASKED_MAX {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match ask_once(socket, request, left) {
+            Err(error) if error.is_of_its_end() && request.is_repeatable() => {
+                ended = Some(error);
+                thread::sleep(PAUSE.min(left));
+            }
+            // Nobody has come after it.
+            Err(error @ Error::Connect { .. }) => return Err(ended.unwrap_or(error)),
+            answered => return answered,
+        }
+    }
+    Err(ended.unwrap_or(Error::Transfer(io::ErrorKind::UnexpectedEof.into())))
+}
+
+fn ask_once(socket: &Path, request: &Request, timeout: Duration) -> Result<Reply, Error> {
     let deadline = Instant::now() + timeout;
     let mut connection = Connection::open(socket, request, timeout)?;
     let left = deadline.saturating_duration_since(Instant::now());
@@ -217,6 +254,44 @@ mod tests {
         assert!(matches!(next(), Ok(Next::Reply(reply)) if *reply == Reply::Pinned("b".into())));
         drop(theirs);
         assert!(matches!(next(), Err(Error::Transfer(_))), "half a line");
+    }
+
+    #[test]
+    fn when_the_daemon_ends_the_next_one_is_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let serving = thread::spawn(move || {
+            let mut asked = 0;
+            // The last one answers; before it there are two that end, one of them before it has read.
+            for answers in [false, false, true] {
+                let (mut stream, _) = listener.accept().unwrap();
+                asked += 1;
+                if answers {
+                    stream.write_all(b"{\"pinned\":\"a\"}\n").unwrap();
+                } else if asked == 2 {
+                    let _ = stream.read(&mut [0; 64]);
+                }
+            }
+            asked
+        });
+        let pin = Request::Pin { image: "a".into() };
+        let answer = ask(&socket, &pin, TIMEOUT * 10).unwrap();
+        assert_eq!(
+            (answer, serving.join().unwrap()),
+            (Reply::Pinned("a".into()), 3)
+        );
+        // Nobody listens any more.
+        let listener = UnixListener::bind(folder.path().join("other")).unwrap();
+        let other = folder.path().join("other");
+        let serving = thread::spawn(move || drop(listener.accept().unwrap()));
+        let unban = Request::Unban {
+            peer: None,
+            all: true,
+        };
+        let outcome = ask(&other, &unban, TIMEOUT * 10);
+        assert!(matches!(outcome, Err(Error::Transfer(_))), "{outcome:?}");
+        serving.join().unwrap();
     }
 
     #[test]

@@ -123,6 +123,25 @@ pub enum FetchLine {
 impl Request {
     /// Seconds that nothing may come of an image that is pulled, unless the client says otherwise.
     pub const PATIENCE: u32 = 120;
+
+    /// Whether another daemon may be asked the same when the first one has ended before it has answered, and nobody could
+    /// tell.
+    pub fn is_repeatable(&self) -> bool {
+        match self {
+            Request::Status
+            | Request::Activity
+            | Request::Images
+            | Request::Mounts
+            | Request::Peers
+            | Request::Pull { .. }
+            | Request::Pin { .. } => true,
+            Request::Unban { .. }
+            | Request::Unpin { .. }
+            | Request::Gc { .. }
+            | Request::Events
+            | Request::Fetch => false,
+        }
+    }
 }
 
 /// What the daemon answers: `{"status":{...}}` or `{"error":"..."}`, for example.

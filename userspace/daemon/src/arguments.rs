@@ -50,8 +50,9 @@ pub struct Arguments {
 
 const AFTER_HELP: &str = "\
 Exit status: 0 if it was told to end (SIGTERM, SIGINT), 1 if it could not start or go on,
-2 if the command line or the configuration is wrong. SIGHUP changes nothing: a changed configuration
-is read when the daemon is started again, which mounts do not notice.
+2 if the command line or the configuration is wrong. After SIGHUP the configuration is read again: request_timeout,
+pull, log.level, limits.cache_bytes and pin change at once. The log names other keys that have changed, for which the
+daemon has to be started again, which mounts do not notice. A configuration that is not valid changes nothing.
 
 The example configuration peerfsd.toml explains every key. `peerfs status` shows what the daemon does.";
 

@@ -9,9 +9,12 @@ use peerfs_fetch::{Disk, DiskError, Packs, Pins, Pulls};
 use peerfs_format::Digest;
 use peerfs_store::{Error as StoreError, Usage};
 use peerfs_text::Causes;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+
+use crate::reload::Settings;
 
 /// How often it is looked whether there is too much.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -23,8 +26,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
 
 /// The chunks that can be fetched again.
 pub(crate) struct Cache {
-    /// Bytes that they may take.
-    pub(crate) limit: u64,
+    /// Bytes that they may take, if there is a limit.
+    pub(crate) settings: watch::Receiver<Settings>,
     pub(crate) disk: Disk,
     /// The packs that are open, which are opened anew after an eviction.
     pub(crate) packs: Arc<Packs>,
@@ -35,12 +38,18 @@ pub(crate) struct Cache {
 impl Cache {
     /// Gives up what was not read for the longest time whenever there is too much, until `shutdown`.
     pub(crate) async fn bound(self, shutdown: CancellationToken) {
-        let mut watch = Watch::new(self.limit);
+        let mut watch = Watch::new(u64::MAX);
         while shutdown
             .run_until_cancelled(sleep(INTERVAL))
             .await
             .is_some()
         {
+            let Some(limit) = self.settings.borrow().cache_bytes else {
+                continue;
+            };
+            if watch.limit != limit {
+                watch = Watch::new(limit);
+            }
             let size = match self.size().await {
                 Ok(size) => size,
                 Err(error) => {
@@ -52,7 +61,7 @@ impl Cache {
                 continue;
             }
             // It may be ended at any time.
-            match shutdown.run_until_cancelled(self.evict()).await {
+            match shutdown.run_until_cancelled(self.evict(limit)).await {
                 Some(true) => {
                     if let Ok(size) = self.size().await {
                         watch.looked(size, Instant::now());
@@ -71,14 +80,13 @@ impl Cache {
     }
 
     /// Makes the store smaller; `false` if that has to wait.
-    async fn evict(&self) -> bool {
+    async fn evict(&self, limit: u64) -> bool {
         // Who begins to keep or to pull an image meanwhile looks afterwards at what is here of it.
         let _held = self.pulls.hold().await;
         let pulled = self.pulls.progress().into_iter().map(|pull| pull.manifest);
         let pulled: Vec<Digest> = pulled.collect();
         let is_pulling = !pulled.is_empty();
         let keep: Vec<Digest> = self.pins.manifests().into_iter().chain(pulled).collect();
-        let limit = self.limit;
         let evicted = self.disk.run(move |store| store.evict(&keep, limit)).await;
         match evicted {
             Ok(evicted) if evicted.packs > 0 => {

@@ -137,7 +137,7 @@ impl From<PathBuf> for DeviceChoice {
 }
 
 /// What is logged, and how.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     /// `error`, `warn`, `info`, `debug` or `trace`, also per module: `info,peerfs_peer=debug`.
@@ -234,7 +234,7 @@ impl Default for LimitsConfig {
 }
 
 /// An image that is kept complete.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct PinConfig {
     /// A digest, or a tag that the store has or will have.

@@ -3,7 +3,7 @@
 //! Puts the parts together, runs them, and ends them.
 
 use std::io;
-use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use peerfs_peer::{ArrivalLog, Identity, Node, NodeConfig};
 use peerfs_registry::{Remote, UrlError};
 use peerfs_store::{Reference, Store, Watcher};
 use peerfs_text::Causes;
-use tokio::sync::Mutex;
+use tokio::sync::{watch, Mutex};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -35,9 +35,10 @@ use crate::control::ControlSocket;
 use crate::events::Events;
 use crate::lazy_pulls::LazyPulls;
 use crate::provider::StoreProvider;
+use crate::reload::{Changes, Settings};
 use crate::requests::{RepositoryHandler, RequestCounts};
 use crate::saved_pins::SavedPins;
-use crate::state::{check_key, StateDirectory, StateError};
+use crate::state::{check_key, key_credential, StateDirectory, StateError};
 use crate::status::StatusReader;
 use crate::upcall::RequestHandler;
 
@@ -76,6 +77,22 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The control socket that was passed is none.
+    #[error(
+        "what was passed to this process is no Unix stream socket that listens; see ListenStream= in peerfsd.socket"
+    )]
+    PassedSocket(#[source] io::Error),
+}
+
+/// What is seen of a daemon at a glance.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Pulse {
+    /// Peers that are connected.
+    pub peers: usize,
+    /// Requests of the kernel that are not answered yet.
+    pub waiting: usize,
+    /// Images of which all is being brought here.
+    pub pulls: usize,
 }
 
 /// A running daemon.
@@ -84,30 +101,31 @@ pub struct Daemon {
     disk: Disk,
     traffic: Arc<Traffic>,
     handler: Arc<dyn RequestHandler>,
+    requests: Arc<RequestCounts>,
+    pulls: Pulls,
+    pins: Pins,
+    config: Config,
+    settings: watch::Sender<Settings>,
     tasks: JoinSet<()>,
     shutdown: CancellationToken,
     _state: StateDirectory,
 }
 
 impl Daemon {
-    /// Starts a daemon. Must be called within a tokio runtime. Its future may be dropped: it waits no longer then
-    /// for a disk that does not answer.
+    /// Starts a daemon, which makes its control socket, unless one was passed to it. Must be called within a tokio
+    /// runtime. Its future may be dropped: it waits no longer then for a disk that does not answer.
     ///
     /// # Errors
     /// If the store is damaged or in use, if no address can be listened on, if the control socket
     /// can't be made.
-    pub async fn start(config: &Config) -> Result<Daemon, StartError> {
+    pub async fn start(config: &Config, passed: Option<OwnedFd>) -> Result<Daemon, StartError> {
         let own = config.clone();
         let opened = tokio::task::spawn_blocking(move || open_all(&own)).await;
         let opened = opened.map_err(|_| StartError::ShuttingDown)??;
         let store = Arc::new(opened.store);
         let disk = Disk::new(Arc::clone(&store), config.limits.store_operations.get());
-        let control = ControlSocket::listen(&config.control_socket).map_err(|source| {
-            StartError::ControlSocket {
-                path: config.control_socket.clone(),
-                source,
-            }
-        })?;
+        let control = control_socket(&config.control_socket, passed)?;
+        let (settings, changing) = watch::channel(Settings::of(config));
         let packs = Arc::new(Packs::default());
         let cached_packs = Arc::clone(&packs);
         let provider = Arc::new(StoreProvider::new(disk.clone(), Arc::clone(&packs)));
@@ -150,12 +168,11 @@ impl Daemon {
             Arc::new(announcer.clone()),
         ));
         let pulls = Pulls::new(Arc::clone(&repository), Arc::clone(&traffic));
-        let room = config.limits.cache_bytes.map(NonZeroU64::get);
-        let lazy_pulls = LazyPulls::new(config.pull, room, disk.clone(), pulls.clone());
+        let lazy_pulls = LazyPulls::new(changing.clone(), disk.clone(), pulls.clone());
         let requests = Arc::new(RequestCounts::default());
         let handler: Arc<dyn RequestHandler> = Arc::new(RepositoryHandler::new(
             Arc::clone(&repository),
-            config.request_timeout,
+            changing.clone(),
             Arc::clone(&requests),
             lazy_pulls.clone(),
         ));
@@ -202,9 +219,9 @@ impl Daemon {
                 let _ = disk.run(rebuild).await;
             });
         }
-        if let Some(limit) = config.limits.cache_bytes.filter(|_| disk.can_be_filled()) {
+        if disk.can_be_filled() {
             let cache = Cache {
-                limit: limit.get(),
+                settings: changing,
                 disk: disk.clone(),
                 packs: Arc::clone(&cached_packs),
                 pins: pins.clone(),
@@ -212,10 +229,14 @@ impl Daemon {
             };
             tasks.spawn(cache.bound(shutdown.clone()));
         }
-        tasks.spawn(events.watch(node.clone(), pulls, requests, shutdown.clone()));
-        for pin in &config.pin {
-            pins.add(pin.image.clone(), PinOrigin::Configuration);
-        }
+        let watching = events.watch(
+            node.clone(),
+            pulls.clone(),
+            Arc::clone(&requests),
+            shutdown.clone(),
+        );
+        tasks.spawn(watching);
+        pins.configure(config.pin.iter().map(|pin| pin.image.clone()));
         for manifest in opened.pinned {
             pins.add(Reference::Digest(manifest), PinOrigin::Command);
         }
@@ -228,6 +249,11 @@ impl Daemon {
             disk,
             traffic,
             handler,
+            requests,
+            pulls,
+            pins,
+            config: config.clone(),
+            settings,
             tasks,
             shutdown,
             _state: opened.state,
@@ -261,6 +287,26 @@ impl Daemon {
     /// configured device.
     pub fn handler(&self) -> Arc<dyn RequestHandler> {
         Arc::clone(&self.handler)
+    }
+
+    /// How it is doing, if its peer node answers.
+    pub async fn pulse(&self) -> Option<Pulse> {
+        self.node.network().await?;
+        Some(Pulse {
+            peers: self.node.peers().len(),
+            waiting: self.requests.in_flight(),
+            pulls: self.pulls.progress().len(),
+        })
+    }
+
+    /// Goes on with another configuration, as far as that is possible without a new start. What is logged is for the
+    /// caller to change. Must be called within a tokio runtime.
+    pub fn reload(&mut self, new: &Config) -> Changes {
+        let changes = Changes::take_over(&mut self.config, new);
+        self.settings.send_replace(Settings::of(&self.config));
+        self.pins
+            .configure(self.config.pin.iter().map(|pin| pin.image.clone()));
+        changes
     }
 
     /// Ends the daemon within a few seconds. The kernel gives requests that are not answered to
@@ -337,6 +383,27 @@ fn open_all(config: &Config) -> Result<Opened, StartError> {
     })
 }
 
+/// Listens for clients: at the socket that was passed, or else at one of its own.
+fn control_socket(path: &Path, passed: Option<OwnedFd>) -> Result<ControlSocket, StartError> {
+    let Some(passed) = passed else {
+        return ControlSocket::listen(path).map_err(|source| StartError::ControlSocket {
+            path: path.to_owned(),
+            source,
+        });
+    };
+    let control = ControlSocket::passed(passed).map_err(StartError::PassedSocket)?;
+    let passed = control.path().unwrap_or_default();
+    if passed != path {
+        warn!(
+            "clients are answered at {}, which was passed to this process, and not at control_socket = {}: change \
+             ListenStream= in peerfsd.socket, or disable that",
+            passed.display(),
+            path.display()
+        );
+    }
+    Ok(control)
+}
+
 /// Opens the store to fill it; one on a read-only mount, to serve what is there.
 fn open_store(root_dir: &Path) -> peerfs_store::Result<Store> {
     let to_fill = Store::create(root_dir).and_then(|store| {
@@ -363,8 +430,24 @@ fn node_config(config: &Config, state: &StateDirectory) -> Result<NodeConfig, St
             key.display()
         );
     }
-    check_key(&key)?;
-    let identity = Identity::load_or_generate(&key)?;
+    let identity = match (&config.peer.key_file, key_credential()) {
+        (None, Some(credential)) => {
+            if key.exists() {
+                warn!(
+                    "the node's key is a credential of the service manager; remove {}, where a key lies as well",
+                    key.display()
+                );
+            }
+            Identity::load(&credential)?
+        }
+        (_, credential) => {
+            if credential.is_some() {
+                warn!("the node's key is peer.key_file, and not the credential peer.key of the service manager");
+            }
+            check_key(&key)?;
+            Identity::load_or_generate(&key)?
+        }
+    };
     let mut node = NodeConfig::new(identity);
     if let Some(listen) = &config.peer.listen {
         node.listen.clone_from(listen);

@@ -10,9 +10,12 @@ use peerfs_fetch::{Disk, Pull, Pulls};
 use peerfs_format::Digest;
 use peerfs_text::Causes;
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
+
+use crate::reload::Settings;
 
 /// How often it is looked what to fetch.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -43,9 +46,7 @@ pub enum PullChoice {
 pub struct LazyPulls(Arc<Shared>);
 
 struct Shared {
-    choice: PullChoice,
-    /// Bytes that what can be fetched again may take in the store.
-    room: Option<u64>,
+    settings: watch::Receiver<Settings>,
     disk: Disk,
     pulls: Pulls,
     images: Mutex<BTreeMap<Digest, Read>>,
@@ -97,10 +98,9 @@ impl Read {
 
 impl LazyPulls {
     /// No image is read yet.
-    pub fn new(choice: PullChoice, room: Option<u64>, disk: Disk, pulls: Pulls) -> Self {
+    pub fn new(settings: watch::Receiver<Settings>, disk: Disk, pulls: Pulls) -> Self {
         LazyPulls(Arc::new(Shared {
-            choice,
-            room,
+            settings,
             disk,
             pulls,
             images: Mutex::default(),
@@ -110,7 +110,7 @@ impl LazyPulls {
     /// A reader waits for something of an image.
     pub fn waited(&self, manifest: Digest) {
         let shared = &self.0;
-        if shared.choice == PullChoice::Never || !shared.disk.can_be_filled() {
+        if shared.choice() == PullChoice::Never || !shared.disk.can_be_filled() {
             return;
         }
         let now = Instant::now();
@@ -145,12 +145,16 @@ impl LazyPulls {
 }
 
 impl Shared {
+    fn choice(&self) -> PullChoice {
+        self.settings.borrow().pull
+    }
+
     async fn look(&self, manifest: Digest) {
-        let now = Instant::now();
+        let (now, choice) = (Instant::now(), self.choice());
         let next = self
             .lock()
             .get(&manifest)
-            .map(|read| read.next(self.choice, now));
+            .map(|read| read.next(choice, now));
         match next {
             None | Some(Next::Nothing) => (),
             Some(Next::Begin) => self.begin(manifest),
@@ -200,7 +204,9 @@ impl Shared {
                 here.saturating_add(blob.present_bytes),
             )
         });
-        let has_room = self.room.is_none_or(|room| total <= room);
+        // What can be fetched again may take so much.
+        let room = self.settings.borrow().cache_bytes;
+        let has_room = room.is_none_or(|room| total <= room);
         has_room && here < total && here >= total / WORTH_IT
     }
 

@@ -11,6 +11,8 @@
 //! | `requests` | what the kernel's requests mean |
 //! | `lazy_pulls` | images that are read and are fetched whole |
 //! | `provider`, `announcer` | the store as peers see it |
+//! | [`reload`] | what a changed configuration changes at once |
+//! | [`manager`] | systemd, that has started the daemon |
 //! | [`state`] | what is this node's own: its key |
 //! | `control`, `commands` | the control socket, and what its clients can have done |
 //! | `status`, `events` | how the daemon is doing, and what happens |
@@ -33,7 +35,9 @@ mod events;
 mod lazy_pulls;
 mod log_limit;
 pub mod logging;
+pub mod manager;
 mod provider;
+pub mod reload;
 mod requests;
 mod saved_pins;
 mod source_config;

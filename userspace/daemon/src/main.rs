@@ -6,16 +6,19 @@
 
 use std::error::Error;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use clap::Parser;
 use peerfs_daemon::arguments::{man_page, Arguments};
 use peerfs_daemon::config::Config;
 use peerfs_daemon::daemon::Daemon;
-use peerfs_daemon::logging;
+use peerfs_daemon::logging::{self, LogLevel};
+use peerfs_daemon::manager::{passed_control_socket, Manager};
 use peerfs_text::Causes;
-use sd_notify::NotifyState;
 use tokio::signal::unix::{signal, Signal, SignalKind};
+use tokio::time::{interval, timeout, MissedTickBehavior};
+use tracing::{error, info, warn};
 
 /// Exit status of a daemon that could not start or run.
 const FAILED: u8 = 1;
@@ -23,6 +26,8 @@ const FAILED: u8 = 1;
 const MISUSED: u8 = 2;
 
 fn main() -> ExitCode {
+    // Before anything else is opened, since what was passed is known by its number.
+    let passed = passed_control_socket();
     let arguments = Arguments::parse();
     if arguments.man {
         let printed = man_page().and_then(|page| io::stdout().write_all(&page));
@@ -41,31 +46,38 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, FAILED),
         };
     }
-    logging::start(&config.log);
-    match run(&config) {
+    let level = logging::start(&config.log);
+    let passed = match passed {
+        Ok(passed) => passed,
+        Err(error) => return fail(&error, FAILED),
+    };
+    match run(&arguments, &config, &level, passed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(error.as_ref(), FAILED),
     }
 }
 
-fn run(config: &Config) -> Result<(), Box<dyn Error>> {
+fn run(
+    arguments: &Arguments,
+    config: &Config,
+    level: &LogLevel,
+    passed: Option<OwnedFd>,
+) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Runtime::new()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let daemon = tokio::select! {
-            daemon = Daemon::start(config) => daemon?,
+        let mut manager = Manager::default();
+        let mut daemon = tokio::select! {
+            daemon = Daemon::start(config, passed) => daemon?,
             // The store may be on a disk that does not answer, and its opening never end.
             () = signals.end() => {
-                tell_manager(&[NotifyState::Stopping]);
+                manager.stopping();
                 return Ok(());
             }
         };
-        tell_manager(&[
-            NotifyState::Ready,
-            NotifyState::Status("Serving the store and its peers."),
-        ]);
-        signals.end().await;
-        tell_manager(&[NotifyState::Stopping]);
+        manager.ready();
+        serve(&mut daemon, arguments, level, &mut signals, &mut manager).await;
+        manager.stopping();
         daemon.shut_down().await;
         Ok(())
     });
@@ -74,11 +86,80 @@ fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     result
 }
 
+/// Does as the process is told, until it is told to end.
+async fn serve(
+    daemon: &mut Daemon,
+    arguments: &Arguments,
+    level: &LogLevel,
+    signals: &mut Signals,
+    manager: &mut Manager,
+) {
+    let patience = manager.interval();
+    let mut ticks = interval(patience);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let look = async {
+            ticks.tick().await;
+            timeout(patience, daemon.pulse()).await.ok().flatten()
+        };
+        tokio::select! {
+            told = signals.next() => match told {
+                Told::End => return,
+                Told::Reload => reload(daemon, arguments, level, manager).await,
+            },
+            pulse = look => manager.alive(pulse),
+        }
+    }
+}
+
+/// Reads the configuration again. One that is not valid changes nothing.
+async fn reload(
+    daemon: &mut Daemon,
+    arguments: &Arguments,
+    level: &LogLevel,
+    manager: &mut Manager,
+) {
+    manager.reloading();
+    let arguments = arguments.clone();
+    let read = tokio::task::spawn_blocking(move || arguments.to_config()).await;
+    let config = match read {
+        Ok(Ok(config)) => config,
+        Ok(Err(error)) => {
+            error!(
+                error = Causes(&error).to_string().trim_end(),
+                "the changed configuration is refused; all stays as it was"
+            );
+            return manager.reloaded(None);
+        }
+        // The runtime ends, and the process with it.
+        Err(_) => return manager.reloaded(None),
+    };
+    let changes = daemon.reload(&config);
+    level.set(&config.log.level);
+    info!(
+        changed = changes.at_once.join(", "),
+        "the configuration was read again"
+    );
+    if !changes.at_start.is_empty() {
+        warn!(
+            keys = changes.at_start.join(", "),
+            "changed in the configuration, and without effect until peerfsd is started again"
+        );
+    }
+    manager.reloaded(Some(&changes));
+}
+
 /// What the process is told from outside.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+}
+
+/// What a signal wants.
+enum Told {
+    End,
+    Reload,
 }
 
 impl Signals {
@@ -90,24 +171,18 @@ impl Signals {
         })
     }
 
-    /// Waits until it is told to end.
-    async fn end(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => tracing::warn!(
-                    "SIGHUP changes nothing; to read a changed configuration, start peerfsd again"
-                ),
-            }
+    /// Waits for the next one. None is lost when the wait is cancelled.
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::End,
+            _ = self.interrupt.recv() => Told::End,
+            _ = self.hangup.recv() => Told::Reload,
         }
     }
-}
 
-/// Tells systemd, if it started this process.
-fn tell_manager(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "cannot tell systemd");
+    /// Waits until it is told to end. What it starts with was read just now.
+    async fn end(&mut self) {
+        while !matches!(self.next().await, Told::End) {}
     }
 }
 

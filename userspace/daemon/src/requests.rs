@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use nix::errno::Errno;
@@ -15,9 +15,11 @@ use peerfs_format::upcall::{self, BlobKind, FetchBlob, FetchChunks, FETCH_AGAIN}
 use peerfs_format::Digest;
 use peerfs_store::{Error as StoreError, PackFiles};
 use peerfs_text::Causes;
+use tokio::sync::watch;
 use tracing::{debug, info};
 
 use crate::lazy_pulls::LazyPulls;
+use crate::reload::Settings;
 use crate::upcall::{Answer, Request, RequestHandler};
 
 /// Counts the kernel's requests.
@@ -75,22 +77,22 @@ impl RequestCounts {
 /// Handles the kernel's requests by the repository.
 pub struct RepositoryHandler {
     repository: Arc<Repository>,
-    timeout: Duration,
+    settings: watch::Receiver<Settings>,
     counts: Arc<RequestCounts>,
     lazy_pulls: LazyPulls,
 }
 
 impl RepositoryHandler {
-    /// A handler that gives each request so much time, counts them, and tells who may fetch the rest.
+    /// A handler that gives each request as much time as it is set to, counts them, and tells who may fetch the rest.
     pub fn new(
         repository: Arc<Repository>,
-        timeout: Duration,
+        settings: watch::Receiver<Settings>,
         counts: Arc<RequestCounts>,
         lazy_pulls: LazyPulls,
     ) -> Self {
         RepositoryHandler {
             repository,
-            timeout,
+            settings,
             counts,
             lazy_pulls,
         }
@@ -107,7 +109,7 @@ impl RepositoryHandler {
         Purpose {
             manifest,
             priority,
-            deadline: Instant::now() + self.timeout,
+            deadline: Instant::now() + self.settings.borrow().request_timeout,
         }
     }
 

@@ -9,7 +9,7 @@ use peerfs_store::{Reference, RegistryReference};
 use serde::{Deserialize, Deserializer};
 
 /// Another place to fetch from: one key for each kind.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceConfig {
     /// The root directory of another store, on a network mount for example.
@@ -22,7 +22,7 @@ pub enum SourceConfig {
 }
 
 /// How registries are asked.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct RegistryConfig {
     /// The file with credentials; by default those of podman and Docker are looked at.

@@ -123,9 +123,24 @@ pub fn check_key(path: &Path) -> Result<(), StateError> {
     }
 }
 
+/// The node's key that the service manager has unsealed for this process, or got from elsewhere (systemd.exec(5),
+/// "Credentials"): whoever may read it is decided there.
+pub fn key_credential() -> Option<PathBuf> {
+    let directory = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?);
+    let key = directory.join("peer.key");
+    (key.is_absolute() && key.exists()).then_some(key)
+}
+
 /// Where the state is unless the user says otherwise.
 pub fn default_path() -> PathBuf {
     const OF_THE_SYSTEM: &str = "/var/lib/peerfsd";
+    // systemd has made it for the user of this daemon, which need not be root.
+    let made = std::env::var_os("STATE_DIRECTORY").is_some_and(|directories| {
+        std::env::split_paths(&directories).any(|path| path == Path::new(OF_THE_SYSTEM))
+    });
+    if made {
+        return OF_THE_SYSTEM.into();
+    }
     if geteuid().is_root() {
         return OF_THE_SYSTEM.into();
     }

@@ -141,14 +141,6 @@ fn it_ends_although_the_store_does_not_open() {
 }
 
 #[test]
-fn sighup_does_not_end_it() {
-    let daemon = Running::start(&[]);
-    kill(Pid::from_raw(daemon.child.id() as i32), Signal::SIGHUP).unwrap();
-    std::thread::sleep(Duration::from_millis(200));
-    ask(&daemon.socket(), &Request::Status, Duration::from_secs(10)).unwrap();
-}
-
-#[test]
 fn it_says_how_it_is_doing() {
     let daemon = Running::start(&[]);
     let Ok(Reply::Status(status)) =

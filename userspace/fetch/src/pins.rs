@@ -98,6 +98,19 @@ impl Pins {
         self.0.lock().remove(&key);
     }
 
+    /// Has the pins of the configuration be these, and leaves those alone that were there before. Must be called within a
+    /// tokio runtime.
+    pub fn configure(&self, images: impl IntoIterator<Item = Reference>) {
+        let images: Vec<Reference> = images.into_iter().collect();
+        let names: Vec<String> = images.iter().map(Reference::to_string).collect();
+        self.0.lock().retain(|(origin, name), _| {
+            *origin != PinOrigin::Configuration || names.contains(name)
+        });
+        for image in images {
+            self.add(image, PinOrigin::Configuration);
+        }
+    }
+
     /// Whether the configuration wants an image to be kept.
     pub fn is_configured(&self, manifest: &Digest) -> bool {
         let pins = self.0.lock();

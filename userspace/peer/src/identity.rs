@@ -25,6 +25,18 @@ impl Identity {
         }
     }
 
+    /// The identity in this file.
+    ///
+    /// # Errors
+    /// If it can't be read, or holds something else.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let bytes = fs::read(path).map_err(|source| Error::KeyFile {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::decode(path, &bytes)
+    }
+
     /// The identity in this file, which is created with a new one if it does not exist: with mode
     /// 0600, whole or not at all, and never over another file.
     pub fn load_or_generate(path: &Path) -> Result<Self, Error> {

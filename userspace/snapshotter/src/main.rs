@@ -7,6 +7,7 @@
 use std::error::Error;
 use std::fs;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{absolute, Path};
@@ -36,6 +37,8 @@ const FAILED: u8 = 1;
 const END_MAX: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
+    // Before anything else is opened, since what was passed is known by its number.
+    let passed = peerfs_sys::activation::take();
     let arguments = Arguments::parse();
     if arguments.man {
         let printed = man_page().and_then(|page| io::stdout().write_all(&page));
@@ -49,19 +52,28 @@ fn main() -> ExitCode {
         .with_ansi(io::stderr().is_terminal())
         .with_max_level(LevelFilter::INFO)
         .init();
-    match run(arguments) {
+    match run(arguments, passed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(error.as_ref()),
     }
 }
 
-fn run(mut arguments: Arguments) -> Result<(), Box<dyn Error>> {
+/// Descriptors that systemd has passed, by name.
+type Passed = io::Result<Vec<(String, OwnedFd)>>;
+
+fn run(mut arguments: Arguments, passed: Passed) -> Result<(), Box<dyn Error>> {
     arguments.root = absolute(&arguments.root)?;
     arguments.root_dir = absolute(&arguments.root_dir)?;
     check_path(&arguments.root)?;
     // Held until the end: whoever has it has the address, too.
     let snapshots = Snapshots::open(&arguments.root)?;
-    let listener = listen(&arguments.address)?;
+    let passed = passed?.into_iter().map(|(_, descriptor)| descriptor).next();
+    let is_passed = passed.is_some();
+    let listener = match passed {
+        Some(descriptor) => StdListener::from(descriptor),
+        None => listen(&arguments.address)?,
+    };
+    listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Runtime::new()?;
     let served = runtime.block_on(async {
         let images = Images::new(arguments.images());
@@ -97,7 +109,9 @@ fn run(mut arguments: Arguments) -> Result<(), Box<dyn Error>> {
         }
     });
     runtime.shutdown_background();
-    let _ = fs::remove_file(&arguments.address);
+    if !is_passed {
+        let _ = fs::remove_file(&arguments.address);
+    }
     served
 }
 
@@ -127,7 +141,6 @@ fn listen(address: &Path) -> io::Result<StdListener> {
             format!("cannot listen at {}: {error}", address.display()),
         )
     })?;
-    listener.set_nonblocking(true)?;
     Ok(listener)
 }
 

@@ -2,6 +2,8 @@
 
 //! The one place with unsafe code in userspace: what no library wraps.
 
+#[cfg(feature = "activation")]
+pub mod activation;
 pub mod clock;
 pub mod interrupt;
 pub mod ioctl;

@@ -39,7 +39,7 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         .build()
         .map_err(Error::io("start", "the runtime".as_ref()))?;
     runtime.block_on(async {
-        let started = Daemon::start(&config).await;
+        let started = Daemon::start(&config, None).await;
         let daemon = started.map_err(|error| finding(&error))?;
         println!("ready");
         let mut reader = None;

@@ -13,7 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{listen, socket, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::socket::{
+    getsockname, getsockopt, listen, socket, sockopt, AddressFamily, Backlog, SockFlag, SockType,
+    UnixAddr,
+};
 use nix::sys::stat::{fchmod, Mode};
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
@@ -23,10 +26,10 @@ use tracing::warn;
 use crate::commands::Commands;
 use seats::Seats;
 
-/// A control socket that listens. Its file is removed when it is dropped.
+/// A control socket that listens. Its file is removed when it is dropped, if it was made here.
 pub struct ControlSocket {
     listener: UnixListener,
-    path: PathBuf,
+    made: Option<PathBuf>,
 }
 
 impl ControlSocket {
@@ -48,8 +51,34 @@ impl ControlSocket {
         listen(&socket, Backlog::MAXCONN)?;
         Ok(ControlSocket {
             listener: UnixListener::from_std(socket.into())?,
-            path: path.to_owned(),
+            made: Some(path.to_owned()),
         })
+    }
+
+    /// Listens at a socket that somebody else has made and keeps when this daemon ends: who connects meanwhile waits for
+    /// the next one. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If it is no Unix stream socket that listens.
+    pub fn passed(socket: OwnedFd) -> io::Result<Self> {
+        let is_listening = getsockopt(&socket, sockopt::AcceptConn)?;
+        let is_stream = getsockopt(&socket, sockopt::SockType)? == SockType::Stream;
+        let is_unix = getsockname::<UnixAddr>(socket.as_raw_fd()).is_ok();
+        if !(is_listening && is_stream && is_unix) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let listener = std::os::unix::net::UnixListener::from(socket);
+        listener.set_nonblocking(true)?;
+        Ok(ControlSocket {
+            listener: UnixListener::from_std(listener)?,
+            made: None,
+        })
+    }
+
+    /// The name that clients connect to, if it has one.
+    pub fn path(&self) -> Option<PathBuf> {
+        let address = self.listener.local_addr().ok()?;
+        address.as_pathname().map(Path::to_owned)
     }
 
     /// Answers clients until `shutdown`.
@@ -88,8 +117,10 @@ fn bind(path: &Path) -> io::Result<OwnedFd> {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // Whoever has removed it already has done no harm.
-        let _ = std::fs::remove_file(&self.path);
+        if let Some(path) = &self.made {
+            // Whoever has removed it already has done no harm.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -108,5 +139,23 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let early = std::os::unix::net::UnixStream::connect(&path);
         assert_eq!(early.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_was_passed_stays_and_must_be_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let listening = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let socket = ControlSocket::passed(listening.try_clone().unwrap().into()).unwrap();
+        assert_eq!(socket.path().as_deref(), Some(&*path));
+        drop(socket);
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (connected, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        for wrong in [OwnedFd::from(tcp), OwnedFd::from(connected)] {
+            assert!(ControlSocket::passed(wrong).is_err());
+        }
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(ControlSocket::passed(file.into()).is_err());
     }
 }

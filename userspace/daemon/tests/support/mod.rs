@@ -49,7 +49,7 @@ impl TestDaemon {
         config.peer.mdns = false;
         config.peer.bootstrap = bootstrap;
         change(&mut config);
-        let daemon = soon(Daemon::start(&config)).await.unwrap();
+        let daemon = soon(Daemon::start(&config, None)).await.unwrap();
         TestDaemon { daemon, root }
     }
 
