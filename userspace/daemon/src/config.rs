@@ -19,6 +19,7 @@ use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use crate::lazy_pulls::PullChoice;
+pub use crate::monitor::MonitorConfig;
 pub use crate::source_config::{RegistryConfig, SourceConfig};
 use crate::state;
 
@@ -85,6 +86,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// How registries are asked.
     pub registry: RegistryConfig,
+    /// The page and the metrics.
+    pub monitor: MonitorConfig,
     /// Other places to fetch from, asked before the peers.
     pub source: Vec<SourceConfig>,
     /// Images that are kept complete without being asked for.
@@ -104,6 +107,7 @@ impl Default for Config {
             peer: PeerConfig::default(),
             limits: LimitsConfig::default(),
             registry: RegistryConfig::default(),
+            monitor: MonitorConfig::default(),
             source: Vec::new(),
             pin: Vec::new(),
         }

@@ -16,6 +16,7 @@ use peerfs_fetch::source::{
 };
 use peerfs_fetch::{Disk, Fetcher, Packs, PinOrigin, Pins, Pulls, Repository, Traffic};
 use peerfs_format::Digest;
+use peerfs_monitor::{serve, Address, Listener};
 use peerfs_peer::{ArrivalLog, Identity, Node, NodeConfig};
 use peerfs_registry::{Remote, UrlError};
 use peerfs_store::{Reference, Store, Watcher};
@@ -77,6 +78,14 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The page and the metrics can't be served.
+    #[error("cannot listen at {address}; name another place with monitor.listen")]
+    Monitor {
+        /// Where.
+        address: Address,
+        /// Why.
+        source: io::Error,
+    },
     /// The control socket that was passed is none.
     #[error(
         "what was passed to this process is no Unix stream socket that listens; see ListenStream= in peerfsd.socket"
@@ -125,6 +134,7 @@ impl Daemon {
         let store = Arc::new(opened.store);
         let disk = Disk::new(Arc::clone(&store), config.limits.store_operations.get());
         let control = control_socket(&config.control_socket, passed)?;
+        let monitor = listen_for_monitor(config).await?;
         let (settings, changing) = watch::channel(Settings::of(config));
         let packs = Arc::new(Packs::default());
         let cached_packs = Arc::clone(&packs);
@@ -177,17 +187,18 @@ impl Daemon {
             lazy_pulls.clone(),
         ));
         let pins = Pins::new(disk.clone(), pulls.clone());
+        let status = StatusReader {
+            disk: disk.clone(),
+            packs: Arc::clone(&packs),
+            node: node.clone(),
+            traffic: Arc::clone(&traffic),
+            pins: pins.clone(),
+            pulls: pulls.clone(),
+            requests: Arc::clone(&requests),
+            started: Instant::now(),
+        };
         let commands = Commands {
-            status: StatusReader {
-                disk: disk.clone(),
-                packs: Arc::clone(&packs),
-                node: node.clone(),
-                traffic: Arc::clone(&traffic),
-                pins: pins.clone(),
-                pulls: pulls.clone(),
-                requests: Arc::clone(&requests),
-                started: Instant::now(),
-            },
+            status: status.clone(),
             repository,
             origins,
             pulls: pulls.clone(),
@@ -241,6 +252,10 @@ impl Daemon {
             pins.add(Reference::Digest(manifest), PinOrigin::Command);
         }
         tasks.spawn(control.serve(commands, shutdown.clone()));
+        if let Some(listener) = monitor {
+            info!(address = %listener.address(), "the page and the metrics");
+            tasks.spawn(serve(listener, Arc::new(status), shutdown.clone()));
+        }
         for directory in directories {
             tasks.spawn(async move { directory.look().await });
         }
@@ -384,6 +399,17 @@ fn open_all(config: &Config) -> Result<Opened, StartError> {
 }
 
 /// Listens for clients: at the socket that was passed, or else at one of its own.
+async fn listen_for_monitor(config: &Config) -> Result<Option<Listener>, StartError> {
+    let Some(address) = &config.monitor.listen else {
+        return Ok(None);
+    };
+    let listener = Listener::bind(address).await;
+    listener.map(Some).map_err(|source| StartError::Monitor {
+        address: address.clone(),
+        source,
+    })
+}
+
 fn control_socket(path: &Path, passed: Option<OwnedFd>) -> Result<ControlSocket, StartError> {
     let Some(passed) = passed else {
         return ControlSocket::listen(path).map_err(|source| StartError::ControlSocket {

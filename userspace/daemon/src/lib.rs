@@ -16,6 +16,7 @@
 //! | [`state`] | what is this node's own: its key |
 //! | `control`, `commands` | the control socket, and what its clients can have done |
 //! | `status`, `events` | how the daemon is doing, and what happens |
+//! | `monitor` | the page and the metrics |
 //! | `saved_pins` | what clients have pinned |
 //!
 //! What is missing is got by the crate `peerfs_fetch`.
@@ -36,6 +37,7 @@ mod lazy_pulls;
 mod log_limit;
 pub mod logging;
 pub mod manager;
+mod monitor;
 mod provider;
 pub mod reload;
 mod requests;

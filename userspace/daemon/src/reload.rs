@@ -54,6 +54,7 @@ impl Changes {
             peer,
             limits,
             registry,
+            monitor,
             source,
             pin,
         } = running;
@@ -105,6 +106,7 @@ impl Changes {
                 *store_operations != new.limits.store_operations,
             ),
             ("registry", *registry != new.registry),
+            ("monitor", *monitor != new.monitor),
             ("source", *source != new.source),
         ]);
         let at_once = differing(&[

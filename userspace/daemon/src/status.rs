@@ -20,6 +20,7 @@ use rustix::process::{getrlimit, Resource};
 use crate::requests::RequestCounts;
 
 /// Everything that knows something about the daemon.
+#[derive(Clone)]
 pub struct StatusReader {
     /// The store.
     pub disk: Disk,
@@ -146,6 +147,17 @@ impl StatusReader {
         self.disk.run(move |store| images_of(store, &packs)).await
     }
 
+    /// How much of an image is here, from its first chunk to its last one, in at most `cells` parts: percents. None if the store
+    /// has no such image, or not yet what lists its packs.
+    ///
+    /// # Errors
+    /// If the store can't be read.
+    pub async fn map(&self, manifest: Digest, cells: usize) -> Result<Option<Vec<u8>>, DiskError> {
+        let packs = Arc::clone(&self.packs);
+        let map = move |store: &Store| map_of(store, &packs, &manifest, cells);
+        self.disk.run(map).await
+    }
+
     /// The mounts over the store that this process sees.
     ///
     /// # Errors
@@ -209,6 +221,42 @@ fn sizes(
     Ok(Some((manifest.stored_bytes, present_bytes)))
 }
 
+fn map_of(
+    store: &Store,
+    packs: &Packs,
+    manifest: &Digest,
+    cells: usize,
+) -> peerfs_store::Result<Option<Vec<u8>>> {
+    let Some(manifest) = images::manifest(store, manifest)? else {
+        return Ok(None);
+    };
+    let mut here = Vec::new();
+    for pack in images::packs(store, &manifest)?.unwrap_or_default() {
+        let chunks = here.len()..here.len() + pack.chunk_count as usize;
+        here.resize(chunks.end, store.has_blob(&pack.digest));
+        if let Some(pack) = packs.find_with(store, pack.digest, pack.index_digest)? {
+            let own = here.get_mut(chunks).unwrap_or_default();
+            for (number, here) in (0..).zip(own) {
+                *here |= pack.has(number);
+            }
+        }
+    }
+    Ok(Some(percents(&here, cells)))
+}
+
+/// How many of equal parts of a list are true, in percent.
+fn percents(list: &[bool], parts: usize) -> Vec<u8> {
+    let parts = parts.min(list.len());
+    let part = |number: usize| {
+        let range = number * list.len() / parts..(number + 1) * list.len() / parts;
+        let part = list.get(range).unwrap_or_default();
+        let share = part.iter().filter(|here| **here).count() * 100 / part.len().max(1);
+        // At most 100.
+        share as u8
+    };
+    (0..parts).map(part).collect()
+}
+
 /// The mounts over the store.
 fn mounts_of(store: &Store, packs: &Packs) -> peerfs_store::Result<Vec<MountStatus>> {
     let mounts = store.mounts()?;
@@ -231,4 +279,18 @@ fn mounts_of(store: &Store, packs: &Packs) -> peerfs_store::Result<Vec<MountStat
         })
     };
     mounts.into_iter().map(status).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_as_full_as_what_is_in_them() {
+        let list = [true, true, true, false, false, false, false];
+        assert_eq!(percents(&list, 2), [100, 0]);
+        assert_eq!(percents(&list, 3), [100, 50, 0]);
+        assert_eq!(percents(&list, 100), [100, 100, 100, 0, 0, 0, 0]);
+        assert!(percents(&[], 100).is_empty());
+    }
 }

@@ -127,6 +127,11 @@ impl Running {
     /// Ends it, and starts another one over the same directory, with more of a configuration.
     pub fn restart(mut self, more: &str) -> (Self, String) {
         self.stop(Signal::SIGTERM);
+        self.restart_after_death(more)
+    }
+
+    /// Starts another one over the directory of one that has ended.
+    pub fn restart_after_death(mut self, more: &str) -> (Self, String) {
         let elsewhere = tempfile::tempdir().unwrap();
         let root = std::mem::replace(&mut self.root, elsewhere);
         Self::start_over(root, more)
