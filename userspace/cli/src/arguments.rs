@@ -36,6 +36,7 @@ Example:
 pub(crate) enum Command {
     Build(BuildArguments),
     Import(ImportArguments),
+    Convert(crate::import::convert::ConvertArguments),
     Mount(MountArguments),
     Umount(UmountArguments),
     Ls(ListArguments),
@@ -62,6 +63,9 @@ pub(crate) enum Command {
     ///
     /// What is here of it stays. What the configuration of peerfsd pins is not for this command.
     Unpin(PinArguments),
+    Run(crate::container::RunArguments),
+    Commit(crate::container::CommitArguments),
+    Containers(crate::container::ContainersArguments),
     Mounts(MountsArguments),
     Peers(crate::peers::PeersArguments),
     Unban(crate::peers::UnbanArguments),
@@ -435,7 +439,7 @@ pub(crate) struct PullArguments {
 }
 
 /// How registries are asked.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct RegistryArguments {
     /// The file with credentials; by default those of podman and Docker are looked at.
     #[arg(long, value_name = "PATH", env = "REGISTRY_AUTH_FILE", value_hint = ValueHint::FilePath)]

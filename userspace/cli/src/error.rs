@@ -92,6 +92,9 @@ pub(crate) enum Error {
         path: PathBuf,
         source: peerfs_oci::Error,
     },
+    /// A container can't be made, run or found.
+    #[error("{0}")]
+    Run(String),
     /// The output can't be written.
     #[error("can't write the output")]
     Output(#[source] io::Error),

@@ -12,6 +12,7 @@ mod arguments;
 mod build;
 mod cat;
 mod collect;
+mod container;
 mod conversation;
 mod diff;
 mod doctor;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use peerfs_control::{PullState, PullStatus, Reply, Request};
+use peerfs_format::Digest;
 use peerfs_store::printable;
 use peerfs_sys::interrupt;
 
@@ -62,13 +63,23 @@ fn by_daemon(arguments: &PullArguments, display: &mut Display) -> Result<()> {
     }
 }
 
+/// Brings what a mount needs of an image into the daemon's store, and says nothing. Returns its manifest's digest.
+pub(crate) fn lazily(socket: &Path, image: &str) -> Result<Digest> {
+    let manifest = silently(socket, image, true)?;
+    manifest.parse().map_err(|_| Error::UnexpectedReply)
+}
+
 /// Brings all of an image into the daemon's store, and says nothing.
 pub(crate) fn to_end(socket: &Path, image: &str) -> Result<()> {
+    silently(socket, image, false).map(drop)
+}
+
+fn silently(socket: &Path, image: &str, lazy: bool) -> Result<String> {
     let request = Request::Pull {
         image: image.to_owned(),
         tag: None,
         timeout: None,
-        lazy: false,
+        lazy,
     };
     let _ = interrupt::watch();
     let mut conversation = Conversation::open(socket, &request)?;
@@ -76,7 +87,7 @@ pub(crate) fn to_end(socket: &Path, image: &str) -> Result<()> {
         match conversation.next(interrupt::is_requested)? {
             None => return Err(Error::Cancelled),
             Some(Reply::Progress(_)) => continue,
-            Some(Reply::Done(_)) => return Ok(()),
+            Some(Reply::Done(status)) => return Ok(status.image),
             Some(Reply::Error(problem)) => return Err(Error::Refused(problem)),
             Some(_) => return Err(Error::UnexpectedReply),
         }

@@ -108,7 +108,11 @@ pub(crate) fn run(arguments: &PushArguments) -> Result<()> {
 
 /// Where the image is to go.
 fn destination(arguments: &PushArguments) -> Result<RegistryReference> {
-    let wanted = arguments.destination.as_ref().unwrap_or(&arguments.image);
+    check_destination(arguments.destination.as_ref().unwrap_or(&arguments.image))
+}
+
+/// Fails if this is no place that an image can go to.
+pub(crate) fn check_destination(wanted: &Reference) -> Result<RegistryReference> {
     match wanted {
         Reference::Registry(reference) if reference.digest.is_none() => Ok(reference.clone()),
         Reference::Registry(_) => Err(Error::Destination(

@@ -13,9 +13,9 @@ use crate::arguments::{Arguments, Command};
 use crate::error::{Error, Result};
 use crate::failure::PEERFS;
 use crate::{
-    build, cat, collect, diff, doctor, documentation, du, events, export, extract, images, import,
-    inspect, list, mount, mount_helper, mounts, peers, pins, pull, push, status, top, verify,
-    warnings,
+    build, cat, collect, container, diff, doctor, documentation, du, events, export, extract,
+    images, import, inspect, list, mount, mount_helper, mounts, peers, pins, pull, push, status,
+    top, verify, warnings,
 };
 
 /// The exit status for a wrong command line.
@@ -24,6 +24,8 @@ const MISUSED: u8 = 2;
 const FAILED: u8 = 1;
 /// That of a comparison that could not be made, as diff(1) has it: 1 says that there is a difference.
 const NOT_COMPARED: u8 = 2;
+/// That of a container that could not be made, as podman(1) and docker(1) have it.
+const NOT_RUN: u8 = 125;
 
 /// Runs the command that `arguments` (the program's name first) ask for.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
@@ -37,7 +39,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     };
     warnings::show(PEERFS.name);
     match dispatch(&arguments.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         Err(error) => {
             if error.is_cancelled() {
                 // Does not return, unless nobody interrupted it.
@@ -54,14 +56,25 @@ fn status(command: &Command, error: &Error) -> u8 {
     match (command, error) {
         (_, Error::Different) => FAILED,
         (Command::Diff(_), _) => NOT_COMPARED,
+        (Command::Run(_), _) => NOT_RUN,
         _ => FAILED,
     }
 }
 
-fn dispatch(command: &Command) -> Result<()> {
+/// Does what is asked; returns the exit status.
+fn dispatch(command: &Command) -> Result<u8> {
+    if let Command::Run(arguments) = command {
+        return container::run(arguments);
+    }
+    do_simply(command).map(|()| 0)
+}
+
+/// Does what either goes well or not.
+fn do_simply(command: &Command) -> Result<()> {
     match command {
         Command::Build(arguments) => build::run(arguments),
         Command::Import(arguments) => import::run(arguments),
+        Command::Convert(arguments) => import::convert::run(arguments),
         Command::Mount(arguments) => mount::run(arguments),
         Command::Umount(arguments) => mount::unmount(arguments),
         Command::Ls(arguments) => list::run(arguments),
@@ -81,6 +94,9 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Push(arguments) => push::run(arguments),
         Command::Pin(arguments) => pins::pin(arguments),
         Command::Unpin(arguments) => pins::unpin(arguments),
+        Command::Run(_) => Ok(()),
+        Command::Commit(arguments) => container::commit(arguments),
+        Command::Containers(arguments) => container::containers(arguments),
         Command::Mounts(arguments) => mounts::run(arguments),
         Command::Peers(arguments) => peers::list(arguments),
         Command::Unban(arguments) => peers::unban(arguments),

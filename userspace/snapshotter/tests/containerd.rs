@@ -166,7 +166,7 @@ fn ordinary_images_run_beside_them() {
     if !can_run() {
         return;
     }
-    let machine = Machine::start(&[]);
+    let machine = Machine::start(&["lazy"]);
     let layout = machine.path("layout");
     let image = format!("{}:plain", layout.display());
     let bundle = machine.path("bundle");
@@ -199,7 +199,14 @@ fn ordinary_images_run_beside_them() {
     let said = machine.run(&reference, "c", &["/bin/sh", "-c", script]);
     assert_eq!(said, "second\nnomotd\n");
     assert_eq!(machine.snapshots().len(), 2);
-    machine.succeed(&["image", "rm", "--sync", &reference]);
+    // Converted, it is the same, and no layer of it is here.
+    let lazy = format!("{}/lazy:1", machine.registry.address);
+    let mut convert = Command::new(support::program("peerfs"));
+    succeed(convert.args(["convert", &reference, &lazy]));
+    machine.pull(&lazy);
+    assert_eq!(machine.run(&lazy, "c", &["/bin/sh", "-c", script]), said);
+    assert_eq!(machine.snapshots().len(), 3);
+    machine.succeed(&["image", "rm", "--sync", &reference, &lazy]);
     until("all snapshots are gone", || machine.snapshots().is_empty());
 }
 

@@ -3,6 +3,7 @@
 //! `peerfs import`.
 
 mod container;
+pub(crate) mod convert;
 mod filesystem;
 mod remote;
 mod source;

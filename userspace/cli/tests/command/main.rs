@@ -6,6 +6,7 @@
 
 mod base;
 mod building;
+mod containers;
 mod damage;
 mod docker_registry;
 mod exporting;

@@ -127,7 +127,7 @@ impl Machine {
     /// Makes an image in peerfs form of a tree, and pushes it; returns its reference.
     pub fn publish(&self, name: &str, tree: &Path) -> String {
         let reference = format!("{}/{name}:1", self.registry.address);
-        let store = self.path("publisher");
+        let store = self.registry.folder.path().join("publisher");
         let mut build = Command::new(program("peerfs"));
         build.args(["build", "--tag", &reference, "--root-dir"]);
         succeed(build.arg(&store).arg(tree));

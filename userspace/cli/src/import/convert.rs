@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `peerfs convert`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+use peerfs_build::Compression;
+use peerfs_oci::Platform;
+use peerfs_store::{Reference, Tag};
+
+use super::source::{parse_size, Format, Source};
+use super::ImportArguments;
+use crate::arguments::{
+    parse_threads, MakeArguments, Profile, PushArguments, RegistryArguments, StoreArguments,
+};
+use crate::error::{Error, Result};
+use crate::{import, push};
+
+/// Put an image for containers into a registry in the form of peerfs.
+///
+/// What `peerfs import` and `peerfs push` do, one after the other: for a pipeline that has just built an image. The same source
+/// makes the same image wherever it is converted, and of a later version only what has changed is sent. Prints the digest of the
+/// manifest, and then the reference by the digest of what the tag leads to.
+#[derive(Args)]
+pub(crate) struct ConvertArguments {
+    /// An image of a registry (REGISTRY/NAME:TAG, with or without docker://), or whatever else `peerfs import` takes.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    source: String,
+    /// Where to put it: REGISTRY/NAME:TAG.
+    #[arg(value_name = "DESTINATION")]
+    destination: Reference,
+    /// The store to make it in, which keeps it, so that less is to be done for its next version. By default one that is removed
+    /// afterwards.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    root_dir: Option<PathBuf>,
+    /// What machines the image is to be for, if there are several; by default for such as this one.
+    #[arg(long, value_name = "OS/ARCHITECTURE[/VARIANT]")]
+    platform: Option<Platform>,
+    /// How many bytes archives may take when they are decompressed, with k, M, G or T for powers of 1024.
+    #[arg(long, value_name = "SIZE", default_value = "256G", value_parser = parse_size)]
+    max_size: u64,
+    /// What the image is to be good at: to be read fast (default), or small.
+    #[arg(long, value_name = "PROFILE", value_enum, default_value_t)]
+    profile: Profile,
+    /// How to compress: none, zstd or zstd:LEVEL (1 to 22), lz4 or lz4:LEVEL (1 to 12).
+    #[arg(long, value_name = "METHOD")]
+    compression: Option<Compression>,
+    /// Threads to use, at most 1024; by default one for each processor.
+    #[arg(long, value_name = "NUMBER", value_parser = parse_threads)]
+    threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    registry: RegistryArguments,
+}
+
+/// Makes an image of what others made, and puts it into a registry.
+pub(crate) fn run(arguments: &ConvertArguments) -> Result<()> {
+    let destination = &arguments.destination;
+    // Before all the work is done.
+    push::check_destination(destination)?;
+    let tag: Tag = destination.to_string().parse()?;
+    let temporary = match &arguments.root_dir {
+        Some(_) => None,
+        None => Some(tempfile::tempdir().map_err(|source| Error::Write {
+            path: std::env::temp_dir(),
+            source,
+        })?),
+    };
+    let root_dir = match (&arguments.root_dir, &temporary) {
+        (Some(root_dir), _) => root_dir.clone(),
+        (None, Some(temporary)) => temporary.path().join("store"),
+        (None, None) => PathBuf::from("store"),
+    };
+    let store = || StoreArguments {
+        root_dir: root_dir.clone(),
+    };
+    import::run(&ImportArguments {
+        source: source(&arguments.source),
+        format: Format::Auto,
+        image: None,
+        platform: arguments.platform.clone(),
+        max_size: arguments.max_size,
+        registry: arguments.registry.clone(),
+        make: MakeArguments {
+            store: store(),
+            tag,
+            base: Vec::new(),
+            profile: arguments.profile,
+            compression: arguments.compression,
+            architecture: None,
+            whole: false,
+            threads: arguments.threads,
+            json: false,
+        },
+    })?;
+    push::run(&PushArguments {
+        store: store(),
+        registry: arguments.registry.clone(),
+        json: false,
+        image: destination.clone(),
+        destination: None,
+    })
+}
+
+/// What is meant: a file, unless it is none and can be an image of a registry.
+fn source(text: &str) -> Source {
+    let Ok(source) = text.parse::<Source>();
+    let is_file = source.format != Format::Auto || source.path.exists();
+    match text.parse::<Reference>() {
+        Ok(Reference::Registry(_)) if !is_file => Source {
+            format: Format::Registry,
+            ..source
+        },
+        _ => source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_may_be_an_image_of_a_registry() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("archive.tar");
+        std::fs::write(&file, "").unwrap();
+        for (text, format) in [
+            ("registry.example/team/a:1", Format::Registry),
+            ("docker://registry.example/team/a:1", Format::Registry),
+            ("oci:layout:a", Format::Oci),
+            (file.to_str().unwrap(), Format::Auto),
+            ("missing.tar", Format::Auto),
+        ] {
+            assert_eq!(source(text).format, format, "{text}");
+        }
+    }
+}

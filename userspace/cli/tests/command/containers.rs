@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Containers, by runc.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use rustix::process::geteuid;
+use tempfile::TempDir;
+
+/// The program.
+const PEERFS: &str = env!("CARGO_BIN_EXE_peerfs");
+
+struct World {
+    folder: TempDir,
+}
+
+impl World {
+    /// A store with an image that has a user, a program and a configuration.
+    fn new() -> Self {
+        let world = World {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        let root = world.folder.path().join("tree");
+        for directory in ["bin", "etc", "proc", "sys", "dev", "srv"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        fs::set_permissions(root.join("srv"), fs::Permissions::from_mode(0o777)).unwrap();
+        fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+        std::os::unix::fs::symlink("busybox", root.join("bin/sh")).unwrap();
+        fs::write(
+            root.join("etc/passwd"),
+            "root:x:0:0::/root:\nweb:x:33:34::/srv:\n",
+        )
+        .unwrap();
+        fs::write(root.join("etc/motd"), "hello\n").unwrap();
+        // As an image of a container, so that it has a configuration.
+        let layout = world.folder.path().join("layout");
+        let image = format!("{}:a", layout.display());
+        let bundle = world.folder.path().join("bundle");
+        let umoci = |arguments: &[&str]| {
+            let status = Command::new("umoci").args(arguments).status().unwrap();
+            assert!(status.success());
+        };
+        umoci(&["init", "--layout", layout.to_str().unwrap()]);
+        umoci(&["new", "--image", &image]);
+        umoci(&["unpack", "--image", &image, bundle.to_str().unwrap()]);
+        let copied = Command::new("cp")
+            .arg("-a")
+            .arg(root.join("."))
+            .arg(bundle.join("rootfs"))
+            .status();
+        assert!(copied.unwrap().success());
+        umoci(&["repack", "--image", &image, bundle.to_str().unwrap()]);
+        umoci(&[
+            "config",
+            "--image",
+            &image,
+            "--config.entrypoint",
+            "/bin/sh",
+            "--config.entrypoint",
+            "-c",
+            "--config.cmd",
+            "echo $GREETING $(/bin/busybox id -u):$(/bin/busybox id -g) $PWD $HOME",
+            "--config.env",
+            "GREETING=hi",
+            "--config.user",
+            "web",
+            "--config.workingdir",
+            "/srv",
+        ]);
+        world.succeed("import", &[&format!("oci:{image}"), "--tag", "a"]);
+        world
+    }
+
+    fn store(&self) -> String {
+        self.folder
+            .path()
+            .join("store")
+            .to_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    fn containers(&self) -> String {
+        self.folder
+            .path()
+            .join("containers")
+            .to_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    fn peerfs(&self, command: &str, arguments: &[&str]) -> Output {
+        let mut process = Command::new(PEERFS);
+        process.arg(command);
+        if !matches!(command, "containers") {
+            process.args(["--root-dir", &self.store()]);
+        }
+        if matches!(command, "run" | "commit" | "containers") {
+            process.args(["--containers", &self.containers()]);
+        }
+        process.args(arguments).output().unwrap()
+    }
+
+    fn succeed(&self, command: &str, arguments: &[&str]) -> String {
+        let output = self.peerfs(command, arguments);
+        assert!(
+            output.status.success(),
+            "{command} {arguments:?}: {output:?}"
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = self.peerfs("run", arguments);
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code().unwrap(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    }
+
+    /// What is left mounted.
+    fn mounts(&self) -> usize {
+        let folder = self.folder.path().to_str().unwrap();
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        mounts.lines().filter(|line| line.contains(folder)).count()
+    }
+}
+
+fn can_run() -> bool {
+    let can = geteuid().is_root() && Path::new("/usr/sbin/runc").exists();
+    if !can {
+        eprintln!("only root may run containers, by runc");
+    }
+    can
+}
+
+#[test]
+fn a_container_runs_as_its_image_says_and_otherwise() {
+    if !can_run() {
+        return;
+    }
+    let world = World::new();
+    assert_eq!(
+        world.run(&["--rm", "a"]),
+        (0, "hi 33:34 /srv /srv\n".to_owned(), String::new())
+    );
+    let otherwise = ["--rm", "-u", "0", "-w", "/", "-e", "GREETING=oh", "a"];
+    assert_eq!(world.run(&otherwise).1, "oh 0:0 / /root\n");
+    let (status, said, _) = world.run(&[
+        "--rm",
+        "--entrypoint",
+        "/bin/busybox",
+        "a",
+        "cat",
+        "/etc/motd",
+    ]);
+    assert_eq!((status, said.as_str()), (0, "hello\n"));
+    // The status is the program's; one that can't be made has another one.
+    assert_eq!(world.run(&["--rm", "a", "exit 7"]).0, 7);
+    let (status, _, problem) = world.run(&["--rm", "-u", "nobody", "a"]);
+    assert!(
+        status == 125 && problem.contains("no user nobody"),
+        "{problem}"
+    );
+    assert_eq!(
+        world.run(&["--rm", "--socket", "/nowhere", "missing"]).0,
+        125
+    );
+    // A volume, and what is read-only.
+    let volume = format!("{}:/srv:ro", world.folder.path().join("tree/etc").display());
+    let (status, said, _) = world.run(&[
+        "--rm",
+        "-v",
+        &volume,
+        "a",
+        "/bin/busybox cat motd; echo x >new",
+    ]);
+    assert!(status != 0 && said == "hello\n");
+    let (status, _, _) = world.run(&["--rm", "--read-only", "-u", "0", "a", "echo x >/etc/new"]);
+    assert_ne!(status, 0);
+    // Its own processes, and no network but a loopback.
+    let (_, said, _) = world.run(&[
+        "--rm",
+        "--network",
+        "none",
+        "a",
+        "echo $$; /bin/busybox ls /sys/class/net",
+    ]);
+    assert_eq!(said, "1\nlo\n");
+    assert_eq!(world.mounts(), 0);
+    assert_eq!(world.succeed("containers", &[]), "");
+}
+
+#[test]
+fn what_two_containers_wrote_becomes_two_images() {
+    if !can_run() {
+        return;
+    }
+    let world = World::new();
+    for name in ["one", "two"] {
+        let write = format!("echo {name} >/srv/{name}; /bin/busybox rm /etc/motd");
+        let (status, _, problem) = world.run(&["--name", name, "-u", "0", "a", &write]);
+        assert_eq!(status, 0, "{problem}");
+    }
+    let (status, _, problem) = world.run(&["--name", "one", "a"]);
+    assert!(status == 125 && problem.contains("already"), "{problem}");
+    let listed = world.succeed("containers", &[]);
+    assert!(
+        listed.contains("one  ended    a\n") && listed.contains("two  ended    a\n"),
+        "{listed}"
+    );
+    // The image stays as long as a container does.
+    world.succeed("untag", &["a"]);
+    world.succeed("gc", &[]);
+    world.succeed("commit", &["one", "--tag", "first"]);
+    world.succeed("containers", &["rm", "one"]);
+    world.succeed("commit", &["two", "--tag", "second"]);
+    world.succeed("containers", &["rm", "two"]);
+    // As they were left, with the configuration; and nothing of one in the other.
+    assert_eq!(world.run(&["--rm", "first"]).1, "hi 33:34 /srv /srv\n");
+    for (image, own, other) in [("first", "one", "two"), ("second", "two", "one")] {
+        let script =
+            format!("echo $(/bin/busybox ls /srv /etc); /bin/busybox cat /srv/{own}; echo /srv/*");
+        let (_, said, _) = world.run(&["--rm", image, &script]);
+        assert!(
+            said.contains(own) && !said.contains(other) && !said.contains("motd"),
+            "{said}"
+        );
+    }
+    assert_eq!(world.mounts(), 0);
+    let (status, _, problem) = world.run(&["--rm", "a"]);
+    assert!(status == 125, "{problem}");
+    let missing = world.peerfs("commit", &["one", "--tag", "x"]);
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("there is no container one"));
+}
+
+#[test]
+fn a_running_container_is_left_alone_and_one_that_was_killed_is_cleaned_up() {
+    if !can_run() {
+        return;
+    }
+    let world = World::new();
+    let mut process = Command::new(PEERFS);
+    process.args([
+        "run",
+        "--root-dir",
+        &world.store(),
+        "--containers",
+        &world.containers(),
+    ]);
+    let mut running = process
+        .args(["--name", "r", "a", "/bin/busybox sleep 1000"])
+        .spawn()
+        .unwrap();
+    let state = || {
+        String::from_utf8(
+            Command::new("runc")
+                .args(["state", "peerfs-r"])
+                .output()
+                .unwrap()
+                .stdout,
+        )
+        .unwrap()
+    };
+    while !state().contains("\"running\"") {
+        assert!(running.try_wait().unwrap().is_none());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(world.succeed("containers", &[]).contains("r  running  a"));
+    for attempt in [
+        world.peerfs("containers", &["rm", "r"]),
+        world.peerfs("commit", &["r", "--tag", "x"]),
+    ] {
+        let problem = String::from_utf8_lossy(&attempt.stderr).into_owned();
+        assert!(
+            !attempt.status.success() && problem.contains("in use"),
+            "{problem}"
+        );
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let _ = Command::new("runc")
+        .args(["delete", "--force", "peerfs-r"])
+        .status();
+    world.succeed("containers", &["rm", "r"]);
+    assert_eq!(world.mounts(), 0);
+}
