@@ -66,6 +66,7 @@ pub(crate) enum Command {
     Run(crate::container::RunArguments),
     Commit(crate::container::CommitArguments),
     Containers(crate::container::ContainersArguments),
+    Podman(crate::podman::PodmanArguments),
     Mounts(MountsArguments),
     Peers(crate::peers::PeersArguments),
     Unban(crate::peers::UnbanArguments),

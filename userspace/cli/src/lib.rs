@@ -37,6 +37,7 @@ mod mounts;
 mod output;
 mod peers;
 mod pins;
+mod podman;
 mod progress;
 mod pull;
 mod push;

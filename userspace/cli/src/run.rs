@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::failure::PEERFS;
 use crate::{
     build, cat, collect, container, diff, doctor, documentation, du, events, export, extract,
-    images, import, inspect, list, mount, mount_helper, mounts, peers, pins, pull, push, status,
-    top, verify, warnings,
+    images, import, inspect, list, mount, mount_helper, mounts, peers, pins, podman, pull, push,
+    status, top, verify, warnings,
 };
 
 /// The exit status for a wrong command line.
@@ -97,6 +97,7 @@ fn do_simply(command: &Command) -> Result<()> {
         Command::Run(_) => Ok(()),
         Command::Commit(arguments) => container::commit(arguments),
         Command::Containers(arguments) => container::containers(arguments),
+        Command::Podman(arguments) => podman::run(arguments),
         Command::Mounts(arguments) => mounts::run(arguments),
         Command::Peers(arguments) => peers::list(arguments),
         Command::Unban(arguments) => peers::unban(arguments),

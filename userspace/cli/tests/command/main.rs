@@ -20,6 +20,7 @@ mod mounting;
 mod naming;
 mod operating;
 mod planted;
+mod podman;
 mod reading;
 mod registry;
 mod repairing;

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Debian's podman, with an image that peerfsd brings.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::geteuid;
+
+use crate::docker_registry::Registry;
+
+const PEERFS: &str = env!("CARGO_BIN_EXE_peerfs");
+
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn text(process: &mut Command) -> String {
+    let output = process.output().unwrap();
+    assert!(output.status.success(), "{process:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn podman_runs_an_image_that_comes_when_it_is_read() {
+    let peerfsd = Path::new(PEERFS).with_file_name("peerfsd");
+    if !geteuid().is_root() || !peerfsd.exists() {
+        eprintln!("skipped: not root, or no peerfsd beside peerfs");
+        return;
+    }
+    let registry = Registry::start(tempfile::tempdir().unwrap(), "", "");
+    let folder = registry.folder.path().to_owned();
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let tree = folder.join("tree");
+    for directory in ["bin", "etc", "proc", "sys", "dev", "run", "tmp"] {
+        fs::create_dir_all(tree.join(directory)).unwrap();
+    }
+    fs::copy("/bin/busybox", tree.join("bin/busybox")).unwrap();
+    symlink("busybox", tree.join("bin/sh")).unwrap();
+    fs::write(tree.join("etc/motd"), "hello\n").unwrap();
+    let reference = format!("{}/team/a:1", registry.address);
+    let peerfs = |arguments: &[&str]| text(Command::new(PEERFS).args(arguments));
+    peerfs(&[
+        "build",
+        tree.to_str().unwrap(),
+        "--tag",
+        &reference,
+        "--root-dir",
+        &path("publisher"),
+    ]);
+    peerfs(&["push", &reference, "--root-dir", &path("publisher")]);
+    let config = format!(
+        "root_dir = {:?}\nstate_dir = {:?}\ncontrol_socket = {:?}\ndevice = \"none\"\n[peer]\nmdns = false\n\
+         listen = [\"/ip4/127.0.0.1/tcp/0\"]\n",
+        path("store"),
+        path("state"),
+        path("control"),
+    );
+    fs::write(folder.join("peerfsd.toml"), config).unwrap();
+    let daemon = Command::new(peerfsd)
+        .args(["--config", &path("peerfsd.toml")])
+        .stderr(Stdio::null())
+        .spawn();
+    let _daemon = Daemon(daemon.unwrap());
+    while !folder.join("control").exists() {
+        thread::sleep(Duration::from_millis(50));
+    }
+    let (store, socket, images) = (path("store"), path("control"), path("images"));
+    let podman_of_peerfs = |arguments: &[&str]| {
+        let mut process = Command::new(PEERFS);
+        process.args([
+            "podman",
+            "--root-dir",
+            &store,
+            "--socket",
+            &socket,
+            "--image-store",
+            &images,
+        ]);
+        process.args(arguments);
+        process
+    };
+    let id = text(&mut podman_of_peerfs(&["add", "--plain-http", &reference]));
+    assert_eq!(id.trim().len(), 64);
+    let storage = format!(
+        "[storage]\ndriver = \"overlay\"\nrunroot = {:?}\ngraphroot = {:?}\n[storage.options]\nadditionalimagestores = [{images:?}]\n",
+        path("runroot"),
+        path("graphroot"),
+    );
+    fs::write(folder.join("storage.conf"), storage).unwrap();
+    let podman = |arguments: &[&str]| {
+        let mut process = Command::new("podman");
+        process.env("CONTAINERS_STORAGE_CONF", path("storage.conf"));
+        process.args([
+            "--cgroup-manager",
+            "cgroupfs",
+            "--events-backend",
+            "file",
+            "--runtime",
+            "runc",
+        ]);
+        text(process.args(arguments))
+    };
+    let run = |script: &str| {
+        let limits = [
+            "--ulimit",
+            "nofile=1024:1024",
+            "--ulimit",
+            "nproc=1024:1024",
+            "--network",
+            "none",
+        ];
+        podman(
+            &[
+                &["run", "--rm"],
+                &limits[..],
+                &[&reference, "/bin/sh", "-c", script],
+            ]
+            .concat(),
+        )
+    };
+    assert_eq!(
+        run("cat /etc/motd; echo mine >/etc/motd; cat /etc/motd"),
+        "hello\nmine\n"
+    );
+    assert_eq!(run("cat /etc/motd"), "hello\n");
+    // As after a start of the machine.
+    let mount = || {
+        fs::read_to_string("/proc/self/mounts")
+            .unwrap()
+            .lines()
+            .find(|line| line.contains(&format!("{images}/overlay/")))
+            .map(|line| line.split(' ').nth(1).unwrap().to_owned())
+    };
+    text(Command::new("umount").arg(mount().unwrap()));
+    assert_eq!(mount(), None);
+    text(&mut podman_of_peerfs(&["mount"]));
+    assert_eq!(run("cat /etc/motd"), "hello\n");
+    // An ordinary image is told from it, and leaves nothing behind.
+    let layout = path("layout:a");
+    peerfs(&[
+        "export",
+        "oci",
+        &reference,
+        &layout,
+        "--root-dir",
+        &path("publisher"),
+    ]);
+    let plain = format!("docker://{}/team/plain:1", registry.address);
+    text(Command::new("skopeo").args([
+        "copy",
+        "--dest-tls-verify=false",
+        &format!("oci:{layout}"),
+        &plain,
+    ]));
+    let plain = podman_of_peerfs(&["add", "--plain-http", &plain["docker://".len()..]])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&plain.stderr).into_owned();
+    assert!(
+        !plain.status.success() && said.contains("is an ordinary image"),
+        "{said}"
+    );
+    text(&mut podman_of_peerfs(&["rm", &reference]));
+    assert_eq!(mount(), None);
+    assert!(!podman(&["images"]).contains("team/"));
+    assert!(!peerfs(&["images", "--root-dir", &store]).contains("peerfs-podman"));
+}
