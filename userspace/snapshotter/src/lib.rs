@@ -36,9 +36,10 @@ mod usage;
 pub use error::{Error, Result};
 pub use folder::Snapshots;
 pub use images::{ImageConfig, Images};
-pub use overlay::{check_path, Overlay};
+pub use overlay::{check_path, Mount, Overlay};
+pub use record::{Kind, Record, Usage};
 pub use service::Service;
-pub use snapshotter::Snapshotter;
+pub use snapshotter::{Labels, Snapshotter};
 
 /// containerd's messages.
 pub mod messages {

@@ -10,9 +10,13 @@ mod support;
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
+use peerfs_snapshotter::{
+    Error, ImageConfig, Images, Kind, Labels, Overlay, Snapshots, Snapshotter,
+};
 use support::{succeed, tree, until, Machine};
 
 /// Whether this machine can run containers.
@@ -208,6 +212,68 @@ fn ordinary_images_run_beside_them() {
     assert_eq!(machine.snapshots().len(), 3);
     machine.succeed(&["image", "rm", "--sync", &reference, &lazy]);
     until("all snapshots are gone", || machine.snapshots().is_empty());
+}
+
+/// What Kubernetes does: the layer is named before it is fetched.
+#[test]
+fn a_layer_that_is_an_image_need_not_be_fetched() {
+    if !can_run() {
+        return;
+    }
+    let machine = Machine::start(&[]);
+    let one = machine.publish("team/one", tree("one\n").path());
+    let two = machine.publish("team/two", tree("two!\n").path());
+    let manifest = |reference: &str| machine.published(reference);
+    let root = machine.path("own-snapshots");
+    let images = Images::new(ImageConfig {
+        root_dir: machine.path("store"),
+        socket: machine.path("control"),
+        program: support::program("peerfs"),
+        mount_options: None,
+        timeout: Duration::from_secs(3),
+    });
+    let snapshots = Snapshots::open(&root).unwrap();
+    let snapshotter = Snapshotter::new(snapshots, images, Overlay::of_this_machine());
+    let labels = |target: &str, manifest: &str, reference: &str| -> Labels {
+        [
+            ("containerd.io/snapshot.ref", target),
+            ("containerd.io/snapshot/peerfs.manifest", manifest),
+            ("containerd.io/snapshot/cri.image-ref", reference),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let prepare = |key: &'static str, parent: Option<&'static str>, labels| {
+            snapshotter.prepare(Kind::Active, key, parent, labels)
+        };
+        // The registry is known by the reference alone.
+        let there = prepare("a", None, labels("layer", &manifest(&one), &one)).await;
+        assert!(matches!(there, Err(Error::AlreadyExists(_))), "{there:?}");
+        let wanted = r#"labels."containerd.io/snapshot.ref"==layer,parent=="""#.to_owned();
+        let found = snapshotter.list(&[wanted]).await.unwrap();
+        assert_eq!(found.len(), 1);
+        let mounts = prepare("container", Some("layer"), Labels::new())
+            .await
+            .unwrap();
+        let lower = mounts[0]
+            .options
+            .iter()
+            .find_map(|option| option.strip_prefix("lowerdir="));
+        let motd = fs::read_to_string(std::path::Path::new(lower.unwrap()).join("etc/motd"));
+        assert_eq!(motd.unwrap(), "one\n");
+        // A reference to another image does not make that one of it; nor is one that nobody has an error: the layer is unpacked then.
+        let there = prepare("b", None, labels("other", &manifest(&two), &one)).await;
+        assert!(there.is_ok(), "{there:?}");
+        let there = prepare("c", None, labels("other", &"0a".repeat(32), &one)).await;
+        assert!(there.is_ok(), "{there:?}");
+        for key in ["container", "layer", "b", "c"] {
+            snapshotter.remove(key).await.unwrap();
+        }
+        assert!(snapshotter.list(&[]).await.unwrap().is_empty());
+    });
+    assert_eq!(machine.mounts(), Vec::<String>::new());
 }
 
 #[test]

@@ -136,6 +136,20 @@ impl Machine {
         reference
     }
 
+    /// The manifest of an image that was published.
+    pub fn published(&self, reference: &str) -> String {
+        let store = self.registry.folder.path().join("publisher");
+        let mut inspect = Command::new(program("peerfs"));
+        inspect.args(["images", "--json", "--root-dir"]).arg(store);
+        let listed = succeed(&mut inspect);
+        let line = listed
+            .lines()
+            .find(|line| line.contains(reference))
+            .unwrap();
+        let image: serde_json::Value = serde_json::from_str(line).unwrap();
+        image["manifest"].as_str().unwrap().to_owned()
+    }
+
     /// Runs `ctr`.
     pub fn ctr(&self, arguments: &[&str]) -> Output {
         let mut ctr = Command::new("ctr");
@@ -166,18 +180,17 @@ impl Machine {
         ]);
     }
 
-    /// Runs a command in a container of an image, and returns what it prints.
+    /// Runs a command in a container of an image, and returns what it prints: to a file, since `ctr` at times ends before it
+    /// has read all.
     pub fn run(&self, reference: &str, container: &str, command: &[&str]) -> String {
-        let mut arguments = vec![
-            "run",
-            "--rm",
-            "--snapshotter",
-            "peerfs",
-            reference,
-            container,
-        ];
+        let log = self.path("output");
+        let _ = fs::remove_file(&log);
+        let uri = format!("file://{}", log.display());
+        let mut arguments = vec!["run", "--rm", "--snapshotter", "peerfs", "--log-uri", &uri];
+        arguments.extend([reference, container]);
         arguments.extend(command);
-        self.succeed(&arguments)
+        self.succeed(&arguments);
+        fs::read_to_string(log).unwrap()
     }
 
     /// The names of the snapshots that there are.
