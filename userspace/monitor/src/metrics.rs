@@ -74,7 +74,7 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     /// The text that Prometheus reads.
-    pub(crate) fn to_text(self) -> Result<String, Error> {
+    pub(crate) fn into_text(self) -> Result<String, Error> {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));
         let mut text = String::new();
@@ -433,7 +433,7 @@ mod tests {
 
     #[test]
     fn the_text_says_what_is_known() {
-        let text = snapshot().to_text().unwrap();
+        let text = snapshot().into_text().unwrap();
         for line in [
             "peerfs_start_time_seconds 940",
             "peerfs_chunk_requests_total{found=\"store\"} 7",
@@ -459,7 +459,7 @@ mod tests {
 
     #[test]
     fn all_names_are_listed() {
-        let text = snapshot().to_text().unwrap();
+        let text = snapshot().into_text().unwrap();
         let described = text
             .lines()
             .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
@@ -471,7 +471,7 @@ mod tests {
     fn a_store_that_cannot_be_read_is_told() {
         let mut snapshot = snapshot();
         snapshot.images = None;
-        let text = snapshot.to_text().unwrap();
+        let text = snapshot.into_text().unwrap();
         assert!(text.contains("peerfs_store_readable 0\n") && !text.contains("peerfs_images "));
     }
 }

@@ -273,7 +273,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Answer {
         mounts: watched.mounts().await.ok(),
         kernel: kernel.await.unwrap_or_default(),
     };
-    let text = snapshot.to_text().map_err(|error| failed(&error))?;
+    let text = snapshot.into_text().map_err(|error| failed(&error))?;
     Ok(([(CONTENT_TYPE, OPEN_METRICS)], text).into_response())
 }
 
