@@ -148,21 +148,18 @@ fn containers_outlive_the_snapshotter_and_the_daemon() {
     machine.succeed(&["container", "rm", "stays"]);
 }
 
+/// A command in the container, which goes on meanwhile.
 fn thread_of(machine: &Machine, command: &[&str]) -> std::process::Child {
-    let mut ctr = Command::new("ctr");
-    ctr.arg("--address").arg(machine.path("containerd.sock"));
-    ctr.args([
+    let exec = [
         "task",
         "exec",
         "--exec-id",
         "reads",
         "stays",
         "/bin/busybox",
-    ]);
-    ctr.args(command)
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap()
+    ];
+    let mut ctr = machine.ctr_command(&[&exec[..], command].concat());
+    ctr.stdout(std::process::Stdio::piped()).spawn().unwrap()
 }
 
 #[test]

@@ -152,9 +152,21 @@ impl Machine {
 
     /// Runs `ctr`.
     pub fn ctr(&self, arguments: &[&str]) -> Output {
+        self.ctr_command(arguments).output().unwrap()
+    }
+
+    /// `ctr`, in a namespace of its own: runc knows containers of all containerds of a machine by it and their names.
+    pub fn ctr_command(&self, arguments: &[&str]) -> Command {
         let mut ctr = Command::new("ctr");
         ctr.arg("--address").arg(self.path("containerd.sock"));
-        ctr.args(arguments).output().unwrap()
+        let own = self.folder.path().file_name().unwrap().to_str().unwrap();
+        let own = own.trim_start_matches('.');
+        ctr.args([
+            "--namespace",
+            &format!("peerfs-{}-{own}", std::process::id()),
+        ]);
+        ctr.args(arguments);
+        ctr
     }
 
     /// Runs `ctr`, which must succeed; returns what it prints.
