@@ -266,6 +266,13 @@ impl Provider for StoreProvider {
         Some(digests)
     }
 
+    async fn whole_pack(&self, pack: &Digest, index: &Digest, work: &Work) -> Option<u32> {
+        let (pack, index) = (*pack, *index);
+        let open = self.pack(pack, index, work).await?;
+        let is_readable = self.unreadable_chunks(pack, index).is_empty();
+        (open.is_whole() && is_readable).then(|| open.record().chunk_count)
+    }
+
     async fn read_chunk(
         &self,
         pack: &Digest,

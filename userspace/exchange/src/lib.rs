@@ -7,7 +7,7 @@
 //!
 //! | module | noun |
 //! |---|---|
-//! | [`frame`], [`limits`], [`Priority`], [`ChunkMap`], [`Have`], [`Violation`] | the protocol, as `Documentation/peer-protocol.md` has it |
+//! | [`frame`], [`limits`], [`Priority`], [`ChunkMap`], [`Have`], [`Suggestion`], [`Violation`] | the protocol, as `Documentation/peer-protocol.md` has it |
 //! | [`Requester`], [`Responder`] | the two ends of a stream |
 //! | [`Arrivals`] | what has come into a store, for those who follow it |
 //! | [`Progress`] | when something last came of what was asked for |
@@ -30,6 +30,7 @@ mod republisher;
 mod requester;
 mod responder;
 pub mod scheduler;
+mod suggestion;
 pub mod uplink;
 mod violation;
 
@@ -42,4 +43,5 @@ pub use progress::Progress;
 pub use republisher::Republisher;
 pub use requester::{Abandoned, Answer, Requester, SentBlob, Waiter, Wanted};
 pub use responder::{BlobForm, BlobStep, Found, Outgoing, Responder, Step};
+pub use suggestion::Suggestion;
 pub use violation::Violation;

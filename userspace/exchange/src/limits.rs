@@ -18,6 +18,8 @@ pub const REQUEST_MAX: usize = HEADER_SIZE + 2 * Digest::SIZE + 4 + 4 * CHUNKS_P
 pub const PIECE_MAX: u32 = 32 * 1024;
 /// The runs of chunks in one `HaveDelta`.
 pub const RUNS_MAX: usize = 4096;
+/// The chunks that a server suggests at once.
+pub const SUGGESTED_MAX: usize = 256;
 /// The images that a client may follow on a stream; a server is `Busy` for more.
 pub const FOLLOWS_PER_STREAM: usize = 64;
 /// Between two times that a server tells who follows what has come.

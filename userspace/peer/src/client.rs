@@ -11,7 +11,7 @@ use libp2p::{PeerId, StreamProtocol};
 use libp2p_stream::Control;
 use peerfs_exchange::frame::{Encoding, PeerRecord};
 use peerfs_exchange::limits::CLIENT_CHUNKS;
-use peerfs_exchange::{Have, Priority, Progress, Wanted};
+use peerfs_exchange::{Have, Priority, Progress, Suggestion, Wanted};
 use peerfs_format::Digest;
 use tokio::sync::mpsc;
 use tokio::time::{timeout, timeout_at, Instant};
@@ -120,6 +120,24 @@ impl Client {
         let want = Want {
             wanted: Wanted::Peers { manifest },
             answers: Answers::Peers(answer),
+        };
+        self.ask(peer, LaneKind::News, want, answered, deadline)
+            .await
+    }
+
+    /// Asks a peer which chunks of a pack it is to be asked for.
+    pub(crate) async fn suggestion(
+        &self,
+        peer: PeerId,
+        pack: Digest,
+        index: Digest,
+        count: u32,
+        deadline: Instant,
+    ) -> Result<Suggestion, RequestError> {
+        let (answer, answered) = mpsc::channel(1);
+        let want = Want {
+            wanted: Wanted::Suggestion { pack, index, count },
+            answers: Answers::Suggestion(answer),
         };
         self.ask(peer, LaneKind::News, want, answered, deadline)
             .await

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use libp2p::core::transport::TransportError;
 use libp2p::{Multiaddr, PeerId, Swarm};
-use peerfs_exchange::{Have, Priority, Progress};
+use peerfs_exchange::{Have, Priority, Progress, Suggestion};
 use peerfs_format::Digest;
 use peerfs_text::Causes;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -233,6 +233,20 @@ impl Node {
                 && !self.inner.bans.contains(peer)
         };
         Ok(named.filter(|(peer, _)| is_new(*peer)).collect())
+    }
+
+    /// Which chunks of a pack a peer suggests that it be asked for, if it has all of it: 1 to
+    /// [`SUGGESTED_MAX`](peerfs_exchange::limits::SUGGESTED_MAX) of them at most.
+    pub async fn suggestion(
+        &self,
+        peer: PeerId,
+        pack: Digest,
+        index: Digest,
+        count: u32,
+        deadline: Instant,
+    ) -> Result<Suggestion, RequestError> {
+        let client = &self.inner.client;
+        client.suggestion(peer, pack, index, count, deadline).await
     }
 
     /// Announces in the DHT that this node has a manifest or a pack (at least some chunks), now and

@@ -74,6 +74,12 @@ pub trait Provider: Send + Sync + 'static {
         None
     }
 
+    /// How many chunks a pack has by its pack index `index`, if all of it is here; then some of them are suggested to peers.
+    /// None are if nothing else is said.
+    async fn whole_pack(&self, _pack: &Digest, _index: &Digest, _work: &Work) -> Option<u32> {
+        None
+    }
+
     /// The stored bytes of a chunk of `pack`, which the pack index `index` describes: at most
     /// [`CHUNK_CREDIT`](peerfs_exchange::limits::CHUNK_CREDIT) of them, longer ones count as missing.
     async fn read_chunk(

@@ -238,6 +238,13 @@ impl Server {
                 let followers = lock(&self.followers).of(manifest);
                 Some(Found::Peers(self.peers.records(peer, &followers)))
             }
+            Step::Suggest {
+                pack, index, count, ..
+            } => {
+                let chunks = self.provider.whole_pack(pack, index, work).await?;
+                let suggestion = self.upload.suggest(pack, chunks, *count);
+                Some(Found::Suggestion(suggestion))
+            }
             Step::Other { .. } => Some(Found::NotServed),
         }
     }

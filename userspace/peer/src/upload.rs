@@ -8,8 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
-use peerfs_exchange::uplink::{Copies, Slots, Turn, Turns};
-use peerfs_exchange::{Found, Priority, Refused, Step};
+use peerfs_exchange::uplink::{Allotments, Copies, Slots, Turn, Turns};
+use peerfs_exchange::{Found, Priority, Refused, Step, Suggestion};
+use peerfs_format::Digest;
 use tokio::sync::{oneshot, Notify};
 use tokio::time::sleep_until;
 
@@ -23,6 +24,7 @@ pub(crate) struct Upload {
     changed: Notify,
     slots: Mutex<Slots<PeerId>>,
     copies: Mutex<Copies>,
+    allotments: Mutex<Allotments>,
 }
 
 struct Queue {
@@ -44,6 +46,7 @@ impl Upload {
             changed: Notify::new(),
             slots: Mutex::new(Slots::new(limit, now)),
             copies: Mutex::default(),
+            allotments: Mutex::new(Allotments::new(fastrand::u64(..))),
         }
     }
 
@@ -115,7 +118,13 @@ impl Upload {
     pub(crate) fn note_copy(&self, step: &Step, found: &Found) {
         if let (Step::Chunk { pack, number, .. }, Found::Chunk(_)) = (step, found) {
             lock(&self.copies).add(pack, *number);
+            lock(&self.allotments).sent(pack, *number, Instant::now());
         }
+    }
+
+    /// What to ask for next of a pack of so many chunks.
+    pub(crate) fn suggest(&self, pack: &Digest, chunks: u32, count: u32) -> Suggestion {
+        lock(&self.allotments).suggest(pack, chunks, count as usize, Instant::now())
     }
 
     /// How often chunks were sent.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use peerfs_exchange::frame::PeerRecord;
 use peerfs_exchange::limits::CLIENT_REQUESTS;
-use peerfs_exchange::{Answer, Have, Priority, Progress, SentBlob, Waiter, Wanted};
+use peerfs_exchange::{Answer, Have, Priority, Progress, SentBlob, Suggestion, Waiter, Wanted};
 use peerfs_format::Digest;
 use tokio::sync::{mpsc, OwnedSemaphorePermit};
 
@@ -31,6 +31,7 @@ pub(crate) enum Answers {
     Chunks(mpsc::Sender<ChunkAnswer>, Progress),
     News(Arc<dyn Listener>),
     Peers(mpsc::Sender<Result<Vec<PeerRecord>, RequestError>>),
+    Suggestion(mpsc::Sender<Result<Suggestion, RequestError>>),
 }
 
 /// Whoever follows an image at a peer. What it is told is not proven, nor need it be of that image.
@@ -60,6 +61,7 @@ impl Answers {
             Answers::Chunks(answers, _) => drop(answers.try_send(Err(error))),
             Answers::News(listener) => listener.ended(),
             Answers::Peers(answers) => drop(answers.try_send(Err(error))),
+            Answers::Suggestion(answers) => drop(answers.try_send(Err(error))),
         }
     }
 }
@@ -113,6 +115,9 @@ impl Waiter for Sent {
             (Answers::News(listener), Answer::Map(pack, have)) => listener.has(pack, have),
             (Answers::News(listener), Answer::Gained(pack, runs)) => listener.gained(pack, &runs),
             (Answers::Peers(answers), Answer::Peers(peers)) => drop(answers.try_send(Ok(peers))),
+            (Answers::Suggestion(answers), Answer::Suggestion(suggestion)) => {
+                drop(answers.try_send(Ok(suggestion)));
+            }
             (answers, Answer::NotFound) => answers.fail(RequestError::NotFound),
             (answers, Answer::TooLarge { length, maximum }) => {
                 answers.fail(RequestError::TooLarge { length, maximum });
@@ -131,14 +136,15 @@ impl Waiter for Sent {
                 | Answer::Chunk(..)
                 | Answer::Map(..)
                 | Answer::Gained(..)
-                | Answer::Peers(_),
+                | Answer::Peers(_)
+                | Answer::Suggestion(_),
             ) => (),
         }
     }
 
     fn progressed(&self, at: Instant) {
         match &self.answers {
-            Answers::Have(_) | Answers::News(_) | Answers::Peers(_) => (),
+            Answers::Have(_) | Answers::News(_) | Answers::Peers(_) | Answers::Suggestion(_) => (),
             Answers::Blob(_, progress) | Answers::Chunks(_, progress) => progress.note(at),
         }
     }
@@ -150,6 +156,7 @@ impl Waiter for Sent {
             Answers::Chunks(answers, _) => answers.is_closed(),
             Answers::News(listener) => listener.is_gone(),
             Answers::Peers(answers) => answers.is_closed(),
+            Answers::Suggestion(answers) => answers.is_closed(),
         }
     }
 }

@@ -6,6 +6,8 @@ use crate::link::{Time, MILLISECOND};
 
 /// The neighbours that a node chooses.
 const OWN: usize = 8;
+/// Those that it takes besides when it is told of them.
+const INTRODUCED: usize = 8;
 /// The neighbours that a node has at most.
 const MOST: usize = 24;
 
@@ -27,7 +29,7 @@ impl Graph {
         };
         let mut order: Vec<u32> = (0..nodes).collect();
         random.shuffle(&mut order);
-        for node in order {
+        for &node in &order {
             let known = (0..4 * MOST).map(|_| random.u32(..nodes));
             let mut known: Vec<u32> = known.filter(|&other| other != node).collect();
             known.sort_by_key(|&other| graph.latency(node, other));
@@ -42,7 +44,27 @@ impl Graph {
                 }
             }
         }
+        for &node in &order {
+            graph.introduce(node, random);
+        }
         graph
+    }
+
+    /// A node with room is told by one of its neighbours of others, and takes some of them.
+    fn introduce(&mut self, node: u32, random: &mut fastrand::Rng) {
+        let neighbours = &self.neighbours[node as usize];
+        if neighbours.is_empty() {
+            return;
+        }
+        let teller = neighbours[random.usize(..neighbours.len())];
+        let mut told = self.neighbours[teller as usize].clone();
+        random.shuffle(&mut told);
+        let mut left = INTRODUCED;
+        for other in told {
+            if left > 0 && other != node && self.join(node, other) {
+                left -= 1;
+            }
+        }
     }
 
     fn join(&mut self, one: u32, other: u32) -> bool {

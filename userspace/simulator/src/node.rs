@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use peerfs_exchange::scheduler::{Limits, Scheduler, TransferId};
+use peerfs_exchange::uplink::Allotments;
 
 use crate::link::{Downlink, Time, Uplink};
 
@@ -13,12 +14,15 @@ pub(crate) struct Node {
     pub(crate) scheduler: Scheduler<u32, ()>,
     pub(crate) up: Uplink,
     pub(crate) down: Downlink,
+    pub(crate) allotments: Allotments,
     has: Vec<u64>,
     pub(crate) present: u32,
     /// Since its last word to its neighbours, in the order in which they came.
     gained: Vec<u32>,
     /// Its next word to them is due.
     pub(crate) is_due: bool,
+    /// When it last told them something.
+    pub(crate) told_at: Option<Time>,
     /// Transfers that run: from whom, and how many chunks are still to come.
     pub(crate) running: BTreeMap<TransferId, (u32, usize)>,
     /// When it is to decide again, if nothing happens before.
@@ -37,10 +41,12 @@ impl Node {
             scheduler: Scheduler::new(limits, seed, identity),
             up: Uplink::new(rate),
             down: Downlink::new(rate),
+            allotments: Allotments::new(identity),
             has: vec![0; chunks.div_ceil(64) as usize],
             present: 0,
             gained: Vec::new(),
             is_due: false,
+            told_at: None,
             running: BTreeMap::new(),
             wakes_at: None,
             is_gone: false,

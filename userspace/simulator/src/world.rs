@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use peerfs_exchange::scheduler::{
     Action, Class, ContentId, End, Extent, Limits, Order, Outcome, Part, Ticket, TransferId,
 };
-use peerfs_exchange::{Have, Priority};
+use peerfs_exchange::{Have, Priority, Suggestion};
 use peerfs_format::Digest;
 
 use crate::graph::Graph;
@@ -19,9 +19,7 @@ use crate::link::{Piece, Sending, Time, MILLISECOND};
 use crate::node::Node;
 
 /// Between two words of a node to its neighbours on what it has.
-const WORD_INTERVAL: Time = 250 * MILLISECOND;
-/// So many chunks are told at once.
-const WORD_CHUNKS: usize = 64;
+const WORD_INTERVAL: Time = 100 * MILLISECOND;
 /// The pack that all want.
 const PACK: ContentId = ContentId::Pack {
     pack: Digest([1; 32]),
@@ -41,6 +39,13 @@ enum Event {
         to: u32,
         from: u32,
         transfer: TransferId,
+    },
+    /// A node asks what to ask for, and is answered.
+    AskedWhat { to: u32, from: u32, count: usize },
+    Suggested {
+        to: u32,
+        from: u32,
+        suggestion: Suggestion,
     },
     /// A node's line is free for the next piece.
     LineFree { node: u32 },
@@ -270,6 +275,9 @@ impl World {
             scheduler.measured(other, round_trip);
             if all {
                 scheduler.offer(PACK, other, Have::Complete);
+                if !is_origin {
+                    scheduler.identify(other, identity(other));
+                }
             }
         }
     }
@@ -326,6 +334,38 @@ impl World {
                     self.send_piece(to);
                 }
             }
+            Event::AskedWhat { to, from, count } => {
+                let (now, chunks) = (self.instant(), self.setting.chunks);
+                let server = self.node(to);
+                if server.is_gone || server.is_stopped || server.present < chunks {
+                    return;
+                }
+                let suggestion = server
+                    .allotments
+                    .suggest(&PACK.digest(), chunks, count, now);
+                let (from, to) = (to, from);
+                self.send(
+                    from,
+                    to,
+                    Event::Suggested {
+                        to,
+                        from,
+                        suggestion,
+                    },
+                );
+            }
+            Event::Suggested {
+                to,
+                from,
+                suggestion,
+            } => {
+                let now = self.instant();
+                let node = self.node(to);
+                if !node.is_gone && node.done_at.is_none() {
+                    node.scheduler.suggested(PACK, from, suggestion, now);
+                    self.decide(to);
+                }
+            }
             Event::Cancelled { to, from, transfer } => self.node(to).up.cancel(from, transfer),
             Event::LineFree { node } => self.send_piece(node),
             Event::Arrived { from, piece } => {
@@ -358,12 +398,14 @@ impl World {
     }
 
     fn send_piece(&mut self, from: u32) {
+        let now = self.instant();
         let node = self.node(from);
         node.up.is_sending = false;
         if node.is_gone {
             return;
         }
         if let Some((piece, takes)) = node.up.next() {
+            node.allotments.sent(&PACK.digest(), piece.chunk, now);
             node.up.is_sending = true;
             let sent = self.now + takes;
             self.schedule(sent, Event::LineFree { node: from });
@@ -403,24 +445,25 @@ impl World {
         }
         if !node.take(piece.chunk) {
             self.counts.duplicates += 1;
-        } else if node.gained() >= WORD_CHUNKS {
-            self.tell(piece.to);
         } else if !node.is_due {
             node.is_due = true;
+            let due = at.max(node.told_at.map_or(0, |told| told + WORD_INTERVAL));
             let node = piece.to;
-            self.schedule(at + WORD_INTERVAL, Event::WordDue { node });
+            self.schedule(due, Event::WordDue { node });
         }
         self.decide(piece.to);
     }
 
     /// A node tells its neighbours what has come since its last word.
     fn tell(&mut self, from: u32) {
+        let now = self.now;
         let node = self.node(from);
         node.is_due = false;
         if node.is_gone || node.gained() == 0 {
             return;
         }
         let runs: Rc<[Range<u32>]> = node.take_gained().into();
+        node.told_at = Some(now);
         for to in self.graph.neighbours[from as usize].clone() {
             let runs = Rc::clone(&runs);
             self.send(from, to, Event::Told { to, from, runs });
@@ -492,6 +535,10 @@ impl World {
                         is_demand,
                     };
                     self.send(id, source, asked);
+                }
+                Action::Suggest { source, count, .. } => {
+                    let (to, from) = (source, id);
+                    self.send(id, to, Event::AskedWhat { to, from, count });
                 }
                 Action::Stop { transfer } => {
                     if let Some((to, _)) = self.node(id).running.remove(&transfer) {

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The lists in what a server tells who follows an image.
+//! The lists in what a server tells who fetches or follows an image.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{Fields, FrameError};
-use crate::limits::{ADDRESSES_MAX, ADDRESS_SIZE_MAX, PEERS_MAX, RUNS_MAX};
-use crate::ChunkMap;
+use crate::limits::{
+    ADDRESSES_MAX, ADDRESS_SIZE_MAX, PEERS_MAX, RETRY_MAX, RUNS_MAX, SUGGESTED_MAX,
+};
+use crate::{ChunkMap, Suggestion};
 
 /// A peer, as another one tells of it: nothing of it is proven before it is dialled.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -54,6 +57,44 @@ pub(super) fn runs(fields: &mut Fields) -> Result<Vec<Range<u32>>, FrameError> {
         runs.push(start..end);
     }
     Ok(runs)
+}
+
+pub(super) fn suggestion_size(suggestion: &Suggestion) -> usize {
+    match suggestion {
+        Suggestion::Chunks(runs) => 4 + 8 * runs.len(),
+        Suggestion::Later(_) | Suggestion::Any => 4,
+    }
+}
+
+pub(super) fn put_suggestion(to: &mut BytesMut, suggestion: &Suggestion) {
+    match suggestion {
+        Suggestion::Chunks(runs) => {
+            to.put_u32_le(0);
+            put_runs(to, runs);
+        }
+        // Never none: that means another thing.
+        Suggestion::Later(after) => {
+            to.put_u32_le((*after).min(RETRY_MAX).as_millis().max(1) as u32);
+        }
+        Suggestion::Any => to.put_u32_le(0),
+    }
+}
+
+/// The rest of a payload as what to ask for.
+pub(super) fn suggestion(fields: &mut Fields) -> Result<Suggestion, FrameError> {
+    let after = fields.u32()?;
+    if fields.rest.is_empty() {
+        return Ok(match after {
+            0 => Suggestion::Any,
+            after => Suggestion::Later(Duration::from_millis(after.into()).min(RETRY_MAX)),
+        });
+    }
+    let runs = runs(fields)?;
+    let count: u64 = runs.iter().map(|run| run.len() as u64).sum();
+    if after != 0 || count > SUGGESTED_MAX as u64 {
+        return Err(fields.malformed());
+    }
+    Ok(Suggestion::Chunks(runs))
 }
 
 pub(super) fn put_records(to: &mut BytesMut, records: &[PeerRecord]) {

@@ -7,10 +7,12 @@ use std::ops::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 use peerfs_format::{Digest, CHUNK_MAX};
 
-use super::news::{put_records, put_runs, records, runs, PeerRecord};
+use super::news::{
+    put_records, put_runs, put_suggestion, records, runs, suggestion, suggestion_size, PeerRecord,
+};
 use super::{put_header, Fields, Frame, FrameError, Header, FROM_SERVER};
 use crate::limits::{piece_size, FRAME_MAX, PIECE_MAX};
-use crate::{ChunkMap, Have, Priority};
+use crate::{ChunkMap, Have, Priority, Suggestion};
 
 /// How a blob is sent.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -110,6 +112,13 @@ pub enum Reply {
         /// At most [`PEERS_MAX`](crate::limits::PEERS_MAX) of them.
         peers: Vec<PeerRecord>,
     },
+    /// What to ask for. Ends a `Suggest` request.
+    Suggestion {
+        /// The request's id.
+        request: u32,
+        /// What.
+        suggestion: Suggestion,
+    },
     /// The server does not serve requests of this type.
     NotServed {
         /// The request's id.
@@ -140,6 +149,7 @@ impl Reply {
             | Reply::HaveMap { request, .. }
             | Reply::HaveDelta { request, .. }
             | Reply::PeerList { request, .. }
+            | Reply::Suggestion { request, .. }
             | Reply::NotServed { request }
             | Reply::Other { request, .. } => request,
         }
@@ -166,6 +176,7 @@ const HAVE_MAP: u8 = 23;
 const HAVE_DELTA: u8 = 24;
 const PEER_LIST: u8 = 25;
 const NOT_SERVED: u8 = 26;
+const SUGGESTION: u8 = 27;
 
 const ABSENT: u32 = 0;
 const COMPLETE: u32 = 1;
@@ -242,6 +253,10 @@ impl Frame for Reply {
                 header(to, BUSY, 4);
                 to.put_u32_le(*retry_after);
             }
+            Reply::Suggestion { suggestion, .. } => {
+                header(to, SUGGESTION, suggestion_size(suggestion));
+                put_suggestion(to, suggestion);
+            }
             Reply::NotServed { .. } => header(to, NOT_SERVED, 0),
             Reply::Other { kind, payload, .. } => {
                 header(to, *kind, payload.len());
@@ -264,6 +279,7 @@ impl Frame for Reply {
             HAVE_DELTA => "HaveDelta",
             PEER_LIST => "PeerList",
             NOT_SERVED => "NotServed",
+            SUGGESTION => "Suggestion",
             other if other & FROM_SERVER == 0 => return Err(FrameError::Direction(other)),
             _ => "unknown",
         };
@@ -306,6 +322,10 @@ impl Frame for Reply {
                 peers: records(&mut fields)?,
             },
             NOT_SERVED => Reply::NotServed { request },
+            SUGGESTION => Reply::Suggestion {
+                request,
+                suggestion: suggestion(&mut fields)?,
+            },
             kind => Reply::Other {
                 request,
                 kind,

@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use peerfs_format::Digest;
 
 use super::{put_header, Fields, Frame, FrameError, Header, FROM_SERVER};
-use crate::limits::{CHUNKS_PER_REQUEST, REQUEST_MAX};
+use crate::limits::{CHUNKS_PER_REQUEST, REQUEST_MAX, SUGGESTED_MAX};
 use crate::Priority;
 
 /// A frame from the node that opened the stream.
@@ -57,6 +57,17 @@ pub enum Request {
         /// The image's manifest.
         manifest: Digest,
     },
+    /// Suggest which chunks of this pack to ask for.
+    Suggest {
+        /// The request's id.
+        request: u32,
+        /// The pack.
+        pack: Digest,
+        /// Its index.
+        index: Digest,
+        /// How many at most: 1 to [`SUGGESTED_MAX`].
+        count: u32,
+    },
     /// Name peers that follow this image.
     Peers {
         /// The request's id.
@@ -86,6 +97,7 @@ const WANT_BLOB: u8 = 3;
 const WANT_CHUNKS: u8 = 4;
 const CANCEL: u8 = 5;
 const FOLLOW: u8 = 6;
+const SUGGEST: u8 = 7;
 const PEERS: u8 = 8;
 
 /// The flag of a WantBlob that may be answered by a zstd frame.
@@ -137,6 +149,18 @@ impl Frame for Request {
                 put_header(to, FOLLOW, Priority::Demand, *request, Digest::SIZE);
                 to.put_slice(&manifest.0);
             }
+            Request::Suggest {
+                request,
+                pack,
+                index,
+                count,
+            } => {
+                let payload = 2 * Digest::SIZE + 4;
+                put_header(to, SUGGEST, Priority::Demand, *request, payload);
+                to.put_slice(&pack.0);
+                to.put_slice(&index.0);
+                to.put_u32_le(*count);
+            }
             Request::Peers { request, manifest } => {
                 put_header(to, PEERS, Priority::Demand, *request, Digest::SIZE);
                 to.put_slice(&manifest.0);
@@ -162,6 +186,7 @@ impl Frame for Request {
             WANT_CHUNKS => "WantChunks",
             CANCEL => "Cancel",
             FOLLOW => "Follow",
+            SUGGEST => "Suggest",
             PEERS => "Peers",
             other if other & FROM_SERVER != 0 => return Err(FrameError::Direction(other)),
             _ => "unknown",
@@ -204,6 +229,12 @@ impl Frame for Request {
                 request,
                 manifest: fields.digest()?,
             },
+            SUGGEST => Request::Suggest {
+                request,
+                pack: fields.digest()?,
+                index: fields.digest()?,
+                count: suggested_count(&mut fields)?,
+            },
             PEERS => Request::Peers {
                 request,
                 manifest: fields.digest()?,
@@ -217,6 +248,12 @@ impl Frame for Request {
         fields.end()?;
         Ok(decoded)
     }
+}
+
+fn suggested_count(fields: &mut Fields) -> Result<u32, FrameError> {
+    let count = fields.u32()?;
+    let is_allowed = (1..=SUGGESTED_MAX as u32).contains(&count);
+    is_allowed.then_some(count).ok_or(fields.malformed())
 }
 
 /// The rest of a payload as numbers of chunks, each of them once.

@@ -3,6 +3,7 @@
 //! Frames survive encoding, and no bytes make the decoder panic or wait for more than a frame.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -11,7 +12,7 @@ use crate::limits::{
     piece_size, ADDRESSES_MAX, ADDRESS_SIZE_MAX, CHUNKS_PER_REQUEST, CHUNK_CREDIT, FRAME_MAX,
     PEERS_MAX, PIECE_MAX, REQUEST_MAX, RUNS_MAX,
 };
-use crate::{ChunkMap, Have};
+use crate::{ChunkMap, Have, Suggestion};
 
 /// Types that are in use, by name.
 const CHUNK_DATA: u8 = 18;
@@ -31,7 +32,7 @@ fn priority() -> impl Strategy<Value = Priority> {
 
 fn request() -> impl Strategy<Value = Request> {
     let numbers = proptest::collection::hash_set(any::<u32>(), 1..=CHUNKS_PER_REQUEST);
-    let unknown = prop_oneof![Just(0), Just(7), 9..16_u8, 32..48_u8, Just(239)];
+    let unknown = prop_oneof![Just(0), 9..16_u8, 32..48_u8, Just(239)];
     prop_oneof![
         any::<u32>().prop_map(|bytes| Request::Credit { bytes }),
         (any::<u32>(), digest()).prop_map(|(request, digest)| Request::Have { request, digest }),
@@ -65,6 +66,14 @@ fn request() -> impl Strategy<Value = Request> {
             .prop_map(|(request, manifest)| Request::Follow { request, manifest }),
         (any::<u32>(), digest())
             .prop_map(|(request, manifest)| Request::Peers { request, manifest }),
+        (any::<u32>(), digest(), digest(), 1..=256_u32).prop_map(
+            |(request, pack, index, count)| Request::Suggest {
+                request,
+                pack,
+                index,
+                count,
+            }
+        ),
         (any::<u32>(), unknown, payload(REQUEST_MAX)).prop_map(|(request, kind, payload)| {
             Request::Other {
                 request,
@@ -167,9 +176,20 @@ fn peers() -> impl Strategy<Value = Vec<PeerRecord>> {
     proptest::collection::vec(peer, 0..=PEERS_MAX)
 }
 
+fn suggestion() -> impl Strategy<Value = Suggestion> {
+    prop_oneof![
+        Just(Suggestion::Any),
+        (1..=60_000_u64).prop_map(|after| Suggestion::Later(Duration::from_millis(after))),
+        (0..1000_u32, 1..=4_u32).prop_map(|(start, count)| Suggestion::Chunks(vec![
+            start..start + count,
+            start + 9..start + 10
+        ])),
+    ]
+}
+
 fn reply() -> impl Strategy<Value = Reply> {
     let request = any::<u32>;
-    let unknown = prop_oneof![27..32_u8, 48..64_u8, Just(255)];
+    let unknown = prop_oneof![28..32_u8, 48..64_u8, Just(255)];
     prop_oneof![
         (request(), have()).prop_map(|(request, have)| Reply::Presence { request, have }),
         blob_data(),
@@ -194,6 +214,10 @@ fn reply() -> impl Strategy<Value = Reply> {
         }),
         (request(), peers()).prop_map(|(request, peers)| Reply::PeerList { request, peers }),
         request().prop_map(|request| Reply::NotServed { request }),
+        (request(), suggestion()).prop_map(|(request, suggestion)| Reply::Suggestion {
+            request,
+            suggestion
+        }),
         (request(), unknown, payload(FRAME_MAX)).prop_map(|(request, kind, payload)| {
             Reply::Other {
                 request,

@@ -14,7 +14,7 @@ use peerfs_format::Digest;
 
 use crate::frame::{Encoding, PeerRecord, Reply, Request};
 use crate::limits::{CANCELLED_MAX, CHUNK_CREDIT, STRAYS_MAX, STRAY_BYTES_MAX, WINDOW};
-use crate::{Have, Priority, Violation};
+use crate::{Have, Priority, Suggestion, Violation};
 
 use outstanding::{Late, Outstanding};
 
@@ -56,6 +56,15 @@ pub enum Wanted {
         /// The image's manifest.
         manifest: Digest,
     },
+    /// Which chunks of a pack it is to be asked for.
+    Suggestion {
+        /// The pack.
+        pack: Digest,
+        /// Its index.
+        index: Digest,
+        /// How many at most: 1 to [`SUGGESTED_MAX`](crate::limits::SUGGESTED_MAX).
+        count: u32,
+    },
 }
 
 impl Wanted {
@@ -63,7 +72,10 @@ impl Wanted {
     pub fn priority(&self) -> Priority {
         match self {
             Wanted::Blob { priority, .. } | Wanted::Chunks { priority, .. } => *priority,
-            Wanted::Have { .. } | Wanted::News { .. } | Wanted::Peers { .. } => Priority::Demand,
+            Wanted::Have { .. }
+            | Wanted::News { .. }
+            | Wanted::Peers { .. }
+            | Wanted::Suggestion { .. } => Priority::Demand,
         }
     }
 }
@@ -83,6 +95,8 @@ pub enum Answer {
     Gained(Digest, Vec<Range<u32>>),
     /// Peers that follow the image.
     Peers(Vec<PeerRecord>),
+    /// What it is to be asked for.
+    Suggestion(Suggestion),
     /// There is no such blob.
     NotFound,
     /// The blob has more bytes than were allowed.
@@ -205,6 +219,12 @@ impl<W: Waiter> Requester<W> {
             Wanted::Peers { manifest } => Request::Peers {
                 request,
                 manifest: *manifest,
+            },
+            Wanted::Suggestion { pack, index, count } => Request::Suggest {
+                request,
+                pack: *pack,
+                index: *index,
+                count: *count,
             },
         };
         let outstanding = Outstanding::new(wanted, waiter);

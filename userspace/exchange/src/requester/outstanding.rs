@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::frame::{Encoding, Reply};
 use crate::limits::{piece_size, CHUNK_CREDIT, PIECE_MAX, RETRY_MAX};
-use crate::Violation;
+use crate::{Suggestion, Violation};
 
 use super::{Answer, SentBlob, Waiter, Wanted};
 
@@ -88,7 +88,10 @@ impl Late {
 impl<W: Waiter> Outstanding<W> {
     pub(super) fn new(wanted: Wanted, waiter: W) -> Self {
         let received = match &wanted {
-            Wanted::Have { .. } | Wanted::News { .. } | Wanted::Peers { .. } => Received::Nothing,
+            Wanted::Have { .. }
+            | Wanted::News { .. }
+            | Wanted::Peers { .. }
+            | Wanted::Suggestion { .. } => Received::Nothing,
             Wanted::Blob { .. } => Received::Blob {
                 pieces: BytesMut::new(),
                 form: None,
@@ -282,6 +285,9 @@ impl<W: Waiter> Outstanding<W> {
                 maximum: *maximum,
             },
             (Wanted::Peers { .. }, Reply::PeerList { peers, .. }) => Answer::Peers(peers),
+            (Wanted::Suggestion { count, .. }, Reply::Suggestion { suggestion, .. }) => {
+                Answer::Suggestion(within(suggestion, *count)?)
+            }
             (_, Reply::Busy { retry_after, .. }) => Answer::Busy {
                 retry_after: Duration::from_millis(retry_after.into()).min(RETRY_MAX),
             },
@@ -293,4 +299,16 @@ impl<W: Waiter> Outstanding<W> {
         let free = self.held();
         Some(Taken { ends: true, free })
     }
+}
+
+/// What was suggested; `None` if it is more than was asked for.
+fn within(suggestion: Suggestion, count: u32) -> Option<Suggestion> {
+    let fits = match &suggestion {
+        Suggestion::Chunks(runs) => {
+            let suggested: u64 = runs.iter().map(|run| u64::from(run.end - run.start)).sum();
+            suggested <= u64::from(count)
+        }
+        Suggestion::Later(_) | Suggestion::Any => true,
+    };
+    fits.then_some(suggestion)
 }

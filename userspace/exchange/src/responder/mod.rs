@@ -98,6 +98,7 @@ impl Responder {
             | Request::WantBlob { request, .. }
             | Request::Follow { request, .. }
             | Request::Peers { request, .. }
+            | Request::Suggest { request, .. }
             | Request::Other { request, .. } => (*request, 1),
             Request::WantChunks {
                 request, chunks, ..
@@ -133,6 +134,17 @@ impl Responder {
             Request::Peers { request, manifest } => {
                 self.questions.push_back(Step::Peers { request, manifest });
             }
+            Request::Suggest {
+                request,
+                pack,
+                index,
+                count,
+            } => self.questions.push_back(Step::Suggest {
+                request,
+                pack,
+                index,
+                count,
+            }),
             Request::Follow { request, manifest } => self.follows.add(request, manifest),
             Request::WantBlob {
                 request,

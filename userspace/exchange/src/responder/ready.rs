@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::frame::{Encoding, Reply};
 use crate::limits::{piece_size, CHUNK_CREDIT};
-use crate::{Have, Priority};
+use crate::{Have, Priority, Suggestion};
 
 use super::{BlobForm, BlobStep, Found, Step};
 
@@ -85,6 +85,16 @@ impl Ready {
                 request,
                 peers: Vec::new(),
             },
+            (Step::Suggest { .. }, found) => {
+                let suggestion = match found {
+                    Found::Suggestion(suggestion) => suggestion,
+                    _ => Suggestion::Any,
+                };
+                Reply::Suggestion {
+                    request,
+                    suggestion,
+                }
+            }
             (Step::Blob(step), Found::Blob { form, data, cost }) if step.fits(form, &data) => {
                 return blob(step, form, data, cost);
             }

@@ -10,7 +10,7 @@ use peerfs_format::Digest;
 
 use crate::frame::{Encoding, PeerRecord};
 use crate::limits::{CHUNK_CREDIT, PIECE_MAX};
-use crate::{Have, Priority};
+use crate::{Have, Priority, Suggestion};
 
 /// The next piece of a blob.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -90,6 +90,17 @@ pub enum Step {
         /// The image's manifest.
         manifest: Digest,
     },
+    /// What to ask for of a pack.
+    Suggest {
+        /// The request's id.
+        request: u32,
+        /// The pack.
+        pack: Digest,
+        /// Its index.
+        index: Digest,
+        /// How many chunks at most.
+        count: u32,
+    },
     /// Something that is not served: nothing is to be read, but it is a question as well.
     Other {
         /// The request's id.
@@ -119,6 +130,8 @@ pub enum Found {
     Image(Arc<[Digest]>),
     /// Peers that follow an image.
     Peers(Vec<PeerRecord>),
+    /// What to ask for of a pack.
+    Suggestion(Suggestion),
     /// It is not there.
     Nothing,
     /// It is not served.
@@ -139,6 +152,7 @@ impl Step {
             | Step::Image { request, .. }
             | Step::Map { request, .. }
             | Step::Peers { request, .. }
+            | Step::Suggest { request, .. }
             | Step::Other { request } => *request,
             Step::Blob(blob) => blob.request,
         }
@@ -151,6 +165,7 @@ impl Step {
             | Step::Image { .. }
             | Step::Map { .. }
             | Step::Peers { .. }
+            | Step::Suggest { .. }
             | Step::Other { .. } => Priority::Demand,
         }
     }
@@ -164,6 +179,7 @@ impl Step {
             | Step::Image { .. }
             | Step::Map { .. }
             | Step::Peers { .. }
+            | Step::Suggest { .. }
             | Step::Other { .. } => 0,
         }
     }

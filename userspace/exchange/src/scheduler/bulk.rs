@@ -5,16 +5,20 @@
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
+use crate::limits::SUGGESTED_MAX;
 use crate::Priority;
 
 use super::chunk_set::numbers;
 use super::content::{Content, Offer};
 use super::shares::{Place, Share};
 use super::source::SourceState;
+use super::suggested::Suggests;
 use super::{Class, ContentId, Scheduler};
 
 /// A source always has so many parts on the way, however slow it is: one comes, and one is next.
 const PARTS_MIN: usize = 2;
+/// With so many parts on the way from all of them, one is enough.
+const PARTS_ENOUGH: usize = 8;
 /// What a source may have on the way is asked for in so many transfers.
 const BATCHES: usize = 8;
 /// The transfers of an origin when there are no peers: then each is as long as it may be.
@@ -29,15 +33,17 @@ const RUN_SEEN: u32 = 512;
 const OVERDUE_MIN: Duration = Duration::from_millis(100);
 
 /// What a source is asked for at once.
-struct Room {
+pub(super) struct Room {
     parts: usize,
     bytes: u64,
+    /// What it is to have on the way, as far as it was measured.
+    window: u64,
 }
 
-struct Pick {
-    content: ContentId,
-    priority: Priority,
-    numbers: Vec<u32>,
+pub(super) struct Pick {
+    pub(super) content: ContentId,
+    pub(super) priority: Priority,
+    pub(super) numbers: Vec<u32>,
 }
 
 impl<Source, Subject> Scheduler<Source, Subject>
@@ -106,9 +112,23 @@ where
         if !state.takes(Priority::Background, now) {
             return None;
         }
+        match self.pick_suggested(source, &room, now) {
+            Suggests::This(pick) => return Some(pick),
+            Suggests::Nothing(until) => {
+                self.look_again(source, until, now);
+                return None;
+            }
+            Suggests::Any => (),
+        }
         match self.pick_background(source, &room, now) {
             Some(pick) => Some(pick),
-            None => self.pick_again(source, now),
+            None => {
+                let helps_at = self.sources.get(&source).and_then(SourceState::helps_at);
+                if let Some(at) = helps_at.filter(|at| *at > now) {
+                    self.look_again(source, at, now);
+                }
+                self.pick_again(source, now)
+            }
         }
     }
 
@@ -124,13 +144,23 @@ where
             return is_free.then_some(Room {
                 parts,
                 bytes: u64::MAX,
+                window: u64::MAX,
             });
         }
         let window = state.pace.window(self.limits.window_ahead);
         let window = window.min(self.limits.window_max);
         let bytes = window / BATCHES.min(slots) as u64;
-        let has_room = state.bulk.parts < PARTS_MIN || state.bulk.bytes + bytes <= window;
-        has_room.then_some(Room { parts, bytes })
+        let least = if self.bulk.parts < PARTS_ENOUGH {
+            PARTS_MIN
+        } else {
+            1
+        };
+        let has_room = state.bulk.parts < least || state.bulk.bytes + bytes <= window;
+        has_room.then_some(Room {
+            parts,
+            bytes,
+            window,
+        })
     }
 
     fn has_peers(&self) -> bool {
@@ -262,7 +292,7 @@ where
                     (content.peers_with(number), number)
                 })
             } else {
-                let is_idle = state.bulk.parts == 0;
+                let is_idle = state.helps_at().is_none_or(|at| at <= now) && state.bulk.parts == 0;
                 let number = of_share(content, offer, &share, is_idle.then_some(place), may);
                 number.map(|number| (0, number))
             };
@@ -299,7 +329,7 @@ where
         Share::new(id, class.unwrap_or_default(), self.identity, fellows)
     }
 
-    fn offer_of(
+    pub(super) fn offer_of(
         &self,
         id: ContentId,
         source: Source,
@@ -347,7 +377,7 @@ where
         }
         let (overdue, content, number, priority) = first?;
         if overdue > now {
-            self.look_again(source, overdue);
+            self.look_again(source, overdue, now);
             return None;
         }
         Some(Pick {
@@ -357,8 +387,13 @@ where
         })
     }
 
-    fn look_again(&mut self, source: Source, at: Instant) {
+    /// Looks at a source again at this time, or earlier if it was to be looked at earlier.
+    fn look_again(&mut self, source: Source, at: Instant, now: Instant) {
         if let Some(state) = self.sources.get_mut(&source) {
+            let before = state.look_at.filter(|before| *before > now);
+            if before.is_some_and(|before| before <= at) {
+                return;
+            }
             if let Some(before) = state.look_at.replace(at) {
                 self.rests.remove(&(before, source));
             }
@@ -379,9 +414,15 @@ fn inner(number: u32, somewhere: u32, is_in: impl Fn(u32) -> bool) -> u32 {
 
 impl Room {
     /// The parts of this length that there is room for; one at least.
-    fn most(&self, length: u64) -> usize {
+    pub(super) fn most(&self, length: u64) -> usize {
         let parts = usize::try_from(self.bytes / length.max(1)).unwrap_or(usize::MAX);
         parts.clamp(1, self.parts.max(1))
+    }
+
+    /// The parts of this length that are asked for while a question is answered.
+    pub(super) fn ahead(&self, length: u64) -> usize {
+        usize::try_from(self.window / length.max(1))
+            .map_or(SUGGESTED_MAX, |parts| parts.min(SUGGESTED_MAX))
     }
 }
 

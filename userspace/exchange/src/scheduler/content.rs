@@ -11,6 +11,7 @@ use crate::{Have, Priority};
 use peerfs_format::Digest;
 
 use super::chunk_set::ChunkSet;
+use super::suggested::Suggested;
 use super::{shares, Extent, Ticket, TransferId};
 
 /// Names what is fetched.
@@ -33,6 +34,10 @@ impl ContentId {
         match self {
             ContentId::Blob(digest) | ContentId::Pack { pack: digest, .. } => *digest,
         }
+    }
+
+    pub(super) fn is_pack(&self) -> bool {
+        matches!(self, ContentId::Pack { .. })
     }
 
     /// The part with this number, of which [`Part::number`] is the inverse.
@@ -77,6 +82,8 @@ pub(super) struct Offer {
     counts: bool,
     /// When the source last got more.
     gained: Option<Instant>,
+    /// What the source suggests.
+    pub(super) suggested: Suggested,
 }
 
 impl Offer {
@@ -281,6 +288,7 @@ impl<Source: Copy + Ord, Subject> Content<Source, Subject> {
             chunks,
             counts,
             gained: None,
+            suggested: Suggested::default(),
         };
         self.offers.insert(source, offer);
     }
@@ -298,6 +306,7 @@ impl<Source: Copy + Ord, Subject> Content<Source, Subject> {
             chunks: ChunkSet::default(),
             counts,
             gained: None,
+            suggested: Suggested::default(),
         });
         offer.gained = Some(now);
         for run in runs {

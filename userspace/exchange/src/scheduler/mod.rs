@@ -34,6 +34,7 @@ mod order;
 mod pace;
 mod shares;
 mod source;
+mod suggested;
 mod tell;
 mod transfer;
 mod wake;

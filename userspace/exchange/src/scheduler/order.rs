@@ -108,6 +108,17 @@ pub enum Action<Source, Subject> {
         /// What the order said of it.
         subject: Subject,
     },
+    /// Ask a peer what it suggests to be asked for: report by [`Scheduler::suggested`](super::Scheduler::suggested).
+    Suggest {
+        /// The pack.
+        content: ContentId,
+        /// Whom to ask.
+        source: Source,
+        /// How many chunks at most.
+        count: usize,
+        /// What the order said of it.
+        subject: Subject,
+    },
     /// Break the transfer off: nothing of it is needed any more, or it makes no progress.
     Stop {
         /// The transfer's name.

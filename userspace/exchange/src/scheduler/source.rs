@@ -11,6 +11,9 @@ use crate::Priority;
 use super::pace::Pace;
 use super::{Class, ContentId, Limits, TransferId};
 
+/// Nothing is asked of a source for so long before what falls to others is.
+const HELPS_AFTER: Duration = Duration::from_secs(1);
+
 pub(super) struct SourceState {
     pub(super) class: Class,
     /// What its share goes by, if it is a node that fetches.
@@ -128,6 +131,11 @@ impl SourceState {
     pub(super) fn measured(&mut self, round_trip: Duration) {
         self.is_suspect = false;
         self.pace.measured(round_trip);
+    }
+
+    /// When it may be asked for what falls to others, who have not fetched it so far: they may not want it.
+    pub(super) fn helps_at(&self) -> Option<Instant> {
+        self.last_sent.map(|at| at + HELPS_AFTER)
     }
 
     /// When something that was asked for last came.

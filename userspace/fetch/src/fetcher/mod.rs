@@ -255,6 +255,15 @@ impl Shared {
                     let running = Running { task, progress };
                     state.transfers.insert(transfer, running);
                 }
+                Action::Suggest {
+                    content,
+                    source,
+                    count,
+                    subject,
+                } => {
+                    let asking = Arc::clone(self).ask_what(content, source, count, subject);
+                    tasks.spawn(asking);
+                }
                 Action::Stop { transfer } => {
                     if let Some(running) = state.transfers.remove(&transfer) {
                         running.task.abort();

@@ -9,8 +9,9 @@ use futures::future::join_all;
 use futures::stream;
 use futures::StreamExt;
 use peerfs_exchange::scheduler::{ContentId, Scheduler};
-use peerfs_exchange::Have;
-use tracing::trace;
+use peerfs_exchange::{Have, Suggestion};
+use peerfs_text::Causes;
+use tracing::{debug, trace};
 
 use super::{Newcomer, Shared};
 use crate::source::{ask, SourceId, Subject};
@@ -52,6 +53,26 @@ impl Shared {
             self.introduce(scheduler, source);
             scheduler.offer(content, source, have);
         });
+    }
+
+    /// Asks a source what it suggests to be asked for of a pack.
+    pub(super) async fn ask_what(
+        self: Arc<Self>,
+        content: ContentId,
+        id: SourceId,
+        count: usize,
+        subject: Subject,
+    ) {
+        let suggestion = match (self.registry.get(id), &subject) {
+            (Some(source), Subject::Pack { pack, .. }) => source.suggest(pack, count).await,
+            _ => Ok(Suggestion::Any),
+        };
+        let suggestion = suggestion.unwrap_or_else(|error| {
+            trace!(%content, error = %Causes(&error), "suggests nothing");
+            Suggestion::Any
+        });
+        debug!(%content, count, ?suggestion, "suggests");
+        self.tell(|scheduler| scheduler.suggested(content, id, suggestion, Instant::now()));
     }
 
     /// Tells the scheduler what a source is.

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::StreamExt;
 use peerfs_exchange::scheduler::{Class, ContentId};
-use peerfs_exchange::{Have, Priority, Progress};
+use peerfs_exchange::{Have, Priority, Progress, Suggestion};
 use peerfs_format::Digest;
 use peerfs_store::Pack;
 
@@ -138,6 +138,11 @@ pub trait Source: Send + Sync {
         priority: Priority,
         progress: &Progress,
     ) -> BoxStream<'static, ChunkReply>;
+
+    /// Which chunks of a pack it is to be asked for, at most so many, of which it has all; takes [`HAVE_TIMEOUT`] at most.
+    async fn suggest(&self, _pack: &Arc<Pack>, _count: usize) -> Result<Suggestion, SourceError> {
+        Ok(Suggestion::Any)
+    }
 
     /// It sent wrong bytes: it must not be asked or served again.
     async fn ban(&self, reason: &str);

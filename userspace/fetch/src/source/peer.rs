@@ -13,7 +13,7 @@ use futures::stream::{self, BoxStream};
 use futures::StreamExt;
 use lru::LruCache;
 use peerfs_exchange::scheduler::ContentId;
-use peerfs_exchange::{Have, Priority, Progress};
+use peerfs_exchange::{Have, Priority, Progress, Suggestion};
 use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_peer::{Event, Node, PeerId, RequestError};
 use peerfs_store::Pack;
@@ -233,6 +233,16 @@ impl Source for PeerSource {
         replies
             .map(|reply| reply.map_err(SourceError::from))
             .boxed()
+    }
+
+    async fn suggest(&self, pack: &Arc<Pack>, count: usize) -> Result<Suggestion, SourceError> {
+        let index = pack.record().index_digest;
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let deadline = Instant::now() + HAVE_TIMEOUT;
+        let suggestion = self
+            .node
+            .suggestion(self.peer, *pack.digest(), index, count, deadline);
+        Ok(suggestion.await?)
     }
 
     async fn ban(&self, reason: &str) {

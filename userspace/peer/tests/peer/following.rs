@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use peerfs_exchange::frame::HEADER_SIZE;
 use peerfs_exchange::limits::FOLLOWS_PER_STREAM;
-use peerfs_exchange::{Arrival, ChunkMap, Have};
+use peerfs_exchange::{Arrival, ChunkMap, Have, Suggestion};
 use peerfs_format::Digest;
 use peerfs_peer::{BlobPiece, Listener, Node, Provider, Work};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout, Instant};
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 
 use crate::raw::{drive, frame, raw_peer, PROTOCOL};
-use crate::support::{config, config_with_bootstrap, connected, digest, PACK};
+use crate::support::{config, config_with_bootstrap, connected, digest, INDEX, PACK};
 
 const IMAGE: Digest = Digest([0x11; 32]);
 const CHUNKS: u32 = 20;
@@ -74,6 +74,11 @@ impl Provider for Seed {
     async fn packs_of(&self, manifest: &Digest, _: &Work) -> Option<Arc<[Digest]>> {
         let is_known = *manifest == IMAGE && self.is_known.load(Ordering::Relaxed);
         is_known.then(|| [PACK].into())
+    }
+
+    async fn whole_pack(&self, pack: &Digest, index: &Digest, _: &Work) -> Option<u32> {
+        let is_whole = self.chunks.lock().unwrap().len() == CHUNKS as usize;
+        (*pack == PACK && *index == INDEX && is_whole).then_some(CHUNKS)
     }
 
     async fn read_chunk(&self, _: &Digest, _: &Digest, _: u32, _: &Work) -> Option<Bytes> {
@@ -203,6 +208,42 @@ async fn followers_learn_of_each_other() {
     // Who is connected need not be named, and who follows something else is not.
     assert_eq!(ask(IMAGE).await.unwrap(), []);
     assert_eq!(ask(digest(9)).await.unwrap(), []);
+}
+
+/// Who has all of a pack suggests other chunks to each who asks, and then that they wait for each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seed_suggests_other_chunks_to_each() {
+    let seed = Arc::new(Seed::default());
+    let server = Node::start(config(), seed.clone()).await.unwrap();
+    (1..CHUNKS).for_each(|number| seed.gain(&server, number));
+    let mut nodes = Vec::new();
+    for _ in 0..2 {
+        let node = Node::start(config_with_bootstrap(&server), Arc::new(Seed::default()));
+        let node = node.await.unwrap();
+        connected(&node, server.peer_id()).await;
+        nodes.push(node);
+    }
+    let ask = async |node: usize, index| {
+        let asked = nodes[node].suggestion(server.peer_id(), PACK, index, 8, soon());
+        asked.await.unwrap()
+    };
+    assert_eq!(ask(0, INDEX).await, Suggestion::Any, "not all is here");
+    seed.gain(&server, 0);
+    assert_eq!(
+        ask(0, digest(9)).await,
+        Suggestion::Any,
+        "by no other index"
+    );
+    let mut suggested = Vec::new();
+    for node in [0, 1, 0] {
+        let Suggestion::Chunks(runs) = ask(node, INDEX).await else {
+            panic!("suggests nothing");
+        };
+        suggested.extend(runs.into_iter().flatten());
+    }
+    suggested.sort_unstable();
+    assert_eq!(suggested, Vec::from_iter(0..CHUNKS));
+    assert!(matches!(ask(1, INDEX).await, Suggestion::Later(_)));
 }
 
 fn soon() -> Instant {

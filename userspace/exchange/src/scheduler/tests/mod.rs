@@ -2,6 +2,7 @@
 
 mod properties;
 mod sharing;
+mod suggesting;
 mod troubles;
 
 use std::time::{Duration, Instant};
@@ -37,6 +38,8 @@ struct Bench {
     stopped: Vec<TransferId>,
     sought: Vec<ContentId>,
     finished: Vec<(Ticket, Outcome)>,
+    /// Who was asked what to ask for, and for how many chunks.
+    consulted: Vec<(&'static str, usize)>,
 }
 
 impl Bench {
@@ -48,6 +51,7 @@ impl Bench {
             stopped: Vec::new(),
             sought: Vec::new(),
             finished: Vec::new(),
+            consulted: Vec::new(),
         }
     }
 
@@ -82,6 +86,7 @@ impl Bench {
         for action in self.scheduler.poll(self.now) {
             match action {
                 Action::Seek { content, .. } => self.sought.push(content),
+                Action::Suggest { source, count, .. } => self.consulted.push((source, count)),
                 Action::Start {
                     transfer,
                     source,

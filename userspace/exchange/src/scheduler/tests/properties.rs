@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits::SUGGESTED_MAX;
+use crate::Suggestion;
 
 const SOURCES: u8 = 5;
 const PARTS: u32 = 24;
@@ -26,7 +28,17 @@ enum Event {
     End(usize, End),
     Unstorable(u8, u32),
     Sought(u8),
+    Suggested(u8, u8, Suggestion),
     Wait(u64),
+}
+
+fn suggestion() -> impl Strategy<Value = Suggestion> {
+    prop_oneof![
+        3 => (0..2 * PARTS, 1..9_u32)
+            .prop_map(|(first, count)| Suggestion::Chunks(vec![first..first + count, first + 20..first + 21])),
+        2 => (0..70_000_u64).prop_map(|ms| Suggestion::Later(Duration::from_millis(ms))),
+        1 => Just(Suggestion::Any),
+    ]
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -52,6 +64,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0..64_usize, end).prop_map(|(transfer, end)| Event::End(transfer, end)),
         1 => (0..3_u8, 0..PARTS).prop_map(|(pack, number)| Event::Unstorable(pack, number)),
         2 => (0..3_u8).prop_map(Event::Sought),
+        2 => (0..3_u8, 0..SOURCES, suggestion())
+            .prop_map(|(pack, source, suggestion)| Event::Suggested(pack, source, suggestion)),
         4 => prop_oneof![0..20_u64, 0..2000_u64, Just(30_000)].prop_map(Event::Wait),
     ]
 }
@@ -109,6 +123,10 @@ impl Owner {
                 }
             }
             Event::Offer(number, source) => {
+                // One is no node.
+                if source > 0 {
+                    self.scheduler.identify(source, source.into());
+                }
                 self.scheduler.offer(pack(number), source, Have::Complete);
             }
             Event::Gained(number, source, first, count) => {
@@ -146,6 +164,10 @@ impl Owner {
                 self.scheduler.unstorable(pack(number), part, 28);
             }
             Event::Sought(number) => self.scheduler.sought(pack(number), self.now),
+            Event::Suggested(number, source, suggestion) => {
+                self.scheduler
+                    .suggested(pack(number), source, suggestion, self.now);
+            }
             Event::Wait(ms) => self.now += Duration::from_millis(ms),
         }
     }
@@ -154,6 +176,9 @@ impl Owner {
         for action in self.scheduler.poll(self.now) {
             match action {
                 Action::Seek { .. } => (),
+                Action::Suggest { source, count, .. } => {
+                    assert!(source > 0 && (1..=SUGGESTED_MAX).contains(&count));
+                }
                 Action::Start {
                     transfer,
                     source,
