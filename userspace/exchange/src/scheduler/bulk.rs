@@ -5,11 +5,10 @@
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-use crate::limits::SUGGESTED_MAX;
 use crate::Priority;
 
 use super::chunk_set::numbers;
-use super::content::{Content, Offer};
+use super::content::{Content, Offer, PEERS_ANSWER};
 use super::shares::{Place, Share};
 use super::source::SourceState;
 use super::suggested::Suggests;
@@ -36,8 +35,6 @@ const OVERDUE_MIN: Duration = Duration::from_millis(100);
 pub(super) struct Room {
     parts: usize,
     bytes: u64,
-    /// What it is to have on the way, as far as it was measured.
-    window: u64,
 }
 
 pub(super) struct Pick {
@@ -88,6 +85,7 @@ where
     /// Asks a source for more, if it has room for it; false if not.
     fn fill(&mut self, source: Source, now: Instant) -> bool {
         let Some(pick) = self.pick(source, now) else {
+            self.look_when_peers_answered(source, now);
             return false;
         };
         if pick.priority == Priority::Background {
@@ -144,7 +142,6 @@ where
             return is_free.then_some(Room {
                 parts,
                 bytes: u64::MAX,
-                window: u64::MAX,
             });
         }
         let window = state.pace.window(self.limits.window_ahead);
@@ -156,11 +153,7 @@ where
             1
         };
         let has_room = state.bulk.parts < least || state.bulk.bytes + bytes <= window;
-        has_room.then_some(Room {
-            parts,
-            bytes,
-            window,
-        })
+        has_room.then_some(Room { parts, bytes })
     }
 
     fn has_peers(&self) -> bool {
@@ -168,7 +161,8 @@ where
         sources.any(|state| state.class == Class::Peer)
     }
 
-    /// Whether a source may be asked for a part that it has: an origin only if no peer can be.
+    /// Whether a source may be asked for a part that it has: an origin only if no peer can be, and not as long as peers were
+    /// just asked whether they have it.
     fn may_ask(
         &self,
         class: Class,
@@ -176,7 +170,13 @@ where
         number: u32,
         now: Instant,
     ) -> bool {
-        if class != Class::Origin || content.peers_with(number) == 0 {
+        if class != Class::Origin {
+            return true;
+        }
+        if content.is_first_sought(now) && self.has_peers() {
+            return false;
+        }
+        if content.peers_with(number) == 0 {
             return true;
         }
         !content.offers.iter().any(|(source, offer)| {
@@ -387,6 +387,22 @@ where
         })
     }
 
+    /// Has an origin looked at again when peers had time to say what they have.
+    fn look_when_peers_answered(&mut self, source: Source, now: Instant) {
+        let class = self.sources.get(&source).map(|state| state.class);
+        if class != Some(Class::Origin) {
+            return;
+        }
+        let lists = [&self.listed.background, &self.listed.readahead];
+        let waits = lists.into_iter().flatten().any(|id| {
+            let content = self.contents.get(id);
+            content.is_some_and(|content| content.is_first_sought(now))
+        });
+        if waits {
+            self.look_again(source, now + PEERS_ANSWER, now);
+        }
+    }
+
     /// Looks at a source again at this time, or earlier if it was to be looked at earlier.
     fn look_again(&mut self, source: Source, at: Instant, now: Instant) {
         if let Some(state) = self.sources.get_mut(&source) {
@@ -417,12 +433,6 @@ impl Room {
     pub(super) fn most(&self, length: u64) -> usize {
         let parts = usize::try_from(self.bytes / length.max(1)).unwrap_or(usize::MAX);
         parts.clamp(1, self.parts.max(1))
-    }
-
-    /// The parts of this length that are asked for while a question is answered.
-    pub(super) fn ahead(&self, length: u64) -> usize {
-        usize::try_from(self.window / length.max(1))
-            .map_or(SUGGESTED_MAX, |parts| parts.min(SUGGESTED_MAX))
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::{Have, Priority};
 use peerfs_format::Digest;
@@ -13,6 +13,9 @@ use peerfs_format::Digest;
 use super::chunk_set::ChunkSet;
 use super::suggested::Suggested;
 use super::{shares, Extent, Ticket, TransferId};
+
+/// Peers say so soon what they have, where it matters that an origin is not asked before.
+pub(super) const PEERS_ANSWER: Duration = Duration::from_millis(200);
 
 /// Names what is fetched.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -137,6 +140,8 @@ pub(super) struct Content<Source, Subject> {
     whole: u16,
     pub(super) seeking: bool,
     pub(super) sought: Option<Instant>,
+    /// When they were first looked for.
+    pub(super) first_sought: Option<Instant>,
     /// When it is next looked at whether sources are to be looked for.
     pub(super) seek_at: Option<Instant>,
     /// A reader's part is overdue, and there was no second source for it.
@@ -159,10 +164,17 @@ impl<Source: Copy + Ord, Subject> Content<Source, Subject> {
             whole: 0,
             seeking: false,
             sought: None,
+            first_sought: None,
             seek_at: None,
             lacks_sources: false,
             used: 0,
         }
+    }
+
+    /// Whether peers were just asked for the first time what they have of it.
+    pub(super) fn is_first_sought(&self, now: Instant) -> bool {
+        let answered = self.first_sought.map(|at| at + PEERS_ANSWER);
+        self.sought.is_none() && answered.is_none_or(|answered| now < answered)
     }
 
     /// Whether nothing is pending.

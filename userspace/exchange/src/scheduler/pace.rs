@@ -123,10 +123,13 @@ impl Pace {
     }
 
     /// The bytes that keep its line full, and as much again as comes in the time `ahead`; none if it was not measured.
+    /// Counted with the shortest way there and back: a longer one is what waits on the line already. What came lately
+    /// bounds it: a few small blobs that came together are no rate.
     pub(super) fn window(&self, ahead: Duration) -> u64 {
-        let round_trip = self.smoothed().or(self.lone).unwrap_or_default();
+        let least = self.round_trip.map(|(_, least)| least);
+        let round_trip = least.or(self.lone).unwrap_or_default();
         let bytes = self.rate().unwrap_or(0.0) * (round_trip + ahead).as_secs_f64();
-        bytes as u64
+        bytes.min(2.0 * self.bytes) as u64
     }
 
     /// How much longer than expected nearly all of its parts take: 1.5 times at least.
@@ -203,6 +206,32 @@ mod tests {
         assert!((119 * MS..121 * MS).contains(&expected), "{expected:?}");
         let window = pace.window(60 * MS);
         assert!((79_000..81_000).contains(&window), "{window}");
+    }
+
+    /// Metadata comes in one go, and says nothing of how long much more takes.
+    #[test]
+    fn what_is_small_and_quick_opens_no_large_window() {
+        let (mut pace, mut now) = (Pace::new(), Instant::now());
+        pace.measured(MS);
+        for _ in 0..4 {
+            pace.begin(now);
+            pace.came(5_000, now + MS);
+            pace.end();
+            now += Duration::from_secs(1);
+        }
+        let window = pace.window(60 * MS);
+        assert!(window <= 40_000, "{window}");
+        for _ in 0..8 {
+            pace.begin(now);
+            now += 10 * MS;
+            pace.came(1_000_000, now);
+            pace.end();
+        }
+        let window = pace.window(60 * MS);
+        assert!(window >= 1_000_000, "{window}");
+        // That packets wait behind what was asked for is no reason to ask for more.
+        pace.measured(1000 * MS);
+        assert_eq!(pace.window(60 * MS), window);
     }
 
     #[test]

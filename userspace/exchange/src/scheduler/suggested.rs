@@ -16,7 +16,7 @@ use super::content::Content;
 use super::{Action, Class, ContentId, Scheduler};
 
 /// Who does not answer for so long is asked for chunks without its suggestions.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Who suggests nothing, or nothing of use, is asked for that again after this time.
 const AGAIN: Duration = Duration::from_secs(10);
 /// What others are being sent is waited for so long at most, and asked about no sooner than after the other time.
@@ -30,6 +30,11 @@ const CONTENTS: usize = 4;
 pub(super) struct Suggested {
     numbers: VecDeque<u32>,
     state: State,
+    /// How long its last answer took.
+    answer_took: Duration,
+    /// What was taken of it since it was asked last, and when that was.
+    taken: usize,
+    asked: Option<Instant>,
     /// Since when it has only said that others are being sent what is left.
     waits_since: Option<Instant>,
 }
@@ -118,7 +123,7 @@ where
             };
             let length = content.extent.part_length;
             let numbers = suggested.next(content, room.most(length));
-            let asks = suggested.asks(room.ahead(length), now);
+            let asks = suggested.asks(now);
             let rests_until = suggested.rests_until(is_idle, now);
             content.suggests(source, suggested);
             if let Some(count) = asks {
@@ -170,6 +175,9 @@ impl<Source: Copy + Ord, Subject> Content<Source, Subject> {
 impl Suggested {
     fn answer(&mut self, suggestion: Suggestion, parts: u32, pending: &ChunkSet, now: Instant) {
         let anything = State::Any(now + AGAIN);
+        if let State::Asked { at, .. } = self.state {
+            self.answer_took = now.saturating_duration_since(at);
+        }
         self.state = match suggestion {
             Suggestion::Chunks(runs) => {
                 let numbers = runs
@@ -216,26 +224,39 @@ impl Suggested {
                     break;
                 }
                 next.push(number);
+                self.taken += 1;
             }
             self.numbers.pop_front();
         }
         next
     }
 
-    /// How many it is to be asked to suggest now, if `ahead` are to be known in the time that the answer takes.
-    fn asks(&mut self, ahead: usize, now: Instant) -> Option<usize> {
+    /// How many it is to be asked to suggest now: as many as are taken in twice the time that it takes to answer, and no more, for others wait
+    /// for them.
+    fn asks(&mut self, now: Instant) -> Option<usize> {
+        let ahead = self.taken_in(2 * self.answer_took, now);
         let can_be_asked = match self.state {
             State::New | State::Open => true,
-            State::Asked { at, .. } => at + AGAIN <= now,
+            State::Asked { at, .. } => at + PATIENCE + AGAIN <= now,
             State::Later(until) | State::Any(until) => until <= now,
         };
         if !can_be_asked || self.numbers.len() > ahead + 1 {
             return None;
         }
         let is_first = matches!(self.state, State::New);
+        self.asked = Some(now);
+        self.taken = 0;
         self.state = State::Asked { at: now, is_first };
         let count = (2 * ahead + 3).saturating_sub(self.numbers.len());
         Some(count.min(SUGGESTED_MAX))
+    }
+
+    /// What is taken in so long a time, as it was since it was asked last.
+    fn taken_in(&self, time: Duration, now: Instant) -> usize {
+        let since = self.asked.map(|asked| now.saturating_duration_since(asked));
+        let since = since.filter(|since| !since.is_zero()).unwrap_or(time);
+        let part = time.as_secs_f64() / since.as_secs_f64().max(1e-9);
+        (self.taken as f64 * part) as usize
     }
 
     /// Until when it is to be asked for nothing without its word.

@@ -121,6 +121,7 @@ where
             }
             if is_due {
                 content.seeking = true;
+                content.first_sought.get_or_insert(now);
                 content.lacks_sources = false;
                 let subject = content.subject.clone();
                 self.actions.push(Action::Seek {

@@ -154,6 +154,10 @@ fn an_origin_is_asked_for_what_no_peer_has() {
     bench
         .scheduler
         .offer(PACK, "peer", map(&[0, 1, 2, 3, 4, 5]));
+    // Not before the peers were asked what they have, or had time to say it.
+    bench.poll();
+    assert_eq!(bench.asked("origin"), []);
+    bench.wait(200 * MS);
     let brought = bench.deliver("origin");
     assert_eq!(brought.len(), 2, "{brought:?}");
     // A reader too.

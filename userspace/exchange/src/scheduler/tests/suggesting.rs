@@ -91,7 +91,7 @@ fn a_seed_that_suggests_nothing_is_asked_for_anything() {
         bench.deliver("seed");
         match answer {
             Some(answer) => bench.suggested(answer),
-            None => bench.wait(5000 * MS),
+            None => bench.wait(10_000 * MS),
         }
         let brought = bench.deliver("seed");
         assert!(brought.len() as u32 > MANY - 8, "{}", brought.len());
