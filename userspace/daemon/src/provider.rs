@@ -14,10 +14,10 @@ use bytes::Bytes;
 use lru::LruCache;
 use peerfs_exchange::frame::Encoding;
 use peerfs_exchange::{Arrival, ChunkMap, Have};
-use peerfs_fetch::{Disk, DiskError, Packs};
+use peerfs_fetch::{pack_record, Disk, DiskError, Packs};
 use peerfs_format::{BlobTable, Digest, Manifest, METADATA_MAX};
 use peerfs_peer::{ArrivalLog, BlobPiece, Provider, Work};
-use peerfs_store::{Error as StoreError, Pack, Store};
+use peerfs_store::{Error as StoreError, LentPack, Pack, Store};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
@@ -29,6 +29,8 @@ use verdicts::{Asked, Verdicts};
 const WHOLE_READS: usize = 4;
 /// The images of which the packs are remembered.
 const IMAGES_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
+/// The indexes of packs that peers have lent, a MiB each at most.
+const LENT_MAX: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not 0");
 /// How hard it is tried to make a blob shorter: inode shards become no shorter by level 3.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -42,6 +44,8 @@ pub struct StoreProvider {
     verdicts: Mutex<Verdicts>,
     /// The packs of the images that were followed last.
     images: Mutex<LruCache<Digest, Arc<[Digest]>>>,
+    /// Packs that are not here, by indexes that peers have lent last.
+    lent: Mutex<LruCache<(Digest, Digest), Arc<LentPack>>>,
     whole_reads: Semaphore,
     /// Where those who follow an image are told that something of it can't be read.
     arrivals: OnceLock<Arc<ArrivalLog>>,
@@ -56,6 +60,7 @@ impl StoreProvider {
             blobs: Mutex::default(),
             verdicts: Mutex::default(),
             images: Mutex::new(LruCache::new(IMAGES_MAX)),
+            lent: Mutex::new(LruCache::new(LENT_MAX)),
             whole_reads: Semaphore::new(WHOLE_READS),
             arrivals: OnceLock::new(),
         }
@@ -156,6 +161,43 @@ impl StoreProvider {
         self.readable(asked, open.await).flatten()
     }
 
+    fn lent(&self, pack: Digest, index: Digest) -> Option<Arc<LentPack>> {
+        lock(&self.lent).get(&(pack, index)).cloned()
+    }
+
+    /// What is in other packs of one whose index was lent.
+    async fn have_lent(&self, lent: &Arc<LentPack>, work: &Work) -> Have {
+        let chunk_count = lent.record().chunk_count;
+        // A place in the catalogue for each chunk.
+        if !work.charge(u64::from(chunk_count) * 16) {
+            return Have::Absent;
+        }
+        let lent = Arc::clone(lent);
+        let presence = self.disk.run(move |_| lent.presence()).await;
+        partial(
+            presence
+                .ok()
+                .and_then(|bits| ChunkMap::new(chunk_count, bits.into())),
+        )
+    }
+
+    /// A chunk of a pack whose index was lent.
+    async fn read_lent(
+        &self,
+        pack: Digest,
+        index: Digest,
+        number: u32,
+        work: &Work,
+    ) -> Option<Bytes> {
+        let lent = self.lent(pack, index)?;
+        let length = lent.chunk(number).ok()?.stored_length;
+        if !work.charge(u64::from(length)) {
+            return None;
+        }
+        let read = self.disk.run(move |_| lent.read_chunk(number)).await;
+        read.ok().flatten().map(Bytes::from)
+    }
+
     /// The chunks of a pack that are here, without those that were found to be unreadable.
     fn readable_chunks(&self, pack: &Pack) -> Option<ChunkMap> {
         let mut bits = pack.presence();
@@ -243,8 +285,7 @@ impl Provider for StoreProvider {
             let pack = self.pack(digest, index, work).await;
             maps.extend(pack.and_then(|pack| self.readable_chunks(&pack)));
         }
-        let most = maps.into_iter().max_by_key(ChunkMap::present);
-        most.map_or(Have::Absent, Have::Partial)
+        partial(maps.into_iter().max_by_key(ChunkMap::present))
     }
 
     async fn packs_of(&self, manifest: &Digest, work: &Work) -> Option<Arc<[Digest]>> {
@@ -264,6 +305,43 @@ impl Provider for StoreProvider {
         let digests: Arc<[Digest]> = digests.into();
         lock(&self.images).put(*manifest, Arc::clone(&digests));
         Some(digests)
+    }
+
+    async fn have_by(&self, pack: &Digest, index: &Digest, work: &Work) -> Option<Have> {
+        let (pack, index) = (*pack, *index);
+        if let Some(open) = self.pack(pack, index, work).await {
+            let is_readable = self.unreadable_chunks(pack, index).is_empty();
+            if open.is_whole() && is_readable {
+                return Some(Have::Complete);
+            }
+            return Some(partial(self.readable_chunks(&open)));
+        }
+        if let Some(lent) = self.lent(pack, index) {
+            return Some(self.have_lent(&lent, work).await);
+        }
+        if self.is_unreadable(&Asked::Pack { pack, index }) {
+            return Some(Have::Absent);
+        }
+        let blob = self.metadata(index, work).await?;
+        self.lend_index(&pack, &index, blob, work).await;
+        Some(self.have_lent(&self.lent(pack, index)?, work).await)
+    }
+
+    async fn lend_index(&self, pack: &Digest, index: &Digest, blob: Bytes, work: &Work) {
+        let (pack, index, blob) = (*pack, *index, Vec::from(blob));
+        if !work.charge(blob.len() as u64) {
+            return;
+        }
+        let lent = self.disk.run(move |store| {
+            let record = pack_record(pack, index, &blob)?;
+            store.lent_pack(&record, blob)
+        });
+        match lent.await {
+            Ok(lent) => drop(lock(&self.lent).put((pack, index), Arc::new(lent))),
+            Err(error) => {
+                debug!(%pack, %index, error = %Causes(&error), "what a peer sent is not the index");
+            }
+        }
     }
 
     async fn whole_pack(&self, pack: &Digest, index: &Digest, work: &Work) -> Option<u32> {
@@ -290,7 +368,9 @@ impl Provider for StoreProvider {
         if self.is_unreadable(&whole) || self.is_unreadable(&chunk) {
             return None;
         }
-        let open = self.pack(pack, index, work).await?;
+        let Some(open) = self.pack(pack, index, work).await else {
+            return self.read_lent(pack, index, number, work).await;
+        };
         let length = open.chunk(number).ok()?.stored_length;
         if !open.has(number) || !work.charge(u64::from(length)) {
             return None;
@@ -308,6 +388,11 @@ impl Provider for StoreProvider {
 }
 
 /// A blob as a zstd frame, if that saves more than an eighth.
+fn partial(map: Option<ChunkMap>) -> Have {
+    let map = map.filter(|map| map.present() > 0);
+    map.map_or(Have::Absent, Have::Partial)
+}
+
 fn zstd_frame(plain: &[u8]) -> Option<Bytes> {
     let frame = zstd::bulk::compress(plain, ZSTD_LEVEL).ok()?;
     (frame.len() < plain.len() - plain.len() / 8).then(|| frame.into())

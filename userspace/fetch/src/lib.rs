@@ -28,7 +28,7 @@ mod traffic;
 
 pub use disk::{Disk, DiskError};
 pub use fetcher::Fetcher;
-pub use packs::Packs;
+pub use packs::{pack_record, Packs};
 pub use pins::{PinInfo, PinOrigin, Pins};
 pub use pulls::{Amount, Awaited, Progress, Pull, PullState, Pulls};
 pub use repository::{Announce, BeginError, GetError, Purpose, Repository};

@@ -125,6 +125,23 @@ impl Client {
             .await
     }
 
+    /// Asks a peer how much it has of a pack by this index.
+    pub(crate) async fn have_pack(
+        &self,
+        peer: PeerId,
+        pack: Digest,
+        index: Digest,
+        deadline: Instant,
+    ) -> Result<Have, RequestError> {
+        let (answer, answered) = mpsc::channel(1);
+        let want = Want {
+            wanted: Wanted::HavePack { pack, index },
+            answers: Answers::Have(answer),
+        };
+        self.ask(peer, LaneKind::Demand, want, answered, deadline)
+            .await
+    }
+
     /// Asks a peer which chunks of a pack it is to be asked for.
     pub(crate) async fn suggestion(
         &self,

@@ -19,6 +19,7 @@ mod arrivals;
 mod ban_list;
 mod behaviour;
 mod blob_encoding;
+mod borrowing;
 mod chunk_stream;
 mod client;
 mod codec;

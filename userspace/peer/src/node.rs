@@ -97,6 +97,7 @@ impl Node {
         let server = Server::new(
             &config,
             provider,
+            client.clone(),
             peers.clone(),
             arrivals.clone(),
             tasks.clone(),
@@ -233,6 +234,23 @@ impl Node {
                 && !self.inner.bans.contains(peer)
         };
         Ok(named.filter(|(peer, _)| is_new(*peer)).collect())
+    }
+
+    /// Whether a peer is near, or has an address of a local network.
+    pub fn is_neighbour(&self, peer: PeerId) -> bool {
+        self.inner.peers.is_neighbour(peer)
+    }
+
+    /// Asks a peer how much it has of a pack by this index, which it may ask for in turn.
+    pub async fn have_pack(
+        &self,
+        peer: PeerId,
+        pack: Digest,
+        index: Digest,
+        deadline: Instant,
+    ) -> Result<Have, RequestError> {
+        let client = &self.inner.client;
+        client.have_pack(peer, pack, index, deadline).await
     }
 
     /// Which chunks of a pack a peer suggests that it be asked for, if it has all of it: 1 to

@@ -12,6 +12,7 @@ use libp2p::{Multiaddr, PeerId};
 use peerfs_exchange::frame::PeerRecord;
 
 use crate::followers::record;
+use crate::network::Network;
 use crate::rate::Rate;
 use crate::{Direction, PeerClass, PeerInfo};
 
@@ -199,6 +200,15 @@ impl PeerTable {
         drop(peers);
         infos.sort_by_key(|info| (info.rtt.unwrap_or(Duration::MAX), info.id));
         infos
+    }
+
+    /// Whether a peer is near, or its address is one of a local network: who is there is not just anybody.
+    pub(crate) fn is_neighbour(&self, id: PeerId) -> bool {
+        let entries = self.lock();
+        entries.get(&id).is_some_and(|entry| {
+            let is_near = PeerClass::of(entry.shortest_rtt) == PeerClass::Link;
+            is_near || Network::outside(&entry.address).is_none()
+        })
     }
 
     pub(crate) fn is_connected(&self, id: PeerId) -> bool {

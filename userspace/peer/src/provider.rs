@@ -74,6 +74,16 @@ pub trait Provider: Send + Sync + 'static {
         None
     }
 
+    /// How much of a pack is there by this pack index; `None` if the index is not known here. A peer that has it is then asked
+    /// for it, and what it sends is given to [`Provider::lend_index`]. It never is if nothing else is said.
+    async fn have_by(&self, _pack: &Digest, _index: &Digest, _work: &Work) -> Option<Have> {
+        Some(Have::Absent)
+    }
+
+    /// Takes what a peer sent as the pack index `index`, which it need not be. What is here of `pack` by it may be in other
+    /// packs.
+    async fn lend_index(&self, _pack: &Digest, _index: &Digest, _blob: Bytes, _work: &Work) {}
+
     /// How many chunks a pack has by its pack index `index`, if all of it is here; then some of them are suggested to peers.
     /// None are if nothing else is said.
     async fn whole_pack(&self, _pack: &Digest, _index: &Digest, _work: &Work) -> Option<u32> {

@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::arrivals::ArrivalLog;
+use crate::borrowing::Borrowing;
+use crate::client::Client;
 use crate::codec::{self, FrameReader, FrameWriter, ReadError};
 use crate::followers::Followers;
 use crate::inbound::Opened;
@@ -42,6 +44,7 @@ pub(crate) struct Server {
     /// What comes into the store.
     arrivals: Arc<ArrivalLog>,
     followers: Mutex<Followers>,
+    borrowing: Borrowing,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -65,6 +68,7 @@ impl Server {
     pub(crate) fn new(
         config: &NodeConfig,
         provider: Arc<dyn Provider>,
+        client: Arc<Client>,
         peers: Arc<PeerTable>,
         arrivals: Arc<ArrivalLog>,
         tasks: TaskTracker,
@@ -77,6 +81,7 @@ impl Server {
         });
         Server {
             provider,
+            borrowing: Borrowing::new(client, peers.clone()),
             peers,
             reads: Semaphore::new(READS_MAX),
             upload,
@@ -237,6 +242,16 @@ impl Server {
             Step::Peers { manifest, .. } => {
                 let followers = lock(&self.followers).of(manifest);
                 Some(Found::Peers(self.peers.records(peer, &followers)))
+            }
+            Step::HavePack { pack, index, .. } => {
+                let have = self.provider.have_by(pack, index, work).await;
+                if let Some(have) = have {
+                    return Some(Found::Have(have));
+                }
+                let blob = self.borrowing.ask(peer, *index).await?;
+                self.provider.lend_index(pack, index, blob, work).await;
+                let have = self.provider.have_by(pack, index, work).await;
+                have.map(Found::Have)
             }
             Step::Suggest {
                 pack, index, count, ..

@@ -54,7 +54,7 @@ pub use inode::Inode;
 pub use inventory::{BlobKind, BlobPresence, Inventory};
 pub use known_chunks::{ContentId, KnownChunk, KnownChunks};
 pub use mounts::StoreMount;
-pub use pack::{Pack, PackFiles, Watcher};
+pub use pack::{LentPack, Pack, PackFiles, Watcher};
 pub use pack_writer::{MadeChunk, PackWriter};
 pub use peerfs_oci::{
     Architecture, ImageBlobs, InvalidReference, Reference, RegistryReference, RuntimeConfig, Tag,

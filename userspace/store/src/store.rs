@@ -18,7 +18,9 @@ use crate::directory::{StoreDirectory, PRIVATE};
 use crate::lock::lock;
 use crate::pack::{PackStore, Watcher};
 use crate::temporary_file::TemporaryFile;
-use crate::{index_file, layout, sha256, whole_file, BlobWriter, Error, Pack, PackWriter, Result};
+use crate::{
+    index_file, layout, sha256, whole_file, BlobWriter, Error, LentPack, Pack, PackWriter, Result,
+};
 
 /// The age at which a file in `tmp/` that nobody has locked counts as abandoned.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60);
@@ -297,6 +299,14 @@ impl Store {
             }
         }
         Ok(pack)
+    }
+
+    /// A pack by an index that is not in the store, to read what of it is in other packs. Nothing is made or changed.
+    ///
+    /// # Errors
+    /// [`Error::BlobTooLarge`], [`Error::BlobDamaged`] or [`Error::Format`] if the index is not what the record says.
+    pub fn lent_pack(&self, record: &PackRecord, index: Vec<u8>) -> Result<LentPack> {
+        LentPack::new(&self.shared, record, index)
     }
 
     /// A pack that is open for filling already.

@@ -68,6 +68,15 @@ pub enum Request {
         /// How many at most: 1 to [`SUGGESTED_MAX`].
         count: u32,
     },
+    /// How much of this pack is there by this index, which the client has?
+    HavePack {
+        /// The request's id.
+        request: u32,
+        /// The pack.
+        pack: Digest,
+        /// Its index.
+        index: Digest,
+    },
     /// Name peers that follow this image.
     Peers {
         /// The request's id.
@@ -99,6 +108,7 @@ const CANCEL: u8 = 5;
 const FOLLOW: u8 = 6;
 const SUGGEST: u8 = 7;
 const PEERS: u8 = 8;
+const HAVE_PACK: u8 = 9;
 
 /// The flag of a WantBlob that may be answered by a zstd frame.
 const ZSTD_IS_WELCOME: u32 = 1;
@@ -161,6 +171,15 @@ impl Frame for Request {
                 to.put_slice(&index.0);
                 to.put_u32_le(*count);
             }
+            Request::HavePack {
+                request,
+                pack,
+                index,
+            } => {
+                put_header(to, HAVE_PACK, Priority::Demand, *request, 2 * Digest::SIZE);
+                to.put_slice(&pack.0);
+                to.put_slice(&index.0);
+            }
             Request::Peers { request, manifest } => {
                 put_header(to, PEERS, Priority::Demand, *request, Digest::SIZE);
                 to.put_slice(&manifest.0);
@@ -188,6 +207,7 @@ impl Frame for Request {
             FOLLOW => "Follow",
             SUGGEST => "Suggest",
             PEERS => "Peers",
+            HAVE_PACK => "HavePack",
             other if other & FROM_SERVER != 0 => return Err(FrameError::Direction(other)),
             _ => "unknown",
         };
@@ -234,6 +254,11 @@ impl Frame for Request {
                 pack: fields.digest()?,
                 index: fields.digest()?,
                 count: suggested_count(&mut fields)?,
+            },
+            HAVE_PACK => Request::HavePack {
+                request,
+                pack: fields.digest()?,
+                index: fields.digest()?,
             },
             PEERS => Request::Peers {
                 request,

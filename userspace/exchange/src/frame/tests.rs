@@ -32,7 +32,7 @@ fn priority() -> impl Strategy<Value = Priority> {
 
 fn request() -> impl Strategy<Value = Request> {
     let numbers = proptest::collection::hash_set(any::<u32>(), 1..=CHUNKS_PER_REQUEST);
-    let unknown = prop_oneof![Just(0), 9..16_u8, 32..48_u8, Just(239)];
+    let unknown = prop_oneof![Just(0), 10..16_u8, 32..48_u8, Just(239)];
     prop_oneof![
         any::<u32>().prop_map(|bytes| Request::Credit { bytes }),
         (any::<u32>(), digest()).prop_map(|(request, digest)| Request::Have { request, digest }),
@@ -66,6 +66,13 @@ fn request() -> impl Strategy<Value = Request> {
             .prop_map(|(request, manifest)| Request::Follow { request, manifest }),
         (any::<u32>(), digest())
             .prop_map(|(request, manifest)| Request::Peers { request, manifest }),
+        (any::<u32>(), digest(), digest()).prop_map(|(request, pack, index)| {
+            Request::HavePack {
+                request,
+                pack,
+                index,
+            }
+        }),
         (any::<u32>(), digest(), digest(), 1..=256_u32).prop_map(
             |(request, pack, index, count)| Request::Suggest {
                 request,

@@ -56,6 +56,13 @@ pub enum Wanted {
         /// The image's manifest.
         manifest: Digest,
     },
+    /// How much of a pack it has by an index that it may ask for here.
+    HavePack {
+        /// The pack.
+        pack: Digest,
+        /// Its index.
+        index: Digest,
+    },
     /// Which chunks of a pack it is to be asked for.
     Suggestion {
         /// The pack.
@@ -73,6 +80,7 @@ impl Wanted {
         match self {
             Wanted::Blob { priority, .. } | Wanted::Chunks { priority, .. } => *priority,
             Wanted::Have { .. }
+            | Wanted::HavePack { .. }
             | Wanted::News { .. }
             | Wanted::Peers { .. }
             | Wanted::Suggestion { .. } => Priority::Demand,
@@ -219,6 +227,11 @@ impl<W: Waiter> Requester<W> {
             Wanted::Peers { manifest } => Request::Peers {
                 request,
                 manifest: *manifest,
+            },
+            Wanted::HavePack { pack, index } => Request::HavePack {
+                request,
+                pack: *pack,
+                index: *index,
             },
             Wanted::Suggestion { pack, index, count } => Request::Suggest {
                 request,

@@ -89,6 +89,7 @@ impl<W: Waiter> Outstanding<W> {
     pub(super) fn new(wanted: Wanted, waiter: W) -> Self {
         let received = match &wanted {
             Wanted::Have { .. }
+            | Wanted::HavePack { .. }
             | Wanted::News { .. }
             | Wanted::Peers { .. }
             | Wanted::Suggestion { .. } => Received::Nothing,
@@ -278,7 +279,9 @@ impl<W: Waiter> Outstanding<W> {
     /// Takes a reply that ends the request; `None` if it can't.
     fn end(&mut self, reply: Reply) -> Option<Taken> {
         let answer = match (&self.wanted, reply) {
-            (Wanted::Have { .. }, Reply::Presence { have, .. }) => Answer::Have(have),
+            (Wanted::Have { .. } | Wanted::HavePack { .. }, Reply::Presence { have, .. }) => {
+                Answer::Have(have)
+            }
             (Wanted::Blob { .. }, Reply::BlobNotFound { .. }) => Answer::NotFound,
             (Wanted::Blob { maximum, .. }, Reply::TooLarge { length, .. }) => Answer::TooLarge {
                 length,

@@ -99,6 +99,7 @@ impl Responder {
             | Request::Follow { request, .. }
             | Request::Peers { request, .. }
             | Request::Suggest { request, .. }
+            | Request::HavePack { request, .. }
             | Request::Other { request, .. } => (*request, 1),
             Request::WantChunks {
                 request, chunks, ..
@@ -134,6 +135,15 @@ impl Responder {
             Request::Peers { request, manifest } => {
                 self.questions.push_back(Step::Peers { request, manifest });
             }
+            Request::HavePack {
+                request,
+                pack,
+                index,
+            } => self.questions.push_back(Step::HavePack {
+                request,
+                pack,
+                index,
+            }),
             Request::Suggest {
                 request,
                 pack,

@@ -61,8 +61,10 @@ impl Ready {
         let (request, priority) = (step.request(), step.priority());
         let reply = match (step, found) {
             (_, Found::NotServed) => Reply::NotServed { request },
-            (Step::Have { .. }, Found::Have(have)) => Reply::Presence { request, have },
-            (Step::Have { .. }, _) => Reply::Presence {
+            (Step::Have { .. } | Step::HavePack { .. }, Found::Have(have)) => {
+                Reply::Presence { request, have }
+            }
+            (Step::Have { .. } | Step::HavePack { .. }, _) => Reply::Presence {
                 request,
                 have: Have::Absent,
             },

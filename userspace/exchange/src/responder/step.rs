@@ -90,6 +90,15 @@ pub enum Step {
         /// The image's manifest.
         manifest: Digest,
     },
+    /// How much there is of a pack by an index.
+    HavePack {
+        /// The request's id.
+        request: u32,
+        /// The pack.
+        pack: Digest,
+        /// Its index, which the peer has.
+        index: Digest,
+    },
     /// What to ask for of a pack.
     Suggest {
         /// The request's id.
@@ -153,6 +162,7 @@ impl Step {
             | Step::Map { request, .. }
             | Step::Peers { request, .. }
             | Step::Suggest { request, .. }
+            | Step::HavePack { request, .. }
             | Step::Other { request } => *request,
             Step::Blob(blob) => blob.request,
         }
@@ -166,6 +176,7 @@ impl Step {
             | Step::Map { .. }
             | Step::Peers { .. }
             | Step::Suggest { .. }
+            | Step::HavePack { .. }
             | Step::Other { .. } => Priority::Demand,
         }
     }
@@ -180,6 +191,7 @@ impl Step {
             | Step::Map { .. }
             | Step::Peers { .. }
             | Step::Suggest { .. }
+            | Step::HavePack { .. }
             | Step::Other { .. } => 0,
         }
     }

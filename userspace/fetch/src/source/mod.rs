@@ -139,7 +139,8 @@ pub trait Source: Send + Sync {
         progress: &Progress,
     ) -> BoxStream<'static, ChunkReply>;
 
-    /// Which chunks of a pack it is to be asked for, at most so many, of which it has all; takes [`HAVE_TIMEOUT`] at most.
+    /// Which chunks of a pack it is to be asked for, at most so many, of which it has all. Takes ten
+    /// seconds at most.
     async fn suggest(&self, _pack: &Arc<Pack>, _count: usize) -> Result<Suggestion, SourceError> {
         Ok(Suggestion::Any)
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::FuturesUnordered;
 use futures::stream::{self, BoxStream};
 use futures::StreamExt;
 use lru::LruCache;
@@ -31,6 +32,10 @@ use crate::disk::Disk;
 pub const PEERS: &str = "peers";
 /// How long a metadata blob may take that keeps coming; a stalled peer is noticed much earlier.
 const BLOB_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// How long a peer may take to suggest something: on a full line it comes behind chunks.
+const SUGGESTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// The neighbours that are asked what they have of a pack by other images.
+const NEIGHBOURS_MAX: usize = 16;
 /// The peers that are remembered by their ids as sources.
 const PEERS_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not 0");
 
@@ -93,6 +98,30 @@ impl Peers {
         &self.inner.board
     }
 
+    /// Neighbours who do not tell what they have may have parts of a pack by other images: each is asked for it by
+    /// its index, which it may not have.
+    fn ask_neighbours(
+        &self,
+        pack: &Pack,
+        known: &HashSet<PeerId>,
+    ) -> BoxStream<'static, (PeerId, Have)> {
+        let (digest, index) = (*pack.digest(), pack.record().index_digest);
+        let deadline = Instant::now() + HAVE_TIMEOUT;
+        let peers = self.inner.node.peers().into_iter();
+        let is_asked = |id: &PeerId| self.inner.node.is_neighbour(*id) && !known.contains(id);
+        let near = peers.filter(|peer| is_asked(&peer.id));
+        let questions = near.take(NEIGHBOURS_MAX).map(|peer| {
+            let node = self.inner.node.clone();
+            async move {
+                let have = node.have_pack(peer.id, digest, index, deadline).await;
+                let have = have.ok().filter(|have| *have != Have::Absent)?;
+                Some((peer.id, have))
+            }
+        });
+        let answers: FuturesUnordered<_> = questions.collect();
+        answers.filter_map(|answer| async move { answer }).boxed()
+    }
+
     /// The same for the same peer, as long as it is remembered.
     pub(super) fn id(&self, peer: PeerId) -> SourceId {
         // A cache is valid after every step.
@@ -130,9 +159,13 @@ impl Discovery for Peers {
             });
         }
         let node = &self.inner.node;
+        let neighbours = match subject {
+            Subject::Pack { pack, .. } => self.ask_neighbours(pack, &known),
+            Subject::Blob { .. } => stream::empty().boxed(),
+        };
         let found = node.find_providers(content, Some(manifest), known);
         let peers = self.clone();
-        found
+        stream::select(found, neighbours)
             .map(move |(peer, have)| (peers.id(peer), have))
             .boxed()
     }
@@ -238,7 +271,7 @@ impl Source for PeerSource {
     async fn suggest(&self, pack: &Arc<Pack>, count: usize) -> Result<Suggestion, SourceError> {
         let index = pack.record().index_digest;
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let deadline = Instant::now() + HAVE_TIMEOUT;
+        let deadline = Instant::now() + SUGGESTION_TIMEOUT;
         let suggestion = self
             .node
             .suggestion(self.peer, *pack.digest(), index, count, deadline);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use peerfs_exchange::frame::HEADER_SIZE;
+use peerfs_exchange::frame::{Encoding, HEADER_SIZE};
 use peerfs_exchange::limits::FOLLOWS_PER_STREAM;
 use peerfs_exchange::{Arrival, ChunkMap, Have, Suggestion};
 use peerfs_format::Digest;
@@ -29,6 +29,10 @@ const CHUNKS: u32 = 20;
 #[derive(Default)]
 struct Seed {
     is_known: AtomicBool,
+    /// The blob that it sends as the pack's index.
+    index: Option<Bytes>,
+    /// What was sent to it as that.
+    lent: Mutex<Vec<Bytes>>,
     chunks: Mutex<BTreeSet<u32>>,
 }
 
@@ -47,16 +51,28 @@ impl Seed {
 
 #[async_trait]
 impl Provider for Seed {
-    async fn blob_length(&self, _: &Digest, _: &Work) -> Option<u64> {
-        None
+    async fn blob_length(&self, blob: &Digest, _: &Work) -> Option<u64> {
+        let index = self.index.as_ref().filter(|_| *blob == INDEX)?;
+        Some(index.len() as u64)
     }
 
     fn blob_max(&self) -> u64 {
-        0
+        1024
     }
 
     async fn read_blob(&self, _: &Digest, _: bool, _: u64, _: &Work) -> Option<BlobPiece> {
-        None
+        BlobPiece::of(Encoding::Plain, self.index.as_ref()?, 0)
+    }
+
+    async fn have_by(&self, pack: &Digest, index: &Digest, work: &Work) -> Option<Have> {
+        if self.lent.lock().unwrap().is_empty() || *index != INDEX {
+            return None;
+        }
+        Some(self.have(pack, work).await)
+    }
+
+    async fn lend_index(&self, _: &Digest, _: &Digest, blob: Bytes, _: &Work) {
+        self.lent.lock().unwrap().push(blob);
     }
 
     async fn have(&self, _: &Digest, _: &Work) -> Have {
@@ -208,6 +224,31 @@ async fn followers_learn_of_each_other() {
     // Who is connected need not be named, and who follows something else is not.
     assert_eq!(ask(IMAGE).await.unwrap(), []);
     assert_eq!(ask(digest(9)).await.unwrap(), []);
+}
+
+/// Who is asked for a pack by an index that it lacks asks for that, once, and says then what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_is_lent_to_whoever_is_asked() {
+    let seed = Arc::new(Seed::default());
+    let server = Node::start(config(), seed.clone()).await.unwrap();
+    seed.gain(&server, 3);
+    let mut answers = Vec::new();
+    for index in [None, Some(Bytes::from_static(b"index"))] {
+        let provider = Seed {
+            index,
+            ..Seed::default()
+        };
+        let node = Node::start(config_with_bootstrap(&server), Arc::new(provider));
+        let node = node.await.unwrap();
+        connected(&node, server.peer_id()).await;
+        for _ in 0..2 {
+            let asked = node.have_pack(server.peer_id(), PACK, INDEX, soon());
+            answers.push(asked.await.unwrap().chunk(3));
+        }
+    }
+    // The first one does not send it.
+    assert_eq!(answers, [false, false, true, true]);
+    assert_eq!(*seed.lent.lock().unwrap(), [&b"index"[..]]);
 }
 
 /// Who has all of a pack suggests other chunks to each who asks, and then that they wait for each other.

@@ -3,6 +3,7 @@
 //! A pack of the store, whole or being filled.
 
 mod adopt;
+mod lent;
 mod places;
 mod state;
 mod turn;
@@ -23,6 +24,7 @@ use crate::findings::Findings;
 use crate::lock::lock;
 use crate::places::{ChangeLock, DataFiles};
 use crate::{layout, Error, Result};
+pub use lent::LentPack;
 use peerfs_text::Causes;
 use state::{check_index, open_own, own_name, read_stored_at, Places, State};
 

@@ -252,3 +252,37 @@ fn chunks_that_make_another_pack_are_found_out() {
     first.adopt_and_fill(&store);
     assert!(pack.read_chunk(3).unwrap().is_some());
 }
+
+/// Who has only the index of a pack is told what of it is in others, and reads it from there.
+#[test]
+fn a_lent_index_leads_to_what_other_packs_have() {
+    let first = Source::new(40);
+    let second = first.edited(|chunks| chunks[20] = vec![200; 9000]);
+    let store = first.store();
+    first.fill(&store);
+    let lent = store
+        .lent_pack(&second.record, second.index.clone())
+        .unwrap();
+    let mut expected = [0xff; 5];
+    expected[2] = 0xef;
+    assert_eq!(lent.presence().unwrap(), expected);
+    for (number, chunk) in second.chunks.iter().enumerate() {
+        let read = lent.read_chunk(number as u32).unwrap();
+        assert_eq!(
+            read.as_ref(),
+            (number != 20).then_some(chunk),
+            "chunk {number}"
+        );
+    }
+    assert!(lent.read_chunk(40).is_err());
+    assert!(
+        store
+            .find_pack(&second.record, second.index.clone())
+            .unwrap()
+            .is_none(),
+        "nothing was made"
+    );
+    // What is not that index is refused.
+    let error = store.lent_pack(&second.record, first.index.clone()).err();
+    assert!(matches!(error, Some(Error::BlobDamaged(_))), "{error:?}");
+}
