@@ -105,7 +105,7 @@ async fn questions_that_are_not_served_are_bounded() {
     let mut served = 0;
     let asking = async {
         loop {
-            let questions = (0..BATCH).flat_map(|request| frame(9, request, &[0; 32]));
+            let questions = (0..BATCH).flat_map(|request| frame(10, request, &[0; 32]));
             let questions: Vec<u8> = questions.collect();
             stream.write_all(&questions).await.unwrap();
             stream.flush().await.unwrap();

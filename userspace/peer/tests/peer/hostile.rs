@@ -95,7 +95,7 @@ async fn garbage_and_answers_that_do_not_fit_are_refused() {
             RequestError::Violation(Violation::UnexpectedReply(0))
         )
     };
-    assert!(unexpected(answered_with(frame(27, 0, &[])).await));
+    assert!(unexpected(answered_with(frame(28, 0, &[])).await));
     let first = |number| piece(number, 0, 2 * PIECE_MAX);
     assert!(unexpected(answered_with(first(2)).await), "another chunk");
     let overlapping = [first(1), first(1)].concat();
@@ -326,7 +326,7 @@ async fn a_client_that_breaks_the_protocol_is_cut_off() {
     assert!(is_cut_off(&frame(6, 0, &[0; 31])).await, "half a manifest");
     assert!(!is_cut_off(&frame(2, 0, &[0; 32])).await, "a good question");
     assert!(
-        !is_cut_off(&frame(9, 0, &[0; 32])).await,
+        !is_cut_off(&frame(10, 0, &[0; 32])).await,
         "a question that is not served"
     );
 }
