@@ -209,10 +209,15 @@ impl Owner {
     /// A part that is on its way is asked of a second source as a hedge, or to overtake; or near the end.
     fn check_start(&mut self, source: u8, id: ContentId, parts: &[Part], priority: Priority) {
         let carries = |part: &Part| {
-            let running = self.running.values();
+            let running = self.running.iter();
             running
-                .filter(|(_, other, parts, _)| *other == id && parts.contains(part))
-                .map(|(source, .., priority)| (*source, *priority))
+                .filter(|(_, (_, other, parts, _))| *other == id && parts.contains(part))
+                // What came from elsewhere, or nobody wanted any more, may be wanted again before it has come here.
+                .filter(|(transfer, _)| {
+                    let transfer = self.scheduler.transfers.get(transfer);
+                    transfer.is_some_and(|transfer| transfer.part(part.number()).is_some())
+                })
+                .map(|(_, (source, .., priority))| (*source, *priority))
                 .collect::<Vec<_>>()
         };
         for part in parts {
