@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
+use peerfs_control::{ask, Reply, Request};
 use support::process::{configure, peerfs, peerfsd, succeed, text, Running};
 
 /// A daemon with a page, and where that is.
@@ -171,4 +172,25 @@ fn a_unix_socket_will_do_and_is_taken_from_nobody() {
     let (daemon, _) = daemon.restart_after_death(&monitor);
     assert!(exchange(UnixStream::connect(&socket).unwrap(), request).ends_with("ok\n"));
     drop(daemon);
+}
+
+#[test]
+fn who_connects_and_says_nothing_takes_little_of_the_daemon() {
+    let (daemon, address) = start("");
+    let open = || match ask(
+        &daemon.socket(),
+        &Request::Activity,
+        Duration::from_secs(20),
+    ) {
+        Ok(Reply::Activity(activity)) => activity.open_files,
+        other => panic!("no answer but {other:?}"),
+    };
+    let before = open();
+    let silent: Vec<TcpStream> = (0..150)
+        .map(|_| TcpStream::connect(&address).unwrap())
+        .collect();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(open() < before + 100, "{} after {before}", open());
+    drop(silent);
+    assert!(get(&address, "/healthz").ends_with("ok\n"));
 }

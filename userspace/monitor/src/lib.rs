@@ -6,6 +6,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | `server` | who may ask for what |
+//! | `connections` | how many may ask |
 //! | `metrics` | the numbers, with their names |
 //! | `kernel` | what the kernel's filesystem counts |
 //! | `page.html` | the page |
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
 
+mod connections;
 mod kernel;
 mod metrics;
 mod server;

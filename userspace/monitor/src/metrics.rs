@@ -266,7 +266,9 @@ impl Snapshot {
                 ];
                 Some((labels, mount.missing_bytes?))
             });
-            let missing: Vec<_> = missing.collect();
+            // One may be mounted there twice, and no series may be.
+            let missing: BTreeMap<_, _> = missing.collect();
+            let missing: Vec<_> = missing.into_iter().collect();
             out.gauges(
                 "peerfs_mount_missing_bytes",
                 "Bytes of the mounted image that are not here",
@@ -423,10 +425,13 @@ mod tests {
                 ..Activity::default()
             },
             images: Some(vec![ImageStatus::default(); EACH_MAX + 5]),
-            mounts: Some(vec![MountStatus {
-                missing_bytes: Some(9),
-                ..MountStatus::default()
-            }]),
+            mounts: Some(vec![
+                MountStatus {
+                    missing_bytes: Some(9),
+                    ..MountStatus::default()
+                };
+                2
+            ]),
             kernel: kernel.map(|name| (name.to_owned(), 3)).into(),
         }
     }
@@ -454,6 +459,8 @@ mod tests {
             .lines()
             .filter(|line| line.starts_with("peerfs_image_bytes{"));
         assert_eq!(images.count(), EACH_MAX);
+        // Two mounts at one place are one series.
+        assert_eq!(text.matches("peerfs_mount_missing_bytes{").count(), 1);
         assert!(text.ends_with("# EOF\n"));
     }
 

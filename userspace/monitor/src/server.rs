@@ -32,6 +32,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::connections::Few;
 use crate::kernel;
 use crate::metrics::Snapshot;
 use crate::Watched;
@@ -172,12 +173,12 @@ pub async fn serve(listener: Listener, watched: Arc<dyn Watched>, shutdown: Canc
     let serve = async {
         match listener.kind {
             ListenerKind::Ip(listener) => {
-                axum::serve(listener, router)
+                axum::serve(Few::new(listener), router)
                     .with_graceful_shutdown(ended)
                     .await
             }
             ListenerKind::Unix(listener) => {
-                axum::serve(listener, router)
+                axum::serve(Few::new(listener), router)
                     .with_graceful_shutdown(ended)
                     .await
             }
