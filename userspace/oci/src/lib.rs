@@ -58,4 +58,4 @@ pub use plain::{Layer, LayerFormat, PlainImage};
 pub use platform::Platform;
 pub use reference::{InvalidReference, PublisherKey, Reference, RegistryReference, Tag};
 pub use runnable::MANIFEST_ANNOTATION;
-pub use stub::{STUB_DIRECTORY, STUB_FILE};
+pub use stub::{stub_layer, STUB_DIRECTORY, STUB_FILE};

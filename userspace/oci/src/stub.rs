@@ -46,6 +46,12 @@ impl Stub {
     }
 }
 
+/// The digest of the layer that stands for the image with this peerfs manifest, as a runtime knows it when it is unpacked (its
+/// `diff_id`, and its chain id as an image's first layer).
+pub fn stub_layer(manifest: &[u8]) -> Digest {
+    Stub::new(manifest).tar
+}
+
 /// The header of an entry of root's, from 1970 (POSIX ustar).
 fn header(name: &str, mode: u32, kind: u8, length: usize) -> [u8; BLOCK] {
     let mut header = [0; BLOCK];

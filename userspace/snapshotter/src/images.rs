@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use peerfs_control::{Connection, Next, Reply, Request};
-use peerfs_format::Digest;
+use peerfs_format::{Digest, METADATA_MAX};
+use peerfs_oci::stub_layer;
 use peerfs_store::{Reference, Store, Tag};
 use peerfs_text::Causes;
 use rustix::fs::{statx, AtFlags, StatxAttributes, StatxFlags, CWD};
@@ -88,6 +89,28 @@ impl Images {
         })
     }
 
+    /// Fails unless `layer` is what containerd calls the layer that stands for an image which was fetched.
+    ///
+    /// A first layer is called by the digest of its tar, and who publishes an image says so themselves, as they say which image
+    /// the layer stands for. Without this, an image could have its content taken for the layer of any other one.
+    ///
+    /// # Errors
+    /// [`Error::Image`], also if the store can't be read.
+    pub async fn check_layer(&self, image: &Image, layer: &str) -> Result<()> {
+        let (root_dir, manifest) = (self.config.root_dir.clone(), image.manifest);
+        let read =
+            spawn_blocking(move || Store::open(&root_dir)?.read_metadata(&manifest, METADATA_MAX));
+        let failed = |reason: String| Error::Image { manifest, reason };
+        let read = read.await.map_err(|_| Error::Ending)?;
+        let bytes = read.map_err(|error| failed(Causes(&error).to_string()))?;
+        if layer.strip_prefix("sha256:") == Some(&stub_layer(&bytes).to_string()) {
+            return Ok(());
+        }
+        Err(failed(format!(
+            "the layer {layer} does not stand for it, whatever its label says"
+        )))
+    }
+
     /// Mounts an image, unless that is done. Whoever wants the same at once waits for the first.
     ///
     /// # Errors
@@ -99,7 +122,10 @@ impl Images {
             Arc::clone(turns.entry(target.to_owned()).or_default())
         };
         let _turn = turn.lock().await;
-        if is_mounted(target) {
+        let looked = target.to_owned();
+        let is_mounted = spawn_blocking(move || is_mounted(&looked));
+        // One that answers slowly is there.
+        if !matches!(timeout(ANSWER_MAX, is_mounted).await, Ok(Ok(false))) {
             return Ok(());
         }
         self.fetch(image).await?;
@@ -271,7 +297,8 @@ impl Pull {
 
 /// Whether something is mounted there whose server lives.
 fn is_mounted(target: &Path) -> bool {
-    let flags = AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+    // The server must be asked: what the kernel has kept of it is good for long, also when that is gone.
+    let flags = AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
     match statx(CWD, target, flags, StatxFlags::TYPE) {
         Ok(found) => found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
         Err(Errno::NOTCONN) => {

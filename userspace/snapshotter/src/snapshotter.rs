@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use peerfs_format::Digest;
 use peerfs_oci::MANIFEST_ANNOTATION;
 use peerfs_text::Causes;
 use tokio::task::spawn_blocking;
@@ -36,6 +37,8 @@ pub type Labels = BTreeMap<String, String>;
 pub struct Snapshotter {
     snapshots: Arc<Mutex<Snapshots>>,
     images: Arc<Images>,
+    /// Images that are about to become snapshots.
+    coming: Arc<Mutex<Vec<Digest>>>,
     overlay: Overlay,
 }
 
@@ -45,6 +48,7 @@ impl Snapshotter {
         Snapshotter {
             snapshots: Arc::new(Mutex::new(snapshots)),
             images: Arc::new(images),
+            coming: Arc::default(),
             overlay,
         }
     }
@@ -146,10 +150,13 @@ impl Snapshotter {
         if let Some(image) = committed {
             // containerd's own database waits for us meanwhile; who needs the image waits for it later.
             let images = Arc::clone(&self.images);
+            let unless_needed = self.forget_unless_needed(image.manifest);
             tokio::spawn(async move {
                 if let Err(error) = images.fetch(&image).await {
                     tracing::warn!(error = %Causes(&error), "it is tried again when a container needs it");
                 }
+                // It may have been removed meanwhile.
+                let _ = spawn_blocking(unless_needed).await;
             });
         }
         Ok(())
@@ -161,38 +168,53 @@ impl Snapshotter {
     /// [`Error::NotFound`], [`Error::HasChildren`], [`Error::Folder`].
     pub async fn remove(&self, key: &str) -> Result<()> {
         let key = key.to_owned();
-        let images = Arc::clone(&self.images);
-        self.with(move |snapshots| {
-            let gone = snapshots.remove(&key)?;
-            let Some(image) = gone.record.image else {
-                return Ok(());
-            };
-            // With the lock, so that nobody begins to need it meanwhile.
-            let is_it = |other: &Image| other.manifest == image.manifest;
-            if !snapshots
-                .iter()
-                .any(|other| other.record.image.as_ref().is_some_and(is_it))
-            {
-                images.forget(&image.manifest);
-            }
-            Ok(())
-        })
-        .await?;
-        self.cleanup().await
+        let gone = self.with(move |snapshots| snapshots.remove(&key)).await?;
+        if let Some(image) = gone.record.image {
+            let unless_needed = self.forget_unless_needed(image.manifest);
+            spawn_blocking(unless_needed)
+                .await
+                .map_err(|_| Error::Ending)?;
+        }
+        // The snapshot is gone, whatever stays of it, or of another one.
+        if let Err(error) = self.cleanup().await {
+            tracing::warn!(error = %Causes(&error), "something of removed snapshots stays");
+        }
+        Ok(())
     }
 
-    /// Removes what removed snapshots have left behind.
+    /// Lets an image go that is no snapshot any more, and is not about to become one.
+    fn forget_unless_needed(&self, manifest: Digest) -> impl FnOnce() + Send + 'static {
+        let (snapshots, images) = (Arc::clone(&self.snapshots), Arc::clone(&self.images));
+        let coming = Arc::clone(&self.coming);
+        move || {
+            // With both locks, so that nobody begins to need it meanwhile.
+            let snapshots = lock(&snapshots);
+            let coming = coming.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_it = |other: &Image| other.manifest == manifest;
+            let mut all = snapshots.iter();
+            let is_needed = coming.contains(&manifest)
+                || all.any(|other| other.record.image.as_ref().is_some_and(is_it));
+            if !is_needed {
+                images.forget(&manifest);
+            }
+        }
+    }
+
+    /// Removes what removed snapshots have left behind, as much as can be.
     ///
     /// # Errors
-    /// [`Error::Folder`].
+    /// [`Error::Folder`] of the first that stays.
     pub async fn cleanup(&self) -> Result<()> {
         self.with_shared(|snapshots| {
             let leftovers = lock(snapshots).leftovers()?;
-            for place in leftovers {
-                unmount_all(&place.files());
-                place.remove()?;
-            }
-            Ok(())
+            let removed: Vec<Result<()>> = leftovers
+                .iter()
+                .map(|place| {
+                    unmount_all(&place.files());
+                    place.remove()
+                })
+                .collect();
+            removed.into_iter().collect()
         })
         .await
     }
@@ -295,7 +317,22 @@ impl Snapshotter {
         if is_there {
             return Ok(());
         }
+        let manifest = image.manifest;
+        let coming = Coming::new(&self.coming, manifest);
+        let added = self.fetch_and_add(name, image, labels).await;
+        drop(coming);
+        if added.is_err() {
+            let unless_needed = self.forget_unless_needed(manifest);
+            spawn_blocking(unless_needed)
+                .await
+                .map_err(|_| Error::Ending)?;
+        }
+        added
+    }
+
+    async fn fetch_and_add(&self, name: &str, image: Image, labels: Labels) -> Result<()> {
         self.images.fetch(&image).await?;
+        self.images.check_layer(&image, name).await?;
         let mut record = Record::new(Kind::Committed, name, None, labels, SystemTime::now());
         record.image = Some(image);
         let added = self
@@ -354,6 +391,32 @@ impl Snapshotter {
         let snapshots = Arc::clone(&self.snapshots);
         let done = spawn_blocking(move || run(&snapshots)).await;
         done.map_err(|_| Error::Ending)?
+    }
+}
+
+/// An image that is about to become a snapshot, as long as this is there.
+struct Coming {
+    all: Arc<Mutex<Vec<Digest>>>,
+    manifest: Digest,
+}
+
+impl Coming {
+    fn new(all: &Arc<Mutex<Vec<Digest>>>, manifest: Digest) -> Self {
+        let all = Arc::clone(all);
+        all.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(manifest);
+        Coming { all, manifest }
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = all.iter().position(|one| *one == self.manifest);
+        if let Some(place) = place {
+            all.swap_remove(place);
+        }
     }
 }
 

@@ -134,6 +134,16 @@ fn containers_outlive_the_snapshotter_and_the_daemon() {
         machine.run(&one, "other", &["/bin/busybox", "cat", "/etc/motd"]),
         "one\n"
     );
+    // What serves a mount may be killed, too, as for want of memory: whoever comes later has a new one.
+    let folder = machine.folder.path().to_str().unwrap();
+    let serving = succeed(Command::new("pgrep").args(["-f", &format!("mount --fuse.*{folder}")]));
+    for process in serving.split_whitespace() {
+        succeed(Command::new("kill").args(["-KILL", process]));
+    }
+    assert_eq!(
+        machine.run(&one, "other", &["/bin/busybox", "cat", "/etc/motd"]),
+        "one\n"
+    );
     // In order, too.
     machine.snapshotter.signal(Signal::SIGTERM);
     machine.restart_snapshotter();
@@ -221,6 +231,7 @@ fn a_layer_that_is_an_image_need_not_be_fetched() {
     let one = machine.publish("team/one", tree("one\n").path());
     let two = machine.publish("team/two", tree("two!\n").path());
     let manifest = |reference: &str| machine.published(reference);
+    let layer: &'static str = machine.published_layer("team/one").leak();
     let root = machine.path("own-snapshots");
     let images = Images::new(ImageConfig {
         root_dir: machine.path("store"),
@@ -246,12 +257,12 @@ fn a_layer_that_is_an_image_need_not_be_fetched() {
             snapshotter.prepare(Kind::Active, key, parent, labels)
         };
         // The registry is known by the reference alone.
-        let there = prepare("a", None, labels("layer", &manifest(&one), &one)).await;
+        let there = prepare("a", None, labels(layer, &manifest(&one), &one)).await;
         assert!(matches!(there, Err(Error::AlreadyExists(_))), "{there:?}");
-        let wanted = r#"labels."containerd.io/snapshot.ref"==layer,parent=="""#.to_owned();
+        let wanted = format!(r#"labels."containerd.io/snapshot.ref"=={layer},parent=="""#);
         let found = snapshotter.list(&[wanted]).await.unwrap();
         assert_eq!(found.len(), 1);
-        let mounts = prepare("container", Some("layer"), Labels::new())
+        let mounts = prepare("container", Some(layer), Labels::new())
             .await
             .unwrap();
         let lower = mounts[0]
@@ -265,7 +276,18 @@ fn a_layer_that_is_an_image_need_not_be_fetched() {
         assert!(there.is_ok(), "{there:?}");
         let there = prepare("c", None, labels("other", &"0a".repeat(32), &one)).await;
         assert!(there.is_ok(), "{there:?}");
-        for key in ["container", "layer", "b", "c"] {
+        // Nor does an image become the layer of another one, which others may have, by saying so.
+        let base = format!("sha256:{}", "0b".repeat(32));
+        let there = prepare("d", None, labels(&base, &manifest(&two), &two)).await;
+        assert!(there.is_ok(), "{there:?}");
+        assert!(snapshotter.stat(&base).await.is_err());
+        let tags = machine.peerfs(&["images"]);
+        assert!(tags.contains(&format!("peerfs-snapshotter/{}", manifest(&one))));
+        assert!(
+            !tags.contains(&format!("peerfs-snapshotter/{}", manifest(&two))),
+            "{tags}"
+        );
+        for key in ["container", layer, "b", "c", "d"] {
             snapshotter.remove(key).await.unwrap();
         }
         assert!(snapshotter.list(&[]).await.unwrap().is_empty());

@@ -150,6 +150,18 @@ impl Machine {
         image["manifest"].as_str().unwrap().to_owned()
     }
 
+    /// What containerd calls the layer of an image that was published.
+    pub fn published_layer(&self, name: &str) -> String {
+        let config = succeed(Command::new("skopeo").args([
+            "inspect",
+            "--config",
+            "--tls-verify=false",
+            &format!("docker://{}/{name}:1", self.registry.address),
+        ]));
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        config["rootfs"]["diff_ids"][0].as_str().unwrap().to_owned()
+    }
+
     /// Runs `ctr`.
     pub fn ctr(&self, arguments: &[&str]) -> Output {
         self.ctr_command(arguments).output().unwrap()
