@@ -6,8 +6,9 @@
 //! mounted over the one layer that this has. What is under the mount says which image it is, so that nothing else need be
 //! noted.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -15,7 +16,10 @@ use clap::{Args, Subcommand, ValueHint};
 use peerfs_format::{Digest, Manifest, METADATA_MAX};
 use peerfs_oci::{STUB_DIRECTORY, STUB_FILE};
 use peerfs_store::{printable, sha256, Reference, Store, Tag};
-use rustix::fs::{open, Mode, OFlags};
+use rustix::fs::{
+    flock, open, statx, AtFlags, FlockOperation, Mode, OFlags, StatxAttributes, StatxFlags, CWD,
+};
+use rustix::io::Errno;
 use rustix::mount::{unmount, UnmountFlags};
 use serde::Deserialize;
 
@@ -77,6 +81,8 @@ enum Action {
 /// Does it.
 pub(crate) fn run(arguments: &PodmanArguments) -> Result<()> {
     let images = Images { arguments };
+    // One after the other: what is mounted twice could not be removed.
+    let _lock = images.lock()?;
     match &arguments.action {
         Action::Add { registry, image } => images.add(image, registry),
         Action::Mount => images.mount_all(),
@@ -109,6 +115,7 @@ impl Images<'_> {
             )));
         };
         let name = image.to_string();
+        let before = self.podman(&["images", "--quiet", "--no-trunc"])?;
         let insecure = registry.plain_http || !registry.tls_verify;
         let verify = format!("--tls-verify={}", !insecure);
         let mut pull = vec!["pull", "--quiet", &verify];
@@ -120,13 +127,19 @@ impl Images<'_> {
         pull.push(&name);
         let id = self.podman(&pull)?;
         let id = id.trim();
+        let give_up = || {
+            // What was here before stays.
+            if !before.contains(id) {
+                let _ = self.podman(&["rmi", id]);
+            }
+        };
         let layer = self.layer(id)?;
         let Some(manifest) = layer.as_deref().and_then(stub) else {
             // One that was added before is mounted.
             if layer.as_deref().is_some_and(is_mounted) {
                 return say(id);
             }
-            let _ = self.podman(&["rmi", id]);
+            give_up();
             return Err(Error::Run(format!(
                 "{} is an ordinary image; `peerfs convert` makes one in peerfs form of it, and podman itself takes it as it is",
                 printable(&name)
@@ -140,7 +153,7 @@ impl Images<'_> {
             })
             .and_then(|()| self.mount(layer.as_deref().unwrap_or(Path::new("")), &manifest));
         if let Err(error) = mounted {
-            let _ = self.podman(&["rmi", id]);
+            give_up();
             return Err(error);
         }
         say(id)
@@ -176,17 +189,36 @@ impl Images<'_> {
             })?;
         }
         let manifest = stub(&layer);
-        self.podman(&["rmi", image])?;
-        // Unless it has another name.
-        if let Some(manifest) = manifest.filter(|_| !layer.exists()) {
-            match Store::open(&self.arguments.store.root_dir)?.untag(&tag(&manifest).to_string()) {
-                Ok(()) | Err(peerfs_store::Error::UnknownImage { .. }) => (),
-                Err(error) => return Err(error.into()),
+        let removed = self.podman(&["rmi", image]);
+        match manifest {
+            // It has another name, or podman keeps it.
+            Some(manifest) if layer.exists() => self.mount(&layer, &manifest)?,
+            Some(manifest) => {
+                let store = Store::open(&self.arguments.store.root_dir)?;
+                match store.untag(&tag(&manifest).to_string()) {
+                    Ok(()) | Err(peerfs_store::Error::UnknownImage { .. }) => (),
+                    Err(error) => return Err(error.into()),
+                }
             }
-        } else if let Some(manifest) = manifest {
-            self.mount(&layer, &manifest)?;
+            None => (),
         }
-        Ok(())
+        removed.map(drop)
+    }
+
+    /// Waits until nobody else changes the images.
+    fn lock(&self) -> Result<File> {
+        let path = &self.arguments.image_store;
+        let lock = || {
+            let mut folder = DirBuilder::new();
+            folder.recursive(true).mode(0o700).create(path)?;
+            let lock = File::open(path)?;
+            flock(&lock, FlockOperation::LockExclusive)?;
+            Ok(lock)
+        };
+        lock().map_err(|source| Error::Write {
+            path: path.clone(),
+            source,
+        })
     }
 
     /// Mounts an image over the layer that stands for it, and has the store keep it.
@@ -285,19 +317,43 @@ fn say(id: &str) -> Result<()> {
 
 /// The manifest of the image that a layer stands for; None if it stands for none, or the image is mounted over it.
 fn stub(layer: &Path) -> Option<Digest> {
-    let path = layer.join(STUB_DIRECTORY).join(STUB_FILE);
+    let directory = layer.join(STUB_DIRECTORY);
+    // What an image has is its own, and an ordinary layer may have anything.
+    let is_stub = !is_mounted(layer)
+        && is_all(layer, STUB_DIRECTORY)
+        && directory.symlink_metadata().ok()?.is_dir()
+        && is_all(&directory, STUB_FILE);
+    if !is_stub {
+        return None;
+    }
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(open(path, flags, Mode::empty()).ok()?);
+    let file = File::from(open(directory.join(STUB_FILE), flags, Mode::empty()).ok()?);
     let mut manifest = Vec::new();
     file.take(METADATA_MAX).read_to_end(&mut manifest).ok()?;
     Manifest::parse(&manifest).ok()?;
     Some(sha256(&manifest))
 }
 
+/// Whether `name` is all that is in a directory.
+fn is_all(directory: &Path, name: &str) -> bool {
+    // Enough to tell.
+    let names = fs::read_dir(directory).map(|names| names.take(2).collect::<Vec<_>>());
+    matches!(names.as_deref(), Ok([Ok(only)]) if only.file_name() == name)
+}
+
+/// Whether something is mounted there whose server lives. Another one is taken away.
 fn is_mounted(path: &Path) -> bool {
-    use rustix::fs::{statx, AtFlags, StatxAttributes, StatxFlags, CWD};
-    statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE)
-        .is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+    // The server must be asked: what the kernel has kept of it is good for long, also when that is gone.
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
+    match statx(CWD, path, flags, StatxFlags::TYPE) {
+        Ok(found) => found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+        Err(Errno::NOTCONN) => {
+            let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+            // There may be one of an earlier time under it.
+            unmount(path, flags).is_ok() && is_mounted(path)
+        }
+        Err(_) => false,
+    }
 }
 
 /// The tag by which the store keeps an image.

@@ -49,6 +49,22 @@ fn podman_runs_an_image_that_comes_when_it_is_read() {
     fs::write(tree.join("etc/motd"), "hello\n").unwrap();
     let reference = format!("{}/team/a:1", registry.address);
     let peerfs = |arguments: &[&str]| text(Command::new(PEERFS).args(arguments));
+    // It looks as if it stood for another image.
+    let other = path("other");
+    let manifest = peerfs(&[
+        "build",
+        tree.to_str().unwrap(),
+        "--tag",
+        "x",
+        "--root-dir",
+        &other,
+    ]);
+    fs::create_dir(tree.join(".peerfs")).unwrap();
+    fs::copy(
+        folder.join("other/blobs/sha256").join(manifest.trim()),
+        tree.join(".peerfs/manifest"),
+    )
+    .unwrap();
     peerfs(&[
         "build",
         tree.to_str().unwrap(),
@@ -144,6 +160,41 @@ fn podman_runs_an_image_that_comes_when_it_is_read() {
     text(Command::new("umount").arg(mount().unwrap()));
     assert_eq!(mount(), None);
     text(&mut podman_of_peerfs(&["mount"]));
+    assert_eq!(run("cat /etc/motd"), "hello\n");
+    // So when what serves it was killed, which it need not have noticed.
+    let serving = text(Command::new("pgrep").args(["-f", &format!("mount --fuse.*{images}/")]));
+    text(Command::new("kill").args(["-KILL", serving.trim()]));
+    text(&mut podman_of_peerfs(&["mount"]));
+    assert_eq!(run("cat /etc/motd"), "hello\n");
+    // What the image has of its own is not taken for what stands for it; of two at a time one waits.
+    let two: Vec<Child> = (0..2)
+        .map(|_| podman_of_peerfs(&["mount"]).spawn().unwrap())
+        .collect();
+    for mut one in two {
+        assert!(one.wait().unwrap().success());
+    }
+    let length = fs::metadata(tree.join(".peerfs/manifest")).unwrap().len();
+    assert_eq!(
+        run("busybox wc -c </.peerfs/manifest"),
+        format!("{length}\n")
+    );
+    // What podman does not remove goes on being what it was.
+    let second = reference.replace("/a:1", "/b:1");
+    text(Command::new("podman").args(["--root", &images]).args([
+        "--runroot",
+        "/run/peerfs-podman",
+        "--storage-driver",
+        "overlay",
+        "--storage-opt",
+        "",
+        "tag",
+        id.trim(),
+        &second,
+    ]));
+    let refused = podman_of_peerfs(&["rm", id.trim()]).output().unwrap();
+    assert!(!refused.status.success());
+    assert_eq!(run("cat /etc/motd"), "hello\n");
+    text(&mut podman_of_peerfs(&["rm", &second]));
     assert_eq!(run("cat /etc/motd"), "hello\n");
     // An ordinary image is told from it, and leaves nothing behind.
     let layout = path("layout:a");
