@@ -42,6 +42,12 @@ pub fn is_requested() -> bool {
     SIGNAL.load(Ordering::Relaxed) != 0
 }
 
+/// The number of the signal that came, for who passes it on and watches again. Nobody knows of it then.
+pub fn take() -> Option<i32> {
+    let signal = SIGNAL.swap(0, Ordering::Relaxed);
+    (signal != 0).then_some(signal)
+}
+
 /// Ends the process by the signal that came, as its parent expects of one that was interrupted: a shell says
 /// 130 then, and does not go on with its script. Returns if none came.
 pub fn end() {

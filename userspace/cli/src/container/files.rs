@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{chown, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use rustix::mount::{
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, unmount, FsMountFlags,
     FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags,
@@ -55,11 +56,15 @@ impl Files {
         };
         request.mount(Stay::Behind)?;
         let over = || {
+            let is_new = !container.bundle().join("upper").exists();
             let upper = container.part("upper")?;
-            be_like(&image, &upper).map_err(|source| Error::Write {
-                path: upper.clone(),
-                source,
-            })?;
+            // Otherwise the container may have changed them.
+            if is_new {
+                be_like(&image, &upper).map_err(|source| Error::Write {
+                    path: upper.clone(),
+                    source,
+                })?;
+            }
             mount_overlay(&image, &upper, &container.part("work")?, &files.root)
         };
         match over() {
@@ -81,13 +86,17 @@ impl Files {
         for name in MOUNT_POINTS {
             let mountpoint = self.folder.join(name);
             // Somebody may look at it right now, and may go on.
-            unmount(&mountpoint, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).map_err(
-                |errno| Error::Unmount {
-                    mountpoint,
-                    hint: "",
-                    source: errno.into(),
-                },
-            )?;
+            match unmount(&mountpoint, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+                // Somebody else was faster.
+                Ok(()) | Err(Errno::INVAL) => (),
+                Err(errno) => {
+                    return Err(Error::Unmount {
+                        mountpoint,
+                        hint: "",
+                        source: errno.into(),
+                    });
+                }
+            }
         }
         Ok(())
     }
@@ -103,10 +112,6 @@ pub(super) fn unmount_rest(folder: &Path) {
 
 /// The root directory of overlayfs has the owner and mode of the upper one.
 fn be_like(image: &Path, upper: &Path) -> io::Result<()> {
-    if fs::read_dir(upper)?.next().is_some() {
-        // The container may have changed them since.
-        return Ok(());
-    }
     let like = fs::metadata(image)?;
     chown(upper, Some(like.uid()), Some(like.gid()))?;
     fs::set_permissions(upper, fs::Permissions::from_mode(like.mode() & 0o7777))

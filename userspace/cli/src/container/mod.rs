@@ -164,8 +164,10 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
         manifest: manifest.to_string(),
         root_dir: absolute(&arguments.store.root_dir)?,
         socket: absolute(&arguments.socket)?,
+        runtime: runtime.program().to_owned(),
     };
     let container = containers.add(arguments.name.as_deref(), &record)?;
+    let mut unmounted = Ok(());
     let ended = container.keep_image(&store, &manifest).and_then(|()| {
         let files = Files::mount(&container, &record, &arguments.mount_options)?;
         let settings = Settings {
@@ -187,18 +189,19 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
             container.name(),
             arguments.interactive || arguments.tty,
         );
-        files.unmount()?;
+        unmounted = files.unmount();
         ended
     });
     // One that never began has nothing to keep.
     if arguments.rm || ended.is_err() {
-        container.remove(&store)?;
+        container.remove(Some(&store))?;
     } else if arguments.name.is_none() {
         tell(&format!(
             "the container {} stays; `peerfs commit` makes an image of it",
             container.name()
         ));
     }
+    unmounted?;
     ended
 }
 
@@ -232,8 +235,10 @@ pub(crate) fn containers(arguments: &ContainersArguments) -> Result<()> {
     if let Some(Action::Rm { names }) = &arguments.action {
         for name in names {
             let container = containers.take(name)?;
-            let store = Store::open(&container.record()?.root_dir)?;
-            container.remove(&store)?;
+            // Of one that was not made or not removed to its end there may be nothing else, and the store may be gone.
+            let record = container.record();
+            let store = record.and_then(|record| Ok(Store::open(&record.root_dir)?));
+            container.remove(store.ok().as_ref())?;
         }
         return Ok(());
     }

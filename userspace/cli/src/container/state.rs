@@ -12,6 +12,7 @@ use peerfs_store::Store;
 use rustix::fs::{flock, FlockOperation};
 use serde::{Deserialize, Serialize};
 
+use super::runtime::Runtime;
 use super::tag;
 use crate::error::{Error, Result};
 
@@ -34,6 +35,9 @@ pub(super) struct Record {
     pub(super) root_dir: PathBuf,
     /// The control socket of the daemon that fills it.
     pub(super) socket: PathBuf,
+    /// The program that runs it.
+    #[serde(default)]
+    pub(super) runtime: PathBuf,
 }
 
 /// A folder with containers.
@@ -88,8 +92,11 @@ impl Containers {
         let container = self.take(&name)?;
         let path = folder.join(RECORD);
         let text = serde_json::to_vec(record).map_err(io::Error::from);
-        text.and_then(|text| fs::write(&path, text))
-            .map_err(|source| write_error(&path, source))?;
+        if let Err(source) = text.and_then(|text| fs::write(&path, text)) {
+            // On a full disk: it is none yet.
+            let _ = fs::remove_dir_all(&folder);
+            return Err(write_error(&path, source));
+        }
         Ok(container)
     }
 
@@ -106,7 +113,15 @@ impl Containers {
                 source,
             })?,
         };
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let is_alone = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+        // Its program may have outlived the `peerfs run` that had the lock.
+        let still_runs = |record: Record| {
+            record.runtime != Path::new("")
+                && Runtime::of(&record.runtime)
+                    .still_runs(&folder, name)
+                    .unwrap_or(true)
+        };
+        if !is_alone || read_record(&folder).is_ok_and(still_runs) {
             return Err(Error::Run(format!(
                 "the container {name} is in use; end it first"
             )));
@@ -180,16 +195,15 @@ impl Container {
     }
 
     /// Removes all of it. Nothing is mounted in it then.
-    pub(super) fn remove(&self, store: &Store) -> Result<()> {
+    pub(super) fn remove(&self, store: Option<&Store>) -> Result<()> {
         super::files::unmount_rest(&self.folder);
-        // Without the record it is none any more, whatever is left if this is interrupted.
-        let _ = fs::remove_file(self.folder.join(RECORD));
-        fs::remove_dir_all(&self.folder).map_err(|source| write_error(&self.folder, source))?;
-        match store.untag(&tag(&self.name).to_string()) {
-            // It was taken away by somebody.
-            Err(peerfs_store::Error::UnknownImage { .. }) => Ok(()),
-            done => Ok(done?),
+        // First, since nobody knows of it when the record is gone.
+        match store.map(|store| store.untag(&tag(&self.name).to_string())) {
+            // It was taken away by somebody, or this was interrupted before.
+            None | Some(Ok(()) | Err(peerfs_store::Error::UnknownImage { .. })) => (),
+            Some(Err(error)) => return Err(error.into()),
         }
+        fs::remove_dir_all(&self.folder).map_err(|source| write_error(&self.folder, source))
     }
 }
 
@@ -254,6 +268,7 @@ mod tests {
             manifest: "0a".repeat(32),
             root_dir: "/store".into(),
             socket: "/socket".into(),
+            runtime: "/runc".into(),
         };
         let first = containers.add(Some("a"), &record).unwrap();
         assert!(containers.add(Some("a"), &record).is_err());
@@ -269,6 +284,11 @@ mod tests {
         assert_eq!(running(&containers), [true]);
         drop(first);
         assert_eq!(running(&containers), [false]);
+        // Killed while it was made.
+        fs::create_dir(folder.path().join("half")).unwrap();
+        assert_eq!(running(&containers), [false]);
+        containers.take("half").unwrap().remove(None).unwrap();
+        assert!(containers.add(Some("half"), &record).is_ok());
         assert_eq!(
             containers.take("a").unwrap().record().unwrap().image,
             "debian"

@@ -4,9 +4,10 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use rustix::fs::{openat2, Mode, OFlags, ResolveFlags, CWD};
+use rustix::fs::{fstat, openat2, FileType, Mode, OFlags, ResolveFlags, CWD};
 
 /// The most bytes of a file that are read.
 const LENGTH_MAX: u64 = 4 * 1024 * 1024;
@@ -107,10 +108,15 @@ fn read(root: &Path, name: &str) -> String {
     let text = || {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, root, flags, Mode::empty())?;
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = openat2(root, name, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found = openat2(root, name, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+        // Of a device, a pipe or a socket even to open it does something, and this process may open any of the machine.
+        if FileType::from_raw_mode(fstat(&found)?.st_mode) != FileType::RegularFile {
+            return Err(std::io::ErrorKind::InvalidInput.into());
+        }
+        let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
         let mut bytes = Vec::new();
-        File::from(file).take(LENGTH_MAX).read_to_end(&mut bytes)?;
+        file.take(LENGTH_MAX).read_to_end(&mut bytes)?;
         Ok::<_, std::io::Error>(String::from_utf8_lossy(&bytes).into_owned())
     };
     text().unwrap_or_default()
@@ -144,6 +150,30 @@ mod tests {
         assert_eq!(find("1000"), Ok(user(1000, 0, &[], None)));
         assert!(find("nobody").is_err() && find("web:none").is_err());
         assert_eq!(Accounts::default().find(""), Ok(user(0, 0, &[], None)));
+    }
+
+    #[test]
+    fn a_device_is_not_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("etc");
+        std::fs::create_dir(&path).unwrap();
+        rustix::fs::mkfifoat(CWD, path.join("passwd"), Mode::RWXU).unwrap();
+        // Who writes to it waits until somebody opens it to read.
+        let writer = path.join("passwd");
+        let opened = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let writes = std::thread::spawn({
+            let (writer, opened) = (writer.clone(), opened.clone());
+            move || {
+                let _ = File::options().write(true).open(writer);
+                opened.store(true, std::sync::atomic::Ordering::SeqCst);
+            }
+        });
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert_eq!(Accounts::read(root.path()).passwd, "");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(!opened.load(std::sync::atomic::Ordering::SeqCst));
+        drop(File::options().read(true).write(true).open(writer));
+        writes.join().unwrap();
     }
 
     #[test]

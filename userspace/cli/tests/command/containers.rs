@@ -285,9 +285,69 @@ fn a_running_container_is_left_alone_and_one_that_was_killed_is_cleaned_up() {
     }
     running.kill().unwrap();
     running.wait().unwrap();
-    let _ = Command::new("runc")
-        .args(["delete", "--force", "peerfs-r"])
+    // Its program runs on, over what it has written.
+    assert!(world.succeed("containers", &[]).contains("r  running  a"));
+    assert!(!world.peerfs("containers", &["rm", "r"]).status.success());
+    assert!(!world
+        .peerfs("commit", &["r", "--tag", "x"])
+        .status
+        .success());
+    let killed = Command::new("runc")
+        .args(["kill", "peerfs-r", "KILL"])
         .status();
+    assert!(killed.unwrap().success());
+    while state().contains("\"running\"") {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    world.succeed("containers", &["rm", "r"]);
+    assert_eq!(state(), "");
+    assert_eq!(world.mounts(), 0);
+}
+
+#[test]
+fn a_container_that_cannot_be_made_is_told_from_a_program_that_fails() {
+    if !can_run() {
+        return;
+    }
+    let world = World::new();
+    for wrong in [
+        &["--name", "w", "--entrypoint", "/missing", "a"][..],
+        &["--name", "w", "-v", "/missing:/srv", "a"],
+        &["--name", "w", "--runtime", "/missing", "a"],
+    ] {
+        let (status, _, problem) = world.run(wrong);
+        assert!(status == 125 && problem.contains("missing"), "{problem}");
+    }
+    assert_eq!(world.succeed("containers", &[]), "");
+    assert_eq!(world.run(&["--name", "w", "a", "exit 1"]).0, 1);
+    assert!(world.succeed("containers", &[]).contains("w  ended    a\n"));
+}
+
+#[test]
+fn what_is_told_to_end_ends_and_keeps_what_it_wrote() {
+    if !can_run() {
+        return;
+    }
+    let world = World::new();
+    let script = "trap 'echo told >/srv/file; exit 3' TERM; echo here >/srv/file; while :; do /bin/busybox sleep 0.1; done";
+    let mut running = Command::new(PEERFS)
+        .args(["run", "--root-dir", &world.store(), "--containers"])
+        .args([&world.containers(), "--name", "r", "a", script])
+        .spawn()
+        .unwrap();
+    let root = world.folder.path().join("containers/r/rootfs");
+    let written = world.folder.path().join("containers/r/upper/srv/file");
+    while !fs::read_to_string(&written).is_ok_and(|text| text == "here\n") {
+        assert!(running.try_wait().unwrap().is_none());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    // Somebody has unmounted it meanwhile: no reason to lose anything.
+    let unmounted = Command::new("umount").arg("-l").arg(root).status();
+    assert!(unmounted.unwrap().success());
+    let process = rustix::process::Pid::from_child(&running);
+    rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(running.wait().unwrap().code(), Some(3));
+    assert_eq!(fs::read_to_string(written).unwrap(), "told\n");
     world.succeed("containers", &["rm", "r"]);
     assert_eq!(world.mounts(), 0);
 }
