@@ -22,7 +22,7 @@ use clap::{Args, Subcommand, ValueHint};
 use peerfs_build::DirectorySource;
 use peerfs_format::Digest;
 use peerfs_oci::ContainerConfig;
-use peerfs_store::{printable, Reference, Store, Tag};
+use peerfs_store::{printable, Reference, Store};
 use peerfs_sys::interrupt;
 use rustix::process::geteuid;
 use serde::Serialize;
@@ -312,11 +312,4 @@ fn absolute(path: &Path) -> Result<PathBuf> {
         path: path.to_owned(),
         source,
     })
-}
-
-/// The tag by which the store keeps the image of a container.
-fn tag(name: &str) -> Tag {
-    format!("peerfs-containers/{name}")
-        .parse()
-        .expect("a container's name is fit for a tag")
 }

@@ -4,16 +4,16 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use peerfs_format::Digest;
-use peerfs_store::Store;
+use peerfs_store::{sha256, Store, Tag};
 use rustix::fs::{flock, FlockOperation};
 use serde::{Deserialize, Serialize};
 
 use super::runtime::Runtime;
-use super::tag;
 use crate::error::{Error, Result};
 
 /// Where containers are kept unless it is said.
@@ -21,6 +21,8 @@ pub(super) const DEFAULT: &str = "/var/lib/peerfs-containers";
 /// The longest name.
 const NAME_MAX: usize = 63;
 const RECORD: &str = "container.json";
+/// Digits that tell folders other than the usual one apart.
+const FOLDER_DIGITS: usize = 12;
 /// Bytes of chance in a name that nobody has chosen.
 const RANDOM_BYTES: usize = 6;
 
@@ -183,9 +185,20 @@ impl Container {
         read_record(&self.folder)
     }
 
+    /// The tag by which the store keeps the image. Containers of one name in two folders have two.
+    fn tag(&self) -> Tag {
+        let folder = self.folder.parent().unwrap_or(Path::new(DEFAULT));
+        let mut text = format!("peerfs-containers/{}", self.name);
+        if folder != Path::new(DEFAULT) {
+            let digest = sha256(folder.as_os_str().as_bytes()).to_string();
+            text.extend(['-'].into_iter().chain(digest.chars().take(FOLDER_DIGITS)));
+        }
+        text.parse().expect("a container's name is fit for a tag")
+    }
+
     /// Has the store keep the image as long as there is the container.
     pub(super) fn keep_image(&self, store: &Store, manifest: &Digest) -> Result<()> {
-        Ok(store.tag(manifest, &tag(&self.name))?)
+        Ok(store.tag(manifest, &self.tag())?)
     }
 
     /// Writes what the runtime is told.
@@ -198,7 +211,7 @@ impl Container {
     pub(super) fn remove(&self, store: Option<&Store>) -> Result<()> {
         super::files::unmount_rest(&self.folder);
         // First, since nobody knows of it when the record is gone.
-        match store.map(|store| store.untag(&tag(&self.name).to_string())) {
+        match store.map(|store| store.untag(&self.tag().to_string())) {
             // It was taken away by somebody, or this was interrupted before.
             None | Some(Ok(()) | Err(peerfs_store::Error::UnknownImage { .. })) => (),
             Some(Err(error)) => return Err(error.into()),

@@ -241,6 +241,29 @@ fn what_two_containers_wrote_becomes_two_images() {
 }
 
 #[test]
+fn of_two_containers_with_one_name_each_keeps_its_image() {
+    if !can_run() {
+        return;
+    }
+    let world = World::new();
+    let other = world.folder.path().join("other");
+    let other = other.to_str().unwrap();
+    for containers in [other, &world.containers()] {
+        let mut run = Command::new(PEERFS);
+        run.args(["run", "--root-dir", &world.store()]);
+        run.args(["--containers", containers, "--name", "c", "a", "exit 0"]);
+        assert!(run.status().unwrap().success());
+    }
+    let mut remove = Command::new(PEERFS);
+    remove.args(["containers", "--containers", other, "rm", "c"]);
+    assert!(remove.status().unwrap().success());
+    world.succeed("untag", &["a"]);
+    world.succeed("gc", &[]);
+    world.succeed("commit", &["c", "--tag", "kept"]);
+    assert_eq!(world.run(&["--rm", "kept"]).1, "hi 33:34 /srv /srv\n");
+}
+
+#[test]
 fn a_running_container_is_left_alone_and_one_that_was_killed_is_cleaned_up() {
     if !can_run() {
         return;
