@@ -268,17 +268,22 @@ impl Pull {
         let text = |error: peerfs_control::Error| Causes(&error).to_string();
         let opened = Connection::open(&self.config.socket, request, ANSWER_MAX);
         let mut connection = opened.map_err(text)?;
+        let mut heard = Instant::now();
         loop {
             if self.is_abandoned.load(Ordering::Relaxed) {
                 return Ok(Err("nobody waits for it any more".to_owned()));
             }
+            // It says by itself when nothing comes, unless it hangs; everybody who wants the image waits for this one.
+            if heard.elapsed() > self.config.timeout + ANSWER_MAX {
+                return Ok(Err("peerfsd says nothing".to_owned()));
+            }
             match connection.next(TICK).map_err(text)? {
-                Next::Nothing => (),
+                Next::Nothing => continue,
                 Next::End => return Err("peerfsd has ended".to_owned()),
                 Next::Reply(reply) => match *reply {
                     Reply::Done(status) => return Ok(Ok(status.image)),
                     Reply::Error(problem) => return Ok(Err(problem)),
-                    _ => (),
+                    _ => heard = Instant::now(),
                 },
             }
         }
@@ -313,4 +318,33 @@ fn is_mounted(target: &Path) -> bool {
 pub(crate) fn unmount_all(target: &Path) {
     // An image may be over what was left of its mount of an earlier time.
     while unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_hangs_is_not_waited_for_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("control");
+        let _daemon = UnixListener::bind(&socket).unwrap();
+        let pull = Pull {
+            config: ImageConfig {
+                root_dir: folder.path().join("store"),
+                socket,
+                program: "/nowhere".into(),
+                mount_options: None,
+                timeout: Duration::from_secs(1),
+            },
+            image: Image {
+                manifest: "0a".repeat(32).parse().unwrap(),
+                reference: None,
+            },
+            is_abandoned: Arc::default(),
+        };
+        assert_eq!(pull.run().unwrap_err(), "peerfsd says nothing");
+    }
 }
