@@ -2,7 +2,7 @@
 
 //! What holds whatever happens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -78,6 +78,9 @@ struct Owner {
     tickets: Vec<Ticket>,
     open: BTreeMap<Ticket, Instant>,
     running: BTreeMap<TransferId, (u8, ContentId, Vec<Part>, Priority)>,
+    /// Parts on the way that nobody wanted at some time since they were asked for, as they had come from elsewhere: they may
+    /// be wanted again before they come, and then are asked for as any others.
+    unwanted: BTreeSet<(TransferId, u32)>,
     /// Parts that were asked for as somebody waited for them; and those of them that were asked of a second source.
     demand: u64,
     hedged: u64,
@@ -172,7 +175,20 @@ impl Owner {
         }
     }
 
+    /// Notes what is on its way and not wanted.
+    fn note_unwanted(&mut self) {
+        for (transfer, (_, id, parts, _)) in &self.running {
+            let content = self.scheduler.contents.get(id);
+            let is_wanted = |number| content.is_some_and(|one| one.wants.contains_key(&number));
+            let unwanted = parts.iter().map(|part| part.number());
+            let unwanted = unwanted.filter(|&number| !is_wanted(number));
+            self.unwanted
+                .extend(unwanted.map(|number| (*transfer, number)));
+        }
+    }
+
     fn poll(&mut self) {
+        self.note_unwanted();
         for action in self.scheduler.poll(self.now) {
             match action {
                 Action::Seek { .. } => (),
@@ -212,11 +228,7 @@ impl Owner {
             let running = self.running.iter();
             running
                 .filter(|(_, (_, other, parts, _))| *other == id && parts.contains(part))
-                // What came from elsewhere, or nobody wanted any more, may be wanted again before it has come here.
-                .filter(|(transfer, _)| {
-                    let transfer = self.scheduler.transfers.get(transfer);
-                    transfer.is_some_and(|transfer| transfer.part(part.number()).is_some())
-                })
+                .filter(|(transfer, _)| !self.unwanted.contains(&(**transfer, part.number())))
                 .map(|(_, (source, .., priority))| (*source, *priority))
                 .collect::<Vec<_>>()
         };
@@ -338,6 +350,7 @@ proptest! {
             tickets: Vec::new(),
             open: BTreeMap::new(),
             running: BTreeMap::new(),
+            unwanted: BTreeSet::new(),
             demand: 0,
             hedged: 0,
         };
