@@ -398,7 +398,7 @@ fn open_all(config: &Config) -> Result<Opened, StartError> {
     })
 }
 
-/// Listens for clients: at the socket that was passed, or else at one of its own.
+/// Listens for those who want to see the page or the metrics, if that is configured.
 async fn listen_for_monitor(config: &Config) -> Result<Option<Listener>, StartError> {
     let Some(address) = &config.monitor.listen else {
         return Ok(None);
@@ -410,6 +410,7 @@ async fn listen_for_monitor(config: &Config) -> Result<Option<Listener>, StartEr
     })
 }
 
+/// Listens for clients: at the socket that was passed, or else at one of its own.
 fn control_socket(path: &Path, passed: Option<OwnedFd>) -> Result<ControlSocket, StartError> {
     let Some(passed) = passed else {
         return ControlSocket::listen(path).map_err(|source| StartError::ControlSocket {

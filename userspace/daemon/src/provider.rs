@@ -198,6 +198,13 @@ impl StoreProvider {
         read.ok().flatten().map(Bytes::from)
     }
 
+    /// Whether all of a pack is here, and can be read as far as is known.
+    fn is_complete(&self, pack: &Pack) -> bool {
+        let record = pack.record();
+        let unreadable = self.unreadable_chunks(record.digest, record.index_digest);
+        pack.is_whole() && unreadable.is_empty()
+    }
+
     /// The chunks of a pack that are here, without those that were found to be unreadable.
     fn readable_chunks(&self, pack: &Pack) -> Option<ChunkMap> {
         let mut bits = pack.presence();
@@ -310,8 +317,7 @@ impl Provider for StoreProvider {
     async fn have_by(&self, pack: &Digest, index: &Digest, work: &Work) -> Option<Have> {
         let (pack, index) = (*pack, *index);
         if let Some(open) = self.pack(pack, index, work).await {
-            let is_readable = self.unreadable_chunks(pack, index).is_empty();
-            if open.is_whole() && is_readable {
+            if self.is_complete(&open) {
                 return Some(Have::Complete);
             }
             return Some(partial(self.readable_chunks(&open)));
@@ -347,8 +353,7 @@ impl Provider for StoreProvider {
     async fn whole_pack(&self, pack: &Digest, index: &Digest, work: &Work) -> Option<u32> {
         let (pack, index) = (*pack, *index);
         let open = self.pack(pack, index, work).await?;
-        let is_readable = self.unreadable_chunks(pack, index).is_empty();
-        (open.is_whole() && is_readable).then(|| open.record().chunk_count)
+        self.is_complete(&open).then(|| open.record().chunk_count)
     }
 
     async fn read_chunk(
@@ -387,12 +392,13 @@ impl Provider for StoreProvider {
     }
 }
 
-/// A blob as a zstd frame, if that saves more than an eighth.
+/// As much of a pack as the map says, if that is anything.
 fn partial(map: Option<ChunkMap>) -> Have {
     let map = map.filter(|map| map.present() > 0);
     map.map_or(Have::Absent, Have::Partial)
 }
 
+/// A blob as a zstd frame, if that saves more than an eighth.
 fn zstd_frame(plain: &[u8]) -> Option<Bytes> {
     let frame = zstd::bulk::compress(plain, ZSTD_LEVEL).ok()?;
     (frame.len() < plain.len() - plain.len() / 8).then(|| frame.into())
