@@ -7,19 +7,15 @@
 //! noted.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::Read;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::{Args, Subcommand, ValueHint};
-use peerfs_format::{Digest, Manifest, METADATA_MAX};
-use peerfs_oci::{STUB_DIRECTORY, STUB_FILE};
-use peerfs_store::{printable, sha256, Reference, Store, Tag};
-use rustix::fs::{
-    flock, open, statx, AtFlags, FlockOperation, Mode, OFlags, StatxAttributes, StatxFlags, CWD,
-};
-use rustix::io::Errno;
+use peerfs_format::Digest;
+use peerfs_store::{printable, unpacked_stub, Reference, Store, Tag};
+use peerfs_sys::mount_point::is_mounted;
+use rustix::fs::{flock, FlockOperation};
 use rustix::mount::{unmount, UnmountFlags};
 use serde::Deserialize;
 
@@ -317,43 +313,10 @@ fn say(id: &str) -> Result<()> {
 
 /// The manifest of the image that a layer stands for; None if it stands for none, or the image is mounted over it.
 fn stub(layer: &Path) -> Option<Digest> {
-    let directory = layer.join(STUB_DIRECTORY);
-    // What an image has is its own, and an ordinary layer may have anything.
-    let is_stub = !is_mounted(layer)
-        && is_all(layer, STUB_DIRECTORY)
-        && directory.symlink_metadata().ok()?.is_dir()
-        && is_all(&directory, STUB_FILE);
-    if !is_stub {
+    if is_mounted(layer) {
         return None;
     }
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(open(directory.join(STUB_FILE), flags, Mode::empty()).ok()?);
-    let mut manifest = Vec::new();
-    file.take(METADATA_MAX).read_to_end(&mut manifest).ok()?;
-    Manifest::parse(&manifest).ok()?;
-    Some(sha256(&manifest))
-}
-
-/// Whether `name` is all that is in a directory.
-fn is_all(directory: &Path, name: &str) -> bool {
-    // Enough to tell.
-    let names = fs::read_dir(directory).map(|names| names.take(2).collect::<Vec<_>>());
-    matches!(names.as_deref(), Ok([Ok(only)]) if only.file_name() == name)
-}
-
-/// Whether something is mounted there whose server lives. Another one is taken away.
-fn is_mounted(path: &Path) -> bool {
-    // The server must be asked: what the kernel has kept of it is good for long, also when that is gone.
-    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
-    match statx(CWD, path, flags, StatxFlags::TYPE) {
-        Ok(found) => found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
-        Err(Errno::NOTCONN) => {
-            let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
-            // There may be one of an earlier time under it.
-            unmount(path, flags).is_ok() && is_mounted(path)
-        }
-        Err(_) => false,
-    }
+    unpacked_stub(layer).ok().flatten()
 }
 
 /// The tag by which the store keeps an image.

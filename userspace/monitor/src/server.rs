@@ -4,10 +4,8 @@
 //! than this machine's users see numbers alone.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -25,6 +23,7 @@ use axum::routing::get;
 use axum::Router;
 use data_encoding::BASE64;
 use peerfs_control::{Activity, ImageStatus, MountStatus};
+use peerfs_sys::unix_socket;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, UnixListener};
@@ -107,10 +106,14 @@ impl Listener {
                     kind: ListenerKind::Ip(listener),
                 })
             }
-            Address::Unix(path) => Ok(Listener {
-                kind: ListenerKind::Unix(bind_unix(path)?),
-                address: address.clone(),
-            }),
+            Address::Unix(path) => {
+                // For its user and group.
+                let listener = unix_socket::listen(path, 0o660)?;
+                Ok(Listener {
+                    kind: ListenerKind::Unix(UnixListener::from_std(listener)?),
+                    address: address.clone(),
+                })
+            }
         }
     }
 
@@ -118,20 +121,6 @@ impl Listener {
     pub fn address(&self) -> &Address {
         &self.address
     }
-}
-
-/// Listens at a socket that its user and group may use. One that nobody listens at any more is replaced.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    if let Ok(found) = fs::symlink_metadata(path) {
-        let is_in_use = std::os::unix::net::UnixStream::connect(path).is_ok();
-        if !found.file_type().is_socket() || is_in_use {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        fs::remove_file(path)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
 }
 
 /// What requests are answered from.

@@ -14,10 +14,8 @@ use peerfs_control::{Connection, Next, Reply, Request};
 use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_oci::stub_layer;
 use peerfs_store::{Reference, Store, Tag};
+use peerfs_sys::mount_point::is_mounted;
 use peerfs_text::Causes;
-use rustix::fs::{statx, AtFlags, StatxAttributes, StatxFlags, CWD};
-use rustix::io::Errno;
-use rustix::mount::{unmount, UnmountFlags};
 use tokio::process::Command;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::spawn_blocking;
@@ -298,26 +296,6 @@ impl Pull {
             })
             .is_ok()
     }
-}
-
-/// Whether something is mounted there whose server lives.
-fn is_mounted(target: &Path) -> bool {
-    // The server must be asked: what the kernel has kept of it is good for long, also when that is gone.
-    let flags = AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
-    match statx(CWD, target, flags, StatxFlags::TYPE) {
-        Ok(found) => found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
-        Err(Errno::NOTCONN) => {
-            unmount_all(target);
-            false
-        }
-        Err(_) => false,
-    }
-}
-
-/// Unmounts what is mounted there, however often. Who uses it goes on with it.
-pub(crate) fn unmount_all(target: &Path) {
-    // An image may be over what was left of its mount of an earlier time.
-    while unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
 }
 
 #[cfg(test)]

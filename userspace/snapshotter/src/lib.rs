@@ -12,7 +12,6 @@
 //! | `folder` | where snapshots lie on the disk |
 //! | `record` | what is known of each |
 //! | `overlay` | what containerd is to mount for one |
-//! | `stub` | the layer that stands for an image |
 //! | `images` | images: fetched by peerfsd, mounted by `peerfs mount` |
 //! | `filter` | containerd's language for choosing some |
 //! | `usage` | what files take |
@@ -30,7 +29,6 @@ mod overlay;
 mod record;
 mod service;
 mod snapshotter;
-mod stub;
 mod usage;
 
 pub use error::{Error, Result};

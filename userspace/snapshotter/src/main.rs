@@ -6,9 +6,9 @@
 
 use std::error::Error;
 use std::fs;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{absolute, Path};
 use std::process::ExitCode;
@@ -19,9 +19,8 @@ use clap::Parser;
 use peerfs_snapshotter::arguments::{man_page, Arguments};
 use peerfs_snapshotter::messages::snapshots_server::SnapshotsServer;
 use peerfs_snapshotter::{check_path, Images, Overlay, Service, Snapshots, Snapshotter};
+use peerfs_sys::unix_socket;
 use peerfs_text::Causes;
-use rustix::fs::Mode;
-use rustix::process::umask;
 use sd_notify::NotifyState;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{signal, SignalKind};
@@ -65,15 +64,13 @@ fn run(mut arguments: Arguments, passed: Passed) -> Result<(), Box<dyn Error>> {
     arguments.root = absolute(&arguments.root)?;
     arguments.root_dir = absolute(&arguments.root_dir)?;
     check_path(&arguments.root)?;
-    // Held until the end: whoever has it has the address, too.
     let snapshots = Snapshots::open(&arguments.root)?;
     let passed = passed?.into_iter().map(|(_, descriptor)| descriptor).next();
     let is_passed = passed.is_some();
     let listener = match passed {
-        Some(descriptor) => StdListener::from(descriptor),
+        Some(descriptor) => unix_socket::passed(descriptor)?,
         None => listen(&arguments.address)?,
     };
-    listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Runtime::new()?;
     let served = runtime.block_on(async {
         let images = Images::new(arguments.images());
@@ -123,25 +120,12 @@ fn listen(address: &Path) -> io::Result<StdListener> {
             .mode(0o711)
             .create(directory)?;
     }
-    // Of one that was killed: this one alone has the folder of the snapshots. Anything else stays.
-    match fs::symlink_metadata(address) {
-        Ok(found) if found.file_type().is_socket() => fs::remove_file(address)?,
-        Ok(_) => {
-            let problem = format!("{} is there and is no socket", address.display());
-            return Err(io::Error::new(ErrorKind::AlreadyExists, problem));
-        }
-        Err(_) => (),
-    }
-    let former = umask(Mode::RWXG | Mode::RWXO);
-    let listener = StdListener::bind(address);
-    umask(former);
-    let listener = listener.map_err(|error| {
+    unix_socket::listen(address, 0o600).map_err(|error| {
         io::Error::new(
             error.kind(),
             format!("cannot listen at {}: {error}", address.display()),
         )
-    })?;
-    Ok(listener)
+    })
 }
 
 /// Tells systemd, if it started this process.

@@ -10,16 +10,18 @@ use std::time::SystemTime;
 
 use peerfs_format::Digest;
 use peerfs_oci::MANIFEST_ANNOTATION;
+use peerfs_store::unpacked_stub;
+use peerfs_sys::mount_point::unmount_all;
 use peerfs_text::Causes;
 use tokio::task::spawn_blocking;
 
 use crate::error::{Error, Result};
 use crate::filter::Filter;
 use crate::folder::{Snapshot, Snapshots};
-use crate::images::{unmount_all, Images};
+use crate::images::Images;
 use crate::overlay::{Mount, Overlay};
 use crate::record::{since_1970, Image, Kind, Record, Usage};
-use crate::{stub, usage};
+use crate::usage;
 
 /// The label with the name that a layer will have when it is committed: who asks for it would rather be told that it is there.
 const TARGET: &str = "containerd.io/snapshot.ref";
@@ -120,7 +122,7 @@ impl Snapshotter {
                 let failed = |error| Error::folder("read", &files)(error);
                 // What is over others may be called so for other reasons.
                 let manifest = match snapshot.record.parent {
-                    None => stub::read(&files).map_err(failed)?,
+                    None => unpacked_stub(&files).map_err(failed)?,
                     Some(_) => None,
                 };
                 let mut record = snapshot.record;

@@ -35,6 +35,7 @@ mod places;
 mod programs;
 mod reader;
 mod store;
+mod stub;
 mod temporary_file;
 #[cfg(test)]
 mod tests;
@@ -62,6 +63,7 @@ pub use peerfs_oci::{
 pub use peerfs_text::{printable, printable_bytes, Printable};
 pub use reader::{ChunkReader, PackReader};
 pub use store::{is_store, Store, Usage};
+pub use stub::unpacked_stub;
 pub use temporary_file::TemporaryFile;
 pub use verify::{verify, Damage, VerifyProgress, VerifyReport};
 

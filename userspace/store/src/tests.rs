@@ -10,6 +10,7 @@ mod places;
 mod rebuilt;
 mod replaced;
 mod source;
+mod stub;
 mod tags;
 mod two_indexes;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The one place with unsafe code in userspace: what no library wraps.
+//! What several programs need of the system: the one place with unsafe code in userspace, for what no library wraps, and what
+//! takes care to do right.
 
 #[cfg(feature = "activation")]
 pub mod activation;
@@ -9,5 +10,7 @@ pub mod interrupt;
 pub mod ioctl;
 pub mod loop_device;
 pub mod mapping;
+pub mod mount_point;
 #[cfg(feature = "tokio")]
 pub mod readiness;
+pub mod unix_socket;

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{chown, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use peerfs_sys::mount_point::unmount_all;
 use rustix::io::Errno;
 use rustix::mount::{
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, unmount, FsMountFlags,
@@ -105,8 +106,7 @@ impl Files {
 /// Unmounts what a process that was killed has left of a container.
 pub(super) fn unmount_rest(folder: &Path) {
     for name in MOUNT_POINTS {
-        let mountpoint = folder.join(name);
-        while unmount(&mountpoint, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
+        unmount_all(&folder.join(name));
     }
 }
 

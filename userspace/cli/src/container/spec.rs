@@ -243,15 +243,9 @@ fn mounts(settings: &Settings<'_>) -> Vec<Value> {
             &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
         ),
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        // Not the machine's own, under which others are mounted that could be written: its control groups.
+        mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
     ];
-    mounts.push(match settings.network {
-        // sysfs shows the network that its mounter has, and only its owner may mount it.
-        Network::Host => json!({
-            "destination": "/sys", "type": "bind", "source": "/sys",
-            "options": ["rbind", "rprivate", "nosuid", "noexec", "nodev", "ro"],
-        }),
-        Network::None => mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-    });
     if settings.network == Network::Host {
         let files = NETWORK_FILES.iter().filter(|file| Path::new(file).exists());
         mounts.extend(files.map(|file| bind(file, file, "ro")));

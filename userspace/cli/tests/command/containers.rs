@@ -184,6 +184,28 @@ fn a_container_runs_as_its_image_says_and_otherwise() {
     assert!(status != 0 && said == "hello\n");
     let (status, _, _) = world.run(&["--rm", "--read-only", "-u", "0", "a", "echo x >/etc/new"]);
     assert_ne!(status, 0);
+    // Of the machine nothing can be written, whichever network it has.
+    for network in ["host", "none"] {
+        let (_, mounts, _) = world.run(&[
+            "--rm",
+            "--network",
+            network,
+            "-u",
+            "0",
+            "a",
+            "/bin/busybox cat /proc/mounts",
+        ]);
+        let of_machine = |line: &&str| line.contains(" /sys") || line.contains(" /proc/");
+        let lines: Vec<&str> = mounts.lines().filter(of_machine).collect();
+        assert!(lines.iter().any(|line| line.contains(" /sys ")), "{mounts}");
+        for line in lines {
+            let options = line.split(' ').nth(3).unwrap();
+            // What is masked shows the container's own /dev/null, or an empty directory.
+            let is_masked = line.starts_with("tmpfs /proc/");
+            let is_read_only = options.split(',').any(|option| option == "ro");
+            assert!(is_read_only || is_masked, "{network}: {line}");
+        }
+    }
     // Its own processes, and no network but a loopback.
     let (_, said, _) = world.run(&[
         "--rm",

@@ -7,17 +7,12 @@ mod seats;
 mod session;
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{
-    getsockname, getsockopt, listen, socket, sockopt, AddressFamily, Backlog, SockFlag, SockType,
-    UnixAddr,
-};
-use nix::sys::stat::{fchmod, Mode};
+use peerfs_sys::unix_socket;
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -42,15 +37,9 @@ impl ControlSocket {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)?;
         }
-        let is_socket =
-            std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
-        if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
-            std::fs::remove_file(path)?;
-        }
-        let socket = bind(path)?;
-        listen(&socket, Backlog::MAXCONN)?;
+        let listener = unix_socket::listen(path, 0o600)?;
         Ok(ControlSocket {
-            listener: UnixListener::from_std(socket.into())?,
+            listener: UnixListener::from_std(listener)?,
             made: Some(path.to_owned()),
         })
     }
@@ -61,14 +50,7 @@ impl ControlSocket {
     /// # Errors
     /// If it is no Unix stream socket that listens.
     pub fn passed(socket: OwnedFd) -> io::Result<Self> {
-        let is_listening = getsockopt(&socket, sockopt::AcceptConn)?;
-        let is_stream = getsockopt(&socket, sockopt::SockType)? == SockType::Stream;
-        let is_unix = getsockname::<UnixAddr>(socket.as_raw_fd()).is_ok();
-        if !(is_listening && is_stream && is_unix) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let listener = std::os::unix::net::UnixListener::from(socket);
-        listener.set_nonblocking(true)?;
+        let listener = unix_socket::passed(socket)?;
         Ok(ControlSocket {
             listener: UnixListener::from_std(listener)?,
             made: None,
@@ -105,16 +87,6 @@ impl ControlSocket {
     }
 }
 
-/// A socket with this name, which nobody can connect to yet and nobody else ever could.
-fn bind(path: &Path) -> io::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    // Linux makes the name with the mode that the socket has.
-    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-    Ok(socket)
-}
-
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         if let Some(path) = &self.made {
@@ -126,20 +98,7 @@ impl Drop for ControlSocket {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
-
-    #[test]
-    fn nobody_else_can_ever_connect() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("control");
-        let _socket = bind(&path).unwrap();
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        let early = std::os::unix::net::UnixStream::connect(&path);
-        assert_eq!(early.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-    }
 
     #[tokio::test]
     async fn a_socket_that_was_passed_stays_and_must_be_one() {

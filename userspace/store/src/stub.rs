@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
 //! The layer that stands for a peerfs image (Documentation/images.md, "Registries"): a tar with its manifest and nothing else,
-//! which containerd has unpacked like any other one.
+//! which a container runtime has unpacked like any other one.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -10,17 +10,18 @@ use std::path::Path;
 
 use peerfs_format::{Digest, Manifest};
 use peerfs_oci::{STUB_DIRECTORY, STUB_FILE};
-use peerfs_store::sha256;
 use rustix::fs::{open, Mode, OFlags};
+
+use crate::sha256;
 
 /// The most bytes of a manifest that are read; it has 176.
 const MANIFEST_MAX: u64 = 64 * 1024;
 
-/// The manifest of the image that these unpacked files stand for; None if they are files of their own.
+/// The manifest of the image that the files of an unpacked layer stand for; None if they are files of their own.
 ///
 /// # Errors
 /// What the system says.
-pub(crate) fn read(files: &Path) -> io::Result<Option<Digest>> {
+pub fn unpacked_stub(files: &Path) -> io::Result<Option<Digest>> {
     let directory = files.join(STUB_DIRECTORY);
     if !is_all(files, STUB_DIRECTORY)? || !directory.symlink_metadata()?.is_dir() {
         return Ok(None);
