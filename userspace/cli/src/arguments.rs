@@ -63,6 +63,8 @@ pub(crate) enum Command {
     ///
     /// What is here of it stays. What the configuration of peerfsd pins is not for this command.
     Unpin(PinArguments),
+    Warm(crate::trace::WarmArguments),
+    Trace(crate::trace::TraceArguments),
     Run(crate::container::RunArguments),
     Commit(crate::container::CommitArguments),
     Containers(crate::container::ContainersArguments),

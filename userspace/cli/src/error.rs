@@ -57,6 +57,21 @@ pub(crate) enum Error {
     /// Somebody wanted the command to end.
     #[error("interrupted")]
     Cancelled,
+    /// Nothing was noted of an image.
+    #[error(
+        "there is no trace of image {image} for {}; `peerfs trace list` shows those that there are",
+        workload.as_deref().map_or("no workload in particular".to_owned(), |name| format!("workload {name}"))
+    )]
+    NoTrace {
+        image: peerfs_format::Digest,
+        workload: Option<String>,
+    },
+    /// A file is no trace.
+    #[error("{} can't be imported as a trace", printable(path))]
+    Trace {
+        path: PathBuf,
+        source: peerfs_trace::TraceError,
+    },
     #[error("can't read {}", printable(path))]
     Read { path: PathBuf, source: io::Error },
     /// Something can't be imported.

@@ -45,6 +45,7 @@ mod run;
 mod seen_folder;
 mod status;
 mod top;
+mod trace;
 mod verify;
 mod warnings;
 

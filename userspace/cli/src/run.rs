@@ -15,7 +15,7 @@ use crate::failure::PEERFS;
 use crate::{
     build, cat, collect, container, diff, doctor, documentation, du, events, export, extract,
     images, import, inspect, list, mount, mount_helper, mounts, peers, pins, podman, pull, push,
-    status, top, verify, warnings,
+    status, top, trace, verify, warnings,
 };
 
 /// The exit status for a wrong command line.
@@ -94,6 +94,8 @@ fn do_simply(command: &Command) -> Result<()> {
         Command::Push(arguments) => push::run(arguments),
         Command::Pin(arguments) => pins::pin(arguments),
         Command::Unpin(arguments) => pins::unpin(arguments),
+        Command::Warm(arguments) => trace::warm(arguments),
+        Command::Trace(arguments) => trace::run(arguments),
         Command::Run(_) => Ok(()),
         Command::Commit(arguments) => container::commit(arguments),
         Command::Containers(arguments) => container::containers(arguments),

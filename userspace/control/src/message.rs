@@ -11,9 +11,9 @@ pub const LINE_MAX: u64 = 16 * 1024 * 1024;
 /// The longest request that the daemon accepts, in bytes, newline included.
 pub const REQUEST_MAX: u64 = 4096;
 /// The names of all commands.
-pub const COMMANDS: [&str; 12] = [
-    "status", "activity", "images", "mounts", "peers", "unban", "pull", "pin", "unpin", "gc",
-    "events", "fetch",
+pub const COMMANDS: [&str; 13] = [
+    "status", "activity", "images", "mounts", "peers", "unban", "pull", "warm", "pin", "unpin",
+    "gc", "events", "fetch",
 ];
 
 /// What a client asks: `{"command":"status"}`.
@@ -52,6 +52,14 @@ pub enum Request {
         /// To bring only what mounting it needs.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         lazy: bool,
+    },
+    /// To bring what was missed of an image when it was started before. Closing the connection ends that.
+    Warm {
+        /// A reference to the image.
+        image: String,
+        /// What its mount was for; by default nothing in particular.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        workload: Option<String>,
     },
     /// To keep an image complete, from now on.
     Pin {
@@ -134,6 +142,7 @@ impl Request {
             | Request::Mounts
             | Request::Peers
             | Request::Pull { .. }
+            | Request::Warm { .. }
             | Request::Pin { .. } => true,
             Request::Unban { .. }
             | Request::Unpin { .. }
@@ -164,6 +173,15 @@ pub enum Reply {
     Progress(PullStatus),
     /// All of the image is in the store. The last line of a pull.
     Done(PullStatus),
+    /// What was missed of the image before is in the store, as far as it could be had. The answer to [`Request::Warm`].
+    Warmed {
+        /// The digest of its manifest.
+        image: String,
+        /// The parts that its trace names, in how many runs.
+        steps: u64,
+        /// Those of them that did not come.
+        left_out: u64,
+    },
     /// The image is pinned: the digest of its manifest.
     Pinned(String),
     /// The image is not pinned any more: the digest of its manifest.

@@ -12,6 +12,7 @@ use peerfs_fetch::source::{Found, OriginError, Origins};
 use peerfs_fetch::{
     BeginError, DiskError, PinOrigin, Pins, Progress, Pull, PullState, Pulls, Purpose, Repository,
 };
+use peerfs_format::upcall::Workload;
 use peerfs_format::Digest;
 use peerfs_peer::PeerId;
 use peerfs_store::{Collect, InvalidReference, Reference, Tag};
@@ -22,6 +23,7 @@ use tokio::time::timeout;
 use crate::events::Events;
 use crate::saved_pins::{PinsError, SavedPins};
 use crate::status::StatusReader;
+use crate::traces::{BringError, Brought, Traces};
 use crate::upcall::RequestHandler;
 
 /// How long a registry may take to say what an image is: a client waits a minute for the first word.
@@ -86,6 +88,14 @@ pub enum CommandError {
     /// Not all of the image could be got.
     #[error("{0}")]
     Pull(String),
+    /// A text is no workload's name.
+    #[error(
+        "{0:?} is no workload: it has 1 to 31 letters, digits, `.`, `_` and `-`, and begins with a letter or digit"
+    )]
+    Workload(String),
+    /// What a trace names can't be brought.
+    #[error(transparent)]
+    Bring(#[from] BringError),
     /// Nothing is begun any more.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -119,6 +129,8 @@ pub struct Commands {
     pub events: Events,
     /// Gets what is missing for who reads images without the kernel.
     pub handler: Arc<dyn RequestHandler>,
+    /// Brings what was missed of an image before.
+    pub traces: Traces,
 }
 
 impl Commands {
@@ -170,6 +182,20 @@ impl Commands {
             state: peerfs_control::PullState::Mountable,
             ..PullStatus::default()
         })
+    }
+
+    /// Gets what the trace of an image names; returns its manifest, too.
+    pub(crate) async fn warm(
+        &self,
+        image: &str,
+        workload: Option<String>,
+    ) -> Result<(Digest, Brought), CommandError> {
+        let workload = match workload {
+            Some(name) => Workload::new(&name).ok_or(CommandError::Workload(name))?,
+            None => Workload::default(),
+        };
+        let manifest = self.find(image).await?;
+        Ok((manifest, self.traces.bring(manifest, workload).await?))
     }
 
     /// Keeps an image complete from now on; returns its manifest.

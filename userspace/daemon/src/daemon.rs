@@ -41,6 +41,7 @@ use crate::requests::{RepositoryHandler, RequestCounts};
 use crate::saved_pins::SavedPins;
 use crate::state::{check_key, key_credential, StateDirectory, StateError};
 use crate::status::StatusReader;
+use crate::traces::Traces;
 use crate::upcall::RequestHandler;
 
 /// How long the parts may take to end.
@@ -180,11 +181,14 @@ impl Daemon {
         let pulls = Pulls::new(Arc::clone(&repository), Arc::clone(&traffic));
         let lazy_pulls = LazyPulls::new(changing.clone(), disk.clone(), pulls.clone());
         let requests = Arc::new(RequestCounts::default());
+        let shutdown = CancellationToken::new();
+        let traces = Traces::new(Arc::clone(&repository), shutdown.clone());
         let handler: Arc<dyn RequestHandler> = Arc::new(RepositoryHandler::new(
             Arc::clone(&repository),
             changing.clone(),
             Arc::clone(&requests),
             lazy_pulls.clone(),
+            traces.clone(),
         ));
         let pins = Pins::new(disk.clone(), pulls.clone());
         let status = StatusReader {
@@ -206,9 +210,9 @@ impl Daemon {
             saved_pins: Arc::new(Mutex::new(opened.saved_pins)),
             events: events.clone(),
             handler: Arc::clone(&handler),
+            traces: traces.clone(),
         };
 
-        let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn({
             let shutdown = shutdown.clone();
@@ -219,6 +223,7 @@ impl Daemon {
             async move { announcer.run(disk, packs, shutdown).await }
         });
         tasks.spawn(lazy_pulls.run(shutdown.clone()));
+        tasks.spawn(traces.run());
         if disk.can_be_filled() {
             let (disk, shutdown) = (disk.clone(), shutdown.clone());
             let rebuild = move |store: &Store| {

@@ -45,4 +45,5 @@ mod saved_pins;
 mod source_config;
 pub mod state;
 mod status;
+mod traces;
 pub mod upcall;

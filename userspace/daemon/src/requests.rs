@@ -20,6 +20,7 @@ use tracing::{debug, info};
 
 use crate::lazy_pulls::LazyPulls;
 use crate::reload::Settings;
+use crate::traces::Traces;
 use crate::upcall::{Answer, Request, RequestHandler};
 
 /// Counts the kernel's requests.
@@ -80,21 +81,25 @@ pub struct RepositoryHandler {
     settings: watch::Receiver<Settings>,
     counts: Arc<RequestCounts>,
     lazy_pulls: LazyPulls,
+    traces: Traces,
 }
 
 impl RepositoryHandler {
-    /// A handler that gives each request as much time as it is set to, counts them, and tells who may fetch the rest.
+    /// A handler that gives each request as much time as it is set to, counts them, and tells who may fetch the rest, and who
+    /// notes what is missed.
     pub fn new(
         repository: Arc<Repository>,
         settings: watch::Receiver<Settings>,
         counts: Arc<RequestCounts>,
         lazy_pulls: LazyPulls,
+        traces: Traces,
     ) -> Self {
         RepositoryHandler {
             repository,
             settings,
             counts,
             lazy_pulls,
+            traces,
         }
     }
 
@@ -158,6 +163,7 @@ impl RepositoryHandler {
 #[async_trait]
 impl RequestHandler for RepositoryHandler {
     async fn handle(&self, request: Request) -> Result<Answer, Errno> {
+        self.traces.missed(&request);
         let result = match request {
             Request::Blob(request) => self.blob(request).await,
             Request::Chunks(request) => self.chunks(request).await,

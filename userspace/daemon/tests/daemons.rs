@@ -11,6 +11,8 @@ mod sharing;
 #[path = "daemons/stores.rs"]
 mod stores;
 mod support;
+#[path = "daemons/traces.rs"]
+mod traces;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

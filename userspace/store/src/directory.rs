@@ -159,7 +159,8 @@ impl StoreDirectory {
         Ok(())
     }
 
-    fn make_directory(&self, name: &str) -> io::Result<()> {
+    /// Makes a directory that is in one that is there; nothing if it has a name already.
+    pub(crate) fn make_directory(&self, name: &str) -> io::Result<()> {
         let (parent, last) = self.parent(name)?;
         match mkdirat(parent, last, Mode::from_raw_mode(0o777)) {
             // What else it may be is seen when something is to be put into it.

@@ -2,6 +2,7 @@
 
 //! The names of things in a store, relative to its directory.
 
+use peerfs_format::upcall::Workload;
 use peerfs_format::Digest;
 
 /// Says that the directory is an OCI image layout; its flock guards changes to the index.
@@ -30,6 +31,10 @@ pub(crate) const CATALOGUE_CONTENTS: &str = "catalogue/contents";
 pub(crate) const CATALOGUE_NAMES: &str = "catalogue/names";
 /// Is there while a catalogue is made anew, and locked by who does it.
 pub(crate) const CATALOGUE_REBUILT: &str = "catalogue/rebuilt";
+/// What is missed of images when they are started; made when there is something to be put there.
+pub(crate) const TRACES: &str = "traces";
+/// Its flock is held by who changes a trace.
+pub(crate) const TRACES_LOCK: &str = "traces.lock";
 /// The directory of files that are being written.
 pub(crate) const TMP: &str = "tmp";
 /// All directories, those first that others are in.
@@ -69,6 +74,22 @@ pub(crate) fn places(pack: &Digest, index: &Digest) -> String {
 pub(crate) fn parse_pair(name: &str) -> Option<(Digest, Digest)> {
     let (pack, index) = name.split_once('-')?;
     Some((pack.parse().ok()?, index.parse().ok()?))
+}
+
+/// The trace of an image; of one for no workload in particular it is named after the image alone.
+pub(crate) fn trace(image: &Digest, workload: Workload) -> String {
+    match workload.name() {
+        Some(workload) => format!("{TRACES}/{image}.{workload}"),
+        None => format!("{TRACES}/{image}"),
+    }
+}
+
+/// The image and the workload that a name in [`TRACES`] stands for.
+pub(crate) fn parse_trace(name: &str) -> Option<(Digest, Workload)> {
+    match name.split_once('.') {
+        Some((image, workload)) => Some((image.parse().ok()?, Workload::new(workload)?)),
+        None => Some((name.parse().ok()?, Workload::default())),
+    }
 }
 
 /// A file that is being written, one of many of this process.

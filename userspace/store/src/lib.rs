@@ -39,6 +39,7 @@ mod stub;
 mod temporary_file;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod verify;
 mod whole_file;
 

@@ -12,6 +12,7 @@ mod replaced;
 mod source;
 mod stub;
 mod tags;
+mod traces;
 mod two_indexes;
 
 use std::fs::{self, File};

@@ -68,7 +68,11 @@ impl Session {
                 }
             };
             match request {
-                Request::Pull { .. } | Request::Gc { .. } | Request::Events | Request::Fetch
+                Request::Pull { .. }
+                | Request::Warm { .. }
+                | Request::Gc { .. }
+                | Request::Events
+                | Request::Fetch
                     if !seat.change_to_long() =>
                 {
                     let problem = "too many clients stay connected; try again later";
@@ -84,6 +88,7 @@ impl Session {
                     let patience = Duration::from_secs(patience.into());
                     return self.pull(&image, tag, patience, lazy).await;
                 }
+                Request::Warm { image, workload } => return self.warm(&image, workload).await,
                 Request::Gc { dry_run } => {
                     // It takes as long as the disk does.
                     let collected = commands.collect(dry_run).await;
@@ -175,6 +180,22 @@ impl Session {
         self.send(&last).await
     }
 
+    /// Brings what the trace of an image names, as long as the client is there.
+    async fn warm(&mut self, image: &str, workload: Option<String>) -> io::Result<()> {
+        let commands = Arc::clone(&self.commands);
+        let last = tokio::select! {
+            () = hung_up(&mut self.reader) => return Ok(()),
+            warmed = with_heartbeat(&mut self.writer, image, commands.warm(image, workload)) => {
+                warmed?.map_or_else(|error| refusal(&error), |(manifest, brought)| Reply::Warmed {
+                    image: manifest.to_string(),
+                    steps: brought.steps,
+                    left_out: brought.left_out,
+                })
+            }
+        };
+        self.send(&last).await
+    }
+
     async fn events(&mut self) -> io::Result<()> {
         let events = self.commands.events.clone();
         tell(&events, &mut self.reader, &mut self.writer).await
@@ -227,26 +248,13 @@ async fn pull(
     };
     let begun = Instant::now();
     if is_lazy {
-        let waiting = PullStatus {
-            image: located.manifest.to_string(),
-            ..PullStatus::default()
-        };
-        let started = async {
+        let image = located.manifest.to_string();
+        let start = async {
             let status = commands.begin(located.manifest, patience).await?;
             commands.tag(located).await?;
             Ok::<_, CommandError>(status)
         };
-        let mut started = std::pin::pin!(started);
-        let started = loop {
-            match timeout(HEARTBEAT, &mut started).await {
-                Ok(started) => break started,
-                Err(_) => {
-                    writer
-                        .write_all(&to_line(&Reply::Progress(waiting.clone()))?)
-                        .await?
-                }
-            }
-        };
+        let started = with_heartbeat(writer, &image, start).await?;
         return Ok(started.map_or_else(|error| refusal(&error), Reply::Done));
     }
     let mut pull = commands.pull(located.manifest);
@@ -267,6 +275,25 @@ async fn pull(
         return Ok(refusal(&error));
     }
     Ok(Reply::Done(progress.status()))
+}
+
+/// Waits for what is done for a client, and tells it from time to time that it is being done.
+async fn with_heartbeat<T>(
+    writer: &mut OwnedWriteHalf,
+    image: &str,
+    done: impl Future<Output = T>,
+) -> io::Result<T> {
+    let waiting = to_line(&Reply::Progress(PullStatus {
+        image: image.to_owned(),
+        ..PullStatus::default()
+    }))?;
+    let mut done = std::pin::pin!(done);
+    loop {
+        match timeout(HEARTBEAT, &mut done).await {
+            Ok(done) => return Ok(done),
+            Err(_) => writer.write_all(&waiting).await?,
+        }
+    }
 }
 
 /// What a client asks, or what it is told if that is not understood.

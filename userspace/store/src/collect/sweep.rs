@@ -106,7 +106,19 @@ impl<'a> Sweep<'a> {
         self.sweep_tables()?;
         self.sweep_blobs()?;
         self.sweep_partial()?;
-        self.sweep_loose()
+        self.sweep_loose()?;
+        self.sweep_traces()
+    }
+
+    /// Removes the traces of images that are not needed.
+    fn sweep_traces(&mut self) -> Result<()> {
+        for (image, workload) in self.store.traces()? {
+            self.pause()?;
+            if !self.marks.blobs.contains(&image) {
+                self.remove(&layout::trace(&image, workload))?;
+            }
+        }
+        Ok(())
     }
 
     fn sweep_tables(&mut self) -> Result<()> {

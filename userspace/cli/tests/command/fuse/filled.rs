@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::{assert_same_tree, can_mount, testing, until, Mounted};
 use crate::fixture::{change, Fixture};
 use crate::round_trip::make_tree;
-use crate::running::{build, peerfs, program_of, succeed};
+use crate::running::{build, fail, peerfs, program_of, succeed};
 
 /// A daemon over a store of its own, until it is dropped.
 struct Daemon {
@@ -164,4 +164,64 @@ fn what_is_damaged_is_fetched_anew() {
     let mounted = daemon.mount(&image);
     assert!(fs::read(mounted.0.join("file")).unwrap() == fixture.content);
     mounted.unmount();
+}
+
+#[test]
+fn what_was_missed_is_noted_and_brought_elsewhere_before_it_is_read() {
+    if !can_mount() {
+        return;
+    }
+    let seed = Daemon::start("");
+    let fixture = Fixture::new();
+    let image = build(&fixture.tree(), &seed.store(), "image", &[]);
+    let first = Daemon::beside(&seed);
+    let mounted = first.mount(&image);
+    assert!(fs::read(mounted.0.join("file")).unwrap() == fixture.content);
+    let trace = |daemon: &Daemon, command: &str| {
+        let mut process = peerfs(&daemon.store(), "trace");
+        process.arg(command);
+        process
+    };
+    let listed = || String::from_utf8(succeed(&mut trace(&first, "list"))).unwrap();
+    until("it is noted", || listed().contains(&image));
+    let shown = succeed(trace(&first, "show").arg(&image));
+    assert!(String::from_utf8(shown)
+        .unwrap()
+        .contains(" ms  pack 0, chunk"));
+    let exported = succeed(trace(&first, "export").arg(&image).arg("-"));
+    let file = fixture.folder.path().join("trace");
+    fs::write(&file, &exported).unwrap();
+    mounted.unmount();
+
+    let second = Daemon::beside(&seed);
+    let warm = || {
+        let mut process = peerfs(&second.store(), "warm");
+        process.arg("--socket").arg(second.socket()).arg(&image);
+        process
+    };
+    let (_, message) = fail(&mut warm());
+    assert!(message.contains("no trace"), "{message}");
+    let imported = succeed(trace(&second, "import").arg(&file));
+    assert_eq!(String::from_utf8(imported).unwrap().trim(), image);
+    assert_eq!(
+        String::from_utf8(succeed(&mut warm())).unwrap().trim(),
+        image
+    );
+    // Nobody is needed any more for what is read.
+    drop((seed, first));
+    let mounted = second.mount(&image);
+    assert!(fs::read(mounted.0.join("file")).unwrap() == fixture.content);
+    mounted.unmount();
+
+    let (_, message) = fail(warm().args(["--trace", "cc1"]));
+    assert!(message.contains("for workload cc1"), "{message}");
+    fs::write(&file, &exported[..90]).unwrap();
+    let (_, message) = fail(trace(&second, "import").arg(&file));
+    assert!(
+        message.contains("can't be imported as a trace"),
+        "{message}"
+    );
+    succeed(trace(&second, "rm").arg(&image));
+    let (_, message) = fail(trace(&second, "show").arg(&image));
+    assert!(message.contains("no trace"), "{message}");
 }
