@@ -18,6 +18,8 @@ const MAGIC: [u8; 8] = *b"PRFSTRC\x01";
 /// Magic, image, workload, number of steps, zeros.
 const HEADER: usize = 80;
 const STEP: usize = 16;
+/// The latest that can be written down.
+const AFTER_MAX: Duration = Duration::from_millis(u32::MAX as u64);
 /// Chunks of a step: more than a pack has.
 const CHUNKS_MAX: u32 = 1 << 28;
 
@@ -139,7 +141,7 @@ impl Trace {
         let steps = self.steps.iter().take(STEPS_MAX);
         let mut words = vec![steps.len() as u32, 0];
         for step in steps {
-            let after = u32::try_from(step.after.as_millis()).unwrap_or(u32::MAX);
+            let after = step.after.min(AFTER_MAX).as_millis() as u32;
             words.extend(match step.part {
                 Part::Shard(number) => [after, number, 0, 0],
                 Part::Chunks { pack, first, count } => [after, pack, first, count],
@@ -161,6 +163,7 @@ impl Trace {
         let begins = newer.steps.first().map(|first| first.after);
         for step in &newer.steps {
             let after = since + step.after.saturating_sub(begins.unwrap_or_default());
+            let after = after.min(AFTER_MAX);
             for part in known.add(step.part) {
                 if self.steps.len() < STEPS_MAX {
                     is_more = true;
