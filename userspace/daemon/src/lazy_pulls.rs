@@ -19,7 +19,8 @@ use crate::reload::Settings;
 
 /// How often it is looked what to fetch.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// Nobody waits any more for what an image lacks when nothing was asked for so long.
+/// Nobody waits any more for what an image lacks when nothing was asked for so long: not ahead of a reader either, who
+/// goes through a file and waits for nothing only because all of the line is theirs.
 const QUIET: Duration = Duration::from_secs(2);
 /// Between two counts of what is here of an image, which read its metadata.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
@@ -54,8 +55,8 @@ struct Shared {
 
 /// An image that is read.
 struct Read {
-    /// When a reader last waited for something of it.
-    waited: Instant,
+    /// When something of it was last asked for.
+    asked: Instant,
     /// When it was last counted what is here of it.
     counted: Option<Instant>,
     pull: Option<Pull>,
@@ -76,7 +77,7 @@ enum Next {
 
 impl Read {
     fn next(&self, choice: PullChoice, now: Instant) -> Next {
-        let is_quiet = now.saturating_duration_since(self.waited) >= QUIET;
+        let is_quiet = now.saturating_duration_since(self.asked) >= QUIET;
         match (&self.pull, choice) {
             (Some(pull), _) if pull.progress().state.is_final() => Next::Forget,
             (Some(_), _) if !is_quiet => Next::Pause,
@@ -92,7 +93,7 @@ impl Read {
     /// Whether more may be here than when it was last counted, and that was not just now.
     fn is_more_here(&self, now: Instant) -> bool {
         self.counted
-            .is_none_or(|counted| self.waited > counted && now >= counted + COUNT_INTERVAL)
+            .is_none_or(|counted| self.asked > counted && now >= counted + COUNT_INTERVAL)
     }
 }
 
@@ -107,8 +108,8 @@ impl LazyPulls {
         }))
     }
 
-    /// A reader waits for something of an image.
-    pub fn waited(&self, manifest: Digest) {
+    /// A reader waits for something of an image, or is about to.
+    pub fn asked(&self, manifest: Digest) {
         let shared = &self.0;
         if shared.choice() == PullChoice::Never || !shared.disk.can_be_filled() {
             return;
@@ -116,17 +117,17 @@ impl LazyPulls {
         let now = Instant::now();
         let mut images = shared.lock();
         if images.len() >= IMAGES_MAX && !images.contains_key(&manifest) {
-            let oldest = images.iter().min_by_key(|(_, read)| read.waited);
+            let oldest = images.iter().min_by_key(|(_, read)| read.asked);
             if let Some(oldest) = oldest.map(|(manifest, _)| *manifest) {
                 images.remove(&oldest);
             }
         }
         let read = images.entry(manifest).or_insert(Read {
-            waited: now,
+            asked: now,
             counted: None,
             pull: None,
         });
-        read.waited = now;
+        read.asked = now;
     }
 
     /// Fetches what is worth it, until `shutdown`.
@@ -225,7 +226,7 @@ mod tests {
         let start = Instant::now();
         let second = Duration::from_secs(1);
         let mut read = Read {
-            waited: start,
+            asked: start,
             counted: None,
             pull: None,
         };
@@ -235,7 +236,7 @@ mod tests {
         read.counted = Some(start + 2 * second);
         // Nothing more can have come.
         assert_eq!(auto(&read, 60 * second), Next::Nothing);
-        read.waited = start + 3 * second;
+        read.asked = start + 3 * second;
         assert_eq!(auto(&read, 6 * second), Next::Nothing);
         assert_eq!(auto(&read, 7 * second), Next::Count);
         let next = |choice| read.next(choice, start + 7 * second);

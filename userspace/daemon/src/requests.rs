@@ -108,9 +108,7 @@ impl RepositoryHandler {
             upcall::Priority::Demand => Priority::Demand,
             upcall::Priority::Readahead => Priority::Readahead,
         };
-        if priority == Priority::Demand {
-            self.lazy_pulls.waited(manifest);
-        }
+        self.lazy_pulls.asked(manifest);
         Purpose {
             manifest,
             priority,

@@ -70,3 +70,24 @@ async fn an_image_of_which_a_quarter_was_read_comes_whole_if_nobody_minds() {
     whole_pack(&auto, &image).await;
     assert_eq!(never.daemon.traffic().bytes_of("peers"), bytes);
 }
+
+/// Who goes through a file waits for nothing as long as all is asked for ahead, and needs all of the line for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_fetched_beside_a_reader_who_never_waits() {
+    let (a, image) = seed().await;
+    let b = TestDaemon::start(a.addresses()).await;
+    mounted(&b, &image).await;
+    let kernel = b.kernel();
+    kernel.read_ahead(&image, 0..40).await.unwrap();
+    let bytes = || b.daemon.traffic().bytes_of("peers");
+    let before = bytes();
+    // For longer than a pull waits for quiet, and for the next look at what is here.
+    const ROUNDS: u32 = 30;
+    for chunk in 40..40 + ROUNDS {
+        kernel.read_ahead(&image, chunk..chunk + 1).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let chunk_length = image.chunks[0].len() as u64;
+    assert_eq!(bytes() - before, u64::from(ROUNDS) * chunk_length);
+    whole_pack(&b, &image).await;
+}

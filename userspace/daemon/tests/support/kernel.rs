@@ -176,6 +176,15 @@ impl FakeKernel {
         answered.await.map(Answered::into_file)
     }
 
+    /// Asks for chunks of an image's pack ahead of a reader.
+    pub async fn read_ahead(&self, image: &TestImage, chunks: Range<u32>) -> Result<(), Errno> {
+        let request = FetchChunks {
+            priority: 1,
+            ..chunks_of(&image.pack, image, chunks.start, chunks.end - chunks.start)
+        };
+        self.ask(Operation::FetchChunks, &request).await.map(drop)
+    }
+
     async fn ask_chunks(
         &self,
         pack: &PackRecord,
@@ -185,14 +194,8 @@ impl FakeKernel {
         flags: u32,
     ) -> Result<Answered, Errno> {
         let request = FetchChunks {
-            pack: pack.digest,
-            index: pack.index_digest,
-            manifest: image.manifest,
-            workload: Workload::default(),
-            first_chunk,
-            chunk_count,
-            priority: 0,
             flags,
+            ..chunks_of(pack, image, first_chunk, chunk_count)
         };
         self.ask(Operation::FetchChunks, &request).await
     }
@@ -225,5 +228,24 @@ impl FakeKernel {
             }
         })
         .await
+    }
+}
+
+/// What a reader asks for who waits for it.
+fn chunks_of(
+    pack: &PackRecord,
+    image: &TestImage,
+    first_chunk: u32,
+    chunk_count: u32,
+) -> FetchChunks {
+    FetchChunks {
+        pack: pack.digest,
+        index: pack.index_digest,
+        manifest: image.manifest,
+        workload: Workload::default(),
+        first_chunk,
+        chunk_count,
+        priority: 0,
+        flags: 0,
     }
 }
