@@ -8,7 +8,7 @@
 //! | `http` | connections, certificates, and answers that are taken piece by piece |
 //! | `auth`, `challenge`, `credentials` | saying who asks |
 //! | `documents` | indexes and manifests |
-//! | [`BlobReader`] | a blob that is read as it comes |
+//! | [`BlobReader`], [`BlobPieces`] | a blob that is read as it comes |
 //! | `image` | what a reference stands for |
 //! | [`Push`], `upload` | putting an image and its blobs there |
 //! | `retry` | when something is tried again, and when nobody is asked for a while |
@@ -33,7 +33,7 @@ mod retry;
 mod upload;
 
 pub use documents::{Fetched, DOCUMENT_MAX};
-pub use download::BlobReader;
+pub use download::{BlobPieces, BlobReader};
 pub use error::{Error, Result};
 pub use http::Answer;
 pub use image::{OrdinaryImage, PeerfsImage, RemoteImage};
