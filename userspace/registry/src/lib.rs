@@ -10,6 +10,7 @@
 //! | `documents` | indexes and manifests |
 //! | [`BlobReader`], [`BlobPieces`] | a blob that is read as it comes |
 //! | `image` | what a reference stands for |
+//! | `referrers` | conversions of ordinary images beside these |
 //! | [`Push`], `upload` | putting an image and its blobs there |
 //! | `retry` | when something is tried again, and when nobody is asked for a while |
 //!
@@ -28,6 +29,7 @@ mod error;
 mod http;
 mod image;
 mod push;
+mod referrers;
 mod remote;
 mod retry;
 mod upload;

@@ -7,6 +7,7 @@
 mod base;
 mod building;
 mod containers;
+mod conversions;
 mod damage;
 mod docker_registry;
 mod exporting;
