@@ -40,6 +40,7 @@ mod pins;
 mod podman;
 mod progress;
 mod pull;
+mod pull_on;
 mod push;
 mod run;
 mod seen_folder;

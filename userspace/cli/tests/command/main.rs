@@ -10,6 +10,7 @@ mod containers;
 mod conversions;
 mod damage;
 mod docker_registry;
+mod elsewhere;
 mod exporting;
 mod extracting;
 mod fixture;
