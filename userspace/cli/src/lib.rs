@@ -42,6 +42,7 @@ mod progress;
 mod pull;
 mod pull_on;
 mod push;
+mod rootless;
 mod run;
 mod seen_folder;
 mod status;

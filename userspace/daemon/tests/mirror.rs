@@ -286,3 +286,34 @@ fn it_is_no_open_proxy() {
     let (status, ..) = ask(&address, "GET", &path, "Host: evil.example\r\n");
     assert!(status == 403 || status == 400, "{status}");
 }
+
+#[test]
+fn a_peer_that_sends_wrong_bytes_is_banned_and_the_registry_asked() {
+    let upstream = Upstream::start();
+    let (a, first) = start(&upstream.address, "");
+    let (b, second) = start(&upstream.address, &knows(&a));
+    // One that comes as a blob, and one that comes as chunks.
+    for (number, length) in [(1, 300_000), (2, 17 << 20)] {
+        let content = noise(length);
+        let digest = sha256(&content);
+        let path = format!("/v2/team/one/blobs/sha256:{digest}");
+        upstream.put(&path, &content);
+        assert!(get(&first, &path).2 == content);
+        // It has seen itself that they were right.
+        let file = a.store().join("mirror").join(digest.to_string());
+        let mut wrong = content.clone();
+        *wrong.last_mut().unwrap() ^= 1;
+        fs::write(file, wrong).unwrap();
+        let (status, _, body) = get(&second, &path);
+        assert!(status == 200 && body == content, "{}", body.len());
+        assert_eq!(upstream.asked(&path), 2, "{length} bytes");
+        let banned = b.succeed("peers", &[]);
+        assert!(banned.contains("wrong bytes of a blob"), "{banned}");
+        if number == 1 {
+            b.succeed("unban", &[&a.status().node_id]);
+            while b.status().peers.is_empty() {
+                thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+}
