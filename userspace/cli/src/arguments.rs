@@ -432,6 +432,18 @@ pub(crate) struct PullArguments {
     /// How long nothing may come before it fails; by default two minutes.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u32>,
+    /// Do it on other machines, each by its own peerfsd, with what --rsh says running `peerfs pull` there. May be repeated.
+    #[arg(long, value_name = "NODE,...", value_delimiter = ',', value_parser = parse_node,
+        conflicts_with_all = ["root_dir", "socket", "plain_http"])]
+    pub(crate) on: Vec<String>,
+    /// What runs a command on another machine: a program with its options, which is then given the machine and the command.
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        env = "PEERFS_RSH",
+        default_value = "ssh -o BatchMode=yes"
+    )]
+    pub(crate) rsh: String,
     /// Print how it goes as lines of JSON, as peerfsd says it (Documentation/control.md).
     #[arg(long)]
     pub(crate) json: bool,
@@ -551,6 +563,14 @@ pub(crate) fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {
     number
         .filter(|&number: &NonZeroUsize| number.get() <= Options::THREADS_MAX)
         .ok_or_else(|| format!("a number from 1 to {} is expected", Options::THREADS_MAX))
+}
+
+/// A machine, which must not be an option of what is told it.
+fn parse_node(text: &str) -> Result<String, String> {
+    let is_node = text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text.chars().all(|letter| letter.is_ascii_graphic());
+    let problem = || "the name of a machine is expected, such as node or user@node".to_owned();
+    is_node.then(|| text.to_owned()).ok_or_else(problem)
 }
 
 #[cfg(test)]

@@ -26,11 +26,16 @@ use crate::mount::MountRequest;
 use crate::mount_options::MountOptions;
 use crate::output::{tell, Output};
 use crate::pull;
+use crate::rootless::{be_root, data_folder, run_folder, Entrance};
 
-/// Where images for podman are kept unless it is said.
-const IMAGE_STORE: &str = "/var/lib/peerfs-podman";
-/// What podman needs while it works with that.
-const RUN_ROOT: &str = "/run/peerfs-podman";
+/// The name of the folders with images for podman, unless another one is said, and with what podman needs meanwhile.
+const FOLDER: &str = "peerfs-podman";
+/// What an ordinary user's containers, and so the mounts for them, are in.
+const USERS: Entrance = Entrance {
+    program: "podman",
+    options: &["unshare"],
+    package: "podman",
+};
 
 /// Give podman images that come when they are read.
 ///
@@ -44,9 +49,9 @@ pub(crate) struct PodmanArguments {
     /// Where peerfsd listens.
     #[arg(long, global = true, value_name = "PATH", default_value = peerfs_control::DEFAULT_SOCKET, value_hint = ValueHint::FilePath)]
     socket: PathBuf,
-    /// Where the images for podman are kept.
-    #[arg(long, global = true, value_name = "DIR", default_value = IMAGE_STORE, value_hint = ValueHint::DirPath)]
-    image_store: PathBuf,
+    /// Where the images for podman are kept [default: /var/lib/peerfs-podman, for ordinary users ~/.local/share/peerfs-podman].
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    image_store: Option<PathBuf>,
     /// Mount options for the images, such as `fuse`.
     #[arg(short = 'o', global = true, value_name = "OPTIONS")]
     mount_options: Vec<std::ffi::OsString>,
@@ -76,7 +81,14 @@ enum Action {
 
 /// Does it.
 pub(crate) fn run(arguments: &PodmanArguments) -> Result<()> {
-    let images = Images { arguments };
+    be_root(&USERS)?;
+    let images = Images {
+        arguments,
+        image_store: match &arguments.image_store {
+            Some(folder) => folder.clone(),
+            None => data_folder(FOLDER),
+        },
+    };
     // One after the other: what is mounted twice could not be removed.
     let _lock = images.lock()?;
     match &arguments.action {
@@ -88,6 +100,7 @@ pub(crate) fn run(arguments: &PodmanArguments) -> Result<()> {
 
 struct Images<'a> {
     arguments: &'a PodmanArguments,
+    image_store: PathBuf,
 }
 
 /// What is read of `podman image inspect`.
@@ -203,7 +216,7 @@ impl Images<'_> {
 
     /// Waits until nobody else changes the images.
     fn lock(&self) -> Result<File> {
-        let path = &self.arguments.image_store;
+        let path = &self.image_store;
         let lock = || {
             let mut folder = DirBuilder::new();
             folder.recursive(true).mode(0o700).create(path)?;
@@ -250,18 +263,12 @@ impl Images<'_> {
         let digits = layer.strip_prefix("sha256:").unwrap_or(layer);
         // It becomes a part of a path.
         let is_digest = digits.parse::<Digest>().is_ok();
-        Ok(is_digest.then(|| {
-            self.arguments
-                .image_store
-                .join("overlay")
-                .join(digits)
-                .join("diff")
-        }))
+        Ok(is_digest.then(|| self.image_store.join("overlay").join(digits).join("diff")))
     }
 
     /// Where the files of all layers lie.
     fn layers(&self) -> Result<Vec<PathBuf>> {
-        let overlay = self.arguments.image_store.join("overlay");
+        let overlay = self.image_store.join("overlay");
         let failed = |source| Error::Read {
             path: overlay.clone(),
             source,
@@ -278,15 +285,9 @@ impl Images<'_> {
     /// Runs podman over the image store; returns what it prints.
     fn podman(&self, arguments: &[&str]) -> Result<String> {
         let mut podman = Command::new("podman");
-        podman.arg("--root").arg(&self.arguments.image_store);
-        podman.args([
-            "--runroot",
-            RUN_ROOT,
-            "--storage-driver",
-            "overlay",
-            "--events-backend",
-            "none",
-        ]);
+        podman.arg("--root").arg(&self.image_store);
+        podman.arg("--runroot").arg(run_folder(FOLDER));
+        podman.args(["--storage-driver", "overlay", "--events-backend", "none"]);
         // Its own configuration names this store as an additional one, which it can't be of itself.
         podman
             .args(["--storage-opt", ""])

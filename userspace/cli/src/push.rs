@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerfs_format::Digest;
+use peerfs_oci::{conversion_of, BlobInfo};
 use peerfs_registry::{Content, Document, Options, Push, PushProgress, Remote};
-use peerfs_store::{CopyBlob, Reference, RegistryReference, Store};
+use peerfs_store::{sha256, CopyBlob, Reference, RegistryReference, Store};
 use peerfs_sys::interrupt;
 use serde::Serialize;
 
@@ -39,7 +40,23 @@ struct Pushed {
 
 /// Puts an image into a registry.
 pub(crate) fn run(arguments: &PushArguments) -> Result<()> {
-    let destination = destination(arguments)?;
+    put(arguments, &destination(arguments)?, None)
+}
+
+/// Puts an image beside the one of a registry that it was made of, by that one's OCI image manifest.
+pub(crate) fn beside(
+    arguments: &PushArguments,
+    image: &RegistryReference,
+    original: &BlobInfo,
+) -> Result<()> {
+    put(arguments, image, Some(original))
+}
+
+fn put(
+    arguments: &PushArguments,
+    destination: &RegistryReference,
+    original: Option<&BlobInfo>,
+) -> Result<()> {
     let _ = interrupt::watch();
     let store = Arc::new(Store::open(&arguments.store.root_dir)?);
     let manifest = store.resolve(&arguments.image)?;
@@ -54,13 +71,24 @@ pub(crate) fn run(arguments: &PushArguments) -> Result<()> {
         media_type: document.media_type,
         bytes: document.bytes,
     });
+    let mut documents: Vec<Document> = documents.collect();
+    let mut tag = destination.tag.clone().unwrap_or(DEFAULT_TAG.to_owned());
+    if let (Some(original), Some(top)) = (original, documents.last_mut()) {
+        let conversion = conversion_of(&top.bytes, original);
+        top.bytes = conversion.map_err(|source| Error::Container {
+            path: arguments.store.root_dir.clone(),
+            source,
+        })?;
+        top.digest = sha256(&top.bytes);
+        tag = format!("sha256:{}", top.digest);
+    }
     let push = Push {
         blobs: copy.blobs.into_iter().map(content).collect(),
-        documents: documents.collect(),
-        elsewhere: elsewhere(&store, &destination)?,
-        tag: destination.tag.clone().unwrap_or(DEFAULT_TAG.to_owned()),
+        documents,
+        elsewhere: elsewhere(&store, destination)?,
+        tag,
     };
-    let remote = Remote::repository(&destination, &options(&arguments.registry))?;
+    let remote = Remote::repository(destination, &options(&arguments.registry))?;
     let progress = PushProgress::default();
     let done = show_while(
         |bar| {
@@ -68,7 +96,17 @@ pub(crate) fn run(arguments: &PushArguments) -> Result<()> {
             bar.set_length(total);
             bar.set_position(sent + progress.spared_bytes.load(Ordering::Relaxed));
         },
-        || block_on(push.run(&remote, &progress)),
+        || {
+            block_on(async {
+                push.run(&remote, &progress).await?;
+                match (original, push.documents.last()) {
+                    (Some(original), Some(top)) => {
+                        remote.list_conversion(&original.digest, &top.bytes).await
+                    }
+                    _ => Ok(()),
+                }
+            })
+        },
     );
     if matches!(done, Err(Error::Cancelled)) {
         tell("peerfs: interrupted; what has arrived is not sent again by another `peerfs push`");

@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::failure::PEERFS;
 use crate::{
     build, cat, collect, container, diff, doctor, documentation, du, events, export, extract,
-    images, import, inspect, list, mount, mount_helper, mounts, peers, pins, podman, pull, push,
-    status, top, trace, verify, warnings,
+    images, import, inspect, list, mount, mount_helper, mounts, peers, pins, podman, pull, pull_on,
+    push, status, top, trace, verify, warnings,
 };
 
 /// The exit status for a wrong command line.
@@ -90,6 +90,7 @@ fn do_simply(command: &Command) -> Result<()> {
         Command::Du(arguments) => du::run(arguments),
         Command::Gc(arguments) => collect::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
+        Command::Pull(arguments) if !arguments.on.is_empty() => pull_on::run(arguments),
         Command::Pull(arguments) => pull::run(arguments),
         Command::Push(arguments) => push::run(arguments),
         Command::Pin(arguments) => pins::pin(arguments),

@@ -19,6 +19,7 @@ use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use crate::lazy_pulls::PullChoice;
+pub use crate::mirror::MirrorConfig;
 pub use crate::monitor::MonitorConfig;
 pub use crate::source_config::{RegistryConfig, SourceConfig};
 use crate::state;
@@ -88,6 +89,8 @@ pub struct Config {
     pub registry: RegistryConfig,
     /// The page and the metrics.
     pub monitor: MonitorConfig,
+    /// A registry for what is not in peerfs form.
+    pub mirror: MirrorConfig,
     /// Other places to fetch from, asked before the peers.
     pub source: Vec<SourceConfig>,
     /// Images that are kept complete without being asked for.
@@ -108,6 +111,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             registry: RegistryConfig::default(),
             monitor: MonitorConfig::default(),
+            mirror: MirrorConfig::default(),
             source: Vec::new(),
             pin: Vec::new(),
         }
@@ -365,6 +369,7 @@ impl Config {
                 &format!("must be at most {COUNT_MAX}"),
             )?;
         }
+        self.mirror.check()?;
         for source in &self.source {
             match source {
                 SourceConfig::Directory(directory) => {
@@ -389,7 +394,7 @@ impl Config {
 /// What to write in the place of a key that has another name than it had.
 fn renamed(text: &str) -> Option<ConfigError> {
     let table: toml::Table = text.parse().ok()?;
-    table.contains_key("mirror").then(|| ConfigError::Value {
+    table.get("mirror")?.is_array().then(|| ConfigError::Value {
         key: "mirror",
         problem:
             "is called pin: write [[pin]] and image = \"...\" for [[mirror]] and manifest = \"...\""
@@ -571,6 +576,8 @@ mod tests {
                 "can't fetch from publishers",
             ),
             ("[[mirror]]\nmanifest = 'latest'", "mirror is called pin"),
+            ("[mirror]\nlisten = '[::1]:1'", "mirror.upstreams must name"),
+            ("[mirror]\nupstreams = ['a/b']", "\"a/b\" is no registry"),
             ("device = 'peerfs'", "device must be an absolute path"),
             ("state_dir = 'x'", "state_dir must be an absolute path"),
             (

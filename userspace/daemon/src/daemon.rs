@@ -16,7 +16,8 @@ use peerfs_fetch::source::{
 };
 use peerfs_fetch::{Disk, Fetcher, Packs, PinOrigin, Pins, Pulls, Repository, Traffic};
 use peerfs_format::Digest;
-use peerfs_monitor::{serve, Address, Listener};
+use peerfs_http::{Address, Listener};
+use peerfs_monitor::serve;
 use peerfs_peer::{ArrivalLog, Identity, Node, NodeConfig};
 use peerfs_registry::{Remote, UrlError};
 use peerfs_store::{Reference, Store, Watcher};
@@ -35,6 +36,7 @@ use crate::config::{Config, DeviceChoice, SourceConfig};
 use crate::control::ControlSocket;
 use crate::events::Events;
 use crate::lazy_pulls::LazyPulls;
+use crate::mirror::{MirrorError, Prepared};
 use crate::provider::StoreProvider;
 use crate::reload::{Changes, Settings};
 use crate::requests::{RepositoryHandler, RequestCounts};
@@ -87,6 +89,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// There can be no mirror.
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
     /// The control socket that was passed is none.
     #[error(
         "what was passed to this process is no Unix stream socket that listens; see ListenStream= in peerfsd.socket"
@@ -136,11 +141,16 @@ impl Daemon {
         let disk = Disk::new(Arc::clone(&store), config.limits.store_operations.get());
         let control = control_socket(&config.control_socket, passed)?;
         let monitor = listen_for_monitor(config).await?;
+        let mirror = Prepared::new(config).await?;
         let (settings, changing) = watch::channel(Settings::of(config));
         let packs = Arc::new(Packs::default());
         let cached_packs = Arc::clone(&packs);
         let provider = Arc::new(StoreProvider::new(disk.clone(), Arc::clone(&packs)));
-        let node = Node::start(opened.node, provider.clone()).await?;
+        let served = match &mirror {
+            Some(mirror) => mirror.served(provider.clone()),
+            None => provider.clone(),
+        };
+        let node = Node::start(opened.node, served).await?;
         provider.tell(Arc::clone(node.arrivals()));
         store.watch(Arc::new(Told(Arc::clone(node.arrivals()))));
         let registry = Arc::new(Registry::default());
@@ -257,6 +267,9 @@ impl Daemon {
             pins.add(Reference::Digest(manifest), PinOrigin::Command);
         }
         tasks.spawn(control.serve(commands, shutdown.clone()));
+        if let Some(mirror) = mirror {
+            tasks.spawn(mirror.work(node.clone(), shutdown.clone())?);
+        }
         if let Some(listener) = monitor {
             info!(address = %listener.address(), "the page and the metrics");
             tasks.spawn(serve(listener, Arc::new(status), shutdown.clone()));

@@ -16,6 +16,7 @@
 //! | [`state`] | what is this node's own: its key |
 //! | `control`, `commands` | the control socket, and what its clients can have done |
 //! | `status`, `events` | how the daemon is doing, and what happens |
+//! | `mirror` | a registry for what is not in peerfs form |
 //! | `monitor` | the page and the metrics |
 //! | `saved_pins` | what clients have pinned |
 //!
@@ -37,6 +38,7 @@ mod lazy_pulls;
 mod log_limit;
 pub mod logging;
 pub mod manager;
+mod mirror;
 mod monitor;
 mod provider;
 pub mod reload;

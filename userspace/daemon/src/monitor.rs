@@ -5,9 +5,10 @@
 use async_trait::async_trait;
 use peerfs_control::{Activity, ImageStatus, MountStatus};
 use peerfs_format::Digest;
-use peerfs_monitor::{Address, Watched};
+use peerfs_http::Address;
+use peerfs_monitor::Watched;
 use peerfs_text::Causes;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use crate::status::StatusReader;
 
@@ -16,13 +17,7 @@ use crate::status::StatusReader;
 #[serde(deny_unknown_fields, default)]
 pub struct MonitorConfig {
     /// Where to listen for who wants to see them; by default nowhere.
-    #[serde(deserialize_with = "address")]
     pub listen: Option<Address>,
-}
-
-fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Address>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
 #[async_trait]

@@ -29,6 +29,8 @@ pub struct RegistryConfig {
     pub auth_file: Option<PathBuf>,
     /// The registries whose certificates are not looked at, and that may have none.
     pub insecure: Vec<String>,
+    /// Whether a conversion that a registry has beside an ordinary image is taken for what has that one's digest.
+    pub trust_conversions: bool,
 }
 
 impl RegistryConfig {
@@ -37,6 +39,7 @@ impl RegistryConfig {
         Options {
             insecure: self.insecure.clone(),
             auth_file: self.auth_file.clone(),
+            trust_conversions: self.trust_conversions,
             ..Options::default()
         }
     }

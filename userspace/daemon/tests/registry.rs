@@ -88,3 +88,40 @@ fn a_repository_of_the_configuration_is_a_source() {
     let daemon = Running::start_over(tempfile::tempdir().unwrap(), &source).0;
     assert_eq!(daemon.succeed("pull", &[&manifest]).trim_end(), manifest);
 }
+
+/// An ordinary image, and its conversion beside it.
+#[test]
+fn a_conversion_is_taken_for_an_original_by_whoever_is_told_to() {
+    let registry = Registry::start(tempfile::tempdir().unwrap(), "", "");
+    let (manifest, _) = registry.push("one", &content(1));
+    let folder = registry.folder.path();
+    let layout = format!("{}:one", folder.join("layout").display());
+    let reference = format!("{}/team/one:1", registry.address);
+    let mut export = Command::new(peerfs());
+    export.args(["export", "oci", &reference, &layout, "--root-dir"]);
+    succeed(export.arg(folder.join("one-store")));
+    let ordinary = format!("{}/team/ordinary:1", registry.address);
+    let mut copy = Command::new("skopeo");
+    copy.args(["copy", "--quiet", "--dest-tls-verify=false"]);
+    succeed(copy.args([format!("oci:{layout}"), format!("docker://{ordinary}")]));
+    let converted = succeed(Command::new(peerfs()).args(["convert", &ordinary]));
+    let converted = converted.lines().next().unwrap();
+    assert_eq!(converted, manifest);
+    let mut inspect = Command::new("skopeo");
+    inspect.args(["inspect", "--tls-verify=false", "--format", "{{.Digest}}"]);
+    let digest = succeed(inspect.arg(format!("docker://{ordinary}")));
+    let by_digest = format!("{}/team/ordinary@{}", registry.address, digest.trim_end());
+
+    let daemon = Running::start_over(tempfile::tempdir().unwrap(), "").0;
+    assert!(daemon
+        .fail("pull", &[&by_digest])
+        .contains("an ordinary one"));
+    assert_eq!(
+        daemon.succeed("pull", &["--lazy", &ordinary]).trim_end(),
+        converted
+    );
+    assert!(cat(&daemon, &ordinary).contains("1000000"));
+    let trusting = "[registry]\ntrust_conversions = true\n";
+    let daemon = Running::start_over(tempfile::tempdir().unwrap(), trusting).0;
+    assert_eq!(daemon.succeed("pull", &[&by_digest]).trim_end(), converted);
+}

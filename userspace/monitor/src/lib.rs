@@ -6,7 +6,6 @@
 //! | module | what is in it |
 //! |---|---|
 //! | `server` | who may ask for what |
-//! | `connections` | how many may ask |
 //! | `metrics` | the numbers, with their names |
 //! | `kernel` | what the kernel's filesystem counts |
 //! | `page.html` | the page |
@@ -14,7 +13,6 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
 
-mod connections;
 mod kernel;
 mod metrics;
 mod server;
@@ -23,7 +21,7 @@ use async_trait::async_trait;
 use peerfs_control::{Activity, ImageStatus, MountStatus};
 
 pub use metrics::NAMES;
-pub use server::{serve, Address, Listener};
+pub use server::serve;
 
 /// A daemon that can be looked at.
 #[async_trait]

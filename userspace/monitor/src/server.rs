@@ -3,11 +3,8 @@
 //! Who may ask for what. Nothing here changes anything; still a browser must not be led to read it for another site, and others
 //! than this machine's users see numbers alone.
 
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,22 +13,20 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{from_fn_with_state, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::Router;
 use data_encoding::BASE64;
 use peerfs_control::{Activity, ImageStatus, MountStatus};
-use peerfs_sys::unix_socket;
+use peerfs_http::{is_asked_by_name, Address, Listener};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::connections::Few;
 use crate::kernel;
 use crate::metrics::Snapshot;
 use crate::Watched;
@@ -42,86 +37,10 @@ const PAGE: &str = include_str!("page.html");
 const REQUESTS_MAX: usize = 8;
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// How long it may take until the last answer is sent when the daemon ends.
-const END_MAX: Duration = Duration::from_secs(1);
 /// Parts of the map of an image.
 const CELLS: usize = 480;
 /// The type that Prometheus asks for.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// Where to listen.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Address {
-    /// An address of this machine, and a port.
-    Ip(SocketAddr),
-    /// A Unix socket.
-    Unix(PathBuf),
-}
-
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text.starts_with('/') {
-            return Ok(Address::Unix(text.into()));
-        }
-        let address = text.parse().map(Address::Ip);
-        address.map_err(|_| {
-            "must be an address with a port, such as \"127.0.0.1:9464\", or the path of a Unix socket".to_owned()
-        })
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Ip(address) => write!(f, "http://{address}/"),
-            Address::Unix(path) => path.display().fmt(f),
-        }
-    }
-}
-
-/// What is listened at.
-pub struct Listener {
-    kind: ListenerKind,
-    address: Address,
-}
-
-enum ListenerKind {
-    Ip(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Listener {
-    /// Listens.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub async fn bind(address: &Address) -> io::Result<Self> {
-        match address {
-            Address::Ip(ip) => {
-                let listener = TcpListener::bind(ip).await?;
-                Ok(Listener {
-                    address: Address::Ip(listener.local_addr()?),
-                    kind: ListenerKind::Ip(listener),
-                })
-            }
-            Address::Unix(path) => {
-                // For its user and group.
-                let listener = unix_socket::listen(path, 0o660)?;
-                Ok(Listener {
-                    kind: ListenerKind::Unix(UnixListener::from_std(listener)?),
-                    address: address.clone(),
-                })
-            }
-        }
-    }
-
-    /// Where that is.
-    pub fn address(&self) -> &Address {
-        &self.address
-    }
-}
 
 /// What requests are answered from.
 struct Shared {
@@ -136,7 +55,7 @@ type Answer = Result<Response, (StatusCode, String)>;
 
 /// Answers until it is told to end.
 pub async fn serve(listener: Listener, watched: Arc<dyn Watched>, shutdown: CancellationToken) {
-    let local = match &listener.address {
+    let local = match listener.address() {
         Address::Ip(address) => Some(*address),
         Address::Unix(_) => None,
     };
@@ -158,29 +77,8 @@ pub async fn serve(listener: Listener, watched: Arc<dyn Watched>, shutdown: Canc
     let router = router
         .layer(from_fn_with_state(Arc::clone(&shared), guard))
         .with_state(shared);
-    let ended = shutdown.clone().cancelled_owned();
-    let serve = async {
-        match listener.kind {
-            ListenerKind::Ip(listener) => {
-                axum::serve(Few::new(listener), router)
-                    .with_graceful_shutdown(ended)
-                    .await
-            }
-            ListenerKind::Unix(listener) => {
-                axum::serve(Few::new(listener), router)
-                    .with_graceful_shutdown(ended)
-                    .await
-            }
-        }
-    };
-    tokio::select! {
-        served = serve => {
-            if let Err(error) = served {
-                tracing::warn!(%error, "the page and the metrics are served no more");
-            }
-        }
-        // Who keeps a connection open does not keep the daemon.
-        () = async { shutdown.cancelled().await; tokio::time::sleep(END_MAX).await } => (),
+    if let Err(error) = listener.serve(router, shutdown).await {
+        tracing::warn!(%error, "the page and the metrics are served no more");
     }
 }
 
@@ -226,27 +124,6 @@ async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
-}
-
-/// Whether a request comes to this server as itself. A name that somebody else has let lead here (DNS rebinding) is another
-/// one's.
-fn is_asked_by_name(local: Option<SocketAddr>, host: Option<&[u8]>) -> bool {
-    let Some(local) = local.filter(|local| local.ip().is_loopback()) else {
-        // Numbers alone, or a Unix socket, which no browser reaches.
-        return true;
-    };
-    let Some(host) = host.and_then(|host| std::str::from_utf8(host).ok()) else {
-        // No browser leaves it out.
-        return true;
-    };
-    let Ok(uri) = format!("http://{host}/").parse::<Uri>() else {
-        return false;
-    };
-    let name = uri.host().unwrap_or_default();
-    let address = name.trim_start_matches('[').trim_end_matches(']').parse();
-    let is_here = name.eq_ignore_ascii_case("localhost")
-        || address.is_ok_and(|address: std::net::IpAddr| address.is_loopback());
-    is_here && uri.port_u16().unwrap_or(80) == local.port()
 }
 
 async fn page() -> impl IntoResponse {
@@ -312,45 +189,4 @@ fn json(value: &impl Serialize) -> Answer {
 
 fn failed(error: &dyn std::error::Error) -> (StatusCode, String) {
     (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_this_machine_is_asked_by_name() {
-        let local = Some("127.0.0.1:9464".parse().unwrap());
-        for (host, is_fine) in [
-            ("127.0.0.1:9464", true),
-            ("localhost:9464", true),
-            ("LOCALHOST:9464", true),
-            ("[::1]:9464", true),
-            ("127.0.0.1", false),
-            ("127.0.0.1:80", false),
-            ("evil.example:9464", false),
-            ("localhost.evil.example:9464", false),
-            ("127.0.0.1:9464@evil.example", false),
-            ("", false),
-        ] {
-            assert_eq!(
-                is_asked_by_name(local, Some(host.as_bytes())),
-                is_fine,
-                "{host}"
-            );
-        }
-        let public = Some("192.0.2.1:9464".parse().unwrap());
-        assert!(is_asked_by_name(public, Some(b"node.example:9464")));
-        assert!(is_asked_by_name(None, Some(b"peerfs")));
-    }
-
-    #[test]
-    fn an_address_is_read() {
-        assert_eq!(
-            "/run/x.sock".parse(),
-            Ok(Address::Unix("/run/x.sock".into()))
-        );
-        assert!(matches!("[::1]:1".parse(), Ok(Address::Ip(_))));
-        assert!("localhost:1".parse::<Address>().is_err());
-    }
 }

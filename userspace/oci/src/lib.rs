@@ -39,6 +39,7 @@ pub mod media_type;
 mod plain;
 mod platform;
 mod reference;
+mod referrers;
 mod runnable;
 mod stub;
 
@@ -57,5 +58,6 @@ pub use oci_spec::image::Config as RuntimeConfig;
 pub use plain::{Layer, LayerFormat, PlainImage};
 pub use platform::Platform;
 pub use reference::{InvalidReference, PublisherKey, Reference, RegistryReference, Tag};
+pub use referrers::{conversion_of, conversions, original_of, with_conversion};
 pub use runnable::MANIFEST_ANNOTATION;
 pub use stub::{stub_layer, STUB_DIRECTORY, STUB_FILE};

@@ -15,6 +15,8 @@ use crate::retry::persist;
 
 /// The most bytes of an index or a manifest, as distribution's specification has it.
 pub const DOCUMENT_MAX: u64 = 4 * 1024 * 1024;
+/// The header in which a registry says the digest of what it sends.
+const CONTENT_DIGEST: &str = "docker-content-digest";
 /// The tag of a reference that has none, for a registry.
 const DEFAULT_TAG: &str = "latest";
 
@@ -52,6 +54,58 @@ impl Remote {
     }
 
     async fn get_document(&self, name: &str, expected: Option<Digest>) -> Result<Fetched> {
+        let (digest, bytes) = self.get_unread(name, expected).await?;
+        let document = Document::parse(&bytes).map_err(|source| Error::Document {
+            host: self.host().to_owned(),
+            source,
+        })?;
+        Ok(Fetched {
+            digest,
+            bytes,
+            document,
+        })
+    }
+
+    /// The bytes of an index or a manifest of whatever kind, verified; tried again if that may help.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Wrong`].
+    pub async fn document_bytes(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let name = format!("sha256:{digest}");
+        let (_, bytes) = persist(|| self.get_unread(&name, Some(*digest))).await?;
+        Ok(bytes)
+    }
+
+    /// What a tag stands for, by its digest; tried again if that may help.
+    ///
+    /// # Errors
+    /// [`Error::Missing`].
+    pub async fn digest_of(&self, tag: &str) -> Result<Digest> {
+        let url = self.url(self.base().await?, &format!("manifests/{tag}"))?;
+        let accept = DOCUMENT_TYPES.join(", ");
+        let scope = self.pull_scope();
+        let said = persist(|| async {
+            let answer = self
+                .ask(&scope, |client| {
+                    client.head(url.clone()).header(ACCEPT, &accept)
+                })
+                .await?;
+            match answer.status() {
+                StatusCode::OK => {
+                    let said = answer.headers().get(CONTENT_DIGEST);
+                    Ok(said.and_then(|said| said.to_str().ok()?.parse().ok()))
+                }
+                _ => Err(answer.into_error().await),
+            }
+        });
+        match said.await? {
+            Some(digest) => Ok(digest),
+            // A server need not say it.
+            None => Ok(persist(|| self.get_unread(tag, None)).await?.0),
+        }
+    }
+
+    async fn get_unread(&self, name: &str, expected: Option<Digest>) -> Result<(Digest, Vec<u8>)> {
         let url = self.url(self.base().await?, &format!("manifests/{name}"))?;
         let accept = DOCUMENT_TYPES.join(", ");
         let scope = self.pull_scope();
@@ -66,15 +120,7 @@ impl Remote {
         let bytes = answer.read(DOCUMENT_MAX).await?;
         let digest = sha256(&bytes);
         self.check(expected.unwrap_or(digest), digest)?;
-        let document = Document::parse(&bytes).map_err(|source| Error::Document {
-            host: self.host().to_owned(),
-            source,
-        })?;
-        Ok(Fetched {
-            digest,
-            bytes,
-            document,
-        })
+        Ok((digest, bytes))
     }
 
     /// A blob of at most `limit` bytes, verified; tried again if that may help.
@@ -127,7 +173,7 @@ impl Remote {
                     client.head(url.clone()).header(ACCEPT, &accept)
                 })
                 .await?;
-            let found = answer.headers().get("docker-content-digest");
+            let found = answer.headers().get(CONTENT_DIGEST);
             match answer.status() {
                 StatusCode::OK => Ok(found.is_some_and(|found| *found == *expected)),
                 StatusCode::NOT_FOUND => Ok(false),

@@ -31,27 +31,56 @@ pub struct BlobReader {
     left: u64,
     hash: Sha256,
     rest: Bytes,
-    pieces: mpsc::Receiver<Result<Bytes>>,
+    pieces: BlobPieces,
     give_up: fn() -> bool,
     runtime: Handle,
+}
+
+/// A blob that comes piece by piece, in order and not verified. Dropping it ends that.
+pub struct BlobPieces {
+    pieces: mpsc::Receiver<Result<Bytes>>,
     task: JoinHandle<()>,
+}
+
+impl BlobPieces {
+    /// The next piece; None at the end, when as many bytes have come as the blob has.
+    ///
+    /// # Errors
+    /// Those of the server, after which nothing more comes.
+    pub async fn next(&mut self) -> Option<Result<Bytes>> {
+        self.pieces.recv().await
+    }
+}
+
+impl Drop for BlobPieces {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl Remote {
     /// Begins to get a whole blob. When the connection breaks, it goes on where that was. Must be called within a tokio
     /// runtime; the reader, outside of its asynchronous tasks. While it waits, it asks again and again whether to give up.
     pub fn read_blob(&self, blob: &BlobInfo, give_up: fn() -> bool) -> BlobReader {
-        let (sender, pieces) = mpsc::channel(PIECES_AHEAD);
-        let (remote, wanted) = (self.clone(), blob.clone());
         BlobReader {
             host: self.host().to_owned(),
             digest: blob.digest,
             left: blob.length,
             hash: Sha256::new(),
             rest: Bytes::new(),
-            pieces,
+            pieces: self.blob_pieces(blob),
             give_up,
             runtime: Handle::current(),
+        }
+    }
+
+    /// Begins to get a whole blob. When the connection breaks, it goes on where that was. Must be called within a tokio
+    /// runtime.
+    pub fn blob_pieces(&self, blob: &BlobInfo) -> BlobPieces {
+        let (sender, pieces) = mpsc::channel(PIECES_AHEAD);
+        let (remote, wanted) = (self.clone(), blob.clone());
+        BlobPieces {
+            pieces,
             task: tokio::spawn(async move { download(&remote, &wanted, &sender).await }),
         }
     }
@@ -125,7 +154,7 @@ impl BlobReader {
         loop {
             let pieces = &mut self.pieces;
             // A timer is made within the runtime.
-            let next = async { timeout(TICK, pieces.recv()).await };
+            let next = async { timeout(TICK, pieces.next()).await };
             match self.runtime.block_on(next) {
                 Ok(next) => return Ok(next),
                 Err(_) if (self.give_up)() => return Err(io::Error::other("given up")),
@@ -161,11 +190,5 @@ impl Read for BlobReader {
         self.hash.update(&buffer[..count]);
         self.left = self.left.saturating_sub(count as u64);
         Ok(count)
-    }
-}
-
-impl Drop for BlobReader {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }

@@ -77,7 +77,7 @@ impl Remote {
     }
 
     /// The image of peerfs that an index or a manifest leads to, if it is one.
-    async fn peerfs_image(
+    pub(crate) async fn peerfs_image(
         &self,
         top: &Fetched,
         children: &[&Child],

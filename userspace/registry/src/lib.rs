@@ -8,8 +8,9 @@
 //! | `http` | connections, certificates, and answers that are taken piece by piece |
 //! | `auth`, `challenge`, `credentials` | saying who asks |
 //! | `documents` | indexes and manifests |
-//! | [`BlobReader`] | a blob that is read as it comes |
+//! | [`BlobReader`], [`BlobPieces`] | a blob that is read as it comes |
 //! | `image` | what a reference stands for |
+//! | `referrers` | conversions of ordinary images beside these |
 //! | [`Push`], `upload` | putting an image and its blobs there |
 //! | `retry` | when something is tried again, and when nobody is asked for a while |
 //!
@@ -28,12 +29,13 @@ mod error;
 mod http;
 mod image;
 mod push;
+mod referrers;
 mod remote;
 mod retry;
 mod upload;
 
 pub use documents::{Fetched, DOCUMENT_MAX};
-pub use download::BlobReader;
+pub use download::{BlobPieces, BlobReader};
 pub use error::{Error, Result};
 pub use http::Answer;
 pub use image::{OrdinaryImage, PeerfsImage, RemoteImage};

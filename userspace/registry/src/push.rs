@@ -24,7 +24,7 @@ pub struct Push {
     pub documents: Vec<Document>,
     /// Repositories of the same registry that have blobs, by these.
     pub elsewhere: HashMap<Digest, String>,
-    /// What the image is to be called there.
+    /// What the image is to be called there: a tag, or `sha256:` and the digest of the last document.
     pub tag: String,
 }
 

@@ -53,6 +53,8 @@ pub struct Options {
     pub all_insecure: bool,
     /// Do not even try TLS with any.
     pub plain_http: bool,
+    /// Take what a registry says to be the conversion of an ordinary image for that, even if it was asked for by its digest.
+    pub trust_conversions: bool,
     /// A file of credentials in the place of those of the user's tools.
     pub auth_file: Option<PathBuf>,
 }

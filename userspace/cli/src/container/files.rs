@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use peerfs_sys::mount_point::unmount_all;
 use rustix::io::Errno;
 use rustix::mount::{
-    fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, unmount, FsMountFlags,
-    FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags,
 };
 
 use super::state::{Container, Record};
@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::fuse::Stay;
 use crate::mount::{kernel_log, MountRequest};
 use crate::mount_options::MountOptions;
+use crate::rootless::is_in_user_namespace;
 
 /// The folders of a container that something is mounted on, in the order of unmounting.
 const MOUNT_POINTS: [&str; 2] = ["rootfs", "image"];
@@ -135,9 +136,13 @@ fn mount_overlay(lower: &Path, upper: &Path, work: &Path, root: &Path) -> Result
         fsconfig_set_string(&context, "lowerdir", lower)?;
         fsconfig_set_string(&context, "upperdir", upper)?;
         fsconfig_set_string(&context, "workdir", work)?;
-        // Both have directories and files whole in the upper layer, so that anything can read it.
-        fsconfig_set_string(&context, "redirect_dir", "off")?;
-        fsconfig_set_string(&context, "metacopy", "off")?;
+        // Directories and files are whole in the upper layer in each case, so that anything can read it.
+        if is_in_user_namespace() {
+            fsconfig_set_flag(&context, "userxattr")?;
+        } else {
+            fsconfig_set_string(&context, "redirect_dir", "off")?;
+            fsconfig_set_string(&context, "metacopy", "off")?;
+        }
         fsconfig_create(&context)
     };
     configure()

@@ -24,7 +24,6 @@ use peerfs_format::Digest;
 use peerfs_oci::ContainerConfig;
 use peerfs_store::{printable, Reference, Store};
 use peerfs_sys::interrupt;
-use rustix::process::geteuid;
 use serde::Serialize;
 
 use crate::arguments::{MakeArguments, StoreArguments};
@@ -32,10 +31,18 @@ use crate::build::{Maker, Origin};
 use crate::error::{Error, Result};
 use crate::output::{tell, Output};
 use crate::pull;
+use crate::rootless::{be_root, is_in_user_namespace, Entrance};
 use files::Files;
 use runtime::Runtime;
 use spec::{Bind, Network, Settings};
 use state::{Containers, Record};
+
+/// What an ordinary user's containers are in, with the user's further ids (subuid(5)).
+const USERS: Entrance = Entrance {
+    program: "unshare",
+    options: &["--user", "--map-root-user", "--map-auto", "--mount", "--"],
+    package: "util-linux",
+};
 
 /// Run a program of an image in a container.
 ///
@@ -49,9 +56,9 @@ pub(crate) struct RunArguments {
     /// Where peerfsd listens.
     #[arg(long, value_name = "PATH", default_value = peerfs_control::DEFAULT_SOCKET, value_hint = ValueHint::FilePath)]
     socket: PathBuf,
-    /// Where containers are kept.
-    #[arg(long, value_name = "DIR", default_value = state::DEFAULT, value_hint = ValueHint::DirPath)]
-    containers: PathBuf,
+    /// Where containers are kept [default: /var/lib/peerfs-containers, for ordinary users ~/.local/share/peerfs-containers].
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    containers: Option<PathBuf>,
     /// What to call the container; by default a random name, which is printed if the container stays.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -105,9 +112,9 @@ pub(crate) struct RunArguments {
 /// All of its image is read, and so fetched if it is not here; what is in the store already is not stored again.
 #[derive(Args)]
 pub(crate) struct CommitArguments {
-    /// Where containers are kept.
-    #[arg(long, value_name = "DIR", default_value = state::DEFAULT, value_hint = ValueHint::DirPath)]
-    containers: PathBuf,
+    /// Where containers are kept [default: /var/lib/peerfs-containers, for ordinary users ~/.local/share/peerfs-containers].
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    containers: Option<PathBuf>,
     /// The container.
     #[arg(value_name = "CONTAINER")]
     container: String,
@@ -118,9 +125,9 @@ pub(crate) struct CommitArguments {
 /// List containers that `peerfs run` has made, or remove some.
 #[derive(Args)]
 pub(crate) struct ContainersArguments {
-    /// Where containers are kept.
-    #[arg(long, global = true, value_name = "DIR", default_value = state::DEFAULT, value_hint = ValueHint::DirPath)]
-    containers: PathBuf,
+    /// Where containers are kept [default: /var/lib/peerfs-containers, for ordinary users ~/.local/share/peerfs-containers].
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    containers: Option<PathBuf>,
     /// Print a line of JSON for each.
     #[arg(long)]
     json: bool,
@@ -149,7 +156,7 @@ struct Listed<'a> {
 
 /// Runs a container. Returns its program's exit status.
 pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
-    need_root()?;
+    be_root(&USERS)?;
     let (store, manifest) = find_image(
         &arguments.store.root_dir,
         &arguments.image,
@@ -158,7 +165,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
     let origin = origin_of(&store, &arguments.image, &manifest)?;
     let runtime = Runtime::find(arguments.runtime.as_deref())?;
     runtime.check(origin.architecture.as_ref())?;
-    let containers = Containers::open(&arguments.containers)?;
+    let containers = Containers::open(arguments.containers.as_deref())?;
     let record = Record {
         image: arguments.image.to_string(),
         manifest: manifest.to_string(),
@@ -179,6 +186,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
             binds: &arguments.volume,
             is_read_only: arguments.read_only,
             network: arguments.network,
+            is_rootless: is_in_user_namespace(),
             has_terminal: arguments.tty,
             name: container.name(),
         };
@@ -207,8 +215,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
 
 /// Makes an image of a container.
 pub(crate) fn commit(arguments: &CommitArguments) -> Result<()> {
-    need_root()?;
-    let containers = Containers::open(&arguments.containers)?;
+    be_root(&USERS)?;
+    let containers = Containers::open(arguments.containers.as_deref())?;
     let container = containers.take(&arguments.container)?;
     let record = container.record()?;
     let store = Store::open(&record.root_dir)?;
@@ -230,8 +238,8 @@ pub(crate) fn commit(arguments: &CommitArguments) -> Result<()> {
 
 /// Lists containers, or removes some.
 pub(crate) fn containers(arguments: &ContainersArguments) -> Result<()> {
-    need_root()?;
-    let containers = Containers::open(&arguments.containers)?;
+    be_root(&USERS)?;
+    let containers = Containers::open(arguments.containers.as_deref())?;
     if let Some(Action::Rm { names }) = &arguments.action {
         for name in names {
             let container = containers.take(name)?;
@@ -257,15 +265,6 @@ pub(crate) fn containers(arguments: &ContainersArguments) -> Result<()> {
         }
     }
     output.finish()
-}
-
-fn need_root() -> Result<()> {
-    if geteuid().is_root() {
-        return Ok(());
-    }
-    Err(Error::Run(
-        "only root can run containers, also in a user namespace (`unshare --user --map-root-user --mount`)".to_owned(),
-    ))
 }
 
 /// The image, of which at least what a mount needs is in the store then.

@@ -107,6 +107,8 @@ pub(super) struct Settings<'a> {
     pub(super) binds: &'a [Bind],
     pub(super) is_read_only: bool,
     pub(super) network: Network,
+    /// Whether root is that of a user namespace alone.
+    pub(super) is_rootless: bool,
     pub(super) has_terminal: bool,
     pub(super) name: &'a str,
 }
@@ -243,9 +245,14 @@ fn mounts(settings: &Settings<'_>) -> Vec<Value> {
             &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
         ),
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        // Not the machine's own, under which others are mounted that could be written: its control groups.
-        mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
     ];
+    let options = ["rbind", "rprivate", "nosuid", "noexec", "nodev", "ro"];
+    mounts.push(match settings.is_rootless && settings.network == Network::Host {
+        // Not the machine's own, under which others are mounted that could be written: its control groups.
+        false => mount("/sys", "sysfs", &options[2..]),
+        // It belongs to the network, which is not the user's; nor are the control groups.
+        true => json!({ "destination": "/sys", "type": "bind", "source": "/sys", "options": options }),
+    });
     if settings.network == Network::Host {
         let files = NETWORK_FILES.iter().filter(|file| Path::new(file).exists());
         mounts.extend(files.map(|file| bind(file, file, "ro")));
@@ -274,6 +281,7 @@ mod tests {
         binds: &[],
         is_read_only: false,
         network: Network::Host,
+        is_rootless: false,
         has_terminal: false,
         name: "c",
     };

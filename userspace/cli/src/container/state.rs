@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use super::runtime::Runtime;
 use crate::error::{Error, Result};
+use crate::rootless::data_folder;
 
-/// Where containers are kept unless it is said.
-pub(super) const DEFAULT: &str = "/var/lib/peerfs-containers";
+/// The name of the folder with containers, unless another one is said.
+const FOLDER: &str = "peerfs-containers";
 /// The longest name.
 const NAME_MAX: usize = 63;
 const RECORD: &str = "container.json";
@@ -55,9 +56,12 @@ pub(super) struct Container {
 }
 
 impl Containers {
-    /// Opens or makes it.
-    pub(super) fn open(folder: &Path) -> Result<Self> {
-        let folder = super::absolute(folder)?;
+    /// Opens or makes it; without a folder the usual one.
+    pub(super) fn open(folder: Option<&Path>) -> Result<Self> {
+        let folder = match folder {
+            Some(folder) => super::absolute(folder)?,
+            None => data_folder(FOLDER),
+        };
         // What they hold is not for the machine's users.
         let made = DirBuilder::new()
             .recursive(true)
@@ -187,9 +191,9 @@ impl Container {
 
     /// The tag by which the store keeps the image. Containers of one name in two folders have two.
     fn tag(&self) -> Tag {
-        let folder = self.folder.parent().unwrap_or(Path::new(DEFAULT));
+        let (folder, usual) = (self.folder.parent(), data_folder(FOLDER));
         let mut text = format!("peerfs-containers/{}", self.name);
-        if folder != Path::new(DEFAULT) {
+        if let Some(folder) = folder.filter(|folder| *folder != usual) {
             let digest = sha256(folder.as_os_str().as_bytes()).to_string();
             text.extend(['-'].into_iter().chain(digest.chars().take(FOLDER_DIGITS)));
         }
@@ -275,7 +279,7 @@ mod tests {
     #[test]
     fn a_container_is_worked_with_by_one_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
-        let containers = Containers::open(folder.path()).unwrap();
+        let containers = Containers::open(Some(folder.path())).unwrap();
         let record = Record {
             image: "debian".to_owned(),
             manifest: "0a".repeat(32),

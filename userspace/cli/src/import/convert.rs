@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 use peerfs_build::Compression;
-use peerfs_oci::Platform;
-use peerfs_store::{Reference, Tag};
+use peerfs_oci::{media_type_of, BlobInfo, Platform, DOCUMENT_TYPES};
+use peerfs_registry::{Remote, RemoteImage};
+use peerfs_store::{Reference, RegistryReference, Tag};
 
 use super::source::{parse_size, Format, Source};
 use super::ImportArguments;
@@ -18,9 +19,13 @@ use crate::arguments::{
 use crate::error::{Error, Result};
 use crate::{import, push};
 
+/// What an image is called in a store of its own that goes beside another one.
+const CONVERSION: &str = "conversion";
+
 /// Put an image for containers into a registry in the form of peerfs.
 ///
-/// What `peerfs import` and `peerfs push` do, one after the other: for a pipeline that has just built an image. The same source
+/// Without a destination it is put beside the image, by its digest and without a tag: who pulls that by its name finds it
+/// there. What `peerfs import` and `peerfs push` do, one after the other: for a pipeline that has just built an image. The same source
 /// makes the same image wherever it is converted, and of a later version only what has changed is sent. Prints the digest of the
 /// manifest, and then the reference by the digest of what the tag leads to.
 #[derive(Args)]
@@ -28,9 +33,9 @@ pub(crate) struct ConvertArguments {
     /// An image of a registry (REGISTRY/NAME:TAG, with or without docker://), or whatever else `peerfs import` takes.
     #[arg(value_hint = ValueHint::AnyPath)]
     source: String,
-    /// Where to put it: REGISTRY/NAME:TAG.
+    /// Where to put it: REGISTRY/NAME:TAG; by default beside the image that it is made of.
     #[arg(value_name = "DESTINATION")]
-    destination: Reference,
+    destination: Option<Reference>,
     /// The store to make it in, which keeps it, so that less is to be done for its next version. By default one that is removed
     /// afterwards.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -56,10 +61,24 @@ pub(crate) struct ConvertArguments {
 
 /// Makes an image of what others made, and puts it into a registry.
 pub(crate) fn run(arguments: &ConvertArguments) -> Result<()> {
-    let destination = &arguments.destination;
+    let mut source = source(&arguments.source);
     // Before all the work is done.
-    push::check_destination(destination)?;
-    let tag: Tag = destination.to_string().parse()?;
+    let original = match &arguments.destination {
+        Some(destination) => {
+            push::check_destination(destination)?;
+            None
+        }
+        None => {
+            let original = Original::find(&source, arguments)?;
+            // Its tag may come to mean another one meanwhile.
+            source.path = PathBuf::from(original.image.to_string());
+            Some(original)
+        }
+    };
+    let tag: Tag = match &arguments.destination {
+        Some(destination) => destination.to_string().parse()?,
+        None => CONVERSION.parse()?,
+    };
     let temporary = match &arguments.root_dir {
         Some(_) => None,
         None => Some(tempfile::tempdir().map_err(|source| Error::Write {
@@ -76,7 +95,7 @@ pub(crate) fn run(arguments: &ConvertArguments) -> Result<()> {
         root_dir: root_dir.clone(),
     };
     import::run(&ImportArguments {
-        source: source(&arguments.source),
+        source,
         format: Format::Auto,
         image: None,
         platform: arguments.platform.clone(),
@@ -84,7 +103,7 @@ pub(crate) fn run(arguments: &ConvertArguments) -> Result<()> {
         registry: arguments.registry.clone(),
         make: MakeArguments {
             store: store(),
-            tag,
+            tag: tag.clone(),
             base: Vec::new(),
             profile: arguments.profile,
             compression: arguments.compression,
@@ -94,13 +113,57 @@ pub(crate) fn run(arguments: &ConvertArguments) -> Result<()> {
             json: false,
         },
     })?;
-    push::run(&PushArguments {
+    let push = PushArguments {
         store: store(),
         registry: arguments.registry.clone(),
         json: false,
-        image: destination.clone(),
-        destination: None,
-    })
+        image: Reference::Tag(tag),
+        destination: arguments.destination.clone(),
+    };
+    match original {
+        None => push::run(&push),
+        Some(original) => push::beside(&push, &original.image, &original.manifest),
+    }
+}
+
+/// An image of a registry that its conversion is to be put beside.
+struct Original {
+    /// It, by its digest.
+    image: RegistryReference,
+    /// Its OCI image manifest.
+    manifest: BlobInfo,
+}
+
+impl Original {
+    fn find(source: &Source, arguments: &ConvertArguments) -> Result<Self> {
+        let refused = |problem| Error::Import {
+            path: source.path.clone(),
+            problem,
+        };
+        let image = match source.path.to_string_lossy().parse() {
+            Ok(Reference::Registry(image)) if source.format == Format::Registry => image,
+            _ => return Err(refused("it is no image of a registry, beside which its conversion could be put; say where to put that")),
+        };
+        let wanted = arguments.platform.clone().unwrap_or_else(Platform::host);
+        let remote = Remote::repository(&image, &push::options(&arguments.registry))?;
+        let RemoteImage::Ordinary(found) = push::block_on(remote.image(&image, &wanted))? else {
+            return Err(refused("it is an image of peerfs already"));
+        };
+        let bytes = &found.manifest.bytes;
+        let media_type = media_type_of(bytes).unwrap_or_else(|| DOCUMENT_TYPES[1].to_owned());
+        Ok(Original {
+            image: RegistryReference {
+                tag: None,
+                digest: Some(found.manifest.digest),
+                ..image
+            },
+            manifest: BlobInfo {
+                digest: found.manifest.digest,
+                length: bytes.len() as u64,
+                media_type,
+            },
+        })
+    }
 }
 
 /// What is meant: a file, unless it is none and can be an image of a registry.

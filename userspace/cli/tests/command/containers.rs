@@ -396,3 +396,52 @@ fn what_is_told_to_end_ends_and_keeps_what_it_wrote() {
     world.succeed("containers", &["rm", "r"]);
     assert_eq!(world.mounts(), 0);
 }
+
+#[test]
+fn an_ordinary_user_has_containers_in_a_user_namespace() {
+    if !can_run() {
+        return;
+    }
+    if Command::new("newuidmap").output().is_err() {
+        eprintln!("skipped: there is no newuidmap");
+        return;
+    }
+    let world = World::new();
+    let program = crate::running::public_copy(world.folder.path());
+    let script = "unshare --user --map-root-user --map-auto true || exit 77
+        peerfs=$1
+        \"$peerfs\" run --rm a
+        \"$peerfs\" run --rm --network none -u root a 'echo $(/bin/busybox id -u) >/made; cat /made; ls /sys | head -n 1'
+        \"$peerfs\" run --name one -u root a 'rm /etc/motd; rm -r /srv; mkdir /srv; echo one >/srv/new'
+        \"$peerfs\" run --name two -u root a 'exit 3' || test $? = 3
+        \"$peerfs\" containers
+        \"$peerfs\" commit one --tag changed
+        \"$peerfs\" containers rm one two
+        \"$peerfs\" containers
+        \"$peerfs\" ls changed /etc
+        \"$peerfs\" cat changed /srv/new
+        ls \"$XDG_DATA_HOME/peerfs-containers\"";
+    let mut shell = Command::new("unshare");
+    shell.args(["--mount", "sh", "-c", crate::running::AS_USER, script]);
+    let output = shell
+        .arg(world.folder.path())
+        .arg(program)
+        .output()
+        .unwrap();
+    if output.status.code() == Some(77) {
+        eprintln!("skipped: users may have no namespaces");
+        return;
+    }
+    let said = String::from_utf8_lossy(&output.stdout);
+    let expected = "hi 33:34 /srv /srv\n0\nblock\none  ended    a\ntwo  ended    a\n";
+    let rest = said.strip_prefix(expected);
+    let rest = rest.unwrap_or_else(|| panic!("{output:?}"));
+    assert!(output.status.success(), "{output:?}");
+    let (digest, rest) = rest.split_once('\n').unwrap();
+    assert_eq!(
+        (digest.len(), rest),
+        (64, "hosts\npasswd\nresolv.conf\none\n"),
+        "{output:?}"
+    );
+    assert_eq!(world.mounts(), 0);
+}

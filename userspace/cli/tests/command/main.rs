@@ -7,8 +7,10 @@
 mod base;
 mod building;
 mod containers;
+mod conversions;
 mod damage;
 mod docker_registry;
+mod elsewhere;
 mod exporting;
 mod extracting;
 mod fixture;

@@ -226,3 +226,73 @@ fn podman_runs_an_image_that_comes_when_it_is_read() {
     assert!(!podman(&["images"]).contains("team/"));
     assert!(!peerfs(&["images", "--root-dir", &store]).contains("peerfs-podman"));
 }
+
+/// A user's own store, daemon and podman, in a user namespace that podman makes.
+#[test]
+fn an_ordinary_users_podman_runs_one_too() {
+    let peerfsd = Path::new(PEERFS).with_file_name("peerfsd");
+    let has_ids = Command::new("newuidmap").output().is_ok();
+    if !geteuid().is_root() || !peerfsd.exists() || !has_ids {
+        eprintln!("skipped: not root, no peerfsd beside peerfs, or no newuidmap");
+        return;
+    }
+    let registry = Registry::start(tempfile::tempdir().unwrap(), "", "");
+    let folder = registry.folder.path().to_owned();
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let tree = folder.join("tree");
+    for directory in ["bin", "etc", "proc", "sys", "dev", "run", "tmp"] {
+        fs::create_dir_all(tree.join(directory)).unwrap();
+    }
+    fs::copy("/bin/busybox", tree.join("bin/sh")).unwrap();
+    fs::write(tree.join("etc/motd"), "hello\n").unwrap();
+    let reference = format!("{}/team/a:1", registry.address);
+    let publisher = path("publisher");
+    let peerfs = |arguments: &[&str]| {
+        let mut process = Command::new(PEERFS);
+        text(process.args(arguments).args(["--root-dir", &publisher]))
+    };
+    peerfs(&["build", tree.to_str().unwrap(), "--tag", &reference]);
+    peerfs(&["push", &reference]);
+    let program = crate::running::public_copy(&folder);
+    fs::copy(peerfsd, path("peerfsd")).unwrap();
+    let config = format!(
+        "root_dir = {:?}\nstate_dir = {:?}\ncontrol_socket = {:?}\ndevice = \"none\"\n[peer]\nmdns = false\n\
+         listen = [\"/ip4/127.0.0.1/tcp/0\"]\n",
+        path("run/store"),
+        path("run/state"),
+        path("run/control"),
+    );
+    fs::write(folder.join("peerfsd.toml"), config).unwrap();
+    let storage = format!(
+        "[storage]\ndriver = \"overlay\"\n[storage.options]\nadditionalimagestores = [{:?}]\n",
+        path("run/peerfs-podman"),
+    );
+    fs::create_dir_all(folder.join(".config/containers")).unwrap();
+    fs::write(folder.join(".config/containers/storage.conf"), storage).unwrap();
+    let script = "unshare --user --map-root-user --map-auto true || exit 77
+        \"$0/peerfsd\" --config \"$0/peerfsd.toml\" 2>/dev/null &
+        until [ -S \"$0/run/control\" ]; do sleep 0.1; done
+        mkdir \"$0/run/peerfs-podman\"
+        of_peerfs() { \"$1\" podman --root-dir run/store --socket run/control -o fuse \"$2\" $4 \"$3\"; }
+        of_peerfs \"$1\" add \"$2\" --plain-http
+        for script in 'cat /etc/motd; echo mine >/etc/motd; cat /etc/motd' 'cat /etc/motd'; do
+            podman --cgroup-manager cgroupfs --events-backend file --runtime runc run --rm --network none \\
+                --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 \"$2\" /bin/sh -c \"$script\"
+        done
+        of_peerfs \"$1\" rm \"$2\"
+        podman images --quiet";
+    let mut shell = Command::new("unshare");
+    // Whatever stays behind ends with it.
+    shell.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    shell.args(["sh", "-c", crate::running::AS_USER, script]);
+    shell.arg(&folder).arg(program).arg(&reference);
+    let output = shell.output().unwrap();
+    if output.status.code() == Some(77) {
+        eprintln!("skipped: users may have no namespaces");
+        return;
+    }
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let (id, rest) = said.split_once('\n').unwrap();
+    assert_eq!((id.len(), rest), (64, "hello\nmine\nhello\n"));
+}

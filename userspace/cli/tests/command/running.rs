@@ -124,6 +124,22 @@ pub fn public_copy(folder: &Path) -> PathBuf {
     program
 }
 
+/// Begins in a mount namespace of its own, in which an ordinary user has further ids and may open `/dev/fuse`, and goes on as
+/// that user. `$0` is what that runs, `$1` a folder of theirs.
+pub const AS_USER: &str = "set -e
+mkdir \"$1/devices\" \"$1/run\"
+mount -t tmpfs -o mode=755 none \"$1/devices\"
+mknod -m 666 \"$1/devices/fuse\" c 10 229
+mount --bind \"$1/devices/fuse\" /dev/fuse
+echo 65534:500000:65536 >\"$1/devices/ids\"
+for file in subuid subgid; do
+    mount --bind \"$1/devices/ids\" /etc/$file
+done
+chown -R 65534:65534 \"$1\"
+cd \"$1\"
+export HOME=\"$1\" XDG_RUNTIME_DIR=\"$1/run\" XDG_DATA_HOME=\"$1/run\" PEERFS_ROOT_DIR=\"$1/store\"
+exec setpriv --reuid 65534 --regid 65534 --clear-groups sh -e -c \"$0\" \"$@\"";
+
 /// Has a process run by a user who is not root.
 pub fn drop_privileges(process: &mut Command) -> &mut Command {
     const NOBODY: u32 = 65534;

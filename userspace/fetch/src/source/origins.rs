@@ -37,7 +37,7 @@ pub enum OriginError {
     Disk(#[from] DiskError),
     /// It is an image for container runtimes alone.
     #[error(
-        "{0} is no image of peerfs, but an ordinary one of {1} layers: `peerfs import docker://{0}` makes one of it"
+        "{0} is no image of peerfs, but an ordinary one of {1} layers: `peerfs import docker://{0}` makes one of it, and `peerfs convert {0}` puts one beside it"
     )]
     Ordinary(String, usize),
 }
@@ -94,8 +94,16 @@ impl Origins {
         let image = match remote.image(reference, &Platform::host()).await? {
             RemoteImage::Peerfs(image) => image,
             RemoteImage::Ordinary(image) => {
-                let layers = image.layers.len();
-                return Err(OriginError::Ordinary(reference.to_string(), layers));
+                // By a tag it is the registry that says what is meant; a digest is not the registry's to explain.
+                let may_be_converted =
+                    reference.digest.is_none() || self.0.options.trust_conversions;
+                let conversion = match may_be_converted {
+                    true => remote.conversion(&image).await?,
+                    false => None,
+                };
+                conversion.ok_or_else(|| {
+                    OriginError::Ordinary(reference.to_string(), image.layers.len())
+                })?
             }
         };
         let manifest = image.manifest;

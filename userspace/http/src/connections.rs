@@ -16,7 +16,8 @@ use tokio::time::{sleep, Instant, Sleep};
 
 /// The most connections at a time. Others wait until the kernel refuses them.
 const CONNECTIONS_MAX: usize = 64;
-/// How long nothing may come. Prometheus asks every minute at least, and the page every two seconds.
+/// How long nothing may come or be taken. Prometheus asks every minute at least, the page every two seconds, and who gets a long
+/// answer takes it as it comes.
 const IDLE_MAX: Duration = Duration::from_secs(120);
 
 /// A listener that has few connections.
@@ -55,7 +56,7 @@ impl<L: Listener> Listener for Few<L> {
     }
 }
 
-/// A connection that ends when nothing has come for long.
+/// A connection that ends when nothing has come or was taken for long.
 pub(crate) struct Connection<C> {
     inner: C,
     idle: Pin<Box<Sleep>>,
@@ -94,7 +95,11 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Connection<C> {
     ) -> Poll<io::Result<usize>> {
         // Who reads nothing of a long answer does not keep it here.
         self.must_go_on(context)?;
-        Pin::new(&mut self.inner).poll_write(context, bytes)
+        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        if written.is_ready() {
+            self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
