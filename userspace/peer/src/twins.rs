@@ -13,6 +13,8 @@ use libp2p::{Multiaddr, PeerId};
 use socket2::{Domain, Socket, Type};
 use tokio::net::UdpSocket;
 
+use crate::network::ip_of;
+
 /// The machines that are told of, each once.
 const TOLD_MAX: usize = 16;
 
@@ -45,7 +47,7 @@ impl Twins {
     /// Somebody with the node's key came from this address, of which the port says nothing.
     pub(crate) fn came(&mut self, from: &Multiaddr, own: &[Multiaddr]) {
         // The node has dialled itself: whether at an address of its own is seen where it dials.
-        if !own.iter().any(|own| ip(own) == ip(from)) {
+        if !own.iter().any(|own| ip_of(own) == ip_of(from)) {
             self.tell(from);
         }
     }
@@ -58,7 +60,7 @@ impl Twins {
     }
 
     fn is_still_there(&mut self, address: &Multiaddr, own: &[Multiaddr], now: Instant) -> bool {
-        let Some(ip) = ip(address).filter(|_| !is_own(address, own)) else {
+        let Some(ip) = ip_of(address).filter(|_| !is_own(address, own)) else {
             return false;
         };
         if self.seen.len() >= TOLD_MAX && !self.seen.contains_key(&ip) {
@@ -79,7 +81,7 @@ impl Twins {
     }
 
     fn is_new(&mut self, address: &Multiaddr) -> bool {
-        ip(address).is_some_and(|ip| self.told.len() < TOLD_MAX && self.told.insert(ip))
+        ip_of(address).is_some_and(|ip| self.told.len() < TOLD_MAX && self.told.insert(ip))
     }
 }
 
@@ -138,17 +140,9 @@ pub(crate) fn is_own(address: &Multiaddr, own: &[Multiaddr]) -> bool {
     there.is_some() && own.iter().any(|own| socket(own) == there)
 }
 
-fn ip(address: &Multiaddr) -> Option<IpAddr> {
-    match address.iter().next()? {
-        Protocol::Ip4(ip) => Some(ip.into()),
-        Protocol::Ip6(ip) => Some(ip.into()),
-        _ => None,
-    }
-}
-
 fn socket(address: &Multiaddr) -> Option<(IpAddr, u16)> {
     match address.iter().nth(1)? {
-        Protocol::Tcp(port) => Some((ip(address)?, port)),
+        Protocol::Tcp(port) => Some((ip_of(address)?, port)),
         _ => None,
     }
 }

@@ -45,7 +45,7 @@ impl Drop for Link {
     }
 }
 
-fn ip(arguments: &[&str]) -> bool {
+pub fn ip(arguments: &[&str]) -> bool {
     Command::new("ip")
         .args(arguments)
         .stderr(Stdio::null())
