@@ -38,6 +38,7 @@ mod log_limit;
 pub mod logging;
 pub mod manager;
 mod monitor;
+mod peer_config;
 mod provider;
 pub mod reload;
 mod requests;
