@@ -219,7 +219,8 @@ impl Connections {
         self.pending_inbound.remove(&id);
         self.pending_outbound.remove(&id);
         self.expected.remove(&id);
-        let Some(peer) = unreachable else {
+        // One that is connected by a relay is reached, and more is tried.
+        let Some(peer) = unreachable.filter(|peer| self.with(*peer).next().is_none()) else {
             return;
         };
         if self.unreachable.len() >= UNREACHABLE_PEERS {

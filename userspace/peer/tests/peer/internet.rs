@@ -85,6 +85,53 @@ impl Drop for Internet {
     }
 }
 
+/// Runs a command in a namespace.
+fn run_in(namespace: &str, command: &str) -> bool {
+    ip(&["netns", "exec", namespace, "sh", "-c", command])
+}
+
+impl Internet {
+    /// Makes routers of the machines at the sides, which let nothing in that was not asked for, and puts others behind
+    /// them. `None` if that is not possible here.
+    fn behind_routers(&mut self) -> Option<Vec<String>> {
+        let forward = "echo 1 >/proc/sys/net/ipv4/ip_forward";
+        let mut made = run_in(&self.middle, forward);
+        let mut homes = Vec::new();
+        for (side, router) in self.sides.clone().into_iter().enumerate() {
+            let home = format!("{router}-h");
+            let (own, gateway) = (format!("192.168.{side}.2/24"), format!("192.168.{side}.1"));
+            let translate = "iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE && \
+                             iptables -A INPUT -i eth0 -m state --state NEW -j DROP && \
+                             iptables -A FORWARD -i eth0 -m state --state NEW -j DROP";
+            made = made
+                && ip(&["netns", "add", &home])
+                && ip(&[
+                    "-n", &router, "link", "add", "home", "type", "veth", "peer", "name", "eth0",
+                    "netns", &home,
+                ])
+                && ip(&[
+                    "-n",
+                    &router,
+                    "addr",
+                    "add",
+                    &format!("{gateway}/24"),
+                    "dev",
+                    "home",
+                ])
+                && ip(&["-n", &router, "link", "set", "home", "up"])
+                && ip(&["-n", &home, "addr", "add", &own, "dev", "eth0"])
+                && ip(&["-n", &home, "link", "set", "lo", "up"])
+                && ip(&["-n", &home, "link", "set", "eth0", "up"])
+                && ip(&["-n", &home, "route", "add", "default", "via", &gateway])
+                && run_in(&router, forward)
+                && run_in(&router, translate);
+            homes.push(home);
+        }
+        self.sides.extend(homes.iter().cloned());
+        made.then_some(homes)
+    }
+}
+
 /// A thread in a namespace, and a runtime in it.
 fn inside<F: Future>(
     namespace: &str,
@@ -355,4 +402,44 @@ async fn nodes_that_meet_at_a_relay_alone_exchange_chunks() {
     // Only who is reached is a part of the DHT.
     assert_eq!(middle.node.network().await.unwrap().dht_nodes, 1);
     assert_eq!(hidden.node.network().await.unwrap().dht_nodes, 2);
+}
+
+/// Whether one node is connected to another, and not by a relay alone.
+fn is_direct(node: &Node, peer: PeerId) -> bool {
+    let mut peers = node.peers().into_iter();
+    let found = peers.find(|info| info.id == peer);
+    found.is_some_and(|info| !info.address.to_string().contains("p2p-circuit"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_behind_routers_connect_without_the_relay() {
+    let mut net = Internet::new(2);
+    let Some(homes) = net.as_mut().and_then(Internet::behind_routers) else {
+        eprintln!("skipped: it needs root, `ip` and `iptables`");
+        return;
+    };
+    let net = net.unwrap();
+    let middle = Machine::start(&net.middle, relay(), Store::default()).await;
+    let bootstrap = "/ip4/5.5.1.1/tcp/4001";
+    let store = store_with_pack(10, 50_000);
+    let one = Machine::start(&homes[0], internet(Some(bootstrap)), store).await;
+    let other = Machine::start(&homes[1], internet(Some(bootstrap)), Store::default()).await;
+    one.node.provide(PACK).await;
+    one.becomes(Reachability::Relayed).await;
+    connected(&other.node, middle.node.peer_id()).await;
+    let begun = Instant::now();
+    while !is_direct(&other.node, one.node.peer_id()) {
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "no hole is punched"
+        );
+        providers(&other.node, PACK).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("connected without the relay after {:?}", begun.elapsed());
+    // The other connection goes, and what is asked for comes all the same.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(is_direct(&one.node, other.node.peer_id()));
+    let mut chunks = fetch(&other.node, one.node.peer_id(), &[3], Priority::Demand);
+    assert!(chunks.next().await.unwrap().is_ok());
 }
