@@ -37,6 +37,7 @@ mod identity;
 mod inbound;
 mod internet;
 mod lane;
+mod links;
 mod lookup;
 mod network;
 mod network_info;

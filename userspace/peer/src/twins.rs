@@ -18,6 +18,9 @@ use crate::network::ip_of;
 /// The machines that are told of, each once.
 const TOLD_MAX: usize = 16;
 
+/// The addresses that are read of one message.
+const ADDRESSES_MAX: usize = 64;
+
 /// How long after the first time a machine must still be seen on the link: an address that the node itself
 /// had a moment ago is no other machine's.
 const STILL_THERE: Duration = Duration::from_secs(10);
@@ -114,13 +117,20 @@ impl Ear {
     }
 }
 
-/// The addresses in a message's TXT records `dnsaddr=<address>` that end with this id. A text has its length
-/// before it, and is never compressed.
+/// The addresses in a message that end with this id.
 fn addresses_of(message: &[u8], id: &PeerId) -> Vec<Multiaddr> {
+    let mut addresses = addresses_in(message);
+    addresses.retain(|address| address.iter().last() == Some(Protocol::P2p(*id)));
+    addresses
+}
+
+/// The addresses in a message's TXT records `dnsaddr=<address>`, some dozens at most. A text has its length before it, and
+/// is never compressed.
+pub(crate) fn addresses_in(message: &[u8]) -> Vec<Multiaddr> {
     const KEY: &[u8] = b"dnsaddr=";
     let mut addresses = Vec::new();
     for (place, window) in message.windows(KEY.len()).enumerate() {
-        if window != KEY || addresses.len() >= TOLD_MAX {
+        if window != KEY || addresses.len() >= ADDRESSES_MAX {
             continue;
         }
         let length = place.checked_sub(1).and_then(|before| message.get(before));
@@ -128,8 +138,7 @@ fn addresses_of(message: &[u8], id: &PeerId) -> Vec<Multiaddr> {
             .and_then(|length| message.get(place + KEY.len()..place + usize::from(*length)))
             .and_then(|text| std::str::from_utf8(text).ok());
         let address = text.and_then(|text| text.parse::<Multiaddr>().ok());
-        addresses
-            .extend(address.filter(|address| address.iter().last() == Some(Protocol::P2p(*id))));
+        addresses.extend(address);
     }
     addresses
 }

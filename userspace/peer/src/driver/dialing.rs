@@ -29,7 +29,7 @@ impl Driver {
         let resolution = async move {
             let addresses = match &target {
                 Target::Address(address) => resolve(address).await,
-                // Those that the behaviours know are used.
+                // Those that are known of its link are used, and those that the behaviours know.
                 Target::Peer(_) => Ok(Vec::new()),
             };
             (target, addresses)
@@ -39,6 +39,7 @@ impl Driver {
 
     pub(super) fn on_resolved(&mut self, target: Target, addresses: io::Result<Vec<Multiaddr>>) {
         let addresses = match (&target, addresses) {
+            (Target::Peer(peer), _) => self.neighbours.addresses(peer),
             (Target::Address(address), Err(error)) => {
                 tracing::warn!(%address, %error, "cannot look up the address");
                 self.dialer.unresolved(&target, Instant::now());
@@ -109,7 +110,13 @@ impl Driver {
 /// that the other end sees then is the one to which holes are punched.
 fn dial_options(target: &Target, mut addresses: Vec<Multiaddr>, internet: bool) -> DialOpts {
     let peer = match target {
-        Target::Peer(peer) => return DialOpts::peer_id(*peer).allocate_new_port().build(),
+        Target::Peer(peer) => {
+            return DialOpts::peer_id(*peer)
+                .addresses(addresses)
+                .extend_addresses_through_behaviour()
+                .allocate_new_port()
+                .build()
+        }
         Target::Address(address) => peer_of(address),
     };
     match peer {

@@ -29,6 +29,7 @@ use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::client::Client;
 use crate::dialer::{Dialer, Target};
 use crate::internet::Configured;
+use crate::links::{Links, Neighbours};
 use crate::network::is_relayed;
 use crate::pauses::{Clocks, Pause, Pauses};
 use crate::peer_table::PeerTable;
@@ -113,6 +114,8 @@ pub(crate) struct Driver {
     pauses: Pauses,
     /// Whether multicast DNS is in use.
     mdns: bool,
+    /// Those on the link that were found over IPv6.
+    neighbours: Neighbours,
     /// None on a local network.
     internet: Option<Internet>,
 }
@@ -158,6 +161,7 @@ impl Driver {
             strangers: Strangers::default(),
             pauses: Pauses::default(),
             mdns: config.mdns,
+            neighbours: Neighbours::default(),
             internet: config
                 .internet
                 .as_ref()
@@ -180,6 +184,8 @@ impl Driver {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let own_id = *self.swarm.local_peer_id();
         let mut ear = self.mdns.then(Ear::open).and_then(Result::ok);
+        let mut links = self.mdns.then(Links::open).and_then(Result::ok);
+        let addresses = self.outlets.listen_addresses.subscribe();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -191,6 +197,7 @@ impl Driver {
                     self.on_resolved(target, addresses);
                 }
                 heard = hear(&mut ear, &own_id) => self.on_heard(&heard),
+                heard = hear_on(&mut links, &own_id, &addresses) => self.on_found(heard),
                 _ = tick.tick() => self.tidy(),
             }
             self.dial_due();
@@ -226,9 +233,7 @@ impl Driver {
 
     /// Dials some of those on the link, if too few are.
     fn add_neighbours(&mut self) {
-        let mdns = self.swarm.behaviour().mdns.as_ref();
-        let found = mdns.into_iter().flat_map(|mdns| mdns.discovered_nodes());
-        let mut found: Vec<PeerId> = found.copied().collect();
+        let mut found: Vec<PeerId> = self.found().into_iter().collect();
         fastrand::shuffle(&mut found);
         for peer in found {
             self.add_neighbour(peer);
@@ -319,13 +324,7 @@ impl Driver {
     }
 
     fn describe(&mut self) -> NetworkInfo {
-        let behaviour = self.swarm.behaviour_mut();
-        let mdns = behaviour.mdns.as_ref();
-        let found = |mdns: &mdns::tokio::Behaviour| {
-            let found: HashSet<_> = mdns.discovered_nodes().collect();
-            found.len()
-        };
-        let neighbours = mdns.map(found);
+        let neighbours = self.mdns.then(|| self.found().len());
         let (bootstrap, bootstrap_connected) = self.dialer.bootstrap();
         NetworkInfo {
             neighbours,
@@ -348,9 +347,21 @@ impl Driver {
 
     /// Whether a peer is known to be on the link.
     fn is_neighbour(&self, peer: PeerId) -> bool {
+        self.found().contains(&peer)
+    }
+
+    /// The peers that are known to be on the link.
+    fn found(&self) -> HashSet<PeerId> {
         let mdns = self.swarm.behaviour().mdns.as_ref();
-        let mut neighbours = mdns.into_iter().flat_map(|mdns| mdns.discovered_nodes());
-        neighbours.any(|other| *other == peer)
+        let found = mdns.into_iter().flat_map(|mdns| mdns.discovered_nodes());
+        found.chain(self.neighbours.peers()).copied().collect()
+    }
+
+    /// Somebody on the link has said its addresses.
+    fn on_found(&mut self, addresses: Vec<Multiaddr>) {
+        for peer in self.neighbours.heard(addresses, Instant::now()) {
+            self.add_neighbour(peer);
+        }
     }
 
     /// A peer was found on the link.
@@ -509,6 +520,25 @@ async fn hear(ear: &mut Option<Ear>, id: &PeerId) -> Vec<Multiaddr> {
         Ok(addresses) => addresses,
         Err(_) => {
             *ear = None;
+            Vec::new()
+        }
+    }
+}
+
+/// What is heard over IPv6 of who is on the link; nothing more after an error.
+async fn hear_on(
+    links: &mut Option<Links>,
+    id: &PeerId,
+    own: &watch::Receiver<Vec<Multiaddr>>,
+) -> Vec<Multiaddr> {
+    let Some(open) = links else {
+        return std::future::pending().await;
+    };
+    match open.hear(id, || own.borrow().clone()).await {
+        Ok(addresses) => addresses,
+        Err(error) => {
+            tracing::debug!(%error, "no multicast DNS over IPv6 any more");
+            *links = None;
             Vec::new()
         }
     }
