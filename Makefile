@@ -6,7 +6,7 @@
 MAKEFLAGS += --no-print-directory
 prefix ?= /usr/local
 
-.PHONY: help demo demo-diskless test check soak bench bench-containers bench-fuse bench-images bench-kernel bench-swarm userspace modules kernel graft dkms deb test-deb rust-project install clean distclean
+.PHONY: help demo demo-diskless test check soak bench bench-containers bench-fuse bench-images bench-kernel bench-scheduler bench-swarm userspace modules kernel graft dkms deb test-deb rust-project install clean distclean
 
 help:
 	@echo 'peerfs: mount an image that this machine does not have yet'
@@ -19,6 +19,7 @@ help:
 	@echo '  make bench          how fast images are built, against EROFS, and the demo'\''s first command'
 	@echo '  make bench-images   what images take to make, update, import and extract, against other tools'
 	@echo '  make bench-kernel   how fast they are read, against EROFS, squashfs and ext4 in one guest'
+	@echo '  make bench-scheduler  what it takes to decide whom to ask, with up to 500 sources'
 	@echo '  make bench-swarm    how soon many nodes have an image, and what its source sends; in namespaces, as root'
 	@echo '  make bench-containers  how soon a container has started whose image is not here, by containerd; as root'
 	@echo '  make bench-fuse     mounts through FUSE beside squashfuse; as root'
@@ -40,7 +41,7 @@ demo demo-diskless:
 	@scripts/setup-packages base
 	@scripts/$@
 
-test check soak bench bench-containers bench-fuse bench-images bench-kernel bench-swarm:
+test check soak bench bench-containers bench-fuse bench-images bench-kernel bench-scheduler bench-swarm:
 	@scripts/setup-packages
 	@scripts/$@
 

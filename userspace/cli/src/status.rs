@@ -30,6 +30,9 @@ fn print(status: &Status, output: &mut Output) -> Result<()> {
     for address in &status.listen_addresses {
         output.line(&format!("  listens on {}", printable(address)))?;
     }
+    if let Some(reachability) = status.reachability {
+        output.line(&format!("  {reachability}"))?;
+    }
     output.line(&format!(
         "requests in flight: {}",
         status.requests_in_flight

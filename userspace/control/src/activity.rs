@@ -3,6 +3,7 @@
 //! What a daemon is busy with: all that can be told without a look at its store's disk.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -54,12 +55,40 @@ pub struct RequestStatus {
     pub chunks_here: u64,
 }
 
+/// How others reach a node on the Internet.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reachability {
+    /// Nobody has tried yet.
+    #[default]
+    Unknown,
+    /// They can connect to it.
+    Direct,
+    /// Through a relay.
+    Relayed,
+    /// Not at all.
+    Not,
+}
+
+impl fmt::Display for Reachability {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Reachability::Unknown => "no peer has tried yet whether it reaches this node",
+            Reachability::Direct => "others reach this node",
+            Reachability::Relayed => "others reach this node through a relay",
+            Reachability::Not => "others do not reach this node",
+        })
+    }
+}
+
 /// How a daemon is connected.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default)]
 pub struct NetworkStatus {
     /// Where it listens, as multiaddresses.
     pub listen_addresses: Vec<String>,
+    /// How others reach it; none on a local network, where that is not looked at.
+    pub reachability: Option<Reachability>,
     /// The peers that multicast DNS has found; none if it is switched off.
     pub neighbours: Option<u64>,
     /// The nodes of its routing table of the DHT.

@@ -15,7 +15,7 @@ mod message;
 mod peers;
 mod status;
 
-pub use activity::{Activity, NetworkStatus, RequestStatus};
+pub use activity::{Activity, NetworkStatus, Reachability, RequestStatus};
 pub use client::{ask, connect, Connection, Error, Next};
 pub use event::{Event, EventKind};
 pub use message::{FetchLine, Reply, Request, COMMANDS, LINE_MAX, REQUEST_MAX};

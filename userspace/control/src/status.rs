@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::PeerStatus;
+use crate::{PeerStatus, Reachability};
 
 /// How a daemon is doing.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -17,6 +17,9 @@ pub struct Status {
     pub node_id: String,
     /// Where other nodes reach it, as multiaddresses.
     pub listen_addresses: Vec<String>,
+    /// How others reach it; none on a local network, where that is not looked at.
+    #[serde(default)]
+    pub reachability: Option<Reachability>,
     /// The nodes that it is connected to.
     pub peers: Vec<PeerStatus>,
     /// The images of its store and those that are mounted from it.

@@ -4,13 +4,12 @@
 
 use std::fmt::Display;
 use std::io;
-use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use peerfs_peer::{bootstrap_problem, listen_problem, Multiaddr};
 use peerfs_registry::Remote;
 use peerfs_store::Reference;
 use peerfs_text::Causes;
@@ -21,6 +20,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 pub use crate::lazy_pulls::PullChoice;
 pub use crate::mirror::MirrorConfig;
 pub use crate::monitor::MonitorConfig;
+pub use crate::peer_config::{PeerConfig, Profile};
 pub use crate::source_config::{RegistryConfig, SourceConfig};
 use crate::state;
 
@@ -179,39 +179,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// The peer node.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PeerConfig {
-    /// The node's key; made on the first start. By default `peer.key` in the state directory.
-    pub key_file: Option<PathBuf>,
-    /// The addresses to listen on, as multiaddresses; by default any free TCP port.
-    #[serde(deserialize_with = "some_from_texts")]
-    pub listen: Option<Vec<Multiaddr>>,
-    /// Whether peers on the local network are found by multicast DNS.
-    pub mdns: bool,
-    /// Peers to stay connected to, as multiaddresses.
-    #[serde(deserialize_with = "from_texts")]
-    pub bootstrap: Vec<Multiaddr>,
-    /// The most connections.
-    pub connections_max: NonZeroU32,
-    /// Bytes a second that are sent to all peers together; by default there is no limit.
-    pub upload_bytes_per_second: Option<NonZeroU64>,
-}
-
-impl Default for PeerConfig {
-    fn default() -> Self {
-        PeerConfig {
-            key_file: None,
-            listen: None,
-            mdns: true,
-            bootstrap: Vec::new(),
-            connections_max: NonZeroU32::new(512).expect("512 is not 0"),
-            upload_bytes_per_second: None,
-        }
-    }
-}
-
 /// What bounds the daemon.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -336,24 +303,11 @@ impl Config {
             "must be between \"1s\" and \"1h\"",
         )?;
         require(
-            self.peer
-                .listen
-                .as_ref()
-                .is_none_or(|listen| !listen.is_empty()),
-            "peer.listen",
-            "must have at least one address, such as \"/ip4/0.0.0.0/tcp/4001\"",
-        )?;
-        require(
             SocketAddr::from_pathname(&self.control_socket).is_ok(),
             "control_socket",
             "is too long for a socket: at most 107 bytes",
         )?;
-        for address in self.peer.listen.iter().flatten() {
-            check_address("peer.listen", address, listen_problem(address))?;
-        }
-        for address in &self.peer.bootstrap {
-            check_address("peer.bootstrap", address, bootstrap_problem(address))?;
-        }
+        self.peer.check()?;
         for (key, count) in [
             ("limits.requests", self.limits.requests),
             ("limits.transfers", self.limits.transfers),
@@ -402,22 +356,6 @@ fn renamed(text: &str) -> Option<ConfigError> {
     })
 }
 
-fn check_address(
-    key: &'static str,
-    address: &Multiaddr,
-    problem: Option<&str>,
-) -> Result<(), ConfigError> {
-    match problem {
-        None => Ok(()),
-        Some(problem) => Err(ConfigError::Value {
-            key,
-            problem: format!(
-                "has \"{address}\", which {problem}; an address is such as \"/ip4/192.0.2.1/tcp/4001\""
-            ),
-        }),
-    }
-}
-
 /// A reference to an image that can be in the store or be fetched by its digest.
 fn image_of_the_store<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Reference, D::Error> {
     let text = String::deserialize(deserializer)?;
@@ -433,23 +371,6 @@ fn image_of_the_store<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Refe
     Err(serde::de::Error::custom(problem))
 }
 
-fn from_texts<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: Display>,
-{
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    texts.iter().map(|text| parse(text)).collect()
-}
-
-fn some_from_texts<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: Display>,
-{
-    from_texts(deserializer).map(Some)
-}
-
 /// [`Targets`] takes a word that is no level for the name of a module, of which all is logged.
 fn log_level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Targets, D::Error> {
     let text = String::deserialize(deserializer)?;
@@ -461,7 +382,8 @@ fn log_level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Targets, D::E
     parse(&text)
 }
 
-fn parse<T: FromStr<Err: Display>, E: serde::de::Error>(text: &str) -> Result<T, E> {
+/// A value from its text, which an error names.
+pub(crate) fn parse<T: FromStr<Err: Display>, E: serde::de::Error>(text: &str) -> Result<T, E> {
     text.parse()
         .map_err(|error| E::custom(format_args!("{text:?}: {error}")))
 }
@@ -512,11 +434,15 @@ mod tests {
             .lines()
             .map(|line| line.strip_prefix("# ").unwrap_or(line))
             .collect();
-        let config = read(&settings.join("\n")).unwrap();
+        // Some are for a node that is on the Internet.
+        let settings = settings.join("\n");
+        let settings = settings.replace("profile = \"lan\"\n", "profile = \"internet\"\n");
+        let config = read(&settings).unwrap();
         assert_eq!(config.source.len(), 3);
         assert_eq!(config.pin.len(), 1);
         assert!(config.registry.auth_file.is_some());
         assert!(config.peer.upload_bytes_per_second.is_some());
+        assert_eq!(config.peer.external.len(), 1);
     }
 
     #[test]
@@ -538,6 +464,15 @@ mod tests {
             (
                 &format!("control_socket = '/{}'", "x".repeat(107)),
                 "control_socket is too long",
+            ),
+            ("[peer]\nprofile = 'wan'", "lan"),
+            (
+                "[peer]\nrelay = true",
+                "peer.relay is for profile = \"internet\"",
+            ),
+            (
+                "[peer]\nprofile = 'internet'\nexternal = ['/ip4/10.0.0.1/tcp/1']",
+                "peer.external has \"/ip4/10.0.0.1/tcp/1\", which means nothing",
             ),
             (
                 "[peer]\nupload_bytes_per_second = 0",

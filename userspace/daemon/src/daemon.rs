@@ -499,6 +499,7 @@ fn node_config(config: &Config, state: &StateDirectory) -> Result<NodeConfig, St
     }
     node.mdns = config.peer.mdns;
     node.bootstrap.clone_from(&config.peer.bootstrap);
+    node.internet = config.peer.internet();
     node.ban_list = Some(state.ban_list());
     node.upload_limit = config.peer.upload_bytes_per_second;
     node.connections_max = config.peer.connections_max.get();

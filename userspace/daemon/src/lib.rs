@@ -40,6 +40,7 @@ pub mod logging;
 pub mod manager;
 mod mirror;
 mod monitor;
+mod peer_config;
 mod provider;
 pub mod reload;
 mod requests;

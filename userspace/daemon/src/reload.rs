@@ -64,6 +64,10 @@ impl Changes {
             listen,
             mdns,
             bootstrap,
+            profile,
+            external,
+            relay,
+            upnp,
             connections_max,
             upload_bytes_per_second,
         } = peer;
@@ -88,6 +92,10 @@ impl Changes {
             ("peer.listen", *listen != new.peer.listen),
             ("peer.mdns", *mdns != new.peer.mdns),
             ("peer.bootstrap", *bootstrap != new.peer.bootstrap),
+            ("peer.profile", *profile != new.peer.profile),
+            ("peer.external", *external != new.peer.external),
+            ("peer.relay", *relay != new.peer.relay),
+            ("peer.upnp", *upnp != new.peer.upnp),
             (
                 "peer.connections_max",
                 *connections_max != new.peer.connections_max,

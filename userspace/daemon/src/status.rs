@@ -8,12 +8,12 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use peerfs_control::{
     Activity, BanStatus, ImageStatus, MountStatus, NetworkStatus, PeerClass, PeerDirection,
-    PeerStatus, Peers, PinOrigin, PinStatus, Status,
+    PeerStatus, Peers, PinOrigin, PinStatus, Reachability, Status,
 };
 use peerfs_fetch::source::peer_name;
 use peerfs_fetch::{images, Disk, DiskError, Packs, PinInfo, Pins, Progress, Pulls, Traffic};
 use peerfs_format::Digest;
-use peerfs_peer::{Direction, Node, PeerInfo};
+use peerfs_peer::{self as peer, Direction, Node, PeerInfo};
 use peerfs_store::{Store, StoreMount};
 use rustix::process::{getrlimit, Resource};
 
@@ -47,10 +47,12 @@ impl StatusReader {
     /// If the store can't be read.
     pub async fn read(&self) -> Result<Status, DiskError> {
         let images = self.images().await?;
+        let network = self.node.network().await.unwrap_or_default();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node_id: self.node.peer_id().to_string(),
             listen_addresses: self.listen_addresses(),
+            reachability: network.reachability.map(reachability),
             peers: self.connected(),
             images,
             pins: self.pins.list().iter().map(pin_status).collect(),
@@ -77,6 +79,7 @@ impl StatusReader {
             pulls: self.pulls.progress().iter().map(Progress::status).collect(),
             network: NetworkStatus {
                 listen_addresses: self.listen_addresses(),
+                reachability: network.reachability.map(reachability),
                 neighbours: network.neighbours.map(count),
                 dht_nodes: count(network.dht_nodes),
                 dht_messages: network.dht_messages,
@@ -279,6 +282,15 @@ fn mounts_of(store: &Store, packs: &Packs) -> peerfs_store::Result<Vec<MountStat
         })
     };
     mounts.into_iter().map(status).collect()
+}
+
+fn reachability(reachability: peer::Reachability) -> Reachability {
+    match reachability {
+        peer::Reachability::Unknown => Reachability::Unknown,
+        peer::Reachability::Direct => Reachability::Direct,
+        peer::Reachability::Relayed => Reachability::Relayed,
+        peer::Reachability::Not => Reachability::Not,
+    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub(crate) fn useful(addresses: impl IntoIterator<Item = Multiaddr>) -> Vec<Mult
     let mut useful: Vec<Multiaddr> = Vec::new();
     let mut bytes = 0;
     for address in addresses {
-        let Some(address) = tcp_of(&address) else {
+        let Some(address) = tcp_of(&address).or_else(|| circuit_of(&address)) else {
             continue;
         };
         if useful.contains(&address) {
@@ -35,12 +35,17 @@ pub(crate) fn useful(addresses: impl IntoIterator<Item = Multiaddr>) -> Vec<Mult
     useful
 }
 
+/// Leaves out what means nothing on the Internet.
+pub(crate) fn keep_outside(addresses: &mut Vec<Multiaddr>) {
+    addresses.retain(|address| Network::outside(address).is_some());
+}
+
 /// Leaves out what means nothing here of the addresses that a peer told which is connected at `here`: addresses of a
 /// private network, unless the peer is on one itself. Dialled, they would lead to machines of this node's own network.
 pub(crate) fn keep_meaningful(addresses: &mut Vec<Multiaddr>, here: Option<&Multiaddr>) {
     let is_outside = here.is_some_and(|here| Network::outside(here).is_some());
     if is_outside {
-        addresses.retain(|address| Network::outside(address).is_some());
+        keep_outside(addresses);
     }
 }
 
@@ -82,6 +87,17 @@ pub fn bootstrap_problem(address: &Multiaddr) -> Option<&'static str> {
     })
 }
 
+/// What is wrong with an address at which others are to reach the node, if anything is.
+pub fn external_problem(address: &Multiaddr) -> Option<&'static str> {
+    listen_problem(address).or(match tcp_of(address) {
+        None => Some("names no machine, or port 0"),
+        Some(_) if Network::outside(address).is_none() => {
+            Some("means nothing on the Internet: it is one of a local network")
+        }
+        Some(_) => None,
+    })
+}
+
 const NOT_AN_ADDRESS: &str = "does not begin with an IP address or a host name";
 
 fn tcp_problem(part: Option<Protocol<'_>>) -> Option<&'static str> {
@@ -112,6 +128,22 @@ fn tcp_of(address: &Multiaddr) -> Option<Multiaddr> {
     (ends && !ip.is_unspecified()).then(|| Multiaddr::from(ip).with(Protocol::Tcp(port)))
 }
 
+/// The way to a relay, if an address is one through a relay that says which one that is.
+fn circuit_of(address: &Multiaddr) -> Option<Multiaddr> {
+    let mut parts = address.iter();
+    let (ip, port) = (parts.next()?, parts.next()?);
+    let relay = parts.next()?;
+    let is_circuit =
+        matches!(relay, Protocol::P2p(_)) && parts.next() == Some(Protocol::P2pCircuit);
+    let ends = match parts.next() {
+        None => true,
+        Some(Protocol::P2p(_)) => parts.next().is_none(),
+        Some(_) => false,
+    };
+    let way = tcp_of(&Multiaddr::empty().with(ip).with(port))?;
+    (is_circuit && ends).then(|| way.with(relay).with(Protocol::P2pCircuit))
+}
+
 #[cfg(test)]
 mod tests {
     use libp2p::PeerId;
@@ -132,13 +164,21 @@ mod tests {
             "/ip4/192.0.2.1/tcp/0",
             "/ip4/0.0.0.0/tcp/1",
             "/ip4/192.0.2.1/tcp/1/ws",
+            "/ip4/192.0.2.1/tcp/1/p2p-circuit",
+            &format!("/ip4/0.0.0.0/tcp/1/p2p/{id}/p2p-circuit"),
+            &format!("/p2p/{id}/p2p-circuit"),
             "/ip4/192.0.2.1/tcp/1",
             &format!("/ip4/192.0.2.1/tcp/1/p2p/{id}"),
+            &format!("/ip4/192.0.2.1/tcp/1/p2p/{id}/p2p-circuit/p2p/{id}"),
             &format!("/ip4/192.0.2.1/tcp/1/p2p/{id}/p2p-circuit"),
             "/ip6/2001:db8::1/tcp/1",
         ];
         let kept = useful(told.iter().map(|text| address(text)));
-        let good = ["/ip4/192.0.2.1/tcp/1", "/ip6/2001:db8::1/tcp/1"];
+        let good = [
+            "/ip4/192.0.2.1/tcp/1",
+            &format!("/ip4/192.0.2.1/tcp/1/p2p/{id}/p2p-circuit"),
+            "/ip6/2001:db8::1/tcp/1",
+        ];
         assert_eq!(kept, good.map(address));
     }
 
@@ -175,6 +215,20 @@ mod tests {
             ("/unix/a", "does not begin"),
         ] {
             let problem = listen_problem(&address(wrong)).expect(wrong);
+            assert!(problem.contains(named), "{wrong}: {problem}");
+        }
+        assert_eq!(
+            external_problem(&address("/ip4/198.51.100.1/tcp/4001")),
+            None
+        );
+        for (wrong, named) in [
+            ("", "empty"),
+            ("/ip4/198.51.100.1", "no port"),
+            ("/ip4/198.51.100.1/tcp/0", "port 0"),
+            ("/ip4/0.0.0.0/tcp/1", "no machine"),
+            ("/ip4/192.168.1.2/tcp/1", "local network"),
+        ] {
+            let problem = external_problem(&address(wrong)).expect(wrong);
             assert!(problem.contains(named), "{wrong}: {problem}");
         }
         for good in [

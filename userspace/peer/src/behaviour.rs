@@ -8,13 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::allow_block_list::{self, BlockedPeers};
+use libp2p::core::upgrade::Version;
+use libp2p::core::Transport;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::NetworkBehaviour;
-use libp2p::{identify, kad, mdns, noise, tcp, yamux, PeerId, StreamProtocol, Swarm, SwarmBuilder};
+use libp2p::{
+    identify, kad, mdns, noise, relay, tcp, yamux, PeerId, StreamProtocol, Swarm, SwarmBuilder,
+};
 
 use crate::ban_list::BanList;
 use crate::connections::Connections;
 use crate::dialer::peer_of;
+use crate::internet::{self, discreet_dht, Configured, Discreet, Guard};
 use crate::peer_table::PeerTable;
 use crate::provider_records::ProviderRecords;
 use crate::{connection_gate, inbound, ping};
@@ -48,13 +53,20 @@ pub(crate) struct Behaviour {
     /// Those that this node opens.
     pub(crate) outbound: libp2p_stream::Behaviour,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
-    pub(crate) kademlia: kad::Behaviour<ProviderRecords>,
+    pub(crate) kademlia: Discreet<kad::Behaviour<ProviderRecords>>,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
+    pub(crate) internet: Toggle<internet::Behaviour>,
 }
 
 impl Behaviour {
-    fn new(config: &NodeConfig, bans: &BanList, peers: Arc<PeerTable>) -> Result<Self, Error> {
+    fn new(
+        config: &NodeConfig,
+        bans: &BanList,
+        peers: Arc<PeerTable>,
+        mdns: Option<mdns::tokio::Behaviour>,
+        relay: relay::client::Behaviour,
+    ) -> Self {
         let keypair = config.identity.keypair();
         let id = config.identity.peer_id();
         let bootstrap: HashSet<PeerId> = config.bootstrap.iter().filter_map(peer_of).collect();
@@ -63,25 +75,28 @@ impl Behaviour {
         for ban in bans.infos() {
             blocked.block_peer(ban.peer);
         }
-        let mdns = match config.mdns {
-            true => Some(Self::mdns(id)?),
-            false => None,
-        };
         let identify = identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), keypair.public())
             .with_agent_version(concat!("peerfs/", env!("CARGO_PKG_VERSION")).to_owned())
             // Those that are of use to others are the external addresses.
             .with_hide_listen_addrs(true)
+            // Those of others are looked at before they are used.
+            .with_cache_size(0)
             .with_interval(IDENTIFY_INTERVAL);
-        Ok(Behaviour {
+        Behaviour {
             connections: connection_gate::Behaviour::new(connections, peers.clone()),
             bans: blocked,
             inbound: inbound::Behaviour::default(),
             outbound: libp2p_stream::Behaviour::new(),
             mdns: mdns.into(),
-            kademlia: Self::kademlia(config, id),
+            kademlia: discreet_dht(Self::kademlia(config, id)),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(peers),
-        })
+            internet: config
+                .internet
+                .as_ref()
+                .map(|settings| internet::Behaviour::new(settings, id, relay))
+                .into(),
+        }
     }
 
     fn mdns(id: PeerId) -> Result<mdns::tokio::Behaviour, Error> {
@@ -105,30 +120,49 @@ impl Behaviour {
             .set_replication_interval(None)
             // The driver does it, when there is somebody to ask.
             .set_periodic_bootstrap_interval(None)
+            // The driver adds them, when it has looked at their addresses.
+            .set_record_filtering(kad::StoreInserts::FilterBoth)
             .set_parallelism(NonZeroUsize::MIN.saturating_add(2));
         let mut kademlia = kad::Behaviour::with_config(id, store, settings);
-        // Without waiting to be found reachable from everywhere: on a LAN no node ever is.
-        kademlia.set_mode(Some(kad::Mode::Server));
+        // On a LAN without waiting to be found reachable from everywhere: no node ever is.
+        let mode = match config.internet {
+            None => kad::Mode::Server,
+            Some(_) => kad::Mode::Client,
+        };
+        kademlia.set_mode(Some(mode));
         kademlia
     }
 }
 
-/// The swarm of a node, which does not listen yet.
+/// The swarm of a node, which does not listen yet. Of local addresses a node on the Internet dials those that are
+/// `configured`.
 pub(crate) fn swarm(
     config: &NodeConfig,
     bans: &BanList,
     peers: Arc<PeerTable>,
+    configured: Configured,
 ) -> Result<Swarm<Behaviour>, Error> {
-    let behaviour = Behaviour::new(config, bans, peers)?;
-    let swarm = SwarmBuilder::with_existing_identity(config.identity.keypair().clone())
+    let configured = config.internet.as_ref().map(|_| configured);
+    let noise = |keypair: &libp2p::identity::Keypair| {
+        noise::Config::new(keypair).map_err(|error| Error::Transport(Box::new(error)))
+    };
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let keypair = config.identity.keypair();
+    let mdns = match config.mdns {
+        true => Some(Behaviour::mdns(config.identity.peer_id())?),
+        false => None,
+    };
+    let transport = Guard::new(tcp, configured)
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise(keypair)?)
+        .multiplex(yamux::Config::default());
+    let swarm = SwarmBuilder::with_existing_identity(keypair.clone())
         .with_tokio()
-        .with_tcp(
-            tcp::Config::default().nodelay(true),
-            noise::Config::new,
-            yamux::Config::default,
-        )
+        .with_other_transport(|_| transport)
+        .unwrap_or_else(|never| match never {})
+        .with_relay_client(noise::Config::new, yamux::Config::default)
         .map_err(|error| Error::Transport(Box::new(error)))?
-        .with_behaviour(|_| behaviour)
+        .with_behaviour(|_, relay| Behaviour::new(config, bans, peers, mdns, relay))
         .unwrap_or_else(|never| match never {})
         .with_swarm_config(|settings| settings.with_idle_connection_timeout(IDLE_TIMEOUT))
         .with_connection_timeout(config.connect_timeout)

@@ -12,6 +12,30 @@ use libp2p::Multiaddr;
 
 use crate::Identity;
 
+/// The settings of a node that meets others on the Internet.
+#[derive(Clone, Debug)]
+pub struct InternetConfig {
+    /// Where others reach it, if somebody knows: IP addresses with a TCP port. Nobody need find out then.
+    pub external: Vec<Multiaddr>,
+    /// Whether it leads others to those that can't be reached otherwise, and passes on what these exchange.
+    pub relay: bool,
+    /// Whether a router is asked to forward a port, by UPnP.
+    pub upnp: bool,
+    /// How long after the start, and after an attempt that told little, others try to connect.
+    pub test_interval: Duration,
+}
+
+impl Default for InternetConfig {
+    fn default() -> Self {
+        InternetConfig {
+            external: Vec::new(),
+            relay: false,
+            upnp: true,
+            test_interval: Duration::from_secs(10),
+        }
+    }
+}
+
 /// The settings of a node. [`NodeConfig::new`] gives those that need no network administrator.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -22,6 +46,8 @@ pub struct NodeConfig {
     pub listen: Vec<Multiaddr>,
     /// Whether peers on the same link are found by multicast DNS.
     pub mdns: bool,
+    /// For a node on the Internet. Without it all are told where it listens, as on a network whose nodes reach each other.
+    pub internet: Option<InternetConfig>,
     /// Peers to stay connected to, each with or without `/p2p/<peer id>` at its end. They may begin
     /// with `/dns/<name>`, `/dns4/<name>` or `/dns6/<name>`; of several addresses all are tried if
     /// the peer id is given, otherwise the first.
@@ -53,6 +79,7 @@ impl NodeConfig {
             identity,
             listen: ips.map(|ip| ip.with(Protocol::Tcp(0))).to_vec(),
             mdns: true,
+            internet: None,
             bootstrap: Vec::new(),
             ban_list: None,
             upload_limit: None,

@@ -149,8 +149,13 @@ impl NetworkBehaviour for Behaviour {
                     ConnectedPoint::Dialer { .. } => Direction::Outbound,
                     ConnectedPoint::Listener { .. } => Direction::Inbound,
                 };
-                self.connections
-                    .opened(connection_id, peer_id, direction, now);
+                self.connections.opened(
+                    connection_id,
+                    peer_id,
+                    direction,
+                    endpoint.is_relayed(),
+                    now,
+                );
             }
             FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. }) => {
                 self.connections.closed(connection_id);

@@ -11,6 +11,7 @@
 //!   have been here for a while, one that was never of use, and of these the one that was idle longest.
 //! - From outside, few come from one network: addresses cost more than ids.
 //! - Of two connections to one peer both ends close the same one.
+//! - A connection through a relay ends when there is one without.
 //! - A peer that could not be reached is left alone for a growing time, whoever names it.
 
 use std::collections::{HashMap, HashSet};
@@ -36,6 +37,8 @@ const SAFE: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(600);
 /// When the second of two connections to a peer is closed: after those who want something have settled.
 const DUPLICATE: Duration = Duration::from_secs(10);
+/// How long a connection without a relay stands before the one through it is closed.
+const DIRECT: Duration = Duration::from_secs(2);
 /// How long a peer that could not be reached is left alone; doubles with each failure.
 const UNREACHABLE_MIN: Duration = Duration::from_secs(2);
 const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
@@ -79,6 +82,7 @@ struct Connection {
     direction: Direction,
     network: Option<Network>,
     since: Instant,
+    relayed: bool,
 }
 
 struct Unreachable {
@@ -185,6 +189,7 @@ impl Connections {
         id: ConnectionId,
         peer: PeerId,
         direction: Direction,
+        relayed: bool,
         now: Instant,
     ) {
         let network = self.pending_inbound.remove(&id).flatten();
@@ -195,6 +200,7 @@ impl Connections {
                 direction,
                 network,
                 since: now,
+                relayed,
             },
         );
     }
@@ -213,7 +219,8 @@ impl Connections {
         self.pending_inbound.remove(&id);
         self.pending_outbound.remove(&id);
         self.expected.remove(&id);
-        let Some(peer) = unreachable else {
+        // One that is connected by a relay is reached, and more is tried.
+        let Some(peer) = unreachable.filter(|peer| self.with(*peer).next().is_none()) else {
             return;
         };
         if self.unreachable.len() >= UNREACHABLE_PEERS {
@@ -271,6 +278,18 @@ impl Connections {
             let settled = |(_, connection): &(_, &Connection)| {
                 now.saturating_duration_since(connection.since) >= DUPLICATE
             };
+            let direct = connections
+                .iter()
+                .filter(|(_, connection)| !connection.relayed);
+            let direct_since = direct.map(|(_, connection)| connection.since).min();
+            if direct_since.is_some_and(|since| now.saturating_duration_since(since) >= DIRECT) {
+                // What was asked through the relay is asked again.
+                let relayed = connections
+                    .iter()
+                    .filter(|(_, connection)| connection.relayed);
+                duplicates.extend(relayed.map(|(id, _)| *id));
+                connections.retain(|(_, connection)| !connection.relayed);
+            }
             if connections.len() < 2 || !connections.iter().all(settled) || activity(peer).waiting {
                 continue;
             }

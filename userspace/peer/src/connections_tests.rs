@@ -12,6 +12,8 @@ struct Node {
     now: Instant,
     next: usize,
     activity: HashMap<PeerId, Activity>,
+    /// Whether what is connected now is so through a relay.
+    relayed: bool,
 }
 
 impl Node {
@@ -22,6 +24,7 @@ impl Node {
             now: Instant::now(),
             next: 0,
             activity: HashMap::new(),
+            relayed: false,
         }
     }
 
@@ -41,7 +44,8 @@ impl Node {
         let admitted = self.connections.admit(id, peer, direction, of, self.now);
         match admitted {
             Ok(victim) => {
-                self.connections.opened(id, peer, direction, self.now);
+                let (relayed, now) = (self.relayed, self.now);
+                self.connections.opened(id, peer, direction, relayed, now);
                 Ok(victim.map(|(peer, _)| peer))
             }
             Err(refusal) => {
@@ -309,4 +313,28 @@ fn there_are_never_more_than_the_maximum() {
     }
     assert!(node.connections.pending_outbound.is_empty());
     assert!(node.connections.pending_inbound.is_empty());
+}
+
+#[test]
+fn a_relay_is_left_when_there_is_a_way_without_it() {
+    let mut node = Node::new(64, &[]);
+    let (peer, other) = (PeerId::random(), PeerId::random());
+    node.relayed = true;
+    node.comes(peer).unwrap();
+    node.comes(other).unwrap();
+    node.now += SECOND * 60;
+    assert_eq!(node.superfluous(), []);
+    node.relayed = false;
+    // Whoever dials, and whatever is under way.
+    node.dials(peer).unwrap();
+    let activity = Activity {
+        waiting: true,
+        useful: None,
+    };
+    node.activity.insert(peer, activity);
+    assert_eq!(node.superfluous(), []);
+    node.now += DIRECT;
+    assert_eq!(node.superfluous(), [(peer, ConnectionId::new_unchecked(1))]);
+    node.now += SECOND * 60;
+    assert_eq!(node.superfluous(), []);
 }

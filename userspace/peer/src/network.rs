@@ -18,12 +18,7 @@ impl Network {
     /// The network of an address on the Internet; none for a local one, from which any number of peers may
     /// come.
     pub(crate) fn outside(address: &Multiaddr) -> Option<Self> {
-        let ip = match address.iter().next()? {
-            Protocol::Ip4(ip) => IpAddr::V4(ip),
-            Protocol::Ip6(ip) => IpAddr::V6(ip),
-            _ => return None,
-        };
-        match ip.to_canonical() {
+        match ip_of(address)?.to_canonical() {
             IpAddr::V4(ip) if !is_local_v4(ip) => {
                 let [a, b, c, _] = ip.octets();
                 Some(Network::V4([a, b, c]))
@@ -37,8 +32,31 @@ impl Network {
     }
 }
 
+/// The IP address at the beginning of an address.
+pub(crate) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+    match address.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}
+
+/// The TCP port of an address.
+pub(crate) fn tcp_port(address: &Multiaddr) -> Option<Protocol<'_>> {
+    let port = address.iter().nth(1)?;
+    matches!(port, Protocol::Tcp(_)).then_some(port)
+}
+
+/// Whether a peer is reached through a third one.
+pub(crate) fn is_relayed(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
+/// Those of private networks, of the link, of the machine, and those behind a provider's address translation (RFC 6598).
 fn is_local_v4(ip: Ipv4Addr) -> bool {
-    ip.is_loopback() || ip.is_private() || ip.is_link_local()
+    let [a, b, ..] = ip.octets();
+    let is_shared = a == 100 && b & 0xc0 == 64;
+    ip.is_loopback() || ip.is_private() || ip.is_link_local() || is_shared
 }
 
 fn is_local_v6(ip: Ipv6Addr) -> bool {
@@ -59,6 +77,8 @@ mod tests {
             "/ip4/127.0.0.1/tcp/1",
             "/ip4/10.1.2.3/tcp/1",
             "/ip4/192.168.1.1/tcp/1",
+            "/ip4/169.254.1.1/tcp/1",
+            "/ip4/100.127.0.1/tcp/1",
             "/ip6/::1/tcp/1",
             "/ip6/fd00::1/tcp/1",
             "/ip6/fe80::1/tcp/1",
@@ -66,6 +86,7 @@ mod tests {
         ] {
             assert_eq!(outside(local), None, "{local}");
         }
+        assert!(outside("/ip4/100.128.0.1/tcp/1").is_some());
         let v4 = Some(Network::V4([198, 51, 100]));
         assert_eq!(outside("/ip4/198.51.100.1/tcp/1"), v4);
         assert_eq!(outside("/ip4/198.51.100.254/tcp/2"), v4);

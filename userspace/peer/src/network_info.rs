@@ -2,6 +2,8 @@
 
 //! How a node is connected.
 
+use crate::Reachability;
+
 /// How a node is connected, besides to whom.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct NetworkInfo {
@@ -11,6 +13,8 @@ pub struct NetworkInfo {
     pub dht_nodes: usize,
     /// Messages of the DHT since the node started, in both directions.
     pub dht_messages: u64,
+    /// How others reach it; None if that is not looked at, as on a local network.
+    pub reachability: Option<Reachability>,
     /// The bootstrap peers that were configured.
     pub bootstrap: usize,
     /// Those of them that are connected.

@@ -20,12 +20,14 @@ use tokio::time::{timeout, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::addresses::keep_meaningful;
 use crate::arrivals::ArrivalLog;
 use crate::ban_list::{BanInfo, BanList};
 use crate::behaviour::{self, Behaviour};
 use crate::client::Client;
 use crate::driver::{Command, Driver, Outlets, Parts};
 use crate::followers::read_record;
+use crate::internet::Configured;
 use crate::lookup::{Finder, Lookup};
 use crate::peer_table::PeerTable;
 use crate::server::Server;
@@ -82,7 +84,8 @@ impl Node {
         let peers = Arc::new(PeerTable::default());
         let tasks = TaskTracker::new();
         let shutdown = CancellationToken::new();
-        let mut swarm = behaviour::swarm(&config, &bans, peers.clone())?;
+        let configured = Configured::default();
+        let mut swarm = behaviour::swarm(&config, &bans, peers.clone(), configured.clone())?;
         listen(&mut swarm, &config.listen)?;
 
         let client = Arc::new(Client::new(
@@ -116,6 +119,7 @@ impl Node {
                 client: client.clone(),
                 server: Arc::new(server),
                 bans: bans.clone(),
+                configured,
             },
             Outlets {
                 events: events.clone(),
@@ -228,12 +232,20 @@ impl Node {
         let client = &self.inner.client;
         let records = client.followers(peer, manifest, deadline).await?;
         let named = records.iter().filter_map(read_record);
+        let here = self.inner.peers.address(peer);
         let is_new = |peer: PeerId| {
             peer != self.inner.peer_id
                 && !self.inner.peers.is_connected(peer)
                 && !self.inner.bans.contains(peer)
         };
-        Ok(named.filter(|(peer, _)| is_new(*peer)).collect())
+        let named = named.filter(|(peer, _)| is_new(*peer));
+        let reached = named.map(|(peer, mut addresses)| {
+            keep_meaningful(&mut addresses, here.as_ref());
+            (peer, addresses)
+        });
+        Ok(reached
+            .filter(|(_, addresses)| !addresses.is_empty())
+            .collect())
     }
 
     /// Whether a peer is near, or has an address of a local network.

@@ -13,8 +13,13 @@ use libp2p::{Multiaddr, PeerId};
 use socket2::{Domain, Socket, Type};
 use tokio::net::UdpSocket;
 
+use crate::network::ip_of;
+
 /// The machines that are told of, each once.
 const TOLD_MAX: usize = 16;
+
+/// The addresses that are read of one message.
+const ADDRESSES_MAX: usize = 64;
 
 /// How long after the first time a machine must still be seen on the link: an address that the node itself
 /// had a moment ago is no other machine's.
@@ -45,7 +50,7 @@ impl Twins {
     /// Somebody with the node's key came from this address, of which the port says nothing.
     pub(crate) fn came(&mut self, from: &Multiaddr, own: &[Multiaddr]) {
         // The node has dialled itself: whether at an address of its own is seen where it dials.
-        if !own.iter().any(|own| ip(own) == ip(from)) {
+        if !own.iter().any(|own| ip_of(own) == ip_of(from)) {
             self.tell(from);
         }
     }
@@ -58,7 +63,7 @@ impl Twins {
     }
 
     fn is_still_there(&mut self, address: &Multiaddr, own: &[Multiaddr], now: Instant) -> bool {
-        let Some(ip) = ip(address).filter(|_| !is_own(address, own)) else {
+        let Some(ip) = ip_of(address).filter(|_| !is_own(address, own)) else {
             return false;
         };
         if self.seen.len() >= TOLD_MAX && !self.seen.contains_key(&ip) {
@@ -79,7 +84,7 @@ impl Twins {
     }
 
     fn is_new(&mut self, address: &Multiaddr) -> bool {
-        ip(address).is_some_and(|ip| self.told.len() < TOLD_MAX && self.told.insert(ip))
+        ip_of(address).is_some_and(|ip| self.told.len() < TOLD_MAX && self.told.insert(ip))
     }
 }
 
@@ -112,13 +117,20 @@ impl Ear {
     }
 }
 
-/// The addresses in a message's TXT records `dnsaddr=<address>` that end with this id. A text has its length
-/// before it, and is never compressed.
+/// The addresses in a message that end with this id.
 fn addresses_of(message: &[u8], id: &PeerId) -> Vec<Multiaddr> {
+    let mut addresses = addresses_in(message);
+    addresses.retain(|address| address.iter().last() == Some(Protocol::P2p(*id)));
+    addresses
+}
+
+/// The addresses in a message's TXT records `dnsaddr=<address>`, some dozens at most. A text has its length before it, and
+/// is never compressed.
+pub(crate) fn addresses_in(message: &[u8]) -> Vec<Multiaddr> {
     const KEY: &[u8] = b"dnsaddr=";
     let mut addresses = Vec::new();
     for (place, window) in message.windows(KEY.len()).enumerate() {
-        if window != KEY || addresses.len() >= TOLD_MAX {
+        if window != KEY || addresses.len() >= ADDRESSES_MAX {
             continue;
         }
         let length = place.checked_sub(1).and_then(|before| message.get(before));
@@ -126,8 +138,7 @@ fn addresses_of(message: &[u8], id: &PeerId) -> Vec<Multiaddr> {
             .and_then(|length| message.get(place + KEY.len()..place + usize::from(*length)))
             .and_then(|text| std::str::from_utf8(text).ok());
         let address = text.and_then(|text| text.parse::<Multiaddr>().ok());
-        addresses
-            .extend(address.filter(|address| address.iter().last() == Some(Protocol::P2p(*id))));
+        addresses.extend(address);
     }
     addresses
 }
@@ -138,17 +149,9 @@ pub(crate) fn is_own(address: &Multiaddr, own: &[Multiaddr]) -> bool {
     there.is_some() && own.iter().any(|own| socket(own) == there)
 }
 
-fn ip(address: &Multiaddr) -> Option<IpAddr> {
-    match address.iter().next()? {
-        Protocol::Ip4(ip) => Some(ip.into()),
-        Protocol::Ip6(ip) => Some(ip.into()),
-        _ => None,
-    }
-}
-
 fn socket(address: &Multiaddr) -> Option<(IpAddr, u16)> {
     match address.iter().nth(1)? {
-        Protocol::Tcp(port) => Some((ip(address)?, port)),
+        Protocol::Tcp(port) => Some((ip_of(address)?, port)),
         _ => None,
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use peerfs_control::{
-    ask, Activity, Error as ControlError, PeerClass, PeerDirection, Reply, Request,
+    ask, Activity, Error as ControlError, PeerClass, PeerDirection, Reachability, Reply, Request,
 };
 use peerfs_store::printable;
 use peerfs_text::Causes;
@@ -180,6 +180,9 @@ fn peers(activity: &Activity) -> Finding {
 }
 
 fn reachability(activity: &Activity) -> Finding {
+    if let Some(reachability) = activity.network.reachability {
+        return reachability_on_the_internet(reachability, activity.uptime_ms);
+    }
     let inbound = activity
         .peers
         .iter()
@@ -192,6 +195,22 @@ fn reachability(activity: &Activity) -> Finding {
         ),
         (0, near) => Finding::ok(REACHABLE, format!("{near} near peers have connected to this node")),
         (far, _) => Finding::ok(REACHABLE, format!("{far} far peers have connected to this node")),
+    }
+}
+
+fn reachability_on_the_internet(reachability: Reachability, uptime_ms: u64) -> Finding {
+    let text = reachability.to_string();
+    let forward = "forward a TCP port of the router to this machine, give it to listen and external in peerfsd.toml, and let \
+                   it through firewalls";
+    match reachability {
+        Reachability::Direct => Finding::ok(REACHABLE, text),
+        Reachability::Unknown if uptime_ms < 10 * YOUNG_MS => Finding::ok(REACHABLE, text),
+        Reachability::Relayed | Reachability::Not => Finding::warning(REACHABLE, text, forward),
+        Reachability::Unknown => Finding::warning(
+            REACHABLE,
+            text,
+            "name peers on the Internet with bootstrap in peerfsd.toml, or give this node's address there as external",
+        ),
     }
 }
 
@@ -229,7 +248,7 @@ mod tests {
     fn each_thing_that_is_wrong_is_found() {
         assert_eq!(worst(&healthy()).0, Level::Ok);
         type Spoil = fn(&mut Activity);
-        let cases: [(Spoil, Level, &str); 8] = [
+        let cases: [(Spoil, Level, &str); 9] = [
             (|it| it.version = "0.0.1".to_owned(), Level::Warning, DAEMON),
             (|it| it.open_files = 64_000, Level::Error, FILES),
             (|it| it.open_files_max = 1024, Level::Warning, FILES),
@@ -246,13 +265,22 @@ mod tests {
             ),
             (|it| it.network.bootstrap = 2, Level::Error, BOOTSTRAP),
             (|it| it.peers.clear(), Level::Warning, PEERS),
+            (
+                |it| it.network.reachability = Some(Reachability::Not),
+                Level::Warning,
+                REACHABLE,
+            ),
         ];
         for (spoil, level, check) in cases {
             let mut activity = healthy();
             spoil(&mut activity);
             assert_eq!(worst(&activity), (level, check.to_owned()));
         }
+        let mut reached = healthy();
+        reached.network.reachability = Some(Reachability::Direct);
+        assert_eq!(worst(&reached).0, Level::Ok);
         let mut young = healthy();
+        young.network.reachability = Some(Reachability::Unknown);
         young.peers.clear();
         young.uptime_ms = 1000;
         assert_eq!(worst(&young).0, Level::Ok);

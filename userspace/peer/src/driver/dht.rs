@@ -4,7 +4,8 @@
 
 use std::time::Instant;
 
-use libp2p::kad::{self, GetProvidersOk, InboundRequest, QueryId, QueryResult};
+use libp2p::kad::store::RecordStore;
+use libp2p::kad::{self, GetProvidersOk, InboundRequest, ProviderRecord, QueryId, QueryResult};
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{identify, Multiaddr, PeerId};
 
@@ -13,6 +14,7 @@ use super::Driver;
 use crate::addresses;
 use crate::behaviour::KADEMLIA_PROTOCOL;
 use crate::client::EXCHANGE_PROTOCOL;
+use crate::network::Network;
 use crate::provider_records::ProviderRecords;
 
 impl Driver {
@@ -32,13 +34,16 @@ impl Driver {
             let _ = self.swarm.disconnect_peer_id(peer);
             return;
         }
-        let mut addresses = addresses::useful(info.listen_addrs);
+        let mut addresses = addresses::useful(info.listen_addrs.clone());
         self.peers.introduced(peer, addresses.clone());
+        self.look_for_relay(peer, &info, &addresses);
+        let here = self.peers.address(peer);
+        self.keep_usable(&mut addresses, here.as_ref());
         if !info.protocols.contains(&KADEMLIA_PROTOCOL) {
+            // It was a part of the DHT before others ceased to reach it.
+            self.swarm.behaviour_mut().kademlia.remove_peer(&peer);
             return;
         }
-        let here = self.peers.address(peer);
-        addresses::keep_meaningful(&mut addresses, here.as_ref());
         let kademlia = &mut self.swarm.behaviour_mut().kademlia;
         for address in &addresses {
             kademlia.add_address(&peer, address.clone());
@@ -46,12 +51,42 @@ impl Driver {
         // Those that it said earlier are not its own any more, but for the one at which it was reached: a router may
         // forward that, and the peer not know of it.
         let reached = addresses::useful(here);
-        for address in known_addresses(kademlia, peer) {
-            // There it has the peer's id at its end.
+        keep_addresses(kademlia, peer, |address| {
+            // There it may have the peer's id at its end.
             let mut plain = addresses::useful([address.clone()]).into_iter();
-            if !plain.any(|plain| addresses.contains(&plain) || reached.contains(&plain)) {
-                kademlia.remove_address(&peer, &address);
-            }
+            plain.any(|plain| addresses.contains(&plain) || reached.contains(&plain))
+        });
+    }
+
+    /// Leaves out what is not for the DHT of the addresses that a peer told which is connected at `here`.
+    fn keep_usable(&self, addresses: &mut Vec<Multiaddr>, here: Option<&Multiaddr>) {
+        match self.internet {
+            None => addresses::keep_meaningful(addresses, here),
+            // It would pass them on to others, who are anywhere.
+            Some(_) => addresses::keep_outside(addresses),
+        }
+    }
+
+    /// A peer announces that it has something.
+    fn on_announced(&mut self, mut record: ProviderRecord) {
+        let here = self.peers.address(record.provider);
+        self.keep_usable(&mut record.addresses, here.as_ref());
+        if record.addresses.is_empty() {
+            return;
+        }
+        let kademlia = &mut self.swarm.behaviour_mut().kademlia;
+        if let Err(error) = kademlia.store_mut().add_provider(record) {
+            tracing::debug!(%error, "a provider is not remembered");
+        }
+    }
+
+    /// The DHT takes the address at which a peer was reached for one that others reach, too.
+    fn on_routing_updated(&mut self, peer: PeerId) {
+        if self.internet.is_some() {
+            let kademlia = &mut self.swarm.behaviour_mut().kademlia;
+            keep_addresses(kademlia, peer, |address| {
+                Network::outside(address).is_some()
+            });
         }
     }
 
@@ -83,12 +118,21 @@ impl Driver {
                 // Of announcements there is no answer.
                 let is_alone = matches!(request, InboundRequest::AddProvider { .. });
                 self.dht_messages += if is_alone { 1 } else { 2 };
+                if let InboundRequest::AddProvider {
+                    record: Some(record),
+                } = request
+                {
+                    self.on_announced(record);
+                }
             }
             kad::Event::RoutingUpdated {
-                is_new_peer: true, ..
+                peer, is_new_peer, ..
             } => {
-                let nodes = self.dht_nodes();
-                self.republisher.met(nodes, Instant::now());
+                self.on_routing_updated(peer);
+                if is_new_peer {
+                    let nodes = self.dht_nodes();
+                    self.republisher.met(nodes, Instant::now());
+                }
             }
             _ => {}
         }
@@ -114,6 +158,23 @@ impl Driver {
                 let _ = found.try_send(peer);
             }
         }
+    }
+}
+
+/// Leaves those of a peer's addresses in the routing table that are to be kept. An address at which a peer was dialled
+/// whose id was not known does not have it at its end, and can't be removed for itself.
+fn keep_addresses(
+    kademlia: &mut kad::Behaviour<ProviderRecords>,
+    peer: PeerId,
+    is_kept: impl Fn(&Multiaddr) -> bool,
+) {
+    let known = known_addresses(kademlia, peer);
+    if known.iter().all(&is_kept) {
+        return;
+    }
+    kademlia.remove_peer(&peer);
+    for address in known.into_iter().filter(is_kept) {
+        kademlia.add_address(&peer, address);
     }
 }
 

@@ -29,7 +29,7 @@ impl Driver {
         let resolution = async move {
             let addresses = match &target {
                 Target::Address(address) => resolve(address).await,
-                // Those that the behaviours know are used.
+                // Those that are known of its link are used, and those that the behaviours know.
                 Target::Peer(_) => Ok(Vec::new()),
             };
             (target, addresses)
@@ -39,6 +39,7 @@ impl Driver {
 
     pub(super) fn on_resolved(&mut self, target: Target, addresses: io::Result<Vec<Multiaddr>>) {
         let addresses = match (&target, addresses) {
+            (Target::Peer(peer), _) => self.neighbours.addresses(peer),
             (Target::Address(address), Err(error)) => {
                 tracing::warn!(%address, %error, "cannot look up the address");
                 self.dialer.unresolved(&target, Instant::now());
@@ -50,13 +51,16 @@ impl Driver {
             self.dialer.remove(&target);
             return;
         }
-        let options = dial_options(&target, addresses);
+        let is_bootstrap = self.dialer.is_bootstrap(&target);
+        if let Some(internet) = self.internet.as_ref().filter(|_| is_bootstrap) {
+            internet.dials_configured(&addresses);
+        }
+        let options = dial_options(&target, addresses, self.internet.is_some());
         let connection = options.connection_id();
-        let bootstrap = self.dialer.is_bootstrap(&target);
         self.swarm
             .behaviour_mut()
             .connections
-            .expect(connection, bootstrap);
+            .expect(connection, is_bootstrap);
         self.dialer.dialing(&target, connection);
         if let Err(error) = self.swarm.dial(options) {
             self.dial_failed(connection, &error);
@@ -101,23 +105,36 @@ impl Driver {
 /// did so from the ports that they listen at, TCP would make one connection of the two, on which both
 /// believe that they dialled and neither handshake succeeds. Their pauses are the same, so it can happen
 /// again and again.
-fn dial_options(target: &Target, mut addresses: Vec<Multiaddr>) -> DialOpts {
+///
+/// On the Internet what was configured is dialled from the port that the node listens at, all the same: the address
+/// that the other end sees then is the one to which holes are punched.
+fn dial_options(target: &Target, mut addresses: Vec<Multiaddr>, internet: bool) -> DialOpts {
     let peer = match target {
-        Target::Peer(peer) => return DialOpts::peer_id(*peer).allocate_new_port().build(),
+        Target::Peer(peer) => {
+            return DialOpts::peer_id(*peer)
+                .addresses(addresses)
+                .extend_addresses_through_behaviour()
+                .allocate_new_port()
+                .build()
+        }
         Target::Address(address) => peer_of(address),
     };
     match peer {
-        Some(peer) => DialOpts::peer_id(peer)
-            .addresses(addresses)
-            .allocate_new_port()
-            .build(),
+        Some(peer) => {
+            let options = DialOpts::peer_id(peer).addresses(addresses);
+            match internet {
+                true => options.build(),
+                false => options.allocate_new_port().build(),
+            }
+        }
         None => {
             addresses.truncate(1);
             let address = addresses.pop().unwrap_or_else(Multiaddr::empty);
-            DialOpts::unknown_peer_id()
-                .address(address)
-                .allocate_new_port()
-                .build()
+            let options = DialOpts::unknown_peer_id().address(address);
+            match internet {
+                true => options.build(),
+                false => options.allocate_new_port().build(),
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod dht;
 mod dialing;
+mod internet;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -27,6 +28,9 @@ use crate::ban_list::BanList;
 use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::client::Client;
 use crate::dialer::{Dialer, Target};
+use crate::internet::Configured;
+use crate::links::{Links, Neighbours};
+use crate::network::is_relayed;
 use crate::pauses::{Clocks, Pause, Pauses};
 use crate::peer_table::PeerTable;
 use crate::ping::Measured;
@@ -34,6 +38,7 @@ use crate::server::Server;
 use crate::strangers::Strangers;
 use crate::twins::{Ear, Twins};
 use crate::{Direction, Event, NetworkInfo, NodeConfig};
+use internet::Internet;
 
 /// How often it is looked whether something is to be dialled or announced.
 const TICK: Duration = Duration::from_millis(250);
@@ -80,6 +85,7 @@ pub(crate) struct Parts {
     pub(crate) client: Arc<Client>,
     pub(crate) server: Arc<Server>,
     pub(crate) bans: Arc<BanList>,
+    pub(crate) configured: Configured,
 }
 
 /// Owns the swarm.
@@ -108,6 +114,10 @@ pub(crate) struct Driver {
     pauses: Pauses,
     /// Whether multicast DNS is in use.
     mdns: bool,
+    /// Those on the link that were found over IPv6.
+    neighbours: Neighbours,
+    /// None on a local network.
+    internet: Option<Internet>,
 }
 
 /// The key of a manifest or pack in the DHT.
@@ -128,6 +138,7 @@ impl Driver {
             client,
             server,
             bans,
+            configured,
         } = parts;
         let mut driver = Driver {
             swarm,
@@ -150,8 +161,14 @@ impl Driver {
             strangers: Strangers::default(),
             pauses: Pauses::default(),
             mdns: config.mdns,
+            neighbours: Neighbours::default(),
+            internet: config
+                .internet
+                .as_ref()
+                .map(|settings| Internet::new(settings, configured)),
         };
         driver.add_bootstrap();
+        driver.begin_internet();
         driver
     }
 
@@ -167,6 +184,8 @@ impl Driver {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let own_id = *self.swarm.local_peer_id();
         let mut ear = self.mdns.then(Ear::open).and_then(Result::ok);
+        let mut links = self.mdns.then(Links::open).and_then(Result::ok);
+        let addresses = self.outlets.listen_addresses.subscribe();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -178,10 +197,12 @@ impl Driver {
                     self.on_resolved(target, addresses);
                 }
                 heard = hear(&mut ear, &own_id) => self.on_heard(&heard),
+                heard = hear_on(&mut links, &own_id, &addresses) => self.on_found(heard),
                 _ = tick.tick() => self.tidy(),
             }
             self.dial_due();
             self.announce_due();
+            self.ask_relays();
         }
     }
 
@@ -212,9 +233,7 @@ impl Driver {
 
     /// Dials some of those on the link, if too few are.
     fn add_neighbours(&mut self) {
-        let mdns = self.swarm.behaviour().mdns.as_ref();
-        let found = mdns.into_iter().flat_map(|mdns| mdns.discovered_nodes());
-        let mut found: Vec<PeerId> = found.copied().collect();
+        let mut found: Vec<PeerId> = self.found().into_iter().collect();
         fastrand::shuffle(&mut found);
         for peer in found {
             self.add_neighbour(peer);
@@ -245,15 +264,20 @@ impl Driver {
         self.loopback_only || !is_only_local(address)
     }
 
-    /// The node has other addresses than before, which its peers are told.
+    /// The node listens at other addresses than before.
     fn moved(&mut self) {
-        // At the start there is nobody to tell, and nothing to doubt.
+        self.tell_addresses();
+        self.doubt(Instant::now());
+    }
+
+    /// Others reach the node at other addresses than before, which its peers are told.
+    fn tell_addresses(&mut self) {
+        // At the start there is nobody to tell.
         let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
         if !peers.is_empty() {
             self.republisher.renew(Instant::now());
         }
         self.swarm.behaviour_mut().identify.push(peers);
-        self.doubt(Instant::now());
     }
 
     /// Somebody with the node's id said its addresses, perhaps the node itself.
@@ -300,18 +324,13 @@ impl Driver {
     }
 
     fn describe(&mut self) -> NetworkInfo {
-        let behaviour = self.swarm.behaviour_mut();
-        let mdns = behaviour.mdns.as_ref();
-        let found = |mdns: &mdns::tokio::Behaviour| {
-            let found: HashSet<_> = mdns.discovered_nodes().collect();
-            found.len()
-        };
-        let neighbours = mdns.map(found);
+        let neighbours = self.mdns.then(|| self.found().len());
         let (bootstrap, bootstrap_connected) = self.dialer.bootstrap();
         NetworkInfo {
             neighbours,
             dht_nodes: self.dht_nodes(),
             dht_messages: self.dht_messages,
+            reachability: self.internet.as_ref().map(|internet| internet.reachability),
             bootstrap,
             bootstrap_connected,
         }
@@ -328,9 +347,21 @@ impl Driver {
 
     /// Whether a peer is known to be on the link.
     fn is_neighbour(&self, peer: PeerId) -> bool {
+        self.found().contains(&peer)
+    }
+
+    /// The peers that are known to be on the link.
+    fn found(&self) -> HashSet<PeerId> {
         let mdns = self.swarm.behaviour().mdns.as_ref();
-        let mut neighbours = mdns.into_iter().flat_map(|mdns| mdns.discovered_nodes());
-        neighbours.any(|other| *other == peer)
+        let found = mdns.into_iter().flat_map(|mdns| mdns.discovered_nodes());
+        found.chain(self.neighbours.peers()).copied().collect()
+    }
+
+    /// Somebody on the link has said its addresses.
+    fn on_found(&mut self, addresses: Vec<Multiaddr>) {
+        for peer in self.neighbours.heard(addresses, Instant::now()) {
+            self.add_neighbour(peer);
+        }
     }
 
     /// A peer was found on the link.
@@ -343,6 +374,10 @@ impl Driver {
     }
 
     fn announce_due(&mut self) {
+        // A record without an address is of no use to anybody.
+        if self.swarm.external_addresses().next().is_none() {
+            return;
+        }
         while let Some(digest) = self.republisher.next(Instant::now()) {
             let key = provider_key(&digest);
             let started = self.swarm.behaviour_mut().kademlia.start_providing(key);
@@ -382,13 +417,19 @@ impl Driver {
                 let own = self.outlets.listen_addresses.borrow();
                 self.twins.came(&send_back_addr, &own);
             }
+            // The relay says that it leads to the node, which is another event.
+            SwarmEvent::NewListenAddr { address, .. }
+            | SwarmEvent::ExpiredListenAddr { address, .. }
+                if is_relayed(&address) => {}
             SwarmEvent::NewListenAddr { address, .. } => {
                 tracing::info!(%address, "listening");
                 let listen_addresses = &self.outlets.listen_addresses;
                 listen_addresses.send_modify(|addresses| addresses.push(address.clone()));
-                // No relay or observer is needed to know one's address on a LAN.
                 if self.is_told(&address) {
-                    self.swarm.add_external_address(address);
+                    // No relay or observer is needed to know one's address on a LAN.
+                    if self.internet.is_none() {
+                        self.swarm.add_external_address(address);
+                    }
                     self.moved();
                 }
             }
@@ -397,10 +438,17 @@ impl Driver {
                 listen_addresses
                     .send_modify(|addresses| addresses.retain(|other| *other != address));
                 if self.is_told(&address) {
-                    self.swarm.remove_external_address(&address);
+                    if self.internet.is_none() {
+                        self.swarm.remove_external_address(&address);
+                    }
+                    self.forget_ways();
                     self.moved();
                 }
             }
+            SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => {
+                self.look_at_ways();
+            }
+            SwarmEvent::ListenerClosed { listener_id, .. } if self.relay_ended(listener_id) => {}
             SwarmEvent::ListenerError { error, .. } => {
                 tracing::warn!(%error, "a listener failed");
             }
@@ -426,6 +474,7 @@ impl Driver {
         if self.peers.disconnected(peer) {
             self.dialer.disconnected(peer, useful, Instant::now());
             self.client.forget_unless_connected(peer);
+            self.lost_relay(peer);
             let cause = cause.map(tracing::field::display);
             tracing::info!(%peer, cause, "peer disconnected");
             let _ = self.outlets.events.send(Event::PeerDisconnected(peer));
@@ -456,6 +505,7 @@ impl Driver {
             }
             BehaviourEvent::Inbound(opened) => self.server.accept(opened),
             BehaviourEvent::Kademlia(event) => self.on_kademlia_event(event),
+            BehaviourEvent::Internet(event) => self.on_internet_event(event),
             _ => {}
         }
     }
@@ -470,6 +520,25 @@ async fn hear(ear: &mut Option<Ear>, id: &PeerId) -> Vec<Multiaddr> {
         Ok(addresses) => addresses,
         Err(_) => {
             *ear = None;
+            Vec::new()
+        }
+    }
+}
+
+/// What is heard over IPv6 of who is on the link; nothing more after an error.
+async fn hear_on(
+    links: &mut Option<Links>,
+    id: &PeerId,
+    own: &watch::Receiver<Vec<Multiaddr>>,
+) -> Vec<Multiaddr> {
+    let Some(open) = links else {
+        return std::future::pending().await;
+    };
+    match open.hear(id, || own.borrow().clone()).await {
+        Ok(addresses) => addresses,
+        Err(error) => {
+            tracing::debug!(%error, "no multicast DNS over IPv6 any more");
+            *links = None;
             Vec::new()
         }
     }

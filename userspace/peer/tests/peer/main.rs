@@ -7,6 +7,7 @@ mod discovery;
 mod exchange;
 mod following;
 mod hostile;
+mod internet;
 mod mdns;
 mod raw;
 mod relay;

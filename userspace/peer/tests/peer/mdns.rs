@@ -17,10 +17,10 @@ struct Link {
 
 impl Link {
     /// `None` where it is not permitted.
-    fn new() -> Option<Self> {
+    fn new(name: &str, addresses: [&str; 2]) -> Option<Self> {
         let id = std::process::id();
         let link = Link {
-            names: ["a", "b"].map(|side| format!("peerfs-{id}-{side}")),
+            names: ["a", "b"].map(|side| format!("peerfs-{id}-{name}-{side}")),
         };
         let [a, b] = &link.names;
         let made = ip(&["netns", "add", a])
@@ -29,11 +29,15 @@ impl Link {
                 "-n", a, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", b,
             ]);
         let up = |name, address| {
-            ip(&["-n", name, "addr", "add", address, "dev", "eth0"])
+            let mut add = vec!["-n", name, "addr", "add", address, "dev", "eth0"];
+            // Without waiting whether another one has it.
+            add.extend(address.contains(':').then_some("nodad"));
+            ip(&add)
                 && ip(&["-n", name, "link", "set", "lo", "up"])
                 && ip(&["-n", name, "link", "set", "eth0", "up"])
         };
-        (made && up(a, "10.77.0.1/24") && up(b, "10.77.0.2/24")).then_some(link)
+        let [of_a, of_b] = addresses;
+        (made && up(a, of_a) && up(b, of_b)).then_some(link)
     }
 }
 
@@ -45,7 +49,7 @@ impl Drop for Link {
     }
 }
 
-fn ip(arguments: &[&str]) -> bool {
+pub fn ip(arguments: &[&str]) -> bool {
     Command::new("ip")
         .args(arguments)
         .stderr(Stdio::null())
@@ -68,9 +72,8 @@ fn node_in(namespace: &str) -> Child {
         .unwrap()
 }
 
-#[test]
-fn nodes_on_a_link_find_each_other() {
-    let Some(link) = Link::new() else {
+fn find_each_other(name: &str, addresses: [&str; 2]) {
+    let Some(link) = Link::new(name, addresses) else {
         eprintln!("skipped: network namespaces need root and `ip`");
         return;
     };
@@ -80,6 +83,16 @@ fn nodes_on_a_link_find_each_other() {
         assert!(node.wait().unwrap().success());
     }
     println!("both nodes were done after {:?}", begun.elapsed());
+}
+
+#[test]
+fn nodes_on_a_link_find_each_other() {
+    find_each_other("v4", ["10.77.0.1/24", "10.77.0.2/24"]);
+}
+
+#[test]
+fn nodes_on_a_link_without_ipv4_find_each_other() {
+    find_each_other("v6", ["fd77::1/64", "fd77::2/64"]);
 }
 
 /// Not a test by itself: one of the nodes.
