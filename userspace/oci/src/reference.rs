@@ -64,7 +64,7 @@ pub struct RegistryReference {
 pub struct Tag(String);
 
 /// A publisher's public key: 52 letters and digits of Base32.
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PublisherKey(pub [u8; PublisherKey::SIZE]);
 
 /// A text that is no reference.
