@@ -70,7 +70,7 @@ pub struct Past {
     pub record: SignedRecord,
     /// Another one for the same place.
     pub rival: Option<SignedRecord>,
-    /// When it was accepted here.
+    /// The second in which it was accepted here.
     pub accepted: SystemTime,
 }
 
@@ -221,7 +221,8 @@ impl KnownName {
         self.records.push_back(Past {
             record,
             rival: None,
-            accepted: now,
+            // As it is saved and shown, so that it can be named.
+            accepted: time_at(seconds(now)),
         });
         if self.records.len() > HISTORY_MAX {
             self.records.pop_front();

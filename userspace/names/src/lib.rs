@@ -10,6 +10,8 @@
 //! | [`Grant`] | who else may sign records of a name |
 //! | [`KnownName`] | what a machine knows of a name: never less than it did |
 //! | [`SecretKey`] | what signs, as a file has it |
+//! | [`ImageSignature`] | a signature of an image in a registry, as cosign makes them |
+//! | [`Policy`] | which images need whose signature |
 
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
@@ -18,8 +20,10 @@ mod grant;
 mod key;
 mod known;
 mod name;
+mod policy;
 mod reader;
 mod record;
+mod signature;
 
 pub use grant::{Grant, WRITERS_MAX};
 pub use key::{InvalidKey, SecretKey};
@@ -29,4 +33,9 @@ pub use known::{
 };
 pub use name::{InvalidName, Name};
 pub use peerfs_oci::PublisherKey;
+pub use policy::{InvalidPolicy, Policy, Requirement, POLICY_MAX};
 pub use record::{InvalidRecord, Record, SignedRecord, RECORD_MAX, REPLICAS_MAX};
+pub use signature::{
+    signature_tag, ImageSignature, InvalidSignature, SignatureManifest, SigningKey, VerifyingKey,
+    MANIFEST_TYPE, PAYLOAD_MAX, SIGNATURES_MAX,
+};
