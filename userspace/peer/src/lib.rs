@@ -8,8 +8,8 @@
 //!
 //! Decisions are apart from effects: those that need to know nothing of libp2p are the crate `peerfs_exchange`.
 //! Of the modules here these decide, and are tested without a network: `streams`, `connections`, `dialer`,
-//! `heartbeat`, `pauses`, `provider_records`, `followers`, `blob_encoding`. These act: `lane` and `client` ask, `server`
-//! answers, `connection_gate` lets in and closes, `ping` asks who is there, `driver` owns the swarm, `lookup` finds, and `node` is the handle
+//! `heartbeat`, `pauses`, `provider_records`, `name_records`, `followers`, `blob_encoding`. These act: `lane` and `client` ask, `server`
+//! answers, `connection_gate` lets in and closes, `ping` asks who is there, `names` carries records of names, `driver` owns the swarm, `lookup` finds, and `node` is the handle
 //! of it all.
 
 #![forbid(unsafe_code)]
@@ -37,6 +37,8 @@ mod identity;
 mod inbound;
 mod lane;
 mod lookup;
+mod name_records;
+mod names;
 mod network;
 mod network_info;
 mod node;
@@ -65,6 +67,7 @@ pub use error::{Error, RequestError};
 pub use event::Event;
 pub use identity::Identity;
 pub use libp2p::{Multiaddr, PeerId};
+pub use names::NameBook;
 pub use network_info::NetworkInfo;
 pub use node::Node;
 pub use peer_info::{Direction, PeerClass, PeerInfo};

@@ -2,6 +2,8 @@
 
 //! The handle of a running node.
 
+mod names;
+
 use std::collections::HashSet;
 use std::future::Future;
 use std::io;
@@ -12,6 +14,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use libp2p::core::transport::TransportError;
 use libp2p::{Multiaddr, PeerId, Swarm};
+use libp2p_stream::Control;
 use peerfs_exchange::{Have, Priority, Progress, Suggestion};
 use peerfs_format::Digest;
 use peerfs_text::Causes;
@@ -27,6 +30,7 @@ use crate::client::Client;
 use crate::driver::{Command, Driver, Outlets, Parts};
 use crate::followers::read_record;
 use crate::lookup::{Finder, Lookup};
+use crate::names::NameServer;
 use crate::peer_table::PeerTable;
 use crate::server::Server;
 use crate::{
@@ -61,6 +65,8 @@ struct Inner {
     client: Arc<Client>,
     arrivals: Arc<ArrivalLog>,
     lookup: Lookup,
+    names: Arc<NameServer>,
+    control: Control,
     commands: mpsc::Sender<Command>,
     events: broadcast::Sender<Event>,
     listen_addresses: watch::Receiver<Vec<Multiaddr>>,
@@ -85,8 +91,10 @@ impl Node {
         let mut swarm = behaviour::swarm(&config, &bans, peers.clone())?;
         listen(&mut swarm, &config.listen)?;
 
+        let control = swarm.behaviour().outbound.new_control();
+        let names = Arc::new(NameServer::new(tasks.clone(), shutdown.clone()));
         let client = Arc::new(Client::new(
-            swarm.behaviour().outbound.new_control(),
+            control.clone(),
             &config,
             peers.clone(),
             bans.clone(),
@@ -115,6 +123,7 @@ impl Node {
                 peers: peers.clone(),
                 client: client.clone(),
                 server: Arc::new(server),
+                names: names.clone(),
                 bans: bans.clone(),
             },
             Outlets {
@@ -142,6 +151,8 @@ impl Node {
                 client,
                 arrivals,
                 lookup: Lookup::new(finder, tasks.clone()),
+                names,
+                control,
                 commands,
                 events,
                 listen_addresses,
