@@ -35,6 +35,7 @@ use crate::config::{Config, DeviceChoice, SourceConfig};
 use crate::control::ControlSocket;
 use crate::events::Events;
 use crate::lazy_pulls::LazyPulls;
+use crate::names::{FileError, Names};
 use crate::provider::StoreProvider;
 use crate::reload::{Changes, Settings};
 use crate::requests::{RepositoryHandler, RequestCounts};
@@ -68,6 +69,9 @@ pub enum StartError {
     /// What is this node's own can't be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// What is known of names can't be read.
+    #[error("cannot use what is known of names")]
+    Names(#[from] FileError),
     /// The control socket can't be made.
     #[error(
         "cannot listen at {}; name another place with --control-socket or control_socket",
@@ -132,7 +136,7 @@ impl Daemon {
         let own = config.clone();
         let opened = tokio::task::spawn_blocking(move || open_all(&own)).await;
         let opened = opened.map_err(|_| StartError::ShuttingDown)??;
-        let store = Arc::new(opened.store);
+        let (store, names) = (Arc::new(opened.store), opened.names);
         let disk = Disk::new(Arc::clone(&store), config.limits.store_operations.get());
         let control = control_socket(&config.control_socket, passed)?;
         let monitor = listen_for_monitor(config).await?;
@@ -142,6 +146,7 @@ impl Daemon {
         let provider = Arc::new(StoreProvider::new(disk.clone(), Arc::clone(&packs)));
         let node = Node::start(opened.node, provider.clone()).await?;
         provider.tell(Arc::clone(node.arrivals()));
+        node.carry_names(Arc::new(names.clone()));
         store.watch(Arc::new(Told(Arc::clone(node.arrivals()))));
         let registry = Arc::new(Registry::default());
         let (configured, directories) = sources(config)?;
@@ -152,6 +157,7 @@ impl Daemon {
             disk.clone(),
             Arc::clone(&registry),
             config.registry.options(),
+            config.names.policy.clone(),
         );
         let discoveries: Vec<Arc<dyn Discovery>> = vec![
             Arc::new(Configured::new(&registry, configured)),
@@ -211,6 +217,7 @@ impl Daemon {
             events: events.clone(),
             handler: Arc::clone(&handler),
             traces: traces.clone(),
+            names: names.clone(),
         };
 
         let mut tasks = JoinSet::new();
@@ -224,6 +231,7 @@ impl Daemon {
         });
         tasks.spawn(lazy_pulls.run(shutdown.clone()));
         tasks.spawn(traces.run());
+        tasks.spawn(names.republish(node.clone(), shutdown.clone()));
         if disk.can_be_filled() {
             let (disk, shutdown) = (disk.clone(), shutdown.clone());
             let rebuild = move |store: &Store| {
@@ -376,6 +384,7 @@ struct Opened {
     store: Store,
     state: StateDirectory,
     node: NodeConfig,
+    names: Names,
     /// The pins of clients, or why they are not known.
     saved_pins: Result<SavedPins, String>,
     /// Their manifests.
@@ -393,12 +402,14 @@ fn open_all(config: &Config) -> Result<Opened, StartError> {
         warn!(problem, "images that were pinned are not");
         problem
     });
+    let names = Names::load(&state.names(), &config.names)?;
     let pinned = saved_pins.iter().flat_map(SavedPins::pins);
     Ok(Opened {
         pinned: pinned.copied().collect(),
         store,
         state,
         node,
+        names,
         saved_pins,
     })
 }

@@ -18,6 +18,7 @@
 //! | `status`, `events` | how the daemon is doing, and what happens |
 //! | `monitor` | the page and the metrics |
 //! | `saved_pins` | what clients have pinned |
+//! | `names` | what this machine knows of publishers' names |
 //!
 //! What is missing is got by the crate `peerfs_fetch`.
 
@@ -38,12 +39,15 @@ mod log_limit;
 pub mod logging;
 pub mod manager;
 mod monitor;
+mod names;
+mod names_config;
 mod provider;
 pub mod reload;
 mod requests;
 mod saved_pins;
 mod source_config;
 pub mod state;
+mod state_file;
 mod status;
 mod traces;
 pub mod upcall;

@@ -55,6 +55,7 @@ impl Changes {
             limits,
             registry,
             monitor,
+            names,
             source,
             pin,
         } = running;
@@ -107,6 +108,7 @@ impl Changes {
             ),
             ("registry", *registry != new.registry),
             ("monitor", *monitor != new.monitor),
+            ("names", *names != new.names),
             ("source", *source != new.source),
         ]);
         let at_once = differing(&[

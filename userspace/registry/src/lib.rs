@@ -11,6 +11,7 @@
 //! | [`BlobReader`] | a blob that is read as it comes |
 //! | `image` | what a reference stands for |
 //! | [`Push`], `upload` | putting an image and its blobs there |
+//! | `signatures` | signatures of images, beside these |
 //! | `retry` | when something is tried again, and when nobody is asked for a while |
 //!
 //! Nothing that a server sends is trusted: all of it is bounded in bytes and time, documents and small blobs are
@@ -30,6 +31,7 @@ mod image;
 mod push;
 mod remote;
 mod retry;
+mod signatures;
 mod upload;
 
 pub use documents::{Fetched, DOCUMENT_MAX};
