@@ -35,7 +35,7 @@ use crate::config::{Config, DeviceChoice, SourceConfig};
 use crate::control::ControlSocket;
 use crate::events::Events;
 use crate::lazy_pulls::LazyPulls;
-use crate::names::{FileError, Names};
+use crate::names::{Names, NamesError};
 use crate::provider::StoreProvider;
 use crate::reload::{Changes, Settings};
 use crate::requests::{RepositoryHandler, RequestCounts};
@@ -71,7 +71,7 @@ pub enum StartError {
     State(#[from] StateError),
     /// What is known of names can't be read.
     #[error("cannot use what is known of names")]
-    Names(#[from] FileError),
+    Names(#[from] NamesError),
     /// The control socket can't be made.
     #[error(
         "cannot listen at {}; name another place with --control-socket or control_socket",
@@ -402,7 +402,7 @@ fn open_all(config: &Config) -> Result<Opened, StartError> {
         warn!(problem, "images that were pinned are not");
         problem
     });
-    let names = Names::load(&state.names(), &config.names)?;
+    let names = Names::load(&state.names(), &config.names, &config.registry.options())?;
     let pinned = saved_pins.iter().flat_map(SavedPins::pins);
     Ok(Opened {
         pinned: pinned.copied().collect(),

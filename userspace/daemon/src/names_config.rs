@@ -6,9 +6,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use peerfs_names::Name;
-use peerfs_store::Reference;
+use peerfs_store::{Reference, RegistryReference};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
+
+/// The repositories that are asked for names.
+const REGISTRIES_MAX: usize = 16;
 
 /// Names.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
@@ -17,6 +20,9 @@ pub struct NamesConfig {
     /// Publishers' names, by what they are called here.
     #[serde(deserialize_with = "aliases")]
     pub aliases: BTreeMap<String, Name>,
+    /// Repositories of registries that are asked for records of names, too.
+    #[serde(deserialize_with = "registries")]
+    pub registries: Vec<RegistryReference>,
     /// The file that says which images need whose signature, in the place of the usual one.
     pub policy: Option<PathBuf>,
 }
@@ -29,6 +35,25 @@ fn aliases<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String
             return Err(D::Error::custom(format_args!("{alias:?} {problem}")));
         }
         Ok((alias, name.parse().map_err(D::Error::custom)?))
+    };
+    texts.into_iter().map(parse).collect()
+}
+
+fn registries<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<RegistryReference>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    if texts.len() > REGISTRIES_MAX {
+        let problem = format_args!("at most {REGISTRIES_MAX} repositories can be asked");
+        return Err(D::Error::custom(problem));
+    }
+    let parse = |text: String| match text.parse() {
+        Ok(Reference::Registry(found)) if found.tag.is_none() && found.digest.is_none() => {
+            Ok(found)
+        }
+        _ => Err(D::Error::custom(format_args!(
+            "{text:?} is no repository of a registry, such as \"registry.example/team/names\""
+        ))),
     };
     texts.into_iter().map(parse).collect()
 }
@@ -60,6 +85,7 @@ mod tests {
                 "can't be an alias",
             ),
             ("names = 1".to_owned(), "unknown field"),
+            ("registries = ['debian']".to_owned(), "no repository"),
         ] {
             let problem = read(&text).unwrap_err().to_string();
             assert!(problem.contains(named), "{named}: {problem}");

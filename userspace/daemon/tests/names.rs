@@ -447,6 +447,24 @@ fn a_policy_says_whose_records_count() {
     assert!(refused.image.is_none() && refused.problem.unwrap().contains("the policy refuses"));
     let pulled = daemon.fail("pull", &[&stranger.name.to_string()]);
     assert!(pulled.contains("the policy refuses"), "{pulled}");
+    // What a container runtime uses as an image of a registry is no other image for being named by its digest.
+    let built = build(daemon.root.path(), "built");
+    let pull = |used_as: Option<&str>| {
+        let request = Request::Pull {
+            image: built.clone(),
+            tag: None,
+            timeout: None,
+            lazy: true,
+            used_as: used_as.map(str::to_owned),
+        };
+        ask(&daemon.socket(), &request, PATIENCE).unwrap()
+    };
+    assert!(matches!(pull(None), Reply::Done(_)));
+    let refused = pull(Some("registry.example/team/base:1"));
+    assert!(
+        matches!(&refused, Reply::Error(problem) if problem.contains("the policy refuses")),
+        "{refused:?}"
+    );
     // It counts as it is now, and none that is not understood allows anything.
     let rule = format!(
         "[[rule]]\nimages = '{key}/team'\nrequire = 'signature'\nkeys = ['{}']\n",

@@ -11,6 +11,7 @@
 //! | [`BlobReader`] | a blob that is read as it comes |
 //! | `image` | what a reference stands for |
 //! | [`Push`], `upload` | putting an image and its blobs there |
+//! | `name_records` | records of publishers' names, as artifacts |
 //! | `signatures` | signatures of images, beside these |
 //! | `retry` | when something is tried again, and when nobody is asked for a while |
 //!
@@ -28,6 +29,7 @@ mod download;
 mod error;
 mod http;
 mod image;
+mod name_records;
 mod push;
 mod remote;
 mod retry;

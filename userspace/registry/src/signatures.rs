@@ -88,7 +88,7 @@ impl Remote {
 }
 
 /// A blob in memory.
-struct Small(Arc<[u8]>);
+pub(crate) struct Small(pub(crate) Arc<[u8]>);
 
 impl Content for Small {
     fn digest(&self) -> Digest {

@@ -11,14 +11,16 @@ use peerfs_control::{NameStatus, Request};
 use peerfs_format::Digest;
 use peerfs_names::{Grant, Name, PublisherKey, Record, SecretKey, SignedRecord};
 use peerfs_oci::Reference as AnyReference;
-use peerfs_store::{Reference, Store};
+use peerfs_registry::Remote;
+use peerfs_store::{Reference, RegistryReference, Store};
 
 use super::ask_name;
 use super::key::{KeyFolder, DEFAULT_KEY};
 use super::time_text::{parse_span, time_text};
-use crate::arguments::{DaemonArguments, StoreArguments};
+use crate::arguments::{DaemonArguments, RegistryArguments, StoreArguments};
 use crate::error::{Error, Result};
 use crate::output::{tell, Output};
+use crate::push::{block_on, options};
 
 /// Sign what a name stands for, and tell everybody.
 ///
@@ -51,6 +53,12 @@ pub(crate) struct PublishArguments {
     /// From now on nobody else may sign records of this name.
     #[arg(long, conflicts_with = "writer")]
     no_writers: bool,
+    /// A repository of a registry, REGISTRY/NAME, to put the record into as well, for peerfsd that ask it ([names] registries in
+    /// their configuration). May be repeated.
+    #[arg(long, value_name = "REPOSITORY", value_parser = parse_repository)]
+    registry: Vec<RegistryReference>,
+    #[command(flatten)]
+    access: RegistryArguments,
     /// The name: what follows the slash behind your key, or KEY/NAME for who may write it.
     #[arg(value_name = "NAME")]
     name: String,
@@ -64,6 +72,15 @@ fn parse_key(text: &str) -> std::result::Result<PublisherKey, String> {
     match format!("{text}/x").parse() {
         Ok(AnyReference::Published { key, .. }) => Ok(key),
         _ => Err("a public key is expected, as `peerfs key export` prints it".to_owned()),
+    }
+}
+
+fn parse_repository(text: &str) -> std::result::Result<RegistryReference, String> {
+    match text.parse() {
+        Ok(AnyReference::Registry(found)) if found.tag.is_none() && found.digest.is_none() => {
+            Ok(found)
+        }
+        _ => Err("a repository is expected, such as registry.example/team/names".to_owned()),
     }
 }
 
@@ -116,6 +133,10 @@ pub(crate) fn run(arguments: &PublishArguments) -> Result<()> {
     };
     let status = ask_name(socket, &publish)?;
     tell(&told);
+    for repository in &arguments.registry {
+        let remote = Remote::repository(repository, &options(&arguments.access))?;
+        block_on(remote.put_name_record(&signed))?;
+    }
     let mut output = Output::new();
     output.line(&status.name)?;
     output.finish()

@@ -3,6 +3,7 @@
 //! What this machine knows of names, on its disk before anybody acts by it.
 
 mod folder;
+mod registries;
 mod search;
 mod told;
 
@@ -20,6 +21,7 @@ use peerfs_names::{
     SignedRecord, Unusable, Verdict,
 };
 use peerfs_peer::{NameBook, Node};
+use peerfs_registry::Options;
 use peerfs_store::Reference;
 use peerfs_text::Causes;
 use tokio::sync::{broadcast, watch};
@@ -28,6 +30,7 @@ use tracing::{info, warn};
 
 pub use folder::FileError;
 use folder::Folder;
+use registries::Registries;
 
 use crate::names_config::NamesConfig;
 
@@ -104,6 +107,17 @@ pub enum NameError {
     ShuttingDown,
 }
 
+/// Why names can't be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum NamesError {
+    /// The folder can't be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Registries can't be asked.
+    #[error(transparent)]
+    Registry(#[from] peerfs_registry::Error),
+}
+
 /// What this machine knows of names. Clones are the same.
 #[derive(Clone)]
 pub struct Names(Arc<Shared>);
@@ -113,6 +127,7 @@ struct Shared {
     aliases: BTreeMap<String, Name>,
     /// The file of the policy, in the place of the usual one.
     policy: Option<PathBuf>,
+    registries: Registries,
     state: Mutex<State>,
     /// Who changes what is known has it, from reading to when it is on the disk.
     turn: tokio::sync::Mutex<()>,
@@ -132,8 +147,8 @@ impl Names {
     /// What is in this folder, which is made if it does not exist. Blocks on the disk.
     ///
     /// # Errors
-    /// If the folder can't be read. What is wrong with a single file is told when its name is used.
-    pub fn load(path: &Path, config: &NamesConfig) -> Result<Self, FileError> {
+    /// If the folder can't be read, or registries can't be asked. What is wrong with a single file is told when its name is used.
+    pub fn load(path: &Path, config: &NamesConfig, options: &Options) -> Result<Self, NamesError> {
         let (folder, loaded) = Folder::load(path)?;
         let (mut known, mut damaged) = (HashMap::new(), HashMap::new());
         for (topic, name) in loaded {
@@ -149,6 +164,7 @@ impl Names {
             folder: Arc::new(folder),
             aliases: config.aliases.clone(),
             policy: config.policy.clone(),
+            registries: Registries::new(&config.registries, options)?,
             state: Mutex::new(State {
                 known,
                 damaged,

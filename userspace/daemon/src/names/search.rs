@@ -4,6 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use futures::stream::{self, StreamExt};
 use peerfs_names::Name;
 use peerfs_peer::{NameBook, Node};
 use tokio::sync::broadcast::error::RecvError;
@@ -15,27 +16,39 @@ use super::{Interest, NameError, Names};
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a newer record than the one that is known is looked for.
 const SETTLE: Duration = Duration::from_millis(300);
-/// How often the DHT is asked for what is followed: peers that are connected tell it by themselves.
-const DHT_INTERVAL: Duration = Duration::from_secs(120);
+/// How often the DHT and registries are asked for what is followed: peers that are connected tell it by themselves.
+const ASK_INTERVAL: Duration = Duration::from_secs(120);
 
 impl Names {
-    /// Asks connected peers and the DHT for a name: for a few hundred milliseconds if something is known or as soon as it
-    /// is, for a few seconds otherwise. Without peers nobody is waited for.
+    /// Asks connected peers, the DHT and registries for a name: for a few hundred milliseconds if something is known or as soon
+    /// as it is and the registries have answered, for a few seconds otherwise. Without peers and registries nobody is waited
+    /// for.
     pub async fn search(&self, name: &Name, node: &Node) {
         let _interest = self.want(name);
         let (topic, mut changes) = (name.topic(), self.changes());
         let has_something = || !self.records(&topic).is_empty();
         let begun = Instant::now();
+        let mut is_asking = !self.0.registries.is_empty();
         let patience = match has_something() {
-            true if node.peers().is_empty() => return,
-            true => SETTLE,
-            false => SEARCH_TIMEOUT,
+            true if node.peers().is_empty() && !is_asking => return,
+            true if !is_asking => SETTLE,
+            _ => SEARCH_TIMEOUT,
         };
         let mut deadline = begun + patience;
         let mut found = Some(node.find_name(topic).await);
+        let mut asked = self.0.registries.find(topic);
         loop {
             tokio::select! {
                 () = sleep_until(deadline) => return,
+                answer = asked.next(), if is_asking => match answer {
+                    Some(record) => self.offer(record).await,
+                    None => {
+                        is_asking = false;
+                        if has_something() {
+                            deadline = deadline.min(Instant::now() + SETTLE);
+                        }
+                    }
+                },
                 record = next_of(&mut found) => match record {
                     Some(record) => self.offer(record).await,
                     None => found = None,
@@ -43,6 +56,7 @@ impl Names {
                 changed = changes.recv() => match changed {
                     Ok(other) if other != topic => (),
                     Err(RecvError::Closed) => return,
+                    _ if is_asking => (),
                     _ => deadline = deadline.min(Instant::now() + SETTLE),
                 },
             }
@@ -57,7 +71,7 @@ impl Names {
             names: self.clone(),
             name: name.clone(),
             node: node.clone(),
-            ask_dht_at: Instant::now(),
+            ask_at: Instant::now(),
         }
     }
 }
@@ -77,7 +91,8 @@ pub struct Following {
     names: Names,
     name: Name,
     node: Node,
-    ask_dht_at: Instant,
+    /// When the DHT and registries are asked again.
+    ask_at: Instant,
 }
 
 impl Following {
@@ -94,14 +109,17 @@ impl Following {
         let topic = self.name.topic();
         let until = Instant::now() + self.lasts();
         let mut found = None;
+        let mut asked = stream::empty().boxed();
         loop {
             let now = Instant::now();
-            if now >= self.ask_dht_at {
-                self.ask_dht_at = now + DHT_INTERVAL;
+            if now >= self.ask_at {
+                self.ask_at = now + ASK_INTERVAL;
                 found = Some(self.node.find_name(topic).await);
+                asked = self.names.0.registries.find(topic);
             }
             tokio::select! {
                 () = sleep_until(until) => return,
+                Some(record) = asked.next() => self.names.offer(record).await,
                 record = next_of(&mut found) => match record {
                     Some(record) => self.names.offer(record).await,
                     None => found = None,

@@ -191,6 +191,12 @@ async fn what_is_wanted_is_followed_and_taken() {
     assert_eq!(next(&mut server).await, Some(Frame::Follow(topic)));
     server.send(told(&first).unwrap()).await.unwrap();
     server.send(Frame::Unknown(topic)).await.unwrap();
+    let taken = async {
+        while book.newest(&topic).is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(30), taken).await.unwrap();
     book.want(&[]);
     assert_eq!(next(&mut server).await, Some(Frame::Leave(topic)));
     assert_eq!(book.newest(&topic), Some(1));
