@@ -101,17 +101,17 @@ pub enum Unusable {
     /// There are two for one place.
     #[error(
         "{name} is forked: its record {point} is signed twice, for image {one} and for image {other}; whoever has its key \
-         must publish a newer one, or `peerfs rollback {name} --to` an earlier one"
+         must publish a newer one, or `peerfs rollback {name} --to` an earlier one",
+        one = .images[0],
+        other = .images[1]
     )]
     Forked {
         /// The name.
         name: Name,
         /// The place.
         point: Point,
-        /// What came first.
-        one: Digest,
-        /// What came then.
-        other: Digest,
+        /// Both images, that first whose record came first.
+        images: Box<[Digest; 2]>,
     },
     /// It says nothing any more.
     #[error(
@@ -252,8 +252,7 @@ impl KnownName {
             return Err(Unusable::Forked {
                 name: self.name.clone(),
                 point,
-                one: record.manifest,
-                other: rival.record().manifest,
+                images: Box::new([record.manifest, rival.record().manifest]),
             });
         }
         if now >= record.expiry() {
