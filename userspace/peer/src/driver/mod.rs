@@ -63,7 +63,7 @@ pub(crate) enum Command {
         found: mpsc::Sender<PeerId>,
     },
     /// Keeps a record of a name in the DHT.
-    PutName(SignedRecord),
+    PutName(Box<SignedRecord>),
     /// The records of a name that the DHT has go to `found`, which is closed when there are no more.
     FindName {
         topic: Digest,

@@ -32,7 +32,7 @@ impl Node {
 
     /// Puts a record of a name into the DHT, where it stays for a day and a half.
     pub async fn put_name(&self, record: SignedRecord) {
-        self.command(Command::PutName(record)).await;
+        self.command(Command::PutName(Box::new(record))).await;
     }
 
     /// The records of a name that the DHT has, as they are found, closed when there are no more.
