@@ -54,6 +54,14 @@ pub(crate) enum Command {
     Verify(VerifyArguments),
     Pull(PullArguments),
     Push(PushArguments),
+    Key(crate::names::key::KeyArguments),
+    Publish(crate::names::publish::PublishArguments),
+    Names(crate::names::history::NamesArguments),
+    History(crate::names::history::HistoryArguments),
+    Rollback(crate::names::history::RollbackArguments),
+    Follow(crate::names::follow::FollowArguments),
+    Sign(crate::signatures::SignArguments),
+    VerifySignature(crate::signatures::VerifyArguments),
     /// Keep an image complete from now on.
     ///
     /// peerfsd fetches it in the background, and remembers that over restarts. A tag stands for what it stands for now.
@@ -200,6 +208,9 @@ impl Profile {
 }
 
 /// Mount an image.
+///
+/// Which images need whose signature is in /etc/peerfs/policy.toml, if there is one (Documentation/names.md); $PEERFS_POLICY names
+/// another file.
 #[derive(Args)]
 pub(crate) struct MountArguments {
     #[command(flatten)]
@@ -413,7 +424,8 @@ pub(crate) struct DaemonArguments {
 ///
 /// An image of a registry, REGISTRY/NAME:TAG, is asked for there, and called so in the store. A running peerfsd does it, or
 /// with --root-dir this command itself. Prints the digest of its manifest when all of it is here, and was read and verified. When the command ends
-/// earlier, what has come stays, and another one goes on with it.
+/// earlier, what has come stays, and another one goes on with it. Which images need whose signature is in /etc/peerfs/policy.toml,
+/// if there is one (Documentation/names.md); with --root-dir $PEERFS_POLICY names another file.
 #[derive(Args)]
 pub(crate) struct PullArguments {
     #[command(flatten)]

@@ -26,6 +26,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Origin(#[from] peerfs_fetch::source::OriginError),
     #[error(transparent)]
+    Policy(#[from] peerfs_fetch::PolicyError),
+    #[error(transparent)]
     Begin(#[from] peerfs_fetch::BeginError),
     /// Not all of an image came.
     #[error("{0}")]
@@ -42,6 +44,9 @@ pub(crate) enum Error {
     /// A text that should name an image is no reference.
     #[error(transparent)]
     Reference(#[from] peerfs_store::InvalidReference),
+    /// A key or a name can't be used.
+    #[error("{0}")]
+    Key(String),
     /// The daemon refused a request.
     #[error("peerfsd says: {0}")]
     Refused(String),

@@ -99,9 +99,8 @@ impl Program {
             }
             StoreError::NotAnImage(_) => "build one with `peerfs build`".to_owned(),
             StoreError::NotPulled(_) => "`peerfs pull` fetches it from its registry".to_owned(),
-            StoreError::NoSource { .. } => {
-                "name the image by the digest of its manifest, and peers that have it are asked"
-                    .to_owned()
+            StoreError::OfPublisher(_) => {
+                "`peerfs history` asks peerfsd, and prints the digests of its images".to_owned()
             }
             StoreError::NoIndex(_) => {
                 "name images by their digests, or build them again: `peerfs build` makes a new one, and finds the \

@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::arguments::PullArguments;
 use crate::error::{Error, Result};
+use crate::mount::policy_file;
 use crate::push::{block_on, options};
 
 /// Reads and writes of the store at a time.
@@ -50,7 +51,7 @@ pub(crate) fn run(
     let disk = Disk::new(Arc::new(store), STORE_OPERATIONS);
     let registry = Arc::new(Registry::default());
     let options = options(&arguments.registry);
-    let origins = Origins::new(disk.clone(), Arc::clone(&registry), options);
+    let origins = Origins::new(disk.clone(), Arc::clone(&registry), options, policy_file());
     let discoveries: Vec<Arc<dyn Discovery>> = vec![Arc::new(origins.clone())];
     let traffic = Arc::new(Traffic::new([]));
     let limits = Limits {

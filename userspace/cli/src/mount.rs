@@ -5,6 +5,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use peerfs_fetch::{check_stored, read_policy};
 use peerfs_format::Digest;
 use peerfs_store::{printable, printable_bytes, Reference, Store};
 use rustix::fs::{open, Mode, OFlags};
@@ -18,6 +19,7 @@ use crate::arguments::{MountArguments, UmountArguments};
 use crate::error::{Error, Result};
 use crate::fuse::{self, Stay};
 use crate::mount_options::MountOptions;
+use crate::names;
 
 /// The most bytes of the kernel's log of a mount that are read.
 const LOG_MAX: usize = 16 * 1024;
@@ -88,12 +90,28 @@ impl MountRequest {
     /// The digest of the manifest to mount.
     ///
     /// # Errors
-    /// What the options or the source name is no reference, or not in the store.
+    /// What the options or the source name is no reference, or not in the store; what a publisher's name stands for is not
+    /// known.
     pub(crate) fn manifest(&self) -> Result<Digest> {
         let name = self.options.manifest.as_ref().unwrap_or(&self.source);
         let reference: Reference = name.parse()?;
-        match Store::open(&self.root_dir).and_then(|store| store.resolve(&reference)) {
-            Ok(manifest) => Ok(manifest),
+        if let Reference::Published { .. } | Reference::Alias(_) = reference {
+            return names::manifest(&self.options.socket, name);
+        }
+        let resolve = |store: Store| {
+            let manifest = store.resolve(&reference)?;
+            Ok((store, manifest))
+        };
+        match Store::open(&self.root_dir).and_then(resolve) {
+            Ok((store, manifest)) => {
+                check_stored(
+                    &store,
+                    &read_policy(policy_file().as_deref())?,
+                    &reference,
+                    &manifest,
+                )?;
+                Ok(manifest)
+            }
             Err(error) => match reference {
                 // The kernel needs no index; it will tell what is wrong with the store.
                 Reference::Digest(digest) => Ok(digest),
@@ -173,6 +191,11 @@ impl MountRequest {
             source: errno.into(),
         }
     }
+}
+
+/// The file of the policy, in the place of the usual one.
+pub(crate) fn policy_file() -> Option<PathBuf> {
+    std::env::var_os("PEERFS_POLICY").map(PathBuf::from)
 }
 
 /// Whether this kernel has FUSE, or may load it.

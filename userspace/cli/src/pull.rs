@@ -47,6 +47,7 @@ fn by_daemon(arguments: &PullArguments, display: &mut Display) -> Result<()> {
         tag: arguments.tag.as_ref().map(ToString::to_string),
         timeout: arguments.timeout,
         lazy: arguments.lazy,
+        used_as: None,
     };
     let mut conversation = Conversation::open(&arguments.daemon.socket, &request)?;
     loop {
@@ -80,6 +81,7 @@ fn silently(socket: &Path, image: &str, lazy: bool) -> Result<String> {
         tag: None,
         timeout: None,
         lazy,
+        used_as: None,
     };
     let _ = interrupt::watch();
     let mut conversation = Conversation::open(socket, &request)?;

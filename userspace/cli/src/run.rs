@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::failure::PEERFS;
 use crate::{
     build, cat, collect, container, diff, doctor, documentation, du, events, export, extract,
-    images, import, inspect, list, mount, mount_helper, mounts, peers, pins, podman, pull, pull_on,
-    push, status, top, trace, verify, warnings,
+    images, import, inspect, list, mount, mount_helper, mounts, names, peers, pins, podman, pull,
+    pull_on, push, signatures, status, top, trace, verify, warnings,
 };
 
 /// The exit status for a wrong command line.
@@ -93,6 +93,14 @@ fn do_simply(command: &Command) -> Result<()> {
         Command::Pull(arguments) if !arguments.on.is_empty() => pull_on::run(arguments),
         Command::Pull(arguments) => pull::run(arguments),
         Command::Push(arguments) => push::run(arguments),
+        Command::Key(arguments) => names::key::run(arguments),
+        Command::Publish(arguments) => names::publish::run(arguments),
+        Command::Names(arguments) => names::history::names(arguments),
+        Command::History(arguments) => names::history::history(arguments),
+        Command::Rollback(arguments) => names::history::roll_back(arguments),
+        Command::Follow(arguments) => names::follow::run(arguments),
+        Command::Sign(arguments) => signatures::sign(arguments),
+        Command::VerifySignature(arguments) => signatures::verify(arguments),
         Command::Pin(arguments) => pins::pin(arguments),
         Command::Unpin(arguments) => pins::unpin(arguments),
         Command::Warm(arguments) => trace::warm(arguments),

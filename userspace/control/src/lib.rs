@@ -12,6 +12,7 @@ mod activity;
 mod client;
 mod event;
 mod message;
+mod names;
 mod peers;
 mod status;
 
@@ -19,6 +20,7 @@ pub use activity::{Activity, NetworkStatus, Reachability, RequestStatus};
 pub use client::{ask, connect, Connection, Error, Next};
 pub use event::{Event, EventKind};
 pub use message::{FetchLine, Reply, Request, COMMANDS, LINE_MAX, REQUEST_MAX};
+pub use names::{NameRecord, NameStatus};
 pub use peers::{BanStatus, PeerClass, PeerDirection, PeerStatus, Peers};
 pub use status::{
     Collected, ImageStatus, MountStatus, PinOrigin, PinStatus, PullState, PullStatus, Status,

@@ -4,16 +4,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Activity, Collected, Event, ImageStatus, MountStatus, Peers, PullStatus, Status};
+use crate::{
+    Activity, Collected, Event, ImageStatus, MountStatus, NameStatus, Peers, PullStatus, Status,
+};
 
 /// The longest line that either side accepts, in bytes, newline included.
 pub const LINE_MAX: u64 = 16 * 1024 * 1024;
 /// The longest request that the daemon accepts, in bytes, newline included.
 pub const REQUEST_MAX: u64 = 4096;
 /// The names of all commands.
-pub const COMMANDS: [&str; 13] = [
+pub const COMMANDS: [&str; 18] = [
     "status", "activity", "images", "mounts", "peers", "unban", "pull", "warm", "pin", "unpin",
-    "gc", "events", "fetch",
+    "gc", "events", "fetch", "publish", "name", "names", "follow", "rollback",
 ];
 
 /// What a client asks: `{"command":"status"}`.
@@ -52,6 +54,9 @@ pub enum Request {
         /// To bring only what mounting it needs.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         lazy: bool,
+        /// The reference to an image of a registry that it is used as, by which the policy decides.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        used_as: Option<String>,
     },
     /// To bring what was missed of an image when it was started before. Closing the connection ends that.
     Warm {
@@ -81,6 +86,38 @@ pub enum Request {
     Events,
     /// To have fetched what the lines that follow name, each a [`FetchLine`], until the client goes away.
     Fetch,
+    /// To tell everybody a record of a name.
+    Publish {
+        /// The record, in Base64.
+        record: String,
+    },
+    /// What is known of a name.
+    Name {
+        /// The name, `KEY/NAME` or an alias.
+        name: String,
+        /// To ask peers and the DHT first.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        search: bool,
+    },
+    /// What is known of all names.
+    Names,
+    /// To be told what a name stands for, now and when that changes, until the client goes away.
+    Follow {
+        /// The name, `KEY/NAME` or an alias.
+        name: String,
+    },
+    /// To have a name stand for what it stood for earlier, until there is something newer than now. Either `sequence` or
+    /// `time` says what.
+    Rollback {
+        /// The name, `KEY/NAME` or an alias.
+        name: String,
+        /// The sequence of an earlier record.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sequence: Option<u64>,
+        /// What it stood for then, in seconds since 1970.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        time: Option<u64>,
+    },
 }
 
 /// What a client says after [`Request::Fetch`]: `{"cancel":{"id":7}}`, for example. Each but a cancelled one is answered
@@ -143,6 +180,11 @@ impl Request {
             | Request::Peers
             | Request::Pull { .. }
             | Request::Warm { .. }
+            | Request::Publish { .. }
+            | Request::Name { .. }
+            | Request::Names
+            | Request::Follow { .. }
+            | Request::Rollback { .. }
             | Request::Pin { .. } => true,
             Request::Unban { .. }
             | Request::Unpin { .. }
@@ -188,6 +230,10 @@ pub enum Reply {
     Unpinned(String),
     /// What was given up, or would be.
     Collected(Collected),
+    /// What is known of a name. To [`Request::Follow`] more lines follow.
+    Name(NameStatus),
+    /// What is known of all names.
+    Names(Vec<NameStatus>),
     /// Something happened. More lines follow.
     Event(Event),
     /// What a [`FetchLine`] names is in the store, or can't be had.
@@ -213,6 +259,7 @@ mod tests {
             tag: None,
             timeout: Some(5),
             lazy: false,
+            used_as: None,
         };
         for (request, line) in [
             (Request::Status, r#"{"command":"status"}"#),
@@ -244,7 +291,7 @@ mod tests {
         let reply: Reply = serde_json::from_str(r#"{"error":"no"}"#).unwrap();
         assert_eq!(reply, Reply::Error("no".into()));
         for command in COMMANDS {
-            let line = format!(r#"{{"command":"{command}","image":"x"}}"#);
+            let line = format!(r#"{{"command":"{command}","image":"x","name":"x","record":"x"}}"#);
             assert!(serde_json::from_str::<Request>(&line).is_ok(), "{command}");
         }
     }

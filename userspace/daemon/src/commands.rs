@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use peerfs_control::{PullStatus, Reply};
+use peerfs_control::{NameStatus, PullStatus, Reply};
 use peerfs_exchange::Priority;
 use peerfs_fetch::images::{resolve, ResolveError};
 use peerfs_fetch::source::{Found, OriginError, Origins};
@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::events::Events;
+use crate::names::{NameError, Names};
 use crate::saved_pins::{PinsError, SavedPins};
 use crate::status::StatusReader;
 use crate::traces::{BringError, Brought, Traces};
@@ -47,6 +48,9 @@ pub enum CommandError {
     /// What a mount needs could not be got.
     #[error(transparent)]
     Begin(#[from] BeginError),
+    /// It is not known what a name stands for.
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// The store could not be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -101,6 +105,16 @@ pub enum CommandError {
     ShuttingDown,
 }
 
+/// What a client says of an image that it wants to have.
+pub(crate) struct Wanted {
+    /// A reference to it.
+    pub(crate) image: String,
+    /// The tag that it is to have.
+    pub(crate) tag: Option<String>,
+    /// What it is used as, by which the policy decides.
+    pub(crate) used_as: Option<String>,
+}
+
 /// An image that a client wants to have.
 pub(crate) struct Located {
     /// Its manifest.
@@ -131,24 +145,36 @@ pub struct Commands {
     pub handler: Arc<dyn RequestHandler>,
     /// Brings what was missed of an image before.
     pub traces: Traces,
+    /// What is known of publishers' names.
+    pub names: Names,
 }
 
 impl Commands {
     /// The image that a client means.
     pub(crate) async fn find(&self, image: &str) -> Result<Digest, CommandError> {
-        let image: Reference = image.parse()?;
-        Ok(resolve(&self.status.disk, image).await?)
+        match image.parse()? {
+            Reference::Published { .. } | Reference::Alias(_) => {
+                let name = self.names.parse(image)?;
+                self.names.search(&name, &self.status.node).await;
+                Ok(self.names.manifest(&name)?)
+            }
+            image => Ok(resolve(&self.status.disk, image).await?),
+        }
     }
 
     /// The image that a client wants to have; one of a registry is asked for there.
-    pub(crate) async fn locate(
-        &self,
-        image: &str,
-        tag: Option<String>,
-    ) -> Result<Located, CommandError> {
+    pub(crate) async fn locate(&self, wanted: Wanted) -> Result<Located, CommandError> {
+        let Wanted {
+            image,
+            tag,
+            used_as,
+        } = wanted;
         let tag = tag.map(|tag| tag.parse::<Tag>()).transpose()?;
         let Reference::Registry(reference) = image.parse()? else {
-            let manifest = self.find(image).await?;
+            let manifest = self.find(&image).await?;
+            if let Some(used_as) = used_as {
+                self.origins.check(used_as.parse()?, manifest).await?;
+            }
             let found = None;
             return Ok(Located {
                 manifest,
@@ -234,6 +260,33 @@ impl Commands {
             Err(reason) => Err(CommandError::PinsUnknown(reason.clone())),
         });
         changed.await.map_err(|_| CommandError::ShuttingDown)?
+    }
+
+    /// Tells everybody a record of a name.
+    pub(crate) async fn publish_name(&self, record: &str) -> Result<NameStatus, CommandError> {
+        let name = self.names.publish(record, &self.status.node).await?;
+        Ok(self.names.status(&name)?)
+    }
+
+    /// What is known of a name, and of others than this machine if they are to be asked.
+    pub(crate) async fn name(&self, name: &str, search: bool) -> Result<NameStatus, CommandError> {
+        let name = self.names.parse(name)?;
+        if search {
+            self.names.search(&name, &self.status.node).await;
+        }
+        Ok(self.names.status(&name)?)
+    }
+
+    /// Has a name stand for what it stood for earlier.
+    pub(crate) async fn roll_back(
+        &self,
+        name: &str,
+        sequence: Option<u64>,
+        time: Option<u64>,
+    ) -> Result<NameStatus, CommandError> {
+        let name = self.names.parse(name)?;
+        self.names.roll_back(&name, sequence, time).await?;
+        Ok(self.names.status(&name)?)
     }
 
     /// Lifts the ban of a peer, or of all; returns whose.

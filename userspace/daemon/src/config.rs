@@ -20,6 +20,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 pub use crate::lazy_pulls::PullChoice;
 pub use crate::mirror::MirrorConfig;
 pub use crate::monitor::MonitorConfig;
+pub use crate::names_config::NamesConfig;
 pub use crate::peer_config::{PeerConfig, Profile};
 pub use crate::source_config::{RegistryConfig, SourceConfig};
 use crate::state;
@@ -91,6 +92,8 @@ pub struct Config {
     pub monitor: MonitorConfig,
     /// A registry for what is not in peerfs form.
     pub mirror: MirrorConfig,
+    /// Publishers' names.
+    pub names: NamesConfig,
     /// Other places to fetch from, asked before the peers.
     pub source: Vec<SourceConfig>,
     /// Images that are kept complete without being asked for.
@@ -112,6 +115,7 @@ impl Default for Config {
             registry: RegistryConfig::default(),
             monitor: MonitorConfig::default(),
             mirror: MirrorConfig::default(),
+            names: NamesConfig::default(),
             source: Vec::new(),
             pin: Vec::new(),
         }
@@ -363,7 +367,7 @@ fn image_of_the_store<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Refe
     let place = match image {
         Reference::Digest(_) | Reference::Tag(_) => return Ok(image),
         Reference::Registry(_) => "registries",
-        Reference::Published { .. } => "publishers",
+        Reference::Published { .. } | Reference::Alias(_) => "publishers",
     };
     let problem = format_args!(
         "{text:?}: this version can't fetch from {place}; name the image by the digest of its manifest"

@@ -37,6 +37,7 @@ use crate::control::ControlSocket;
 use crate::events::Events;
 use crate::lazy_pulls::LazyPulls;
 use crate::mirror::{MirrorError, Prepared};
+use crate::names::{Names, NamesError};
 use crate::provider::StoreProvider;
 use crate::reload::{Changes, Settings};
 use crate::requests::{RepositoryHandler, RequestCounts};
@@ -70,6 +71,9 @@ pub enum StartError {
     /// What is this node's own can't be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// What is known of names can't be read.
+    #[error("cannot use what is known of names")]
+    Names(#[from] NamesError),
     /// The control socket can't be made.
     #[error(
         "cannot listen at {}; name another place with --control-socket or control_socket",
@@ -137,7 +141,7 @@ impl Daemon {
         let own = config.clone();
         let opened = tokio::task::spawn_blocking(move || open_all(&own)).await;
         let opened = opened.map_err(|_| StartError::ShuttingDown)??;
-        let store = Arc::new(opened.store);
+        let (store, names) = (Arc::new(opened.store), opened.names);
         let disk = Disk::new(Arc::clone(&store), config.limits.store_operations.get());
         let control = control_socket(&config.control_socket, passed)?;
         let monitor = listen_for_monitor(config).await?;
@@ -152,6 +156,7 @@ impl Daemon {
         };
         let node = Node::start(opened.node, served).await?;
         provider.tell(Arc::clone(node.arrivals()));
+        node.carry_names(Arc::new(names.clone()));
         store.watch(Arc::new(Told(Arc::clone(node.arrivals()))));
         let registry = Arc::new(Registry::default());
         let (configured, directories) = sources(config)?;
@@ -162,6 +167,7 @@ impl Daemon {
             disk.clone(),
             Arc::clone(&registry),
             config.registry.options(),
+            config.names.policy.clone(),
         );
         let discoveries: Vec<Arc<dyn Discovery>> = vec![
             Arc::new(Configured::new(&registry, configured)),
@@ -221,6 +227,7 @@ impl Daemon {
             events: events.clone(),
             handler: Arc::clone(&handler),
             traces: traces.clone(),
+            names: names.clone(),
         };
 
         let mut tasks = JoinSet::new();
@@ -234,6 +241,7 @@ impl Daemon {
         });
         tasks.spawn(lazy_pulls.run(shutdown.clone()));
         tasks.spawn(traces.run());
+        tasks.spawn(names.republish(node.clone(), shutdown.clone()));
         if disk.can_be_filled() {
             let (disk, shutdown) = (disk.clone(), shutdown.clone());
             let rebuild = move |store: &Store| {
@@ -389,6 +397,7 @@ struct Opened {
     store: Store,
     state: StateDirectory,
     node: NodeConfig,
+    names: Names,
     /// The pins of clients, or why they are not known.
     saved_pins: Result<SavedPins, String>,
     /// Their manifests.
@@ -406,12 +415,14 @@ fn open_all(config: &Config) -> Result<Opened, StartError> {
         warn!(problem, "images that were pinned are not");
         problem
     });
+    let names = Names::load(&state.names(), &config.names, &config.registry.options())?;
     let pinned = saved_pins.iter().flat_map(SavedPins::pins);
     Ok(Opened {
         pinned: pinned.copied().collect(),
         store,
         state,
         node,
+        names,
         saved_pins,
     })
 }

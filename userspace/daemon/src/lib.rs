@@ -19,6 +19,7 @@
 //! | `mirror` | a registry for what is not in peerfs form |
 //! | `monitor` | the page and the metrics |
 //! | `saved_pins` | what clients have pinned |
+//! | `names` | what this machine knows of publishers' names |
 //!
 //! What is missing is got by the crate `peerfs_fetch`.
 
@@ -40,6 +41,8 @@ pub mod logging;
 pub mod manager;
 mod mirror;
 mod monitor;
+mod names;
+mod names_config;
 mod peer_config;
 mod provider;
 pub mod reload;
@@ -47,6 +50,7 @@ mod requests;
 mod saved_pins;
 mod source_config;
 pub mod state;
+mod state_file;
 mod status;
 mod traces;
 pub mod upcall;

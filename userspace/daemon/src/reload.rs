@@ -56,6 +56,7 @@ impl Changes {
             registry,
             monitor,
             mirror,
+            names,
             source,
             pin,
         } = running;
@@ -117,6 +118,7 @@ impl Changes {
             ("registry", *registry != new.registry),
             ("monitor", *monitor != new.monitor),
             ("mirror", *mirror != new.mirror),
+            ("names", *names != new.names),
             ("source", *source != new.source),
         ]);
         let at_once = differing(&[

@@ -8,14 +8,13 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
 use peerfs_format::Digest;
 use serde::{Deserialize, Serialize};
+
+use crate::state_file;
 
 /// The most images that are pinned.
 const PINS_MAX: usize = 1024;
@@ -92,7 +91,7 @@ impl SavedPins {
     /// If there is one that can't be read or is not valid.
     pub fn load(path: &Path) -> Result<Self, PinsError> {
         let path = path.to_owned();
-        let pins = match read(&path) {
+        let pins = match state_file::read(&path, LENGTH_MAX) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
             Err(source) => return Err(PinsError::Io { path, source }),
             Ok(text) => parse(&text),
@@ -137,7 +136,7 @@ impl SavedPins {
     }
 
     fn save(&mut self, pins: BTreeSet<Digest>) -> Result<(), PinsError> {
-        write(&self.path, &to_text(&pins)).map_err(|source| PinsError::Io {
+        state_file::replace(&self.path, &to_text(&pins)).map_err(|source| PinsError::Io {
             path: self.path.clone(),
             source,
         })?;
@@ -172,42 +171,10 @@ fn to_text(pins: &BTreeSet<Digest>) -> Vec<u8> {
     text
 }
 
-/// The content of a file, or somewhat more than [`LENGTH_MAX`] bytes of it. Waits for nobody who should write to it.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits())
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut text = Vec::new();
-    file.take(LENGTH_MAX + 1).read_to_end(&mut text)?;
-    Ok(text)
-}
-
-/// Replaces a file, by way of another one, which one process at a time does: it has the state directory.
-fn write(path: &Path, text: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    // Whatever was left there, or put there.
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => (),
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -97,6 +97,11 @@ impl StateDirectory {
         self.path.join("banned-peers")
     }
 
+    /// The folder with what is known of names.
+    pub fn names(&self) -> PathBuf {
+        self.path.join("names")
+    }
+
     /// Where the images are remembered that users have pinned.
     pub fn pins(&self) -> PathBuf {
         self.path.join("pins.json")

@@ -262,7 +262,7 @@ fn what_can_not_be_fetched_is_refused_with_the_reason() {
         (
             "pin",
             &format!("{}/base", "a".repeat(52)),
-            "can't fetch from publishers",
+            "nothing is known of",
         ),
         ("unpin", &image, "is not pinned"),
     ] {

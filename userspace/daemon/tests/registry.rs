@@ -10,9 +10,11 @@ mod support;
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use docker_registry::Registry;
-use peerfs_control::{PullState, Reply};
+use peerfs_control::{ask, PullState, Reply, Request};
+use peerfs_names::Name;
 use support::process::{peerfs, succeed, Running};
 
 impl Registry {
@@ -124,4 +126,59 @@ fn a_conversion_is_taken_for_an_original_by_whoever_is_told_to() {
     let trusting = "[registry]\ntrust_conversions = true\n";
     let daemon = Running::start_over(tempfile::tempdir().unwrap(), trusting).0;
     assert_eq!(daemon.succeed("pull", &[&by_digest]).trim_end(), converted);
+}
+
+#[test]
+fn a_name_is_found_in_a_registry_and_what_else_is_there_is_passed_over() {
+    let registry = Registry::start(tempfile::tempdir().unwrap(), "", "");
+    let repository = format!("{}/team/names", registry.address);
+    let publisher = Running::start_over(tempfile::tempdir().unwrap(), "").0;
+    let tree = publisher.root.path().join("tree");
+    let images = ["one", "two"].map(|content| {
+        fs::create_dir_all(&tree).unwrap();
+        fs::write(tree.join("file"), content).unwrap();
+        let mut build = Command::new(peerfs());
+        build.args(["build", "--tag", content, "--root-dir"]);
+        succeed(build.arg(publisher.store()).arg(&tree))
+    });
+    let run = |arguments: &[&str]| {
+        let mut process = Command::new(peerfs());
+        process.env("PEERFS_KEYS", publisher.root.path().join("keys"));
+        process.env("PEERFS_ROOT_DIR", publisher.store());
+        succeed(process.args(arguments)).trim_end().to_owned()
+    };
+    run(&["key", "new"]);
+    let socket = publisher.socket();
+    let publish = |image: &str| {
+        let asked = ["publish", "--socket", socket.to_str().unwrap()];
+        run(&[&asked[..], &["--registry", &repository, "base", image]].concat())
+    };
+    let name = publish("one");
+    // A second registry, which nobody answers for.
+    let config = format!("[names]\nregistries = ['{repository}', '127.0.0.1:1/names']\n");
+    let other = Running::start_over(tempfile::tempdir().unwrap(), &config).0;
+    let image = |daemon: &Running| {
+        let request = Request::Name {
+            name: name.clone(),
+            search: true,
+        };
+        match ask(&daemon.socket(), &request, Duration::from_secs(60)) {
+            Ok(Reply::Name(status)) => status.image,
+            other => panic!("{other:?}"),
+        }
+    };
+    let trimmed = images.map(|image| Some(image.trim_end().to_owned()));
+    assert_eq!(image(&other), trimmed[0]);
+    publish("two");
+    assert_eq!(image(&other), trimmed[1]);
+
+    // Something else by that tag: an image, for whoever can write to the repository.
+    let topic = name.parse::<Name>().unwrap().topic();
+    let mut push = Command::new(peerfs());
+    push.args(["push", "one", "--root-dir"])
+        .arg(publisher.store());
+    succeed(push.arg(format!("{repository}:peerfs-name-{topic}")));
+    assert_eq!(image(&other), trimmed[1]);
+    let (fresh, _) = Running::start_over(tempfile::tempdir().unwrap(), &config);
+    assert_eq!(image(&fresh), None);
 }

@@ -22,6 +22,10 @@ use peerfs_format::upcall::{
 use peerfs_format::{
     DataFile, Digest, Place, PlacesHeader, Record, METADATA_MAX,
 };
+use peerfs_names::{
+    Grant, ImageSignature, KnownName, Name, SecretKey, SignatureManifest, SigningKey,
+};
+use peerfs_oci::Reference;
 use peerfs_store::Store;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -47,6 +51,7 @@ fn main() -> Result<()> {
         )?;
     }
     save("places", "table", &places())?;
+    save_names()?;
     save_messages()
 }
 
@@ -95,6 +100,49 @@ fn places() -> Vec<u8> {
         file.write_to(|part| table.extend_from_slice(part));
     }
     table
+}
+
+/// Records of a name, one of them by a writer, what is saved of it, and signatures, all by the key of RFC 8032's first test.
+fn save_names() -> Result<()> {
+    let text = "-----BEGIN PRIVATE KEY-----\n\
+        MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
+        -----END PRIVATE KEY-----\n";
+    let key = SecretKey::parse(text)?;
+    let name = Name::new(key.public(), "team/base")?;
+    let grant = Grant::new(&name, 1, [key.public()].into(), &key)?;
+    let mut known = KnownName::new(name.clone());
+    for (sequence, image, grant) in [(1, 1, None), (1, 2, None), (2, 3, Some(grant))] {
+        let record = peerfs_names::Record {
+            name: name.clone(),
+            signer: key.public(),
+            sequence,
+            issued: 1_700_000_000,
+            expires: 1_800_000_000,
+            manifest: Digest([image; Digest::SIZE]),
+            trace: None,
+            replicas: 0,
+            grant,
+        };
+        let signed = record.sign(&key)?;
+        save("name_record", &format!("record-{image}"), signed.bytes())?;
+        known.offer(signed, UNIX_EPOCH);
+    }
+    known.go_back_to(1)?;
+    save("name_record", "known", known.to_text().as_bytes())?;
+    let Reference::Registry(repository) = "registry.example/team/base".parse()? else {
+        return Err("it is a repository".into());
+    };
+    let image = Digest([7; Digest::SIZE]);
+    let signature = ImageSignature::new(&repository, &image, &SigningKey::Ed25519(key))?;
+    let mut manifest = SignatureManifest::default();
+    manifest.add(&signature);
+    save("signature", "payload", &signature.payload)?;
+    save("signature", "manifest", &manifest.to_bytes().1)?;
+    let policy = format!(
+        "default = \"refuse\"\n[[rule]]\nimages = \"registry.example\"\nrequire = \"signature\"\nkeys = [\"{}\"]\n",
+        name.key()
+    );
+    save("signature", "policy", policy.as_bytes())
 }
 
 fn save_messages() -> Result<()> {

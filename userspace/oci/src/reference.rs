@@ -39,6 +39,8 @@ pub enum Reference {
         /// Its name there.
         name: String,
     },
+    /// `peerfs:ALIAS`: a publisher's name that the configuration of peerfsd gives another one.
+    Alias(String),
     /// `REGISTRY/NAME[:TAG][@DIGEST]`.
     Registry(RegistryReference),
     /// A name in the store.
@@ -64,7 +66,7 @@ pub struct RegistryReference {
 pub struct Tag(String);
 
 /// A publisher's public key: 52 letters and digits of Base32.
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PublisherKey(pub [u8; PublisherKey::SIZE]);
 
 /// A text that is no reference.
@@ -103,6 +105,7 @@ impl fmt::Display for Reference {
         match self {
             Reference::Digest(digest) => digest.fmt(f),
             Reference::Published { key, name } => write!(f, "{SCHEME}{key}/{name}"),
+            Reference::Alias(alias) => write!(f, "{SCHEME}{alias}"),
             Reference::Registry(registry) => registry.fmt(f),
             Reference::Tag(tag) => tag.fmt(f),
         }
@@ -155,7 +158,9 @@ impl FromStr for Tag {
             Reference::Digest(_) | Reference::Registry(_) => {
                 invalid("a digest is no tag: an image has its digest anyway")
             }
-            Reference::Published { .. } => invalid("what has this name is what its key has signed"),
+            Reference::Published { .. } | Reference::Alias(_) => {
+                invalid("what has this name is what its key has signed")
+            }
         }
     }
 }
@@ -213,7 +218,12 @@ fn parse_published(text: &str) -> Option<Result<Reference, &'static str>> {
         (Some(_), _) => Some(Err(
             "behind the key's slash letters, digits and -._/ are expected, with a letter or digit first",
         )),
-        (None, _) if rest.is_some() => Some(Err("behind peerfs: a key, a slash and a name are expected")),
+        (None, None) if rest.is_some_and(is_published_name) => {
+            rest.map(|alias| Ok(Reference::Alias(alias.to_owned())))
+        }
+        (None, _) if rest.is_some() => Some(Err(
+            "behind peerfs: a key, a slash and a name are expected, or an alias",
+        )),
         (None, _) => None,
     }
 }
@@ -325,6 +335,7 @@ mod tests {
         match text.parse() {
             Ok(Reference::Digest(_)) => "digest",
             Ok(Reference::Published { .. }) => "published",
+            Ok(Reference::Alias(_)) => "alias",
             Ok(Reference::Registry(_)) => "registry",
             Ok(Reference::Tag(_)) => "tag",
             Err(_) => "invalid",
@@ -362,7 +373,8 @@ mod tests {
             (&format!("{key}/base:12"), "invalid"),
             (&format!("peerfs:{}/base", &key[1..]), "invalid"),
             (&key, "tag"),
-            ("peerfs:base", "invalid"),
+            ("peerfs:base", "alias"),
+            ("peerfs:-base", "invalid"),
             ("", "invalid"),
             ("-x", "invalid"),
             ("a b", "invalid"),

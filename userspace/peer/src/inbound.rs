@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The exchange streams that peers open, as events of the swarm.
+//! The streams of exchange and names that peers open, as events of the swarm.
 //!
 //! libp2p-stream, which opens ours, hands those of others to a channel with room for one, and drops a
 //! stream that finds it full: with many peers, or a busy machine, each loses some. Here a stream waits
@@ -9,10 +9,11 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::{ready, Ready};
 use std::task::{Context, Poll};
 
 use libp2p::core::transport::PortUse;
-use libp2p::core::upgrade::{DeniedUpgrade, ReadyUpgrade};
+use libp2p::core::upgrade::{DeniedUpgrade, InboundUpgrade, UpgradeInfo};
 use libp2p::core::Endpoint;
 use libp2p::swarm::handler::{ConnectionEvent, FullyNegotiatedInbound};
 use libp2p::swarm::{
@@ -22,16 +23,18 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
 
 use crate::client::EXCHANGE_PROTOCOL;
+use crate::names::NAMES_PROTOCOL;
 use peerfs_exchange::limits::STREAMS_PER_PEER;
 
 /// A stream that a peer opened.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) peer: PeerId,
+    pub(crate) protocol: StreamProtocol,
     pub(crate) stream: Stream,
 }
 
-/// Accepts exchange streams.
+/// Accepts streams.
 #[derive(Default)]
 pub(crate) struct Behaviour {
     /// What the swarm has not taken yet. It polls after each that comes, so there are few.
@@ -65,8 +68,17 @@ impl NetworkBehaviour for Behaviour {
 
     fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
 
-    fn on_connection_handler_event(&mut self, peer: PeerId, _: ConnectionId, stream: Stream) {
-        self.opened.push_back(Opened { peer, stream });
+    fn on_connection_handler_event(
+        &mut self,
+        peer: PeerId,
+        _: ConnectionId,
+        (stream, protocol): Negotiated,
+    ) {
+        self.opened.push_back(Opened {
+            peer,
+            protocol,
+            stream,
+        });
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Opened, THandlerInEvent<Self>>> {
@@ -78,29 +90,54 @@ impl NetworkBehaviour for Behaviour {
     }
 }
 
-/// Accepts the exchange streams of one connection.
+/// A stream, and what is spoken on it.
+type Negotiated = (Stream, StreamProtocol);
+
+/// Takes a stream of either protocol as it is.
+pub(crate) struct Either;
+
+impl UpgradeInfo for Either {
+    type Info = StreamProtocol;
+    type InfoIter = [StreamProtocol; 2];
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        [EXCHANGE_PROTOCOL, NAMES_PROTOCOL]
+    }
+}
+
+impl InboundUpgrade<Stream> for Either {
+    type Output = Negotiated;
+    type Error = Infallible;
+    type Future = Ready<Result<Negotiated, Infallible>>;
+
+    fn upgrade_inbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
+        ready(Ok((stream, protocol)))
+    }
+}
+
+/// Accepts the streams of one connection.
 #[derive(Default)]
 pub(crate) struct Handler {
     /// At most as many as a peer may have; more are closed, as the server would.
-    opened: VecDeque<Stream>,
+    opened: VecDeque<Negotiated>,
 }
 
 impl ConnectionHandler for Handler {
     type FromBehaviour = Infallible;
-    type ToBehaviour = Stream;
-    type InboundProtocol = ReadyUpgrade<StreamProtocol>;
+    type ToBehaviour = Negotiated;
+    type InboundProtocol = Either;
     type OutboundProtocol = DeniedUpgrade;
     type InboundOpenInfo = ();
     type OutboundOpenInfo = ();
 
     fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
-        SubstreamProtocol::new(ReadyUpgrade::new(EXCHANGE_PROTOCOL), ())
+        SubstreamProtocol::new(Either, ())
     }
 
     fn poll(
         &mut self,
         _: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, (), Stream>> {
+    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, (), Negotiated>> {
         // Woken by the connection: it polls again after each stream.
         match self.opened.pop_front() {
             Some(stream) => Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(stream)),

@@ -8,8 +8,8 @@
 //!
 //! Decisions are apart from effects: those that need to know nothing of libp2p are the crate `peerfs_exchange`.
 //! Of the modules here these decide, and are tested without a network: `streams`, `connections`, `dialer`,
-//! `heartbeat`, `pauses`, `provider_records`, `followers`, `blob_encoding`. These act: `lane` and `client` ask, `server`
-//! answers, `connection_gate` lets in and closes, `ping` asks who is there, `driver` owns the swarm, `lookup` finds, and `node` is the handle
+//! `heartbeat`, `pauses`, `provider_records`, `name_records`, `followers`, `blob_encoding`. These act: `lane` and `client` ask, `server`
+//! answers, `connection_gate` lets in and closes, `ping` asks who is there, `names` carries records of names, `driver` owns the swarm, `lookup` finds, and `node` is the handle
 //! of it all.
 
 #![forbid(unsafe_code)]
@@ -39,6 +39,8 @@ mod internet;
 mod lane;
 mod links;
 mod lookup;
+mod name_records;
+mod names;
 mod network;
 mod network_info;
 mod node;
@@ -68,6 +70,7 @@ pub use event::Event;
 pub use identity::Identity;
 pub use internet::Reachability;
 pub use libp2p::{Multiaddr, PeerId};
+pub use names::NameBook;
 pub use network_info::NetworkInfo;
 pub use node::Node;
 pub use peer_info::{Direction, PeerClass, PeerInfo};

@@ -2,6 +2,8 @@
 
 //! The handle of a running node.
 
+mod names;
+
 use std::collections::HashSet;
 use std::future::Future;
 use std::io;
@@ -12,6 +14,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use libp2p::core::transport::TransportError;
 use libp2p::{Multiaddr, PeerId, Swarm};
+use libp2p_stream::Control;
 use peerfs_exchange::{Have, Priority, Progress, Suggestion};
 use peerfs_format::Digest;
 use peerfs_text::Causes;
@@ -29,6 +32,7 @@ use crate::driver::{Command, Driver, Outlets, Parts};
 use crate::followers::read_record;
 use crate::internet::Configured;
 use crate::lookup::{Finder, Lookup};
+use crate::names::NameServer;
 use crate::peer_table::PeerTable;
 use crate::server::Server;
 use crate::{
@@ -63,6 +67,8 @@ struct Inner {
     client: Arc<Client>,
     arrivals: Arc<ArrivalLog>,
     lookup: Lookup,
+    names: Arc<NameServer>,
+    control: Control,
     commands: mpsc::Sender<Command>,
     events: broadcast::Sender<Event>,
     listen_addresses: watch::Receiver<Vec<Multiaddr>>,
@@ -88,8 +94,10 @@ impl Node {
         let mut swarm = behaviour::swarm(&config, &bans, peers.clone(), configured.clone())?;
         listen(&mut swarm, &config.listen)?;
 
+        let control = swarm.behaviour().outbound.new_control();
+        let names = Arc::new(NameServer::new(tasks.clone(), shutdown.clone()));
         let client = Arc::new(Client::new(
-            swarm.behaviour().outbound.new_control(),
+            control.clone(),
             &config,
             peers.clone(),
             bans.clone(),
@@ -118,6 +126,7 @@ impl Node {
                 peers: peers.clone(),
                 client: client.clone(),
                 server: Arc::new(server),
+                names: names.clone(),
                 bans: bans.clone(),
                 configured,
             },
@@ -146,6 +155,8 @@ impl Node {
                 client,
                 arrivals,
                 lookup: Lookup::new(finder, tasks.clone()),
+                names,
+                control,
                 commands,
                 events,
                 listen_addresses,

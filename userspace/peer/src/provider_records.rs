@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! This node's part of the DHT: who is said to have what.
+//! This node's part of the DHT: who is said to have what, and records of names.
 //!
 //! Strangers write to it, so that everything is bounded: the keys and the bytes of each peer, the records of
 //! each key, all records. What this node announces itself is kept apart and always there.
@@ -16,6 +16,7 @@ use libp2p::PeerId;
 use peerfs_format::Digest;
 
 use crate::addresses;
+use crate::name_records::NameRecords;
 
 /// The keys that one peer may announce: more than a store of 256 GiB has packs.
 pub(crate) const KEYS_PER_PEER: usize = 4096;
@@ -37,6 +38,7 @@ pub(crate) struct ProviderRecords {
     sizes: BTreeSet<(usize, PeerId)>,
     /// All records by the time at which they expire.
     expiry: BTreeSet<(Instant, PeerId, Digest)>,
+    names: NameRecords,
     random: fastrand::Rng,
 }
 
@@ -49,12 +51,14 @@ impl ProviderRecords {
             peers: HashMap::new(),
             sizes: BTreeSet::new(),
             expiry: BTreeSet::new(),
+            names: NameRecords::new(random.clone()),
             random,
         }
     }
 
     /// Forgets the records that have expired.
     pub(crate) fn expire(&mut self, now: Instant) {
+        self.names.expire(now);
         while let Some((at, peer, key)) = self.expiry.first().copied() {
             if at > now {
                 return;
@@ -154,16 +158,20 @@ impl RecordStore for ProviderRecords {
     type RecordsIter<'a> = iter::Empty<Cow<'a, Record>>;
     type ProvidedIter<'a> = Box<dyn Iterator<Item = Cow<'a, ProviderRecord>> + 'a>;
 
-    fn get(&self, _: &RecordKey) -> Option<Cow<'_, Record>> {
-        None
+    fn get(&self, key: &RecordKey) -> Option<Cow<'_, Record>> {
+        self.names.get(&digest_of(key)?)
     }
 
-    fn put(&mut self, _: Record) -> Result<()> {
-        // There are no value records.
-        Err(Error::MaxRecords)
+    fn put(&mut self, record: Record) -> Result<()> {
+        let topic = digest_of(&record.key).ok_or(Error::ValueTooLarge)?;
+        self.names.put(topic, record)
     }
 
-    fn remove(&mut self, _: &RecordKey) {}
+    fn remove(&mut self, key: &RecordKey) {
+        if let Some(topic) = digest_of(key) {
+            self.names.remove(&topic);
+        }
+    }
 
     fn records(&self) -> Self::RecordsIter<'_> {
         iter::empty()

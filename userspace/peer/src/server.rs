@@ -97,7 +97,7 @@ impl Server {
     /// Serves a stream in a task of its own until `shutdown`, if the peer has not too many. When there are
     /// too many in all, the one that was idle longest makes room.
     pub(crate) fn accept(self: &Arc<Self>, opened: Opened) {
-        let Opened { peer, stream } = opened;
+        let Opened { peer, stream, .. } = opened;
         let Some(slot) = Streams::take(&self.streams, peer, Instant::now()) else {
             tracing::debug!(%peer, "refused a stream, there are too many");
             return;

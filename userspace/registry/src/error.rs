@@ -82,6 +82,14 @@ pub enum Error {
         /// What it says about that.
         message: String,
     },
+    /// What it has as signatures of an image are none.
+    #[error("what {host} has as signatures of the image is not understood")]
+    Signatures {
+        /// The server.
+        host: String,
+        /// Why.
+        source: peerfs_names::InvalidSignature,
+    },
     /// It does not answer as the protocol says.
     #[error("{host} does not keep to the protocol: {problem}")]
     Protocol {

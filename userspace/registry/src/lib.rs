@@ -12,6 +12,8 @@
 //! | `image` | what a reference stands for |
 //! | `referrers` | conversions of ordinary images beside these |
 //! | [`Push`], `upload` | putting an image and its blobs there |
+//! | `name_records` | records of publishers' names, as artifacts |
+//! | `signatures` | signatures of images, beside these |
 //! | `retry` | when something is tried again, and when nobody is asked for a while |
 //!
 //! Nothing that a server sends is trusted: all of it is bounded in bytes and time, documents and small blobs are
@@ -28,10 +30,12 @@ mod download;
 mod error;
 mod http;
 mod image;
+mod name_records;
 mod push;
 mod referrers;
 mod remote;
 mod retry;
+mod signatures;
 mod upload;
 
 pub use documents::{Fetched, DOCUMENT_MAX};

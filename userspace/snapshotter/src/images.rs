@@ -244,6 +244,7 @@ impl Pull {
             tag: Some(tag(&self.image.manifest).to_string()),
             timeout: u32::try_from(self.config.timeout.as_secs()).ok(),
             lazy: true,
+            used_as: self.image.reference.clone(),
         };
         let deadline = Instant::now() + self.config.timeout;
         loop {

@@ -83,14 +83,9 @@ pub enum Error {
     /// An image of a registry that is not here.
     #[error("{0} is not in the store")]
     NotPulled(String),
-    /// An image that is not here, of a place that nothing is fetched from.
-    #[error("{reference} is not in the store, and this version can't fetch from {place}")]
-    NoSource {
-        /// The name that was asked for.
-        reference: String,
-        /// The kind of place, in the plural.
-        place: &'static str,
-    },
+    /// A publisher's name for an image.
+    #[error("{0} is a publisher's name, and a store does not know what these stand for")]
+    OfPublisher(String),
     /// A tag of the store is that of something else.
     #[error("{0:?} is in the store, but is no peerfs image")]
     NotAnImage(String),

@@ -70,7 +70,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::UnknownImage`], [`Error::NotAnImage`], [`Error::TagLeadsNowhere`], [`Error::NotPulled`],
-    /// [`Error::NoSource`], and those of
+    /// [`Error::OfPublisher`], and those of
     /// [`Store::images`].
     pub fn resolve(&self, reference: &Reference) -> Result<Digest> {
         let index = index_file::read(self.directory());
@@ -91,10 +91,9 @@ impl Store {
                     resolved => resolved,
                 },
             },
-            Reference::Published { .. } => Err(Error::NoSource {
-                reference: reference.to_string(),
-                place: "publishers",
-            }),
+            Reference::Published { .. } | Reference::Alias(_) => {
+                Err(Error::OfPublisher(reference.to_string()))
+            }
         }
     }
 

@@ -9,6 +9,8 @@ use peerfs_format::Digest;
 pub(crate) const OCI_LAYOUT: &str = "oci-layout";
 /// The images by tag.
 pub(crate) const INDEX: &str = "index.json";
+/// Signatures that images came with.
+pub(crate) const SIGNATURES: &str = "signatures";
 /// The directory that the one of the complete blobs is in.
 pub(crate) const BLOBS_PARENT: &str = "blobs";
 /// The complete blobs.

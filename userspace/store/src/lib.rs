@@ -34,6 +34,7 @@ mod pack_writer;
 mod places;
 mod programs;
 mod reader;
+mod signatures;
 mod store;
 mod stub;
 mod temporary_file;
@@ -63,6 +64,7 @@ pub use peerfs_oci::{
 };
 pub use peerfs_text::{printable, printable_bytes, Printable};
 pub use reader::{ChunkReader, PackReader};
+pub use signatures::NotedSignature;
 pub use store::{is_store, Store, Usage};
 pub use stub::unpacked_stub;
 pub use temporary_file::TemporaryFile;

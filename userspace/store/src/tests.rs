@@ -438,7 +438,7 @@ fn tags_name_images() {
     let pinned = format!("registry.example/a@sha256:{}", sha256(b"missing"));
     assert!(matches!(resolve(&pinned), Err(Error::NotPulled(_))));
     let published = format!("{}/base", "a".repeat(52));
-    assert!(matches!(resolve(&published), Err(Error::NoSource { .. })));
+    assert!(matches!(resolve(&published), Err(Error::OfPublisher(_))));
     write(b"first", "registry.example/a:new");
     assert_eq!(resolve("registry.example/a:new").unwrap(), first);
     let images = store.images().unwrap();

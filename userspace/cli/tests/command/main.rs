@@ -30,5 +30,6 @@ mod resources;
 mod round_trip;
 mod running;
 mod sharing;
+mod signing;
 mod status;
 mod updating;

@@ -199,17 +199,25 @@ fn the_shell_sees_what_the_library_does() {
 fn an_image_of_elsewhere_is_not_fetched_unasked() {
     let fixture = Fixture::new();
     let published = format!("{}/base", "a".repeat(52));
-    for (name, expected) in [
+    let in_registry = "`peerfs pull` fetches it from its registry";
+    for (name, expected, by_mount) in [
+        ("registry.example/base:1", in_registry, in_registry),
+        // A store does not know what these stand for.
         (
-            "registry.example/base:1",
-            "`peerfs pull` fetches it from its registry",
+            &published,
+            "`peerfs history` asks peerfsd",
+            "can't reach peerfsd",
         ),
-        (&published, "this version can't fetch from publishers"),
+        (
+            "peerfs:base",
+            "`peerfs history` asks peerfsd",
+            "can't reach peerfsd",
+        ),
     ] {
         let (_, message) = fail(peerfs(&fixture.store(), "ls").arg(name));
         assert!(message.contains(expected), "{message}");
         // The same grammar in an option, whatever the source.
-        let manifest = format!("manifest={name}");
+        let manifest = format!("manifest={name},socket=/nowhere/socket");
         let mut mount = helper(&fixture.store());
         mount
             .args(["-f", "-o", &manifest, "none"])
@@ -217,7 +225,7 @@ fn an_image_of_elsewhere_is_not_fetched_unasked() {
         let output = mount.output().unwrap();
         assert_eq!(output.status.code(), Some(32));
         let message = String::from_utf8(output.stderr).unwrap();
-        assert!(message.contains(expected), "{message}");
+        assert!(message.contains(by_mount), "{message}");
     }
     let pinned = format!("registry.example/base@sha256:{}", fixture.manifest);
     let listed = succeed(peerfs(&fixture.store(), "ls").arg(&pinned));

@@ -19,7 +19,7 @@ use tracing::debug;
 
 use super::fetches;
 use super::seats::Seat;
-use crate::commands::{refusal, verdict, CommandError, Commands};
+use crate::commands::{refusal, verdict, CommandError, Commands, Wanted};
 use crate::events::{now, Events};
 
 /// How long a client may be silent, or take for an answer.
@@ -73,6 +73,7 @@ impl Session {
                 | Request::Gc { .. }
                 | Request::Events
                 | Request::Fetch
+                | Request::Follow { .. }
                     if !seat.change_to_long() =>
                 {
                     let problem = "too many clients stay connected; try again later";
@@ -83,10 +84,16 @@ impl Session {
                     tag,
                     timeout,
                     lazy,
+                    used_as,
                 } => {
                     let patience = timeout.unwrap_or(Request::PATIENCE);
                     let patience = Duration::from_secs(patience.into());
-                    return self.pull(&image, tag, patience, lazy).await;
+                    let wanted = Wanted {
+                        image,
+                        tag,
+                        used_as,
+                    };
+                    return self.pull(wanted, patience, lazy).await;
                 }
                 Request::Warm { image, workload } => return self.warm(&image, workload).await,
                 Request::Gc { dry_run } => {
@@ -99,6 +106,30 @@ impl Session {
                 Request::Fetch => {
                     let handler = Arc::clone(&commands.handler);
                     return fetches::serve(&mut self.reader, &mut self.writer, handler).await;
+                }
+                Request::Follow { name } => {
+                    let followed = follow(&commands, &name, &mut self.reader, &mut self.writer);
+                    return followed.await;
+                }
+                Request::Publish { record } => {
+                    let done = commands.publish_name(&record);
+                    self.answer(done, Reply::Name).await?;
+                }
+                Request::Name { name, search } => {
+                    self.answer(commands.name(&name, search), Reply::Name)
+                        .await?;
+                }
+                Request::Names => {
+                    let reply = Reply::Names(commands.names.statuses());
+                    self.send_soon(&reply).await?;
+                }
+                Request::Rollback {
+                    name,
+                    sequence,
+                    time,
+                } => {
+                    let done = commands.roll_back(&name, sequence, time);
+                    self.answer(done, Reply::Name).await?;
                 }
                 Request::Status => self.answer(commands.status.read(), Reply::Status).await?,
                 Request::Activity => {
@@ -165,17 +196,11 @@ impl Session {
     }
 
     /// Brings an image here as long as the client is there.
-    async fn pull(
-        &mut self,
-        image: &str,
-        tag: Option<String>,
-        patience: Duration,
-        is_lazy: bool,
-    ) -> io::Result<()> {
+    async fn pull(&mut self, wanted: Wanted, patience: Duration, is_lazy: bool) -> io::Result<()> {
         let commands = Arc::clone(&self.commands);
         let last = tokio::select! {
             () = hung_up(&mut self.reader) => return Ok(()),
-            last = pull(&commands, &mut self.writer, image, tag, (patience, is_lazy)) => last?,
+            last = pull(&commands, &mut self.writer, wanted, (patience, is_lazy)) => last?,
         };
         self.send(&last).await
     }
@@ -225,6 +250,35 @@ async fn tell(
     }
 }
 
+/// Tells a client what a name stands for, until it goes away.
+async fn follow(
+    commands: &Commands,
+    name: &str,
+    reader: &mut BufReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+) -> io::Result<()> {
+    let mut following = match commands.names.parse(name) {
+        Ok(name) => commands.names.follow(&name, &commands.status.node),
+        Err(error) => return writer.write_all(&to_line(&refusal(&error))?).await,
+    };
+    let mut told = None;
+    loop {
+        match following.status() {
+            Err(error) => return writer.write_all(&to_line(&refusal(&error))?).await,
+            Ok(status) if told.as_ref() == Some(&status) => (),
+            Ok(status) => {
+                let line = to_line(&Reply::Name(status.clone()))?;
+                writer.write_all(&line).await?;
+                told = Some(status);
+            }
+        }
+        tokio::select! {
+            () = hung_up(reader) => return Ok(()),
+            () = following.changed() => (),
+        }
+    }
+}
+
 /// Waits until the client has closed its side. What it sends meanwhile is not looked at.
 async fn hung_up(reader: &mut BufReader<OwnedReadHalf>) {
     match reader.fill_buf().await {
@@ -238,11 +292,10 @@ async fn hung_up(reader: &mut BufReader<OwnedReadHalf>) {
 async fn pull(
     commands: &Commands,
     writer: &mut OwnedWriteHalf,
-    image: &str,
-    tag: Option<String>,
+    wanted: Wanted,
     (patience, is_lazy): (Duration, bool),
 ) -> io::Result<Reply> {
-    let located = match commands.locate(image, tag).await {
+    let located = match commands.locate(wanted).await {
         Ok(located) => located,
         Err(error) => return Ok(refusal(&error)),
     };

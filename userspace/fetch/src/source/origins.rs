@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,13 +14,15 @@ use futures::StreamExt;
 use lru::LruCache;
 use peerfs_exchange::Have;
 use peerfs_format::{Digest, METADATA_MAX};
+use peerfs_names::Requirement;
 use peerfs_registry::{Options, Platform, Remote, RemoteImage};
-use peerfs_store::{Reference, RegistryReference, Tag};
+use peerfs_store::{NotedSignature, Reference, RegistryReference, Store, Tag};
 use peerfs_text::{printable, Causes};
 use tracing::debug;
 
 use super::{ask, Discovery, Registry, RemoteSource, Source, SourceId, Subject};
 use crate::disk::{Disk, DiskError};
+use crate::policy_file::{check_stored, is_signed, read_policy, PolicyError};
 
 /// Repositories that are kept as sources.
 const SOURCES_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
@@ -40,6 +43,9 @@ pub enum OriginError {
         "{0} is no image of peerfs, but an ordinary one of {1} layers: `peerfs import docker://{0}` makes one of it, and `peerfs convert {0}` puts one beside it"
     )]
     Ordinary(String, usize),
+    /// There is a policy, which is not understood.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
 }
 
 /// An image of a registry, of which the beginning is in the store.
@@ -59,6 +65,8 @@ struct Shared {
     disk: Disk,
     registry: Arc<Registry>,
     options: Options,
+    /// The file of the policy, in the place of the usual one.
+    policy: Option<PathBuf>,
     state: Mutex<State>,
 }
 
@@ -70,12 +78,19 @@ struct State {
 }
 
 impl Origins {
-    /// Those that the store behind `disk` notes.
-    pub fn new(disk: Disk, registry: Arc<Registry>, options: Options) -> Self {
+    /// Those that the store behind `disk` notes, of which images are taken that the policy in this file allows, or in the usual
+    /// one.
+    pub fn new(
+        disk: Disk,
+        registry: Arc<Registry>,
+        options: Options,
+        policy: Option<PathBuf>,
+    ) -> Self {
         Origins(Arc::new(Shared {
             disk,
             registry,
             options,
+            policy,
             state: Mutex::new(State {
                 noted: HashMap::new(),
                 read_at: None,
@@ -91,6 +106,14 @@ impl Origins {
     /// [`OriginError`].
     pub async fn find_image(&self, reference: &RegistryReference) -> Result<Found, OriginError> {
         let remote = Remote::repository(reference, &self.0.options)?;
+        // Read each time: who changes it need not start anything anew.
+        let file = self.0.policy.clone();
+        let policy = tokio::task::spawn_blocking(move || read_policy(file.as_deref())).await;
+        let policy = policy.map_err(|_| DiskError::ShuttingDown)??;
+        let required = policy.requires(&Reference::Registry(reference.clone()));
+        if *required == Requirement::Refused {
+            return Err(PolicyError::Refused(reference.to_string()).into());
+        }
         let image = match remote.image(reference, &Platform::host()).await? {
             RemoteImage::Peerfs(image) => image,
             RemoteImage::Ordinary(image) => {
@@ -106,6 +129,19 @@ impl Origins {
                 })?
             }
         };
+        let signatures = match required {
+            Requirement::Signature(keys) => {
+                let digest = image.top.digest;
+                let mut signatures = remote.signatures(&digest).await?;
+                let found = signatures.len();
+                signatures.retain(|signature| is_signed(signature, &digest, keys));
+                if signatures.is_empty() {
+                    return Err(PolicyError::unsigned(reference, digest, keys, found).into());
+                }
+                signatures
+            }
+            Requirement::Nothing | Requirement::Refused => Vec::new(),
+        };
         let manifest = image.manifest;
         let blob = remote.small_blob(&manifest, METADATA_MAX).await?;
         let oci_index = image.top.digest;
@@ -116,6 +152,15 @@ impl Origins {
             }
             store.put_blob(&image.top.digest, &image.top.bytes)?;
             store.put_blob(&manifest, &blob)?;
+            let noted = signatures.into_iter().map(|signed| NotedSignature {
+                image: oci_index,
+                payload: signed.payload,
+                signature: signed.signature,
+            });
+            let noted: Vec<NotedSignature> = noted.collect();
+            if !noted.is_empty() {
+                store.note_signatures(&noted)?;
+            }
             store.add_origin(&manifest, Some(&oci_index), &origin)
         };
         self.0.disk.run(store).await?;
@@ -124,6 +169,19 @@ impl Origins {
             manifest,
             oci_index,
         })
+    }
+
+    /// Fails unless the policy allows that an image of the store is used as what a reference names.
+    ///
+    /// # Errors
+    /// [`OriginError::Policy`], [`OriginError::Disk`].
+    pub async fn check(&self, reference: Reference, manifest: Digest) -> Result<(), OriginError> {
+        let file = self.0.policy.clone();
+        let check = move |store: &Store| {
+            let policy = read_policy(file.as_deref());
+            Ok(policy.and_then(|policy| check_stored(store, &policy, &reference, &manifest)))
+        };
+        Ok(self.0.disk.run(check).await??)
     }
 
     /// Gives an image that was found the tag that says where it is from, or another one.

@@ -2,22 +2,62 @@
 
 //! The DHT: who is in it, and what is asked and answered.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libp2p::kad::store::RecordStore;
-use libp2p::kad::{self, GetProvidersOk, InboundRequest, ProviderRecord, QueryId, QueryResult};
+use libp2p::kad::{
+    self, GetProvidersOk, GetRecordOk, InboundRequest, ProviderRecord, QueryId, QueryResult,
+};
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{identify, Multiaddr, PeerId};
+use peerfs_format::Digest;
+use peerfs_names::SignedRecord;
+use tokio::sync::mpsc;
 
 use super::dialing::log_dial;
-use super::Driver;
+use super::{provider_key, Driver, LOOKUPS_MAX};
 use crate::addresses;
 use crate::behaviour::KADEMLIA_PROTOCOL;
 use crate::client::EXCHANGE_PROTOCOL;
 use crate::network::Network;
 use crate::provider_records::ProviderRecords;
 
+/// How long a record of a name is kept after it was put last; its holders put it again earlier.
+const NAME_LIFETIME: Duration = Duration::from_secs(36 * 60 * 60);
+
 impl Driver {
+    /// Puts a record of a name where it is looked for.
+    pub(super) fn put_name(&mut self, record: &SignedRecord) {
+        let key = provider_key(&record.record().name.topic());
+        let mut value = kad::Record::new(key, record.bytes().to_vec());
+        value.expires = Some(Instant::now() + NAME_LIFETIME);
+        let kademlia = &mut self.swarm.behaviour_mut().kademlia;
+        if let Err(error) = kademlia.put_record(value, kad::Quorum::One) {
+            tracing::debug!(name = %record.record().name, %error, "its record is not put into the DHT");
+        }
+    }
+
+    pub(super) fn find_name(&mut self, topic: &Digest, found: mpsc::Sender<SignedRecord>) {
+        if self.name_lookups.len() < LOOKUPS_MAX {
+            let key = provider_key(topic);
+            let query = self.swarm.behaviour_mut().kademlia.get_record(key);
+            self.name_lookups.insert(query, found);
+        }
+    }
+
+    fn on_name(&mut self, query: QueryId, value: &kad::Record) {
+        let Some(found) = self.name_lookups.get(&query) else {
+            return;
+        };
+        let record = SignedRecord::parse(&value.value).ok();
+        let is_asked =
+            |record: &SignedRecord| provider_key(&record.record().name.topic()) == value.key;
+        if let Some(record) = record.filter(is_asked) {
+            // Full when there are more than the one who asks wants to know.
+            let _ = found.try_send(record);
+        }
+    }
+
     /// The nodes of the routing table.
     pub(super) fn dht_nodes(&mut self) -> usize {
         let buckets = self.swarm.behaviour_mut().kademlia.kbuckets();
@@ -107,11 +147,15 @@ impl Driver {
                         providers,
                         ..
                     })) => self.on_providers(id, providers),
+                    QueryResult::GetRecord(Ok(GetRecordOk::FoundRecord(found))) => {
+                        self.on_name(id, &found.record);
+                    }
                     QueryResult::StartProviding(_) => self.republisher.finished(),
                     _ => {}
                 }
                 if step.last {
                     self.lookups.remove(&id);
+                    self.name_lookups.remove(&id);
                 }
             }
             kad::Event::InboundRequest { request } => {

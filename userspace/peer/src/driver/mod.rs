@@ -20,6 +20,7 @@ use libp2p::swarm::{ConnectionError, ListenError, SwarmEvent};
 use libp2p::{identify, mdns, Multiaddr, PeerId, Swarm};
 use peerfs_exchange::Republisher;
 use peerfs_format::Digest;
+use peerfs_names::SignedRecord;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,7 @@ use crate::client::Client;
 use crate::dialer::{Dialer, Target};
 use crate::internet::Configured;
 use crate::links::{Links, Neighbours};
+use crate::names::{NameServer, NAMES_PROTOCOL};
 use crate::network::is_relayed;
 use crate::pauses::{Clocks, Pause, Pauses};
 use crate::peer_table::PeerTable;
@@ -65,6 +67,13 @@ pub(crate) enum Command {
         digest: Digest,
         found: mpsc::Sender<PeerId>,
     },
+    /// Keeps a record of a name in the DHT.
+    PutName(Box<SignedRecord>),
+    /// The records of a name that the DHT has go to `found`, which is closed when there are no more.
+    FindName {
+        topic: Digest,
+        found: mpsc::Sender<SignedRecord>,
+    },
     Ban(PeerId),
     Unban(PeerId),
     Describe(oneshot::Sender<NetworkInfo>),
@@ -84,6 +93,7 @@ pub(crate) struct Parts {
     pub(crate) peers: Arc<PeerTable>,
     pub(crate) client: Arc<Client>,
     pub(crate) server: Arc<Server>,
+    pub(crate) names: Arc<NameServer>,
     pub(crate) bans: Arc<BanList>,
     pub(crate) configured: Configured,
 }
@@ -95,6 +105,7 @@ pub(crate) struct Driver {
     peers: Arc<PeerTable>,
     client: Arc<Client>,
     server: Arc<Server>,
+    names: Arc<NameServer>,
     bans: Arc<BanList>,
     outlets: Outlets,
     /// To be tried always.
@@ -108,6 +119,7 @@ pub(crate) struct Driver {
     bootstrap_at: Instant,
     neighbours_at: Instant,
     lookups: HashMap<QueryId, mpsc::Sender<PeerId>>,
+    name_lookups: HashMap<QueryId, mpsc::Sender<SignedRecord>>,
     dht_messages: u64,
     twins: Twins,
     strangers: Strangers,
@@ -137,6 +149,7 @@ impl Driver {
             peers,
             client,
             server,
+            names,
             bans,
             configured,
         } = parts;
@@ -146,6 +159,7 @@ impl Driver {
             peers,
             client,
             server,
+            names,
             bans,
             outlets,
             bootstrap: config.bootstrap.clone(),
@@ -156,6 +170,7 @@ impl Driver {
             bootstrap_at: Instant::now() + BOOTSTRAP_INTERVAL,
             neighbours_at: Instant::now() + NEIGHBOURS_INTERVAL,
             lookups: HashMap::new(),
+            name_lookups: HashMap::new(),
             dht_messages: 0,
             twins: Twins::default(),
             strangers: Strangers::default(),
@@ -309,6 +324,8 @@ impl Driver {
                     self.lookups.insert(query, found);
                 }
             }
+            Command::PutName(record) => self.put_name(&record),
+            Command::FindName { topic, found } => self.find_name(&topic, found),
             Command::Ban(peer) => {
                 self.dialer.remove_peer(peer);
                 let behaviour = self.swarm.behaviour_mut();
@@ -502,6 +519,9 @@ impl Driver {
                 self.peers.measured(peer, rtt);
                 // Nobody need be interested.
                 let _ = self.outlets.events.send(Event::PeerMeasured(peer, rtt));
+            }
+            BehaviourEvent::Inbound(opened) if opened.protocol == NAMES_PROTOCOL => {
+                self.names.accept(opened);
             }
             BehaviourEvent::Inbound(opened) => self.server.accept(opened),
             BehaviourEvent::Kademlia(event) => self.on_kademlia_event(event),

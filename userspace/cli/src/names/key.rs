@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `peerfs key`: the keys that sign.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand, ValueHint};
+use peerfs_names::{SecretKey, SigningKey};
+use rustix::process::{geteuid, set_dumpable_behavior, DumpableBehavior};
+
+use crate::error::{Error, Result};
+use crate::output::{tell, Align, Output};
+
+/// What files of keys are called.
+const EXTENSION: &str = "pem";
+/// The most bytes of one.
+const LENGTH_MAX: u64 = 64 * 1024;
+
+/// Where keys are.
+#[derive(Args)]
+pub(crate) struct KeyFolder {
+    /// The directory of the keys; by default /etc/peerfs/keys for root, and peerfs/keys in the user's directory of
+    /// configurations for others.
+    #[arg(long, value_name = "DIR", env = "PEERFS_KEYS", value_hint = ValueHint::DirPath)]
+    keys: Option<PathBuf>,
+}
+
+/// Make, list and export keys that sign names and images.
+///
+/// A key is a file that its owner alone may read; it is not encrypted. Who has it can sign in your name.
+#[derive(Args)]
+pub(crate) struct KeyArguments {
+    #[command(subcommand)]
+    command: KeyCommand,
+}
+
+#[derive(Subcommand)]
+enum KeyCommand {
+    /// Make a key.
+    ///
+    /// Prints its public half, the KEY of the names that it signs.
+    New {
+        #[command(flatten)]
+        folder: KeyFolder,
+        /// What to call it.
+        #[arg(value_name = "KEY", default_value = DEFAULT_KEY)]
+        name: String,
+    },
+    /// List the keys: what each is called, and its public half.
+    List {
+        #[command(flatten)]
+        folder: KeyFolder,
+    },
+    /// Print the public half of a key, for others who are to verify what it signs.
+    Export {
+        #[command(flatten)]
+        folder: KeyFolder,
+        /// As PEM, as OpenSSL and cosign take it.
+        #[arg(long)]
+        pem: bool,
+        /// What it is called, or the path of its file.
+        #[arg(value_name = "KEY", default_value = DEFAULT_KEY)]
+        name: String,
+    },
+}
+
+/// What a key is called that is not called otherwise.
+pub(crate) const DEFAULT_KEY: &str = "default";
+
+/// Does what is asked with keys.
+pub(crate) fn run(arguments: &KeyArguments) -> Result<()> {
+    let mut output = Output::new();
+    match &arguments.command {
+        KeyCommand::New { folder, name } => {
+            let path = folder.path(name)?;
+            let text = SecretKey::generate().map_err(|source| invalid(&path, source))?;
+            save(&path, &text)?;
+            tell(&format!("peerfs: {} has the new key", path.display()));
+            output.line(&folder.load(name)?.public().to_string())?;
+        }
+        KeyCommand::List { folder } => {
+            let rows = folder.list()?;
+            output.table([Align::Left; 2], &rows)?;
+        }
+        KeyCommand::Export { folder, pem, name } => {
+            let path = folder.path(name)?;
+            let public = folder.load_signing(name)?.public();
+            let public = public.map_err(|source| invalid(&path, source))?;
+            match pem {
+                true => output.bytes(public.to_pem().as_bytes())?,
+                false => output.line(&public.to_string())?,
+            }
+        }
+    }
+    output.finish()
+}
+
+impl KeyFolder {
+    /// The key that is called so, or that is in this file: one that signs names.
+    pub(crate) fn load(&self, name: &str) -> Result<SecretKey> {
+        let path = self.path(name)?;
+        SecretKey::parse(&read(&path)?).map_err(|source| invalid(&path, source))
+    }
+
+    /// The same, of any kind that signs images.
+    pub(crate) fn load_signing(&self, name: &str) -> Result<SigningKey> {
+        let path = self.path(name)?;
+        SigningKey::parse(&read(&path)?).map_err(|source| invalid(&path, source))
+    }
+
+    /// The file of a key.
+    fn path(&self, name: &str) -> Result<PathBuf> {
+        if name.contains('/') {
+            return Ok(name.into());
+        }
+        let is_name = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);
+        if !name.starts_with(|first: char| first.is_ascii_alphanumeric())
+            || !name.chars().all(is_name)
+        {
+            return Err(Error::Key(format!(
+                "{name:?} can't be what a key is called: letters, digits and -._ are allowed, with a letter or digit first"
+            )));
+        }
+        Ok(self.folder()?.join(format!("{name}.{EXTENSION}")))
+    }
+
+    fn folder(&self) -> Result<PathBuf> {
+        if let Some(folder) = &self.keys {
+            return Ok(folder.clone());
+        }
+        if geteuid().is_root() {
+            return Ok("/etc/peerfs/keys".into());
+        }
+        let variable = |name| std::env::var_os(name).map(PathBuf::from);
+        let of_user = variable("XDG_CONFIG_HOME")
+            .filter(|path| path.is_absolute())
+            .or_else(|| Some(variable("HOME")?.join(".config")));
+        let unknown =
+            || Error::Key("where keys are is not known; name the directory with --keys".to_owned());
+        Ok(of_user.ok_or_else(unknown)?.join("peerfs/keys"))
+    }
+
+    fn list(&self) -> Result<Vec<[String; 2]>> {
+        let folder = self.folder()?;
+        let failed = |source| Error::Read {
+            path: folder.clone(),
+            source,
+        };
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut rows = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_stem().and_then(|name| name.to_str());
+            let is_key = path
+                .extension()
+                .is_some_and(|extension| extension == EXTENSION);
+            if let Some(name) = name.filter(|_| is_key) {
+                // Other kinds may lie there, too.
+                if let Ok(key) = self.load(name) {
+                    rows.push([name.to_owned(), key.public().to_string()]);
+                }
+            }
+        }
+        rows.sort();
+        Ok(rows)
+    }
+}
+
+fn invalid(path: &Path, source: peerfs_names::InvalidKey) -> Error {
+    Error::Key(format!("{}: {source}", path.display()))
+}
+
+/// The text of a file that others than its owner can't read.
+fn read(path: &Path) -> Result<String> {
+    // What crashes is not to leave it on a disk. If the kernel refuses, it is no worse than before.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => Error::Key(format!(
+            "there is no key {}; `peerfs key new` makes one",
+            path.display()
+        )),
+        _ => Error::Read {
+            path: path.to_owned(),
+            source,
+        },
+    };
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() || metadata.len() > LENGTH_MAX {
+        return Err(Error::Key(format!("{} is no key", path.display())));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        return Err(Error::Key(format!(
+            "others may read the key {}; `chmod 600` it, or make a new one if somebody may have",
+            path.display()
+        )));
+    }
+    fs::read_to_string(path).map_err(failed)
+}
+
+/// Writes a file that its owner alone may read, whole or not at all, and never over another one.
+fn save(path: &Path, text: &str) -> Result<()> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AlreadyExists => Error::Key(format!(
+            "{} exists, and a key is never written over",
+            path.display()
+        )),
+        _ => Error::Write {
+            path: path.to_owned(),
+            source,
+        },
+    };
+    let write = || {
+        let folder = match path.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
+        // Temporary files have mode 0600.
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist_noclobber(path).map_err(|error| error.error)?;
+        fs::File::open(folder)?.sync_all()
+    };
+    write().map_err(failed)
+}

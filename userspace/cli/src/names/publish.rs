@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! `peerfs publish`.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use data_encoding::BASE64;
+use peerfs_control::{NameStatus, Request};
+use peerfs_format::Digest;
+use peerfs_names::{Grant, Name, PublisherKey, Record, SecretKey, SignedRecord};
+use peerfs_oci::Reference as AnyReference;
+use peerfs_registry::Remote;
+use peerfs_store::{Reference, RegistryReference, Store};
+
+use super::ask_name;
+use super::key::{KeyFolder, DEFAULT_KEY};
+use super::time_text::{parse_span, time_text};
+use crate::arguments::{DaemonArguments, RegistryArguments, StoreArguments};
+use crate::error::{Error, Result};
+use crate::output::{tell, Output};
+use crate::push::{block_on, options};
+
+/// Sign what a name stands for, and tell everybody.
+///
+/// From now on KEY/NAME is IMAGE, for all who ask a peerfsd that can be reached from here, until the record expires or a newer
+/// one is published. Prints the whole name.
+#[derive(Args)]
+pub(crate) struct PublishArguments {
+    #[command(flatten)]
+    store: StoreArguments,
+    #[command(flatten)]
+    daemon: DaemonArguments,
+    #[command(flatten)]
+    folder: KeyFolder,
+    /// The key that signs: what it is called, or the path of its file.
+    #[arg(long, value_name = "KEY", default_value = DEFAULT_KEY)]
+    key: String,
+    /// For how long it holds: a number with s, m, h, d or w behind it. Publish it again before.
+    #[arg(long, value_name = "SPAN", default_value = "30d", value_parser = parse_span)]
+    expires: Duration,
+    /// How many copies nodes that keep images for others are to keep, at most 8.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=8))]
+    replicas: u8,
+    /// The digest of a trace that goes with the image.
+    #[arg(long, value_name = "DIGEST")]
+    trace: Option<Digest>,
+    /// Somebody else whose key may sign records of this name from now on; of those who could before, only who is named
+    /// here can still. May be repeated. Without it that stays as it is.
+    #[arg(long, value_name = "KEY", value_parser = parse_key)]
+    writer: Vec<PublisherKey>,
+    /// From now on nobody else may sign records of this name.
+    #[arg(long, conflicts_with = "writer")]
+    no_writers: bool,
+    /// A repository of a registry, REGISTRY/NAME, to put the record into as well, for peerfsd that ask it ([names] registries in
+    /// their configuration). May be repeated.
+    #[arg(long, value_name = "REPOSITORY", value_parser = parse_repository)]
+    registry: Vec<RegistryReference>,
+    #[command(flatten)]
+    access: RegistryArguments,
+    /// The name: what follows the slash behind your key, or KEY/NAME for who may write it.
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// The image: a tag of the store, a digest, or another reference (Documentation/references.md).
+    #[arg(value_name = "IMAGE")]
+    image: Reference,
+}
+
+/// The key of others, as `peerfs key export` prints it.
+fn parse_key(text: &str) -> std::result::Result<PublisherKey, String> {
+    match format!("{text}/x").parse() {
+        Ok(AnyReference::Published { key, .. }) => Ok(key),
+        _ => Err("a public key is expected, as `peerfs key export` prints it".to_owned()),
+    }
+}
+
+fn parse_repository(text: &str) -> std::result::Result<RegistryReference, String> {
+    match text.parse() {
+        Ok(AnyReference::Registry(found)) if found.tag.is_none() && found.digest.is_none() => {
+            Ok(found)
+        }
+        _ => Err("a repository is expected, such as registry.example/team/names".to_owned()),
+    }
+}
+
+/// Publishes a record.
+pub(crate) fn run(arguments: &PublishArguments) -> Result<()> {
+    let key = arguments.folder.load(&arguments.key)?;
+    let name: Name = match arguments.name.parse() {
+        Ok(name) => name,
+        Err(_) => Name::new(key.public(), &arguments.name)
+            .map_err(|error| Error::Key(error.to_string()))?,
+    };
+    let store = Store::open(&arguments.store.root_dir)?;
+    let manifest = store.resolve(&arguments.image)?;
+    // Nobody could mount what is nowhere.
+    store.read_manifest(&manifest)?;
+    let socket = &arguments.daemon.socket;
+    let known = Request::Name {
+        name: name.to_string(),
+        search: true,
+    };
+    let newest = newest(&ask_name(socket, &known)?)?;
+    let issued = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let record = Record {
+        signer: key.public(),
+        sequence: newest
+            .as_ref()
+            .map_or(0, |newest| newest.record().sequence)
+            .saturating_add(1),
+        issued: issued.as_secs(),
+        expires: (issued + arguments.expires).as_secs(),
+        manifest,
+        trace: arguments.trace,
+        replicas: arguments.replicas,
+        grant: grant(arguments, &name, newest.as_ref(), &key)?,
+        name,
+    };
+    let told = format!(
+        "peerfs: record {} of {} is {manifest}, until {} UTC",
+        record.sequence,
+        record.name,
+        time_text(record.expires)
+    );
+    let signed = record
+        .sign(&key)
+        .map_err(|error| Error::Key(error.to_string()))?;
+    let publish = Request::Publish {
+        record: BASE64.encode(signed.bytes()),
+    };
+    let status = ask_name(socket, &publish)?;
+    tell(&told);
+    for repository in &arguments.registry {
+        let remote = Remote::repository(repository, &options(&arguments.access))?;
+        block_on(remote.put_name_record(&signed))?;
+    }
+    let mut output = Output::new();
+    output.line(&status.name)?;
+    output.finish()
+}
+
+/// The newest record that the daemon knows.
+fn newest(status: &NameStatus) -> Result<Option<SignedRecord>> {
+    let Some(newest) = status.history.last() else {
+        return Ok(None);
+    };
+    let bytes = BASE64.decode(newest.record.as_bytes());
+    let record = bytes
+        .ok()
+        .and_then(|bytes| SignedRecord::parse(&bytes).ok());
+    record.map(Some).ok_or(Error::UnexpectedReply)
+}
+
+/// Who else may sign from now on.
+fn grant(
+    arguments: &PublishArguments,
+    name: &Name,
+    newest: Option<&SignedRecord>,
+    key: &SecretKey,
+) -> Result<Option<Grant>> {
+    let before = newest.and_then(|newest| newest.record().grant.clone());
+    let writers: BTreeSet<PublisherKey> = arguments.writer.iter().copied().collect();
+    let stays = before
+        .as_ref()
+        .is_some_and(|before| *before.writers() == writers);
+    if stays || writers.is_empty() && !(arguments.no_writers && before.is_some()) {
+        return Ok(before);
+    }
+    let generation = before
+        .map_or(0, |before| before.generation())
+        .saturating_add(1);
+    let grant = Grant::new(name, generation, writers, key);
+    grant
+        .map(Some)
+        .map_err(|error| Error::Key(error.to_string()))
+}

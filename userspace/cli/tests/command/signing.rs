@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Signatures of images in a registry, and a policy that needs them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::docker_registry::Registry;
+use crate::fixture::Fixture;
+use crate::running::{fail, peerfs, succeed};
+
+/// A registry with an image in it, and two keys: one of peerfs's, and one as cosign has them.
+struct World {
+    registry: Registry,
+    fixture: Fixture,
+    image: String,
+    digest: String,
+}
+
+impl World {
+    fn new() -> Self {
+        let registry = Registry::start(tempfile::tempdir().unwrap(), "", "");
+        let fixture = Fixture::new();
+        let image = format!("{}/team/base:1", registry.address);
+        let mut push = peerfs(&fixture.store(), "push");
+        let pushed = succeed(push.args(["--json", "image", &image]));
+        let pushed: Value = serde_json::from_slice(&pushed).unwrap();
+        let world = World {
+            registry,
+            image,
+            digest: pushed["digest"].as_str().unwrap().to_owned(),
+            fixture,
+        };
+        succeed(world.command("key").arg("new"));
+        let shell = "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out cosign.pem 2>/dev/null
+             openssl pkey -in cosign.pem -pubout -out cosign.pub";
+        let mut openssl = Command::new("bash");
+        succeed(openssl.args(["-ec", shell]).current_dir(world.folder()));
+        world
+    }
+
+    fn folder(&self) -> &Path {
+        self.fixture.folder.path()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder().join(name)
+    }
+
+    fn command(&self, command: &str) -> Command {
+        let mut process = peerfs(&self.fixture.store(), command);
+        process.env("PEERFS_KEYS", self.path("keys"));
+        process
+    }
+
+    /// The public half of the key of peerfs's.
+    fn own_key(&self) -> String {
+        let key = succeed(self.command("key").arg("export"));
+        String::from_utf8(key).unwrap().trim_end().to_owned()
+    }
+
+    fn sign(&self, key: &str) {
+        let mut sign = self.command("sign");
+        let signed = succeed(sign.args(["--key", key, &self.image]));
+        assert_eq!(String::from_utf8(signed).unwrap().trim_end(), self.digest);
+    }
+
+    fn verify(&self, keys: &[&str]) -> Command {
+        let mut verify = self.command("verify-signature");
+        for key in keys {
+            verify.args(["--key", key]);
+        }
+        verify.arg(&self.image);
+        verify
+    }
+
+    /// A pull into another store under a policy.
+    fn pull(&self, policy: &str, store: &str) -> Command {
+        let file = self.path("policy.toml");
+        fs::write(&file, policy).unwrap();
+        let mut pull = self.command("pull");
+        pull.arg("--root-dir").arg(self.path(store));
+        pull.env("PEERFS_POLICY", file).arg(&self.image);
+        pull
+    }
+}
+
+#[test]
+fn an_image_is_signed_by_two_and_verified_by_each() {
+    let world = World::new();
+    let own = world.own_key();
+    let public = world.path("cosign.pub");
+    let public = public.to_str().unwrap();
+    let (_, message) = fail(&mut world.verify(&[&own]));
+    assert!(message.contains("is not signed"), "{message}");
+
+    world.sign("default");
+    succeed(&mut world.verify(&[&own]));
+    let (_, message) = fail(&mut world.verify(&[public]));
+    assert!(message.contains("of 1 signatures"), "{message}");
+    let secret = world.path("cosign.pem");
+    world.sign(secret.to_str().unwrap());
+    // Signing again adds nothing; what was signed before stays.
+    world.sign("default");
+    for keys in [&[own.as_str()][..], &[public], &[public, &own]] {
+        let verified = succeed(&mut world.verify(keys));
+        assert_eq!(
+            String::from_utf8(verified).unwrap().trim_end(),
+            world.digest
+        );
+    }
+    // As cosign has it: a manifest by this tag, and OpenSSL agrees with what is signed.
+    let tag = format!(
+        "docker://{}/team/base:sha256-{}.sig",
+        world.registry.address, world.digest
+    );
+    let inspect = ["inspect", "--raw", "--tls-verify=false", &tag];
+    let manifest = succeed(Command::new("skopeo").args(inspect));
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let layers = manifest["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 2);
+    let layout = world.path("layout");
+    let copy = ["copy", "-q", "--src-tls-verify=false", &tag];
+    let mut skopeo = Command::new("skopeo");
+    succeed(
+        skopeo
+            .args(copy)
+            .arg(format!("oci:{}:sig", layout.display())),
+    );
+    let digest = layers[1]["digest"].as_str().unwrap().replace(':', "/");
+    let signature = &layers[1]["annotations"]["dev.cosignproject.cosign/signature"];
+    let shell = format!(
+        "base64 -d <<<'{}' >sig && openssl dgst -sha256 -verify cosign.pub -signature sig layout/blobs/{digest}",
+        signature.as_str().unwrap()
+    );
+    let mut openssl = Command::new("bash");
+    succeed(openssl.args(["-ec", &shell]).current_dir(world.folder()));
+    let payload = fs::read_to_string(layout.join("blobs").join(&digest)).unwrap();
+    assert!(
+        payload.contains(&format!("sha256:{}", world.digest)),
+        "{payload}"
+    );
+}
+
+#[test]
+fn a_policy_is_obeyed_when_an_image_is_pulled_and_when_it_is_mounted() {
+    let world = World::new();
+    let host = &world.registry.address;
+    let rule = format!(
+        "[[rule]]\nimages = '{host}/team'\nrequire = 'signature'\nkeys = ['./cosign.pub']\n"
+    );
+    let (_, message) = fail(&mut world.pull(&rule, "other"));
+    assert!(
+        message.contains("the policy requires a signature of"),
+        "{message}"
+    );
+    world.sign("default");
+    let (_, message) = fail(&mut world.pull(&rule, "other"));
+    assert!(message.contains("of the 1 that"), "{message}");
+    // Nothing was called so, and nothing of it may be mounted.
+    let secret = world.path("cosign.pem");
+    world.sign(secret.to_str().unwrap());
+    succeed(&mut world.pull(&rule, "other"));
+    let refused =
+        format!("default = 'refuse'\n[[rule]]\nimages = '{host}/free'\nrequire = 'nothing'\n");
+    let (_, message) = fail(&mut world.pull(&refused, "third"));
+    assert!(message.contains("the policy refuses"), "{message}");
+    let (_, message) = fail(&mut world.pull("default = 'maybe'", "third"));
+    assert!(message.contains("is not valid"), "{message}");
+
+    // Of what came without a look at its signatures nothing is known.
+    succeed(&mut world.pull("", "fourth"));
+    let place = world.path("mount");
+    fs::create_dir(&place).unwrap();
+    let mount = |store: &str, policy: &str| {
+        fs::write(world.path("policy.toml"), policy).unwrap();
+        let mut mount = world.command("mount");
+        // The mount itself, of which the checks come first, fails: there is no such option.
+        mount
+            .args(["--fuse", "-o", "nonsense", "--root-dir"])
+            .arg(world.path(store));
+        mount.env("PEERFS_POLICY", world.path("policy.toml"));
+        fail(mount.arg(&world.image).arg(&place)).1
+    };
+    assert!(mount("fourth", &rule).contains("the store has none that holds"));
+    assert!(mount("fourth", &refused).contains("the policy refuses"));
+    for (store, policy) in [("other", rule.as_str()), ("fourth", "")] {
+        let message = mount(store, policy);
+        assert!(message.contains("nonsense"), "{message}");
+    }
+}

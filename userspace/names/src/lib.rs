@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Signed names of images, signatures of images, and who needs whose (Documentation/names.md). Parsing and decisions
+//! alone: nothing here reads a file, asks anybody or looks at a clock.
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`Name`] | a publisher's name for an image: its key, and a text |
+//! | [`Record`], [`SignedRecord`] | what a name stands for at a time, and that its key says so |
+//! | [`Grant`] | who else may sign records of a name |
+//! | [`KnownName`] | what a machine knows of a name: never less than it did |
+//! | [`SecretKey`] | what signs, as a file has it |
+//! | [`ImageSignature`] | a signature of an image in a registry, as cosign makes them |
+//! | [`Policy`] | which images need whose signature |
+
+#![forbid(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
+
+mod grant;
+mod key;
+mod known;
+mod name;
+mod policy;
+mod reader;
+mod record;
+mod signature;
+
+pub use grant::{Grant, WRITERS_MAX};
+pub use key::{InvalidKey, SecretKey};
+pub use known::{
+    Choice, Current, InvalidKnown, KnownName, NotInHistory, Past, Point, Unusable, Verdict,
+    HISTORY_MAX, KNOWN_MAX,
+};
+pub use name::{InvalidName, Name};
+pub use peerfs_oci::PublisherKey;
+pub use policy::{InvalidPolicy, Policy, Requirement, POLICY_MAX};
+pub use record::{InvalidRecord, Record, SignedRecord, RECORD_MAX, REPLICAS_MAX};
+pub use signature::{
+    signature_tag, ImageSignature, InvalidSignature, SignatureManifest, SigningKey, VerifyingKey,
+    MANIFEST_TYPE, PAYLOAD_MAX, SIGNATURES_MAX,
+};

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+use std::io;
+
+use super::*;
+
+const KEY: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const OTHER: &str = "beaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+fn parse(text: &str) -> Result<Policy, InvalidPolicy> {
+    Policy::parse(text, |path| match path {
+        "/keys/team.pub" => Ok(include_str!("../tests/data/p256.pub").to_owned()),
+        _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+    })
+}
+
+fn requires(policy: &Policy, image: &str) -> &'static str {
+    match policy.requires(&image.parse().unwrap()) {
+        Requirement::Nothing => "nothing",
+        Requirement::Signature(_) => "signature",
+        Requirement::Refused => "refused",
+    }
+}
+
+#[test]
+fn the_rule_that_names_most_of_an_image_counts() {
+    let policy = parse(&format!(
+        "default = 'refuse'\n\
+         [[rule]]\nimages = 'registry.example'\nrequire = 'signature'\nkeys = ['/keys/team.pub', '{KEY}']\n\
+         [[rule]]\nimages = 'registry.example/free'\nrequire = 'nothing'\n\
+         [[rule]]\nimages = 'registry.example/free/not'\nrequire = 'refused'\n\
+         [[rule]]\nimages = '{KEY}'\nrequire = 'nothing'\n\
+         [[rule]]\nimages = '{KEY}/team/base'\nrequire = 'signature'\nkeys = ['{OTHER}']\n"
+    ))
+    .unwrap();
+    for (image, expected) in [
+        ("registry.example/team/base:12", "signature"),
+        ("registry.example/free:1", "nothing"),
+        ("registry.example/free/a", "nothing"),
+        ("registry.example/freedom", "signature"),
+        ("registry.example/free/not/this:1", "refused"),
+        ("registry.example.org/free", "refused"),
+        (&format!("{KEY}/other"), "nothing"),
+        (&format!("{KEY}/team/base"), "signature"),
+        (&format!("{OTHER}/team/base"), "refused"),
+        // Who names one of these has decided.
+        ("debian", "nothing"),
+        (&"ab".repeat(32), "nothing"),
+    ] {
+        assert_eq!(requires(&policy, image), expected, "{image}");
+    }
+    let named = format!("{KEY}/team/base").parse().unwrap();
+    let signer = |text: &str| match format!("{text}/x").parse() {
+        Ok(Reference::Published { key, .. }) => key,
+        other => panic!("{other:?}"),
+    };
+    let required = policy.requires(&named);
+    assert!(required.allows_signer(&signer(OTHER)) && !required.allows_signer(&signer(KEY)));
+    assert_eq!(
+        requires(&Policy::default(), "registry.example/a"),
+        "nothing"
+    );
+}
+
+#[test]
+fn a_policy_that_is_not_understood_is_none() {
+    let rule = |images: &str, rest: &str| format!("[[rule]]\nimages = '{images}'\n{rest}");
+    for (text, named) in [
+        ("default = 'maybe'".to_owned(), "unknown variant"),
+        ("rules = []".to_owned(), "unknown field"),
+        (rule("debian", "require = 'nothing'"), "nothing that a rule"),
+        (rule("", "require = 'nothing'"), "nothing that a rule"),
+        (
+            rule("registry.example/a:1", "require = 'nothing'"),
+            "nothing that a rule",
+        ),
+        (
+            rule("registry.example", "require = 'signature'"),
+            "needs keys",
+        ),
+        (
+            rule("registry.example", "require = 'nothing'\nkeys = ['x']"),
+            "needs keys",
+        ),
+        (
+            rule("registry.example", "require = 'signature'\nkeys = ['x']"),
+            "neither a public key",
+        ),
+        (
+            rule(
+                "registry.example",
+                "require = 'signature'\nkeys = ['/keys/none']",
+            ),
+            "not found",
+        ),
+        (
+            rule("registry.example", "require = 'signature'\nkey = ['x']"),
+            "unknown field",
+        ),
+        (
+            rule("registry.example", "require = 'nothing'\n").repeat(RULES_MAX + 1),
+            "more than",
+        ),
+    ] {
+        let problem = parse(&text).unwrap_err().to_string();
+        assert!(problem.contains(named), "{named}: {problem}");
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Sends records of names to those who follow them.
+
+use std::collections::{BTreeSet, HashSet};
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use libp2p::{PeerId, Stream};
+use peerfs_format::Digest;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::wire::{Frame, Frames};
+use super::NameBook;
+use crate::inbound::Opened;
+
+/// The names that a peer may follow.
+pub(super) const TOPICS_MAX: usize = 256;
+/// The peers that follow names, one stream each.
+const FOLLOWERS_MAX: usize = 512;
+
+/// Serves the streams on which peers follow names.
+pub(crate) struct NameServer {
+    /// None as long as the node's owner carries no names.
+    book: OnceLock<Arc<dyn NameBook>>,
+    served: Arc<Mutex<HashSet<PeerId>>>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl NameServer {
+    pub(crate) fn new(tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+        NameServer {
+            book: OnceLock::new(),
+            served: Arc::default(),
+            tasks,
+            shutdown,
+        }
+    }
+
+    /// Whether from now on what is in this book is told; it is not if another one is already.
+    pub(crate) fn open(&self, book: Arc<dyn NameBook>) -> bool {
+        self.book.set(book).is_ok()
+    }
+
+    /// Serves a stream that a peer opened, if it has no other one and there is room.
+    pub(crate) fn accept(&self, Opened { peer, stream, .. }: Opened) {
+        let Some(book) = self.book.get().cloned() else {
+            return;
+        };
+        let Some(seat) = Seat::take(&self.served, peer) else {
+            return;
+        };
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            let _seat = seat;
+            let served = shutdown.run_until_cancelled(serve_stream(stream, book));
+            if let Some(Err(error)) = served.await {
+                tracing::debug!(%peer, %error, "a stream of names ended");
+            }
+        });
+    }
+}
+
+/// A peer's place among those that are served, until it is dropped.
+struct Seat {
+    served: Arc<Mutex<HashSet<PeerId>>>,
+    peer: PeerId,
+}
+
+impl Seat {
+    fn take(served: &Arc<Mutex<HashSet<PeerId>>>, peer: PeerId) -> Option<Self> {
+        let mut all = served.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = all.len() < FOLLOWERS_MAX && all.insert(peer);
+        is_new.then(|| Seat {
+            served: Arc::clone(served),
+            peer,
+        })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut all = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&self.peer);
+    }
+}
+
+async fn serve_stream(stream: Stream, book: Arc<dyn NameBook>) -> io::Result<()> {
+    serve(Frames::new(stream), book.as_ref()).await
+}
+
+/// Sends what is known of the topics that are followed, and what becomes known of them. A question is not read before the
+/// last one was answered, so that what is not read holds up its own stream alone.
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    mut frames: Frames<S>,
+    book: &dyn NameBook,
+) -> io::Result<()> {
+    let mut followed = BTreeSet::new();
+    // Before anything is told, so that nothing is missed.
+    let mut changes = book.changes();
+    loop {
+        tokio::select! {
+            frame = frames.next() => match frame? {
+                None => return Ok(()),
+                Some(Frame::Follow(topic)) => {
+                    followed.insert(topic);
+                    if followed.len() > TOPICS_MAX {
+                        return Err(io::Error::other("too many names are followed"));
+                    }
+                    tell(&mut frames, book, &topic).await?;
+                }
+                Some(Frame::Leave(topic)) => {
+                    followed.remove(&topic);
+                }
+                Some(_) => return Err(io::Error::other("an answer that nobody asked for")),
+            },
+            changed = changes.recv() => match changed {
+                Ok(topic) if followed.contains(&topic) => tell(&mut frames, book, &topic).await?,
+                Ok(_) => (),
+                Err(RecvError::Lagged(_)) => for topic in &followed {
+                    tell(&mut frames, book, topic).await?;
+                },
+                Err(RecvError::Closed) => return Ok(()),
+            },
+        }
+    }
+}
+
+async fn tell<S: AsyncRead + AsyncWrite + Unpin>(
+    frames: &mut Frames<S>,
+    book: &dyn NameBook,
+    topic: &Digest,
+) -> io::Result<()> {
+    let records = book.records(topic);
+    if records.is_empty() {
+        return frames.send(Frame::Unknown(*topic)).await;
+    }
+    for record in records {
+        let bytes = Bytes::copy_from_slice(record.bytes());
+        frames.send(Frame::Record(*topic, bytes)).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Records of names, in repositories of registries: each is an artifact under a tag of its own.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
+
+use peerfs_format::Digest;
+use peerfs_names::{SignedRecord, RECORD_MAX};
+use peerfs_oci::{Document, RegistryReference};
+
+use crate::documents::sha256;
+use crate::error::{Error, Result};
+use crate::remote::Remote;
+use crate::signatures::Small;
+use crate::upload::Content;
+
+/// The media type of a record.
+const RECORD_TYPE: &str = "application/vnd.peerfs.name.v1";
+/// That of the manifest which leads to it.
+const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+/// OCI's configuration of an artifact that needs none.
+const EMPTY: &[u8] = b"{}";
+const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
+
+/// The tag under which records of a topic are.
+fn tag(topic: &Digest) -> String {
+    format!("peerfs-name-{topic}")
+}
+
+impl Remote {
+    /// The record of a topic that is in a repository, which is this one; None if there is none, or something else.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn name_record(
+        &self,
+        repository: &RegistryReference,
+        topic: &Digest,
+    ) -> Result<Option<SignedRecord>> {
+        let reference = RegistryReference {
+            tag: Some(tag(topic)),
+            digest: None,
+            ..repository.clone()
+        };
+        let found = match self.resolve(&reference).await {
+            Err(Error::Missing { .. }) => return Ok(None),
+            found => found?,
+        };
+        let Document::Manifest { layers, .. } = found.document else {
+            return Ok(None);
+        };
+        let Some(layer) = layers.iter().find(|layer| layer.media_type == RECORD_TYPE) else {
+            return Ok(None);
+        };
+        let bytes = self.small_blob(&layer.digest, RECORD_MAX as u64).await?;
+        let record = SignedRecord::parse(&bytes).ok();
+        Ok(record.filter(|record| record.record().name.topic() == *topic))
+    }
+
+    /// Puts a record of a name into this repository, in the place of an older one.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn put_name_record(&self, record: &SignedRecord) -> Result<()> {
+        for blob in [EMPTY, record.bytes()] {
+            let blob: Arc<dyn Content> = Arc::new(Small(blob.into()));
+            self.upload(&blob, None, &Arc::new(AtomicU64::new(0)))
+                .await?;
+        }
+        let descriptor = |media_type: &str, bytes: &[u8]| {
+            serde_json::json!({
+                "mediaType": media_type,
+                "size": bytes.len(),
+                "digest": format!("sha256:{}", sha256(bytes)),
+            })
+        };
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "artifactType": RECORD_TYPE,
+            "config": descriptor(EMPTY_TYPE, EMPTY),
+            "layers": [descriptor(RECORD_TYPE, record.bytes())],
+        });
+        let name = tag(&record.record().name.topic());
+        let bytes = manifest.to_string().into_bytes();
+        self.put_document(&name, MANIFEST_TYPE, &bytes).await
+    }
+}
