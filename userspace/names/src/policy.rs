@@ -2,7 +2,7 @@
 
 //! Which images need whose signature.
 
-use peerfs_oci::{PublisherKey, Reference};
+use peerfs_oci::{PublisherKey, Reference, RegistryReference};
 use serde::Deserialize;
 
 use crate::{InvalidKey, VerifyingKey};
@@ -12,6 +12,13 @@ pub const POLICY_MAX: u64 = 1024 * 1024;
 /// The most rules of a policy, and keys of a rule.
 const RULES_MAX: usize = 1024;
 const KEYS_MAX: usize = 64;
+/// Where registries are that name no port.
+const HTTPS_PORT: u16 = 443;
+/// Docker's registry, and where the images are there that are called without a slash.
+const DOCKER: &str = "docker.io";
+const DOCKER_OFFICIAL: &str = "library/";
+/// What may stand before a publisher's key elsewhere.
+const PUBLISHED: &str = "peerfs:";
 
 /// A policy: rules for images of registries and of publishers. Digests and tags of a store say by themselves what is meant,
 /// and are not asked about.
@@ -141,14 +148,15 @@ impl Policy {
 
     /// What an image needs: by the rule that names most of it.
     pub fn requires(&self, image: &Reference) -> &Requirement {
-        let subject = match image {
-            Reference::Registry(image) => format!("{}/{}", image.registry, image.repository),
-            Reference::Published { key, name } => format!("{key}/{name}"),
+        let subjects = match image {
+            Reference::Registry(image) => subjects(image),
+            Reference::Published { key, name } => vec![format!("{key}/{name}")],
             Reference::Digest(_) | Reference::Tag(_) | Reference::Alias(_) => {
                 return &Requirement::Nothing;
             }
         };
-        let rules = self.rules.iter().filter(|rule| rule.is_for(&subject));
+        let is_for = |rule: &&Rule| subjects.iter().any(|subject| rule.is_for(subject));
+        let rules = self.rules.iter().filter(is_for);
         let closest = rules.max_by_key(|rule| rule.images.len());
         closest.map_or(&self.default, |rule| &rule.requires)
     }
@@ -175,9 +183,9 @@ impl Rule {
             require,
             keys,
         } = text;
-        if !can_be_for(&images) {
+        let Some(subject) = subject_of_rule(&images) else {
             return Err(InvalidPolicy::Images(images));
-        }
+        };
         if keys.is_empty() == (require == RequireWord::Signature) {
             return Err(InvalidPolicy::Keys(images));
         }
@@ -195,7 +203,10 @@ impl Rule {
                 Requirement::Signature(parsed.collect::<Result<_, _>>()?)
             }
         };
-        Ok(Rule { images, requires })
+        Ok(Rule {
+            images: subject,
+            requires,
+        })
     }
 
     /// Whether the subject is what the rule names, or below it.
@@ -205,16 +216,59 @@ impl Rule {
     }
 }
 
-/// A registry, a publisher, or an image of one without tag and digest.
-fn can_be_for(images: &str) -> bool {
-    let whole = match images.contains('/') {
+/// What a rule is for, as [`subjects`] has it: a registry, a publisher, or an image of one without tag and digest.
+fn subject_of_rule(images: &str) -> Option<String> {
+    let is_whole = images.contains('/');
+    let whole = match is_whole {
         true => images.to_owned(),
         false => format!("{images}/x"),
     };
     match whole.parse() {
-        Ok(Reference::Registry(image)) => image.tag.is_none() && image.digest.is_none(),
-        Ok(Reference::Published { .. }) => !images.starts_with("peerfs:"),
-        _ => false,
+        Ok(Reference::Registry(image)) if image.tag.is_none() && image.digest.is_none() => {
+            let host = host(&image.registry);
+            Some(match is_whole {
+                true => format!("{host}/{}", image.repository),
+                false => host,
+            })
+        }
+        Ok(Reference::Published { .. }) if !images.starts_with(PUBLISHED) => {
+            Some(images.to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// What an image of a registry is called in rules: the same, however it is written.
+fn subjects(image: &RegistryReference) -> Vec<String> {
+    let (host, repository) = (host(&image.registry), &image.repository);
+    let official = match host == DOCKER {
+        true if !repository.contains('/') => Some(repository.as_str()),
+        true => repository.strip_prefix(DOCKER_OFFICIAL),
+        false => None,
+    };
+    match official {
+        Some(name) => vec![
+            format!("{host}/{DOCKER_OFFICIAL}{name}"),
+            format!("{host}/{name}"),
+        ],
+        None => vec![format!("{host}/{repository}")],
+    }
+}
+
+/// A registry as it is compared: hosts have no case, HTTPS has a port, and Docker's registry has several names.
+fn host(registry: &str) -> String {
+    let registry = registry.to_ascii_lowercase();
+    let (host, port) = match registry.split_once(':') {
+        Some((host, port)) => (host, port.parse().ok()),
+        None => (registry.as_str(), None),
+    };
+    let host = match host {
+        "index.docker.io" | "registry-1.docker.io" => DOCKER,
+        host => host,
+    };
+    match port {
+        None | Some(HTTPS_PORT) => host.to_owned(),
+        Some(port) => format!("{host}:{port}"),
     }
 }
 

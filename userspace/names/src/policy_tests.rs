@@ -63,6 +63,34 @@ fn the_rule_that_names_most_of_an_image_counts() {
 }
 
 #[test]
+fn a_rule_is_for_an_image_however_its_registry_is_written() {
+    let policy = parse(
+        "[[rule]]\nimages = 'Registry.example:0443'\nrequire = 'refused'\n\
+         [[rule]]\nimages = 'localhost:5000'\nrequire = 'refused'\n\
+         [[rule]]\nimages = 'docker.io/debian'\nrequire = 'refused'\n\
+         [[rule]]\nimages = 'registry-1.docker.io/library/alpine'\nrequire = 'refused'\n",
+    )
+    .unwrap();
+    for (image, expected) in [
+        ("registry.example/a", "refused"),
+        ("REGISTRY.example/a:1", "refused"),
+        ("registry.example:443/a", "refused"),
+        ("registry.example:00443/a", "refused"),
+        ("registry.example:444/a", "nothing"),
+        ("LOCALHOST:05000/a", "refused"),
+        ("localhost/a", "nothing"),
+        ("docker.io/debian:12", "refused"),
+        ("docker.io/library/debian", "refused"),
+        ("index.docker.io/library/debian", "refused"),
+        ("docker.io/team/debian", "nothing"),
+        ("docker.io/alpine", "refused"),
+        ("docker.io/alpinist", "nothing"),
+    ] {
+        assert_eq!(requires(&policy, image), expected, "{image}");
+    }
+}
+
+#[test]
 fn a_policy_that_is_not_understood_is_none() {
     let rule = |images: &str, rest: &str| format!("[[rule]]\nimages = '{images}'\n{rest}");
     for (text, named) in [
