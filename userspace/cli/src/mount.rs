@@ -104,12 +104,7 @@ impl MountRequest {
         };
         match Store::open(&self.root_dir).and_then(resolve) {
             Ok((store, manifest)) => {
-                check_stored(
-                    &store,
-                    &read_policy(policy_file().as_deref())?,
-                    &reference,
-                    &manifest,
-                )?;
+                check_policy(&store, &reference, &manifest)?;
                 Ok(manifest)
             }
             Err(error) => match reference {
@@ -191,6 +186,12 @@ impl MountRequest {
             source: errno.into(),
         }
     }
+}
+
+/// Fails unless the policy allows an image of the store to be used as what a reference names.
+pub(crate) fn check_policy(store: &Store, reference: &Reference, manifest: &Digest) -> Result<()> {
+    let policy = read_policy(policy_file().as_deref())?;
+    Ok(check_stored(store, &policy, reference, manifest)?)
 }
 
 /// The file of the policy, in the place of the usual one.

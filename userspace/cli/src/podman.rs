@@ -158,7 +158,10 @@ impl Images<'_> {
             .and_then(|found| match found == manifest {
                 true => Ok(()),
                 // The tag leads elsewhere by now; it is the digest that podman's configuration belongs to.
-                false => pull::lazily(&self.arguments.socket, &manifest.to_string()).map(drop),
+                false => {
+                    let image = manifest.to_string();
+                    pull::lazily_as(&self.arguments.socket, &image, Some(&name)).map(drop)
+                }
             })
             .and_then(|()| self.mount(layer.as_deref().unwrap_or(Path::new("")), &manifest));
         if let Err(error) = mounted {

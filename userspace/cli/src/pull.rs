@@ -66,22 +66,27 @@ fn by_daemon(arguments: &PullArguments, display: &mut Display) -> Result<()> {
 
 /// Brings what a mount needs of an image into the daemon's store, and says nothing. Returns its manifest's digest.
 pub(crate) fn lazily(socket: &Path, image: &str) -> Result<Digest> {
-    let manifest = silently(socket, image, true)?;
+    lazily_as(socket, image, None)
+}
+
+/// The same of an image that is used as what a reference to a registry names, if the policy allows that.
+pub(crate) fn lazily_as(socket: &Path, image: &str, used_as: Option<&str>) -> Result<Digest> {
+    let manifest = silently(socket, image, used_as, true)?;
     manifest.parse().map_err(|_| Error::UnexpectedReply)
 }
 
 /// Brings all of an image into the daemon's store, and says nothing.
 pub(crate) fn to_end(socket: &Path, image: &str) -> Result<()> {
-    silently(socket, image, false).map(drop)
+    silently(socket, image, None, false).map(drop)
 }
 
-fn silently(socket: &Path, image: &str, lazy: bool) -> Result<String> {
+fn silently(socket: &Path, image: &str, used_as: Option<&str>, lazy: bool) -> Result<String> {
     let request = Request::Pull {
         image: image.to_owned(),
         tag: None,
         timeout: None,
         lazy,
-        used_as: None,
+        used_as: used_as.map(str::to_owned),
     };
     let _ = interrupt::watch();
     let mut conversation = Conversation::open(socket, &request)?;

@@ -162,6 +162,16 @@ impl Commands {
         }
     }
 
+    /// The same, of an image that is to be used as what it is called: if the policy allows that.
+    async fn find_allowed(&self, image: &str) -> Result<Digest, CommandError> {
+        let manifest = self.find(image).await?;
+        // What a name stands for was found by the policy.
+        if let reference @ Reference::Registry(_) = image.parse()? {
+            self.origins.check(reference, manifest).await?;
+        }
+        Ok(manifest)
+    }
+
     /// The image that a client wants to have; one of a registry is asked for there.
     pub(crate) async fn locate(&self, wanted: Wanted) -> Result<Located, CommandError> {
         let Wanted {
@@ -220,13 +230,13 @@ impl Commands {
             Some(name) => Workload::new(&name).ok_or(CommandError::Workload(name))?,
             None => Workload::default(),
         };
-        let manifest = self.find(image).await?;
+        let manifest = self.find_allowed(image).await?;
         Ok((manifest, self.traces.bring(manifest, workload).await?))
     }
 
     /// Keeps an image complete from now on; returns its manifest.
     pub(crate) async fn pin(&self, image: &str) -> Result<Digest, CommandError> {
-        let manifest = self.find(image).await?;
+        let manifest = self.find_allowed(image).await?;
         self.change_pins(move |saved| saved.add(manifest)).await?;
         self.pins
             .add(Reference::Digest(manifest), PinOrigin::Command);

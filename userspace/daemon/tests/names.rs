@@ -465,6 +465,18 @@ fn a_policy_says_whose_records_count() {
         matches!(&refused, Reply::Error(problem) if problem.contains("the policy refuses")),
         "{refused:?}"
     );
+    // Nor for what the store calls it so.
+    let mut tag = Command::new(peerfs());
+    tag.args(["tag", "--root-dir"]).arg(daemon.store());
+    succeed(tag.args([&built, "registry.example/team/base:1"]));
+    for command in ["pin", "warm", "pull"] {
+        let refused = daemon.fail(command, &["registry.example/team/base:1"]);
+        assert!(
+            refused.contains("the policy refuses"),
+            "{command}: {refused}"
+        );
+    }
+    daemon.succeed("pin", &["built"]);
     // It counts as it is now, and none that is not understood allows anything.
     let rule = format!(
         "[[rule]]\nimages = '{key}/team'\nrequire = 'signature'\nkeys = ['{}']\n",

@@ -29,6 +29,7 @@ use serde::Serialize;
 use crate::arguments::{MakeArguments, StoreArguments};
 use crate::build::{Maker, Origin};
 use crate::error::{Error, Result};
+use crate::mount::check_policy;
 use crate::output::{tell, Output};
 use crate::pull;
 use crate::rootless::{be_root, is_in_user_namespace, Entrance};
@@ -273,6 +274,7 @@ fn find_image(root_dir: &Path, image: &Reference, socket: &Path) -> Result<(Stor
         if let Ok(manifest) = store.resolve(image) {
             // A digest is known whether or not it is here.
             if store.has_blob(&manifest) {
+                check_policy(&store, image, &manifest)?;
                 return Ok((store, manifest));
             }
         }
@@ -286,6 +288,10 @@ fn find_image(root_dir: &Path, image: &Reference, socket: &Path) -> Result<(Stor
             printable(&image.to_string()),
             printable(root_dir)
         )));
+    }
+    // What a name stands for peerfsd says by the policy.
+    if let Reference::Registry(_) = image {
+        check_policy(&store, image, &manifest)?;
     }
     Ok((store, manifest))
 }

@@ -187,6 +187,19 @@ fn a_policy_is_obeyed_when_an_image_is_pulled_and_when_it_is_mounted() {
     };
     assert!(mount("fourth", &rule).contains("the store has none that holds"));
     assert!(mount("fourth", &refused).contains("the policy refuses"));
+    // By another way of writing the registry, and to be run, it is no other image.
+    let mut tag = peerfs(&world.path("fourth"), "tag");
+    let other = world.image.replace("127.0.0.1:", "127.0.0.1:0");
+    assert_ne!(other, world.image);
+    succeed(tag.args([&world.image, &other]));
+    for image in [&world.image, &other] {
+        let mut run = world.command("run");
+        run.arg("--root-dir").arg(world.path("fourth"));
+        run.env("PEERFS_POLICY", world.path("policy.toml"));
+        let output = run.arg(image).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(message.contains("the policy refuses"), "{message}");
+    }
     for (store, policy) in [("other", rule.as_str()), ("fourth", "")] {
         let message = mount(store, policy);
         assert!(message.contains("nonsense"), "{message}");
