@@ -114,6 +114,13 @@ pub enum Request {
         /// The sequence of an earlier record.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         sequence: Option<u64>,
+        /// The generation of that record's list of writers; without it the last one with the sequence is meant.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        generation: Option<u64>,
+        /// The hexadecimal digest of the manifest that somebody has refused: if the name stands for something else by now,
+        /// that stays.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refused: Option<String>,
         /// What it stood for then, in seconds since 1970.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         time: Option<u64>,

@@ -13,6 +13,9 @@ pub struct NameStatus {
     pub image: Option<String>,
     /// The sequence of the record that says so.
     pub sequence: Option<u64>,
+    /// The generation of that record's list of writers; 0 without one.
+    #[serde(default)]
+    pub generation: Option<u64>,
     /// Whether somebody has chosen that record in the place of a newer one.
     #[serde(default)]
     pub chosen: bool,

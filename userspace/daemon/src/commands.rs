@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::events::Events;
-use crate::names::{NameError, Names};
+use crate::names::{Back, NameError, Names};
 use crate::saved_pins::{PinsError, SavedPins};
 use crate::status::StatusReader;
 use crate::traces::{BringError, Brought, Traces};
@@ -291,11 +291,10 @@ impl Commands {
     pub(crate) async fn roll_back(
         &self,
         name: &str,
-        sequence: Option<u64>,
-        time: Option<u64>,
+        back: Back,
     ) -> Result<NameStatus, CommandError> {
         let name = self.names.parse(name)?;
-        self.names.roll_back(&name, sequence, time).await?;
+        self.names.roll_back(&name, back).await?;
         Ok(self.names.status(&name)?)
     }
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::{geteuid, Pid};
@@ -195,21 +196,29 @@ fn a_check_refuses_an_image_and_another_start_does_not_forget_it() {
         return;
     }
     let world = World::new(&["good", "bad", "better"]);
-    let check = "! grep -q bad \"$PEERFS_ROOT/file\"";
-    let mut following = world.follow(&["--check", check]);
+    // It hangs, and so does what it has started.
+    let started = world.daemon.root.path().join("started");
+    let check = format!(
+        "grep -q good \"$PEERFS_ROOT/file\" || {{ sleep 1000 & echo $! >{}; wait; }}",
+        started.display()
+    );
+    let mut following = world.follow(&["--check", &check, "--check-timeout", "1s"]);
     following.next();
     world.publish("bad");
     let status = || world.daemon.succeed("history", &[&world.name]);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while !status().starts_with('*') {
         assert!(
             begun.elapsed().as_secs() < 60,
             "it is rolled back: {}",
             status()
         );
-        thread::sleep(std::time::Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(following.read(), "good");
+    let pid = fs::read_to_string(started).unwrap();
+    let command = fs::read_to_string(format!("/proc/{}/cmdline", pid.trim()));
+    assert_eq!(command.unwrap_or_default(), "", "nothing of it is left");
     following.stop();
     let mut following = world.follow(&[]);
     assert_eq!((following.next(), following.read().as_str()), (1, "good"));
@@ -242,4 +251,79 @@ fn the_daemon_may_end_and_a_mount_that_was_left_is_taken_over() {
     assert_eq!((next.next(), next.read().as_str()), (2, "two"));
     assert_eq!(mounts(&next.mountpoint), 1);
     next.stop();
+    // As a service is started the first time.
+    let mut next = world.follow(&["--replace"]);
+    assert_eq!((next.next(), next.read().as_str()), (2, "two"));
+    next.stop();
+}
+
+/// Waits until there is a file.
+#[track_caller]
+fn wait_for(file: &Path) {
+    let begun = Instant::now();
+    while !file.exists() {
+        assert!(begun.elapsed().as_secs() < 60, "{}", file.display());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn what_somebody_else_has_mounted_over_it_is_not_taken_away() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new(&["one", "two"]);
+    let checked = world.daemon.root.path().join("checked");
+    let check = format!("echo >{}", checked.display());
+    let mut following = world.follow(&["--check", &check]);
+    following.next();
+    fs::remove_file(&checked).unwrap();
+    let place = &following.mountpoint;
+    let mut mount = Command::new("mount");
+    succeed(mount.args(["-t", "tmpfs", "cover"]).arg(place));
+    fs::write(place.join("file"), "another's").unwrap();
+    world.publish("two");
+    wait_for(&checked);
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!((mounts(place), following.read().as_str()), (2, "another's"));
+    kill(Pid::from_raw(following.child.id() as i32), Signal::SIGTERM).unwrap();
+    assert!(!following.child.wait().unwrap().success());
+    assert_eq!(following.read(), "another's");
+}
+
+#[test]
+fn a_mount_stays_when_the_daemon_is_away_as_an_image_is_refused() {
+    if !can_mount() {
+        return;
+    }
+    let mut world = World::new(&["good", "bad"]);
+    let [asked, go_on] = ["asked", "go-on"].map(|name| world.daemon.root.path().join(name));
+    let check = format!(
+        "grep -q good \"$PEERFS_ROOT/file\" || {{ echo >{}; until [ -e {} ]; do sleep 0.05; done; false; }}",
+        asked.display(),
+        go_on.display()
+    );
+    let mut following = world.follow(&["--check", &check]);
+    following.next();
+    world.publish("bad");
+    wait_for(&asked);
+    world.daemon.stop(Signal::SIGTERM);
+    fs::write(&go_on, "").unwrap();
+    thread::sleep(Duration::from_millis(500));
+    let World { daemon, name } = world;
+    let world = World {
+        daemon: daemon.restart_after_death("").0,
+        name,
+    };
+    let begun = Instant::now();
+    while !world
+        .daemon
+        .succeed("history", &[&world.name])
+        .starts_with('*')
+    {
+        assert!(begun.elapsed().as_secs() < 60, "it is rolled back");
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(following.read(), "good");
+    following.stop();
 }

@@ -403,7 +403,9 @@ fn a_name_is_published_by_key_and_by_writers_and_rolled_back_by_date() {
     let back = Request::Rollback {
         name: of.to_owned(),
         sequence: None,
+        generation: None,
         time: Some(accepted),
+        refused: None,
     };
     assert_eq!(
         name(&daemon, &back).unwrap().image.as_ref(),
@@ -416,8 +418,43 @@ fn a_name_is_published_by_key_and_by_writers_and_rolled_back_by_date() {
     let problem = daemon.fail("rollback", &[of, "--to", "2001-01-01"]);
     assert!(problem.contains("no such record"), "{problem}");
 
-    // The writer is struck out.
-    succeed(&mut publish(&[of, "three", "--no-writers"]));
+    // What was refused is not what the name stands for any more.
+    let late = Request::Rollback {
+        name: of.to_owned(),
+        sequence: Some(1),
+        generation: None,
+        time: None,
+        refused: Some(images[2].clone()),
+    };
+    assert_eq!(
+        name(&daemon, &late).unwrap().image.as_ref(),
+        Some(&images[1])
+    );
+
+    // The writer, who uses up all sequences, is struck out.
+    let secret = std::fs::read_to_string(format!("{keys}/writer.pem")).unwrap();
+    let secret = SecretKey::parse(&secret).unwrap();
+    let grant = BASE64.decode(before.history[0].record.as_bytes()).unwrap();
+    let grant = SignedRecord::parse(&grant).unwrap().record().clone();
+    let last = Record {
+        signer: secret.public(),
+        sequence: u64::MAX,
+        ..grant
+    };
+    self::publish(&daemon, &last.sign(&secret).unwrap()).unwrap();
+    let stuck = publish(&[of, "three"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&stuck.stderr).contains("--no-writers"));
+    succeed(&mut publish(&[of, "two", "--no-writers"]));
+    succeed(&mut publish(&[of, "three"]));
+    assert_eq!(
+        daemon.succeed("rollback", &[of, "--to", "1.1"]).trim_end(),
+        images[0]
+    );
+    assert_eq!(
+        daemon.succeed("rollback", &[of, "--to", "2.1"]).trim_end(),
+        images[1]
+    );
+    succeed(&mut publish(&[of, "three"]));
     let refused = publish(&[of, "one", "--key", "writer"]).output().unwrap();
     assert!(String::from_utf8_lossy(&refused.stderr).contains("neither the publisher's"));
     // An alias, after another start; what was known of the name is.

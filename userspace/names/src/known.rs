@@ -269,12 +269,20 @@ impl KnownName {
     }
 
     /// Chooses an earlier record, or the newest one, until a newer one than now comes. Of several with this sequence it is
-    /// the last one.
+    /// that of the generation, or the last one.
     ///
     /// # Errors
     /// [`NotInHistory`].
-    pub fn go_back_to(&mut self, sequence: u64) -> Result<Point, NotInHistory> {
-        let is_meant = |past: &&Past| past.record.record().sequence == sequence;
+    pub fn go_back_to(
+        &mut self,
+        generation: Option<u64>,
+        sequence: u64,
+    ) -> Result<Point, NotInHistory> {
+        let is_meant = |past: &&Past| {
+            let point = Point::from(&past.record);
+            point.sequence == sequence
+                && generation.is_none_or(|generation| point.generation == generation)
+        };
         let found = self.history().rev().find(is_meant);
         let point = found.map(|past| Point::from(&past.record));
         self.choose(point)

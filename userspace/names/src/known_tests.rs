@@ -108,7 +108,7 @@ fn a_fork_is_kept_and_shown_until_a_newer_record_comes() {
         assert!(message.contains(&digest.to_string()), "{message}");
     }
     // An operator may go on with what was before.
-    known.go_back_to(1).unwrap();
+    known.go_back_to(None, 1).unwrap();
     assert_eq!(image(&known, 5), Ok(1));
     assert_eq!(known.offer(publisher.record(3, 3), at(6)), Verdict::New);
     assert_eq!(image(&known, 6), Ok(3));
@@ -147,12 +147,12 @@ fn what_was_chosen_counts_until_a_newer_record_comes() {
     assert_eq!(image(&known, 1000), Ok(2));
     assert_eq!(known.offer(publisher.record(3, 3), at(41)), Verdict::Known);
     assert_eq!(image(&known, 41), Ok(2));
-    known.go_back_to(1).unwrap();
+    known.go_back_to(None, 1).unwrap();
     assert_eq!(image(&known, 41), Ok(1));
     known.offer(publisher.record(4, 4), at(42));
     assert_eq!(image(&known, 42), Ok(4));
     assert_eq!(known.choice(), None);
-    assert!(known.go_back_to(9).is_err() && known.go_back_in_time(at(9)).is_err());
+    assert!(known.go_back_to(None, 9).is_err() && known.go_back_in_time(at(9)).is_err());
     assert_eq!(image(&known, 42), Ok(4));
 }
 

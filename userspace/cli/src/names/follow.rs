@@ -2,6 +2,7 @@
 
 //! `peerfs follow`.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -12,8 +13,10 @@ use peerfs_control::{NameStatus, Reply, Request};
 use peerfs_store::printable;
 use peerfs_sys::interrupt;
 use peerfs_text::Causes;
+use rustix::io::Errno;
+use rustix::process::{kill_process_group, Pid, Signal};
 
-use super::switch::{self, Before};
+use super::switch::{self, Before, MountId};
 use super::time_text::parse_span;
 use crate::arguments::{DaemonArguments, StoreArguments};
 use crate::conversation::{ask, Conversation};
@@ -86,20 +89,38 @@ pub(crate) fn run(arguments: &FollowArguments) -> Result<()> {
         Err(Error::Cancelled) => Ok(()),
         followed => followed,
     };
-    if follower.mounted.is_some() {
-        switch::detach(&arguments.mountpoint).map_err(|errno| Error::Unmount {
-            mountpoint: arguments.mountpoint.clone(),
-            hint: "",
-            source: errno.into(),
-        })?;
+    if let Some(mounted) = &follower.mounted {
+        unmount(&arguments.mountpoint, mounted.mount)?;
     }
     followed
+}
+
+/// Takes away what this command has mounted, and nothing else.
+fn unmount(mountpoint: &Path, mount: MountId) -> Result<()> {
+    let failed = |hint: &'static str, errno: Errno| Error::Unmount {
+        mountpoint: mountpoint.to_owned(),
+        hint,
+        source: errno.into(),
+    };
+    match switch::mount_at(mountpoint) {
+        Ok(Some(there)) if there == mount => (),
+        // Somebody has unmounted it.
+        Ok(None) | Err(Errno::NOENT) => return Ok(()),
+        Ok(Some(_)) => {
+            let hint = ", because somebody has mounted something else over it";
+            return Err(failed(hint, Errno::BUSY));
+        }
+        Err(errno) => return Err(failed("", errno)),
+    }
+    switch::detach(mountpoint).map_err(|errno| failed("", errno))
 }
 
 /// What is mounted.
 struct Mounted {
     image: String,
     sequence: u64,
+    generation: Option<u64>,
+    mount: MountId,
 }
 
 struct Follower<'a> {
@@ -112,8 +133,8 @@ struct Follower<'a> {
 
 /// Whether an image may be mounted.
 #[derive(Debug, Eq, PartialEq)]
-enum Health {
-    Good,
+enum Health<T = ()> {
+    Good(T),
     Refused,
 }
 
@@ -132,11 +153,24 @@ impl Follower<'_> {
             match conversation.next(|| interrupt::is_requested() || is_due()) {
                 _ if interrupt::is_requested() => return Ok(()),
                 Ok(Some(Reply::Name(status))) => last = Some(status),
-                Ok(Some(Reply::Error(problem))) => return Err(Error::Refused(problem)),
+                Ok(Some(Reply::Error(problem))) if self.mounted.is_none() => {
+                    return Err(Error::Refused(problem))
+                }
+                Ok(Some(Reply::Error(problem))) => {
+                    tell(&format!(
+                        "peerfs: {}; what is mounted stays",
+                        printable(&problem)
+                    ));
+                    conversation = self.reopen(&request)?;
+                    continue;
+                }
                 Ok(Some(_)) => return Err(Error::UnexpectedReply),
                 Ok(None) => (),
                 Err(_) => {
                     // What is mounted stays, whatever becomes of the daemon.
+                    tell(
+                        "peerfs: peerfsd has ended; what is mounted stays until it is there again",
+                    );
                     conversation = self.reopen(&request)?;
                     continue;
                 }
@@ -149,7 +183,6 @@ impl Follower<'_> {
     }
 
     fn reopen(&self, request: &Request) -> Result<Conversation> {
-        tell("peerfs: peerfsd has ended; what is mounted stays until it is there again");
         loop {
             thread::sleep(DAEMON_PAUSE);
             if interrupt::is_requested() {
@@ -177,13 +210,16 @@ impl Follower<'_> {
             .filter(|mounted| mounted.image == *image)
         {
             mounted.sequence = sequence;
+            mounted.generation = status.generation;
             return Ok(());
         }
         match self.switch_to(image) {
-            Ok(Health::Good) => {
+            Ok(Health::Good(mount)) => {
                 self.mounted = Some(Mounted {
                     image: image.clone(),
                     sequence,
+                    generation: status.generation,
+                    mount,
                 });
                 let mut output = Output::new();
                 output.line(&format!("{sequence} {image}"))?;
@@ -215,12 +251,22 @@ impl Follower<'_> {
         let request = Request::Rollback {
             name: self.arguments.name.clone(),
             sequence: Some(mounted.sequence),
+            generation: mounted.generation,
             time: None,
+            // There may be a newer one by now, of which nobody knows that it is no better.
+            refused: Some(image.to_owned()),
         };
-        ask(&self.arguments.daemon.socket, &request).map(drop)
+        if let Err(error) = ask(&self.arguments.daemon.socket, &request) {
+            tell(&format!(
+                "peerfs: the name can't be rolled back: {}; tried again in a while",
+                Causes(&error)
+            ));
+            self.retry_at = Some(Instant::now() + RETRY);
+        }
+        Ok(())
     }
 
-    fn switch_to(&self, image: &str) -> Result<Health> {
+    fn switch_to(&self, image: &str) -> Result<Health<MountId>> {
         let arguments = self.arguments;
         // So that nobody waits for it at the mount point.
         let manifest = pull::lazily(&arguments.daemon.socket, image)?;
@@ -237,33 +283,36 @@ impl Follower<'_> {
             options,
         };
         request.mount(Stay::Behind)?;
-        let staged = Staged(staging);
+        let _staged = Staged(staging);
         if self.check(image, staging)? == Health::Refused {
             return Ok(Health::Refused);
         }
-        let before = match self.mounted.is_some() || arguments.replace {
-            true => Before::Mount,
-            false => Before::Nothing,
+        let before = match &self.mounted {
+            Some(mounted) => Before::Mount(mounted.mount),
+            None if arguments.replace => Before::Any,
+            None => Before::Nothing,
         };
-        switch::put(staging, &arguments.mountpoint, before).map_err(|errno| Error::Mount {
+        let put = switch::put(staging, &arguments.mountpoint, before);
+        let mount = put.map_err(|errno| Error::Mount {
             image: image.to_owned(),
             mountpoint: arguments.mountpoint.clone(),
             log: switch::hint(errno).to_owned(),
             source: errno.into(),
         })?;
-        std::mem::forget(staged);
-        Ok(Health::Good)
+        Ok(Health::Good(mount))
     }
 
     /// Asks the check whether the image at `root` may be used.
     fn check(&self, image: &str, root: &Path) -> Result<Health> {
         let Some(command) = &self.arguments.check else {
-            return Ok(Health::Good);
+            return Ok(Health::Good(()));
         };
         let mut check = Command::new("sh");
         check.arg("-c").arg(command).stdin(Stdio::null());
         check.env("PEERFS_ROOT", root).env("PEERFS_IMAGE", image);
         check.env("PEERFS_NAME", &self.arguments.name);
+        // So that all of it can be ended.
+        check.process_group(0);
         // What it says is the user's to see, apart from what this command prints.
         check.stdout(Stdio::from(std::io::stderr()));
         let started = check.spawn().map_err(|source| Error::Program {
@@ -280,10 +329,11 @@ fn wait_for(mut check: Child, patience: Duration) -> Result<Health> {
     loop {
         let ended = check.try_wait().map_err(Error::Runtime)?;
         match ended {
-            Some(status) if status.success() => return Ok(Health::Good),
+            Some(status) if status.success() => return Ok(Health::Good(())),
             Some(_) => return Ok(Health::Refused),
             None if interrupt::is_requested() || begun.elapsed() >= patience => {
-                let _ = check.kill();
+                // With what it has started. If there is nothing any more, nothing is left to do.
+                let _ = kill_process_group(Pid::from_child(&check), Signal::KILL);
                 check.wait().map_err(Error::Runtime)?;
                 return match interrupt::is_requested() {
                     true => Err(Error::Cancelled),

@@ -27,8 +27,8 @@ pub(crate) struct NamesArguments {
 
 /// Show what a name stood for.
 ///
-/// A line for each record that this machine has accepted, at most 16, the newest one last: its sequence, since when it was
-/// known here and until when it holds (UTC), and the image. An asterisk is before the one that counts.
+/// A line for each record that this machine has accepted, at most 16, the newest one last: its sequence, with the generation
+/// of the list of writers before it if there is one, since when it was known here and until when it holds (UTC), and the image. An asterisk is before the one that counts.
 #[derive(Args)]
 pub(crate) struct HistoryArguments {
     #[command(flatten)]
@@ -52,7 +52,7 @@ pub(crate) struct RollbackArguments {
     /// The name: KEY/NAME, or an alias.
     #[arg(value_name = "NAME")]
     name: String,
-    /// What to go back to: a sequence, as `peerfs history` shows it, or what counted here at a time (UTC), such as
+    /// What to go back to: a sequence, with or without a generation before it, as `peerfs history` shows it, or what counted here at a time (UTC), such as
     /// "2026-11-22 10:30".
     #[arg(long, value_name = "WHEN|SEQUENCE", value_parser = parse_target)]
     to: Target,
@@ -119,8 +119,15 @@ pub(crate) fn history(arguments: &HistoryArguments) -> Result<()> {
 }
 
 fn row(status: &NameStatus, record: &NameRecord) -> [String; 5] {
-    let counts =
-        status.sequence == Some(record.sequence) && status.image.as_ref() == Some(&record.image);
+    let counts = status.sequence == Some(record.sequence)
+        && status.generation == Some(record.generation)
+        && status.image.as_ref() == Some(&record.image);
+    // Sequences begin anew with each list of writers.
+    let has_lists = status.history.iter().any(|record| record.generation > 0);
+    let place = match has_lists {
+        true => format!("{}.{}", record.generation, record.sequence),
+        false => record.sequence.to_string(),
+    };
     let image = printable(&record.image).to_string();
     let by = match status.name.starts_with(&record.signer) {
         true => String::new(),
@@ -130,7 +137,7 @@ fn row(status: &NameStatus, record: &NameRecord) -> [String; 5] {
     let rival = rival.map(|rival| format!(" forked: also {}", printable(rival)));
     [
         if counts { "*" } else { " " }.to_owned(),
-        record.sequence.to_string(),
+        place,
         time_text(record.accepted),
         time_text(record.expires),
         format!("{image}{by}{}", rival.unwrap_or_default()),
@@ -139,14 +146,16 @@ fn row(status: &NameStatus, record: &NameRecord) -> [String; 5] {
 
 /// Goes back.
 pub(crate) fn roll_back(arguments: &RollbackArguments) -> Result<()> {
-    let (sequence, time) = match arguments.to {
-        Target::Sequence(sequence) => (Some(sequence), None),
-        Target::Time(time) => (None, Some(time)),
+    let (generation, sequence, time) = match arguments.to {
+        Target::Record(generation, sequence) => (generation, Some(sequence), None),
+        Target::Time(time) => (None, None, Some(time)),
     };
     let request = Request::Rollback {
         name: arguments.name.clone(),
         sequence,
+        generation,
         time,
+        refused: None,
     };
     let status = ask_name(&arguments.daemon.socket, &request)?;
     let mut output = Output::new();

@@ -105,18 +105,16 @@ pub(crate) fn run(arguments: &PublishArguments) -> Result<()> {
     let issued = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
+    let grant = grant(arguments, &name, newest.as_ref(), &key)?;
     let record = Record {
         signer: key.public(),
-        sequence: newest
-            .as_ref()
-            .map_or(0, |newest| newest.record().sequence)
-            .saturating_add(1),
+        sequence: next_sequence(newest.as_ref(), grant.as_ref())?,
         issued: issued.as_secs(),
         expires: (issued + arguments.expires).as_secs(),
         manifest,
         trace: arguments.trace,
         replicas: arguments.replicas,
-        grant: grant(arguments, &name, newest.as_ref(), &key)?,
+        grant,
         name,
     };
     let told = format!(
@@ -152,6 +150,20 @@ fn newest(status: &NameStatus) -> Result<Option<SignedRecord>> {
         .ok()
         .and_then(|bytes| SignedRecord::parse(&bytes).ok());
     record.map(Some).ok_or(Error::UnexpectedReply)
+}
+
+/// The sequence of the next record. It begins anew with a new list of writers, or one who is not on it any more could have used
+/// up all of them.
+fn next_sequence(newest: Option<&SignedRecord>, grant: Option<&Grant>) -> Result<u64> {
+    let before = newest.map(SignedRecord::record);
+    let generation = grant.map_or(0, Grant::generation);
+    let before = before.filter(|before| before.generation() == generation);
+    let next = before.map_or(0, |before| before.sequence).checked_add(1);
+    next.ok_or_else(|| {
+        let problem = "a writer has used up all sequences of the name; publish it with another list of writers (--writer, or \
+                       --no-writers)";
+        Error::Key(problem.to_owned())
+    })
 }
 
 /// Who else may sign from now on.

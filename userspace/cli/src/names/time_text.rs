@@ -28,16 +28,20 @@ pub(super) fn parse_span(text: &str) -> Result<Duration, String> {
 /// What a name is to go back to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Target {
-    /// A record, by its sequence.
-    Sequence(u64),
+    /// A record, by its sequence, and the generation of its list of writers.
+    Record(Option<u64>, u64),
     /// What it stood for at a time, in seconds since 1970.
     Time(u64),
 }
 
 /// The record or time that a text means: a number, or a date with or without a time of the day, in UTC.
 pub(super) fn parse_target(text: &str) -> Result<Target, String> {
-    if let Ok(sequence) = text.parse() {
-        return Ok(Target::Sequence(sequence));
+    let (generation, sequence) = match text.split_once('.') {
+        Some((generation, sequence)) => (generation.parse().ok().map(Some), sequence),
+        None => (Some(None), text),
+    };
+    if let (Some(generation), Ok(sequence)) = (generation, sequence.parse()) {
+        return Ok(Target::Record(generation, sequence));
     }
     parse_time(text).map(Target::Time).ok_or_else(|| {
         "a sequence is expected, as `peerfs history` shows it, or a time in UTC, such as 2026-11-22 or \"2026-11-22 10:30\"".to_owned()
@@ -95,7 +99,8 @@ mod tests {
         ] {
             assert!(parse_span(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(parse_target("7"), Ok(Target::Sequence(7)));
+        assert_eq!(parse_target("7"), Ok(Target::Record(None, 7)));
+        assert_eq!(parse_target("2.7"), Ok(Target::Record(Some(2), 7)));
         let begun = parse_target("2026-11-22");
         assert_eq!(begun, Ok(Target::Time(1_795_305_600)));
         assert_eq!(
@@ -110,6 +115,8 @@ mod tests {
         for wrong in [
             "",
             "yesterday",
+            "2.",
+            ".7",
             "2026-13-01",
             "2026-02-30",
             "1969-12-31",

@@ -21,6 +21,7 @@ use super::fetches;
 use super::seats::Seat;
 use crate::commands::{refusal, verdict, CommandError, Commands, Wanted};
 use crate::events::{now, Events};
+use crate::names::Back;
 
 /// How long a client may be silent, or take for an answer.
 pub(super) const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -126,9 +127,17 @@ impl Session {
                 Request::Rollback {
                     name,
                     sequence,
+                    generation,
                     time,
+                    refused,
                 } => {
-                    let done = commands.roll_back(&name, sequence, time);
+                    let back = Back {
+                        sequence,
+                        generation,
+                        time,
+                        refused,
+                    };
+                    let done = commands.roll_back(&name, back);
                     self.answer(done, Reply::Name).await?;
                 }
                 Request::Status => self.answer(commands.status.read(), Reply::Status).await?,

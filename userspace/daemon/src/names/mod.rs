@@ -135,6 +135,18 @@ struct Shared {
     wanted: watch::Sender<Arc<BTreeSet<Digest>>>,
 }
 
+/// What a name is to be rolled back to: what `sequence` or `time` says.
+pub struct Back {
+    /// The sequence of a record.
+    pub sequence: Option<u64>,
+    /// The generation of its list of writers; without it the last one with the sequence is meant.
+    pub generation: Option<u64>,
+    /// What it stood for then, in seconds since 1970.
+    pub time: Option<u64>,
+    /// Only if it stands for this image now.
+    pub refused: Option<String>,
+}
+
 struct State {
     known: HashMap<Digest, KnownName>,
     /// Those that could not be read, and why: of these nothing is accepted, or they would go back.
@@ -253,15 +265,17 @@ impl Names {
     ///
     /// # Errors
     /// [`NameError::NotInHistory`], [`NameError::NoTarget`], or if it can't be brought to the disk.
-    pub async fn roll_back(
-        &self,
-        name: &Name,
-        sequence: Option<u64>,
-        time: Option<u64>,
-    ) -> Result<(), NameError> {
+    pub async fn roll_back(&self, name: &Name, back: Back) -> Result<(), NameError> {
         self.change(name, move |known| {
-            let point = match (sequence, time) {
-                (Some(sequence), None) => known.go_back_to(sequence)?,
+            if let Some(refused) = back.refused {
+                let current = known.current(SystemTime::now());
+                let image = current.map(|current| current.record.record().manifest.to_string());
+                if image.ok().as_ref() != Some(&refused) {
+                    return Ok(false);
+                }
+            }
+            let point = match (back.sequence, back.time) {
+                (Some(sequence), None) => known.go_back_to(back.generation, sequence)?,
                 (None, Some(time)) => {
                     let since = Duration::from_secs(time);
                     known.go_back_in_time(

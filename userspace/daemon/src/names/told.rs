@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use data_encoding::BASE64;
 use peerfs_control::{NameRecord, NameStatus};
 use peerfs_fetch::PolicyError;
-use peerfs_names::{KnownName, Name, Past, Policy};
+use peerfs_names::{KnownName, Name, Past, Policy, Record};
 
 use super::{allow, NameError, Names};
 
@@ -55,6 +55,7 @@ fn status_of(
         name: known.name().to_string(),
         image: record.map(|record| record.manifest.to_string()),
         sequence: record.map(|record| record.sequence),
+        generation: record.map(Record::generation),
         chosen: current.as_ref().is_ok_and(|current| current.is_chosen),
         problem: current.as_ref().err().map(ToString::to_string),
         history: known.history().map(record_of).collect(),
