@@ -260,9 +260,9 @@ fn a_fork_is_seen_by_all_and_ends_with_a_newer_record() {
 fn the_dht_has_a_record_whose_publisher_is_not_connected() {
     let publisher = Publisher::new();
     let between = alone();
-    let one = knowing(&[&between]);
+    let mut one = knowing(&[&between]);
     connected(&one, 1);
-    let other = knowing(&[&between]);
+    let mut other = knowing(&[&between]);
     connected(&other, 1);
     // Until the one in between is in the routing table there is nobody to keep it.
     let mut sequence = 0;
@@ -277,6 +277,16 @@ fn the_dht_has_a_record_whose_publisher_is_not_connected() {
         Reply::Names(Vec::new()),
         "it does not follow the name"
     );
+    // It outlives all who know it: the one in between keeps it for others.
+    publish(&one, &publisher.sign(sequence + 1, 6)).unwrap();
+    thread::sleep(Duration::from_secs(1));
+    one.stop(Signal::SIGTERM);
+    other.stop(Signal::SIGTERM);
+    let late = knowing(&[&between]);
+    connected(&late, 1);
+    until("the DHT has it all the same", || {
+        search(&late, &publisher.name).image == image(6)
+    });
 }
 
 #[test]

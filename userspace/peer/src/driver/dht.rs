@@ -120,6 +120,14 @@ impl Driver {
         }
     }
 
+    /// A peer wants a record of a name to be kept for others. The store looks at what it is.
+    fn on_put(&mut self, record: kad::Record) {
+        let kademlia = &mut self.swarm.behaviour_mut().kademlia;
+        if let Err(error) = kademlia.store_mut().put(record) {
+            tracing::debug!(%error, "a record of a name is not kept for others");
+        }
+    }
+
     /// The DHT takes the address at which a peer was reached for one that others reach, too.
     fn on_routing_updated(&mut self, peer: PeerId) {
         if self.internet.is_some() {
@@ -162,11 +170,15 @@ impl Driver {
                 // Of announcements there is no answer.
                 let is_alone = matches!(request, InboundRequest::AddProvider { .. });
                 self.dht_messages += if is_alone { 1 } else { 2 };
-                if let InboundRequest::AddProvider {
-                    record: Some(record),
-                } = request
-                {
-                    self.on_announced(record);
+                match request {
+                    InboundRequest::AddProvider {
+                        record: Some(record),
+                    } => self.on_announced(record),
+                    InboundRequest::PutRecord {
+                        record: Some(record),
+                        ..
+                    } => self.on_put(record),
+                    _ => (),
                 }
             }
             kad::Event::RoutingUpdated {
