@@ -36,6 +36,7 @@ use crate::network::is_relayed;
 use crate::pauses::{Clocks, Pause, Pauses};
 use crate::peer_table::PeerTable;
 use crate::ping::Measured;
+use crate::rate::Rate;
 use crate::server::Server;
 use crate::strangers::Strangers;
 use crate::twins::{Ear, Twins};
@@ -120,6 +121,8 @@ pub(crate) struct Driver {
     neighbours_at: Instant,
     lookups: HashMap<QueryId, mpsc::Sender<PeerId>>,
     name_lookups: HashMap<QueryId, mpsc::Sender<SignedRecord>>,
+    /// How many records of names others have had put here.
+    puts: Rate,
     dht_messages: u64,
     twins: Twins,
     strangers: Strangers,
@@ -171,6 +174,7 @@ impl Driver {
             neighbours_at: Instant::now() + NEIGHBOURS_INTERVAL,
             lookups: HashMap::new(),
             name_lookups: HashMap::new(),
+            puts: Rate::new(Instant::now()),
             dht_messages: 0,
             twins: Twins::default(),
             strangers: Strangers::default(),
