@@ -38,7 +38,9 @@ use crate::names_config::NamesConfig;
 const NAMES_MAX: usize = 1024;
 /// The changes that a follower may be behind.
 const CHANGES_MAX: usize = 256;
-/// How often records are put into the DHT again: they live three times as long there.
+/// When records are put into the DHT again after a start: a machine that sleeps each night may not run for longer.
+const REPUBLISH_FIRST: Duration = Duration::from_secs(10 * 60);
+/// How often after that: they live three times as long there.
 const REPUBLISH_INTERVAL: Duration = Duration::from_secs(12 * 60 * 60);
 /// Between two of them.
 const REPUBLISH_PAUSE: Duration = Duration::from_secs(1);
@@ -331,8 +333,10 @@ impl Names {
     /// Puts what is known into the DHT from time to time, until `shutdown`: a name outlives the sleep of its publisher.
     pub async fn republish(self, node: Node, shutdown: CancellationToken) {
         let republish = async {
+            let mut pause = REPUBLISH_FIRST;
             loop {
-                tokio::time::sleep(REPUBLISH_INTERVAL).await;
+                tokio::time::sleep(pause).await;
+                pause = REPUBLISH_INTERVAL;
                 for record in self.unexpired() {
                     node.put_name(record).await;
                     tokio::time::sleep(REPUBLISH_PAUSE).await;
