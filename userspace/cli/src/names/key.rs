@@ -2,13 +2,14 @@
 
 //! `peerfs key`: the keys that sign.
 
-use std::fs::{self, DirBuilder};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueHint};
 use peerfs_names::{SecretKey, SigningKey};
+use rustix::fs::OFlags;
 use rustix::process::{geteuid, set_dumpable_behavior, DumpableBehavior};
 
 use crate::error::{Error, Result};
@@ -190,7 +191,13 @@ fn read(path: &Path) -> Result<String> {
             source,
         },
     };
-    let metadata = fs::metadata(path).map_err(failed)?;
+    // What was looked at is what is read; nobody who should write to it is waited for.
+    let file = File::options()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(path)
+        .map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() || metadata.len() > LENGTH_MAX {
         return Err(Error::Key(format!("{} is no key", path.display())));
     }
@@ -200,7 +207,11 @@ fn read(path: &Path) -> Result<String> {
             path.display()
         )));
     }
-    fs::read_to_string(path).map_err(failed)
+    let mut text = String::new();
+    file.take(LENGTH_MAX)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    Ok(text)
 }
 
 /// Writes a file that its owner alone may read, whole or not at all, and never over another one.
@@ -229,7 +240,7 @@ fn save(path: &Path, text: &str) -> Result<()> {
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         file.persist_noclobber(path).map_err(|error| error.error)?;
-        fs::File::open(folder)?.sync_all()
+        File::open(folder)?.sync_all()
     };
     write().map_err(failed)
 }
