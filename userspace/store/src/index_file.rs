@@ -2,6 +2,7 @@
 
 //! `index.json`, as a file.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use peerfs_format::METADATA_MAX;
@@ -37,10 +38,7 @@ pub(crate) fn change<T>(
     directory: &Arc<StoreDirectory>,
     change: impl FnOnce(&mut Index) -> Result<T>,
 ) -> Result<T> {
-    let guard = directory
-        .read(layout::OCI_LAYOUT)?
-        .ok_or_else(|| Error::NotAStore(directory.root_dir().to_owned()))?;
-    directory.lock(layout::OCI_LAYOUT, &guard)?;
+    let _guard = lock(directory)?;
     let mut index = match read(directory) {
         Err(Error::NoIndex(_)) => Index::default(),
         index => index?,
@@ -48,6 +46,18 @@ pub(crate) fn change<T>(
     let result = change(&mut index)?;
     write(directory, &index)?;
     Ok(result)
+}
+
+/// A file that one process or thread has at a time, until it is dropped: who changes what the store notes.
+///
+/// # Errors
+/// [`Error::NotAStore`], [`Error::Io`].
+pub(crate) fn lock(directory: &Arc<StoreDirectory>) -> Result<File> {
+    let guard = directory
+        .read(layout::OCI_LAYOUT)?
+        .ok_or_else(|| Error::NotAStore(directory.root_dir().to_owned()))?;
+    directory.lock(layout::OCI_LAYOUT, &guard)?;
+    Ok(guard)
 }
 
 fn write(directory: &Arc<StoreDirectory>, index: &Index) -> Result<()> {

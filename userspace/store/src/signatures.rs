@@ -7,7 +7,7 @@
 use data_encoding::BASE64;
 use peerfs_format::{Digest, METADATA_MAX};
 
-use crate::{layout, whole_file, Result, Store};
+use crate::{index_file, layout, whole_file, Result, Store};
 
 /// The most that are kept; the oldest ones go.
 const SIGNATURES_MAX: usize = 1024;
@@ -29,8 +29,10 @@ impl Store {
     /// Notes signatures of images that have come. Those of images that are not here any more are given up.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io).
+    /// [`Error::NotAStore`](crate::Error::NotAStore), [`Error::Io`](crate::Error::Io).
     pub fn note_signatures(&self, noted: &[NotedSignature]) -> Result<()> {
+        // Or of two who pull at once one's would be lost.
+        let _guard = index_file::lock(self.directory())?;
         let mut all = self.signatures()?;
         all.retain(|old| self.has_blob(&old.image) && !noted.contains(old));
         all.extend_from_slice(noted);
@@ -75,6 +77,32 @@ impl NotedSignature {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_that_are_noted_at_once_none_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = Store::create(folder.path())
+            .unwrap()
+            .add_blob(b"an index")
+            .unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let store = Store::open(folder.path()).unwrap();
+                scope.spawn(move || {
+                    for round in 0..8 {
+                        let noted = NotedSignature {
+                            image,
+                            payload: vec![number, round],
+                            signature: vec![0; 70],
+                        };
+                        store.note_signatures(&[noted]).unwrap();
+                    }
+                });
+            }
+        });
+        let store = Store::open(folder.path()).unwrap();
+        assert_eq!(store.signatures().unwrap().len(), 64);
+    }
 
     #[test]
     fn as_many_are_kept_as_there_is_room_for_and_those_of_images_that_are_here() {
