@@ -161,6 +161,7 @@ impl Follower<'_> {
                         "peerfs: {}; what is mounted stays",
                         printable(&problem)
                     ));
+                    pause(RETRY)?;
                     conversation = self.reopen(&request)?;
                     continue;
                 }
@@ -184,10 +185,7 @@ impl Follower<'_> {
 
     fn reopen(&self, request: &Request) -> Result<Conversation> {
         loop {
-            thread::sleep(DAEMON_PAUSE);
-            if interrupt::is_requested() {
-                return Err(Error::Cancelled);
-            }
+            pause(DAEMON_PAUSE)?;
             if let Ok(opened) = Conversation::open(&self.arguments.daemon.socket, request) {
                 return Ok(opened.may_be_silent());
             }
@@ -322,6 +320,21 @@ impl Follower<'_> {
         });
         wait_for(started?, self.arguments.check_timeout)
     }
+}
+
+/// Waits.
+///
+/// # Errors
+/// [`Error::Cancelled`] as soon as somebody wants the command to end.
+fn pause(span: Duration) -> Result<()> {
+    let begun = Instant::now();
+    while begun.elapsed() < span {
+        if interrupt::is_requested() {
+            return Err(Error::Cancelled);
+        }
+        thread::sleep(TICK);
+    }
+    Ok(())
 }
 
 fn wait_for(mut check: Child, patience: Duration) -> Result<Health> {

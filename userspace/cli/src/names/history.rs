@@ -120,7 +120,9 @@ pub(crate) fn history(arguments: &HistoryArguments) -> Result<()> {
 
 fn row(status: &NameStatus, record: &NameRecord) -> [String; 5] {
     let counts = status.sequence == Some(record.sequence)
-        && status.generation == Some(record.generation)
+        && status
+            .generation
+            .is_none_or(|generation| generation == record.generation)
         && status.image.as_ref() == Some(&record.image);
     // Sequences begin anew with each list of writers.
     let has_lists = status.history.iter().any(|record| record.generation > 0);
