@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +26,8 @@ pub struct Blobs {
     folder: PathBuf,
     limit: u64,
     state: Mutex<State>,
+    /// Held while a blob is proven; taken before the state.
+    proving: Mutex<()>,
 }
 
 struct State {
@@ -73,6 +76,19 @@ pub(crate) fn read(file: &File, offset: u64, end: u64, count: usize) -> io::Resu
     Ok(bytes)
 }
 
+/// Whether two files have the same bytes in a part of them.
+pub(crate) fn are_same(one: &File, other: &File, part: &Range<u64>) -> io::Result<bool> {
+    let mut offset = part.start;
+    while offset < part.end {
+        let bytes = read(one, offset, part.end, PIECE)?;
+        if bytes != read(other, offset, part.end, PIECE)? {
+            return Ok(false);
+        }
+        offset += bytes.len() as u64;
+    }
+    Ok(true)
+}
+
 impl Blobs {
     /// Those of a folder, which is made if it is not there, and of which `limit` bytes may be used.
     ///
@@ -107,6 +123,7 @@ impl Blobs {
                 used: 0,
                 number: 0,
             }),
+            proving: Mutex::default(),
         };
         let mut state = blobs.lock();
         for (_, digest, length) in found {
@@ -117,6 +134,11 @@ impl Blobs {
         blobs.make_room(&mut state, 0);
         drop(state);
         Ok(blobs)
+    }
+
+    /// Bytes that may be used.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
     }
 
     /// Bytes of a blob that is here, though not proven.
@@ -131,29 +153,46 @@ impl Blobs {
     }
 
     /// A blob that is here. One that was damaged is not, and is removed.
-    pub fn find(&self, digest: &Digest) -> Option<Blob> {
-        let entry = *self.lock().entries.get(digest)?;
-        let path = self.path(digest);
-        let opened = File::open(&path).and_then(|file| {
-            // Who comes after this process knows by it what was asked for last.
-            file.set_modified(SystemTime::now())?;
-            let is_right = entry.is_proven || hash(&file)? == *digest;
-            Ok(is_right.then_some(file))
+    ///
+    /// # Errors
+    /// What the system says to who would open it, such as that too many files are open; it stays then.
+    pub fn find(&self, digest: &Digest) -> io::Result<Option<Blob>> {
+        let Some(Entry { is_proven, .. }) = self.lock().entries.get(digest).copied() else {
+            return Ok(None);
+        };
+        // Of many who ask for it one reads all of it.
+        let _proving = (!is_proven).then(|| {
+            let proving = self.proving.lock();
+            proving.unwrap_or_else(PoisonError::into_inner)
         });
-        let Ok(Some(file)) = opened else {
+        let Some(entry) = self.lock().entries.peek(digest).copied() else {
+            return Ok(None);
+        };
+        let file = match File::open(self.path(digest)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            opened => Some(opened?),
+        };
+        // Who can't read it to its end could give nobody the rest of it.
+        let is_right = |file: &File| -> io::Result<bool> {
+            let is_whole = file.metadata()?.len() == entry.length;
+            Ok(is_whole && (entry.is_proven || hash(file)? == *digest))
+        };
+        let Some(file) = file.filter(|file| is_right(file).unwrap_or(false)) else {
             tracing::warn!(blob = %digest, "is damaged in the mirror, and fetched again");
             self.remove(&mut self.lock(), digest);
-            return None;
+            return Ok(None);
         };
-        if !entry.is_proven {
-            if let Some(entry) = self.lock().entries.peek_mut(digest) {
-                entry.is_proven = true;
-            }
+        // Who comes after this process knows by it what was asked for last.
+        if let Err(error) = file.set_modified(SystemTime::now()) {
+            tracing::debug!(blob = %digest, %error, "cannot note that it was asked for");
         }
-        Some(Blob {
+        if let Some(entry) = self.lock().entries.peek_mut(digest) {
+            entry.is_proven = true;
+        }
+        Ok(Some(Blob {
             file: Arc::new(file),
             length: entry.length,
-        })
+        }))
     }
 
     /// Begins to write a blob.
@@ -304,25 +343,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Arc::new(Blobs::open(folder.path(), 3 * BLOCK).unwrap());
         let [a, b, c] = [&b"a"[..], b"b", b"c"].map(|bytes| put(&blobs, bytes));
-        assert_eq!(blobs.find(&a).unwrap().read(0, 9).unwrap(), b"a");
+        assert_eq!(blobs.find(&a).unwrap().unwrap().read(0, 9).unwrap(), b"a");
         // Times on disks are not finer than some milliseconds.
         let old = SystemTime::now() - std::time::Duration::from_secs(9);
         let file = File::open(folder.path().join(c.to_string())).unwrap();
         file.set_modified(old).unwrap();
         let d = put(&blobs, b"d");
-        assert!(blobs.find(&b).is_none());
+        assert!(blobs.find(&b).unwrap().is_none());
         drop(blobs);
         let blobs = Arc::new(Blobs::open(folder.path(), 3 * BLOCK).unwrap());
         let e = put(&blobs, b"e");
-        assert!(blobs.find(&c).is_none());
+        assert!(blobs.find(&c).unwrap().is_none());
         for kept in [a, d, e] {
-            assert!(blobs.find(&kept).is_some());
+            assert!(blobs.find(&kept).unwrap().is_some());
         }
         // What is larger than all can be read, and is not kept, and what is not finished leaves nothing.
         let large = vec![7; 4 * BLOCK as usize];
         let large = put(&blobs, &large);
         drop(blobs.begin().unwrap());
-        assert!(blobs.find(&large).is_none());
+        assert!(blobs.find(&large).unwrap().is_none());
         assert_eq!(blobs.lock().used, 0);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
@@ -336,9 +375,19 @@ mod tests {
         fs::write(folder.path().join("3.new"), "half of it").unwrap();
         let blobs = Arc::new(Blobs::open(folder.path(), 1 << 20).unwrap());
         assert_eq!(blobs.cost(&b), Some(3));
-        assert!(blobs.find(&a).is_none());
-        assert!(blobs.find(&b).is_some());
+        assert!(blobs.find(&a).unwrap().is_none());
+        assert!(blobs.find(&b).unwrap().is_some());
         assert_eq!((blobs.cost(&a), blobs.cost(&b)), (None, Some(0)));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        // What can't be opened just now stays, and what became shorter goes.
+        let path = folder.path().join(b.to_string());
+        fs::rename(&path, folder.path().join("aside")).unwrap();
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        assert!(blobs.find(&b).is_err());
+        fs::rename(folder.path().join("aside"), &path).unwrap();
+        assert!(blobs.find(&b).unwrap().is_some());
+        fs::write(&path, "tw").unwrap();
+        assert!(blobs.find(&b).unwrap().is_none());
+        assert_eq!(blobs.length(&b), None);
     }
 }

@@ -29,6 +29,9 @@ pub(crate) enum Failure {
     /// The registry does not say how long it is.
     #[error("{0} does not say how long the blob is")]
     NoLength(String),
+    /// What was given out already of one source is not what another one sends.
+    #[error("a source has sent something else than the blob; try again")]
+    Wrong,
     /// It can't be written or read.
     #[error("cannot keep it")]
     Disk(#[source] Arc<io::Error>),

@@ -41,7 +41,7 @@ impl Served {
         }
         let blobs = Arc::clone(&self.blobs);
         let read = spawn_blocking(move || {
-            let blob = blobs.find(&digest)?;
+            let blob = blobs.find(&digest).ok()??;
             let count = usize::try_from(count(blob.length)).ok()?;
             Some((blob.read(offset, count).ok()?, blob.length))
         });
