@@ -197,8 +197,11 @@ impl Swarm {
                     return Err(Refusal::Length(length));
                 }
                 let writer = Writer::begin(blobs, digest, length, progress);
-                self.fetch_long(peer, digest, length, &writer).await?;
-                Ok(writer.finish().await?)
+                let fetched = self.fetch_long(peer, digest, length, &writer).await;
+                // Until it is written, so that nobody is told of this source when the next one has begun.
+                let written = writer.finish().await;
+                fetched?;
+                Ok(written?)
             }
             Err(error) => Err(error.into()),
         }
