@@ -145,7 +145,7 @@ fn write(
             return Err(Problem::Wrong);
         }
         hash.update(&piece);
-        growing.write(come, &piece).map_err(Problem::Disk)?;
+        growing.write(&piece).map_err(Problem::Disk)?;
         come += piece.len() as u64;
         tell(come);
     }
@@ -155,5 +155,5 @@ fn write(
     if Digest(hash.finalize().into()) != *digest {
         return Err(Problem::Wrong);
     }
-    growing.finish(digest, length).map_err(Problem::Disk)
+    growing.finish(digest).map_err(Problem::Disk)
 }

@@ -98,7 +98,14 @@ impl Content {
         count: usize,
     ) -> Result<Vec<u8>, Failure> {
         let (file, until) = match &mut self.from {
-            From::Here(blob) => (blob.file(), self.length),
+            From::Here(blob) => {
+                let blob = blob.clone();
+                let count = count.min(usize::try_from(end.saturating_sub(offset)).unwrap_or(count));
+                let read = spawn_blocking(move || blob.read(offset, count)).await;
+                return read
+                    .map_err(|_| Failure::ShuttingDown)?
+                    .map_err(Failure::from);
+            }
             From::Coming(progress) => await_byte(progress, self.length, offset).await?,
         };
         let before = self.read.take();
