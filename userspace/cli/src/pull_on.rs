@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,10 +26,15 @@ use crate::output::{size, tell, Output};
 const AT_A_TIME: usize = 32;
 /// The most bytes of a line that a machine says.
 const LINE_MAX: u64 = 1024 * 1024;
-/// The most bytes of what it says is wrong.
-const PROBLEM_MAX: u64 = 4096;
+/// The most letters of what it says is wrong.
+const PROBLEM_MAX: usize = 4096;
 /// How often it is looked whether somebody wants the command to end.
 const TICK: Duration = Duration::from_millis(100);
+/// How long what a machine says of an error may be on its way when the program has ended. Something that stays behind, such as
+/// ssh's master of connections, may hold that output open for longer.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// What machines have said that was not looked at yet.
+const EVENTS_MAX: usize = 1024;
 /// Between two lines of how it goes.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -54,34 +59,46 @@ enum Event {
     Ended(std::result::Result<PullStatus, String>),
 }
 
+/// The programs that were started.
+#[derive(Default)]
+struct Programs {
+    children: Vec<Arc<Mutex<Child>>>,
+    /// Whether they are to end, those that start just now too.
+    are_ended: bool,
+}
+
 /// Has machines bring an image into the stores of their daemons.
 pub(crate) fn run(arguments: &PullArguments) -> Result<()> {
     let _ = interrupt::watch();
     let nodes = &arguments.on;
     let queue = Mutex::new((0..nodes.len()).collect::<VecDeque<usize>>());
-    let children = Mutex::new(Vec::new());
-    let (sender, events) = mpsc::channel();
+    let programs = Mutex::new(Programs::default());
+    let (sender, events) = mpsc::sync_channel(EVENTS_MAX);
     thread::scope(|scope| {
         for _ in 0..AT_A_TIME.min(nodes.len()) {
-            let (sender, queue, children) = (sender.clone(), &queue, &children);
+            let (sender, queue, programs) = (sender.clone(), &queue, &programs);
             scope.spawn(move || loop {
                 let next = lock(queue).pop_front();
                 let Some(number) = next.filter(|_| !interrupt::is_requested()) else {
                     return;
                 };
-                let end = ask(arguments, number, children, &sender);
+                let end = ask(arguments, number, programs, &sender);
                 // Whoever is interrupted listens no more.
                 let _ = sender.send((number, Event::Ended(end)));
             });
         }
         drop(sender);
         let shown = show(arguments, &events);
+        // Who has still something to say does not wait until it is heard.
+        drop(events);
         if matches!(shown, Err(Error::Cancelled)) {
             tell("peerfs: interrupted; what has come stays in the stores of the machines");
         }
         if shown.is_err() {
             lock(&queue).clear();
-            for child in lock(&children).iter() {
+            let mut programs = lock(&programs);
+            programs.are_ended = true;
+            for child in &programs.children {
                 end(&mut lock(child));
             }
         }
@@ -133,7 +150,10 @@ fn show(arguments: &PullArguments, events: &mpsc::Receiver<(usize, Event)>) -> R
         }
         if !arguments.json && last_line.elapsed() >= LINE_INTERVAL {
             last_line = Instant::now();
-            let sum = size(here.iter().sum());
+            let sum = here
+                .iter()
+                .fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+            let sum = size(sum);
             tell(&format!(
                 "{done} of {} nodes have it; {sum} in all",
                 nodes.len()
@@ -153,8 +173,8 @@ fn show(arguments: &PullArguments, events: &mpsc::Receiver<(usize, Event)>) -> R
 fn ask(
     arguments: &PullArguments,
     number: usize,
-    children: &Mutex<Vec<Arc<Mutex<Child>>>>,
-    sender: &Sender<(usize, Event)>,
+    programs: &Mutex<Programs>,
+    sender: &SyncSender<(usize, Event)>,
 ) -> std::result::Result<PullStatus, String> {
     let mut words = arguments.rsh.split_whitespace();
     let mut command = Command::new(words.next().unwrap_or_default());
@@ -170,8 +190,16 @@ fn ask(
     let mut child = spawned.map_err(|error| format!("can't run {}: {error}", arguments.rsh))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let child = Arc::new(Mutex::new(child));
-    lock(children).push(Arc::clone(&child));
-    let problem = thread::spawn(move || last_line(stderr));
+    {
+        let mut programs = lock(programs);
+        programs.children.push(Arc::clone(&child));
+        if programs.are_ended {
+            end(&mut lock(&child));
+        }
+    }
+    let problem = Arc::new(Mutex::new(String::new()));
+    let noted = Arc::clone(&problem);
+    let noting = thread::spawn(move || note_last_line(stderr, &noted));
     let mut last = None;
     let mut lines = stdout.map(BufReader::new);
     while let Some(line) = lines.as_mut().and_then(next_line) {
@@ -194,10 +222,17 @@ fn ask(
     };
     match last.filter(|_| status.success()) {
         Some(status) if status.state != PullState::Failed => Ok(status),
-        _ => match problem.join() {
-            Ok(problem) if !problem.is_empty() => Err(problem),
-            _ => Err(format!("{} ended with {status}", arguments.rsh)),
-        },
+        _ => {
+            let ended = Instant::now();
+            while !noting.is_finished() && ended.elapsed() < LAST_WORDS {
+                thread::sleep(TICK);
+            }
+            let problem = std::mem::take(&mut *lock(&problem));
+            Err(match problem.strip_prefix("peerfs: ").unwrap_or(&problem) {
+                "" => format!("{} ended with {status}", arguments.rsh),
+                problem => problem.to_owned(),
+            })
+        }
     }
 }
 
@@ -225,23 +260,21 @@ fn remote_command(arguments: &PullArguments) -> Vec<String> {
     words
 }
 
+/// The next line, whatever encoding it has.
 fn next_line(lines: &mut BufReader<impl Read>) -> Option<String> {
-    let mut line = String::new();
-    let read = lines.by_ref().take(LINE_MAX).read_line(&mut line).ok()?;
-    (read > 0).then_some(line)
+    let mut line = Vec::new();
+    let read = lines.by_ref().take(LINE_MAX).read_until(b'\n', &mut line);
+    (read.ok()? > 0).then(|| String::from_utf8_lossy(&line).into_owned())
 }
 
-/// The last line of what is wrong.
-fn last_line(stderr: Option<impl Read>) -> String {
-    let mut last = String::new();
+/// Notes the last line of what is wrong.
+fn note_last_line(stderr: Option<impl Read>, last: &Mutex<String>) {
     let mut lines = stderr.map(BufReader::new);
     while let Some(line) = lines.as_mut().and_then(next_line) {
         if !line.trim().is_empty() {
-            last = line.trim().chars().take(PROBLEM_MAX as usize).collect();
+            *lock(last) = line.trim().chars().take(PROBLEM_MAX).collect();
         }
     }
-    let own = last.strip_prefix("peerfs: ");
-    own.unwrap_or(&last).to_owned()
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -12,6 +12,7 @@ use peerfs_format::upcall::Workload;
 use peerfs_format::Digest;
 use peerfs_store::{printable, Reference, Store};
 use peerfs_sys::interrupt;
+use peerfs_text::Causes;
 use peerfs_trace::{Part, Trace, TRACE_MAX};
 use serde::Serialize;
 
@@ -171,9 +172,15 @@ fn list(store: &StoreArguments, is_json: bool) -> Result<()> {
     all.sort_by_key(|(image, workload)| (*image, workload.name().map(str::to_owned)));
     let (mut output, mut rows) = (Output::new(), Vec::new());
     for (image, workload) in all {
-        // It may just have been removed.
-        let Some(trace) = store.trace(&image, workload)? else {
-            continue;
+        let trace = match store.trace(&image, workload) {
+            Ok(Some(trace)) => trace,
+            // It may just have been removed.
+            Ok(None) => continue,
+            // One that is damaged hides no other.
+            Err(error) => {
+                tell(&format!("peerfs: {}", Causes(&error)));
+                continue;
+            }
         };
         let listed = Listed {
             image: image.to_string(),
@@ -214,7 +221,7 @@ struct ShownStep {
 }
 
 fn show(which: &WhichArguments, is_json: bool) -> Result<()> {
-    let (_, trace) = which.read()?;
+    let trace = which.read()?;
     let mut output = Output::new();
     for step in trace.steps {
         let after_ms = step.after.as_millis();
@@ -244,7 +251,7 @@ fn show(which: &WhichArguments, is_json: bool) -> Result<()> {
 }
 
 fn export(which: &WhichArguments, file: &PathBuf) -> Result<()> {
-    let (_, trace) = which.read()?;
+    let trace = which.read()?;
     let bytes = trace.encode();
     if file.as_os_str() == "-" {
         let mut output = Output::new();
@@ -287,21 +294,31 @@ fn read_trace(file: &PathBuf) -> io::Result<Vec<u8>> {
 }
 
 fn remove(which: &WhichArguments) -> Result<()> {
-    let (store, trace) = which.read()?;
-    Ok(store.remove_trace(&trace.image, trace.workload)?)
+    let (store, image, workload) = which.resolve()?;
+    match store.remove_trace(&image, workload)? {
+        true => Ok(()),
+        false => Err(no_trace(image, workload)),
+    }
+}
+
+fn no_trace(image: Digest, workload: Workload) -> Error {
+    Error::NoTrace {
+        image,
+        workload: workload.name().map(str::to_owned),
+    }
 }
 
 impl WhichArguments {
-    /// The store, and the trace in it.
-    fn read(&self) -> Result<(Store, Trace)> {
+    /// The store, and what the trace is of.
+    fn resolve(&self) -> Result<(Store, Digest, Workload)> {
         let store = Store::open(&self.store.root_dir)?;
-        let image: Digest = store.resolve(&self.image)?;
-        let workload = self.workload.unwrap_or_default();
+        let image = store.resolve(&self.image)?;
+        Ok((store, image, self.workload.unwrap_or_default()))
+    }
+
+    fn read(&self) -> Result<Trace> {
+        let (store, image, workload) = self.resolve()?;
         let trace = store.trace(&image, workload)?;
-        let trace = trace.ok_or_else(|| Error::NoTrace {
-            image,
-            workload: workload.name().map(str::to_owned),
-        })?;
-        Ok((store, trace))
+        trace.ok_or_else(|| no_trace(image, workload))
     }
 }

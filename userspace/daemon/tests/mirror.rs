@@ -18,7 +18,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use docker_registry::Registry;
+use peerfs_exchange::Have;
+use peerfs_format::Digest;
+use peerfs_peer::{BlobPiece, Identity, Node, NodeConfig, Provider, Work};
 use peerfs_store::sha256;
 use support::process::{peerfs, succeed, text, Running};
 
@@ -288,12 +293,12 @@ fn it_is_no_open_proxy() {
 }
 
 #[test]
-fn a_peer_that_sends_wrong_bytes_is_banned_and_the_registry_asked() {
+fn what_a_disk_has_changed_is_fetched_anew_and_nobody_is_banned_for_it() {
     let upstream = Upstream::start();
     let (a, first) = start(&upstream.address, "");
     let (b, second) = start(&upstream.address, &knows(&a));
     // One that comes as a blob, and one that comes as chunks.
-    for (number, length) in [(1, 300_000), (2, 17 << 20)] {
+    for length in [300_000, 17 << 20] {
         let content = noise(length);
         let digest = sha256(&content);
         let path = format!("/v2/team/one/blobs/sha256:{digest}");
@@ -303,17 +308,99 @@ fn a_peer_that_sends_wrong_bytes_is_banned_and_the_registry_asked() {
         let file = a.store().join("mirror").join(digest.to_string());
         let mut wrong = content.clone();
         *wrong.last_mut().unwrap() ^= 1;
-        fs::write(file, wrong).unwrap();
+        fs::write(&file, &wrong).unwrap();
         let (status, _, body) = get(&second, &path);
         assert!(status == 200 && body == content, "{}", body.len());
         assert_eq!(upstream.asked(&path), 2, "{length} bytes");
-        let banned = b.succeed("peers", &[]);
-        assert!(banned.contains("wrong bytes of a blob"), "{banned}");
-        if number == 1 {
-            b.succeed("unban", &[&a.status().node_id]);
-            while b.status().peers.is_empty() {
-                thread::sleep(Duration::from_millis(50));
-            }
-        }
+        assert_eq!(b.status().peers.len(), 1);
+        // The other one has it now.
+        assert!(get(&first, &path).2 == content);
+        fs::write(&file, &wrong).unwrap();
+        // That it breaks off is told by its length.
+        assert!(content.len() > get(&first, &path).2.len());
+        assert!(get(&first, &path).2 == content);
+        assert_eq!(upstream.asked(&path), 2, "{length} bytes");
     }
+}
+
+/// Says that it has everything, and that it is so long, and sends zeros.
+struct Liar(u64);
+
+#[async_trait]
+impl Provider for Liar {
+    async fn blob_length(&self, _: &Digest, _: &Work) -> Option<u64> {
+        Some(self.0)
+    }
+
+    fn blob_max(&self) -> u64 {
+        0
+    }
+
+    async fn read_blob(&self, _: &Digest, _: bool, _: u64, _: &Work) -> Option<BlobPiece> {
+        None
+    }
+
+    async fn have(&self, _: &Digest, _: &Work) -> Have {
+        Have::Complete
+    }
+
+    async fn read_chunk(&self, _: &Digest, _: &Digest, number: u32, _: &Work) -> Option<Bytes> {
+        // Slowly enough that a client takes it meanwhile.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        const CHUNK: u64 = 256 * 1024;
+        let left = self.0.saturating_sub(u64::from(number) * CHUNK);
+        Some(vec![0; left.min(CHUNK) as usize].into())
+    }
+}
+
+async fn liar(length: u64) -> (Node, String) {
+    let mut config = NodeConfig::new(Identity::generate());
+    config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+    config.mdns = false;
+    let liar = Node::start(config, Arc::new(Liar(length))).await.unwrap();
+    let knows = format!("bootstrap = [\"{}\"]\n", liar.listen_addresses()[0]);
+    (liar, knows)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_fills_no_disk_with_what_is_too_long() {
+    let upstream = Upstream::start();
+    let content = noise(300_000);
+    let digest = sha256(&content);
+    let path = format!("/v2/team/one/blobs/sha256:{digest}");
+    upstream.put(&path, &content);
+    let layer = format!(r#"{{"digest":"sha256:{digest}","size":300000}}"#);
+    let manifest = format!(r#"{{"schemaVersion":2,"config":{{}},"layers":[{layer}]}}"#);
+    let manifest_path = format!(
+        "/v2/team/one/manifests/sha256:{}",
+        sha256(manifest.as_bytes())
+    );
+    upstream.put(&manifest_path, manifest.as_bytes());
+    // One that is longer than all that may be here, and one that is longer than the image says.
+    for (length, is_named) in [(1 << 40, false), (18 << 20, true)] {
+        let (_liar, knows) = liar(length).await;
+        let (_daemon, address) = start(&upstream.address, &knows);
+        if is_named {
+            assert_eq!(get(&address, &manifest_path).2, manifest.as_bytes());
+        }
+        let (status, head, body) = get(&address, &path);
+        assert!(status == 200 && body == content, "{head}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_given_out_that_is_partly_of_a_liar() {
+    let upstream = Upstream::start();
+    let content = noise(18 << 20);
+    let path = format!("/v2/team/one/blobs/sha256:{}", sha256(&content));
+    upstream.put(&path, &content);
+    let (_liar, knows) = liar(content.len() as u64).await;
+    let (daemon, address) = start(&upstream.address, &knows);
+    let (status, _, body) = get(&address, &path);
+    // That it breaks off is told by its length.
+    assert!(status == 200 && (body == content || body.len() < content.len()));
+    let banned = daemon.succeed("peers", &[]);
+    assert!(banned.contains("wrong bytes of a blob"), "{banned}");
+    assert!(get(&address, &path).2 == content);
+    assert_eq!(upstream.asked(&path), 1);
 }

@@ -3,15 +3,20 @@
 //! A folder of blobs with a bound: those that were not asked for the longest time go.
 
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use lru::LruCache;
 use peerfs_format::Digest;
 use sha2::{Digest as _, Sha256};
+
+use crate::swarm::CHUNK;
 
 /// What a file takes on a disk is a multiple of that.
 const BLOCK: u64 = 4096;
@@ -25,6 +30,8 @@ pub struct Blobs {
     folder: PathBuf,
     limit: u64,
     state: Mutex<State>,
+    /// Held while a blob is proven; taken before the state.
+    proving: Mutex<()>,
 }
 
 struct State {
@@ -36,17 +43,64 @@ struct State {
     number: u64,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Entry {
     length: u64,
-    /// Whether this process has seen that its bytes are right.
-    is_proven: bool,
+    /// What its bytes were when this process saw that they are right, if it did.
+    proof: Option<Arc<Proof>>,
+}
+
+/// What the bytes of a blob were when they were proven.
+#[derive(Debug)]
+struct Proof {
+    sums: Vec<u64>,
+    /// Whether somebody has found them changed since.
+    is_broken: AtomicBool,
+}
+
+/// Sums of what is as long as a chunk, by which it is seen that a disk has changed it: not those of somebody who wants to.
+#[derive(Default)]
+struct Sums {
+    done: Vec<u64>,
+    begun: DefaultHasher,
+    /// Bytes of what has begun.
+    count: usize,
+}
+
+impl Sums {
+    fn add(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(CHUNK as usize - self.count));
+            self.begun.write(now);
+            self.count += now.len();
+            if self.count == CHUNK as usize {
+                self.end_chunk();
+            }
+            bytes = later;
+        }
+    }
+
+    fn end_chunk(&mut self) {
+        self.done.push(std::mem::take(&mut self.begun).finish());
+        self.count = 0;
+    }
+
+    fn finish(mut self) -> Proof {
+        if self.count > 0 {
+            self.end_chunk();
+        }
+        Proof {
+            sums: self.done,
+            is_broken: AtomicBool::new(false),
+        }
+    }
 }
 
 /// A blob that is here, its bytes proven since the process started.
 #[derive(Clone, Debug)]
 pub struct Blob {
     file: Arc<File>,
+    proof: Arc<Proof>,
     /// Bytes of it.
     pub length: u64,
 }
@@ -56,12 +110,30 @@ impl Blob {
         Arc::clone(&self.file)
     }
 
-    /// At most `count` of its bytes, from `offset` on.
+    /// At most `count` of its bytes, from `offset` on, as they were when they were proven.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says; of the kind `InvalidData` if the disk has changed them.
     pub fn read(&self, offset: u64, count: usize) -> io::Result<Vec<u8>> {
-        read(&self.file, offset, self.length, count)
+        let end = offset.saturating_add(count as u64).min(self.length);
+        let start = offset.min(end);
+        let mut bytes = Vec::with_capacity((end - start) as usize);
+        let mut chunk_start = start - start % CHUNK;
+        while chunk_start < end {
+            let chunk = read(&self.file, chunk_start, self.length, CHUNK as usize)?;
+            let mut sums = Sums::default();
+            sums.add(&chunk);
+            let number = usize::try_from(chunk_start / CHUNK).unwrap_or(usize::MAX);
+            if sums.finish().sums.first() != self.proof.sums.get(number) {
+                self.proof.is_broken.store(true, Ordering::Relaxed);
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            let from = start.saturating_sub(chunk_start) as usize;
+            let to = (end - chunk_start).min(CHUNK) as usize;
+            bytes.extend_from_slice(chunk.get(from..to).unwrap_or_default());
+            chunk_start += CHUNK;
+        }
+        Ok(bytes)
     }
 }
 
@@ -71,6 +143,19 @@ pub(crate) fn read(file: &File, offset: u64, end: u64, count: usize) -> io::Resu
     let mut bytes = vec![0; left.min(count)];
     file.read_exact_at(&mut bytes, offset)?;
     Ok(bytes)
+}
+
+/// Whether two files have the same bytes in a part of them.
+pub(crate) fn are_same(one: &File, other: &File, part: &Range<u64>) -> io::Result<bool> {
+    let mut offset = part.start;
+    while offset < part.end {
+        let bytes = read(one, offset, part.end, PIECE)?;
+        if bytes != read(other, offset, part.end, PIECE)? {
+            return Ok(false);
+        }
+        offset += bytes.len() as u64;
+    }
+    Ok(true)
 }
 
 impl Blobs {
@@ -107,16 +192,22 @@ impl Blobs {
                 used: 0,
                 number: 0,
             }),
+            proving: Mutex::default(),
         };
         let mut state = blobs.lock();
         for (_, digest, length) in found {
-            let is_proven = false;
-            state.entries.put(digest, Entry { length, is_proven });
+            let proof = None;
+            state.entries.put(digest, Entry { length, proof });
             state.used += on_disk(length);
         }
         blobs.make_room(&mut state, 0);
         drop(state);
         Ok(blobs)
+    }
+
+    /// Bytes that may be used.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
     }
 
     /// Bytes of a blob that is here, though not proven.
@@ -126,34 +217,73 @@ impl Blobs {
 
     /// Bytes that must be read before a blob can be given out; None if it is not here.
     pub fn cost(&self, digest: &Digest) -> Option<u64> {
-        let entry = *self.lock().entries.peek(digest)?;
-        Some(if entry.is_proven { 0 } else { entry.length })
+        let state = self.lock();
+        let entry = state.entries.peek(digest)?;
+        Some(if entry.proof.is_some() {
+            0
+        } else {
+            entry.length
+        })
     }
 
     /// A blob that is here. One that was damaged is not, and is removed.
-    pub fn find(&self, digest: &Digest) -> Option<Blob> {
-        let entry = *self.lock().entries.get(digest)?;
-        let path = self.path(digest);
-        let opened = File::open(&path).and_then(|file| {
-            // Who comes after this process knows by it what was asked for last.
-            file.set_modified(SystemTime::now())?;
-            let is_right = entry.is_proven || hash(&file)? == *digest;
-            Ok(is_right.then_some(file))
+    ///
+    /// # Errors
+    /// What the system says to who would open it, such as that too many files are open; it stays then.
+    pub fn find(&self, digest: &Digest) -> io::Result<Option<Blob>> {
+        let Some(is_proven) = self
+            .lock()
+            .entries
+            .get(digest)
+            .map(|entry| entry.proof.is_some())
+        else {
+            return Ok(None);
+        };
+        // Of many who ask for it one reads all of it.
+        let _proving = (!is_proven).then(|| {
+            let proving = self.proving.lock();
+            proving.unwrap_or_else(PoisonError::into_inner)
         });
-        let Ok(Some(file)) = opened else {
+        let Some(Entry { length, proof }) = self.lock().entries.peek(digest).cloned() else {
+            return Ok(None);
+        };
+        let file = match File::open(self.path(digest)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            opened => Some(opened?),
+        };
+        // Who can't read it to its end could give nobody the rest of it.
+        let proven = |file: File| {
+            if file.metadata().ok()?.len() != length {
+                return None;
+            }
+            let proof = match proof {
+                Some(proof) if proof.is_broken.load(Ordering::Relaxed) => return None,
+                Some(proof) => proof,
+                None => {
+                    let (found, proof) = hash(&file).ok()?;
+                    (found == *digest).then_some(Arc::new(proof))?
+                }
+            };
+            Some((file, proof))
+        };
+        let Some((file, proof)) = file.and_then(proven) else {
             tracing::warn!(blob = %digest, "is damaged in the mirror, and fetched again");
             self.remove(&mut self.lock(), digest);
-            return None;
+            return Ok(None);
         };
-        if !entry.is_proven {
-            if let Some(entry) = self.lock().entries.peek_mut(digest) {
-                entry.is_proven = true;
-            }
+        // Who comes after this process knows by it what was asked for last.
+        if let Err(error) = file.set_modified(SystemTime::now()) {
+            tracing::debug!(blob = %digest, %error, "cannot note that it was asked for");
         }
-        Some(Blob {
-            file: Arc::new(file),
-            length: entry.length,
-        })
+        if let Some(entry) = self.lock().entries.peek_mut(digest) {
+            entry.proof = Some(Arc::clone(&proof));
+        }
+        let file = Arc::new(file);
+        Ok(Some(Blob {
+            file,
+            proof,
+            length,
+        }))
     }
 
     /// Begins to write a blob.
@@ -178,6 +308,8 @@ impl Blobs {
             file: Arc::new(file),
             path,
             used: 0,
+            length: 0,
+            sums: Sums::default(),
         })
     }
 
@@ -215,13 +347,16 @@ fn on_disk(length: u64) -> u64 {
     length.div_ceil(BLOCK).max(1).saturating_mul(BLOCK)
 }
 
-fn hash(mut file: &File) -> io::Result<Digest> {
-    let mut hash = Sha256::new();
+fn hash(mut file: &File) -> io::Result<(Digest, Proof)> {
+    let (mut hash, mut sums) = (Sha256::new(), Sums::default());
     let mut piece = vec![0; PIECE];
     loop {
         match file.read(&mut piece)? {
-            0 => return Ok(Digest(hash.finalize().into())),
-            count => hash.update(&piece[..count]),
+            0 => return Ok((Digest(hash.finalize().into()), sums.finish())),
+            count => {
+                hash.update(&piece[..count]);
+                sums.add(&piece[..count]);
+            }
         }
     }
 }
@@ -233,6 +368,9 @@ pub(crate) struct Growing {
     path: PathBuf,
     /// Bytes of it that count as used.
     used: u64,
+    /// Bytes that were written.
+    length: u64,
+    sums: Sums,
 }
 
 impl Growing {
@@ -241,28 +379,35 @@ impl Growing {
         Arc::clone(&self.file)
     }
 
-    /// Writes at a place, for which others make room.
+    /// Writes what comes next, for which others make room.
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let end = on_disk(offset.saturating_add(bytes.len() as u64));
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let length = self.length.saturating_add(bytes.len() as u64);
+        let end = on_disk(length);
         if let Some(more) = end.checked_sub(self.used) {
             let mut state = self.blobs.lock();
             self.blobs.make_room(&mut state, more);
             state.used += more;
             self.used = end;
         }
-        self.file.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, self.length)?;
+        self.length = length;
+        self.sums.add(bytes);
+        Ok(())
     }
 
     /// Keeps it as the blob that it was found to be, if it is not larger than all that may be here.
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn finish(self, digest: &Digest, length: u64) -> io::Result<Blob> {
+    pub(crate) fn finish(mut self, digest: &Digest) -> io::Result<Blob> {
+        let proof = Arc::new(std::mem::take(&mut self.sums).finish());
+        let length = self.length;
         let blob = Blob {
             file: self.file(),
+            proof: Arc::clone(&proof),
             length,
         };
         if on_disk(length) > self.blobs.limit {
@@ -271,8 +416,8 @@ impl Growing {
         let mut state = self.blobs.lock();
         self.blobs.remove(&mut state, digest);
         fs::rename(&self.path, self.blobs.path(digest))?;
-        let is_proven = true;
-        state.entries.put(*digest, Entry { length, is_proven });
+        let proof = Some(proof);
+        state.entries.put(*digest, Entry { length, proof });
         state.used += on_disk(length);
         Ok(blob)
     }
@@ -294,8 +439,11 @@ mod tests {
     fn put(blobs: &Arc<Blobs>, bytes: &[u8]) -> Digest {
         let digest = Digest(Sha256::digest(bytes).into());
         let mut growing = blobs.begin().unwrap();
-        growing.write(0, bytes).unwrap();
-        growing.finish(&digest, bytes.len() as u64).unwrap();
+        // As it comes: in pieces of any length.
+        for piece in bytes.chunks(100_000) {
+            growing.write(piece).unwrap();
+        }
+        growing.finish(&digest).unwrap();
         digest
     }
 
@@ -304,25 +452,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Arc::new(Blobs::open(folder.path(), 3 * BLOCK).unwrap());
         let [a, b, c] = [&b"a"[..], b"b", b"c"].map(|bytes| put(&blobs, bytes));
-        assert_eq!(blobs.find(&a).unwrap().read(0, 9).unwrap(), b"a");
+        assert_eq!(blobs.find(&a).unwrap().unwrap().read(0, 9).unwrap(), b"a");
         // Times on disks are not finer than some milliseconds.
         let old = SystemTime::now() - std::time::Duration::from_secs(9);
         let file = File::open(folder.path().join(c.to_string())).unwrap();
         file.set_modified(old).unwrap();
         let d = put(&blobs, b"d");
-        assert!(blobs.find(&b).is_none());
+        assert!(blobs.find(&b).unwrap().is_none());
         drop(blobs);
         let blobs = Arc::new(Blobs::open(folder.path(), 3 * BLOCK).unwrap());
         let e = put(&blobs, b"e");
-        assert!(blobs.find(&c).is_none());
+        assert!(blobs.find(&c).unwrap().is_none());
         for kept in [a, d, e] {
-            assert!(blobs.find(&kept).is_some());
+            assert!(blobs.find(&kept).unwrap().is_some());
         }
         // What is larger than all can be read, and is not kept, and what is not finished leaves nothing.
         let large = vec![7; 4 * BLOCK as usize];
         let large = put(&blobs, &large);
         drop(blobs.begin().unwrap());
-        assert!(blobs.find(&large).is_none());
+        assert!(blobs.find(&large).unwrap().is_none());
         assert_eq!(blobs.lock().used, 0);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
@@ -336,9 +484,58 @@ mod tests {
         fs::write(folder.path().join("3.new"), "half of it").unwrap();
         let blobs = Arc::new(Blobs::open(folder.path(), 1 << 20).unwrap());
         assert_eq!(blobs.cost(&b), Some(3));
-        assert!(blobs.find(&a).is_none());
-        assert!(blobs.find(&b).is_some());
+        assert!(blobs.find(&a).unwrap().is_none());
+        assert!(blobs.find(&b).unwrap().is_some());
         assert_eq!((blobs.cost(&a), blobs.cost(&b)), (None, Some(0)));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        // What can't be opened just now stays, and what became shorter goes.
+        let path = folder.path().join(b.to_string());
+        fs::rename(&path, folder.path().join("aside")).unwrap();
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        assert!(blobs.find(&b).is_err());
+        fs::rename(folder.path().join("aside"), &path).unwrap();
+        assert!(blobs.find(&b).unwrap().is_some());
+        fs::write(&path, "tw").unwrap();
+        assert!(blobs.find(&b).unwrap().is_none());
+        assert_eq!(blobs.length(&b), None);
+    }
+    #[test]
+    fn what_the_disk_changes_is_noticed_where_it_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Arc::new(Blobs::open(folder.path(), 1 << 30).unwrap());
+        let bytes: Vec<u8> = (0..2 * CHUNK + 10).map(|number| number as u8).collect();
+        let digest = put(&blobs, &bytes);
+        // One that was proven when it came, and one that was when it was found.
+        let again = || Arc::new(Blobs::open(folder.path(), 1 << 30).unwrap());
+        let first = || Arc::clone(&blobs);
+        for open in [&first as &dyn Fn() -> Arc<Blobs>, &again] {
+            let blobs = open();
+            let blob = blobs.find(&digest).unwrap().unwrap();
+            for (offset, count) in [
+                (0, usize::MAX),
+                (5, 7),
+                (CHUNK - 1, 2),
+                (2 * CHUNK, 99),
+                (3 * CHUNK, 1),
+            ] {
+                let start = bytes.len().min(offset as usize);
+                let expected = &bytes[start..start.saturating_add(count).min(bytes.len())];
+                assert!(
+                    blob.read(offset, count).unwrap() == expected,
+                    "{offset} {count}"
+                );
+            }
+            let file = File::options()
+                .write(true)
+                .open(blobs.path(&digest))
+                .unwrap();
+            file.write_all_at(b"wrong", CHUNK).unwrap();
+            assert_eq!(blob.read(CHUNK - 1, 1).unwrap().len(), 1);
+            let read = blob.read(CHUNK - 1, 2);
+            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::InvalidData);
+            // It is to be fetched anew.
+            assert!(blobs.find(&digest).unwrap().is_none());
+            put(&blobs, &bytes);
+        }
     }
 }

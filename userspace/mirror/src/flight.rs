@@ -29,6 +29,9 @@ pub(crate) enum Failure {
     /// The registry does not say how long it is.
     #[error("{0} does not say how long the blob is")]
     NoLength(String),
+    /// What was given out already of one source is not what another one sends.
+    #[error("a source has sent something else than the blob; try again")]
+    Wrong,
     /// It can't be written or read.
     #[error("cannot keep it")]
     Disk(#[source] Arc<io::Error>),
@@ -142,7 +145,7 @@ fn write(
             return Err(Problem::Wrong);
         }
         hash.update(&piece);
-        growing.write(come, &piece).map_err(Problem::Disk)?;
+        growing.write(&piece).map_err(Problem::Disk)?;
         come += piece.len() as u64;
         tell(come);
     }
@@ -152,5 +155,5 @@ fn write(
     if Digest(hash.finalize().into()) != *digest {
         return Err(Problem::Wrong);
     }
-    growing.finish(digest, length).map_err(Problem::Disk)
+    growing.finish(digest).map_err(Problem::Disk)
 }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -57,6 +58,13 @@ pub(crate) struct Content {
     /// Bytes of it.
     pub(crate) length: u64,
     from: From,
+    read: Option<Read>,
+}
+
+/// What was read of a blob, and from what file.
+struct Read {
+    file: Arc<File>,
+    part: Range<u64>,
 }
 
 enum From {
@@ -65,7 +73,24 @@ enum From {
 }
 
 impl Content {
-    /// Some bytes from `offset` on, before `end`, of which it waits for the first one.
+    fn new(length: u64, from: From) -> Self {
+        let read = None;
+        Content { length, from, read }
+    }
+
+    /// All of it, once it has come and is verified.
+    async fn whole(self) -> Result<Blob, Failure> {
+        let mut progress = match self.from {
+            From::Here(blob) => return Ok(blob),
+            From::Coming(progress) => progress,
+        };
+        let ended = progress.wait_for(|now| now.end.is_some()).await;
+        let end = ended.ok().and_then(|now| now.end.clone());
+        end.unwrap_or(Err(Failure::ShuttingDown))
+    }
+
+    /// Some bytes from `offset` on, before `end`, of which it waits for the first one. They go on where those ended that were
+    /// read before, and are of the same blob: what has come of a source that failed may be something else.
     pub(crate) async fn read(
         &mut self,
         offset: u64,
@@ -73,14 +98,29 @@ impl Content {
         count: usize,
     ) -> Result<Vec<u8>, Failure> {
         let (file, until) = match &mut self.from {
-            From::Here(blob) => (blob.file(), self.length),
+            From::Here(blob) => {
+                let blob = blob.clone();
+                let count = count.min(usize::try_from(end.saturating_sub(offset)).unwrap_or(count));
+                let read = spawn_blocking(move || blob.read(offset, count)).await;
+                return read
+                    .map_err(|_| Failure::ShuttingDown)?
+                    .map_err(Failure::from);
+            }
             From::Coming(progress) => await_byte(progress, self.length, offset).await?,
         };
-        let read = move || blobs::read(&file, offset, end.min(until), count);
-        match spawn_blocking(read).await {
-            Ok(read) => Ok(read?),
-            Err(_) => Err(Failure::ShuttingDown),
-        }
+        let before = self.read.take();
+        let start = before.as_ref().map_or(offset, |read| read.part.start);
+        let other = before.filter(|read| !Arc::ptr_eq(&read.file, &file));
+        let now = Arc::clone(&file);
+        let read = move || match other {
+            Some(other) if !blobs::are_same(&other.file, &now, &other.part)? => Err(Failure::Wrong),
+            _ => Ok(blobs::read(&now, offset, end.min(until), count)?),
+        };
+        let read = spawn_blocking(read).await;
+        let bytes = read.unwrap_or(Err(Failure::ShuttingDown))?;
+        let part = start..offset + bytes.len() as u64;
+        self.read = Some(Read { file, part });
+        Ok(bytes)
     }
 }
 
@@ -177,15 +217,13 @@ impl Mirror {
         repository: &RegistryReference,
         digest: Digest,
     ) -> Result<Vec<u8>, Failure> {
-        let mut content = self.content(repository, digest, Kind::Document).await?;
-        if content.length > DOCUMENT_MAX {
+        let content = self.content(repository, digest, Kind::Document).await?;
+        let blob = content.whole().await?;
+        if blob.length > DOCUMENT_MAX {
             return Err(Failure::Missing);
         }
-        let mut bytes = Vec::new();
-        while (bytes.len() as u64) < content.length {
-            let read = content.read(bytes.len() as u64, content.length, DOCUMENT_MAX as usize);
-            bytes.extend(read.await?);
-        }
+        let read = spawn_blocking(move || blob.read(0, DOCUMENT_MAX as usize)).await;
+        let bytes = read.map_err(|_| Failure::ShuttingDown)??;
         self.0.swarm.learn(digest, &bytes).await;
         Ok(bytes)
     }
@@ -218,27 +256,26 @@ impl Mirror {
         let mut progress = loop {
             let blobs = Arc::clone(&self.0.blobs);
             let here = spawn_blocking(move || blobs.find(&digest)).await;
-            if let Some(blob) = here.map_err(|_| Failure::ShuttingDown)? {
-                return Ok(Content {
-                    length: blob.length,
-                    from: From::Here(blob),
-                });
+            if let Some(blob) = here.map_err(|_| Failure::ShuttingDown)?? {
+                return Ok(Content::new(blob.length, From::Here(blob)));
             }
             if let Some(coming) = self.join(repository, digest, kind)? {
                 break coming;
             }
         };
-        let begun = progress.wait_for(|now| now.attempt.is_some() || now.end.is_some());
+        // Of what a source says to be empty no end can be held back.
+        let has_begun = |now: &Progress| {
+            let attempt = now.attempt.as_ref();
+            attempt.is_some_and(|attempt| attempt.length > 0) || now.end.is_some()
+        };
+        let begun = progress.wait_for(has_begun);
         let begun = begun.await.map_err(|_| Failure::ShuttingDown)?.clone();
         let length = match (begun.end, begun.attempt) {
             (Some(end), _) => end?.length,
             (None, Some(attempt)) => attempt.length,
             (None, None) => return Err(Failure::ShuttingDown),
         };
-        Ok(Content {
-            length,
-            from: From::Coming(progress),
-        })
+        Ok(Content::new(length, From::Coming(progress)))
     }
 
     /// Joins those who wait for a blob, or begins to bring it here; None if it has come in this moment.
@@ -288,7 +325,7 @@ impl Shared {
         kind: Kind,
         progress: &watch::Sender<Progress>,
     ) -> Result<Blob, Failure> {
-        if let Some(blob) = self.swarm.fetch(&self.blobs, digest, progress).await {
+        if let Some(blob) = self.swarm.fetch(&self.blobs, digest, kind, progress).await {
             return Ok(blob);
         }
         let blob = match kind {

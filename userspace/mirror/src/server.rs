@@ -76,7 +76,9 @@ impl From<Failure> for Refusal {
         let (status, code) = match &failure {
             Failure::Missing => (StatusCode::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN"),
             Failure::Busy => (StatusCode::SERVICE_UNAVAILABLE, "TOOMANYREQUESTS"),
-            Failure::Upstream(_) | Failure::NoLength(_) => (StatusCode::BAD_GATEWAY, "UNKNOWN"),
+            Failure::Upstream(_) | Failure::NoLength(_) | Failure::Wrong => {
+                (StatusCode::BAD_GATEWAY, "UNKNOWN")
+            }
             Failure::Disk(_) | Failure::ShuttingDown => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN")
             }

@@ -14,12 +14,14 @@ use lru::LruCache;
 use peerfs_exchange::{Have, Priority};
 use peerfs_format::{Digest, CHUNK_MAX, METADATA_MAX};
 use peerfs_peer::{Node, PeerId, RequestError};
+use peerfs_registry::DOCUMENT_MAX;
 use peerfs_text::Causes;
 use tokio::sync::watch;
 use tokio::time::{timeout_at, Instant};
 
 use crate::blobs::{Blob, Blobs};
 use crate::flight::{Problem, Progress, Writer};
+use crate::mirror::Kind;
 
 /// Bytes of a long blob that come as one chunk; the last one has what is left.
 pub(crate) const CHUNK: u64 = CHUNK_MAX as u64;
@@ -27,7 +29,8 @@ pub(crate) const CHUNK: u64 = CHUNK_MAX as u64;
 const CHUNKS: u32 = 64;
 /// How long to look for somebody who has it.
 const SEARCH_MAX: Duration = Duration::from_secs(1);
-/// How long a short blob may take that keeps coming.
+/// How long a short blob may take that keeps coming, and as many chunks of a long one as are asked for at once: somebody waits,
+/// and the registry may be faster.
 const BLOB_MAX: Duration = Duration::from_secs(5 * 60);
 /// Peers that are tried before the registry is asked.
 const PEERS_MAX: usize = 3;
@@ -41,8 +44,24 @@ pub(crate) struct Swarm {
     node: Node,
     /// The indexes and manifests that this node is announced to have.
     provided: Mutex<LruCache<Digest, ()>>,
-    /// The manifests that name a blob: who has that is found by them.
-    wholes: Mutex<LruCache<Digest, Digest>>,
+    /// What is known of blobs by the manifests that name them.
+    wholes: Mutex<LruCache<Digest, Named>>,
+}
+
+/// What a manifest says of a blob.
+#[derive(Clone, Copy)]
+struct Named {
+    /// The manifest: who has the blob is found by it.
+    by: Digest,
+    /// Bytes of the blob.
+    size: Option<u64>,
+}
+
+/// How long a blob is, as far as it is known before.
+#[derive(Clone, Copy)]
+struct Bounds {
+    size: Option<u64>,
+    most: u64,
 }
 
 /// Why a peer did not send a blob.
@@ -50,8 +69,10 @@ pub(crate) struct Swarm {
 enum Refusal {
     #[error(transparent)]
     Request(#[from] RequestError),
-    #[error("the blob is too long")]
-    TooLong,
+    #[error("it says that the blob has {0} bytes")]
+    Length(u64),
+    #[error("it takes too long")]
+    Slow,
     #[error("it has not all of it")]
     Incomplete,
     #[error("it sent wrong bytes")]
@@ -85,7 +106,8 @@ impl Swarm {
         {
             let mut wholes = self.wholes.lock().unwrap_or_else(PoisonError::into_inner);
             for link in peerfs_oci::links(bytes) {
-                wholes.put(link.digest, document);
+                let (by, size) = (document, link.size);
+                wholes.put(link.digest, Named { by, size });
             }
         }
         let gone = {
@@ -106,13 +128,22 @@ impl Swarm {
         &self,
         blobs: &Arc<Blobs>,
         digest: Digest,
+        kind: Kind,
         progress: &watch::Sender<Progress>,
     ) -> Option<Blob> {
-        let whole = {
+        let named = {
             let mut wholes = self.wholes.lock().unwrap_or_else(PoisonError::into_inner);
             wholes.get(&digest).copied()
         };
-        let mut found = self.node.find_providers(digest, whole, HashSet::new());
+        let by = named.map(|named| named.by);
+        let size = named.and_then(|named| named.size);
+        let most = match (kind, size) {
+            (Kind::Document, _) => DOCUMENT_MAX,
+            (Kind::Blob, Some(size)) => size,
+            (Kind::Blob, None) => blobs.limit(),
+        };
+        let bounds = Bounds { size, most };
+        let mut found = self.node.find_providers(digest, by, HashSet::new());
         let mut until = Instant::now() + SEARCH_MAX;
         for _ in 0..PEERS_MAX {
             let peer = loop {
@@ -122,7 +153,7 @@ impl Swarm {
                     Ok(None) | Err(_) => return None,
                 }
             };
-            match self.fetch_from(peer, blobs, digest, progress).await {
+            match self.fetch_from(peer, blobs, digest, bounds, progress).await {
                 Ok(blob) => {
                     tracing::info!(blob = %digest, bytes = blob.length, %peer, "mirrored");
                     return Some(blob);
@@ -144,14 +175,16 @@ impl Swarm {
         peer: PeerId,
         blobs: &Arc<Blobs>,
         digest: Digest,
+        bounds: Bounds,
         progress: &watch::Sender<Progress>,
     ) -> Result<Blob, Refusal> {
         let deadline = Instant::now() + BLOB_MAX;
         let noted = peerfs_exchange::Progress::default();
         let priority = Priority::Readahead;
+        let most = bounds.most.min(METADATA_MAX);
         let blob = self
             .node
-            .fetch_blob(peer, digest, METADATA_MAX, priority, deadline, &noted);
+            .fetch_blob(peer, digest, most, priority, deadline, &noted);
         match blob.await {
             Ok(bytes) => {
                 let writer = Writer::begin(blobs, digest, bytes.len() as u64, progress);
@@ -159,9 +192,16 @@ impl Swarm {
                 Ok(writer.finish().await?)
             }
             Err(RequestError::TooLarge { length, .. }) => {
+                // Nothing of it is proven before all of it is here, and all else makes room for it.
+                if length > bounds.most || bounds.size.is_some_and(|size| length != size) {
+                    return Err(Refusal::Length(length));
+                }
                 let writer = Writer::begin(blobs, digest, length, progress);
-                self.fetch_long(peer, digest, length, &writer).await?;
-                Ok(writer.finish().await?)
+                let fetched = self.fetch_long(peer, digest, length, &writer).await;
+                // Until it is written, so that nobody is told of this source when the next one has begun.
+                let written = writer.finish().await;
+                fetched?;
+                Ok(written?)
             }
             Err(error) => Err(error.into()),
         }
@@ -174,7 +214,7 @@ impl Swarm {
         length: u64,
         writer: &Writer,
     ) -> Result<(), Refusal> {
-        let count = u32::try_from(length.div_ceil(CHUNK)).map_err(|_| Refusal::TooLong)?;
+        let count = u32::try_from(length.div_ceil(CHUNK)).map_err(|_| Refusal::Length(length))?;
         let noted = peerfs_exchange::Progress::default();
         let mut next = 0;
         while next < count {
@@ -184,7 +224,11 @@ impl Swarm {
                     .fetch_chunks(peer, digest, digest, &numbers, Priority::Readahead, &noted);
             // They come in any order.
             let mut early: BTreeMap<u32, Bytes> = BTreeMap::new();
-            while let Some(answer) = chunks.next().await {
+            let until = Instant::now() + BLOB_MAX;
+            while let Some(answer) = timeout_at(until, chunks.next())
+                .await
+                .map_err(|_| Refusal::Slow)?
+            {
                 let (number, bytes) = answer?;
                 let bytes = bytes.ok_or(Refusal::Incomplete)?;
                 if bytes.len() as u64 != CHUNK.min(length - u64::from(number) * CHUNK) {

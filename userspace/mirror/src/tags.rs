@@ -27,10 +27,11 @@ impl Tags {
     /// # Errors
     /// What the system says.
     pub(crate) fn load(path: &Path) -> io::Result<Self> {
-        let text = match fs::read_to_string(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        let bytes = match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             read => read?,
         };
+        let text = String::from_utf8_lossy(&bytes);
         let mut known = LruCache::new(TAGS_MAX);
         for line in text.lines() {
             let entry = line.split_once(' ').and_then(|(digest, reference)| {
@@ -96,7 +97,8 @@ mod tests {
         tags.note(&a, digest("2")).unwrap();
         tags.note(&b, digest("3")).unwrap();
         let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, format!("{text}nonsense\n12 a.example/x:3\n")).unwrap();
+        let damaged = [text.as_bytes(), b"nonsense\xff\n12 a.example/x:3\n"].concat();
+        fs::write(&path, damaged).unwrap();
         let tags = Tags::load(&path).unwrap();
         assert_eq!(tags.find(&a), Some(digest("2")));
         assert_eq!(tags.find(&b), Some(digest("3")));

@@ -15,6 +15,8 @@ pub struct Link {
     pub digest: Digest,
     /// Whether it is an index or a manifest itself, and names others.
     pub leads_on: bool,
+    /// How many bytes it has, if that is said.
+    pub size: Option<u64>,
 }
 
 /// The blobs that an index or a manifest names, whatever else it says; none if it is no JSON.
@@ -42,7 +44,12 @@ fn collect(value: &Value, depth: usize, links: &mut Vec<Link>) {
                 let leads_on = ["index", "manifest", "manifest.list"]
                     .iter()
                     .any(|kind| media_type.contains(&format!(".{kind}.v")));
-                links.push(Link { digest, leads_on });
+                let size = fields.get("size").and_then(Value::as_u64);
+                links.push(Link {
+                    digest,
+                    leads_on,
+                    size,
+                });
             }
             fields
                 .values()
@@ -62,7 +69,7 @@ mod tests {
         let text = format!(
             r#"{{"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:{}"}},
                 {{"mediaType":"application/vnd.docker.distribution.manifest.list.v2+json","digest":"sha256:{}"}}],
-              "subject":{{"digest":"sha256:{}","mediaType":"application/vnd.oci.image.layer.v1.tar"}},
+              "subject":{{"digest":"sha256:{}","size":7,"mediaType":"application/vnd.oci.image.layer.v1.tar"}},
               "config":{{"digest":"sha512:{}"}}}}"#,
             "a".repeat(64),
             "b".repeat(64),
@@ -71,10 +78,11 @@ mod tests {
         );
         let mut found = links(text.as_bytes());
         found.sort_by_key(|link| link.digest);
-        let expected = [("a", true), ("b", true), ("c", false)];
-        let expected = expected.map(|(digit, leads_on)| Link {
+        let expected = [("a", true, None), ("b", true, None), ("c", false, Some(7))];
+        let expected = expected.map(|(digit, leads_on, size)| Link {
             digest: digest(digit),
             leads_on,
+            size,
         });
         assert_eq!(found, expected);
         assert!(links(b"not JSON").is_empty());

@@ -109,7 +109,7 @@ fn tcp_problem(part: Option<Protocol<'_>>) -> Option<&'static str> {
 }
 
 /// The part of an address that is an IP address and a TCP port, if that and a peer's id is all of it.
-fn tcp_of(address: &Multiaddr) -> Option<Multiaddr> {
+pub(crate) fn tcp_of(address: &Multiaddr) -> Option<Multiaddr> {
     let mut parts = address.iter();
     let ip = match parts.next()? {
         Protocol::Ip4(ip) => IpAddr::V4(ip),

@@ -2,7 +2,7 @@
 
 //! The traces of a store's images: files in `traces`, each named after its image and its workload.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use peerfs_format::upcall::Workload;
 use peerfs_format::Digest;
@@ -24,12 +24,14 @@ impl Store {
         let Some(file) = self.directory().read(&name)? else {
             return Ok(None);
         };
-        let bytes = whole_file::read_all(&file, TRACE_MAX)
-            .map_err(self.directory().failed("read", &name))?;
         let invalid = |reason: String| Error::Layout {
             path: self.directory().path(&name),
             reason,
         };
+        let bytes = whole_file::read_all(&file, TRACE_MAX).map_err(|error| match error.kind() {
+            io::ErrorKind::FileTooLarge => invalid(error.to_string()),
+            _ => self.directory().failed("read", &name)(error),
+        })?;
         let trace = Trace::parse(&bytes).map_err(|error| invalid(error.to_string()))?;
         if trace.image != *image || trace.workload != workload {
             return Err(invalid("it is a trace of something else".into()));
@@ -79,20 +81,22 @@ impl Store {
             metadata.ok().flatten()?.modified().ok()
         });
         match oldest {
-            Some((image, workload)) => self.remove_trace(&image, workload),
+            Some((image, workload)) => self.remove_trace(&image, workload).map(drop),
             None => Ok(()),
         }
     }
 
-    /// Removes a trace, if there is one.
+    /// Removes a trace, if there is one, a damaged one too. Returns whether there was one.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn remove_trace(&self, image: &Digest, workload: Workload) -> Result<()> {
+    pub fn remove_trace(&self, image: &Digest, workload: Workload) -> Result<bool> {
         let name = layout::trace(image, workload);
+        let is_there = matches!(self.directory().metadata(&name), Ok(Some(_)));
         self.directory()
             .remove(&name)
-            .map_err(self.directory().failed("remove", &name))
+            .map_err(self.directory().failed("remove", &name))?;
+        Ok(is_there)
     }
 
     /// The images and workloads of which there are traces, in no order.

@@ -175,12 +175,12 @@ impl Noted {
                     place.map(|place| Part::Shard(place as u32))
                 }
                 Touch::Chunks { pack, first, count } => {
-                    let place = table.packs.iter().position(|record| record.digest == pack);
-                    place.map(|place| Part::Chunks {
-                        pack: place as u32,
-                        first,
-                        count,
-                    })
+                    let mut packs = table.packs.iter().zip(0..);
+                    let found = packs.find(|(record, _)| record.digest == pack);
+                    let end = first.checked_add(count);
+                    let found = found
+                        .filter(|(record, _)| end.is_some_and(|end| end <= record.chunk_count));
+                    found.map(|(_, pack)| Part::Chunks { pack, first, count })
                 }
             };
             let after = Duration::from_millis(after.as_millis() as u64);

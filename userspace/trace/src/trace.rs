@@ -20,7 +20,7 @@ const HEADER: usize = 80;
 const STEP: usize = 16;
 /// The latest that can be written down.
 const AFTER_MAX: Duration = Duration::from_millis(u32::MAX as u64);
-/// Chunks of a step: more than a pack has.
+/// The end of a step's chunks: more than a pack has.
 const CHUNKS_MAX: u32 = 1 << 28;
 
 /// What of an image is missed, in order.
@@ -107,7 +107,7 @@ impl Trace {
             let after = Duration::from_millis(after.into());
             let part = match (first, chunks) {
                 (0, 0) => Some(Part::Shard(number)),
-                (first, 1..=CHUNKS_MAX) if first <= CHUNKS_MAX => Some(Part::Chunks {
+                (first, 1..=CHUNKS_MAX) if first <= CHUNKS_MAX - chunks => Some(Part::Chunks {
                     pack: number,
                     first,
                     count: chunks,
@@ -347,6 +347,8 @@ mod tests {
         // A shard has no first chunk, a run has one at least, and time goes on.
         assert_eq!(wrong(88, 1), Err(TraceError::Step(0)));
         assert_eq!(wrong(108, 0), Err(TraceError::Step(1)));
+        // What is added up would end where no pack does.
+        assert_eq!(wrong(107, 0x10), Err(TraceError::Step(1)));
         assert_eq!(wrong(80, 9), Err(TraceError::Step(1)));
         for length in 0..bytes.len() {
             assert!(Trace::parse(&bytes[..length]).is_err());

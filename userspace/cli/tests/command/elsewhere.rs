@@ -106,6 +106,36 @@ fn machines_pull_by_themselves_and_who_has_not_is_told() {
     assert!(said.contains("a: can't run /nowhere/ssh"), "{said}");
 }
 
+/// A login says something in another encoding, and something that stays behind holds the output for errors.
+#[test]
+fn what_a_login_says_and_leaves_behind_does_not_matter() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("rsh");
+    let text = format!(
+        "#!/bin/sh\nprintf 'Gr\\374\\337e\\n' >&2\nprintf 'Gr\\374\\337e\\n'\n\
+         [ $1 = b ] && {{ sleep 60 >/dev/null & echo b is full >&2; exit 1; }}\n\
+         i=0; while [ $i -lt 9999 ]; do echo more than a pipe has; i=$((i + 1)); done\n\
+         echo '{{\"done\":{{\"image\":\"{DIGEST}\",\"state\":\"complete\",\"total_bytes\":1,\"present_bytes\":1,\
+         \"total_chunks\":1,\"present_chunks\":1,\"bytes_by_source\":{{}}}}}}'\n"
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    let mut process = Command::new("timeout");
+    let mut pull = peerfs(Path::new("/nowhere"), "pull");
+    pull.args(["--on", "a,b", "--rsh"])
+        .arg(&script)
+        .arg("registry.example/a:1");
+    process
+        .arg("20")
+        .arg(pull.get_program())
+        .args(pull.get_args());
+    let output = process.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(output.stdout, format!("a: {DIGEST}\n").as_bytes());
+    assert!(said.contains("b: b is full\n"), "{said}");
+}
+
 #[test]
 fn who_is_interrupted_waits_for_no_machine() {
     let folder = tempfile::tempdir().unwrap();

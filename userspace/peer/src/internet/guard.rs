@@ -18,6 +18,7 @@ use libp2p::Multiaddr;
 use nix::ifaddrs::{getifaddrs, InterfaceAddress};
 use nix::sys::socket::SockaddrStorage;
 
+use crate::addresses::tcp_of;
 use crate::network::{ip_of, Network};
 
 /// The addresses that are remembered because they were configured, host names with what they stand for.
@@ -58,10 +59,15 @@ impl<T> Guard<T> {
         let Some(configured) = &self.configured else {
             return true;
         };
-        let (None, Some(ip)) = (Network::outside(address), ip_of(address)) else {
-            return true;
+        // The transport below passes over what stands before the last IP address, and the unspecified one is this machine.
+        let Some(ip) = tcp_of(address).as_ref().and_then(ip_of) else {
+            return false;
         };
-        configured.contains(ip) || (!ip.is_loopback() && is_on_own_network(ip))
+        if Network::outside(address).is_some() || configured.contains(ip) {
+            return true;
+        }
+        let ip = ip.to_canonical();
+        !ip.is_loopback() && is_on_own_network(ip)
     }
 }
 
@@ -160,6 +166,13 @@ mod tests {
         }
         assert!(!dialled("/ip4/127.0.0.1/tcp/1"));
         assert!(!dialled("/ip6/::1/tcp/1"));
+        assert!(!dialled("/ip6/::ffff:127.0.0.1/tcp/1"));
+        // Linux connects to this machine then.
+        assert!(!dialled("/ip4/0.0.0.0/tcp/1") && !dialled("/ip6/::/tcp/1"));
+        // The transport connects to the last one.
+        assert!(!dialled("/ip4/198.51.100.1/ip4/127.0.0.1/tcp/1"));
+        assert!(!dialled("/ip4/198.51.100.1/ip4/10.98.7.7/tcp/1"));
+        assert!(!dialled("/ip4/198.51.100.1/tcp/1/ip4/127.0.0.1/tcp/1"));
         assert!(dialled("/ip4/198.51.100.1/tcp/1"));
         assert!(Guard::new((), None).is_dialled(&private[0].parse().unwrap()));
         // The loopback interface's network is one that this machine is in.

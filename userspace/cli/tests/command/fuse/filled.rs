@@ -221,6 +221,13 @@ fn what_was_missed_is_noted_and_brought_elsewhere_before_it_is_read() {
         message.contains("can't be imported as a trace"),
         "{message}"
     );
+    // One that is damaged hides no other, and can be removed.
+    let other = second.store().join("traces").join("0a".repeat(32));
+    fs::write(&other, &exported[..90]).unwrap();
+    let listed = trace(&second, "list").output().unwrap();
+    assert!(listed.status.success() && String::from_utf8(listed.stdout).unwrap().contains(&image));
+    succeed(trace(&second, "rm").arg("0a".repeat(32)));
+    assert!(!other.exists());
     succeed(trace(&second, "rm").arg(&image));
     let (_, message) = fail(trace(&second, "show").arg(&image));
     assert!(message.contains("no trace"), "{message}");
