@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use peerfs_exchange::frame::{decode, Encoding, Frame, Reply, Request};
 use peerfs_exchange::limits::{piece_size, CHUNK_CREDIT, CREDIT_MAX, WINDOW};
+use peerfs_exchange::uplink::Copies;
 use peerfs_exchange::{
     Answer, BlobForm, Found, Priority, Requester, Responder, Step, Waiter, Wanted,
 };
@@ -37,7 +38,7 @@ fn frames<F: Frame + PartialEq>(bytes: &[u8]) -> Vec<F> {
 
 /// A server whose store has what it is asked for, as long as its digest's first byte says.
 fn answer(requests: Vec<Request>) {
-    let mut responder = Responder::default();
+    let (mut responder, copies) = (Responder::default(), Copies::default());
     let (mut credit, mut sent) = (0_u64, 0_u64);
     for request in requests {
         if let Request::Credit { bytes } = request {
@@ -46,7 +47,7 @@ fn answer(requests: Vec<Request>) {
         if responder.receive(request).is_err() {
             return;
         }
-        while let Some(step) = responder.next_step() {
+        while let Some(step) = responder.next_step(&copies) {
             let found = find(&step);
             responder.finish(step, found);
             while let Some(outgoing) = responder.next_reply() {
@@ -84,7 +85,13 @@ fn find(step: &Step) -> Found {
             let length = part(pack, CHUNK_CREDIT.into()) as usize;
             Found::Chunk(vec![7; length].into())
         }
-        Step::Have { .. } | Step::Other { .. } => Found::Nothing,
+        Step::Have { .. }
+        | Step::Image { .. }
+        | Step::Map { .. }
+        | Step::Peers { .. }
+        | Step::HavePack { .. }
+        | Step::Suggest { .. }
+        | Step::Other { .. } => Found::Nothing,
     }
 }
 
