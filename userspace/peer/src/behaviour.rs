@@ -12,9 +12,7 @@ use libp2p::core::upgrade::Version;
 use libp2p::core::Transport;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::NetworkBehaviour;
-use libp2p::{
-    identify, kad, mdns, noise, relay, tcp, yamux, PeerId, StreamProtocol, Swarm, SwarmBuilder,
-};
+use libp2p::{identify, kad, mdns, noise, relay, tcp, PeerId, StreamProtocol, Swarm, SwarmBuilder};
 
 use crate::ban_list::BanList;
 use crate::connections::Connections;
@@ -22,7 +20,7 @@ use crate::dialer::peer_of;
 use crate::internet::{self, discreet_dht, Configured, Discreet, Guard};
 use crate::peer_table::PeerTable;
 use crate::provider_records::ProviderRecords;
-use crate::{connection_gate, inbound, ping};
+use crate::{connection_gate, inbound, muxer, ping};
 use crate::{Error, NodeConfig};
 
 /// The DHT's protocol: a network of its own.
@@ -155,12 +153,12 @@ pub(crate) fn swarm(
     let transport = Guard::new(tcp, configured)
         .upgrade(Version::V1Lazy)
         .authenticate(noise(keypair)?)
-        .multiplex(yamux::Config::default());
+        .multiplex(muxer::Config::default());
     let swarm = SwarmBuilder::with_existing_identity(keypair.clone())
         .with_tokio()
         .with_other_transport(|_| transport)
         .unwrap_or_else(|never| match never {})
-        .with_relay_client(noise::Config::new, yamux::Config::default)
+        .with_relay_client(noise::Config::new, muxer::Config::default)
         .map_err(|error| Error::Transport(Box::new(error)))?
         .with_behaviour(|_, relay| Behaviour::new(config, bans, peers, mdns, relay))
         .unwrap_or_else(|never| match never {})

@@ -9,7 +9,7 @@
 //! Decisions are apart from effects: those that need to know nothing of libp2p are the crate `peerfs_exchange`.
 //! Of the modules here these decide, and are tested without a network: `streams`, `connections`, `dialer`,
 //! `heartbeat`, `pauses`, `provider_records`, `name_records`, `followers`, `blob_encoding`. These act: `lane` and `client` ask, `server`
-//! answers, `connection_gate` lets in and closes, `ping` asks who is there, `names` carries records of names, `driver` owns the swarm, `lookup` finds, and `node` is the handle
+//! answers, `connection_gate` lets in and closes, `muxer` carries streams, `ping` asks who is there, `names` carries records of names, `driver` owns the swarm, `lookup` finds, and `node` is the handle
 //! of it all.
 
 #![forbid(unsafe_code)]
@@ -39,6 +39,7 @@ mod internet;
 mod lane;
 mod links;
 mod lookup;
+mod muxer;
 mod name_records;
 mod names;
 mod network;

@@ -94,8 +94,8 @@ impl Server {
         }
     }
 
-    /// Serves a stream in a task of its own until `shutdown`, if the peer has not too many. When there are
-    /// too many in all, the one that was idle longest makes room.
+    /// Serves a stream in a task of its own until `shutdown`. When there are too many of the peer, or in all, the one that
+    /// was idle longest makes room.
     pub(crate) fn accept(self: &Arc<Self>, opened: Opened) {
         let Opened { peer, stream, .. } = opened;
         let Some(slot) = Streams::take(&self.streams, peer, Instant::now()) else {

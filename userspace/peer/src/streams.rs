@@ -38,12 +38,14 @@ pub(crate) struct Slot {
 }
 
 impl Streams {
-    /// A place for a stream of this peer, unless it has as many as it may have, or all are in use.
+    /// A place for a stream of this peer, unless all are in use. If it has as many as it may have, one of them ends: it may
+    /// be of a connection that has ended for the peer, and not yet for this node.
     pub(crate) fn take(streams: &Arc<Mutex<Self>>, peer: PeerId, now: Instant) -> Option<Slot> {
         let mut all = lock(streams);
         let count = all.of_peers.get(&peer).copied().unwrap_or_default();
         if count >= STREAMS_PER_PEER {
-            return None;
+            let least = all.least_of(peer)?;
+            all.remove(least);
         }
         if all.served.len() >= STREAMS_MAX {
             let idle = all.idlest(now)?;
@@ -76,6 +78,14 @@ impl Streams {
             .filter(|(since, _)| now.saturating_duration_since(*since) >= IDLE_MIN)
             .min()
             .map(|(_, number)| number)
+    }
+
+    /// The stream of a peer that was idle longest, or else its first one.
+    fn least_of(&self, peer: PeerId) -> Option<u64> {
+        let own = self.served.iter().filter(|(_, served)| served.peer == peer);
+        own.map(|(number, served)| (served.idle_since.is_none(), served.idle_since, *number))
+            .min()
+            .map(|(.., number)| number)
     }
 
     fn remove(&mut self, number: u64) {
@@ -131,7 +141,6 @@ mod tests {
             for _ in 0..STREAMS_PER_PEER {
                 slots.push(Streams::take(&streams, peer, now).unwrap());
             }
-            assert!(Streams::take(&streams, peer, now).is_none());
         }
         // Those that have just come get their time.
         let newcomer = PeerId::random();
@@ -152,5 +161,28 @@ mod tests {
         drop(taken);
         let all = lock(&streams);
         assert!(all.served.is_empty() && all.of_peers.is_empty());
+    }
+    #[test]
+    fn a_peer_with_too_many_streams_loses_one_of_its_own() {
+        let streams = Arc::default();
+        let now = Instant::now();
+        let (peer, other) = (PeerId::random(), PeerId::random());
+        let take = |peer| Streams::take(&streams, peer, now).unwrap();
+        let others = take(other);
+        let mut slots: Vec<Slot> = (0..STREAMS_PER_PEER).map(|_| take(peer)).collect();
+        slots.iter().for_each(|slot| slot.set_idle(None));
+        slots[2].set_idle(Some(now));
+        let ended = |slots: &[Slot]| -> Vec<usize> {
+            let slots = slots.iter().enumerate();
+            let ended = slots.filter(|(_, slot)| slot.ended().is_cancelled());
+            ended.map(|(place, _)| place).collect()
+        };
+        slots.push(take(peer));
+        assert_eq!(ended(&slots), [2]);
+        slots[4].set_idle(None);
+        slots.push(take(peer));
+        assert_eq!(ended(&slots), [0, 2]);
+        assert!(!others.ended().is_cancelled());
+        assert_eq!(lock(&streams).served.len(), STREAMS_PER_PEER + 1);
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct SourceState {
     troubles: u32,
     /// The last transfer failed.
     unreachable: bool,
+    /// When one last did, of those that were not started before another one did.
+    failed: Option<Instant>,
     /// Not to be asked before.
     idle_until: Option<Instant>,
     /// Not to be asked before for what is as urgent as this, or less.
@@ -71,6 +73,7 @@ impl SourceState {
             offers: 0,
             troubles: 0,
             unreachable: false,
+            failed: None,
             idle_until: None,
             busy_until: None,
             last_sent: None,
@@ -149,10 +152,17 @@ impl SourceState {
         self.unreachable = false;
     }
 
-    /// A transfer broke off. Returns when it may be asked again.
-    pub(super) fn failed(&mut self, now: Instant, limits: &Limits) -> Instant {
+    /// A transfer broke off that was started then. Returns when it may be asked again. What breaks off together, as with
+    /// a connection, is one failure.
+    pub(super) fn failed(&mut self, started: Instant, now: Instant, limits: &Limits) -> Instant {
         self.unreachable = true;
-        self.rest(now, limits)
+        match (self.failed, self.idle_until) {
+            (Some(before), Some(until)) if started <= before => until,
+            _ => {
+                self.failed = Some(now);
+                self.rest(now, limits)
+            }
+        }
     }
 
     /// It refused something so urgent, because it has too much to do: it is within reach. Returns when it may be

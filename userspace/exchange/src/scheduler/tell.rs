@@ -252,7 +252,7 @@ where
             match end {
                 End::Answered => state.answered(),
                 End::Failed => {
-                    let until = state.failed(now, &self.limits);
+                    let until = state.failed(ended.started, now, &self.limits);
                     self.rests.insert((until, source));
                 }
                 End::Busy { retry_after } => {

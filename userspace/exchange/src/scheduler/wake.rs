@@ -88,7 +88,7 @@ where
         if stalled.is_empty() {
             return;
         }
-        let until = state.failed(now, &self.limits);
+        let until = state.failed(now, now, &self.limits);
         self.rests.insert((until, source));
         for id in stalled {
             self.stop(id);

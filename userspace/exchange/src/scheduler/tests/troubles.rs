@@ -211,6 +211,25 @@ fn a_source_that_fails_is_left_alone_longer_each_time() {
     }
 }
 
+/// As when a connection ends, and there is another one.
+#[test]
+fn what_breaks_off_together_is_one_failure() {
+    let mut bench = Bench::new(Limits {
+        parts_per_transfer: 1,
+        ..Limits::default()
+    });
+    bench.chunks(PACK, 0..8, Priority::Demand);
+    bench.scheduler.offer(PACK, "a", Have::Complete);
+    bench.poll();
+    assert_eq!(bench.asked("a").len(), 8);
+    for _ in 0..8 {
+        bench.fail("a", End::Failed);
+        bench.now += Duration::from_millis(1);
+    }
+    bench.wait(Duration::from_millis(250));
+    assert_eq!(bench.asked("a").len(), 8);
+}
+
 #[test]
 fn sources_that_only_fail_count_as_out_of_reach() {
     let mut bench = Bench::new(Limits::default());
