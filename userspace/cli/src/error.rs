@@ -63,14 +63,8 @@ pub(crate) enum Error {
     #[error("interrupted")]
     Cancelled,
     /// Nothing was noted of an image.
-    #[error(
-        "there is no trace of image {image} for {}; `peerfs trace list` shows those that there are",
-        workload.as_deref().map_or("no workload in particular".to_owned(), |name| format!("workload {name}"))
-    )]
-    NoTrace {
-        image: peerfs_format::Digest,
-        workload: Option<String>,
-    },
+    #[error(transparent)]
+    NoTrace(#[from] peerfs_trace::NoTrace),
     /// A file is no trace.
     #[error("{} can't be imported as a trace", printable(path))]
     Trace {

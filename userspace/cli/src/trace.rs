@@ -13,7 +13,7 @@ use peerfs_format::Digest;
 use peerfs_store::{printable, Reference, Store};
 use peerfs_sys::interrupt;
 use peerfs_text::Causes;
-use peerfs_trace::{Part, Trace, TRACE_MAX};
+use peerfs_trace::{NoTrace, Part, Trace, TRACE_MAX};
 use serde::Serialize;
 
 use crate::arguments::{DaemonArguments, StoreArguments};
@@ -297,14 +297,7 @@ fn remove(which: &WhichArguments) -> Result<()> {
     let (store, image, workload) = which.resolve()?;
     match store.remove_trace(&image, workload)? {
         true => Ok(()),
-        false => Err(no_trace(image, workload)),
-    }
-}
-
-fn no_trace(image: Digest, workload: Workload) -> Error {
-    Error::NoTrace {
-        image,
-        workload: workload.name().map(str::to_owned),
+        false => Err(NoTrace { image, workload }.into()),
     }
 }
 
@@ -319,6 +312,6 @@ impl WhichArguments {
     fn read(&self) -> Result<Trace> {
         let (store, image, workload) = self.resolve()?;
         let trace = store.trace(&image, workload)?;
-        trace.ok_or_else(|| no_trace(image, workload))
+        trace.ok_or_else(|| NoTrace { image, workload }.into())
     }
 }

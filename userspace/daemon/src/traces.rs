@@ -13,7 +13,7 @@ use peerfs_format::upcall::{BlobKind, Workload};
 use peerfs_format::{BlobTable, Digest, Manifest, PackRecord};
 use peerfs_store::Error as StoreError;
 use peerfs_text::Causes;
-use peerfs_trace::{Noted, Part, Sessions, Touch, Trace};
+use peerfs_trace::{NoTrace, Noted, Part, Sessions, Touch, Trace};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -55,16 +55,8 @@ pub struct Brought {
 #[derive(Debug, thiserror::Error)]
 pub enum BringError {
     /// Nobody has noted anything.
-    #[error(
-        "there is no trace of image {image} for {}; `peerfs trace list` shows those that there are",
-        workload.as_deref().map_or("no workload in particular".to_owned(), |name| format!("workload {name}"))
-    )]
-    NoTrace {
-        /// The image.
-        image: Digest,
-        /// The workload.
-        workload: Option<String>,
-    },
+    #[error(transparent)]
+    NoTrace(#[from] NoTrace),
     /// What leads to it could not be got.
     #[error(transparent)]
     Get(#[from] GetError),
@@ -126,7 +118,7 @@ impl Traces {
             let shutdown = traces.0.shutdown.clone();
             let bringing = traces.bring(image, workload);
             match shutdown.run_until_cancelled(bringing).await {
-                None | Some(Err(BringError::NoTrace { .. })) => (),
+                None | Some(Err(BringError::NoTrace(_))) => (),
                 Some(Ok(brought)) => {
                     info!(%image, workload = workload.name(), ?brought, "what was missed of the image before has come");
                 }
@@ -143,10 +135,11 @@ impl Traces {
     /// [`BringError`]. That a part can't be had is none: others may be.
     pub async fn bring(&self, image: Digest, workload: Workload) -> Result<Brought, BringError> {
         let read = move |store: &peerfs_store::Store| store.trace(&image, workload);
-        let trace = self.disk().run(read).await?.ok_or(BringError::NoTrace {
-            image,
-            workload: workload.name().map(str::to_owned),
-        })?;
+        let trace = self
+            .disk()
+            .run(read)
+            .await?
+            .ok_or(NoTrace { image, workload })?;
         let purpose = Purpose {
             manifest: image,
             priority: Priority::Readahead,

@@ -13,4 +13,4 @@ mod sessions;
 mod trace;
 
 pub use sessions::{Noted, Sessions, Touch};
-pub use trace::{Part, Step, Trace, TraceError, STEPS_MAX, TRACE_MAX};
+pub use trace::{NoTrace, Part, Step, Trace, TraceError, STEPS_MAX, TRACE_MAX};

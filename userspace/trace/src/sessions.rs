@@ -2,7 +2,7 @@
 
 //! Which images are just being started, and what was missed of each.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use peerfs_format::upcall::Workload;
@@ -39,7 +39,7 @@ pub enum Touch {
     },
 }
 
-/// The images that are started. A session is what is missed of one image by the mounts for one workload, from a first miss on.
+/// The images that are started; none by default. A session is what is missed of one image by the mounts for one workload, from a first miss on.
 #[derive(Default)]
 pub struct Sessions {
     /// The one that began first comes first.
@@ -71,11 +71,6 @@ pub struct Noted {
 }
 
 impl Sessions {
-    /// No image is started.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Something was missed. Returns whether a session begins with that: what was noted of earlier ones is to be brought.
     pub fn touched(
         &mut self,
@@ -166,21 +161,23 @@ impl Session {
 impl Noted {
     /// The trace of it, by the image's blob table. What is none of the image's is left out.
     pub fn trace(&self, table: &BlobTable<'_>) -> Trace {
+        let shards = (0_u32..).zip(table.shards.iter());
+        let shards: HashMap<Digest, u32> =
+            shards.map(|(place, shard)| (shard.digest, place)).collect();
+        let packs = (0_u32..).zip(table.packs.iter());
+        let packs: HashMap<Digest, (u32, u32)> = packs
+            .map(|(place, pack)| (pack.digest, (place, pack.chunk_count)))
+            .collect();
         let mut trace = Trace::new(self.image, self.workload);
         let steps = self.touches.iter().filter_map(|&(after, touch)| {
             let part = match touch {
                 Touch::Manifest => None,
-                Touch::Blob(digest) => {
-                    let place = table.shards.iter().position(|shard| shard.digest == digest);
-                    place.map(|place| Part::Shard(place as u32))
-                }
+                Touch::Blob(digest) => shards.get(&digest).copied().map(Part::Shard),
                 Touch::Chunks { pack, first, count } => {
-                    let mut packs = table.packs.iter().zip(0..);
-                    let found = packs.find(|(record, _)| record.digest == pack);
                     let end = first.checked_add(count);
-                    let found = found
-                        .filter(|(record, _)| end.is_some_and(|end| end <= record.chunk_count));
-                    found.map(|(_, pack)| Part::Chunks { pack, first, count })
+                    let found = packs.get(&pack).copied();
+                    let found = found.filter(|(_, chunks)| end.is_some_and(|end| end <= *chunks));
+                    found.map(|(pack, _)| Part::Chunks { pack, first, count })
                 }
             };
             let after = Duration::from_millis(after.as_millis() as u64);
@@ -216,7 +213,7 @@ mod tests {
 
     #[test]
     fn of_two_images_and_two_workloads_each_has_its_own() {
-        let (mut sessions, now) = (Sessions::new(), Instant::now());
+        let (mut sessions, now) = (Sessions::default(), Instant::now());
         let [cc, python] = ["cc", "python"].map(|name| Workload::new(name).unwrap());
         assert!(sessions.touched(image(1), cc, Touch::Manifest, now));
         assert!(!sessions.touched(image(1), cc, chunk(1), now + SECOND));
@@ -242,7 +239,7 @@ mod tests {
 
     #[test]
     fn what_is_read_later_is_no_start() {
-        let (mut sessions, now) = (Sessions::new(), Instant::now());
+        let (mut sessions, now) = (Sessions::default(), Instant::now());
         let workload = Workload::default();
         let mut touched = |touch, after| sessions.touched(image(1), workload, touch, now + after);
         assert!(touched(chunk(0), Duration::ZERO));
@@ -260,7 +257,7 @@ mod tests {
 
     #[test]
     fn what_goes_on_is_written_down_too_and_all_of_it_is_bounded() {
-        let (mut sessions, now) = (Sessions::new(), Instant::now());
+        let (mut sessions, now) = (Sessions::default(), Instant::now());
         let workload = Workload::default();
         for number in 0..=255 {
             sessions.touched(image(number), workload, chunk(0), now);

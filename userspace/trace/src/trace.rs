@@ -2,7 +2,7 @@
 
 //! A trace, and how it is written down. The format is in `Documentation/traces.md`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -74,6 +74,19 @@ pub enum TraceError {
     /// A step is none.
     #[error("step {0} is not valid")]
     Step(usize),
+}
+
+/// Nothing was noted of an image.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "there is no trace of image {image} for {}; `peerfs trace list` shows those that there are",
+    workload.name().map_or("no workload in particular".to_owned(), |name| format!("workload {name}"))
+)]
+pub struct NoTrace {
+    /// The image.
+    pub image: Digest,
+    /// What it was to be started for.
+    pub workload: Workload,
 }
 
 impl Trace {
@@ -209,7 +222,7 @@ impl Trace {
 /// The parts that were named.
 #[derive(Default)]
 struct Known {
-    shards: BTreeMap<u32, ()>,
+    shards: BTreeSet<u32>,
     /// By pack and first chunk, the chunk behind the run; runs that do not touch.
     chunks: BTreeMap<(u32, u32), u32>,
 }
@@ -219,7 +232,7 @@ impl Known {
     fn add(&mut self, part: Part) -> Vec<Part> {
         let (pack, run) = match part {
             Part::Shard(number) => {
-                let is_new = self.shards.insert(number, ()).is_none();
+                let is_new = self.shards.insert(number);
                 return if is_new { vec![part] } else { Vec::new() };
             }
             Part::Chunks { pack, first, count } => (pack, first..first.saturating_add(count)),
@@ -298,8 +311,6 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -30,6 +30,18 @@ fn text(process: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// What a container needs to run a shell, in a folder of its own.
+fn container_tree(folder: &Path) -> PathBuf {
+    let tree = folder.join("tree");
+    for directory in ["bin", "etc", "proc", "sys", "dev", "run", "tmp"] {
+        fs::create_dir_all(tree.join(directory)).unwrap();
+    }
+    fs::copy("/bin/busybox", tree.join("bin/busybox")).unwrap();
+    symlink("busybox", tree.join("bin/sh")).unwrap();
+    fs::write(tree.join("etc/motd"), "hello\n").unwrap();
+    tree
+}
+
 #[test]
 fn podman_runs_an_image_that_comes_when_it_is_read() {
     let peerfsd = Path::new(PEERFS).with_file_name("peerfsd");
@@ -40,13 +52,7 @@ fn podman_runs_an_image_that_comes_when_it_is_read() {
     let registry = Registry::start(tempfile::tempdir().unwrap(), "", "");
     let folder = registry.folder.path().to_owned();
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-    let tree = folder.join("tree");
-    for directory in ["bin", "etc", "proc", "sys", "dev", "run", "tmp"] {
-        fs::create_dir_all(tree.join(directory)).unwrap();
-    }
-    fs::copy("/bin/busybox", tree.join("bin/busybox")).unwrap();
-    symlink("busybox", tree.join("bin/sh")).unwrap();
-    fs::write(tree.join("etc/motd"), "hello\n").unwrap();
+    let tree = container_tree(&folder);
     let reference = format!("{}/team/a:1", registry.address);
     let peerfs = |arguments: &[&str]| text(Command::new(PEERFS).args(arguments));
     // It looks as if it stood for another image.
@@ -239,12 +245,7 @@ fn an_ordinary_users_podman_runs_one_too() {
     let registry = Registry::start(tempfile::tempdir().unwrap(), "", "");
     let folder = registry.folder.path().to_owned();
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-    let tree = folder.join("tree");
-    for directory in ["bin", "etc", "proc", "sys", "dev", "run", "tmp"] {
-        fs::create_dir_all(tree.join(directory)).unwrap();
-    }
-    fs::copy("/bin/busybox", tree.join("bin/sh")).unwrap();
-    fs::write(tree.join("etc/motd"), "hello\n").unwrap();
+    let tree = container_tree(&folder);
     let reference = format!("{}/team/a:1", registry.address);
     let publisher = path("publisher");
     let peerfs = |arguments: &[&str]| {
