@@ -25,8 +25,10 @@ for machine in seed reader; do
     tc -n "$machine" qdisc add dev eth0 root netem delay 20ms rate 20mbit limit 10000
 done
 empty_store reader-store
+# What is pulled unasked would be missed by nobody, and not be in the trace.
+echo 'pull = "never"' >/tmp/peerfsd.toml
 start() {
-    ip netns exec "$1" peerfsd --root-dir "$2" --state-dir "$2.state" --control-socket "$2.sock" >"$2.log" 2>&1 &
+    ip netns exec "$1" peerfsd --config /tmp/peerfsd.toml --root-dir "$2" --state-dir "$2.state" --control-socket "$2.sock" >"$2.log" 2>&1 &
     wait_until 20 peerfs status --socket "$2.sock" >/dev/null 2>&1
 }
 start seed /tmp/seed
