@@ -48,6 +48,16 @@ pub struct Daemon {
     /// How long a reader waits.
     timeout: Duration,
     connection: Mutex<Option<Arc<Connection>>>,
+    /// None while there is a daemon.
+    away: Mutex<Option<Away>>,
+}
+
+/// How long no daemon has been there.
+#[derive(Clone, Copy)]
+struct Away {
+    since: Instant,
+    /// When one was last looked for.
+    looked: Instant,
 }
 
 /// A connection on which things are asked for, until either side ends it.
@@ -74,10 +84,12 @@ impl Daemon {
             socket: socket.to_owned(),
             timeout,
             connection: Mutex::new(None),
+            away: Mutex::new(None),
         }
     }
 
-    /// Has the daemon bring something into the store; `request` makes the request with a given id.
+    /// Has the daemon bring something into the store; `request` makes the request with a given id. When others have
+    /// waited for a daemon as long as a reader waits, this one does not: who reads a damaged tree would wait for each file.
     ///
     /// # Errors
     /// [`FetchError`].
@@ -91,6 +103,9 @@ impl Daemon {
                 Err(error) => {
                     debug!(%error, socket = %self.socket.display(), "peerfsd does not answer")
                 }
+            }
+            if self.is_given_up() {
+                return Err(FetchError::TimedOut);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -130,7 +145,9 @@ impl Daemon {
                 return Ok(Arc::clone(connection));
             }
         }
-        let stream = connect(&self.socket, deadline)?;
+        let connected = connect(&self.socket, deadline);
+        self.note_away(connected.is_err(), Instant::now());
+        let stream = connected?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         let reader = BufReader::new(stream.try_clone()?);
         let connection = Arc::new(Connection {
@@ -145,6 +162,22 @@ impl Daemon {
             .spawn(move || read.receive(reader))?;
         *current = Some(Arc::clone(&connection));
         Ok(connection)
+    }
+
+    /// A daemon was looked for. One that was not missed all the time since it was last away is away anew.
+    fn note_away(&self, is_away: bool, now: Instant) {
+        let mut away = lock(&self.away);
+        let goes_on = |away: &Away| now.saturating_duration_since(away.looked) <= self.timeout;
+        *away = is_away.then(|| Away {
+            since: away.filter(goes_on).map_or(now, |away| away.since),
+            looked: now,
+        });
+    }
+
+    /// Whether no daemon has been there for as long as a reader waits for one.
+    fn is_given_up(&self) -> bool {
+        let away = *lock(&self.away);
+        away.is_some_and(|away| away.since.elapsed() >= self.timeout)
     }
 }
 
@@ -297,6 +330,17 @@ mod tests {
         let begun = Instant::now();
         let asking = Daemon::new(&socket, Duration::from_millis(300));
         assert_eq!(asking.fetch(request), Err(FetchError::TimedOut));
+        // Nobody waits again for a daemon that is not there.
+        let again = Instant::now();
+        for _ in 0..20 {
+            assert_eq!(asking.fetch(request), Err(FetchError::TimedOut));
+        }
+        assert!(again.elapsed() < Duration::from_millis(300));
+        // But when it may have come meanwhile.
+        thread::sleep(Duration::from_millis(350));
+        let again = Instant::now();
+        assert_eq!(asking.fetch(request), Err(FetchError::TimedOut));
+        assert!(again.elapsed() >= Duration::from_millis(300));
         // One who takes requests and answers none.
         let listener = UnixListener::bind(&socket).unwrap();
         assert_eq!(asking.fetch(request), Err(FetchError::TimedOut));
