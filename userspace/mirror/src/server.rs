@@ -61,7 +61,7 @@ impl From<Failure> for Refusal {
         let (status, code) = match &failure {
             Failure::Missing => (StatusCode::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN"),
             Failure::Busy => (StatusCode::SERVICE_UNAVAILABLE, "TOOMANYREQUESTS"),
-            Failure::Upstream(_) | Failure::NoLength(_) | Failure::Wrong => {
+            Failure::Upstream(_) | Failure::NoLength(_) | Failure::Wrong | Failure::TooLarge(_) => {
                 (StatusCode::BAD_GATEWAY, "UNKNOWN")
             }
             Failure::Disk(_) | Failure::ShuttingDown => {

@@ -47,6 +47,16 @@ pub enum Error {
         /// How long it could take.
         patience: Duration,
     },
+    /// It sends something long so slowly that it is not waited for.
+    #[error("{host} sends less than {least} bytes in {:?}", period)]
+    Trickles {
+        /// The server.
+        host: String,
+        /// How long bytes were counted.
+        period: Duration,
+        /// The fewest that would do.
+        least: u64,
+    },
     /// It does not have it.
     #[error("{host} does not have it")]
     Missing {

@@ -424,6 +424,64 @@ async fn who_says_nothing_is_not_waited_for_for_ever() {
     assert!(begun.elapsed() < Duration::from_secs(30));
 }
 
+/// Answers on a connection, and sends of a blob a byte every ten seconds.
+async fn trickle(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    loop {
+        head.push(stream.read_u8().await?);
+        if !head[0].is_ascii_uppercase() {
+            // TLS.
+            return Ok(());
+        }
+        if !head.ends_with(b"\r\n\r\n") {
+            continue;
+        }
+        let is_blob = head.windows(7).any(|part| part == b"/blobs/");
+        head.clear();
+        let length = if is_blob { 1_000_000 } else { 0 };
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(answer.as_bytes()).await?;
+        if is_blob {
+            loop {
+                stream.write_u8(7).await?;
+                tokio::time::sleep(Duration::from_secs(10)).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_trickles_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server {
+        address: listener.local_addr().unwrap().to_string(),
+        asked: Arc::default(),
+    };
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(trickle(stream));
+        }
+    });
+    let wanted = BlobInfo {
+        digest: sha256(b"a blob"),
+        length: 1_000_000,
+        media_type: String::new(),
+    };
+    let begun = tokio::time::Instant::now();
+    let mut pieces = server.remote().blob_pieces(&wanted);
+    let mut come = 0;
+    let error = loop {
+        match pieces.next().await.unwrap() {
+            Ok(piece) => come += piece.len(),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Trickles { .. }), "{error}");
+    assert!((1..10).contains(&come), "{come}");
+    let waited = begun.elapsed();
+    assert!(waited < Duration::from_secs(90), "{waited:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_is_read_over_broken_connections_and_verified() {
     let content: Vec<u8> = (0..100_000_u32).map(|place| (place >> 4) as u8).collect();
