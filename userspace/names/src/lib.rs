@@ -28,7 +28,7 @@ mod signature;
 pub use grant::{Grant, WRITERS_MAX};
 pub use key::{InvalidKey, SecretKey};
 pub use known::{
-    Choice, Current, InvalidKnown, KnownName, NotInHistory, Past, Point, Unusable, Verdict,
+    CannotGoBack, Choice, Current, InvalidKnown, KnownName, Past, Point, Unusable, Verdict,
     HISTORY_MAX, KNOWN_MAX,
 };
 pub use name::{InvalidName, Name};

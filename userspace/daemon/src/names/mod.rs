@@ -17,7 +17,7 @@ use data_encoding::BASE64;
 use peerfs_fetch::{read_policy, PolicyError};
 use peerfs_format::Digest;
 use peerfs_names::{
-    InvalidName, InvalidRecord, KnownName, Name, NotInHistory, Point, Policy, PublisherKey, Record,
+    CannotGoBack, InvalidName, InvalidRecord, KnownName, Name, Point, Policy, PublisherKey, Record,
     SignedRecord, Unusable, Verdict,
 };
 use peerfs_peer::{NameBook, Node};
@@ -74,9 +74,12 @@ pub enum NameError {
         /// Whose record it is.
         signer: PublisherKey,
     },
-    /// There is no such record.
+    /// It can't be rolled back.
     #[error(transparent)]
-    NotInHistory(#[from] NotInHistory),
+    CannotGoBack(#[from] CannotGoBack),
+    /// What is said to be an image is none.
+    #[error("{0:?} is no digest of an image, which has 64 hexadecimal digits")]
+    Image(String),
     /// It is not said what to go back to.
     #[error("to what the name is to be rolled back: give sequence, or time")]
     NoTarget,
@@ -143,6 +146,8 @@ pub struct Back {
     pub sequence: Option<u64>,
     /// The generation of its list of writers; without it the last one with the sequence is meant.
     pub generation: Option<u64>,
+    /// The image of the record, of two for one place.
+    pub image: Option<String>,
     /// What it stood for then, in seconds since 1970.
     pub time: Option<u64>,
     /// Only if it stands for this image now.
@@ -266,7 +271,7 @@ impl Names {
     /// Has a name stand for what it stood for earlier.
     ///
     /// # Errors
-    /// [`NameError::NotInHistory`], [`NameError::NoTarget`], or if it can't be brought to the disk.
+    /// [`NameError::CannotGoBack`], [`NameError::Image`], [`NameError::NoTarget`], or if it can't be brought to the disk.
     pub async fn roll_back(&self, name: &Name, back: Back) -> Result<(), NameError> {
         self.change(name, move |known| {
             if let Some(refused) = back.refused {
@@ -276,13 +281,16 @@ impl Names {
                     return Ok(false);
                 }
             }
+            let image = back.image.map(|image| {
+                let parsed: Result<Digest, _> = image.parse();
+                parsed.map_err(|_| NameError::Image(image))
+            });
+            let image = image.transpose()?;
             let point = match (back.sequence, back.time) {
-                (Some(sequence), None) => known.go_back_to(back.generation, sequence)?,
+                (Some(sequence), None) => known.go_back_to(back.generation, sequence, image)?,
                 (None, Some(time)) => {
-                    let since = Duration::from_secs(time);
-                    known.go_back_in_time(
-                        UNIX_EPOCH.checked_add(since).ok_or(NameError::NoTarget)?,
-                    )?
+                    let time = UNIX_EPOCH.checked_add(Duration::from_secs(time));
+                    known.go_back_in_time(time.ok_or(NameError::NoTarget)?, image)?
                 }
                 _ => return Err(NameError::NoTarget),
             };
