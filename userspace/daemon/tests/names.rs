@@ -267,6 +267,28 @@ fn a_fork_is_seen_by_all_and_ends_with_a_newer_record() {
 }
 
 #[test]
+fn what_has_expired_does_not_hold_again_when_the_clock_is_set_back() {
+    let publisher = Publisher::new();
+    let mut daemon = alone();
+    publish(&daemon, &publisher.sign(1, 1)).unwrap();
+    assert_eq!(search(&daemon, &publisher.name).image, image(1));
+    // As if it had seen a later time than now.
+    let file = daemon.root.path().join("state/names/latest-time");
+    until("it has noted the time", || file.exists());
+    let later = format!("{{\"latest\":{},\"behind\":0}}", LATE + 1);
+    daemon.stop(Signal::SIGTERM);
+    std::fs::write(&file, later).unwrap();
+    let (mut daemon, _) = daemon.restart_after_death("");
+    let problem = search(&daemon, &publisher.name).problem.unwrap();
+    assert!(problem.contains("has expired"), "{problem}");
+    // Who knows better says so.
+    daemon.stop(Signal::SIGTERM);
+    std::fs::remove_file(&file).unwrap();
+    let (daemon, _) = daemon.restart_after_death("");
+    assert_eq!(search(&daemon, &publisher.name).image, image(1));
+}
+
+#[test]
 fn the_dht_has_a_record_whose_publisher_is_not_connected() {
     let publisher = Publisher::new();
     let between = alone();

@@ -127,8 +127,8 @@ pub enum Unusable {
     },
     /// It says nothing any more.
     #[error(
-        "the record {point} of {name} has expired at {expired} (seconds since 1970), and no newer one was found; `peerfs \
-         rollback {name} --to {point}` takes it all the same"
+        "the record {point} of {name} has expired at {expired}, no newer one was found, and it has been {now} here already \
+         (seconds since 1970); `peerfs rollback {name} --to {point}` takes it all the same"
     )]
     Expired {
         /// The name.
@@ -137,6 +137,8 @@ pub enum Unusable {
         point: Point,
         /// When, in seconds since 1970.
         expired: u64,
+        /// The time by which that is judged, in seconds since 1970.
+        now: u64,
     },
 }
 
@@ -288,6 +290,7 @@ impl KnownName {
                 name: self.name.clone(),
                 point,
                 expired: record.expires,
+                now: seconds(now),
             });
         }
         Ok(Current {

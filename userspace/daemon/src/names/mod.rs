@@ -2,6 +2,7 @@
 
 //! What this machine knows of names, on its disk before anybody acts by it.
 
+mod clock;
 mod folder;
 mod registries;
 mod search;
@@ -17,8 +18,8 @@ use data_encoding::BASE64;
 use peerfs_fetch::{read_policy, PolicyError};
 use peerfs_format::Digest;
 use peerfs_names::{
-    CannotGoBack, InvalidName, InvalidRecord, KnownName, Name, Point, Policy, PublisherKey, Record,
-    SignedRecord, Unusable, Verdict,
+    CannotGoBack, InvalidName, InvalidRecord, KnownName, LatestTime, Name, Point, Policy,
+    PublisherKey, Record, SignedRecord, Unusable, Verdict,
 };
 use peerfs_peer::{NameBook, Node};
 use peerfs_registry::Options;
@@ -160,6 +161,7 @@ struct State {
     damaged: HashMap<Digest, String>,
     /// How many want to be told of each.
     interests: HashMap<Digest, usize>,
+    latest_time: LatestTime,
 }
 
 impl Names {
@@ -179,6 +181,7 @@ impl Names {
                 }
             }
         }
+        let latest_time = folder.latest_time();
         Ok(Names(Arc::new(Shared {
             folder: Arc::new(folder),
             aliases: config.aliases.clone(),
@@ -188,6 +191,7 @@ impl Names {
                 known,
                 damaged,
                 interests: HashMap::new(),
+                latest_time,
             }),
             turn: tokio::sync::Mutex::default(),
             changes: broadcast::channel(CHANGES_MAX).0,
@@ -215,7 +219,7 @@ impl Names {
     /// [`NameError::Unusable`], [`NameError::Damaged`], [`NameError::Refused`], [`NameError::Policy`].
     pub fn manifest(&self, name: &Name) -> Result<Digest, NameError> {
         let known = self.known(name)?;
-        let current = known.current(SystemTime::now())?;
+        let current = known.current(self.now())?;
         let record = current.record.record();
         allow(&self.policy(), record)?;
         Ok(record.manifest)
@@ -273,9 +277,10 @@ impl Names {
     /// # Errors
     /// [`NameError::CannotGoBack`], [`NameError::Image`], [`NameError::NoTarget`], or if it can't be brought to the disk.
     pub async fn roll_back(&self, name: &Name, back: Back) -> Result<(), NameError> {
+        let now = self.now();
         self.change(name, move |known| {
             if let Some(refused) = back.refused {
-                let current = known.current(SystemTime::now());
+                let current = known.current(now);
                 let image = current.map(|current| current.record.record().manifest.to_string());
                 if image.ok().as_ref() != Some(&refused) {
                     return Ok(false);
@@ -355,7 +360,7 @@ impl Names {
     }
 
     fn unexpired(&self) -> Vec<SignedRecord> {
-        let now = SystemTime::now();
+        let now = self.now();
         let state = self.0.lock();
         let newest = state.known.values().filter_map(KnownName::newest);
         newest

@@ -18,12 +18,12 @@ impl Names {
     /// [`NameError::Damaged`].
     pub fn status(&self, name: &Name) -> Result<NameStatus, NameError> {
         let known = self.known(name)?;
-        Ok(status_of(&known, &self.policy(), SystemTime::now()))
+        Ok(status_of(&known, &self.policy(), self.now()))
     }
 
     /// What is known of all names.
     pub fn statuses(&self) -> Vec<NameStatus> {
-        let (now, policy) = (SystemTime::now(), self.policy());
+        let (now, policy) = (self.now(), self.policy());
         let state = self.0.lock();
         let mut all: Vec<NameStatus> = state
             .known
