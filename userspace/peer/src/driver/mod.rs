@@ -36,7 +36,7 @@ use crate::network::is_relayed;
 use crate::pauses::{Clocks, Pause, Pauses};
 use crate::peer_table::PeerTable;
 use crate::ping::Measured;
-use crate::rate::Rate;
+use crate::puts::Puts;
 use crate::server::Server;
 use crate::strangers::Strangers;
 use crate::twins::{Ear, Twins};
@@ -122,7 +122,7 @@ pub(crate) struct Driver {
     lookups: HashMap<QueryId, mpsc::Sender<PeerId>>,
     name_lookups: HashMap<QueryId, mpsc::Sender<SignedRecord>>,
     /// How many records of names others have had put here.
-    puts: Rate,
+    puts: Puts,
     dht_messages: u64,
     twins: Twins,
     strangers: Strangers,
@@ -174,7 +174,7 @@ impl Driver {
             neighbours_at: Instant::now() + NEIGHBOURS_INTERVAL,
             lookups: HashMap::new(),
             name_lookups: HashMap::new(),
-            puts: Rate::new(Instant::now()),
+            puts: Puts::new(Instant::now()),
             dht_messages: 0,
             twins: Twins::default(),
             strangers: Strangers::default(),
