@@ -234,6 +234,15 @@ impl KnownName {
         self.choice.filter(|choice| choice.until >= newest)
     }
 
+    /// Whether something would come of a record that has come.
+    pub fn is_news(&self, record: &SignedRecord) -> bool {
+        self.newest().is_none_or(|newest| {
+            let (known, come) = (Point::from(&newest.record), Point::from(record));
+            let is_rival = newest.record != *record && newest.rival.is_none();
+            known < come || known == come && is_rival
+        })
+    }
+
     /// Takes a record that has come, if it is newer than what is known. Never goes back.
     pub fn offer(&mut self, record: SignedRecord, now: SystemTime) -> Verdict {
         if record.record().name != self.name {

@@ -65,9 +65,11 @@ fn a_name_never_goes_back() {
     let publisher = Publisher::new();
     let mut known = KnownName::new(publisher.name());
     assert!(matches!(image(&known, 1), Err(Unusable::Unknown(_))));
-    assert_eq!(known.offer(publisher.record(5, 5), at(2)), Verdict::New);
-    assert_eq!(known.offer(publisher.record(4, 4), at(3)), Verdict::Old);
-    assert_eq!(known.offer(publisher.record(5, 5), at(3)), Verdict::Known);
+    for (sequence, verdict) in [(5, Verdict::New), (4, Verdict::Old), (5, Verdict::Known)] {
+        let record = publisher.record(sequence, sequence as u8);
+        assert_eq!(known.is_news(&record), verdict == Verdict::New);
+        assert_eq!(known.offer(record, at(2)), verdict);
+    }
     assert_eq!(image(&known, 4), Ok(5));
     assert_eq!(known.offer(publisher.record(6, 6), at(5)), Verdict::New);
     assert_eq!(image(&known, 6), Ok(6));
@@ -99,7 +101,9 @@ fn a_fork_is_kept_and_shown_until_a_newer_record_comes() {
     let mut known = KnownName::new(publisher.name());
     known.offer(publisher.record(1, 1), at(1));
     known.offer(publisher.record(2, 2), at(2));
+    assert!(known.is_news(&publisher.record(2, 7)));
     assert_eq!(known.offer(publisher.record(2, 7), at(3)), Verdict::Fork);
+    assert!(!known.is_news(&publisher.record(2, 8)));
     // As much evidence as is needed, and no more.
     assert_eq!(known.offer(publisher.record(2, 8), at(3)), Verdict::Known);
     let mut known = KnownName::parse(known.to_text().as_bytes()).unwrap();

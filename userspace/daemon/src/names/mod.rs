@@ -4,6 +4,7 @@
 
 mod clock;
 mod folder;
+mod offers;
 mod registries;
 mod search;
 mod told;
@@ -11,7 +12,7 @@ mod told;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use data_encoding::BASE64;
@@ -31,6 +32,7 @@ use tracing::{info, warn};
 
 pub use folder::FileError;
 use folder::Folder;
+use offers::Offers;
 use registries::Registries;
 
 use crate::names_config::NamesConfig;
@@ -135,6 +137,8 @@ struct Shared {
     policy: Option<PathBuf>,
     registries: Registries,
     state: Mutex<State>,
+    /// What others offer, until it is on the disk.
+    offers: Mutex<Offers>,
     /// Who changes what is known has it, from reading to when it is on the disk.
     turn: tokio::sync::Mutex<()>,
     changes: broadcast::Sender<Digest>,
@@ -193,6 +197,7 @@ impl Names {
                 interests: HashMap::new(),
                 latest_time,
             }),
+            offers: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             changes: broadcast::channel(CHANGES_MAX).0,
             wanted: watch::channel(Arc::default()).0,
@@ -311,7 +316,17 @@ impl Names {
         name: &Name,
         change: impl FnOnce(&mut KnownName) -> Result<bool, NameError>,
     ) -> Result<(), NameError> {
-        let _turn = self.0.turn.lock().await;
+        let turn = self.0.turn.lock().await;
+        self.change_in(&turn, name, change).await
+    }
+
+    /// The same, of who has its turn.
+    async fn change_in(
+        &self,
+        _turn: &tokio::sync::MutexGuard<'_, ()>,
+        name: &Name,
+        change: impl FnOnce(&mut KnownName) -> Result<bool, NameError>,
+    ) -> Result<(), NameError> {
         let topic = name.topic();
         let mut known = self.known(name)?;
         if !change(&mut known)? {
@@ -330,6 +345,29 @@ impl Names {
         // Nobody need be interested.
         let _ = self.0.changes.send(topic);
         Ok(())
+    }
+
+    /// Accepts what is offered of a name, together with what else is offered of it soon.
+    async fn accept_offers(&self, name: &Name) -> Result<(), NameError> {
+        let topic = name.topic();
+        loop {
+            let pause = self.0.offers().pause(&topic, Instant::now());
+            tokio::time::sleep(pause).await;
+            let turn = self.0.turn.lock().await;
+            // Somebody else may have accepted some meanwhile, and what came after that waits anew.
+            let offered = {
+                let (mut offers, now) = (self.0.offers(), Instant::now());
+                match offers.pause(&topic, now) {
+                    Duration::ZERO => offers.take(&topic, now),
+                    _ => continue,
+                }
+            };
+            if offered.is_empty() {
+                return Ok(());
+            }
+            let change = move |known: &mut KnownName| Ok(accept(known, offered));
+            return self.change_in(&turn, name, change).await;
+        }
     }
 
     /// Has a name followed at all peers as long as what is returned lives.
@@ -370,6 +408,24 @@ impl Names {
     }
 }
 
+/// Takes what is offered of a name; returns whether more is known of it then.
+fn accept(known: &mut KnownName, offered: Vec<SignedRecord>) -> bool {
+    let mut has_changed = false;
+    for record in offered {
+        let point = Point::from(&record);
+        let verdict = known.offer(record, SystemTime::now());
+        match verdict {
+            Verdict::New => info!(name = %known.name(), record = %point, "a newer record"),
+            Verdict::Fork => {
+                warn!(name = %known.name(), record = %point, "is forked: it was signed twice");
+            }
+            Verdict::Known | Verdict::Old | Verdict::Foreign => (),
+        }
+        has_changed |= matches!(verdict, Verdict::New | Verdict::Fork);
+    }
+    has_changed
+}
+
 /// Whether the policy allows what a record says.
 fn allow(policy: &Result<Policy, PolicyError>, record: &Record) -> Result<(), NameError> {
     let policy = policy
@@ -392,6 +448,11 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // What is in it is valid after every step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn offers(&self) -> MutexGuard<'_, Offers> {
+        // What is in it is valid after every step.
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell_wanted(&self) {
@@ -437,20 +498,18 @@ impl NameBook for Names {
     }
 
     async fn offer(&self, record: SignedRecord) {
-        let (name, point) = (record.record().name.clone(), Point::from(&record));
-        let change = move |known: &mut KnownName| {
-            let verdict = known.offer(record, SystemTime::now());
-            match verdict {
-                Verdict::New => info!(name = %known.name(), record = %point, "a newer record"),
-                Verdict::Fork => {
-                    warn!(name = %known.name(), record = %point, "is forked: it was signed twice")
-                }
-                Verdict::Known | Verdict::Old | Verdict::Foreign => (),
-            }
-            Ok(matches!(verdict, Verdict::New | Verdict::Fork))
+        let name = record.record().name.clone();
+        let is_news = {
+            let state = self.0.lock();
+            let known = state.known.get(&name.topic());
+            known.is_none_or(|known| known.is_news(&record))
         };
-        if let Err(error) = self.change(&name, change).await {
-            warn!(%name, record = %point, error = %Causes(&error), "a newer record can't be accepted");
+        if !is_news {
+            return;
+        }
+        self.0.offers().add(record, Instant::now());
+        if let Err(error) = self.accept_offers(&name).await {
+            warn!(%name, error = %Causes(&error), "a newer record can't be accepted");
         }
     }
 
