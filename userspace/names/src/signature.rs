@@ -309,14 +309,24 @@ impl SignatureManifest {
 
     /// The digests of payloads, and the signatures of these: those that are understood, at most [`SIGNATURES_MAX`].
     pub fn signatures(&self) -> Vec<(Digest, Vec<u8>)> {
+        self.understood().take(SIGNATURES_MAX).collect()
+    }
+
+    /// Whether it has a signature, be it one more than are looked at.
+    pub fn has(&self, signature: &ImageSignature) -> bool {
+        let payload = sha256(&signature.payload);
+        self.understood()
+            .any(|(digest, made)| digest == payload && made == signature.signature)
+    }
+
+    fn understood(&self) -> impl Iterator<Item = (Digest, Vec<u8>)> + '_ {
         let read = |layer: &serde_json::Value| {
             let layer: Layer = serde_json::from_value(layer.clone()).ok()?;
             let signature = layer.annotations.get(SIGNATURE_ANNOTATION)?;
             let signature = BASE64.decode(signature.as_bytes()).ok()?;
             Some((layer.digest.parse().ok()?, signature))
         };
-        let understood = self.layers.iter().filter_map(read);
-        understood.take(SIGNATURES_MAX).collect()
+        self.layers.iter().filter_map(read)
     }
 
     /// Adds a signature.

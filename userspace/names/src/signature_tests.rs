@@ -138,6 +138,11 @@ fn a_manifest_keeps_what_others_have_signed() {
             .len(),
         SIGNATURES_MAX
     );
+    // One more is not looked at, and is there.
+    let mut full = SignatureManifest::parse(many.as_bytes()).unwrap();
+    assert!(!full.has(&signature));
+    full.add(&signature);
+    assert!(full.has(&signature) && full.signatures().len() == SIGNATURES_MAX);
 }
 
 #[test]

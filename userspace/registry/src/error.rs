@@ -100,6 +100,14 @@ pub enum Error {
         /// Why.
         source: peerfs_names::InvalidSignature,
     },
+    /// Others change at once what is to be changed.
+    #[error(
+        "others change what {host} has there, too, so that it does not stay; try again in a while"
+    )]
+    Contended {
+        /// The server.
+        host: String,
+    },
     /// It does not answer as the protocol says.
     #[error("{host} does not keep to the protocol: {problem}")]
     Protocol {
