@@ -53,6 +53,7 @@ mod provider;
 mod provider_records;
 mod puts;
 mod rate;
+mod reopening;
 mod resolver;
 mod server;
 mod shares;
