@@ -64,12 +64,12 @@ pub enum SigningKey {
     Ed25519(SecretKey),
 }
 
-/// Why a text is no signature's payload.
+/// Why a text is no signature's payload, or no manifest that leads to signatures.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSignature {
     /// It is too long.
-    #[error("it has more than {PAYLOAD_MAX} bytes")]
-    TooLong,
+    #[error("it has more than {0} bytes")]
+    TooLong(usize),
     /// It is no JSON, or not of this form.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
@@ -253,7 +253,7 @@ impl ImageSignature {
     /// [`InvalidSignature`] for what one of them has signed and is no signature of an image.
     pub fn image(&self, keys: &[VerifyingKey]) -> Result<Option<Digest>, InvalidSignature> {
         if self.payload.len() as u64 > PAYLOAD_MAX {
-            return Err(InvalidSignature::TooLong);
+            return Err(InvalidSignature::TooLong(PAYLOAD_MAX as usize));
         }
         let is_ours = |key: &VerifyingKey| key.verifies(&self.payload, &self.signature);
         if !keys.iter().any(is_ours) {
@@ -301,7 +301,7 @@ impl SignatureManifest {
     /// [`InvalidSignature::TooLong`], [`InvalidSignature::Json`].
     pub fn parse(bytes: &[u8]) -> Result<Self, InvalidSignature> {
         if bytes.len() > MANIFEST_MAX {
-            return Err(InvalidSignature::TooLong);
+            return Err(InvalidSignature::TooLong(MANIFEST_MAX));
         }
         let Layers { layers } = serde_json::from_slice(bytes)?;
         Ok(SignatureManifest { layers })
