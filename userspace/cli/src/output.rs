@@ -120,6 +120,14 @@ pub(crate) fn tell(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
+/// What another program has said, as one line of at most so many letters, without what a terminal obeys.
+pub(crate) fn one_line(said: &[u8], letters_max: usize) -> String {
+    let text = String::from_utf8_lossy(said);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let line: String = words.join(" ").chars().take(letters_max).collect();
+    printable(&line).to_string()
+}
+
 /// Bytes for people: `12.3 MiB`.
 pub(crate) fn size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
@@ -154,6 +162,15 @@ pub(crate) fn digest(hexadecimal: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_say_does_nothing_to_a_terminal() {
+        let said = b"\n one \x1b]0;title\x07\n\npeerfs: forged\t\xff\xe2\x80\xaetwo\r\n";
+        let shown = one_line(said, 100);
+        let expected = "one \\u{1b}]0;title\\u{7} peerfs: forged \u{fffd}\\u{202e}two";
+        assert_eq!(shown, expected);
+        assert_eq!(one_line(said, 3), "one");
+    }
 
     #[test]
     fn ages_have_two_units() {

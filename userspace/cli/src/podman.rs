@@ -24,12 +24,14 @@ use crate::error::{Error, Result};
 use crate::fuse::Stay;
 use crate::mount::MountRequest;
 use crate::mount_options::MountOptions;
-use crate::output::{tell, Output};
+use crate::output::{one_line, tell, Output};
 use crate::pull;
 use crate::rootless::{be_root, data_folder, run_folder, Entrance};
 
 /// The name of the folders with images for podman, unless another one is said, and with what podman needs meanwhile.
 const FOLDER: &str = "peerfs-podman";
+/// What is shown of what podman says.
+const SAYING_MAX: usize = 1000;
 /// What an ordinary user's containers, and so the mounts for them, are in.
 const USERS: Entrance = Entrance {
     program: "podman",
@@ -302,8 +304,9 @@ impl Images<'_> {
             source,
         })?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(Error::Run(format!("podman says: {}", said.trim())));
+            // It repeats what registries say.
+            let said = one_line(&output.stderr, SAYING_MAX);
+            return Err(Error::Run(format!("podman says: {said}")));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }

@@ -117,6 +117,9 @@ pub enum Request {
         /// The generation of that record's list of writers; without it the last one with the sequence is meant.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         generation: Option<u64>,
+        /// The hexadecimal digest of that record's image: which of two is meant, where the name is forked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image: Option<String>,
         /// The hexadecimal digest of the manifest that somebody has refused: if the name stands for something else by now,
         /// that stays.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -16,6 +16,9 @@ pub struct NameStatus {
     /// The generation of that record's list of writers; 0 without one.
     #[serde(default)]
     pub generation: Option<u64>,
+    /// The key that has signed that record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<String>,
     /// Whether somebody has chosen that record in the place of a newer one.
     #[serde(default)]
     pub chosen: bool,
@@ -56,6 +59,9 @@ pub struct NameRecord {
     /// The image of another record for the same place: the name is forked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rival: Option<String>,
+    /// The key that has signed that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rival_signer: Option<String>,
     /// All of it in Base64, as it is signed (Documentation/names.md).
     pub record: String,
 }

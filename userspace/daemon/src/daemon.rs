@@ -241,6 +241,7 @@ impl Daemon {
         });
         tasks.spawn(lazy_pulls.run(shutdown.clone()));
         tasks.spawn(traces.run());
+        tasks.spawn(names.clone().keep_time(shutdown.clone()));
         tasks.spawn(names.republish(node.clone(), shutdown.clone()));
         if disk.can_be_filled() {
             let (disk, shutdown) = (disk.clone(), shutdown.clone());

@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use peerfs_control::{ask, Reply, Request};
 use support::process::{configure, peerfs, peerfsd, succeed, text, Running};
@@ -192,5 +192,17 @@ fn who_connects_and_says_nothing_takes_little_of_the_daemon() {
     std::thread::sleep(Duration::from_millis(500));
     assert!(open() < before + 100, "{} after {before}", open());
     drop(silent);
-    assert!(get(&address, "/healthz").ends_with("ok\n"));
+    // As soon as it has seen that they are gone; until then others are closed.
+    let is_answered = || {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        let request = format!("GET /healthz HTTP/1.0\r\nHost: {address}\r\n\r\n");
+        let mut answer = String::new();
+        let asked = stream.write_all(request.as_bytes());
+        let read = asked.and_then(|()| stream.read_to_string(&mut answer));
+        read.is_ok() && answer.ends_with("ok\n")
+    };
+    let begun = Instant::now();
+    while !is_answered() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
 }

@@ -250,10 +250,42 @@ fn a_fork_is_seen_by_all_and_ends_with_a_newer_record() {
     let late = knowing(&[&between]);
     connected(&late, 1);
     assert!(search(&late, of).problem.unwrap().contains("forked"));
+    // One of both is taken only by who says which, and is told whose it is.
+    let (text, second) = (of.to_string(), image(2).unwrap());
+    let refused = between.fail("rollback", &[&text, "--to", "1"]);
+    assert!(refused.contains("signed twice"), "{refused}");
+    let chosen = [&text, "--to", "1", "--image", &second];
+    let output = between.client("rollback", &chosen).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&second));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("signed by its publisher"), "{told}");
+    follower.wait_for(&image(2));
     publish(&between, &publisher.sign(2, 3)).unwrap();
     follower.wait_for(&image(3));
     assert_eq!(search(&late, of).image, image(3));
     assert_eq!(search(&one, of).image, image(3));
+}
+
+#[test]
+fn what_has_expired_does_not_hold_again_when_the_clock_is_set_back() {
+    let publisher = Publisher::new();
+    let mut daemon = alone();
+    publish(&daemon, &publisher.sign(1, 1)).unwrap();
+    assert_eq!(search(&daemon, &publisher.name).image, image(1));
+    // As if it had seen a later time than now.
+    let file = daemon.root.path().join("state/names/latest-time");
+    until("it has noted the time", || file.exists());
+    let later = format!("{{\"latest\":{},\"behind\":0}}", LATE + 1);
+    daemon.stop(Signal::SIGTERM);
+    std::fs::write(&file, later).unwrap();
+    let (mut daemon, _) = daemon.restart_after_death("");
+    let problem = search(&daemon, &publisher.name).problem.unwrap();
+    assert!(problem.contains("has expired"), "{problem}");
+    // Who knows better says so.
+    daemon.stop(Signal::SIGTERM);
+    std::fs::remove_file(&file).unwrap();
+    let (daemon, _) = daemon.restart_after_death("");
+    assert_eq!(search(&daemon, &publisher.name).image, image(1));
 }
 
 #[test]
@@ -414,6 +446,7 @@ fn a_name_is_published_by_key_and_by_writers_and_rolled_back_by_date() {
         name: of.to_owned(),
         sequence: None,
         generation: None,
+        image: None,
         time: Some(accepted),
         refused: None,
     };
@@ -433,6 +466,7 @@ fn a_name_is_published_by_key_and_by_writers_and_rolled_back_by_date() {
         name: of.to_owned(),
         sequence: Some(1),
         generation: None,
+        image: None,
         time: None,
         refused: Some(images[2].clone()),
     };

@@ -127,7 +127,7 @@ fn save_names() -> Result<()> {
         save("name_record", &format!("record-{image}"), signed.bytes())?;
         known.offer(signed, UNIX_EPOCH);
     }
-    known.go_back_to(None, 1)?;
+    known.go_back_to(None, 1, Some(Digest([2; Digest::SIZE])))?;
     save("name_record", "known", known.to_text().as_bytes())?;
     let Reference::Registry(repository) = "registry.example/team/base".parse()? else {
         return Err("it is a repository".into());

@@ -1,66 +1,91 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Connections, of which there are few: each takes a file of the daemon's, which needs them for images and peers.
+//! Connections, of which none is held by who is slow.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::pin::{pin, Pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::serve::Listener;
+use axum::body::Body;
+use axum::http::header::HOST;
+use axum::http::{HeaderValue, Response, StatusCode};
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{service_fn, Service};
+use hyper::Request;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, Instant, Sleep};
+use tokio_util::sync::CancellationToken;
 
-/// The most connections at a time. Others wait until the kernel refuses them.
-const CONNECTIONS_MAX: usize = 64;
-/// How long nothing may come or be taken. Prometheus asks every minute at least, the page every two seconds, and who gets a long
-/// answer takes it as it comes.
+use crate::is_asked_by_name;
+use crate::seats::Seat;
+
+/// How long the header of a request may take, from when it could come: a connection that nobody asks by is kept as long.
+const HEADER_MAX: Duration = Duration::from_secs(10);
+/// Bytes of it, and of an answer that are gathered before they are sent.
+const BUFFER_MAX: usize = 64 * 1024;
+/// How long nothing of an answer may be made or taken: who gets a long one takes it as it comes.
 const IDLE_MAX: Duration = Duration::from_secs(120);
 
-/// A listener that has few connections.
-pub(crate) struct Few<L> {
-    listener: L,
-    seats: Arc<Semaphore>,
-}
-
-impl<L> Few<L> {
-    pub(crate) fn new(listener: L) -> Self {
-        Few {
-            listener,
-            seats: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+/// Answers what comes by a connection that has a seat, until it ends or is told to: then when the answer at which it is has gone.
+/// `local` is the address of this machine to which it was made.
+pub(crate) async fn answer<C: AsyncRead + AsyncWrite + Unpin>(
+    connection: C,
+    local: Option<SocketAddr>,
+    _seat: Seat,
+    router: Router,
+    shutdown: CancellationToken,
+) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
+        let answer = is_asked_by_name(local, host).then(|| router.call(request));
+        async move {
+            match answer {
+                Some(answer) => answer.await,
+                None => Ok::<_, Infallible>(refusal()),
+            }
         }
+    });
+    let connection = TokioIo::new(Connection {
+        inner: connection,
+        idle: Box::pin(sleep(IDLE_MAX)),
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_MAX)
+        .max_buf_size(BUFFER_MAX)
+        .serve_connection(connection, service);
+    let mut served = pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke off");
     }
 }
 
-impl<L: Listener> Listener for Few<L> {
-    type Io = Connection<L::Io>;
-    type Addr = L::Addr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // Nobody closes the semaphore.
-        let seat = Arc::clone(&self.seats).acquire_owned().await.ok();
-        let (inner, address) = self.listener.accept().await;
-        let connection = Connection {
-            inner,
-            idle: Box::pin(sleep(IDLE_MAX)),
-            _seat: seat,
-        };
-        (connection, address)
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
+fn refusal() -> Response<Body> {
+    let mut answer = Response::new(Body::from("ask by address, or as localhost\n"));
+    *answer.status_mut() = StatusCode::FORBIDDEN;
+    answer
 }
 
 /// A connection that ends when nothing has come or was taken for long.
-pub(crate) struct Connection<C> {
+struct Connection<C> {
     inner: C,
     idle: Pin<Box<Sleep>>,
-    _seat: Option<OwnedSemaphorePermit>,
 }
 
 impl<C> Connection<C> {
@@ -108,5 +133,81 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Connection<C> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Bytes;
+    use axum::routing::get;
+    use tokio::io::{duplex, AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::*;
+    use crate::seats::Seats;
+
+    /// A connection by which is answered, and what is true when it has ended.
+    fn connect() -> (DuplexStream, tokio::task::JoinHandle<()>) {
+        let long = || async { Bytes::from_static(&[7; 1 << 20]) };
+        let router = Router::new()
+            .route("/", get(|| async { "here" }))
+            .route("/long", get(long));
+        let (client, server) = duplex(1000);
+        let seat = Seats::default().take(None).unwrap();
+        let shutdown = CancellationToken::new();
+        let answered = tokio::spawn(answer(server, None, seat, router, shutdown));
+        (client, answered)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_that_trickles_ends_the_connection() {
+        let start = Instant::now();
+        let (mut client, answered) = connect();
+        let trickle = async {
+            for byte in b"GET / HTTP/1.1\r\nHost: peerfs\r\nX: "
+                .iter()
+                .chain(&[b'x'; 999])
+            {
+                if client.write_all(&[*byte]).await.is_err() {
+                    return;
+                }
+                sleep(Duration::from_secs(1)).await;
+            }
+        };
+        trickle.await;
+        answered.await.unwrap();
+        let waited = start.elapsed();
+        assert!(waited < HEADER_MAX + Duration::from_secs(2), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_no_more_is_not_kept() {
+        let start = Instant::now();
+        let (mut client, answered) = connect();
+        // As long as it asks, it is.
+        for _ in 0..5 {
+            let header = b"GET / HTTP/1.1\r\nHost: peerfs\r\n\r\n";
+            client.write_all(header).await.unwrap();
+            sleep(Duration::from_secs(6)).await;
+        }
+        let mut answers = String::new();
+        client.read_to_string(&mut answers).await.unwrap();
+        assert_eq!(answers.matches("here").count(), 5, "{answers}");
+        answered.await.unwrap();
+        let waited = start.elapsed();
+        assert!(waited >= Duration::from_secs(30), "{waited:?}");
+        assert!(waited < Duration::from_secs(50), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_of_an_answer_is_not_kept() {
+        let start = Instant::now();
+        let (mut client, answered) = connect();
+        let header = b"GET /long HTTP/1.1\r\nHost: peerfs\r\n\r\n";
+        client.write_all(header).await.unwrap();
+        answered.await.unwrap();
+        assert!(start.elapsed() <= IDLE_MAX + Duration::from_secs(1));
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.len() < 1 << 20);
     }
 }

@@ -39,6 +39,8 @@ struct State {
     entries: LruCache<Digest, Entry>,
     /// Bytes on the disk, of those that are being written too.
     used: u64,
+    /// Bytes that those will take which are being written.
+    promised: u64,
     /// Of the last file that was begun.
     number: u64,
 }
@@ -190,6 +192,7 @@ impl Blobs {
             state: Mutex::new(State {
                 entries: LruCache::unbounded(),
                 used: 0,
+                promised: 0,
                 number: 0,
             }),
             proving: Mutex::default(),
@@ -286,15 +289,26 @@ impl Blobs {
         }))
     }
 
-    /// Begins to write a blob.
+    /// Begins to write a blob of at most `length` bytes.
     ///
     /// # Errors
-    /// What the system says.
-    pub(crate) fn begin(self: &Arc<Self>) -> io::Result<Growing> {
-        let number = {
+    /// [`CannotBegin`].
+    pub(crate) fn begin(self: &Arc<Self>, length: u64) -> Result<Growing, CannotBegin> {
+        let limit = self.limit;
+        let (number, promise) = {
             let mut state = self.lock();
+            let promised = state.promised.saturating_add(on_disk(length));
+            if promised > limit {
+                return Err(match on_disk(length) > limit {
+                    true => CannotBegin::TooLarge { length, limit },
+                    false => CannotBegin::Full,
+                });
+            }
+            state.promised = promised;
             state.number += 1;
-            state.number
+            let blobs = Arc::clone(self);
+            let bytes = on_disk(length);
+            (state.number, Promise { blobs, bytes })
         };
         let path = self.folder.join(number.to_string()).with_extension(GROWING);
         let file = File::options()
@@ -304,7 +318,7 @@ impl Blobs {
             .mode(0o600)
             .open(&path)?;
         Ok(Growing {
-            blobs: Arc::clone(self),
+            promise,
             file: Arc::new(file),
             path,
             used: 0,
@@ -313,7 +327,7 @@ impl Blobs {
         })
     }
 
-    /// Removes blobs until `more` bytes have room; what is being written has it in any case.
+    /// Removes blobs until `more` bytes have room, which was promised to what is being written.
     fn make_room(&self, state: &mut State, more: u64) {
         while state.used.saturating_add(more) > self.limit {
             let Some((&oldest, _)) = state.entries.peek_lru() else {
@@ -361,9 +375,41 @@ fn hash(mut file: &File) -> io::Result<(Digest, Proof)> {
     }
 }
 
+/// Why no blob can be written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CannotBegin {
+    /// It would be larger than all that may be here.
+    #[error("the blob has {length} bytes, more than the {limit} of mirror.cache_bytes")]
+    TooLarge {
+        /// Bytes of it.
+        length: u64,
+        /// Bytes that may be used.
+        limit: u64,
+    },
+    /// With what is being written it would be more than may be here.
+    #[error("what is being fetched leaves no room for it")]
+    Full,
+    /// The system says why.
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+}
+
+/// Bytes that may be written. Others may write them when this is dropped.
+struct Promise {
+    blobs: Arc<Blobs>,
+    bytes: u64,
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        let mut state = self.blobs.lock();
+        state.promised = state.promised.saturating_sub(self.bytes);
+    }
+}
+
 /// A blob that is being written. It goes if it is not finished.
 pub(crate) struct Growing {
-    blobs: Arc<Blobs>,
+    promise: Promise,
     file: Arc<File>,
     path: PathBuf,
     /// Bytes of it that count as used.
@@ -386,9 +432,13 @@ impl Growing {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let length = self.length.saturating_add(bytes.len() as u64);
         let end = on_disk(length);
+        if end > self.promise.bytes {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         if let Some(more) = end.checked_sub(self.used) {
-            let mut state = self.blobs.lock();
-            self.blobs.make_room(&mut state, more);
+            let blobs = &self.promise.blobs;
+            let mut state = blobs.lock();
+            blobs.make_room(&mut state, more);
             state.used += more;
             self.used = end;
         }
@@ -398,7 +448,7 @@ impl Growing {
         Ok(())
     }
 
-    /// Keeps it as the blob that it was found to be, if it is not larger than all that may be here.
+    /// Keeps it as the blob that it was found to be.
     ///
     /// # Errors
     /// What the system says.
@@ -410,12 +460,10 @@ impl Growing {
             proof: Arc::clone(&proof),
             length,
         };
-        if on_disk(length) > self.blobs.limit {
-            return Ok(blob);
-        }
-        let mut state = self.blobs.lock();
-        self.blobs.remove(&mut state, digest);
-        fs::rename(&self.path, self.blobs.path(digest))?;
+        let blobs = &self.promise.blobs;
+        let mut state = blobs.lock();
+        blobs.remove(&mut state, digest);
+        fs::rename(&self.path, blobs.path(digest))?;
         let proof = Some(proof);
         state.entries.put(*digest, Entry { length, proof });
         state.used += on_disk(length);
@@ -425,7 +473,7 @@ impl Growing {
 
 impl Drop for Growing {
     fn drop(&mut self) {
-        let mut state = self.blobs.lock();
+        let mut state = self.promise.blobs.lock();
         state.used = state.used.saturating_sub(self.used);
         // It is called otherwise if it was finished.
         let _ = fs::remove_file(&self.path);
@@ -433,109 +481,5 @@ impl Drop for Growing {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn put(blobs: &Arc<Blobs>, bytes: &[u8]) -> Digest {
-        let digest = Digest(Sha256::digest(bytes).into());
-        let mut growing = blobs.begin().unwrap();
-        // As it comes: in pieces of any length.
-        for piece in bytes.chunks(100_000) {
-            growing.write(piece).unwrap();
-        }
-        growing.finish(&digest).unwrap();
-        digest
-    }
-
-    #[test]
-    fn what_was_not_asked_for_goes_first_also_after_a_restart() {
-        let folder = tempfile::tempdir().unwrap();
-        let blobs = Arc::new(Blobs::open(folder.path(), 3 * BLOCK).unwrap());
-        let [a, b, c] = [&b"a"[..], b"b", b"c"].map(|bytes| put(&blobs, bytes));
-        assert_eq!(blobs.find(&a).unwrap().unwrap().read(0, 9).unwrap(), b"a");
-        // Times on disks are not finer than some milliseconds.
-        let old = SystemTime::now() - std::time::Duration::from_secs(9);
-        let file = File::open(folder.path().join(c.to_string())).unwrap();
-        file.set_modified(old).unwrap();
-        let d = put(&blobs, b"d");
-        assert!(blobs.find(&b).unwrap().is_none());
-        drop(blobs);
-        let blobs = Arc::new(Blobs::open(folder.path(), 3 * BLOCK).unwrap());
-        let e = put(&blobs, b"e");
-        assert!(blobs.find(&c).unwrap().is_none());
-        for kept in [a, d, e] {
-            assert!(blobs.find(&kept).unwrap().is_some());
-        }
-        // What is larger than all can be read, and is not kept, and what is not finished leaves nothing.
-        let large = vec![7; 4 * BLOCK as usize];
-        let large = put(&blobs, &large);
-        drop(blobs.begin().unwrap());
-        assert!(blobs.find(&large).unwrap().is_none());
-        assert_eq!(blobs.lock().used, 0);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn what_has_changed_on_the_disk_is_not_given_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let blobs = Arc::new(Blobs::open(folder.path(), 1 << 20).unwrap());
-        let [a, b] = [&b"one"[..], b"two"].map(|bytes| put(&blobs, bytes));
-        fs::write(folder.path().join(a.to_string()), "onf").unwrap();
-        fs::write(folder.path().join("3.new"), "half of it").unwrap();
-        let blobs = Arc::new(Blobs::open(folder.path(), 1 << 20).unwrap());
-        assert_eq!(blobs.cost(&b), Some(3));
-        assert!(blobs.find(&a).unwrap().is_none());
-        assert!(blobs.find(&b).unwrap().is_some());
-        assert_eq!((blobs.cost(&a), blobs.cost(&b)), (None, Some(0)));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        // What can't be opened just now stays, and what became shorter goes.
-        let path = folder.path().join(b.to_string());
-        fs::rename(&path, folder.path().join("aside")).unwrap();
-        std::os::unix::fs::symlink(&path, &path).unwrap();
-        assert!(blobs.find(&b).is_err());
-        fs::rename(folder.path().join("aside"), &path).unwrap();
-        assert!(blobs.find(&b).unwrap().is_some());
-        fs::write(&path, "tw").unwrap();
-        assert!(blobs.find(&b).unwrap().is_none());
-        assert_eq!(blobs.length(&b), None);
-    }
-    #[test]
-    fn what_the_disk_changes_is_noticed_where_it_is_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let blobs = Arc::new(Blobs::open(folder.path(), 1 << 30).unwrap());
-        let bytes: Vec<u8> = (0..2 * CHUNK + 10).map(|number| number as u8).collect();
-        let digest = put(&blobs, &bytes);
-        // One that was proven when it came, and one that was when it was found.
-        let again = || Arc::new(Blobs::open(folder.path(), 1 << 30).unwrap());
-        let first = || Arc::clone(&blobs);
-        for open in [&first as &dyn Fn() -> Arc<Blobs>, &again] {
-            let blobs = open();
-            let blob = blobs.find(&digest).unwrap().unwrap();
-            for (offset, count) in [
-                (0, usize::MAX),
-                (5, 7),
-                (CHUNK - 1, 2),
-                (2 * CHUNK, 99),
-                (3 * CHUNK, 1),
-            ] {
-                let start = bytes.len().min(offset as usize);
-                let expected = &bytes[start..start.saturating_add(count).min(bytes.len())];
-                assert!(
-                    blob.read(offset, count).unwrap() == expected,
-                    "{offset} {count}"
-                );
-            }
-            let file = File::options()
-                .write(true)
-                .open(blobs.path(&digest))
-                .unwrap();
-            file.write_all_at(b"wrong", CHUNK).unwrap();
-            assert_eq!(blob.read(CHUNK - 1, 1).unwrap().len(), 1);
-            let read = blob.read(CHUNK - 1, 2);
-            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::InvalidData);
-            // It is to be fetched anew.
-            assert!(blobs.find(&digest).unwrap().is_none());
-            put(&blobs, &bytes);
-        }
-    }
-}
+#[path = "blobs_tests.rs"]
+mod tests;

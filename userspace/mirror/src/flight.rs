@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{spawn_blocking, JoinHandle};
 
-use crate::blobs::{Blob, Blobs};
+use crate::blobs::{Blob, Blobs, CannotBegin};
 
 /// Pieces that wait to be written.
 const PIECES_AHEAD: usize = 64;
@@ -35,6 +35,9 @@ pub(crate) enum Failure {
     /// It can't be written or read.
     #[error("cannot keep it")]
     Disk(#[source] Arc<io::Error>),
+    /// It is larger than all that may be here.
+    #[error(transparent)]
+    TooLarge(Arc<CannotBegin>),
     /// Too much is being brought here.
     #[error("too much is being fetched already; try again later")]
     Busy,
@@ -55,6 +58,16 @@ impl From<peerfs_registry::Error> for Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Failure::Disk(Arc::new(error))
+    }
+}
+
+impl From<CannotBegin> for Failure {
+    fn from(problem: CannotBegin) -> Self {
+        match problem {
+            CannotBegin::TooLarge { .. } => Failure::TooLarge(Arc::new(problem)),
+            CannotBegin::Full => Failure::Busy,
+            CannotBegin::Disk(error) => error.into(),
+        }
     }
 }
 
@@ -85,6 +98,8 @@ pub(crate) enum Problem {
     Short,
     /// It was something else.
     Wrong,
+    /// It can't even begin to be written.
+    CannotBegin(CannotBegin),
     /// It could not be written.
     Disk(io::Error),
 }
@@ -131,7 +146,7 @@ fn write(
     mut pieces: mpsc::Receiver<Bytes>,
     progress: &watch::Sender<Progress>,
 ) -> Result<Blob, Problem> {
-    let mut growing = blobs.begin().map_err(Problem::Disk)?;
+    let mut growing = blobs.begin(length).map_err(Problem::CannotBegin)?;
     let file = growing.file();
     let tell = |come| {
         let file = Arc::clone(&file);

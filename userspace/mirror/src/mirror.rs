@@ -364,6 +364,7 @@ impl Shared {
                 tracing::warn!(error = %Causes(&error), "not mirrored");
                 error.into()
             }
+            Problem::CannotBegin(problem) => Failure::from(problem),
             Problem::Disk(error) => Failure::from(error),
         })?;
         tracing::info!(blob = %digest, bytes = blob.length, source = remote.name(), "mirrored");

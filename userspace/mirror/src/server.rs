@@ -3,14 +3,12 @@
 //! What clients are answered: the part of OCI's distribution specification by which images are pulled.
 
 use std::io;
-use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, RANGE, RETRY_AFTER,
+    ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE, RETRY_AFTER,
 };
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Response, StatusCode};
@@ -18,7 +16,7 @@ use axum::Router;
 use bytes::Bytes;
 use futures::stream;
 use peerfs_format::Digest;
-use peerfs_http::{is_asked_by_name, Address, Listener};
+use peerfs_http::Listener;
 use peerfs_oci::media_type_of;
 use peerfs_text::Causes;
 use tokio_util::sync::CancellationToken;
@@ -33,23 +31,10 @@ const PIECE: usize = 256 * 1024;
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-struct Shared {
-    mirror: Mirror,
-    /// The address, if it is one; a browser says it.
-    local: Option<SocketAddr>,
-}
-
 /// Answers until it is told to end.
 pub async fn serve(listener: Listener, mirror: Mirror, shutdown: CancellationToken) {
-    let local = match listener.address() {
-        Address::Ip(address) => Some(*address),
-        Address::Unix(_) => None,
-    };
-    let shared = Arc::new(Shared { mirror, local });
-    let router = Router::new().fallback(answer).with_state(shared);
-    if let Err(error) = listener.serve(router, shutdown).await {
-        tracing::warn!(%error, "the mirror is served no more");
-    }
+    let router = Router::new().fallback(answer).with_state(mirror);
+    listener.serve(router, shutdown).await;
 }
 
 /// Why a client gets nothing.
@@ -76,7 +61,7 @@ impl From<Failure> for Refusal {
         let (status, code) = match &failure {
             Failure::Missing => (StatusCode::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN"),
             Failure::Busy => (StatusCode::SERVICE_UNAVAILABLE, "TOOMANYREQUESTS"),
-            Failure::Upstream(_) | Failure::NoLength(_) | Failure::Wrong => {
+            Failure::Upstream(_) | Failure::NoLength(_) | Failure::Wrong | Failure::TooLarge(_) => {
                 (StatusCode::BAD_GATEWAY, "UNKNOWN")
             }
             Failure::Disk(_) | Failure::ShuttingDown => {
@@ -87,10 +72,10 @@ impl From<Failure> for Refusal {
     }
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response<Body> {
+async fn answer(State(mirror): State<Mirror>, request: Request) -> Response<Body> {
     let (request, _) = request.into_parts();
     let is_head = request.method == Method::HEAD;
-    let mut answer = match answer_or_refuse(&shared, &request).await {
+    let mut answer = match answer_or_refuse(&mirror, &request).await {
         Ok(answer) => answer,
         Err(refusal) => refused(&refusal),
     };
@@ -123,12 +108,8 @@ fn refused(refusal: &Refusal) -> Response<Body> {
     answer
 }
 
-async fn answer_or_refuse(shared: &Shared, request: &Parts) -> Result<Response<Body>, Refusal> {
+async fn answer_or_refuse(mirror: &Mirror, request: &Parts) -> Result<Response<Body>, Refusal> {
     let header = |name| request.headers.get(name).map(HeaderValue::as_bytes);
-    if !is_asked_by_name(shared.local, header(HOST)) {
-        let message = "ask by address, or as localhost";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "DENIED", message));
-    }
     if !matches!(request.method, Method::GET | Method::HEAD) {
         let message = "nothing can be put into a mirror";
         let status = StatusCode::METHOD_NOT_ALLOWED;
@@ -139,7 +120,7 @@ async fn answer_or_refuse(shared: &Shared, request: &Parts) -> Result<Response<B
         let message = "this is a mirror: it has manifests and blobs, and nothing else";
         return Err(Refusal::new(StatusCode::NOT_FOUND, "UNSUPPORTED", message));
     };
-    let (mirror, namespace) = (&shared.mirror, namespace(uri.query()));
+    let namespace = namespace(uri.query());
     let repository = |name: &str| {
         let found = mirror.repository(namespace.as_deref(), name);
         let message = "it is of no registry that the configuration names (mirror.upstreams)";

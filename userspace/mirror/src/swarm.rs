@@ -19,7 +19,7 @@ use peerfs_text::Causes;
 use tokio::sync::watch;
 use tokio::time::{timeout_at, Instant};
 
-use crate::blobs::{Blob, Blobs};
+use crate::blobs::{Blob, Blobs, CannotBegin};
 use crate::flight::{Problem, Progress, Writer};
 use crate::mirror::Kind;
 
@@ -77,6 +77,8 @@ enum Refusal {
     Incomplete,
     #[error("it sent wrong bytes")]
     Wrong,
+    #[error(transparent)]
+    CannotBegin(CannotBegin),
     #[error("cannot keep it")]
     Disk(#[source] std::io::Error),
 }
@@ -86,6 +88,7 @@ impl From<Problem> for Refusal {
         match problem {
             Problem::Short => Refusal::Incomplete,
             Problem::Wrong => Refusal::Wrong,
+            Problem::CannotBegin(problem) => Refusal::CannotBegin(problem),
             Problem::Disk(error) => Refusal::Disk(error),
         }
     }

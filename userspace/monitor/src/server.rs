@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Who may ask for what. Nothing here changes anything; still a browser must not be led to read it for another site, and others
-//! than this machine's users see numbers alone.
+//! Who may ask for what. Nothing here changes anything; still another site must not show it as its own, and others than this
+//! machine's users see numbers alone.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{from_fn_with_state, Next};
@@ -20,7 +19,7 @@ use axum::routing::get;
 use axum::Router;
 use data_encoding::BASE64;
 use peerfs_control::{Activity, ImageStatus, MountStatus};
-use peerfs_http::{is_asked_by_name, Address, Listener};
+use peerfs_http::{Address, Listener};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -46,8 +45,6 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 struct Shared {
     watched: Arc<dyn Watched>,
     seats: Semaphore,
-    /// Of an address that others reach too, with its port; a browser says it.
-    local: Option<SocketAddr>,
     policy: HeaderValue,
 }
 
@@ -55,20 +52,19 @@ type Answer = Result<Response, (StatusCode, String)>;
 
 /// Answers until it is told to end.
 pub async fn serve(listener: Listener, watched: Arc<dyn Watched>, shutdown: CancellationToken) {
-    let local = match listener.address() {
-        Address::Ip(address) => Some(*address),
-        Address::Unix(_) => None,
+    let is_here = match listener.address() {
+        Address::Ip(address) => address.ip().is_loopback(),
+        Address::Unix(_) => true,
     };
     let shared = Arc::new(Shared {
         watched,
         seats: Semaphore::new(REQUESTS_MAX),
-        local,
         policy: policy(),
     });
     let mut router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }));
-    if local.is_none_or(|address| address.ip().is_loopback()) {
+    if is_here {
         router = router
             .route("/", get(page))
             .route("/api/status", get(status))
@@ -77,9 +73,7 @@ pub async fn serve(listener: Listener, watched: Arc<dyn Watched>, shutdown: Canc
     let router = router
         .layer(from_fn_with_state(Arc::clone(&shared), guard))
         .with_state(shared);
-    if let Err(error) = listener.serve(router, shutdown).await {
-        tracing::warn!(%error, "the page and the metrics are served no more");
-    }
+    listener.serve(router, shutdown).await;
 }
 
 /// What a browser may do with the page: run what is in it, and ask this server.
@@ -101,12 +95,8 @@ fn policy() -> HeaderValue {
     HeaderValue::try_from(policy).expect("Base64 has only printable characters")
 }
 
-/// Bounds what is asked at a time, and refuses what another site has a browser ask.
+/// Bounds what is asked at a time, and says what a browser may do with it.
 async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
-    if !is_asked_by_name(shared.local, host) {
-        return (StatusCode::FORBIDDEN, "ask by address, or as localhost\n").into_response();
-    }
     let Ok(_seat) = shared.seats.try_acquire() else {
         return (
             StatusCode::SERVICE_UNAVAILABLE,

@@ -11,7 +11,7 @@ use peerfs_format::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::record::time_at;
-use crate::{InvalidName, InvalidRecord, Name, SignedRecord};
+use crate::{InvalidName, InvalidRecord, Name, PublisherKey, SignedRecord};
 
 /// The records of a name that are remembered.
 pub const HISTORY_MAX: usize = 16;
@@ -74,11 +74,23 @@ pub struct Past {
     pub accepted: SystemTime,
 }
 
+impl Past {
+    /// The record, or the other one for its place, that is for an image.
+    fn of(&self, image: &Digest) -> Option<&SignedRecord> {
+        let mut both = [Some(&self.record), self.rival.as_ref()]
+            .into_iter()
+            .flatten();
+        both.find(|signed| signed.record().manifest == *image)
+    }
+}
+
 /// An earlier record that somebody on this machine has chosen, until a newer one than now comes.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Choice {
     /// The record.
     pub point: Point,
+    /// Its image, since there may be two for one place; without it the one is meant that came first.
+    pub image: Option<Digest>,
     /// The newest one when it was chosen.
     pub until: Point,
 }
@@ -101,7 +113,7 @@ pub enum Unusable {
     /// There are two for one place.
     #[error(
         "{name} is forked: its record {point} is signed twice, for image {one} and for image {other}; whoever has its key \
-         must publish a newer one, or `peerfs rollback {name} --to` an earlier one",
+         must publish a newer one, or `peerfs rollback {name} --to` an earlier one, or one of both: --to {point} --image DIGEST",
         one = .images[0],
         other = .images[1]
     )]
@@ -115,8 +127,8 @@ pub enum Unusable {
     },
     /// It says nothing any more.
     #[error(
-        "the record {point} of {name} has expired at {expired} (seconds since 1970), and no newer one was found; `peerfs \
-         rollback {name} --to {point}` takes it all the same"
+        "the record {point} of {name} has expired at {expired}, no newer one was found, and it has been {now} here already \
+         (seconds since 1970); `peerfs rollback {name} --to {point}` takes it all the same"
     )]
     Expired {
         /// The name.
@@ -125,14 +137,32 @@ pub enum Unusable {
         point: Point,
         /// When, in seconds since 1970.
         expired: u64,
+        /// The time by which that is judged, in seconds since 1970.
+        now: u64,
     },
 }
 
-/// There is no such record to go back to.
+/// Why a name can't be rolled back.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("no such record of {name} is known here; `peerfs history {name}` shows those that are")]
-pub struct NotInHistory {
-    name: Name,
+pub enum CannotGoBack {
+    /// There is no such record.
+    #[error("no such record of {0} is known here; `peerfs history {0}` shows those that are")]
+    NotInHistory(Name),
+    /// There are two.
+    #[error(
+        "record {point} of {name} is signed twice: by {} for image {}, and by {} for image {}; say with --image which one is meant",
+        .signers[0], .images[0], .signers[1], .images[1]
+    )]
+    Forked {
+        /// The name.
+        name: Name,
+        /// The place.
+        point: Point,
+        /// Both images, that first whose record came first.
+        images: Box<[Digest; 2]>,
+        /// Whose keys have signed them.
+        signers: Box<[PublisherKey; 2]>,
+    },
 }
 
 /// What is wrong with what was saved of a name.
@@ -159,6 +189,9 @@ pub enum InvalidKnown {
     /// The records are not those of one name in order.
     #[error("its records are not those of one name in their order")]
     Order,
+    /// The image that was chosen is none.
+    #[error("the image that was chosen is no digest")]
+    Choice,
 }
 
 /// What a machine knows of a name: the newest record, those before it, and what somebody has chosen.
@@ -201,6 +234,15 @@ impl KnownName {
         self.choice.filter(|choice| choice.until >= newest)
     }
 
+    /// Whether something would come of a record that has come.
+    pub fn is_news(&self, record: &SignedRecord) -> bool {
+        self.newest().is_none_or(|newest| {
+            let (known, come) = (Point::from(&newest.record), Point::from(record));
+            let is_rival = newest.record != *record && newest.rival.is_none();
+            known < come || known == come && is_rival
+        })
+    }
+
     /// Takes a record that has come, if it is newer than what is known. Never goes back.
     pub fn offer(&mut self, record: SignedRecord, now: SystemTime) -> Verdict {
         if record.record().name != self.name {
@@ -239,12 +281,9 @@ impl KnownName {
         let Some(newest) = self.newest() else {
             return Err(Unusable::Unknown(self.name.clone()));
         };
-        let chosen = self.choice().and_then(|choice| self.find(choice.point));
-        if let Some(chosen) = chosen {
-            return Ok(Current {
-                record: &chosen.record,
-                is_chosen: true,
-            });
+        if let Some(record) = self.choice().and_then(|choice| self.chosen(choice)) {
+            let is_chosen = true;
+            return Ok(Current { record, is_chosen });
         }
         let record = newest.record.record();
         let point = Point::from(&newest.record);
@@ -260,6 +299,7 @@ impl KnownName {
                 name: self.name.clone(),
                 point,
                 expired: record.expires,
+                now: seconds(now),
             });
         }
         Ok(Current {
@@ -269,48 +309,75 @@ impl KnownName {
     }
 
     /// Chooses an earlier record, or the newest one, until a newer one than now comes. Of several with this sequence it is
-    /// that of the generation, or the last one.
+    /// that of the generation, or the last one; of two for one place, that for the image.
     ///
     /// # Errors
-    /// [`NotInHistory`].
+    /// [`CannotGoBack`].
     pub fn go_back_to(
         &mut self,
         generation: Option<u64>,
         sequence: u64,
-    ) -> Result<Point, NotInHistory> {
-        let is_meant = |past: &&Past| {
+        image: Option<Digest>,
+    ) -> Result<Point, CannotGoBack> {
+        let is_meant = |past: &Past| {
             let point = Point::from(&past.record);
             point.sequence == sequence
                 && generation.is_none_or(|generation| point.generation == generation)
         };
-        let found = self.history().rev().find(is_meant);
-        let point = found.map(|past| Point::from(&past.record));
-        self.choose(point)
+        self.choose(is_meant, image)
     }
 
-    /// Chooses what was the newest record here at a time.
+    /// Chooses what was the newest record here at a time; of two for one place, that for the image.
     ///
     /// # Errors
-    /// [`NotInHistory`].
-    pub fn go_back_in_time(&mut self, time: SystemTime) -> Result<Point, NotInHistory> {
-        let found = self.history().rev().find(|past| past.accepted <= time);
-        let point = found.map(|past| Point::from(&past.record));
-        self.choose(point)
+    /// [`CannotGoBack`].
+    pub fn go_back_in_time(
+        &mut self,
+        time: SystemTime,
+        image: Option<Digest>,
+    ) -> Result<Point, CannotGoBack> {
+        self.choose(|past| past.accepted <= time, image)
     }
 
-    fn choose(&mut self, point: Option<Point>) -> Result<Point, NotInHistory> {
-        let not_there = || NotInHistory {
-            name: self.name.clone(),
+    fn choose(
+        &mut self,
+        is_meant: impl Fn(&Past) -> bool,
+        image: Option<Digest>,
+    ) -> Result<Point, CannotGoBack> {
+        let not_there = || CannotGoBack::NotInHistory(self.name.clone());
+        let past = self.history().rev().find(|past| is_meant(past));
+        let (past, newest) = past.zip(self.newest()).ok_or_else(not_there)?;
+        let point = Point::from(&past.record);
+        let record = past.record.record();
+        let image = match (image, past.rival.as_ref().map(SignedRecord::record)) {
+            (Some(image), _) => image,
+            (None, Some(rival)) if rival.manifest != record.manifest => {
+                return Err(CannotGoBack::Forked {
+                    name: self.name.clone(),
+                    point,
+                    images: Box::new([record.manifest, rival.manifest]),
+                    signers: Box::new([record.signer, rival.signer]),
+                });
+            }
+            (None, _) => record.manifest,
         };
-        let newest = self.newest().map(|past| Point::from(&past.record));
-        let (point, until) = point.zip(newest).ok_or_else(not_there)?;
-        self.choice = Some(Choice { point, until });
+        past.of(&image).ok_or_else(not_there)?;
+        self.choice = Some(Choice {
+            point,
+            image: Some(image),
+            until: Point::from(&newest.record),
+        });
         Ok(point)
     }
 
-    fn find(&self, point: Point) -> Option<&Past> {
-        let is_meant = |past: &&Past| Point::from(&past.record) == point;
-        self.history().find(is_meant)
+    fn chosen(&self, choice: Choice) -> Option<&SignedRecord> {
+        let past = self
+            .history()
+            .find(|past| Point::from(&past.record) == choice.point)?;
+        match choice.image {
+            Some(image) => past.of(&image),
+            None => Some(&past.record),
+        }
     }
 
     /// All of it as a text for a file.
@@ -325,7 +392,11 @@ impl KnownName {
             version: VERSION,
             name: self.name.to_string(),
             records: records.collect(),
-            choice: self.choice,
+            choice: self.choice.map(|choice| SavedChoice {
+                point: choice.point,
+                image: choice.image.map(|image| image.to_string()),
+                until: choice.until,
+            }),
         };
         serde_json::to_string(&saved).expect("strings and numbers can be written as JSON")
     }
@@ -359,7 +430,19 @@ impl KnownName {
                 return Err(InvalidKnown::Order);
             }
         }
-        known.choice = saved.choice;
+        if let Some(SavedChoice {
+            point,
+            image,
+            until,
+        }) = saved.choice
+        {
+            let image = image.map(|image| image.parse()).transpose();
+            known.choice = Some(Choice {
+                point,
+                image: image.map_err(|_| InvalidKnown::Choice)?,
+                until,
+            });
+        }
         Ok(known)
     }
 }
@@ -370,7 +453,15 @@ struct Saved {
     name: String,
     records: Vec<SavedPast>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    choice: Option<Choice>,
+    choice: Option<SavedChoice>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct SavedChoice {
+    point: Point,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image: Option<String>,
+    until: Point,
 }
 
 #[derive(Deserialize, Serialize)]

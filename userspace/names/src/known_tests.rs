@@ -65,9 +65,11 @@ fn a_name_never_goes_back() {
     let publisher = Publisher::new();
     let mut known = KnownName::new(publisher.name());
     assert!(matches!(image(&known, 1), Err(Unusable::Unknown(_))));
-    assert_eq!(known.offer(publisher.record(5, 5), at(2)), Verdict::New);
-    assert_eq!(known.offer(publisher.record(4, 4), at(3)), Verdict::Old);
-    assert_eq!(known.offer(publisher.record(5, 5), at(3)), Verdict::Known);
+    for (sequence, verdict) in [(5, Verdict::New), (4, Verdict::Old), (5, Verdict::Known)] {
+        let record = publisher.record(sequence, sequence as u8);
+        assert_eq!(known.is_news(&record), verdict == Verdict::New);
+        assert_eq!(known.offer(record, at(2)), verdict);
+    }
     assert_eq!(image(&known, 4), Ok(5));
     assert_eq!(known.offer(publisher.record(6, 6), at(5)), Verdict::New);
     assert_eq!(image(&known, 6), Ok(6));
@@ -99,7 +101,9 @@ fn a_fork_is_kept_and_shown_until_a_newer_record_comes() {
     let mut known = KnownName::new(publisher.name());
     known.offer(publisher.record(1, 1), at(1));
     known.offer(publisher.record(2, 2), at(2));
+    assert!(known.is_news(&publisher.record(2, 7)));
     assert_eq!(known.offer(publisher.record(2, 7), at(3)), Verdict::Fork);
+    assert!(!known.is_news(&publisher.record(2, 8)));
     // As much evidence as is needed, and no more.
     assert_eq!(known.offer(publisher.record(2, 8), at(3)), Verdict::Known);
     let mut known = KnownName::parse(known.to_text().as_bytes()).unwrap();
@@ -107,8 +111,20 @@ fn a_fork_is_kept_and_shown_until_a_newer_record_comes() {
     for digest in [[2; 32], [7; 32]].map(Digest) {
         assert!(message.contains(&digest.to_string()), "{message}");
     }
-    // An operator may go on with what was before.
-    known.go_back_to(None, 1).unwrap();
+    // An operator may go on with one of both, and says with which.
+    let one = Some(Digest([7; 32]));
+    let refused = known.go_back_to(None, 2, None).unwrap_err().to_string();
+    assert!(
+        refused.contains(&Digest([2; 32]).to_string()) && refused.contains("--image"),
+        "{refused}"
+    );
+    assert!(known.go_back_in_time(at(4), None).is_err());
+    assert!(known.go_back_to(None, 1, one).is_err() && known.choice().is_none());
+    known.go_back_to(None, 2, one).unwrap();
+    let mut known = KnownName::parse(known.to_text().as_bytes()).unwrap();
+    assert_eq!(image(&known, 5), Ok(7));
+    // Or with what was before.
+    known.go_back_to(None, 1, None).unwrap();
     assert_eq!(image(&known, 5), Ok(1));
     assert_eq!(known.offer(publisher.record(3, 3), at(6)), Verdict::New);
     assert_eq!(image(&known, 6), Ok(3));
@@ -139,7 +155,7 @@ fn what_was_chosen_counts_until_a_newer_record_comes() {
     for number in 1..=3 {
         known.offer(publisher.record(number, number as u8), at(number * 10));
     }
-    known.go_back_in_time(at(25)).unwrap();
+    known.go_back_in_time(at(25), None).unwrap();
     let mut known = KnownName::parse(known.to_text().as_bytes()).unwrap();
     assert_eq!(image(&known, 40), Ok(2));
     assert!(known.current(at(40)).unwrap().is_chosen);
@@ -147,12 +163,21 @@ fn what_was_chosen_counts_until_a_newer_record_comes() {
     assert_eq!(image(&known, 1000), Ok(2));
     assert_eq!(known.offer(publisher.record(3, 3), at(41)), Verdict::Known);
     assert_eq!(image(&known, 41), Ok(2));
-    known.go_back_to(None, 1).unwrap();
+    known.go_back_to(None, 1, None).unwrap();
     assert_eq!(image(&known, 41), Ok(1));
+    // As it was saved before images were.
+    let text = known.to_text();
+    let image_of_1 = format!(",\"image\":\"{}\"", Digest([1; 32]));
+    let older = text.replace(&image_of_1, "");
+    assert_ne!(older, text);
+    let older = KnownName::parse(older.as_bytes()).unwrap();
+    assert_eq!(image(&older, 41), Ok(1));
     known.offer(publisher.record(4, 4), at(42));
     assert_eq!(image(&known, 42), Ok(4));
     assert_eq!(known.choice(), None);
-    assert!(known.go_back_to(None, 9).is_err() && known.go_back_in_time(at(9)).is_err());
+    assert!(
+        known.go_back_to(None, 9, None).is_err() && known.go_back_in_time(at(9), None).is_err()
+    );
     assert_eq!(image(&known, 42), Ok(4));
 }
 

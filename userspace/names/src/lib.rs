@@ -9,6 +9,7 @@
 //! | [`Record`], [`SignedRecord`] | what a name stands for at a time, and that its key says so |
 //! | [`Grant`] | who else may sign records of a name |
 //! | [`KnownName`] | what a machine knows of a name: never less than it did |
+//! | [`LatestTime`] | the latest time that a machine has seen, by which is judged what has expired |
 //! | [`SecretKey`] | what signs, as a file has it |
 //! | [`ImageSignature`] | a signature of an image in a registry, as cosign makes them |
 //! | [`Policy`] | which images need whose signature |
@@ -19,6 +20,7 @@
 mod grant;
 mod key;
 mod known;
+mod latest_time;
 mod name;
 mod policy;
 mod reader;
@@ -28,9 +30,10 @@ mod signature;
 pub use grant::{Grant, WRITERS_MAX};
 pub use key::{InvalidKey, SecretKey};
 pub use known::{
-    Choice, Current, InvalidKnown, KnownName, NotInHistory, Past, Point, Unusable, Verdict,
+    CannotGoBack, Choice, Current, InvalidKnown, KnownName, Past, Point, Unusable, Verdict,
     HISTORY_MAX, KNOWN_MAX,
 };
+pub use latest_time::{LatestTime, BEHIND_MAX};
 pub use name::{InvalidName, Name};
 pub use peerfs_oci::PublisherKey;
 pub use policy::{InvalidPolicy, Policy, Requirement, POLICY_MAX};

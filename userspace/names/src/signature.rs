@@ -64,12 +64,12 @@ pub enum SigningKey {
     Ed25519(SecretKey),
 }
 
-/// Why a text is no signature's payload.
+/// Why a text is no signature's payload, or no manifest that leads to signatures.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSignature {
     /// It is too long.
-    #[error("it has more than {PAYLOAD_MAX} bytes")]
-    TooLong,
+    #[error("it has more than {0} bytes")]
+    TooLong(usize),
     /// It is no JSON, or not of this form.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
@@ -253,7 +253,7 @@ impl ImageSignature {
     /// [`InvalidSignature`] for what one of them has signed and is no signature of an image.
     pub fn image(&self, keys: &[VerifyingKey]) -> Result<Option<Digest>, InvalidSignature> {
         if self.payload.len() as u64 > PAYLOAD_MAX {
-            return Err(InvalidSignature::TooLong);
+            return Err(InvalidSignature::TooLong(PAYLOAD_MAX as usize));
         }
         let is_ours = |key: &VerifyingKey| key.verifies(&self.payload, &self.signature);
         if !keys.iter().any(is_ours) {
@@ -301,7 +301,7 @@ impl SignatureManifest {
     /// [`InvalidSignature::TooLong`], [`InvalidSignature::Json`].
     pub fn parse(bytes: &[u8]) -> Result<Self, InvalidSignature> {
         if bytes.len() > MANIFEST_MAX {
-            return Err(InvalidSignature::TooLong);
+            return Err(InvalidSignature::TooLong(MANIFEST_MAX));
         }
         let Layers { layers } = serde_json::from_slice(bytes)?;
         Ok(SignatureManifest { layers })
@@ -309,14 +309,24 @@ impl SignatureManifest {
 
     /// The digests of payloads, and the signatures of these: those that are understood, at most [`SIGNATURES_MAX`].
     pub fn signatures(&self) -> Vec<(Digest, Vec<u8>)> {
+        self.understood().take(SIGNATURES_MAX).collect()
+    }
+
+    /// Whether it has a signature, be it one more than are looked at.
+    pub fn has(&self, signature: &ImageSignature) -> bool {
+        let payload = sha256(&signature.payload);
+        self.understood()
+            .any(|(digest, made)| digest == payload && made == signature.signature)
+    }
+
+    fn understood(&self) -> impl Iterator<Item = (Digest, Vec<u8>)> + '_ {
         let read = |layer: &serde_json::Value| {
             let layer: Layer = serde_json::from_value(layer.clone()).ok()?;
             let signature = layer.annotations.get(SIGNATURE_ANNOTATION)?;
             let signature = BASE64.decode(signature.as_bytes()).ok()?;
             Some((layer.digest.parse().ok()?, signature))
         };
-        let understood = self.layers.iter().filter_map(read);
-        understood.take(SIGNATURES_MAX).collect()
+        self.layers.iter().filter_map(read)
     }
 
     /// Adds a signature.

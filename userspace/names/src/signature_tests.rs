@@ -124,6 +124,9 @@ fn a_manifest_keeps_what_others_have_signed() {
             .len(),
         2
     );
+    // What is said to be too long is as long as may be.
+    let long = SignatureManifest::parse(&vec![b' '; MANIFEST_MAX + 1]).unwrap_err();
+    assert_eq!(long.to_string(), "it has more than 1048576 bytes");
     let layer = format!(
         "{{\"digest\":\"sha256:{IMAGE}\",\"annotations\":{{\"{SIGNATURE_ANNOTATION}\":\"AA==\"}}}}"
     );
@@ -138,6 +141,11 @@ fn a_manifest_keeps_what_others_have_signed() {
             .len(),
         SIGNATURES_MAX
     );
+    // One more is not looked at, and is there.
+    let mut full = SignatureManifest::parse(many.as_bytes()).unwrap();
+    assert!(!full.has(&signature));
+    full.add(&signature);
+    assert!(full.has(&signature) && full.signatures().len() == SIGNATURES_MAX);
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //!
 //! Decisions are apart from effects: those that need to know nothing of libp2p are the crate `peerfs_exchange`.
 //! Of the modules here these decide, and are tested without a network: `streams`, `connections`, `dialer`,
-//! `heartbeat`, `pauses`, `provider_records`, `name_records`, `followers`, `blob_encoding`. These act: `lane` and `client` ask, `server`
+//! `heartbeat`, `pauses`, `provider_records`, `name_records`, `shares`, `puts`, `followers`, `blob_encoding`. These act: `lane` and `client` ask, `server`
 //! answers, `connection_gate` lets in and closes, `muxer` carries streams, `ping` asks who is there, `names` carries records of names, `driver` owns the swarm, `lookup` finds, and `node` is the handle
 //! of it all.
 
@@ -51,9 +51,12 @@ mod peer_table;
 mod ping;
 mod provider;
 mod provider_records;
+mod puts;
 mod rate;
+mod reopening;
 mod resolver;
 mod server;
+mod shares;
 mod strangers;
 mod streams;
 mod twins;

@@ -17,6 +17,7 @@ use peerfs_format::Digest;
 
 use crate::addresses;
 use crate::name_records::NameRecords;
+use crate::shares::Shares;
 
 /// The keys that one peer may announce: more than a store of 256 GiB has packs.
 pub(crate) const KEYS_PER_PEER: usize = 4096;
@@ -32,10 +33,8 @@ pub(crate) struct ProviderRecords {
     own: HashSet<Digest>,
     /// What others do.
     keys: HashMap<Digest, Vec<ProviderRecord>>,
-    /// The keys of each peer, those first whose records expire first.
-    peers: HashMap<PeerId, BTreeSet<(Instant, Digest)>>,
-    /// The peers by the number of their records.
-    sizes: BTreeSet<(usize, PeerId)>,
+    /// The keys of each peer.
+    shares: Shares,
     /// All records by the time at which they expire.
     expiry: BTreeSet<(Instant, PeerId, Digest)>,
     names: NameRecords,
@@ -48,10 +47,9 @@ impl ProviderRecords {
             local,
             own: HashSet::new(),
             keys: HashMap::new(),
-            peers: HashMap::new(),
-            sizes: BTreeSet::new(),
+            shares: Shares::default(),
             expiry: BTreeSet::new(),
-            names: NameRecords::new(random.clone()),
+            names: NameRecords::default(),
             random,
         }
     }
@@ -78,13 +76,13 @@ impl ProviderRecords {
         let expires = record.expires.ok_or(Error::ValueTooLarge)?;
         record.addresses = addresses::useful(record.addresses);
         self.remove_record(&key, &peer);
-        if self.peers.get(&peer).map_or(0, BTreeSet::len) >= KEYS_PER_PEER {
+        if self.shares.count(&peer) >= KEYS_PER_PEER {
             return Err(Error::MaxProvidedKeys);
         }
         self.make_room(&key);
         self.keys.entry(key).or_default().push(record);
         self.expiry.insert((expires, peer, key));
-        self.resize(peer, |keys| keys.insert((expires, key)));
+        self.shares.add(peer, expires, key);
         Ok(())
     }
 
@@ -100,9 +98,7 @@ impl ProviderRecords {
             }
         }
         if self.expiry.len() >= RECORDS_MAX {
-            let largest = self.sizes.last().map(|(_, peer)| *peer);
-            let oldest = largest.and_then(|peer| Some((peer, *self.peers.get(&peer)?.first()?)));
-            if let Some((peer, (_, key))) = oldest {
+            if let Some((peer, key)) = self.shares.first_to_go() {
                 self.remove_record(&key, &peer);
             }
         }
@@ -121,27 +117,14 @@ impl ProviderRecords {
         }
         if let Some(expires) = record.expires {
             self.expiry.remove(&(expires, *peer, *key));
-            self.resize(*peer, |keys| keys.remove(&(expires, *key)));
+            self.shares.remove(*peer, expires, *key);
         }
     }
 
-    /// Changes the keys of a peer, and with them its place among the peers.
-    fn resize(
-        &mut self,
-        peer: PeerId,
-        change: impl FnOnce(&mut BTreeSet<(Instant, Digest)>) -> bool,
-    ) {
-        let keys = self.peers.entry(peer).or_default();
-        let before = keys.len();
-        change(keys);
-        let after = keys.len();
-        if after == 0 {
-            self.peers.remove(&peer);
-        }
-        self.sizes.remove(&(before, peer));
-        if after > 0 {
-            self.sizes.insert((after, peer));
-        }
+    /// Keeps a record of a name that a peer wants to be kept for others.
+    pub(crate) fn put_of(&mut self, peer: PeerId, record: Record) -> Result<()> {
+        let topic = digest_of(&record.key).ok_or(Error::ValueTooLarge)?;
+        self.names.put(Some(peer), topic, record)
     }
 
     fn own_record(&self, key: &Digest) -> ProviderRecord {
@@ -164,7 +147,8 @@ impl RecordStore for ProviderRecords {
 
     fn put(&mut self, record: Record) -> Result<()> {
         let topic = digest_of(&record.key).ok_or(Error::ValueTooLarge)?;
-        self.names.put(topic, record)
+        // By this node itself.
+        self.names.put(None, topic, record)
     }
 
     fn remove(&mut self, key: &RecordKey) {

@@ -33,14 +33,7 @@ fn record(number: usize, provider: PeerId, now: Instant) -> ProviderRecord {
 fn check(records: &ProviderRecords) {
     let held: usize = records.keys.values().map(Vec::len).sum();
     assert_eq!(records.expiry.len(), held);
-    assert_eq!(
-        records.peers.values().map(BTreeSet::len).sum::<usize>(),
-        held
-    );
-    assert_eq!(records.sizes.len(), records.peers.len());
-    for (size, peer) in &records.sizes {
-        assert_eq!(records.peers[peer].len(), *size);
-    }
+    assert_eq!(records.shares.check(), held);
     assert!(records.keys.values().all(|records| !records.is_empty()));
 }
 
@@ -60,7 +53,7 @@ fn a_record_is_kept_renewed_removed_and_expires() {
     assert!(records.providers(&key(2)).is_empty());
     records.remove_provider(&key(1), &peer);
     check(&records);
-    assert!(records.keys.is_empty() && records.peers.is_empty());
+    assert!(records.keys.is_empty() && records.shares.check() == 0);
 }
 
 #[test]
@@ -108,11 +101,11 @@ fn nobody_crowds_out_the_others() {
             // Refused above its share, or taken in place of another one.
             let _ = records.add_provider(record(key, *flooder, now));
         }
-        assert!(records.peers[flooder].len() <= KEYS_PER_PEER);
+        assert!(records.shares.count(flooder) <= KEYS_PER_PEER);
     }
     check(&records);
     assert_eq!(records.expiry.len(), RECORDS_MAX);
-    assert_eq!(records.peers[&honest].len(), 100);
+    assert_eq!(records.shares.count(&honest), 100);
     // Own announcements are always taken, however many strangers there are.
     for number in 0..10 {
         let own = ProviderRecord::new(key(number + (1 << 40)), local, Vec::new());

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{timeout, Instant};
 
 use crate::error::{Error, Result};
 use crate::remote::{Ranged, Remote};
@@ -20,6 +20,10 @@ use crate::retry::Attempts;
 
 /// Pieces, of some KiB each, that wait to be read.
 const PIECES_AHEAD: usize = 64;
+/// How long bytes are counted to see whether a server trickles.
+const PACE_PERIOD: Duration = Duration::from_secs(60);
+/// The fewest bytes that have to come in such a period: a slow modem sends more.
+const PACE_MIN: u64 = 64 * 1024;
 /// How often it is asked whether to give up.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -90,16 +94,22 @@ impl Remote {
 async fn download(remote: &Remote, blob: &BlobInfo, pieces: &mpsc::Sender<Result<Bytes>>) {
     let mut offset = 0;
     let mut attempts = Attempts::default();
+    let mut pace = Pace::new(Instant::now());
     while offset < blob.length {
         let before = offset;
-        let Err(error) = download_from(remote, blob, &mut offset, pieces).await else {
+        let downloaded = download_from(remote, blob, &mut offset, &mut pace, pieces).await;
+        let Err(error) = downloaded else {
             return;
         };
-        if offset > before {
+        // Who breaks off after each few bytes is not asked for ever.
+        if offset - before >= PACE_MIN {
             attempts = Attempts::default();
         }
         match attempts.pause(error.trouble(), fastrand::f64()) {
-            Some(pause) => tokio::time::sleep(pause).await,
+            Some(pause) => {
+                tokio::time::sleep(pause).await;
+                pace.pause(pause);
+            }
             None => {
                 // Whoever is gone need not be told.
                 let _ = pieces.send(Err(error)).await;
@@ -113,6 +123,7 @@ async fn download_from(
     remote: &Remote,
     blob: &BlobInfo,
     offset: &mut u64,
+    pace: &mut Pace,
     pieces: &mpsc::Sender<Result<Bytes>>,
 ) -> Result<()> {
     let mut skipped = 0;
@@ -137,9 +148,21 @@ async fn download_from(
                 limit: blob.length,
             });
         }
-        if !piece.is_empty() && pieces.send(Ok(piece)).await.is_err() {
+        if *offset < blob.length && pace.is_too_slow(length, Instant::now()) {
+            return Err(Error::Trickles {
+                host: remote.host().to_owned(),
+                period: PACE_PERIOD,
+                least: PACE_MIN,
+            });
+        }
+        if piece.is_empty() {
+            continue;
+        }
+        let ready = Instant::now();
+        if pieces.send(Ok(piece)).await.is_err() {
             return Ok(());
         }
+        pace.pause(ready.elapsed());
     }
     if *offset < blob.length {
         return Err(Error::Short {
@@ -147,6 +170,39 @@ async fn download_from(
         });
     }
     Ok(())
+}
+
+/// How fast a server sends, whatever connections break: who trickles must not keep those for ever who wait for a blob.
+#[derive(Debug)]
+struct Pace {
+    /// When the period began in which bytes are counted.
+    since: Instant,
+    come: u64,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Pace {
+            since: now,
+            come: 0,
+        }
+    }
+
+    /// Counts bytes that have come; true if they were too few in the period that ends with them.
+    fn is_too_slow(&mut self, bytes: u64, now: Instant) -> bool {
+        self.come = self.come.saturating_add(bytes);
+        if now.saturating_duration_since(self.since) < PACE_PERIOD {
+            return false;
+        }
+        let is_too_slow = self.come < PACE_MIN;
+        *self = Pace::new(now);
+        is_too_slow
+    }
+
+    /// Leaves out a time in which nothing was taken of what came.
+    fn pause(&mut self, pause: Duration) {
+        self.since += pause;
+    }
 }
 
 impl BlobReader {
@@ -190,5 +246,34 @@ impl Read for BlobReader {
         self.hash.update(&buffer[..count]);
         self.left = self.left.saturating_sub(count as u64);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_trickles_is_found_out_and_who_is_not_read_is_not() {
+        let mut now = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut seconds_until_slow = |bytes: u64, paused: Duration| {
+            let mut pace = Pace::new(now);
+            (1..300).find(|_| {
+                now += second;
+                pace.pause(paused);
+                pace.is_too_slow(bytes, now)
+            })
+        };
+        let least = PACE_MIN.div_ceil(60);
+        assert_eq!(seconds_until_slow(least, Duration::ZERO), None);
+        assert_eq!(seconds_until_slow(least - 1, Duration::ZERO), Some(60));
+        assert_eq!(seconds_until_slow(least.div_ceil(2), second / 2), None);
+        assert_eq!(seconds_until_slow(1, second / 2), Some(120));
+        // Who was fast before is not forgiven for ever.
+        let mut pace = Pace::new(now);
+        assert!(!pace.is_too_slow(PACE_MIN, now + 60 * second));
+        assert!(!pace.is_too_slow(1, now + 119 * second));
+        assert!(pace.is_too_slow(1, now + 120 * second));
     }
 }

@@ -47,6 +47,16 @@ pub enum Error {
         /// How long it could take.
         patience: Duration,
     },
+    /// It sends something long so slowly that it is not waited for.
+    #[error("{host} sends less than {least} bytes in {:?}", period)]
+    Trickles {
+        /// The server.
+        host: String,
+        /// How long bytes were counted.
+        period: Duration,
+        /// The fewest that would do.
+        least: u64,
+    },
     /// It does not have it.
     #[error("{host} does not have it")]
     Missing {
@@ -89,6 +99,14 @@ pub enum Error {
         host: String,
         /// Why.
         source: peerfs_names::InvalidSignature,
+    },
+    /// Others change at once what is to be changed.
+    #[error(
+        "others change what {host} has there, too, so that it does not stay; try again in a while"
+    )]
+    Contended {
+        /// The server.
+        host: String,
     },
     /// It does not answer as the protocol says.
     #[error("{host} does not keep to the protocol: {problem}")]

@@ -14,6 +14,7 @@
 //! | [`Push`], `upload` | putting an image and its blobs there |
 //! | `name_records` | records of publishers' names, as artifacts |
 //! | `signatures` | signatures of images, beside these |
+//! | `revision` | documents under a tag that several may change at once |
 //! | `retry` | when something is tried again, and when nobody is asked for a while |
 //!
 //! Nothing that a server sends is trusted: all of it is bounded in bytes and time, documents and small blobs are
@@ -35,6 +36,7 @@ mod push;
 mod referrers;
 mod remote;
 mod retry;
+mod revision;
 mod signatures;
 mod upload;
 

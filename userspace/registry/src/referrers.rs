@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::image::{OrdinaryImage, PeerfsImage};
 use crate::remote::Remote;
 use crate::retry::persist;
+use crate::revision::Revising;
 
 /// Conversions of one image that are tried.
 const TRIED_MAX: usize = 4;
@@ -56,20 +57,23 @@ impl Remote {
     /// Has the repository list a conversion that was put there as what refers to its original.
     ///
     /// # Errors
-    /// Those of the server.
+    /// Those of the server; [`Error::Contended`].
     pub async fn list_conversion(&self, original: &Digest, conversion: &[u8]) -> Result<()> {
         // A registry that answers that makes its lists itself.
         if self.list(&referrers(original)).await?.is_some() {
             return Ok(());
         }
-        let before = self.list(&tagged(original)).await?;
-        let list = with_conversion(before.as_deref(), conversion);
-        match list.map_err(|source| self.unreadable(source))? {
-            Some(list) => {
-                let [index, ..] = DOCUMENT_TYPES;
-                self.put_document(&tag(original), index, &list).await
-            }
-            None => Ok(()),
+        let (tag, [index, ..]) = (tag(original), DOCUMENT_TYPES);
+        let mut revising = Revising::default();
+        loop {
+            let before = self.revision(&tag, index).await?;
+            let list = before.as_ref().map(|before| before.bytes.as_slice());
+            let list = with_conversion(list, conversion);
+            let Some(list) = list.map_err(|source| self.unreadable(source))? else {
+                return Ok(());
+            };
+            self.revise(&tag, index, &list, before.as_ref()).await?;
+            revising.settle(self.host()).await?;
         }
     }
 

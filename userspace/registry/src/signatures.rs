@@ -9,13 +9,11 @@ use std::sync::Arc;
 use peerfs_format::Digest;
 use peerfs_names::{signature_tag, ImageSignature, SignatureManifest, MANIFEST_TYPE, PAYLOAD_MAX};
 use peerfs_oci::DOCUMENT_TYPES;
-use reqwest::header::ACCEPT;
-use reqwest::StatusCode;
 
-use crate::documents::{sha256, DOCUMENT_MAX};
+use crate::documents::sha256;
 use crate::error::{Error, Result};
 use crate::remote::Remote;
-use crate::retry::persist;
+use crate::revision::{Revising, Revision};
 use crate::upload::Content;
 
 impl Remote {
@@ -36,51 +34,48 @@ impl Remote {
         Ok(found)
     }
 
-    /// Puts a signature of an index or manifest of this repository beside those that are there.
+    /// Puts a signature of an index or manifest of this repository beside those that are there, and beside those that others
+    /// put there at once.
     ///
     /// # Errors
-    /// Those of the server; [`Error::Signatures`] if what is there is not understood.
+    /// Those of the server; [`Error::Signatures`] if what is there is not understood; [`Error::Contended`].
     pub async fn add_signature(&self, image: &Digest, signature: &ImageSignature) -> Result<()> {
-        let mut manifest = self.signature_manifest(image).await?;
-        let made = (sha256(&signature.payload), signature.signature.clone());
-        if manifest.signatures().contains(&made) {
-            return Ok(());
-        }
-        manifest.add(signature);
-        let (config, bytes) = manifest.to_bytes();
-        for blob in [signature.payload.clone(), config] {
-            let blob: Arc<dyn Content> = Arc::new(Small(blob.into()));
-            self.upload(&blob, None, &Arc::new(AtomicU64::new(0)))
+        let tag = signature_tag(image);
+        let mut revising = Revising::default();
+        loop {
+            let before = self.signature_revision(&tag).await?;
+            let mut manifest = self.signatures_in(before.as_ref())?;
+            if manifest.has(signature) {
+                return Ok(());
+            }
+            manifest.add(signature);
+            let (config, bytes) = manifest.to_bytes();
+            for blob in [signature.payload.clone(), config] {
+                let blob: Arc<dyn Content> = Arc::new(Small(blob.into()));
+                self.upload(&blob, None, &Arc::new(AtomicU64::new(0)))
+                    .await?;
+            }
+            self.revise(&tag, MANIFEST_TYPE, &bytes, before.as_ref())
                 .await?;
+            revising.settle(self.host()).await?;
         }
-        self.put_document(&signature_tag(image), MANIFEST_TYPE, &bytes)
-            .await
     }
 
     /// The manifest that leads to the signatures; an empty one if there is none.
     async fn signature_manifest(&self, image: &Digest) -> Result<SignatureManifest> {
-        let url = self.url(
-            self.base().await?,
-            &format!("manifests/{}", signature_tag(image)),
-        )?;
-        let (accept, scope) = (DOCUMENT_TYPES.join(", "), self.pull_scope());
-        let bytes = persist(|| async {
-            let answer = self
-                .ask(&scope, |client| {
-                    client.get(url.clone()).header(ACCEPT, &accept)
-                })
-                .await?;
-            match answer.status() {
-                StatusCode::OK => answer.read(DOCUMENT_MAX).await.map(Some),
-                StatusCode::NOT_FOUND => Ok(None),
-                _ => Err(answer.into_error().await),
-            }
-        })
-        .await?;
-        let Some(bytes) = bytes else {
+        let found = self.signature_revision(&signature_tag(image)).await?;
+        self.signatures_in(found.as_ref())
+    }
+
+    async fn signature_revision(&self, tag: &str) -> Result<Option<Revision>> {
+        self.revision(tag, &DOCUMENT_TYPES.join(", ")).await
+    }
+
+    fn signatures_in(&self, found: Option<&Revision>) -> Result<SignatureManifest> {
+        let Some(found) = found else {
             return Ok(SignatureManifest::default());
         };
-        SignatureManifest::parse(&bytes).map_err(|source| Error::Signatures {
+        SignatureManifest::parse(&found.bytes).map_err(|source| Error::Signatures {
             host: self.host().to_owned(),
             source,
         })

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use peerfs_format::Digest;
+use peerfs_names::{ImageSignature, SignatureManifest};
 use peerfs_oci::{BlobInfo, Reference, RegistryReference};
 use peerfs_registry::{Content, Error, Options, Ranged, Remote, Uploaded};
 use sha2::{Digest as _, Sha256};
@@ -424,6 +425,64 @@ async fn who_says_nothing_is_not_waited_for_for_ever() {
     assert!(begun.elapsed() < Duration::from_secs(30));
 }
 
+/// Answers on a connection, and sends of a blob a byte every ten seconds.
+async fn trickle(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    loop {
+        head.push(stream.read_u8().await?);
+        if !head[0].is_ascii_uppercase() {
+            // TLS.
+            return Ok(());
+        }
+        if !head.ends_with(b"\r\n\r\n") {
+            continue;
+        }
+        let is_blob = head.windows(7).any(|part| part == b"/blobs/");
+        head.clear();
+        let length = if is_blob { 1_000_000 } else { 0 };
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(answer.as_bytes()).await?;
+        if is_blob {
+            loop {
+                stream.write_u8(7).await?;
+                tokio::time::sleep(Duration::from_secs(10)).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_trickles_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server {
+        address: listener.local_addr().unwrap().to_string(),
+        asked: Arc::default(),
+    };
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(trickle(stream));
+        }
+    });
+    let wanted = BlobInfo {
+        digest: sha256(b"a blob"),
+        length: 1_000_000,
+        media_type: String::new(),
+    };
+    let begun = tokio::time::Instant::now();
+    let mut pieces = server.remote().blob_pieces(&wanted);
+    let mut come = 0;
+    let error = loop {
+        match pieces.next().await.unwrap() {
+            Ok(piece) => come += piece.len(),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Trickles { .. }), "{error}");
+    assert!((1..10).contains(&come), "{come}");
+    let waited = begun.elapsed();
+    assert!(waited < Duration::from_secs(90), "{waited:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_is_read_over_broken_connections_and_verified() {
     let content: Vec<u8> = (0..100_000_u32).map(|place| (place >> 4) as u8).collect();
@@ -584,4 +643,91 @@ async fn who_takes_long_to_write_is_waited_for() {
     let remote = server.remote();
     remote.put_document("1", "x/y", b"{}").await.unwrap();
     assert_eq!(server.lines("PUT"), 1);
+}
+
+fn signature(number: u8) -> ImageSignature {
+    ImageSignature {
+        payload: vec![number; 10],
+        signature: vec![number; 70],
+    }
+}
+
+/// A registry that has no blob and one tag, and in which somebody else has signed whenever a manifest is about to be put: `meddle`
+/// says how often. `compares` is whether it looks at conditions.
+async fn signers(compares: bool, meddle: u8) -> (Server, Arc<Mutex<Option<Vec<u8>>>>) {
+    let tag = Arc::<Mutex<Option<Vec<u8>>>>::default();
+    let (kept, meddled) = (Arc::clone(&tag), AtomicU64::new(0));
+    let etag = |bytes: &[u8]| format!("\"sha256:{}\"", sha256(bytes));
+    let with = |bytes: Option<&[u8]>, number| {
+        let mut manifest = bytes
+            .map(|bytes| SignatureManifest::parse(bytes).unwrap())
+            .unwrap_or_default();
+        manifest.add(&signature(number));
+        manifest.to_bytes().1
+    };
+    let server = Server::start(move |asked| {
+        let (method, path) = asked.line.split_once(' ').unwrap();
+        let mut kept = kept.lock().unwrap();
+        Some(match method {
+            "GET" if path.contains("/manifests/") => match kept.as_deref() {
+                Some(bytes) if compares => {
+                    Reply::new(200, &[&format!("etag: {}", etag(bytes))], bytes)
+                }
+                Some(bytes) => Reply::new(200, &[], bytes),
+                None => Reply::new(404, &[], b""),
+            },
+            "PUT" if path.contains("/manifests/") => {
+                let number = meddled.fetch_add(1, Ordering::Relaxed) as u8;
+                let before = kept.clone();
+                if number < meddle {
+                    *kept = Some(with(before.as_deref(), 100 + number));
+                }
+                let is_old = match (asked.header("if-match"), asked.header("if-none-match")) {
+                    (Some(tag), _) => kept.as_deref().map(etag).as_deref() != Some(tag),
+                    (None, Some(_)) => kept.is_some(),
+                    (None, None) => false,
+                };
+                if compares && is_old {
+                    return Some(Reply::new(412, &[], b""));
+                }
+                *kept = Some(asked.body.clone());
+                if !compares && number < meddle {
+                    // Who had read what was there before puts theirs over it.
+                    *kept = Some(with(before.as_deref(), 100 + number));
+                }
+                Reply::new(201, &[], b"")
+            }
+            "HEAD" => Reply::new(404, &[], b""),
+            "POST" => Reply::new(202, &["location: /upload"], b""),
+            "PUT" => Reply::new(201, &[], b""),
+            _ => Reply::new(200, &[], b"{}"),
+        })
+    })
+    .await;
+    (server, tag)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_who_sign_at_once_none_is_lost() {
+    for compares in [true, false] {
+        let (server, tag) = signers(compares, 2).await;
+        let image = sha256(b"an index");
+        server
+            .remote()
+            .add_signature(&image, &signature(1))
+            .await
+            .unwrap();
+        let manifest = SignatureManifest::parse(tag.lock().unwrap().as_deref().unwrap()).unwrap();
+        for number in [1, 100, 101] {
+            assert!(manifest.has(&signature(number)), "{compares} {number}");
+        }
+    }
+    // Who is never heard gives up.
+    let (server, _) = signers(true, u8::MAX).await;
+    let image = sha256(b"an index");
+    let refused = server.remote().add_signature(&image, &signature(1)).await;
+    assert!(
+        matches!(refused, Err(Error::Contended { .. })),
+        "{refused:?}"
+    );
 }

@@ -52,6 +52,10 @@ pub struct Arguments {
     #[arg(long, value_name = "PATH", hide = true)]
     pub peerfs: Option<PathBuf>,
 
+    /// The file of the policy, in the place of the usual one
+    #[arg(long, env = "PEERFS_POLICY", value_name = "FILE", hide = true)]
+    pub policy: Option<PathBuf>,
+
     /// Print the man page, and end
     #[arg(long, hide = true)]
     pub man: bool,
@@ -75,6 +79,7 @@ impl Arguments {
             socket: self.socket.clone(),
             program: self.peerfs.clone().unwrap_or_else(beside),
             mount_options: self.mount_options.clone(),
+            policy: self.policy.clone(),
             timeout: Duration::from_secs(self.timeout.into()),
         }
     }

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use peerfs_control::{Connection, Next, Reply, Request};
+use peerfs_fetch::{check_stored, read_policy};
 use peerfs_format::{Digest, METADATA_MAX};
 use peerfs_oci::stub_layer;
 use peerfs_store::{Reference, Store, Tag};
@@ -46,6 +47,8 @@ pub struct ImageConfig {
     pub program: PathBuf,
     /// More options for its `mount`.
     pub mount_options: Option<String>,
+    /// The file of the policy, in the place of the usual one.
+    pub policy: Option<PathBuf>,
     /// How long a container waits for an image of which nothing comes.
     pub timeout: Duration,
 }
@@ -252,7 +255,8 @@ impl Pull {
                 Ok(outcome) => return outcome,
                 Err(problem) => problem,
             };
-            if self.is_here() {
+            // Nobody else asks the policy then.
+            if self.keep()? {
                 return Ok(self.image.manifest.to_string());
             }
             if Instant::now() >= deadline || self.is_abandoned.load(Ordering::Relaxed) {
@@ -288,42 +292,91 @@ impl Pull {
         }
     }
 
-    /// Whether the store has the image without any daemon; it is kept from then on.
-    fn is_here(&self) -> bool {
-        Store::open(&self.config.root_dir)
-            .and_then(|store| {
-                store.read_manifest(&self.image.manifest)?;
-                store.tag(&self.image.manifest, &tag(&self.image.manifest))
-            })
-            .is_ok()
+    /// Keeps an image that the store has without any daemon; false if it has not. The error is that of the policy, or that it
+    /// refuses what the image is used as.
+    fn keep(&self) -> Result<bool, String> {
+        let manifest = self.image.manifest;
+        let Ok(store) = Store::open(&self.config.root_dir) else {
+            return Ok(false);
+        };
+        if store.read_manifest(&manifest).is_err() {
+            return Ok(false);
+        }
+        if let Some(used_as) = &self.image.reference {
+            let reference: Reference = used_as
+                .parse()
+                .map_err(|error| Causes(&error).to_string())?;
+            read_policy(self.config.policy.as_deref())
+                .and_then(|policy| check_stored(&store, &policy, &reference, &manifest))
+                .map_err(|error| Causes(&error).to_string())?;
+        }
+        Ok(store.tag(&manifest, &tag(&manifest)).is_ok())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::net::UnixListener;
 
+    use peerfs_build::{build, DirectorySource, Options, Progress};
+
     use super::*;
+
+    fn pull(folder: &Path, manifest: Digest, reference: Option<&str>) -> Pull {
+        Pull {
+            config: ImageConfig {
+                root_dir: folder.join("store"),
+                socket: folder.join("control"),
+                program: "/nowhere".into(),
+                mount_options: None,
+                policy: Some(folder.join("policy.toml")),
+                timeout: Duration::from_secs(1),
+            },
+            image: Image {
+                manifest,
+                reference: reference.map(str::to_owned),
+            },
+            is_abandoned: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn without_a_daemon_the_policy_is_asked_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path("tree")).unwrap();
+        let store = Arc::new(Store::create(&path("store")).unwrap());
+        let source = DirectorySource::new(path("tree"), &store);
+        let image = build(source, &store, &Options::default(), &Progress::default()).unwrap();
+        let run = |reference: Option<&str>| pull(folder.path(), image.manifest, reference).run();
+        let rule = "[[rule]]\nimages = 'registry.example/secret'\nrequire = 'refused'\n";
+        let unread = "[[rule]]\nimages = 7\n";
+        let used = |name: &str| Some(format!("registry.example/{name}:1"));
+        for (policy, reference, problem) in [
+            (rule, used("secret"), Some("the policy refuses")),
+            (rule, used("team"), None),
+            (rule, None, None),
+            (unread, used("team"), Some("is not valid")),
+        ] {
+            fs::write(path("policy.toml"), policy).unwrap();
+            let done = run(reference.as_deref());
+            match problem {
+                Some(problem) => {
+                    let refused = done.unwrap_err();
+                    assert!(refused.contains(problem), "{refused}");
+                }
+                None => done.unwrap(),
+            }
+        }
+    }
 
     #[test]
     fn a_daemon_that_hangs_is_not_waited_for_without_end() {
         let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("control");
-        let _daemon = UnixListener::bind(&socket).unwrap();
-        let pull = Pull {
-            config: ImageConfig {
-                root_dir: folder.path().join("store"),
-                socket,
-                program: "/nowhere".into(),
-                mount_options: None,
-                timeout: Duration::from_secs(1),
-            },
-            image: Image {
-                manifest: "0a".repeat(32).parse().unwrap(),
-                reference: None,
-            },
-            is_abandoned: Arc::default(),
-        };
+        let _daemon = UnixListener::bind(folder.path().join("control")).unwrap();
+        let manifest = "0a".repeat(32).parse().unwrap();
+        let pull = pull(folder.path(), manifest, None);
         assert_eq!(pull.run().unwrap_err(), "peerfsd says nothing");
     }
 }

@@ -238,6 +238,7 @@ fn a_layer_that_is_an_image_need_not_be_fetched() {
         socket: machine.path("control"),
         program: support::program("peerfs"),
         mount_options: None,
+        policy: None,
         timeout: Duration::from_secs(3),
     });
     let snapshots = Snapshots::open(&root).unwrap();

@@ -11,8 +11,10 @@ use crate::{index_file, layout, whole_file, Result, Store};
 
 /// The most that are kept; the oldest ones go.
 const SIGNATURES_MAX: usize = 1024;
-/// The most bytes of a line: of larger ones nothing is noted.
-const LINE_MAX: usize = 8 * 1024;
+/// The most bytes of a line: of larger ones nothing is noted. What is signed may have 64 KiB, which are 86 in Base64.
+const LINE_MAX: usize = 96 * 1024;
+/// The most bytes of all; the oldest ones go.
+const TEXT_MAX: usize = METADATA_MAX as usize;
 
 /// A signature that was noted.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,8 +40,15 @@ impl Store {
         all.extend_from_slice(noted);
         let lines = all.iter().map(NotedSignature::to_line);
         let lines: Vec<String> = lines.filter(|line| line.len() <= LINE_MAX).collect();
-        let last = lines.get(lines.len().saturating_sub(SIGNATURES_MAX)..);
-        let text = last.unwrap_or_default().concat();
+        let mut room = TEXT_MAX;
+        let fits = |line: &&String| {
+            let left = room.checked_sub(line.len());
+            room = left.unwrap_or_default();
+            left.is_some()
+        };
+        let last = lines.iter().rev().take(SIGNATURES_MAX).take_while(fits);
+        let first = lines.len() - last.count();
+        let text = lines.get(first..).unwrap_or_default().concat();
         whole_file::replace(self.directory(), layout::SIGNATURES, text.as_bytes())
     }
 
@@ -126,12 +135,24 @@ mod tests {
             .collect();
         store.note_signatures(&many).unwrap();
         assert_eq!(store.signatures().unwrap(), many[5..]);
-        let large = NotedSignature {
-            payload: vec![0; LINE_MAX],
-            ..noted(here, 0)
+        let large = |length, number| NotedSignature {
+            payload: vec![0; length],
+            ..noted(here, number)
         };
-        store.note_signatures(&[large]).unwrap();
+        store.note_signatures(&[large(LINE_MAX, 0)]).unwrap();
         assert_eq!(store.signatures().unwrap().len(), SIGNATURES_MAX);
+        // The longest that is valid, and as many as a file may have bytes.
+        let longest = |number: usize| {
+            let mut longest = large(64 * 1024, 0);
+            longest.payload[..8].copy_from_slice(&number.to_le_bytes());
+            longest
+        };
+        store.note_signatures(&[longest(0)]).unwrap();
+        assert!(store.signatures().unwrap().contains(&longest(0)));
+        let many: Vec<_> = (1..=200).map(longest).collect();
+        store.note_signatures(&many).unwrap();
+        let kept = store.signatures().unwrap();
+        assert!(kept.len() > 180 && kept == many[200 - kept.len()..]);
         // Whatever somebody else has written there.
         let file = folder.path().join(layout::SIGNATURES);
         for text in ["\n\n", "x y z\n", "\u{0} \n", &"a ".repeat(1 << 20)] {

@@ -11,6 +11,7 @@ use peerfs_store::printable;
 use serde::Deserialize;
 
 use super::Finding;
+use crate::output::one_line;
 
 const CHECK: &str = "configuration";
 /// Where peerfsd reads it from unless it is told otherwise.
@@ -79,7 +80,10 @@ impl Settings {
                 (settings, vec![finding])
             }
             Err(error) => {
-                let text = format!("{shown} is not valid: {}", one_line(error.message()));
+                let text = format!(
+                    "{shown} is not valid: {}",
+                    one_line(error.message().as_bytes(), SAYING_MAX)
+                );
                 let finding = Finding::error(CHECK, text, "`peerfsd --check` shows the place");
                 (Settings::default(), vec![finding])
             }
@@ -112,14 +116,7 @@ fn check(path: &Path) -> Checked {
         .output();
     match checked {
         Ok(checked) if checked.status.success() => Checked::Valid,
-        Ok(checked) => Checked::Refused(one_line(&String::from_utf8_lossy(&checked.stderr))),
+        Ok(checked) => Checked::Refused(one_line(&checked.stderr, SAYING_MAX)),
         Err(_) => Checked::NoDaemon,
     }
-}
-
-/// A text of several lines as one, without what a terminal obeys.
-fn one_line(text: &str) -> String {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let line: String = words.join(" ").chars().take(SAYING_MAX).collect();
-    printable(&line).to_string()
 }

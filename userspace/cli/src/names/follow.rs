@@ -250,6 +250,7 @@ impl Follower<'_> {
             name: self.arguments.name.clone(),
             sequence: Some(mounted.sequence),
             generation: mounted.generation,
+            image: Some(mounted.image.clone()),
             time: None,
             // There may be a newer one by now, of which nobody knows that it is no better.
             refused: Some(image.to_owned()),

@@ -4,6 +4,7 @@
 
 use clap::Args;
 use peerfs_control::{NameRecord, NameStatus, Reply, Request};
+use peerfs_format::Digest;
 use peerfs_store::printable;
 
 use super::ask_name;
@@ -11,7 +12,7 @@ use super::time_text::{parse_target, time_text, Target};
 use crate::arguments::DaemonArguments;
 use crate::conversation::ask;
 use crate::error::{Error, Result};
-use crate::output::{digest, Align, Output};
+use crate::output::{digest, tell, Align, Output};
 
 /// List the names that a running peerfsd knows something of.
 ///
@@ -44,7 +45,7 @@ pub(crate) struct HistoryArguments {
 /// Have a name stand for what it stood for earlier, on this machine.
 ///
 /// Until something newer is published than is known now. Who follows the name switches to it at once. Prints the digest of the
-/// image.
+/// image, and tells whose record says so.
 #[derive(Args)]
 pub(crate) struct RollbackArguments {
     #[command(flatten)]
@@ -56,6 +57,9 @@ pub(crate) struct RollbackArguments {
     /// "2026-11-22 10:30".
     #[arg(long, value_name = "WHEN|SEQUENCE", value_parser = parse_target)]
     to: Target,
+    /// The digest of the image that is meant, where two records of one sequence were signed.
+    #[arg(long, value_name = "DIGEST")]
+    image: Option<Digest>,
 }
 
 /// Lists the names.
@@ -123,7 +127,7 @@ fn row(status: &NameStatus, record: &NameRecord) -> [String; 5] {
         && status
             .generation
             .is_none_or(|generation| generation == record.generation)
-        && status.image.as_ref() == Some(&record.image);
+        && (status.image.as_ref() == Some(&record.image) || status.image == record.rival);
     // Sequences begin anew with each list of writers.
     let has_lists = status.history.iter().any(|record| record.generation > 0);
     let place = match has_lists {
@@ -131,18 +135,25 @@ fn row(status: &NameStatus, record: &NameRecord) -> [String; 5] {
         false => record.sequence.to_string(),
     };
     let image = printable(&record.image).to_string();
-    let by = match status.name.starts_with(&record.signer) {
+    let by = |signer: &str| match status.name.starts_with(signer) {
         true => String::new(),
-        false => format!(" by {}", printable(&record.signer)),
+        false => format!(" by {}", printable(signer)),
     };
-    let rival = record.rival.as_ref();
-    let rival = rival.map(|rival| format!(" forked: also {}", printable(rival)));
+    let signer = by(&record.signer);
+    let rival = record.rival.as_ref().map(|rival| {
+        let signer = record.rival_signer.as_deref().map(by);
+        format!(
+            " forked: also {}{}",
+            printable(rival),
+            signer.unwrap_or_default()
+        )
+    });
     [
         if counts { "*" } else { " " }.to_owned(),
         place,
         time_text(record.accepted),
         time_text(record.expires),
-        format!("{image}{by}{}", rival.unwrap_or_default()),
+        format!("{image}{signer}{}", rival.unwrap_or_default()),
     ]
 }
 
@@ -156,10 +167,18 @@ pub(crate) fn roll_back(arguments: &RollbackArguments) -> Result<()> {
         name: arguments.name.clone(),
         sequence,
         generation,
+        image: arguments.image.map(|image| image.to_string()),
         time,
         refused: None,
     };
     let status = ask_name(&arguments.daemon.socket, &request)?;
+    if let Some((sequence, signer)) = status.sequence.zip(status.signer.as_ref()) {
+        let name = &status.name;
+        tell(&match name.starts_with(signer) {
+            true => format!("peerfs: record {sequence} of {name}, signed by its publisher"),
+            false => format!("peerfs: record {sequence} of {name}, signed by {signer}"),
+        });
+    }
     let mut output = Output::new();
     output.line(&printable(&status.image.ok_or(Error::UnexpectedReply)?).to_string())?;
     output.finish()

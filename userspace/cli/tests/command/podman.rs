@@ -3,7 +3,7 @@
 //! Debian's podman, with an image that peerfsd brings.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{symlink, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -40,6 +40,32 @@ fn container_tree(folder: &Path) -> PathBuf {
     symlink("busybox", tree.join("bin/sh")).unwrap();
     fs::write(tree.join("etc/motd"), "hello\n").unwrap();
     tree
+}
+
+#[test]
+fn what_podman_says_does_nothing_to_a_terminal() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let podman = folder.path().join("podman");
+    let script = "#!/bin/sh\nprintf 'no \\033]0;x\\007\\npeerfs: all is well\\n' >&2\nexit 125\n";
+    fs::write(&podman, script).unwrap();
+    fs::set_permissions(&podman, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let output = Command::new(PEERFS)
+        .args(["podman", "--image-store"])
+        .arg(folder.path().join("images"))
+        .args(["add", "registry.example/x:1"])
+        .env("PATH", format!("{}:{path}", folder.path().display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains(r"podman says: no \u{1b}]0;x\u{7} peerfs: all"),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 1, "{said}");
 }
 
 #[test]

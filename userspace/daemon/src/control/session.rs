@@ -128,12 +128,14 @@ impl Session {
                     name,
                     sequence,
                     generation,
+                    image,
                     time,
                     refused,
                 } => {
                     let back = Back {
                         sequence,
                         generation,
+                        image,
                         time,
                         refused,
                     };

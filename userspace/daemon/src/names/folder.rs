@@ -9,7 +9,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use peerfs_format::Digest;
-use peerfs_names::{InvalidKnown, KnownName, KNOWN_MAX};
+use peerfs_names::{InvalidKnown, KnownName, LatestTime, KNOWN_MAX};
+use peerfs_text::Causes;
 
 use crate::state_file;
 
@@ -36,6 +37,11 @@ pub enum FileError {
     #[error("{} has what is known of another name; remove it, and start peerfsd anew", .0.display())]
     Misplaced(PathBuf),
 }
+
+/// The file of the latest time. It is no topic.
+const LATEST_TIME: &str = "latest-time";
+/// The most bytes of it.
+const LATEST_TIME_MAX: u64 = 1024;
 
 /// What is in the folder, by topics; or why it is not known.
 pub(super) type Loaded = HashMap<Digest, Result<KnownName, FileError>>;
@@ -85,6 +91,26 @@ impl Folder {
     pub(super) fn save(&self, known: &KnownName) -> Result<(), FileError> {
         let path = self.path(&known.name().topic());
         let saved = state_file::replace(&path, known.to_text().as_bytes());
+        saved.map_err(|source| FileError::Io { path, source })
+    }
+
+    /// The latest time that was saved; none was seen if it can't be read, which is told.
+    pub(super) fn latest_time(&self) -> LatestTime {
+        let path = self.0.join(LATEST_TIME);
+        let parsed = match state_file::read(&path, LATEST_TIME_MAX) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return LatestTime::default(),
+            read => read.and_then(|text| Ok(LatestTime::parse(&text)?)),
+        };
+        parsed.unwrap_or_else(|error| {
+            tracing::warn!(path = %path.display(), error = %Causes(&error), "the latest time is not known");
+            LatestTime::default()
+        })
+    }
+
+    /// Brings the latest time to the disk.
+    pub(super) fn save_latest_time(&self, latest: LatestTime) -> Result<(), FileError> {
+        let path = self.0.join(LATEST_TIME);
+        let saved = state_file::replace(&path, latest.to_text().as_bytes());
         saved.map_err(|source| FileError::Io { path, source })
     }
 

@@ -2,7 +2,9 @@
 
 //! What this machine knows of names, on its disk before anybody acts by it.
 
+mod clock;
 mod folder;
+mod offers;
 mod registries;
 mod search;
 mod told;
@@ -10,15 +12,15 @@ mod told;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use data_encoding::BASE64;
 use peerfs_fetch::{read_policy, PolicyError};
 use peerfs_format::Digest;
 use peerfs_names::{
-    InvalidName, InvalidRecord, KnownName, Name, NotInHistory, Point, Policy, PublisherKey, Record,
-    SignedRecord, Unusable, Verdict,
+    CannotGoBack, InvalidName, InvalidRecord, KnownName, LatestTime, Name, Point, Policy,
+    PublisherKey, Record, SignedRecord, Unusable, Verdict,
 };
 use peerfs_peer::{NameBook, Node};
 use peerfs_registry::Options;
@@ -30,6 +32,7 @@ use tracing::{info, warn};
 
 pub use folder::FileError;
 use folder::Folder;
+use offers::Offers;
 use registries::Registries;
 
 use crate::names_config::NamesConfig;
@@ -74,9 +77,12 @@ pub enum NameError {
         /// Whose record it is.
         signer: PublisherKey,
     },
-    /// There is no such record.
+    /// It can't be rolled back.
     #[error(transparent)]
-    NotInHistory(#[from] NotInHistory),
+    CannotGoBack(#[from] CannotGoBack),
+    /// What is said to be an image is none.
+    #[error("{0:?} is no digest of an image, which has 64 hexadecimal digits")]
+    Image(String),
     /// It is not said what to go back to.
     #[error("to what the name is to be rolled back: give sequence, or time")]
     NoTarget,
@@ -131,6 +137,8 @@ struct Shared {
     policy: Option<PathBuf>,
     registries: Registries,
     state: Mutex<State>,
+    /// What others offer, until it is on the disk.
+    offers: Mutex<Offers>,
     /// Who changes what is known has it, from reading to when it is on the disk.
     turn: tokio::sync::Mutex<()>,
     changes: broadcast::Sender<Digest>,
@@ -143,6 +151,8 @@ pub struct Back {
     pub sequence: Option<u64>,
     /// The generation of its list of writers; without it the last one with the sequence is meant.
     pub generation: Option<u64>,
+    /// The image of the record, of two for one place.
+    pub image: Option<String>,
     /// What it stood for then, in seconds since 1970.
     pub time: Option<u64>,
     /// Only if it stands for this image now.
@@ -155,6 +165,7 @@ struct State {
     damaged: HashMap<Digest, String>,
     /// How many want to be told of each.
     interests: HashMap<Digest, usize>,
+    latest_time: LatestTime,
 }
 
 impl Names {
@@ -174,6 +185,7 @@ impl Names {
                 }
             }
         }
+        let latest_time = folder.latest_time();
         Ok(Names(Arc::new(Shared {
             folder: Arc::new(folder),
             aliases: config.aliases.clone(),
@@ -183,7 +195,9 @@ impl Names {
                 known,
                 damaged,
                 interests: HashMap::new(),
+                latest_time,
             }),
+            offers: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             changes: broadcast::channel(CHANGES_MAX).0,
             wanted: watch::channel(Arc::default()).0,
@@ -210,7 +224,7 @@ impl Names {
     /// [`NameError::Unusable`], [`NameError::Damaged`], [`NameError::Refused`], [`NameError::Policy`].
     pub fn manifest(&self, name: &Name) -> Result<Digest, NameError> {
         let known = self.known(name)?;
-        let current = known.current(SystemTime::now())?;
+        let current = known.current(self.now())?;
         let record = current.record.record();
         allow(&self.policy(), record)?;
         Ok(record.manifest)
@@ -266,23 +280,27 @@ impl Names {
     /// Has a name stand for what it stood for earlier.
     ///
     /// # Errors
-    /// [`NameError::NotInHistory`], [`NameError::NoTarget`], or if it can't be brought to the disk.
+    /// [`NameError::CannotGoBack`], [`NameError::Image`], [`NameError::NoTarget`], or if it can't be brought to the disk.
     pub async fn roll_back(&self, name: &Name, back: Back) -> Result<(), NameError> {
+        let now = self.now();
         self.change(name, move |known| {
             if let Some(refused) = back.refused {
-                let current = known.current(SystemTime::now());
+                let current = known.current(now);
                 let image = current.map(|current| current.record.record().manifest.to_string());
                 if image.ok().as_ref() != Some(&refused) {
                     return Ok(false);
                 }
             }
+            let image = back.image.map(|image| {
+                let parsed: Result<Digest, _> = image.parse();
+                parsed.map_err(|_| NameError::Image(image))
+            });
+            let image = image.transpose()?;
             let point = match (back.sequence, back.time) {
-                (Some(sequence), None) => known.go_back_to(back.generation, sequence)?,
+                (Some(sequence), None) => known.go_back_to(back.generation, sequence, image)?,
                 (None, Some(time)) => {
-                    let since = Duration::from_secs(time);
-                    known.go_back_in_time(
-                        UNIX_EPOCH.checked_add(since).ok_or(NameError::NoTarget)?,
-                    )?
+                    let time = UNIX_EPOCH.checked_add(Duration::from_secs(time));
+                    known.go_back_in_time(time.ok_or(NameError::NoTarget)?, image)?
                 }
                 _ => return Err(NameError::NoTarget),
             };
@@ -298,7 +316,17 @@ impl Names {
         name: &Name,
         change: impl FnOnce(&mut KnownName) -> Result<bool, NameError>,
     ) -> Result<(), NameError> {
-        let _turn = self.0.turn.lock().await;
+        let turn = self.0.turn.lock().await;
+        self.change_in(&turn, name, change).await
+    }
+
+    /// The same, of who has its turn.
+    async fn change_in(
+        &self,
+        _turn: &tokio::sync::MutexGuard<'_, ()>,
+        name: &Name,
+        change: impl FnOnce(&mut KnownName) -> Result<bool, NameError>,
+    ) -> Result<(), NameError> {
         let topic = name.topic();
         let mut known = self.known(name)?;
         if !change(&mut known)? {
@@ -317,6 +345,29 @@ impl Names {
         // Nobody need be interested.
         let _ = self.0.changes.send(topic);
         Ok(())
+    }
+
+    /// Accepts what is offered of a name, together with what else is offered of it soon.
+    async fn accept_offers(&self, name: &Name) -> Result<(), NameError> {
+        let topic = name.topic();
+        loop {
+            let pause = self.0.offers().pause(&topic, Instant::now());
+            tokio::time::sleep(pause).await;
+            let turn = self.0.turn.lock().await;
+            // Somebody else may have accepted some meanwhile, and what came after that waits anew.
+            let offered = {
+                let (mut offers, now) = (self.0.offers(), Instant::now());
+                match offers.pause(&topic, now) {
+                    Duration::ZERO => offers.take(&topic, now),
+                    _ => continue,
+                }
+            };
+            if offered.is_empty() {
+                return Ok(());
+            }
+            let change = move |known: &mut KnownName| Ok(accept(known, offered));
+            return self.change_in(&turn, name, change).await;
+        }
     }
 
     /// Has a name followed at all peers as long as what is returned lives.
@@ -347,7 +398,7 @@ impl Names {
     }
 
     fn unexpired(&self) -> Vec<SignedRecord> {
-        let now = SystemTime::now();
+        let now = self.now();
         let state = self.0.lock();
         let newest = state.known.values().filter_map(KnownName::newest);
         newest
@@ -355,6 +406,24 @@ impl Names {
             .filter(|record| record.record().expiry() > now)
             .collect()
     }
+}
+
+/// Takes what is offered of a name; returns whether more is known of it then.
+fn accept(known: &mut KnownName, offered: Vec<SignedRecord>) -> bool {
+    let mut has_changed = false;
+    for record in offered {
+        let point = Point::from(&record);
+        let verdict = known.offer(record, SystemTime::now());
+        match verdict {
+            Verdict::New => info!(name = %known.name(), record = %point, "a newer record"),
+            Verdict::Fork => {
+                warn!(name = %known.name(), record = %point, "is forked: it was signed twice");
+            }
+            Verdict::Known | Verdict::Old | Verdict::Foreign => (),
+        }
+        has_changed |= matches!(verdict, Verdict::New | Verdict::Fork);
+    }
+    has_changed
 }
 
 /// Whether the policy allows what a record says.
@@ -379,6 +448,11 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // What is in it is valid after every step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn offers(&self) -> MutexGuard<'_, Offers> {
+        // What is in it is valid after every step.
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell_wanted(&self) {
@@ -424,20 +498,18 @@ impl NameBook for Names {
     }
 
     async fn offer(&self, record: SignedRecord) {
-        let (name, point) = (record.record().name.clone(), Point::from(&record));
-        let change = move |known: &mut KnownName| {
-            let verdict = known.offer(record, SystemTime::now());
-            match verdict {
-                Verdict::New => info!(name = %known.name(), record = %point, "a newer record"),
-                Verdict::Fork => {
-                    warn!(name = %known.name(), record = %point, "is forked: it was signed twice")
-                }
-                Verdict::Known | Verdict::Old | Verdict::Foreign => (),
-            }
-            Ok(matches!(verdict, Verdict::New | Verdict::Fork))
+        let name = record.record().name.clone();
+        let is_news = {
+            let state = self.0.lock();
+            let known = state.known.get(&name.topic());
+            known.is_none_or(|known| known.is_news(&record))
         };
-        if let Err(error) = self.change(&name, change).await {
-            warn!(%name, record = %point, error = %Causes(&error), "a newer record can't be accepted");
+        if !is_news {
+            return;
+        }
+        self.0.offers().add(record, Instant::now());
+        if let Err(error) = self.accept_offers(&name).await {
+            warn!(%name, error = %Causes(&error), "a newer record can't be accepted");
         }
     }
 

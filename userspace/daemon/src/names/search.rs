@@ -2,7 +2,7 @@
 
 //! Looks for the newest record of a name.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use peerfs_names::Name;
@@ -138,7 +138,7 @@ impl Following {
         const MINUTE: Duration = Duration::from_secs(60);
         let known = self.names.known(&self.name).ok();
         let expiry = known.and_then(|known| Some(known.newest()?.record.record().expiry()));
-        let left = expiry.and_then(|expiry| expiry.duration_since(SystemTime::now()).ok());
+        let left = expiry.and_then(|expiry| expiry.duration_since(self.names.now()).ok());
         // Not before it has expired.
         left.map_or(MINUTE, |left| {
             (left + Duration::from_millis(10)).min(MINUTE)

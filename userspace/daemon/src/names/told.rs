@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use data_encoding::BASE64;
 use peerfs_control::{NameRecord, NameStatus};
 use peerfs_fetch::PolicyError;
-use peerfs_names::{KnownName, Name, Past, Policy, Record};
+use peerfs_names::{KnownName, Name, Past, Policy, Record, SignedRecord};
 
 use super::{allow, NameError, Names};
 
@@ -18,12 +18,12 @@ impl Names {
     /// [`NameError::Damaged`].
     pub fn status(&self, name: &Name) -> Result<NameStatus, NameError> {
         let known = self.known(name)?;
-        Ok(status_of(&known, &self.policy(), SystemTime::now()))
+        Ok(status_of(&known, &self.policy(), self.now()))
     }
 
     /// What is known of all names.
     pub fn statuses(&self) -> Vec<NameStatus> {
-        let (now, policy) = (SystemTime::now(), self.policy());
+        let (now, policy) = (self.now(), self.policy());
         let state = self.0.lock();
         let mut all: Vec<NameStatus> = state
             .known
@@ -56,6 +56,7 @@ fn status_of(
         image: record.map(|record| record.manifest.to_string()),
         sequence: record.map(|record| record.sequence),
         generation: record.map(Record::generation),
+        signer: record.map(|record| record.signer.to_string()),
         chosen: current.as_ref().is_ok_and(|current| current.is_chosen),
         problem: current.as_ref().err().map(ToString::to_string),
         history: known.history().map(record_of).collect(),
@@ -66,6 +67,7 @@ fn record_of(past: &Past) -> NameRecord {
     let record = past.record.record();
     let writers = record.grant.iter().flat_map(|grant| grant.writers());
     let accepted = past.accepted.duration_since(UNIX_EPOCH);
+    let rival = past.rival.as_ref().map(SignedRecord::record);
     NameRecord {
         sequence: record.sequence,
         generation: record.generation(),
@@ -77,10 +79,8 @@ fn record_of(past: &Past) -> NameRecord {
         accepted: accepted.map_or(0, |since| since.as_secs()),
         trace: record.trace.map(|trace| trace.to_string()),
         replicas: record.replicas,
-        rival: past
-            .rival
-            .as_ref()
-            .map(|rival| rival.record().manifest.to_string()),
+        rival: rival.map(|rival| rival.manifest.to_string()),
+        rival_signer: rival.map(|rival| rival.signer.to_string()),
         record: BASE64.encode(past.record.bytes()),
     }
 }

@@ -25,9 +25,6 @@ use crate::provider_records::ProviderRecords;
 /// How long a record of a name is kept after it was put last; its holders put it again earlier.
 const NAME_LIFETIME: Duration = Duration::from_secs(36 * 60 * 60);
 
-/// The records of names that others may have looked at in a second: signatures are verified for it, while all else waits.
-const PUTS_MAX: u64 = 256;
-
 impl Driver {
     /// Puts a record of a name where it is looked for.
     pub(super) fn put_name(&mut self, record: &SignedRecord) {
@@ -124,14 +121,12 @@ impl Driver {
     }
 
     /// A peer wants a record of a name to be kept for others. The store looks at what it is.
-    fn on_put(&mut self, record: kad::Record) {
-        let now = Instant::now();
-        if self.puts.per_second(now) >= PUTS_MAX {
+    fn on_put(&mut self, peer: PeerId, record: kad::Record) {
+        if !self.puts.allows(peer, Instant::now()) {
             return;
         }
-        self.puts.add(1, now);
         let kademlia = &mut self.swarm.behaviour_mut().kademlia;
-        if let Err(error) = kademlia.store_mut().put(record) {
+        if let Err(error) = kademlia.store_mut().put_of(peer, record) {
             tracing::debug!(%error, "a record of a name is not kept for others");
         }
     }
@@ -183,9 +178,10 @@ impl Driver {
                         record: Some(record),
                     } => self.on_announced(record),
                     InboundRequest::PutRecord {
+                        source,
                         record: Some(record),
                         ..
-                    } => self.on_put(record),
+                    } => self.on_put(source, record),
                     _ => (),
                 }
             }

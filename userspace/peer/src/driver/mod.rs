@@ -36,7 +36,8 @@ use crate::network::is_relayed;
 use crate::pauses::{Clocks, Pause, Pauses};
 use crate::peer_table::PeerTable;
 use crate::ping::Measured;
-use crate::rate::Rate;
+use crate::puts::Puts;
+use crate::reopening::Reopening;
 use crate::server::Server;
 use crate::strangers::Strangers;
 use crate::twins::{Ear, Twins};
@@ -122,7 +123,7 @@ pub(crate) struct Driver {
     lookups: HashMap<QueryId, mpsc::Sender<PeerId>>,
     name_lookups: HashMap<QueryId, mpsc::Sender<SignedRecord>>,
     /// How many records of names others have had put here.
-    puts: Rate,
+    puts: Puts,
     dht_messages: u64,
     twins: Twins,
     strangers: Strangers,
@@ -174,7 +175,7 @@ impl Driver {
             neighbours_at: Instant::now() + NEIGHBOURS_INTERVAL,
             lookups: HashMap::new(),
             name_lookups: HashMap::new(),
-            puts: Rate::new(Instant::now()),
+            puts: Puts::new(Instant::now()),
             dht_messages: 0,
             twins: Twins::default(),
             strangers: Strangers::default(),
@@ -202,8 +203,8 @@ impl Driver {
     /// Drives the swarm until `shutdown`. Dropping it then ends all connections.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let own_id = *self.swarm.local_peer_id();
-        let mut ear = self.mdns.then(Ear::open).and_then(Result::ok);
-        let mut links = self.mdns.then(Links::open).and_then(Result::ok);
+        let mut ear = self.mdns.then(|| Reopening::new(Ear::open));
+        let mut links = self.mdns.then(|| Reopening::new(Links::open));
         let addresses = self.outlets.listen_addresses.subscribe();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -535,37 +536,33 @@ impl Driver {
     }
 }
 
-/// What is heard on the link of a node with this id; nothing more after an error.
-async fn hear(ear: &mut Option<Ear>, id: &PeerId) -> Vec<Multiaddr> {
-    let Some(open) = ear else {
+/// What is heard on the link of a node with this id.
+async fn hear(ear: &mut Option<Reopening<Ear>>, id: &PeerId) -> Vec<Multiaddr> {
+    let Some(ear) = ear else {
         return std::future::pending().await;
     };
-    match open.hear(id).await {
-        Ok(addresses) => addresses,
-        Err(_) => {
-            *ear = None;
-            Vec::new()
-        }
-    }
+    let heard = ear.opened().await.hear(id).await;
+    heard.unwrap_or_else(|error| {
+        ear.failed(&error);
+        Vec::new()
+    })
 }
 
-/// What is heard over IPv6 of who is on the link; nothing more after an error.
+/// What is heard over IPv6 of who is on the link.
 async fn hear_on(
-    links: &mut Option<Links>,
+    links: &mut Option<Reopening<Links>>,
     id: &PeerId,
     own: &watch::Receiver<Vec<Multiaddr>>,
 ) -> Vec<Multiaddr> {
-    let Some(open) = links else {
+    let Some(links) = links else {
         return std::future::pending().await;
     };
-    match open.hear(id, || own.borrow().clone()).await {
-        Ok(addresses) => addresses,
-        Err(error) => {
-            tracing::debug!(%error, "no multicast DNS over IPv6 any more");
-            *links = None;
-            Vec::new()
-        }
-    }
+    let open = links.opened().await;
+    let heard = open.hear(id, || own.borrow().clone()).await;
+    heard.unwrap_or_else(|error| {
+        links.failed(&error);
+        Vec::new()
+    })
 }
 
 /// Whether an address means something else, or nothing, on another machine.
