@@ -44,6 +44,9 @@ pub(crate) enum Error {
     /// A text that should name an image is no reference.
     #[error(transparent)]
     Reference(#[from] peerfs_store::InvalidReference),
+    /// The key of a private swarm can't be made or shown.
+    #[error(transparent)]
+    SwarmKey(#[from] peerfs_swarm::KeyFileError),
     /// A key or a name can't be used.
     #[error("{0}")]
     Key(String),

@@ -30,6 +30,12 @@ fn print(status: &Status, output: &mut Output) -> Result<()> {
     for address in &status.listen_addresses {
         output.line(&format!("  listens on {}", printable(address)))?;
     }
+    if let Some(fingerprint) = &status.private_swarm {
+        let fingerprint = printable(fingerprint);
+        output.line(&format!(
+            "  in the private swarm with the key {fingerprint}"
+        ))?;
+    }
     if let Some(reachability) = status.reachability {
         output.line(&format!("  {reachability}"))?;
     }

@@ -87,6 +87,8 @@ impl fmt::Display for Reachability {
 pub struct NetworkStatus {
     /// Where it listens, as multiaddresses.
     pub listen_addresses: Vec<String>,
+    /// The fingerprint of its swarm's key; none if the swarm is not private.
+    pub private_swarm: Option<String>,
     /// How others reach it; none on a local network, where that is not looked at.
     pub reachability: Option<Reachability>,
     /// The peers that multicast DNS has found; none if it is switched off.

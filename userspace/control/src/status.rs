@@ -17,6 +17,9 @@ pub struct Status {
     pub node_id: String,
     /// Where other nodes reach it, as multiaddresses.
     pub listen_addresses: Vec<String>,
+    /// The fingerprint of its swarm's key; none if the swarm is not private.
+    #[serde(default)]
+    pub private_swarm: Option<String>,
     /// How others reach it; none on a local network, where that is not looked at.
     #[serde(default)]
     pub reachability: Option<Reachability>,

@@ -294,6 +294,11 @@ impl Config {
         let apart = "must not be in the store, which may be copied and served: two nodes with one key are one to all others";
         require(is_apart(self.state_dir()), "state_dir", apart)?;
         require(is_apart(self.key_file()), "peer.key_file", apart)?;
+        if let Some(key) = &self.peer.swarm_key {
+            require(key.is_absolute(), "peer.swarm_key", absolute)?;
+            let apart = "must not be in the store, which may be copied and served: who has the key is let in";
+            require(is_apart(key.clone()), "peer.swarm_key", apart)?;
+        }
         if let DeviceChoice::Path(path) = &self.device {
             let problem = "must be an absolute path, or \"none\" for a daemon without a kernel";
             require(path.is_absolute(), "device", problem)?;
@@ -526,6 +531,14 @@ mod tests {
             (
                 "[peer]\nkey_file = '/var/lib/peerfs/peer.key'",
                 "peer.key_file must not be in the store",
+            ),
+            (
+                "[peer]\nswarm_key = 'swarm.key'",
+                "peer.swarm_key must be an absolute path",
+            ),
+            (
+                "[peer]\nswarm_key = '/var/lib/peerfs/swarm.key'",
+                "peer.swarm_key must not be in the store",
             ),
             ("root_dir = ", "line 1"),
         ] {

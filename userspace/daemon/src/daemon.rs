@@ -18,9 +18,10 @@ use peerfs_fetch::{Disk, Fetcher, Packs, PinOrigin, Pins, Pulls, Repository, Tra
 use peerfs_format::Digest;
 use peerfs_http::{Address, Listener};
 use peerfs_monitor::serve;
-use peerfs_peer::{ArrivalLog, Identity, Node, NodeConfig};
+use peerfs_peer::{ArrivalLog, Node, NodeConfig};
 use peerfs_registry::{Remote, UrlError};
 use peerfs_store::{Reference, Store, Watcher};
+use peerfs_swarm::KeyFileError;
 use peerfs_text::Causes;
 use tokio::sync::{watch, Mutex};
 use tokio::task::JoinSet;
@@ -38,11 +39,12 @@ use crate::events::Events;
 use crate::lazy_pulls::LazyPulls;
 use crate::mirror::{MirrorError, Prepared};
 use crate::names::{Names, NamesError};
+use crate::node_config::node_config;
 use crate::provider::StoreProvider;
 use crate::reload::{Changes, Settings};
 use crate::requests::{RepositoryHandler, RequestCounts};
 use crate::saved_pins::SavedPins;
-use crate::state::{check_key, key_credential, StateDirectory, StateError};
+use crate::state::{StateDirectory, StateError};
 use crate::status::StatusReader;
 use crate::traces::Traces;
 use crate::upcall::RequestHandler;
@@ -71,6 +73,9 @@ pub enum StartError {
     /// What is this node's own can't be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The key of its private swarm can't be used.
+    #[error(transparent)]
+    SwarmKey(#[from] KeyFileError),
     /// What is known of names can't be read.
     #[error("cannot use what is known of names")]
     Names(#[from] NamesError),
@@ -154,6 +159,8 @@ impl Daemon {
             Some(mirror) => mirror.served(provider.clone()),
             None => provider.clone(),
         };
+        let swarm_key = opened.node.swarm_key.as_ref();
+        let private_swarm = swarm_key.map(|key| key.fingerprint().to_string());
         let node = Node::start(opened.node, served).await?;
         provider.tell(Arc::clone(node.arrivals()));
         node.carry_names(Arc::new(names.clone()));
@@ -211,6 +218,7 @@ impl Daemon {
             disk: disk.clone(),
             packs: Arc::clone(&packs),
             node: node.clone(),
+            private_swarm,
             traffic: Arc::clone(&traffic),
             pins: pins.clone(),
             pulls: pulls.clone(),
@@ -474,48 +482,6 @@ fn open_store(root_dir: &Path) -> peerfs_store::Result<Store> {
         }
         opened => opened,
     }
-}
-
-fn node_config(config: &Config, state: &StateDirectory) -> Result<NodeConfig, StartError> {
-    let key = config.key_file();
-    let old_key = config.root_dir.join("peer.key");
-    if old_key.symlink_metadata().is_ok() {
-        warn!(
-            "{} is not used, since a store may be copied and served: to keep the node's id, move it to {}; \
-             otherwise remove it",
-            old_key.display(),
-            key.display()
-        );
-    }
-    let identity = match (&config.peer.key_file, key_credential()) {
-        (None, Some(credential)) => {
-            if key.exists() {
-                warn!(
-                    "the node's key is a credential of the service manager; remove {}, where a key lies as well",
-                    key.display()
-                );
-            }
-            Identity::load(&credential)?
-        }
-        (_, credential) => {
-            if credential.is_some() {
-                warn!("the node's key is peer.key_file, and not the credential peer.key of the service manager");
-            }
-            check_key(&key)?;
-            Identity::load_or_generate(&key)?
-        }
-    };
-    let mut node = NodeConfig::new(identity);
-    if let Some(listen) = &config.peer.listen {
-        node.listen.clone_from(listen);
-    }
-    node.mdns = config.peer.mdns;
-    node.bootstrap.clone_from(&config.peer.bootstrap);
-    node.internet = config.peer.internet();
-    node.ban_list = Some(state.ban_list());
-    node.upload_limit = config.peer.upload_bytes_per_second;
-    node.connections_max = config.peer.connections_max.get();
-    Ok(node)
 }
 
 fn scheduler_limits(config: &Config) -> Limits {

@@ -43,6 +43,7 @@ mod mirror;
 mod monitor;
 mod names;
 mod names_config;
+mod node_config;
 mod peer_config;
 mod provider;
 pub mod reload;

@@ -18,6 +18,8 @@ use crate::config::{parse, ConfigError};
 pub struct PeerConfig {
     /// The node's key; made on the first start. By default `peer.key` in the state directory.
     pub key_file: Option<PathBuf>,
+    /// The key of the private swarm that the node belongs to; without it, it belongs to none.
+    pub swarm_key: Option<PathBuf>,
     /// The addresses to listen on, as multiaddresses; by default any free TCP port.
     #[serde(deserialize_with = "some_from_texts")]
     pub listen: Option<Vec<Multiaddr>>,
@@ -56,6 +58,7 @@ impl Default for PeerConfig {
     fn default() -> Self {
         PeerConfig {
             key_file: None,
+            swarm_key: None,
             listen: None,
             mdns: true,
             bootstrap: Vec::new(),

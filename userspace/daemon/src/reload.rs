@@ -62,6 +62,7 @@ impl Changes {
         } = running;
         let PeerConfig {
             key_file,
+            swarm_key,
             listen,
             mdns,
             bootstrap,
@@ -90,6 +91,7 @@ impl Changes {
             ("control_socket", *control_socket != new.control_socket),
             ("log.format", *format != new.log.format),
             ("peer.key_file", *key_file != new.peer.key_file),
+            ("peer.swarm_key", *swarm_key != new.peer.swarm_key),
             ("peer.listen", *listen != new.peer.listen),
             ("peer.mdns", *mdns != new.peer.mdns),
             ("peer.bootstrap", *bootstrap != new.peer.bootstrap),

@@ -128,11 +128,11 @@ pub fn check_key(path: &Path) -> Result<(), StateError> {
     }
 }
 
-/// The node's key that the service manager has unsealed for this process, or got from elsewhere (systemd.exec(5),
+/// A key of this name that the service manager has unsealed for this process, or got from elsewhere (systemd.exec(5),
 /// "Credentials"): whoever may read it is decided there.
-pub fn key_credential() -> Option<PathBuf> {
+pub fn credential(name: &str) -> Option<PathBuf> {
     let directory = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?);
-    let key = directory.join("peer.key");
+    let key = directory.join(name);
     (key.is_absolute() && key.exists()).then_some(key)
 }
 

@@ -28,6 +28,8 @@ pub struct StatusReader {
     pub packs: Arc<Packs>,
     /// The peer node.
     pub node: Node,
+    /// The fingerprint of its swarm's key, if that is private.
+    pub private_swarm: Option<String>,
     /// What was fetched.
     pub traffic: Arc<Traffic>,
     /// The images that are kept complete.
@@ -52,6 +54,7 @@ impl StatusReader {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node_id: self.node.peer_id().to_string(),
             listen_addresses: self.listen_addresses(),
+            private_swarm: self.private_swarm.clone(),
             reachability: network.reachability.map(reachability),
             peers: self.connected(),
             images,
@@ -79,6 +82,7 @@ impl StatusReader {
             pulls: self.pulls.progress().iter().map(Progress::status).collect(),
             network: NetworkStatus {
                 listen_addresses: self.listen_addresses(),
+                private_swarm: self.private_swarm.clone(),
                 reachability: network.reachability.map(reachability),
                 neighbours: network.neighbours.map(count),
                 dht_nodes: count(network.dht_nodes),

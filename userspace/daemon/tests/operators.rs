@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "operators/private.rs"]
+mod private;
 mod support;
 
 use std::fs;
@@ -30,6 +32,8 @@ fn seed(length: usize) -> (Running, String) {
     });
     fs::write(tree.join("file"), bytes.take(length).collect::<Vec<_>>()).unwrap();
     let mut build = Command::new(peerfs());
+    // The same bytes are the same image.
+    build.env("SOURCE_DATE_EPOCH", "1");
     build.args(["build", "--tag", "seed", "--root-dir"]);
     let digest = succeed(build.arg(root.path().join("store")).arg(tree));
     let (daemon, _) = Running::start_over(root, "");

@@ -7,9 +7,11 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use either::Either;
 use libp2p::allow_block_list::{self, BlockedPeers};
 use libp2p::core::upgrade::Version;
 use libp2p::core::Transport;
+use libp2p::pnet::PnetConfig;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::{identify, kad, mdns, noise, relay, tcp, PeerId, StreamProtocol, Swarm, SwarmBuilder};
@@ -150,7 +152,17 @@ pub(crate) fn swarm(
         true => Some(Behaviour::mdns(config.identity.peer_id())?),
         false => None,
     };
-    let transport = Guard::new(tcp, configured)
+    let tcp = Guard::new(tcp, configured);
+    // At the bottom, so that nothing is said to who does not have the key. What a relay passes on is not encrypted by it once
+    // more: it goes over connections with the relay that are.
+    let connected = match &config.swarm_key {
+        None => Either::Left(tcp),
+        Some(key) => {
+            let private = PnetConfig::new(key.pre_shared());
+            Either::Right(tcp.and_then(move |socket, _| private.handshake(socket)))
+        }
+    };
+    let transport = connected
         .upgrade(Version::V1Lazy)
         .authenticate(noise(keypair)?)
         .multiplex(muxer::Config::default());

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use libp2p::multiaddr::Protocol;
 use libp2p::Multiaddr;
+use peerfs_swarm::SwarmKey;
 
 use crate::Identity;
 
@@ -41,6 +42,9 @@ impl Default for InternetConfig {
 pub struct NodeConfig {
     /// Who the node is.
     pub identity: Identity,
+    /// The key of the private swarm that it belongs to: it speaks with nodes that have the same, and with nobody else. Without
+    /// it, with those that have none.
+    pub swarm_key: Option<SwarmKey>,
     /// Where it listens. Addresses that can't be listened on (IPv6 on a machine without it) are
     /// logged and passed over, unless there is no other.
     pub listen: Vec<Multiaddr>,
@@ -77,6 +81,7 @@ impl NodeConfig {
         ];
         NodeConfig {
             identity,
+            swarm_key: None,
             listen: ips.map(|ip| ip.with(Protocol::Tcp(0))).to_vec(),
             mdns: true,
             internet: None,

@@ -12,6 +12,10 @@ use libp2p::{Multiaddr, PeerId};
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A neighbour that could not be reached is given up when its pauses have become as long as this.
+const PATIENCE: Duration = PAUSE_MAX;
+/// The same in a private swarm, where a neighbour is more likely one of another swarm than one that is slow.
+const PATIENCE_IN_PRIVATE: Duration = Duration::from_secs(4);
 /// A connection that stood so long was worth its making, also if nothing was exchanged on it. One that the
 /// peer drops at once, because it has no room, was not.
 const STOOD: Duration = Duration::from_secs(60);
@@ -26,9 +30,11 @@ pub(crate) enum Target {
 }
 
 /// Keeps targets connected: dials, and dials again after growing pauses.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Dialer {
     entries: Vec<Entry>,
+    /// The pause with which a target that was not configured is given up.
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -50,6 +56,17 @@ enum State {
 }
 
 impl Dialer {
+    /// Without targets, for a node of a private swarm or another one.
+    pub(crate) fn new(private: bool) -> Self {
+        Dialer {
+            entries: Vec::new(),
+            patience: match private {
+                true => PATIENCE_IN_PRIVATE,
+                false => PATIENCE,
+            },
+        }
+    }
+
     /// Adds a target, to be dialled at once unless it is a peer that is connected already.
     pub(crate) fn add(&mut self, target: Target, connected: bool, now: Instant) {
         if self.entries.iter().any(|entry| entry.target == target) {
@@ -162,18 +179,23 @@ impl Dialer {
         }
     }
 
-    /// An attempt failed; returns whose, if it was one of the dialer's. One that was not configured is forgotten when
-    /// its pauses have become the longest.
-    pub(crate) fn failed(&mut self, connection: ConnectionId, now: Instant) -> Option<Target> {
+    /// An attempt failed; returns whose, if it was one of the dialer's, and whether that is given up: one that was not
+    /// configured, when its pauses have become long.
+    pub(crate) fn failed(
+        &mut self,
+        connection: ConnectionId,
+        now: Instant,
+    ) -> Option<(Target, bool)> {
         let dialing = |entry: &Entry| entry.state == State::Dialing(connection);
         let place = self.entries.iter().position(dialing)?;
         let entry = self.entries.get_mut(place)?;
         entry.fail(now);
         let target = entry.target.clone();
-        if entry.pause == PAUSE_MAX && matches!(target, Target::Peer(_)) {
+        let given_up = entry.pause >= self.patience && matches!(target, Target::Peer(_));
+        if given_up {
             self.entries.swap_remove(place);
         }
-        Some(target)
+        Some((target, given_up))
     }
 
     /// An attempt will never succeed: whoever answers has this node's own key. Returns whose it was.
@@ -246,7 +268,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_and_are_bounded() {
-        let mut dialer = Dialer::default();
+        let mut dialer = Dialer::new(false);
         let mut now = Instant::now();
         dialer.add(address(), false, now);
         let mut pauses = Vec::new();
@@ -256,7 +278,8 @@ mod tests {
                 now += Duration::from_millis(100);
             }
             pauses.push(now - failed);
-            assert_eq!(dialer.failed(connection(number), now), Some(address()));
+            let failed = dialer.failed(connection(number), now);
+            assert_eq!(failed, Some((address(), false)));
         }
         assert_eq!(pauses[..4], [0, 500, 1000, 2000].map(Duration::from_millis));
         assert_eq!(*pauses.last().unwrap(), PAUSE_MAX);
@@ -264,7 +287,7 @@ mod tests {
 
     #[test]
     fn in_another_network_all_is_tried_at_once() {
-        let (mut dialer, now) = (Dialer::default(), Instant::now());
+        let (mut dialer, now) = (Dialer::new(false), Instant::now());
         dialer.add(address(), false, now);
         for number in 0..8 {
             assert!(dial(&mut dialer, number, now + PAUSE_MAX * number as u32));
@@ -280,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_connected_target_is_dialled_again_when_it_is_gone() {
-        let mut dialer = Dialer::default();
+        let mut dialer = Dialer::new(false);
         let (peer, now) = (PeerId::random(), Instant::now());
         dialer.add(address(), false, now);
         assert!(dial(&mut dialer, 1, now));
@@ -294,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_came_by_itself_is_not_dialled() {
-        let mut dialer = Dialer::default();
+        let mut dialer = Dialer::new(false);
         let (peer, now) = (PeerId::random(), Instant::now());
         dialer.add(Target::Peer(peer), false, now);
         dialer.connected(connection(7), peer, now);
@@ -305,24 +328,32 @@ mod tests {
 
     #[test]
     fn who_was_found_on_the_link_and_cannot_be_reached_is_given_up() {
-        for (target, is_given_up) in [(Target::Peer(PeerId::random()), true), (address(), false)] {
-            let (mut dialer, mut now) = (Dialer::default(), Instant::now());
+        let neighbour = || Target::Peer(PeerId::random());
+        for (target, private, expected) in [
+            (neighbour(), false, 6),
+            (neighbour(), true, 3),
+            (address(), false, 20),
+            (address(), true, 20),
+        ] {
+            let (mut dialer, mut now) = (Dialer::new(private), Instant::now());
             dialer.add(target.clone(), false, now);
-            let mut tries = 0;
-            while tries < 20 && !dialer.entries.is_empty() {
+            let (mut tries, mut over) = (0, false);
+            while tries < 20 && !over {
                 if dial(&mut dialer, tries, now) {
-                    assert_eq!(dialer.failed(connection(tries), now), Some(target.clone()));
+                    let (failed, given_up) = dialer.failed(connection(tries), now).unwrap();
+                    assert_eq!(failed, target);
+                    over = given_up;
                     tries += 1;
                 }
                 now += Duration::from_millis(100);
             }
-            assert_eq!(tries < 10, is_given_up, "{tries}");
+            assert_eq!((tries, dialer.entries.is_empty()), (expected, over));
         }
     }
 
     /// How often a target is dialled in a minute whose connections end after so long, used or not.
     fn dialled_in_a_minute(stands: Duration, useful: bool) -> usize {
-        let mut dialer = Dialer::default();
+        let mut dialer = Dialer::new(false);
         let (peer, start) = (PeerId::random(), Instant::now());
         dialer.add(address(), false, start);
         let (mut dialled, mut ends) = (0, None);
@@ -346,7 +377,7 @@ mod tests {
         let moment = Duration::from_millis(100);
         assert!(dialled_in_a_minute(moment, false) <= 8);
         assert!(dialled_in_a_minute(moment, true) > 50);
-        let (mut dialer, now) = (Dialer::default(), Instant::now());
+        let (mut dialer, now) = (Dialer::new(false), Instant::now());
         let peer = PeerId::random();
         dialer.add(address(), false, now);
         for number in 0..5 {
@@ -362,7 +393,7 @@ mod tests {
 
     #[test]
     fn without_room_only_what_was_configured_is_dialled() {
-        let (mut dialer, now) = (Dialer::default(), Instant::now());
+        let (mut dialer, now) = (Dialer::new(false), Instant::now());
         dialer.add(Target::Peer(PeerId::random()), false, now);
         assert_eq!(dialer.due(false, now), None);
         dialer.add(address(), false, now);

@@ -176,7 +176,17 @@ fn peers(activity: &Activity) -> Finding {
     }
     let advice = "start peerfsd on another machine of this network and let UDP port 5353 through its firewall, or name \
                   peers with bootstrap in peerfsd.toml";
-    Finding::warning(PEERS, text, advice)
+    match &activity.network.private_swarm {
+        None => Finding::warning(PEERS, text, advice),
+        Some(fingerprint) => {
+            let fingerprint = printable(fingerprint);
+            let text = format!(
+                "{text}, and nobody else is let in than nodes with the swarm key {fingerprint}"
+            );
+            let advice = format!("{advice}; `peerfs status` has to say the same key there");
+            Finding::warning(PEERS, text, advice)
+        }
+    }
 }
 
 fn reachability(activity: &Activity) -> Finding {
@@ -276,6 +286,10 @@ mod tests {
             spoil(&mut activity);
             assert_eq!(worst(&activity), (level, check.to_owned()));
         }
+        let mut alone = healthy();
+        alone.peers.clear();
+        alone.network.private_swarm = Some("45fc".to_owned());
+        assert!(peers(&alone).text.contains("45fc"));
         let mut reached = healthy();
         reached.network.reachability = Some(Reachability::Direct);
         assert_eq!(worst(&reached).0, Level::Ok);

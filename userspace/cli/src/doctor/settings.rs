@@ -27,6 +27,14 @@ pub(super) struct Settings {
     pub(super) state_dir: Option<PathBuf>,
     device: PathBuf,
     pub(super) control_socket: PathBuf,
+    pub(super) peer: PeerSettings,
+}
+
+/// Those of its node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PeerSettings {
+    pub(super) swarm_key: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -36,6 +44,7 @@ impl Default for Settings {
             state_dir: None,
             device: "/dev/peerfs".into(),
             control_socket: peerfs_control::DEFAULT_SOCKET.into(),
+            peer: PeerSettings::default(),
         }
     }
 }

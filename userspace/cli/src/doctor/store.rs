@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The store, and the directory of what is the daemon's own.
+//! The store, the directory of what is the daemon's own, and the key of its swarm.
 
 use std::fs::File;
 use std::io;
@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use peerfs_store::{printable, Store};
+use peerfs_swarm::{read_of_anybody, KeyFileError};
 use peerfs_text::Causes;
 use rustix::fs::{fallocate, statfs, statvfs, FallocateFlags, StatFs, StatVfs};
 use rustix::process::geteuid;
@@ -20,6 +21,7 @@ const STORE: &str = "store";
 const SPACE: &str = "store's space";
 const FILESYSTEM: &str = "store's filesystem";
 const STATE: &str = "state directory";
+const SWARM_KEY: &str = "swarm key";
 /// Where the daemon of the system has what is its own.
 const DEFAULT_STATE: &str = "/var/lib/peerfsd";
 /// Less free space than this is soon gone.
@@ -27,7 +29,7 @@ const SPACE_LOW: u64 = 1 << 30;
 /// How large a file is that is tried.
 const TRIED: u64 = 64 * 1024;
 
-/// Looks at both, and changes nothing.
+/// Looks at them, and changes nothing.
 pub(super) fn look(settings: &Settings) -> Vec<Finding> {
     let root_dir = &settings.root_dir;
     let mut findings = vec![look_at_store(root_dir)];
@@ -39,6 +41,8 @@ pub(super) fn look(settings: &Settings) -> Vec<Finding> {
     let state = settings.state_dir.as_deref();
     let state = state.or_else(|| geteuid().is_root().then_some(Path::new(DEFAULT_STATE)));
     findings.extend(state.map(look_at_state));
+    let swarm_key = settings.peer.swarm_key.as_deref();
+    findings.extend(swarm_key.map(look_at_swarm_key));
     findings
 }
 
@@ -188,6 +192,26 @@ fn look_at_state(path: &Path) -> Finding {
     }
 }
 
+fn look_at_swarm_key(path: &Path) -> Finding {
+    match read_of_anybody(path) {
+        Ok(key) => Finding::ok(
+            SWARM_KEY,
+            format!("its fingerprint is {}", key.fingerprint()),
+        ),
+        Err(KeyFileError::Read { source, .. })
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            let text = format!("{} is closed to this user", printable(path));
+            Finding::warning(SWARM_KEY, text, "try as root")
+        }
+        Err(error) => Finding::error(
+            SWARM_KEY,
+            Causes(&error).to_string(),
+            "peerfsd does not start until that is mended",
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::{set_permissions, write, Permissions};
@@ -213,6 +237,19 @@ mod tests {
         space.f_files = 10;
         space.f_favail = 0;
         assert_eq!(judge_space(&space).level, Level::Error);
+    }
+
+    #[test]
+    fn a_swarm_key_that_cannot_be_used_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("swarm.key");
+        assert_eq!(look_at_swarm_key(&path).level, Level::Error);
+        let key = peerfs_swarm::create(&path).unwrap();
+        let found = look_at_swarm_key(&path);
+        assert_eq!(found.level, Level::Ok);
+        assert!(found.text.contains(&key.fingerprint().to_string()));
+        set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(look_at_swarm_key(&path).level, Level::Error);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! `peerfs key`: the keys that sign.
+//! `peerfs key`: the keys that sign, and those of private swarms.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueHint};
 use peerfs_names::{SecretKey, SigningKey};
+use peerfs_store::printable;
+use peerfs_swarm::{create, read_of_anybody};
 use rustix::fs::OFlags;
 use rustix::process::{geteuid, set_dumpable_behavior, DumpableBehavior};
 
@@ -29,9 +31,9 @@ pub(crate) struct KeyFolder {
     keys: Option<PathBuf>,
 }
 
-/// Make, list and export keys that sign names and images.
+/// Make, list and export keys that sign names and images, and make those of private swarms.
 ///
-/// A key is a file that its owner alone may read; it is not encrypted. Who has it can sign in your name.
+/// A key is a file that its owner alone may read; it is not encrypted. Who has one that signs can sign in your name.
 #[derive(Args)]
 pub(crate) struct KeyArguments {
     #[command(subcommand)]
@@ -66,6 +68,18 @@ enum KeyCommand {
         #[arg(value_name = "KEY", default_value = DEFAULT_KEY)]
         name: String,
     },
+    /// Make the key of a private swarm.
+    ///
+    /// All its nodes get a copy of the file (`swarm_key` in the configuration of peerfsd); others can neither speak with
+    /// them nor see what they exchange. Prints its fingerprint, which tells it from others and is no secret.
+    Swarm {
+        /// Print the fingerprint of a key that is there.
+        #[arg(long)]
+        show: bool,
+        /// Its file, in a directory that exists.
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
 }
 
 /// What a key is called that is not called otherwise.
@@ -95,8 +109,25 @@ pub(crate) fn run(arguments: &KeyArguments) -> Result<()> {
                 false => output.line(&public.to_string())?,
             }
         }
+        KeyCommand::Swarm { show, file } => {
+            leave_no_core_dump();
+            let key = match show {
+                true => read_of_anybody(file)?,
+                false => {
+                    let key = create(file)?;
+                    tell(&format!("peerfs: {} has the new key", printable(file)));
+                    key
+                }
+            };
+            output.line(&key.fingerprint().to_string())?;
+        }
     }
     output.finish()
+}
+
+/// What crashes is not to leave a key on a disk. If the kernel refuses, it is no worse than before.
+fn leave_no_core_dump() {
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 impl KeyFolder {
@@ -179,8 +210,7 @@ fn invalid(path: &Path, source: peerfs_names::InvalidKey) -> Error {
 
 /// The text of a file that others than its owner can't read.
 fn read(path: &Path) -> Result<String> {
-    // What crashes is not to leave it on a disk. If the kernel refuses, it is no worse than before.
-    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    leave_no_core_dump();
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => Error::Key(format!(
             "there is no key {}; `peerfs key new` makes one",

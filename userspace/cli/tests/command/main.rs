@@ -32,4 +32,5 @@ mod running;
 mod sharing;
 mod signing;
 mod status;
+mod swarm_keys;
 mod updating;

@@ -33,6 +33,7 @@ fn status() -> Reply {
     Reply::Status(Status {
         version: "0.1.0".into(),
         node_id: "12D3KooW".into(),
+        private_swarm: Some("45fc986b".into()),
         peers: vec![PeerStatus {
             id: "12D3Peer".into(),
             address: "/ip4/10.0.0.1/udp/4001/quic-v1".into(),
@@ -70,6 +71,7 @@ fn a_daemon_is_asked() {
     let text = String::from_utf8(output.stdout).unwrap();
     for part in [
         "12D3KooW",
+        "in the private swarm with the key 45fc986b",
         "12D3Peer at",
         "5.00 MiB received",
         "debian: 1.00 MiB of 3.00 MiB here",

@@ -8,14 +8,36 @@ use std::time::Instant;
 use futures::future::FutureExt;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, DialError};
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, PeerId};
 
 use super::Driver;
 use crate::dialer::{peer_of, Target};
 use crate::resolver::resolve;
 use crate::twins::is_own;
 
+/// The neighbours on the link that are dialled: whom else the DHT names is dialled for that. Were it all, each of a
+/// thousand nodes would have a thousand connections.
+const NEIGHBOURS_MAX: usize = 16;
+
 impl Driver {
+    /// Dials some of those on the link, if too few are.
+    pub(super) fn add_neighbours(&mut self) {
+        let mut found: Vec<PeerId> = self.found().difference(&self.given_up).copied().collect();
+        fastrand::shuffle(&mut found);
+        for peer in found {
+            self.add_neighbour(peer);
+        }
+    }
+
+    /// A peer was found on the link.
+    pub(super) fn add_neighbour(&mut self, peer: PeerId) {
+        if self.dialer.neighbours() < NEIGHBOURS_MAX {
+            let connected = self.peers.is_connected(peer);
+            self.dialer
+                .add(Target::Peer(peer), connected, Instant::now());
+        }
+    }
+
     pub(super) fn dial_due(&mut self) {
         let room = self.swarm.behaviour().connections.has_room();
         while let Some(target) = self.dialer.due(room, Instant::now()) {
@@ -92,9 +114,16 @@ impl Driver {
                 .met(address, &self.outlets.listen_addresses.borrow());
             return;
         }
-        // Somebody configured this one, and wants to know.
-        if let Some(Target::Address(address)) = self.dialer.failed(connection, Instant::now()) {
-            tracing::warn!(%address, %error, "cannot reach a bootstrap peer, will try again");
+        match self.dialer.failed(connection, Instant::now()) {
+            // Somebody configured this one, and wants to know.
+            Some((Target::Address(address), _)) => {
+                tracing::warn!(%address, %error, "cannot reach a bootstrap peer, will try again");
+            }
+            Some((Target::Peer(peer), true)) => {
+                self.given_up.insert(peer);
+                self.add_neighbours();
+            }
+            _ => {}
         }
     }
 }

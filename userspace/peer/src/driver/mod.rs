@@ -48,10 +48,7 @@ use internet::Internet;
 const TICK: Duration = Duration::from_millis(250);
 /// How often the routing table of the DHT is filled anew; lookups do it too, and connections.
 pub(crate) const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(4 * 60 * 60);
-/// The neighbours on the link that are dialled: whom else the DHT names is dialled for that. Were it all, each of a
-/// thousand nodes would have a thousand connections.
-const NEIGHBOURS_MAX: usize = 16;
-/// How often those that could not be reached are made up for by others.
+/// How often those that could not be reached are tried again. Others take their place at once.
 const NEIGHBOURS_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// The lookups under way at a time; more are answered with nothing.
 const LOOKUPS_MAX: usize = 256;
@@ -120,6 +117,8 @@ pub(crate) struct Driver {
     republisher: Republisher,
     bootstrap_at: Instant,
     neighbours_at: Instant,
+    /// Those on the link that could not be reached since they were tried the last time.
+    given_up: HashSet<PeerId>,
     lookups: HashMap<QueryId, mpsc::Sender<PeerId>>,
     name_lookups: HashMap<QueryId, mpsc::Sender<SignedRecord>>,
     /// How many records of names others have had put here.
@@ -168,11 +167,12 @@ impl Driver {
             outlets,
             bootstrap: config.bootstrap.clone(),
             loopback_only: config.listen.iter().all(is_only_local),
-            dialer: Dialer::default(),
+            dialer: Dialer::new(config.swarm_key.is_some()),
             resolutions: FuturesUnordered::new(),
             republisher: Republisher::new(config.provider_record_lifetime / 2),
             bootstrap_at: Instant::now() + BOOTSTRAP_INTERVAL,
             neighbours_at: Instant::now() + NEIGHBOURS_INTERVAL,
+            given_up: HashSet::new(),
             lookups: HashMap::new(),
             name_lookups: HashMap::new(),
             puts: Puts::new(Instant::now()),
@@ -247,16 +247,8 @@ impl Driver {
         }
         if now >= self.neighbours_at {
             self.neighbours_at = now + NEIGHBOURS_INTERVAL;
+            self.given_up.clear();
             self.add_neighbours();
-        }
-    }
-
-    /// Dials some of those on the link, if too few are.
-    fn add_neighbours(&mut self) {
-        let mut found: Vec<PeerId> = self.found().into_iter().collect();
-        fastrand::shuffle(&mut found);
-        for peer in found {
-            self.add_neighbour(peer);
         }
     }
 
@@ -383,15 +375,6 @@ impl Driver {
     fn on_found(&mut self, addresses: Vec<Multiaddr>) {
         for peer in self.neighbours.heard(addresses, Instant::now()) {
             self.add_neighbour(peer);
-        }
-    }
-
-    /// A peer was found on the link.
-    fn add_neighbour(&mut self, peer: PeerId) {
-        if self.dialer.neighbours() < NEIGHBOURS_MAX {
-            let connected = self.peers.is_connected(peer);
-            self.dialer
-                .add(Target::Peer(peer), connected, Instant::now());
         }
     }
 

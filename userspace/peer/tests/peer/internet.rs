@@ -17,6 +17,7 @@ use libp2p::{identify, kad, noise, yamux, Multiaddr, StreamProtocol, SwarmBuilde
 use nix::sched::{setns, CloneFlags};
 use peerfs_exchange::Priority;
 use peerfs_peer::{Identity, InternetConfig, Node, NodeConfig, PeerId, Reachability, RequestError};
+use peerfs_swarm::SwarmKey;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::mdns::ip;
@@ -151,15 +152,15 @@ where
 }
 
 /// A node in a namespace, with a thread and a runtime of its own.
-struct Machine {
-    node: Node,
+pub struct Machine {
+    pub node: Node,
     /// Dropped, it lets the thread end.
     ends: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Machine {
-    async fn start(namespace: &str, config: NodeConfig, store: Store) -> Self {
+    pub async fn start(namespace: &str, config: NodeConfig, store: Store) -> Self {
         let (started, mut starts) = mpsc::channel(1);
         let (ends, end) = oneshot::channel::<()>();
         let thread = inside(namespace, || async move {
@@ -413,17 +414,33 @@ fn is_direct(node: &Node, peer: PeerId) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_behind_routers_connect_without_the_relay() {
+    meet_behind_routers(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_a_private_swarm_connect_behind_routers_too() {
+    meet_behind_routers(Some(SwarmKey::generate().unwrap())).await;
+}
+
+async fn meet_behind_routers(key: Option<SwarmKey>) {
+    let private = |mut config: NodeConfig| {
+        config.swarm_key.clone_from(&key);
+        config
+    };
     let mut net = Internet::new(2);
     let Some(homes) = net.as_mut().and_then(Internet::behind_routers) else {
         eprintln!("skipped: it needs root, `ip` and `iptables`");
         return;
     };
     let net = net.unwrap();
-    let middle = Machine::start(&net.middle, relay(), Store::default()).await;
-    let bootstrap = "/ip4/5.5.1.1/tcp/4001";
-    let store = store_with_pack(10, 50_000);
-    let one = Machine::start(&homes[0], internet(Some(bootstrap)), store).await;
-    let other = Machine::start(&homes[1], internet(Some(bootstrap)), Store::default()).await;
+    let middle = Machine::start(&net.middle, private(relay()), Store::default()).await;
+    let home = private(internet(Some("/ip4/5.5.1.1/tcp/4001")));
+    let another = NodeConfig {
+        identity: Identity::generate(),
+        ..home.clone()
+    };
+    let one = Machine::start(&homes[0], home, store_with_pack(10, 50_000)).await;
+    let other = Machine::start(&homes[1], another, Store::default()).await;
     one.node.provide(PACK).await;
     one.becomes(Reachability::Relayed).await;
     connected(&other.node, middle.node.peer_id()).await;

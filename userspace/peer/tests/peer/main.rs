@@ -9,6 +9,7 @@ mod following;
 mod hostile;
 mod internet;
 mod mdns;
+mod private;
 mod raw;
 mod relay;
 mod support;

@@ -11,13 +11,13 @@ use peerfs_peer::{Identity, NodeConfig};
 use tokio::time::timeout;
 
 /// The network namespaces of this test; they are gone with it.
-struct Link {
-    names: [String; 2],
+pub struct Link {
+    pub names: [String; 2],
 }
 
 impl Link {
     /// `None` where it is not permitted.
-    fn new(name: &str, addresses: [&str; 2]) -> Option<Self> {
+    pub fn new(name: &str, addresses: [&str; 2]) -> Option<Self> {
         let id = std::process::id();
         let link = Link {
             names: ["a", "b"].map(|side| format!("peerfs-{id}-{name}-{side}")),

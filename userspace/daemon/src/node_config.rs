@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! How the node is set up: what the configuration says of it, and the keys that this names.
+
+use peerfs_peer::{Identity, NodeConfig};
+use peerfs_swarm::{read, read_credential, KeyFileError, SwarmKey};
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::daemon::StartError;
+use crate::state::{check_key, credential, StateDirectory};
+
+/// What the node's key is called among the credentials of the service manager.
+const NODE_KEY: &str = "peer.key";
+/// What the key of its swarm is called there.
+const SWARM_KEY: &str = "swarm.key";
+
+/// The settings of the node, with its keys.
+///
+/// # Errors
+/// If a key can't be used.
+pub(crate) fn node_config(
+    config: &Config,
+    state: &StateDirectory,
+) -> Result<NodeConfig, StartError> {
+    let key = config.key_file();
+    let old_key = config.root_dir.join("peer.key");
+    if old_key.symlink_metadata().is_ok() {
+        warn!(
+            "{} is not used, since a store may be copied and served: to keep the node's id, move it to {}; \
+             otherwise remove it",
+            old_key.display(),
+            key.display()
+        );
+    }
+    let identity = match (&config.peer.key_file, credential(NODE_KEY)) {
+        (None, Some(credential)) => {
+            if key.exists() {
+                warn!(
+                    "the node's key is a credential of the service manager; remove {}, where a key lies as well",
+                    key.display()
+                );
+            }
+            Identity::load(&credential)?
+        }
+        (_, credential) => {
+            if credential.is_some() {
+                warn!("the node's key is peer.key_file, and not the credential {NODE_KEY} of the service manager");
+            }
+            check_key(&key)?;
+            Identity::load_or_generate(&key)?
+        }
+    };
+    let mut node = NodeConfig::new(identity);
+    if let Some(listen) = &config.peer.listen {
+        node.listen.clone_from(listen);
+    }
+    node.swarm_key = swarm_key(config)?;
+    node.mdns = config.peer.mdns;
+    node.bootstrap.clone_from(&config.peer.bootstrap);
+    node.internet = config.peer.internet();
+    node.ban_list = Some(state.ban_list());
+    node.upload_limit = config.peer.upload_bytes_per_second;
+    node.connections_max = config.peer.connections_max.get();
+    Ok(node)
+}
+
+/// The key of the node's private swarm, if it is in one.
+fn swarm_key(config: &Config) -> Result<Option<SwarmKey>, KeyFileError> {
+    let key = match (&config.peer.swarm_key, credential(SWARM_KEY)) {
+        (None, None) => return Ok(None),
+        (None, Some(credential)) => read_credential(&credential)?,
+        (Some(path), credential) => {
+            if credential.is_some() {
+                warn!("the swarm's key is peer.swarm_key, and not the credential {SWARM_KEY} of the service manager");
+            }
+            read(path)?
+        }
+    };
+    let fingerprint = key.fingerprint();
+    info!(%fingerprint, "the swarm is private: nodes without its key are not spoken with");
+    Ok(Some(key))
+}
