@@ -87,10 +87,11 @@ impl Cache {
         let pulled: Vec<Digest> = pulled.collect();
         let is_pulling = !pulled.is_empty();
         let keep: Vec<Digest> = self.pins.manifests().into_iter().chain(pulled).collect();
+        let evicting = self.packs.evict();
         let evicted = self.disk.run(move |store| store.evict(&keep, limit)).await;
+        drop(evicting);
         match evicted {
             Ok(evicted) if evicted.packs > 0 => {
-                self.packs.close_all();
                 info!(
                     packs = evicted.packs,
                     bytes = evicted.bytes,

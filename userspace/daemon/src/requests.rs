@@ -75,6 +75,9 @@ impl RequestCounts {
     }
 }
 
+/// How often a request is handled at most because something was given up meanwhile.
+const TRIES_MAX: usize = 3;
+
 /// Handles the kernel's requests by the repository.
 pub struct RepositoryHandler {
     repository: Arc<Repository>,
@@ -131,7 +134,24 @@ impl RepositoryHandler {
         Ok(Answer::File(Arc::new(open.await?)))
     }
 
+    /// The kernel asks for what it does not find. That it is here, as a pack says that was open before something was given up,
+    /// need not be so, and the kernel asks no third time.
     async fn chunks(&self, request: FetchChunks) -> Result<Answer, GetError> {
+        let packs = self.repository.packs();
+        for _ in 1..TRIES_MAX {
+            let settled = packs.settled();
+            let (answer, were_here) = self.chunks_by_now(request).await?;
+            if !were_here || settled.is_some() && packs.settled() == settled {
+                return Ok(answer);
+            }
+            packs.settle().await;
+        }
+        let (answer, _) = self.chunks_by_now(request).await?;
+        Ok(answer)
+    }
+
+    /// The chunks, and whether they were here.
+    async fn chunks_by_now(&self, request: FetchChunks) -> Result<(Answer, bool), GetError> {
         let purpose = self.purpose(request.manifest, request.priority);
         let pack = self
             .repository
@@ -151,10 +171,11 @@ impl RepositoryHandler {
             .chunks(&pack, chunks.clone(), purpose)
             .await?;
         let files = self.repository.disk().run(move |_| pack.files(chunks));
-        Ok(match files.await? {
+        let answer = match files.await? {
             PackFiles::Whole(file) => Answer::File(file),
             PackFiles::Places { table, slots } => Answer::Places { table, slots },
-        })
+        };
+        Ok((answer, are_here))
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lru::LruCache;
 use peerfs_format::{Digest, PackRecord, METADATA_MAX};
 use peerfs_store::{Error, Pack, Store};
+use tokio::sync::watch;
 
 /// Packs that are kept open, each with its index (a few hundred KiB) and a descriptor.
 const OPEN_PACKS: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not 0");
@@ -21,6 +22,27 @@ pub struct Packs {
     open: Mutex<LruCache<(Digest, Digest), Arc<Pack>>>,
     /// The one learned last comes last.
     indexes: Mutex<LruCache<Digest, Vec<Digest>>>,
+    evictions: watch::Sender<Evictions>,
+}
+
+/// How often something was given up.
+#[derive(Default)]
+struct Evictions {
+    begun: u64,
+    running: u32,
+}
+
+/// Chunks are being given up until this is dropped. A pack that was open before, or is opened meanwhile, may say that it has
+/// what is gone.
+pub struct Eviction<'a>(&'a Packs);
+
+impl Drop for Eviction<'_> {
+    fn drop(&mut self) {
+        self.0.close_all();
+        self.0
+            .evictions
+            .send_modify(|evictions| evictions.running -= 1);
+    }
 }
 
 impl Default for Packs {
@@ -28,6 +50,7 @@ impl Default for Packs {
         Packs {
             open: Mutex::new(LruCache::new(OPEN_PACKS)),
             indexes: Mutex::new(LruCache::new(KNOWN_PACKS)),
+            evictions: watch::Sender::default(),
         }
     }
 }
@@ -95,9 +118,31 @@ impl Packs {
         Ok(Some(Arc::clone(found)))
     }
 
+    /// Chunks are about to be given up. Afterwards no pack is open.
+    pub fn evict(&self) -> Eviction<'_> {
+        self.evictions.send_modify(|evictions| {
+            evictions.begun += 1;
+            evictions.running += 1;
+        });
+        Eviction(self)
+    }
+
     /// Forgets all that are open: they may not be there any more.
     pub fn close_all(&self) {
         lock(&self.open).clear();
+    }
+
+    /// How often something was given up, unless something is just now.
+    pub fn settled(&self) -> Option<u64> {
+        let evictions = self.evictions.borrow();
+        (evictions.running == 0).then_some(evictions.begun)
+    }
+
+    /// Waits until nothing is being given up.
+    pub async fn settle(&self) {
+        let mut evictions = self.evictions.subscribe();
+        // Its sender is here.
+        let _ = evictions.wait_for(|evictions| evictions.running == 0).await;
     }
 
     /// The indexes that describe a pack, as far as images say so. Does not block.
@@ -129,4 +174,25 @@ pub fn pack_record(pack: Digest, index: Digest, blob: &[u8]) -> peerfs_store::Re
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // A cache is valid after every step.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn who_is_told_something_while_chunks_go_knows_it_and_can_wait() {
+        let packs = Packs::default();
+        let before = packs.settled();
+        assert!(before.is_some());
+        let (eviction, another) = (packs.evict(), packs.evict());
+        assert_eq!(packs.settled(), None);
+        drop(another);
+        assert!(packs.settle().now_or_never().is_none());
+        drop(eviction);
+        packs.settle().now_or_never().unwrap();
+        assert!(packs.settled().is_some() && packs.settled() != before);
+    }
 }

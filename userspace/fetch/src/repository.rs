@@ -118,6 +118,11 @@ impl Repository {
         &self.disk
     }
 
+    /// The packs that are in use.
+    pub fn packs(&self) -> &Packs {
+        &self.packs
+    }
+
     /// A metadata blob, verified.
     pub async fn blob(&self, digest: Digest, purpose: Purpose) -> Result<Vec<u8>, GetError> {
         let read = move |store: &peerfs_store::Store| store.read_metadata(&digest, METADATA_MAX);
