@@ -196,6 +196,16 @@ fn podman_runs_an_image_that_comes_when_it_is_read() {
     // So when what serves it was killed, which it need not have noticed.
     let serving = text(Command::new("pgrep").args(["-f", &format!("mount --fuse.*{images}/")]));
     text(Command::new("kill").args(["-KILL", serving.trim()]));
+    // All of its threads, which may answer until then.
+    let process = Path::new("/proc").join(serving.trim());
+    let is_gone = || {
+        let state = fs::read_to_string(process.join("stat"));
+        let tasks = fs::read_dir(process.join("task")).map_or(0, Iterator::count);
+        tasks <= 1 && state.map_or(true, |state| state.contains(") Z "))
+    };
+    while !is_gone() {
+        thread::sleep(Duration::from_millis(5));
+    }
     text(&mut podman_of_peerfs(&["mount"]));
     assert_eq!(run("cat /etc/motd"), "hello\n");
     // What the image has of its own is not taken for what stands for it; of two at a time one waits.
