@@ -150,7 +150,7 @@ impl RepositoryHandler {
         Ok(answer)
     }
 
-    /// The chunks, and whether they were here.
+    /// The chunks, and whether some of them were here.
     async fn chunks_by_now(&self, request: FetchChunks) -> Result<(Answer, bool), GetError> {
         let purpose = self.purpose(request.manifest, request.priority);
         let pack = self
@@ -165,8 +165,8 @@ impl RepositoryHandler {
                 .discard_damaged(&pack, chunks.clone())
                 .await?;
         }
-        let are_here = chunks.clone().all(|chunk| pack.has(chunk));
-        self.counts.asked_for_chunks(are_here);
+        let here = chunks.clone().filter(|chunk| pack.has(*chunk)).count();
+        self.counts.asked_for_chunks(here == chunks.len());
         self.repository
             .chunks(&pack, chunks.clone(), purpose)
             .await?;
@@ -175,7 +175,7 @@ impl RepositoryHandler {
             PackFiles::Whole(file) => Answer::File(file),
             PackFiles::Places { table, slots } => Answer::Places { table, slots },
         };
-        Ok((answer, are_here))
+        Ok((answer, here > 0))
     }
 }
 
