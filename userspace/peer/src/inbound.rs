@@ -118,7 +118,7 @@ impl InboundUpgrade<Stream> for Either {
 /// Accepts the streams of one connection.
 #[derive(Default)]
 pub(crate) struct Handler {
-    /// At most as many as a peer may have; more are closed, as the server would.
+    /// At most as many as a peer may have, that the swarm has not taken; more are closed.
     opened: VecDeque<Negotiated>,
 }
 
