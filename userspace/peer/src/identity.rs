@@ -3,11 +3,12 @@
 //! Who a node is: its key.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use libp2p::identity::Keypair;
 use libp2p::PeerId;
+use peerfs_sys::secret_file;
 
 use crate::Error;
 
@@ -83,16 +84,7 @@ impl Identity {
             .keypair
             .to_protobuf_encoding()
             .map_err(io::Error::other)?;
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        // Temporary files have mode 0600.
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(&bytes)?;
-        file.as_file().sync_all()?;
-        file.persist_noclobber(path).map_err(|error| error.error)?;
-        fs::File::open(folder)?.sync_all()
+        secret_file::create(path, &bytes)
     }
 }
 

@@ -2,15 +2,14 @@
 
 //! The file of a key: who may read it, and how it is made.
 
-use std::fs::{File, Metadata};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use peerfs_sys::secret_file::{self, SecretError};
 use peerfs_text::printable;
-use rustix::fs::OFlags;
 use rustix::process::geteuid;
-use zeroize::Zeroizing;
 
 use crate::{InvalidSwarmKey, SwarmKey};
 
@@ -111,19 +110,7 @@ pub fn create(path: &Path) -> Result<SwarmKey, KeyFileError> {
         },
     };
     let key = SwarmKey::generate().map_err(KeyFileError::Generate)?;
-    let write = || {
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        // Temporary files have mode 0600.
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(key.to_text().as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist_noclobber(path).map_err(|error| error.error)?;
-        File::open(folder)?.sync_all()
-    };
-    write().map_err(failed)?;
+    secret_file::create(path, key.to_text().as_bytes()).map_err(failed)?;
     Ok(key)
 }
 
@@ -132,30 +119,17 @@ fn is_closed(metadata: &Metadata) -> bool {
 }
 
 fn read_if(path: &Path, is_private: impl Fn(&Metadata) -> bool) -> Result<SwarmKey, KeyFileError> {
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => KeyFileError::Missing(path.to_owned()),
-        _ => KeyFileError::Read {
-            path: path.to_owned(),
-            source,
-        },
-    };
-    // What was looked at is what is read; nobody who should write to it is waited for.
-    let file = File::options()
-        .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits() as i32)
-        .open(path)
-        .map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() || metadata.len() > LENGTH_MAX {
-        return Err(KeyFileError::NoKey(path.to_owned()));
-    }
-    if !is_private(&metadata) {
-        return Err(KeyFileError::Exposed(path.to_owned()));
-    }
-    let mut text = Zeroizing::new(String::with_capacity(LENGTH_MAX as usize));
-    file.take(LENGTH_MAX)
-        .read_to_string(&mut text)
-        .map_err(failed)?;
+    let text = secret_file::read(path, LENGTH_MAX, is_private).map_err(|error| {
+        let path = path.to_owned();
+        match error {
+            SecretError::NoFile => KeyFileError::NoKey(path),
+            SecretError::Exposed => KeyFileError::Exposed(path),
+            SecretError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                KeyFileError::Missing(path)
+            }
+            SecretError::Io(source) => KeyFileError::Read { path, source },
+        }
+    })?;
     SwarmKey::parse(&text).map_err(|source| KeyFileError::Invalid {
         path: path.to_owned(),
         source,
@@ -165,6 +139,7 @@ fn read_if(path: &Path, is_private: impl Fn(&Metadata) -> bool) -> Result<SwarmK
 #[cfg(test)]
 mod tests {
     use std::fs::{self, Permissions};
+    use std::io::Write;
     use std::os::unix::fs::{symlink, PermissionsExt};
 
     use super::*;

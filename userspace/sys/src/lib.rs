@@ -13,4 +13,5 @@ pub mod mapping;
 pub mod mount_point;
 #[cfg(feature = "tokio")]
 pub mod readiness;
+pub mod secret_file;
 pub mod unix_socket;

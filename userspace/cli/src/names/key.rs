@@ -2,17 +2,18 @@
 
 //! `peerfs key`: the keys that sign, and those of private swarms.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, Metadata};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueHint};
 use peerfs_names::{SecretKey, SigningKey};
 use peerfs_store::printable;
 use peerfs_swarm::{create, read_of_anybody};
-use rustix::fs::OFlags;
+use peerfs_sys::secret_file::{self, SecretError};
 use rustix::process::{geteuid, set_dumpable_behavior, DumpableBehavior};
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::output::{tell, Align, Output};
@@ -209,44 +210,37 @@ fn invalid(path: &Path, source: peerfs_names::InvalidKey) -> Error {
 }
 
 /// The text of a file that others than its owner can't read.
-fn read(path: &Path) -> Result<String> {
+fn read(path: &Path) -> Result<Zeroizing<String>> {
     leave_no_core_dump();
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => Error::Key(format!(
-            "there is no key {}; `peerfs key new` makes one",
-            path.display()
-        )),
-        _ => Error::Read {
-            path: path.to_owned(),
-            source,
-        },
-    };
-    // What was looked at is what is read; nobody who should write to it is waited for.
-    let file = File::options()
-        .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits() as i32)
-        .open(path)
-        .map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() || metadata.len() > LENGTH_MAX {
-        return Err(Error::Key(format!("{} is no key", path.display())));
-    }
-    if metadata.mode() & 0o077 != 0 {
-        return Err(Error::Key(format!(
-            "others may read the key {}; `chmod 600` it, or make a new one if somebody may have",
-            path.display()
-        )));
-    }
-    let mut text = String::new();
-    file.take(LENGTH_MAX)
-        .read_to_string(&mut text)
-        .map_err(failed)?;
-    Ok(text)
+    let is_private = |metadata: &Metadata| metadata.mode() & 0o077 == 0;
+    secret_file::read(path, LENGTH_MAX, is_private).map_err(|error| {
+        let shown = path.display();
+        match error {
+            SecretError::NoFile => Error::Key(format!("{shown} is no key")),
+            SecretError::Exposed => Error::Key(format!(
+                "others may read the key {shown}; `chmod 600` it, or make a new one if somebody may have"
+            )),
+            SecretError::Io(error) if error.kind() == io::ErrorKind::NotFound => Error::Key(format!(
+                "there is no key {shown}; `peerfs key new` makes one"
+            )),
+            SecretError::Io(source) => Error::Read {
+                path: path.to_owned(),
+                source,
+            },
+        }
+    })
 }
 
 /// Writes a file that its owner alone may read, whole or not at all, and never over another one.
 fn save(path: &Path, text: &str) -> Result<()> {
-    let failed = |source: io::Error| match source.kind() {
+    let write = || {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(secret_file::directory_of(path))?;
+        secret_file::create(path, text.as_bytes())
+    };
+    write().map_err(|source: io::Error| match source.kind() {
         io::ErrorKind::AlreadyExists => Error::Key(format!(
             "{} exists, and a key is never written over",
             path.display()
@@ -255,22 +249,5 @@ fn save(path: &Path, text: &str) -> Result<()> {
             path: path.to_owned(),
             source,
         },
-    };
-    let write = || {
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
-        // Temporary files have mode 0600.
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist_noclobber(path).map_err(|error| error.error)?;
-        File::open(folder)?.sync_all()
-    };
-    write().map_err(failed)
+    })
 }
