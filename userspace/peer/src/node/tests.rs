@@ -132,9 +132,9 @@ async fn an_idle_node_sends_and_receives_little() {
     for number in 0..ANNOUNCED {
         nodes[LAST].provide(Digest([number as u8 + 1; 32])).await;
     }
-    // Sent by one is received by another: both count it. On a busy machine not all nodes are found.
+    // Sent by one is received by another: both count it.
     let an_announcement = (settled(&nodes).await - before).div_ceil(ANNOUNCED) / 2;
-    assert!((10..100).contains(&an_announcement), "{an_announcement}");
+    assert!((20..100).contains(&an_announcement), "{an_announcement}");
 
     // An hour with 48 connections and 100 images, if all nodes do the same.
     const CONNECTIONS: u64 = 48;
