@@ -56,6 +56,7 @@ pub(crate) enum Command {
     Push(PushArguments),
     Key(crate::names::key::KeyArguments),
     Publish(crate::names::publish::PublishArguments),
+    PublishLayers(crate::names::layers::PublishLayersArguments),
     Names(crate::names::history::NamesArguments),
     History(crate::names::history::HistoryArguments),
     Rollback(crate::names::history::RollbackArguments),

@@ -10,8 +10,9 @@ use indicatif::ProgressBar;
 use peerfs_build::{
     Attributes, BuiltImage, DirectorySource, Options, Progress, SeenFiles, TreeSource,
 };
+use peerfs_format::Digest;
 use peerfs_store::{
-    printable, Architecture, Error as StoreError, Image, Reference, RuntimeConfig, Store,
+    printable, Architecture, Error as StoreError, Image, Reference, RuntimeConfig, Store, Tag,
 };
 use peerfs_sys::interrupt;
 use serde::Serialize;
@@ -65,6 +66,15 @@ pub(crate) struct Origin {
     pub(crate) config: RuntimeConfig,
 }
 
+/// An image that was made.
+pub(crate) struct Made {
+    pub(crate) image: BuiltImage,
+    architecture: Architecture,
+    oci_index: Digest,
+    /// How many files it has.
+    files: u64,
+}
+
 /// A command that makes an image.
 pub(crate) struct Maker<'a> {
     arguments: &'a MakeArguments,
@@ -108,30 +118,14 @@ impl<'a> Maker<'a> {
         origin: &Origin,
         show_walk: impl Fn(&ProgressBar) + Sync,
     ) -> Result<BuiltImage> {
-        let progress = Progress::default();
-        let show = |bar: &ProgressBar| {
-            let (found_files, found_bytes) = progress.found();
-            if found_files == 0 && !progress.is_walk_done() {
-                show_walk(bar);
-                return;
-            }
-            let (files, bytes) = progress.done();
-            let more = if progress.is_walk_done() { "" } else { "+" };
-            bar.set_length(found_bytes);
-            bar.set_position(bytes);
-            bar.set_message(format!("{files}/{found_files}{more} files"));
-        };
-        let image = show_while(show, || {
-            peerfs_build::build(source, &self.store, &self.options, &progress)
-        })?;
-        let named = self.arguments.architecture.as_ref();
-        let architecture = match named.or(origin.architecture.as_ref()) {
-            Some(architecture) => architecture.clone(),
-            None => Image::open(self.store.clone(), &image.manifest)?.architecture()?,
-        };
         let tag = &self.arguments.tag;
-        let oci_index = image.tag_with(&self.store, &architecture, &origin.config, tag)?;
-        let (files, _) = progress.done();
+        let made = self.make_as(source, origin, tag, show_walk)?;
+        let Made {
+            image,
+            architecture,
+            oci_index,
+            files,
+        } = made;
         let seconds = self.start.elapsed().as_secs_f64();
         let mut output = Output::new();
         if self.arguments.json {
@@ -155,6 +149,45 @@ impl<'a> Maker<'a> {
         }
         output.finish()?;
         Ok(image)
+    }
+
+    /// Builds the image and gives it this tag.
+    pub(crate) fn make_as(
+        &self,
+        source: impl TreeSource,
+        origin: &Origin,
+        tag: &Tag,
+        show_walk: impl Fn(&ProgressBar) + Sync,
+    ) -> Result<Made> {
+        let progress = Progress::default();
+        let show = |bar: &ProgressBar| {
+            let (found_files, found_bytes) = progress.found();
+            if found_files == 0 && !progress.is_walk_done() {
+                show_walk(bar);
+                return;
+            }
+            let (files, bytes) = progress.done();
+            let more = if progress.is_walk_done() { "" } else { "+" };
+            bar.set_length(found_bytes);
+            bar.set_position(bytes);
+            bar.set_message(format!("{files}/{found_files}{more} files"));
+        };
+        let image = show_while(show, || {
+            peerfs_build::build(source, &self.store, &self.options, &progress)
+        })?;
+        let named = self.arguments.architecture.as_ref();
+        let architecture = match named.or(origin.architecture.as_ref()) {
+            Some(architecture) => architecture.clone(),
+            None => Image::open(self.store.clone(), &image.manifest)?.architecture()?,
+        };
+        let oci_index = image.tag_with(&self.store, &architecture, &origin.config, tag)?;
+        let (files, _) = progress.done();
+        Ok(Made {
+            image,
+            architecture,
+            oci_index,
+            files,
+        })
     }
 }
 

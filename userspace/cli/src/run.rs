@@ -95,6 +95,7 @@ fn do_simply(command: &Command) -> Result<()> {
         Command::Push(arguments) => push::run(arguments),
         Command::Key(arguments) => names::key::run(arguments),
         Command::Publish(arguments) => names::publish::run(arguments),
+        Command::PublishLayers(arguments) => names::layers::run(arguments),
         Command::Names(arguments) => names::history::names(arguments),
         Command::History(arguments) => names::history::history(arguments),
         Command::Rollback(arguments) => names::history::roll_back(arguments),

@@ -13,6 +13,7 @@ use peerfs_format::Digest;
 use serde::Deserialize;
 
 use crate::children::{is_same_name, list};
+use crate::descriptor::sha256;
 use crate::document::BlobInfo;
 use crate::runnable::MANIFEST_ANNOTATION;
 use crate::{media_type, Architecture, Error, Platform, Result, RuntimeConfig};
@@ -111,6 +112,20 @@ impl ContainerConfig {
     }
 }
 
+/// What runtimes call the contents of an image's layers laid over one another: for each the digest that stands for it and all below
+/// it (`ChainID` of the OCI image specification, config.md), the lowest first.
+pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+    let over = |below: &mut Option<Digest>, diff_id: &Digest| {
+        let id = match *below {
+            None => *diff_id,
+            Some(below) => sha256(format!("sha256:{below} sha256:{diff_id}").as_bytes()),
+        };
+        *below = Some(id);
+        Some(id)
+    };
+    diff_ids.iter().scan(None, over).collect()
+}
+
 /// An image in an archive of `docker save`, by the names of files in that.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -206,6 +221,29 @@ mod tests {
                 "{wrong:.20}"
             );
         }
+    }
+
+    #[test]
+    fn what_lies_over_one_another_is_called_as_other_runtimes_do() {
+        let digests = |texts: &[&str]| -> Vec<Digest> {
+            texts
+                .iter()
+                .map(|text| text.repeat(32).parse().unwrap())
+                .collect()
+        };
+        let diff_ids = digests(&["01", "02", "03"]);
+        let ids = chain_ids(&diff_ids);
+        assert_eq!(ids[0], diff_ids[0]);
+        // printf 'sha256:%s sha256:%s' BELOW DIFF_ID | sha256sum
+        assert_eq!(
+            ids[1].to_string(),
+            "ad00036de6f26a309d173ace61d4a45573a1658ab0ff36e3858c3dbee3c5ded8"
+        );
+        assert_eq!(
+            ids[2].to_string(),
+            "2690b9516a9b1e0307ef06e281ea649d944ea2c6e5444d6364fa0f1372bb7d07"
+        );
+        assert_eq!(chain_ids(&[]), []);
     }
 
     #[test]

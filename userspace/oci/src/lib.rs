@@ -46,7 +46,7 @@ mod stub;
 pub use architecture::Architecture;
 pub use artifact::ImageBlobs;
 pub use children::{Child, Children};
-pub use container::{ContainerConfig, ContainerManifest, DockerImage};
+pub use container::{chain_ids, ContainerConfig, ContainerManifest, DockerImage};
 pub use document::{media_type_of, BlobInfo, Document, DOCUMENT_TYPES};
 pub use error::{Error, Result};
 pub use image::{oci_manifests, OciImage, OciManifest, OCI_INDEX_MAX};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use clap_mangen::Man;
+use peerfs_oci::Reference;
 
 use crate::images::ImageConfig;
 
@@ -48,6 +49,11 @@ pub struct Arguments {
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub timeout: u32,
 
+    /// A publisher's list of what layers of ordinary images unpack to, as `peerfs publish-layers` prints it: images whose
+    /// layers are on it are not unpacked, and are what the publisher says. May be repeated
+    #[arg(long, env = "PEERFS_LAYERS", value_name = "KEY/NAME", value_delimiter = ',', value_parser = parse_name)]
+    pub layers: Vec<String>,
+
     /// The program that mounts
     #[arg(long, value_name = "PATH", hide = true)]
     pub peerfs: Option<PathBuf>,
@@ -81,7 +87,15 @@ impl Arguments {
             mount_options: self.mount_options.clone(),
             policy: self.policy.clone(),
             timeout: Duration::from_secs(self.timeout.into()),
+            catalogues: self.layers.clone(),
         }
+    }
+}
+
+fn parse_name(text: &str) -> Result<String, String> {
+    match text.parse() {
+        Ok(Reference::Published { .. }) => Ok(text.to_owned()),
+        _ => Err("KEY/NAME is expected, as `peerfs publish-layers` prints it".to_owned()),
     }
 }
 

@@ -13,6 +13,8 @@
 //! | `record` | what is known of each |
 //! | `overlay` | what containerd is to mount for one |
 //! | `images` | images: fetched by peerfsd, mounted by `peerfs mount` |
+//! | `pull` | what peerfsd is asked for |
+//! | `catalogue` | what layers of ordinary images unpack to, as others say |
 //! | `filter` | containerd's language for choosing some |
 //! | `usage` | what files take |
 //! | `arguments` | the command line |
@@ -21,11 +23,13 @@
 #![warn(clippy::missing_errors_doc)]
 
 pub mod arguments;
+mod catalogue;
 mod error;
 mod filter;
 mod folder;
 mod images;
 mod overlay;
+mod pull;
 mod record;
 mod service;
 mod snapshotter;

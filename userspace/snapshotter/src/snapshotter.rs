@@ -67,11 +67,10 @@ impl Snapshotter {
         labels: Labels,
     ) -> Result<Vec<Mount>> {
         check(key, &labels)?;
-        if let (None, Some(target)) = (parent, labels.get(TARGET)) {
-            if let Some(image) = image_of(&labels) {
-                let target = target.clone();
-                match self.add_image(&target, image, labels.clone()).await {
-                    Ok(()) => return Err(Error::AlreadyExists(target)),
+        if let Some(target) = labels.get(TARGET) {
+            if let Some(layer) = self.image_of_layer(target, parent, &labels).await? {
+                match self.add_image(target, layer, labels.clone()).await {
+                    Ok(()) => return Err(Error::AlreadyExists(target.clone())),
                     // Its layer leads to it as well, and perhaps later it comes.
                     Err(error) => tracing::warn!(error = %Causes(&error), "the layer is unpacked"),
                 }
@@ -307,8 +306,41 @@ impl Snapshotter {
         }
     }
 
+    /// The image that a layer is which is about to be fetched and unpacked: by what the layer itself says, or by what a catalogue says
+    /// of it.
+    async fn image_of_layer(
+        &self,
+        target: &str,
+        parent: Option<&str>,
+        labels: &Labels,
+    ) -> Result<Option<ImageLayer>> {
+        if let (None, Some(image)) = (parent, image_of(labels)) {
+            return Ok(Some(ImageLayer::Stub(image)));
+        }
+        // Who lists a layer lists those below it.
+        let is_over_files = match parent.map(str::to_owned) {
+            None => false,
+            Some(parent) => {
+                let is_image =
+                    move |all: &mut Snapshots| Ok(all.get(&parent)?.record.image.is_some());
+                !self.with(is_image).await?
+            }
+        };
+        if is_over_files {
+            return Ok(None);
+        }
+        let manifest = self.images.unpacked(target).await;
+        Ok(manifest.map(|manifest| ImageLayer::Listed {
+            image: Image {
+                manifest,
+                reference: labels.get(IMAGE_REFERENCE).cloned(),
+            },
+            parent: parent.map(str::to_owned),
+        }))
+    }
+
     /// Makes a committed snapshot that is an image, unless there is one already.
-    async fn add_image(&self, name: &str, image: Image, labels: Labels) -> Result<()> {
+    async fn add_image(&self, name: &str, layer: ImageLayer, labels: Labels) -> Result<()> {
         let target = name.to_owned();
         let is_there = self
             .with(move |snapshots| match snapshots.get(&target) {
@@ -319,9 +351,9 @@ impl Snapshotter {
         if is_there {
             return Ok(());
         }
-        let manifest = image.manifest;
+        let manifest = layer.image().manifest;
         let coming = Coming::new(&self.coming, manifest);
-        let added = self.fetch_and_add(name, image, labels).await;
+        let added = self.fetch_and_add(name, layer, labels).await;
         drop(coming);
         if added.is_err() {
             let unless_needed = self.forget_unless_needed(manifest);
@@ -332,10 +364,17 @@ impl Snapshotter {
         added
     }
 
-    async fn fetch_and_add(&self, name: &str, image: Image, labels: Labels) -> Result<()> {
-        self.images.fetch(&image).await?;
-        self.images.check_layer(&image, name).await?;
-        let mut record = Record::new(Kind::Committed, name, None, labels, SystemTime::now());
+    async fn fetch_and_add(&self, name: &str, layer: ImageLayer, labels: Labels) -> Result<()> {
+        self.images.fetch(layer.image()).await?;
+        let (image, parent) = match layer {
+            ImageLayer::Stub(image) => {
+                self.images.check_layer(&image, name).await?;
+                (image, None)
+            }
+            ImageLayer::Listed { image, parent } => (image, parent),
+        };
+        let parent = parent.as_deref();
+        let mut record = Record::new(Kind::Committed, name, parent, labels, SystemTime::now());
         record.image = Some(image);
         let added = self
             .with(move |snapshots| snapshots.add(record, None).map(drop))
@@ -348,14 +387,16 @@ impl Snapshotter {
     }
 
     /// Where all lies that a snapshot over `parent` is made of, the uppermost first, with what that directory is like. Images
-    /// are mounted.
+    /// are mounted, and have in them what lies below.
     async fn lowers(&self, parent: Option<&str>) -> Result<(Vec<PathBuf>, Option<Metadata>)> {
         let Some(parent) = parent.map(str::to_owned) else {
             return Ok((Vec::new(), None));
         };
         let chain = self
             .with(move |snapshots| {
-                let chain = snapshots.chain(&parent)?;
+                let mut chain = snapshots.chain(&parent)?;
+                let image = chain.iter().position(|one| one.record.image.is_some());
+                chain.truncate(image.map_or(chain.len(), |image| image + 1));
                 let part =
                     |one: &Snapshot| (one.record.image.clone(), snapshots.place(one).files());
                 Ok(chain.into_iter().map(part).collect::<Vec<_>>())
@@ -393,6 +434,25 @@ impl Snapshotter {
         let snapshots = Arc::clone(&self.snapshots);
         let done = spawn_blocking(move || run(&snapshots)).await;
         done.map_err(|_| Error::Ending)?
+    }
+}
+
+/// A layer that need not be unpacked.
+enum ImageLayer {
+    /// It stands for an image in peerfs form.
+    Stub(Image),
+    /// A catalogue says what it is, with all below it.
+    Listed {
+        image: Image,
+        parent: Option<String>,
+    },
+}
+
+impl ImageLayer {
+    fn image(&self) -> &Image {
+        match self {
+            ImageLayer::Stub(image) | ImageLayer::Listed { image, .. } => image,
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use nix::unistd::geteuid;
 use peerfs_snapshotter::{
     Error, ImageConfig, Images, Kind, Labels, Overlay, Snapshots, Snapshotter,
 };
+use support::converter::Converter;
 use support::{succeed, tree, until, Machine};
 
 /// Whether this machine can run containers.
@@ -172,12 +173,8 @@ fn thread_of(machine: &Machine, command: &[&str]) -> std::process::Child {
     ctr.stdout(std::process::Stdio::piped()).spawn().unwrap()
 }
 
-#[test]
-fn ordinary_images_run_beside_them() {
-    if !can_run() {
-        return;
-    }
-    let machine = Machine::start(&["lazy"]);
+/// Publishes an image of two layers that other tools have made; returns its reference.
+fn ordinary(machine: &Machine) -> String {
     let layout = machine.path("layout");
     let image = format!("{}:plain", layout.display());
     let bundle = machine.path("bundle");
@@ -205,6 +202,16 @@ fn ordinary_images_run_beside_them() {
     let mut copy = Command::new("skopeo");
     copy.args(["copy", "--dest-tls-verify=false", &format!("oci:{image}")]);
     succeed(copy.arg(format!("docker://{reference}")));
+    reference
+}
+
+#[test]
+fn ordinary_images_run_beside_them() {
+    if !can_run() {
+        return;
+    }
+    let machine = Machine::start(&["lazy"]);
+    let reference = ordinary(&machine);
     machine.pull(&reference);
     let script = "cat /etc/motd /.peerfs/manifest; ls /etc";
     let said = machine.run(&reference, "c", &["/bin/sh", "-c", script]);
@@ -219,6 +226,70 @@ fn ordinary_images_run_beside_them() {
     assert_eq!(machine.snapshots().len(), 3);
     machine.succeed(&["image", "rm", "--sync", &reference, &lazy]);
     until("all snapshots are gone", || machine.snapshots().is_empty());
+}
+
+/// What Kubernetes does with images that nobody has made for peerfs: what their layers unpack to is there once somebody has published
+/// that whom this machine trusts.
+#[test]
+fn ordinary_images_come_lazily_once_somebody_has_published_their_layers() {
+    if !can_run() {
+        return;
+    }
+    let mut machine = Machine::start(&[]);
+    let reference = ordinary(&machine);
+    let converter = Converter::start(&machine);
+    let name = converter.publish(&reference);
+    // What is there is not made again, and the list stays the same.
+    let listed = converter.listed();
+    assert_eq!(converter.publish(&reference), name);
+    assert_eq!(converter.listed(), listed);
+    assert_eq!(listed.len(), 2);
+
+    machine.options = vec!["--layers".to_owned(), name];
+    machine.snapshotter.signal(Signal::SIGTERM);
+    machine.restart_snapshotter();
+    machine.pull_as_kubelet(&reference);
+    let mut snapshots = machine.snapshots_in(&Machine::KUBELET);
+    snapshots.sort();
+    let ids: Vec<String> = listed.iter().map(|id| format!("sha256:{id}")).collect();
+    assert_eq!(snapshots, ids);
+    let content = |machine: &Machine| {
+        let kinds = machine.succeed(&[&Machine::KUBELET[..], &["content", "ls"]].concat());
+        kinds
+            .lines()
+            .filter(|line| line.contains("distribution.source"))
+            .count()
+    };
+    // The manifest and the configuration, and no layer.
+    assert_eq!(content(&machine), 2);
+    let script = "cat /etc/motd /.peerfs/manifest; ls /etc";
+    let container = machine.folder.path().file_name().unwrap().to_str().unwrap();
+    let container = container.trim_start_matches('.').to_owned();
+    let run = |machine: &Machine, reference: &str| {
+        let command = ["/bin/sh", "-c", script];
+        machine.run_in(&Machine::KUBELET, reference, &container, &command)
+    };
+    assert_eq!(run(&machine, &reference), "second\nnomotd\n");
+
+    // An image that nobody has published, over the same layers: what is new of it alone is fetched and unpacked.
+    let next = machine.over("third\n");
+    machine.pull_as_kubelet(&next);
+    assert_eq!(machine.snapshots_in(&Machine::KUBELET).len(), 3);
+    assert_eq!(content(&machine), 5);
+    assert_eq!(run(&machine, &next), "third\nnomotd\n");
+    machine.snapshotter.signal(Signal::SIGKILL);
+    machine.restart_snapshotter();
+    for (reference, said) in [(&reference, "second"), (&next, "third")] {
+        assert_eq!(run(&machine, reference), format!("{said}\nnomotd\n"));
+    }
+    // For a kubelet an image has three names.
+    let names = machine.succeed(&[&Machine::KUBELET[..], &["image", "ls", "-q"]].concat());
+    let mut remove = vec!["image", "rm", "--sync"];
+    remove.extend(names.lines());
+    machine.succeed(&[&Machine::KUBELET[..], &remove].concat());
+    until("all snapshots are gone", || {
+        machine.snapshots_in(&Machine::KUBELET).is_empty()
+    });
 }
 
 /// What Kubernetes does: the layer is named before it is fetched.
@@ -240,6 +311,7 @@ fn a_layer_that_is_an_image_need_not_be_fetched() {
         mount_options: None,
         policy: None,
         timeout: Duration::from_secs(3),
+        catalogues: Vec::new(),
     });
     let snapshots = Snapshots::open(&root).unwrap();
     let snapshotter = Snapshotter::new(snapshots, images, Overlay::of_this_machine());

@@ -167,7 +167,7 @@ impl Original {
 }
 
 /// What is meant: a file, unless it is none and can be an image of a registry.
-fn source(text: &str) -> Source {
+pub(super) fn source(text: &str) -> Source {
     let Ok(source) = text.parse::<Source>();
     let is_file = source.format != Format::Auto || source.path.exists();
     match text.parse::<Reference>() {

@@ -5,8 +5,9 @@
 mod container;
 pub(crate) mod convert;
 mod filesystem;
+pub(crate) mod layers;
 mod remote;
-mod source;
+pub(crate) mod source;
 
 use std::fs::File;
 use std::io;

@@ -5,6 +5,7 @@
 pub(crate) mod follow;
 pub(crate) mod history;
 pub(crate) mod key;
+pub(crate) mod layers;
 pub(crate) mod publish;
 mod switch;
 mod time_text;

@@ -22,14 +22,11 @@ use crate::error::{Error, Result};
 use crate::output::{tell, Output};
 use crate::push::{block_on, options};
 
-/// Sign what a name stands for, and tell everybody.
-///
-/// From now on KEY/NAME is IMAGE, for all who ask a peerfsd that can be reached from here, until the record expires or a newer
-/// one is published. Prints the whole name.
+/// Who signs a record, for how long it holds, and whom it is told.
 #[derive(Args)]
-pub(crate) struct PublishArguments {
+pub(crate) struct SignerArguments {
     #[command(flatten)]
-    store: StoreArguments,
+    pub(crate) store: StoreArguments,
     #[command(flatten)]
     daemon: DaemonArguments,
     #[command(flatten)]
@@ -40,6 +37,22 @@ pub(crate) struct PublishArguments {
     /// For how long it holds: a number with s, m, h, d or w behind it. Publish it again before.
     #[arg(long, value_name = "SPAN", default_value = "30d", value_parser = parse_span)]
     expires: Duration,
+    /// A repository of a registry, REGISTRY/NAME, to put the record into as well, for peerfsd that ask it ([names] registries in
+    /// their configuration). May be repeated.
+    #[arg(long, value_name = "REPOSITORY", value_parser = parse_repository)]
+    registry: Vec<RegistryReference>,
+    #[command(flatten)]
+    pub(crate) access: RegistryArguments,
+}
+
+/// Sign what a name stands for, and tell everybody.
+///
+/// From now on KEY/NAME is IMAGE, for all who ask a peerfsd that can be reached from here, until the record expires or a newer
+/// one is published. Prints the whole name.
+#[derive(Args)]
+pub(crate) struct PublishArguments {
+    #[command(flatten)]
+    signer: SignerArguments,
     /// How many copies nodes that keep images for others are to keep, at most 8.
     #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=8))]
     replicas: u8,
@@ -53,12 +66,6 @@ pub(crate) struct PublishArguments {
     /// From now on nobody else may sign records of this name.
     #[arg(long, conflicts_with = "writer")]
     no_writers: bool,
-    /// A repository of a registry, REGISTRY/NAME, to put the record into as well, for peerfsd that ask it ([names] registries in
-    /// their configuration). May be repeated.
-    #[arg(long, value_name = "REPOSITORY", value_parser = parse_repository)]
-    registry: Vec<RegistryReference>,
-    #[command(flatten)]
-    access: RegistryArguments,
     /// The name: what follows the slash behind your key, or KEY/NAME for who may write it.
     #[arg(value_name = "NAME")]
     name: String,
@@ -86,58 +93,109 @@ fn parse_repository(text: &str) -> std::result::Result<RegistryReference, String
 
 /// Publishes a record.
 pub(crate) fn run(arguments: &PublishArguments) -> Result<()> {
-    let key = arguments.folder.load(&arguments.key)?;
-    let name: Name = match arguments.name.parse() {
-        Ok(name) => name,
-        Err(_) => Name::new(key.public(), &arguments.name)
-            .map_err(|error| Error::Key(error.to_string()))?,
-    };
-    let store = Store::open(&arguments.store.root_dir)?;
+    let signer = Signer::new(&arguments.signer, &arguments.name)?;
+    let store = Store::open(&arguments.signer.store.root_dir)?;
     let manifest = store.resolve(&arguments.image)?;
     // Nobody could mount what is nowhere.
     store.read_manifest(&manifest)?;
-    let socket = &arguments.daemon.socket;
-    let known = Request::Name {
-        name: name.to_string(),
-        search: true,
-    };
-    let newest = newest(&ask_name(socket, &known)?)?;
-    let issued = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let grant = grant(arguments, &name, newest.as_ref(), &key)?;
-    let record = Record {
-        signer: key.public(),
-        sequence: next_sequence(newest.as_ref(), grant.as_ref())?,
-        issued: issued.as_secs(),
-        expires: (issued + arguments.expires).as_secs(),
-        manifest,
+    let terms = Terms {
         trace: arguments.trace,
         replicas: arguments.replicas,
-        grant,
-        name,
+        writers: arguments.writer.iter().copied().collect(),
+        no_writers: arguments.no_writers,
     };
-    let told = format!(
-        "peerfs: record {} of {} is {manifest}, until {} UTC",
-        record.sequence,
-        record.name,
-        time_text(record.expires)
-    );
-    let signed = record
-        .sign(&key)
-        .map_err(|error| Error::Key(error.to_string()))?;
-    let publish = Request::Publish {
-        record: BASE64.encode(signed.bytes()),
-    };
-    let status = ask_name(socket, &publish)?;
-    tell(&told);
-    for repository in &arguments.registry {
-        let remote = Remote::repository(repository, &options(&arguments.access))?;
-        block_on(remote.put_name_record(&signed))?;
+    signer.publish(manifest, terms)
+}
+
+/// What a record says beside the image.
+#[derive(Default)]
+pub(crate) struct Terms {
+    trace: Option<Digest>,
+    replicas: u8,
+    /// Who else may sign from now on; nobody is named: who could before.
+    writers: BTreeSet<PublisherKey>,
+    /// Nobody else may.
+    no_writers: bool,
+}
+
+/// A key, and the name that it signs a record of.
+pub(crate) struct Signer<'a> {
+    arguments: &'a SignerArguments,
+    key: SecretKey,
+    name: Name,
+}
+
+impl<'a> Signer<'a> {
+    /// The key that the arguments name, for this name of its own, or this whole one of somebody else.
+    ///
+    /// # Errors
+    /// If there is no such key, or that is no name.
+    pub(crate) fn new(arguments: &'a SignerArguments, name: &str) -> Result<Self> {
+        let key = arguments.folder.load(&arguments.key)?;
+        let name = name
+            .parse()
+            .or_else(|_| Name::new(key.public(), name))
+            .map_err(|error| Error::Key(error.to_string()))?;
+        Ok(Signer {
+            arguments,
+            key,
+            name,
+        })
     }
-    let mut output = Output::new();
-    output.line(&status.name)?;
-    output.finish()
+
+    /// Signs that the name stands for this image from now on, tells everybody, and prints the name.
+    ///
+    /// # Errors
+    /// What the daemon or a registry refuses.
+    pub(crate) fn publish(self, manifest: Digest, terms: Terms) -> Result<()> {
+        let Signer {
+            arguments,
+            key,
+            name,
+        } = self;
+        let socket = &arguments.daemon.socket;
+        let known = Request::Name {
+            name: name.to_string(),
+            search: true,
+        };
+        let newest = newest(&ask_name(socket, &known)?)?;
+        let issued = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let grant = grant(&terms, &name, newest.as_ref(), &key)?;
+        let record = Record {
+            signer: key.public(),
+            sequence: next_sequence(newest.as_ref(), grant.as_ref())?,
+            issued: issued.as_secs(),
+            expires: (issued + arguments.expires).as_secs(),
+            manifest,
+            trace: terms.trace,
+            replicas: terms.replicas,
+            grant,
+            name,
+        };
+        let told = format!(
+            "peerfs: record {} of {} is {manifest}, until {} UTC",
+            record.sequence,
+            record.name,
+            time_text(record.expires)
+        );
+        let signed = record
+            .sign(&key)
+            .map_err(|error| Error::Key(error.to_string()))?;
+        let publish = Request::Publish {
+            record: BASE64.encode(signed.bytes()),
+        };
+        let status = ask_name(socket, &publish)?;
+        tell(&told);
+        for repository in &arguments.registry {
+            let remote = Remote::repository(repository, &options(&arguments.access))?;
+            block_on(remote.put_name_record(&signed))?;
+        }
+        let mut output = Output::new();
+        output.line(&status.name)?;
+        output.finish()
+    }
 }
 
 /// The newest record that the daemon knows.
@@ -168,23 +226,23 @@ fn next_sequence(newest: Option<&SignedRecord>, grant: Option<&Grant>) -> Result
 
 /// Who else may sign from now on.
 fn grant(
-    arguments: &PublishArguments,
+    terms: &Terms,
     name: &Name,
     newest: Option<&SignedRecord>,
     key: &SecretKey,
 ) -> Result<Option<Grant>> {
     let before = newest.and_then(|newest| newest.record().grant.clone());
-    let writers: BTreeSet<PublisherKey> = arguments.writer.iter().copied().collect();
+    let writers = &terms.writers;
     let stays = before
         .as_ref()
-        .is_some_and(|before| *before.writers() == writers);
-    if stays || writers.is_empty() && !(arguments.no_writers && before.is_some()) {
+        .is_some_and(|before| before.writers() == writers);
+    if stays || writers.is_empty() && !(terms.no_writers && before.is_some()) {
         return Ok(before);
     }
     let generation = before
         .map_or(0, |before| before.generation())
         .saturating_add(1);
-    let grant = Grant::new(name, generation, writers, key);
+    let grant = Grant::new(name, generation, writers.clone(), key);
     grant
         .map(Some)
         .map_err(|error| Error::Key(error.to_string()))

@@ -2,6 +2,8 @@
 
 //! A machine with containerd whose images come by peerfsd, and a registry.
 
+pub mod converter;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -54,6 +56,8 @@ pub struct Machine {
     pub registry: Registry,
     pub peerfsd: Process,
     pub snapshotter: Process,
+    /// More options of the snapshotter, from its next start on.
+    pub options: Vec<String>,
     _containerd: Process,
 }
 
@@ -76,9 +80,11 @@ impl Machine {
         );
         fs::write(path("peerfsd.toml"), config).unwrap();
         let config = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [grpc]\naddress = {:?}\n\
-             [proxy_plugins.peerfs]\ntype = \"snapshot\"\naddress = {:?}\n",
+            "version = 2\nroot = {:?}\nstate = {:?}\n[grpc]\naddress = {:?}\n\
+             [proxy_plugins.peerfs]\ntype = \"snapshot\"\naddress = {:?}\n\
+             [plugins.'io.containerd.grpc.v1.cri']\ndisable_tcp_service = true\n\
+             [plugins.'io.containerd.grpc.v1.cri'.containerd]\nsnapshotter = 'peerfs'\n\
+             disable_snapshot_annotations = false\n",
             path("containerd"),
             path("run"),
             path("containerd.sock"),
@@ -86,7 +92,7 @@ impl Machine {
         );
         fs::write(path("containerd.toml"), config).unwrap();
         let peerfsd = start_peerfsd(folder.path());
-        let snapshotter = start_snapshotter(folder.path());
+        let snapshotter = start_snapshotter(folder.path(), &[]);
         let log = fs::File::create(path("containerd.log")).unwrap();
         let containerd = Process::start(
             Command::new("containerd")
@@ -99,6 +105,7 @@ impl Machine {
             registry,
             peerfsd,
             snapshotter,
+            options: Vec::new(),
             _containerd: containerd,
         };
         until("containerd answers", || {
@@ -112,11 +119,13 @@ impl Machine {
     }
 
     pub fn restart_snapshotter(&mut self) {
-        self.snapshotter = start_snapshotter(self.folder.path());
+        self.snapshotter = start_snapshotter(self.folder.path(), &self.options);
         // It connects again within some seconds; where systemd has the socket it need not.
         let list = ["snapshots", "--snapshotter", "peerfs", "ls"];
+        // Only in a namespace that has snapshots is it asked.
         until("containerd has found it again", || {
-            self.ctr(&list).status.success()
+            let of_kubelet = [&Self::KUBELET[..], &list].concat();
+            self.ctr(&list).status.success() && self.ctr(&of_kubelet).status.success()
         });
     }
 
@@ -133,6 +142,21 @@ impl Machine {
         succeed(build.arg(&store).arg(tree));
         let mut push = Command::new(program("peerfs"));
         succeed(push.args(["push", &reference, "--root-dir"]).arg(store));
+        reference
+    }
+
+    /// Puts a layer with another message over the ordinary image `plain:1`; returns the new one's reference.
+    pub fn over(&self, motd: &str) -> String {
+        let image = format!("{}:plain", self.path("layout").display());
+        let bundle = self.path("bundle");
+        fs::write(bundle.join("rootfs/etc/motd"), motd).unwrap();
+        let mut repack = Command::new("umoci");
+        repack.args(["repack", "--image", &image]);
+        succeed(repack.arg(&bundle));
+        let reference = format!("{}/plain:2", self.registry.address);
+        let mut copy = Command::new("skopeo");
+        copy.args(["copy", "--dest-tls-verify=false", &format!("oci:{image}")]);
+        succeed(copy.arg(format!("docker://{reference}")));
         reference
     }
 
@@ -204,13 +228,69 @@ impl Machine {
         ]);
     }
 
+    /// Has containerd pull an image as a kubelet does, by `runtime.v1.ImageService/PullImage` of the Container Runtime Interface.
+    /// `ctr` of containerd 1.6 fetches all layers whatever the snapshotter says.
+    pub fn pull_as_kubelet(&self, reference: &str) {
+        // A message of one field, the image, which has one field, its reference.
+        let field =
+            |content: &[u8]| [&[0x0a, u8::try_from(content.len()).unwrap()], content].concat();
+        let message = field(&field(reference.as_bytes()));
+        assert!(message.len() < 128);
+        let request = [&[0, 0, 0, 0, message.len() as u8], &message[..]].concat();
+        let body = self.path("request");
+        fs::write(&body, request).unwrap();
+        let mut curl = Command::new("curl");
+        curl.args([
+            "--silent",
+            "--show-error",
+            "--http2-prior-knowledge",
+            "--output",
+            "/dev/null",
+        ]);
+        curl.args([
+            "--dump-header",
+            "-",
+            "--header",
+            "content-type: application/grpc",
+        ]);
+        curl.args(["--header", "te: trailers", "--unix-socket"]);
+        curl.arg(self.path("containerd.sock"));
+        curl.arg("--data-binary")
+            .arg(format!("@{}", body.display()));
+        curl.arg("http://localhost/runtime.v1.ImageService/PullImage");
+        // It tries again, too, while containerd has not found a snapshotter again that was started anew.
+        until("a kubelet's pull has gone well", || {
+            let said = succeed(&mut curl);
+            assert!(
+                said.contains("grpc-status: 0\r") || said.contains("snapshotter.sock"),
+                "{said}"
+            );
+            said.contains("grpc-status: 0\r")
+        });
+    }
+
+    /// The namespace of images that a kubelet has pulled.
+    pub const KUBELET: [&str; 2] = ["--namespace", "k8s.io"];
+
     /// Runs a command in a container of an image, and returns what it prints: to a file, since `ctr` at times ends before it
     /// has read all.
     pub fn run(&self, reference: &str, container: &str, command: &[&str]) -> String {
+        self.run_in(&[], reference, container, command)
+    }
+
+    /// The same in a namespace.
+    pub fn run_in(
+        &self,
+        namespace: &[&str],
+        reference: &str,
+        container: &str,
+        command: &[&str],
+    ) -> String {
         let log = self.path("output");
         let _ = fs::remove_file(&log);
         let uri = format!("file://{}", log.display());
-        let mut arguments = vec!["run", "--rm", "--snapshotter", "peerfs", "--log-uri", &uri];
+        let mut arguments = namespace.to_vec();
+        arguments.extend(["run", "--rm", "--snapshotter", "peerfs", "--log-uri", &uri]);
         arguments.extend([reference, container]);
         arguments.extend(command);
         self.succeed(&arguments);
@@ -219,7 +299,13 @@ impl Machine {
 
     /// The names of the snapshots that there are.
     pub fn snapshots(&self) -> Vec<String> {
-        let listed = self.succeed(&["snapshots", "--snapshotter", "peerfs", "ls"]);
+        self.snapshots_in(&[])
+    }
+
+    /// The same in a namespace.
+    pub fn snapshots_in(&self, namespace: &[&str]) -> Vec<String> {
+        let list = ["snapshots", "--snapshotter", "peerfs", "ls"];
+        let listed = self.succeed(&[namespace, &list].concat());
         let names = listed
             .lines()
             .skip(1)
@@ -276,7 +362,7 @@ fn start_peerfsd(folder: &Path) -> Process {
     process
 }
 
-fn start_snapshotter(folder: &Path) -> Process {
+fn start_snapshotter(folder: &Path, options: &[String]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_peerfs-snapshotter"));
     command
         .arg("--address")
@@ -284,6 +370,7 @@ fn start_snapshotter(folder: &Path) -> Process {
     command.arg("--root").arg(folder.join("snapshots"));
     command.arg("--root-dir").arg(folder.join("store"));
     command.arg("--socket").arg(folder.join("control"));
+    command.args(options);
     let process = Process::start(&mut command);
     until("the snapshotter listens", || {
         UnixStream::connect(folder.join("snapshotter.sock")).is_ok()
