@@ -8,6 +8,7 @@
 //! | [`Name`] | a publisher's name for an image: its key, and a text |
 //! | [`Record`], [`SignedRecord`] | what a name stands for at a time, and that its key says so |
 //! | [`Grant`] | who else may sign records of a name |
+//! | [`Certificate`] | that a node is a member of a swarm |
 //! | [`KnownName`] | what a machine knows of a name: never less than it did |
 //! | [`LatestTime`] | the latest time that a machine has seen, by which is judged what has expired |
 //! | [`SecretKey`] | what signs, as a file has it |
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
 
+mod certificate;
 mod grant;
 mod key;
 mod known;
@@ -27,6 +29,7 @@ mod reader;
 mod record;
 mod signature;
 
+pub use certificate::{Certificate, InvalidCertificate, CERTIFICATE_MAX};
 pub use grant::{Grant, WRITERS_MAX};
 pub use key::{InvalidKey, SecretKey};
 pub use known::{

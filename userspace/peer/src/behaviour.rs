@@ -16,6 +16,7 @@ use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::{identify, kad, mdns, noise, relay, tcp, PeerId, StreamProtocol, Swarm, SwarmBuilder};
 
+use crate::admission::Authenticated;
 use crate::ban_list::BanList;
 use crate::connections::Connections;
 use crate::dialer::peer_of;
@@ -162,15 +163,19 @@ pub(crate) fn swarm(
             Either::Right(tcp.and_then(move |socket, _| private.handshake(socket)))
         }
     };
+    let authenticated = |keypair: &libp2p::identity::Keypair| {
+        let membership = config.membership.clone();
+        noise(keypair).map(|noise| Authenticated::new(noise, membership))
+    };
     let transport = connected
         .upgrade(Version::V1Lazy)
-        .authenticate(noise(keypair)?)
+        .authenticate(authenticated(keypair)?)
         .multiplex(muxer::Config::default());
     let swarm = SwarmBuilder::with_existing_identity(keypair.clone())
         .with_tokio()
         .with_other_transport(|_| transport)
         .unwrap_or_else(|never| match never {})
-        .with_relay_client(noise::Config::new, muxer::Config::default)
+        .with_relay_client(authenticated, muxer::Config::default)
         .map_err(|error| Error::Transport(Box::new(error)))?
         .with_behaviour(|_, relay| Behaviour::new(config, bans, peers, mdns, relay))
         .unwrap_or_else(|never| match never {})

@@ -5,13 +5,14 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::multiaddr::Protocol;
 use libp2p::Multiaddr;
 use peerfs_swarm::SwarmKey;
 
-use crate::Identity;
+use crate::{Identity, Membership};
 
 /// The settings of a node that meets others on the Internet.
 #[derive(Clone, Debug)]
@@ -45,6 +46,8 @@ pub struct NodeConfig {
     /// The key of the private swarm that it belongs to: it speaks with nodes that have the same, and with nobody else. Without
     /// it, with those that have none.
     pub swarm_key: Option<SwarmKey>,
+    /// Its membership of a swarm whose nodes are certified: it speaks with members, and with nobody else.
+    pub membership: Option<Arc<Membership>>,
     /// Where it listens. Addresses that can't be listened on (IPv6 on a machine without it) are
     /// logged and passed over, unless there is no other.
     pub listen: Vec<Multiaddr>,
@@ -82,6 +85,7 @@ impl NodeConfig {
         NodeConfig {
             identity,
             swarm_key: None,
+            membership: None,
             listen: ips.map(|ip| ip.with(Protocol::Tcp(0))).to_vec(),
             mdns: true,
             internet: None,

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod admission;
 mod arrivals;
 mod ban_list;
 mod behaviour;
@@ -65,6 +66,7 @@ mod want;
 mod work;
 
 pub use addresses::{bootstrap_problem, external_problem, listen_problem};
+pub use admission::{Membership, NotAMember};
 pub use arrivals::ArrivalLog;
 pub use ban_list::BanInfo;
 pub use chunk_stream::ChunkStream;

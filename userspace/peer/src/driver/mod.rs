@@ -41,7 +41,7 @@ use crate::reopening::Reopening;
 use crate::server::Server;
 use crate::strangers::Strangers;
 use crate::twins::{Ear, Twins};
-use crate::{Direction, Event, NetworkInfo, NodeConfig};
+use crate::{Direction, Event, Membership, NetworkInfo, NodeConfig};
 use internet::Internet;
 
 /// How often it is looked whether something is to be dialled or announced.
@@ -106,6 +106,8 @@ pub(crate) struct Driver {
     server: Arc<Server>,
     names: Arc<NameServer>,
     bans: Arc<BanList>,
+    /// Of a swarm whose nodes are certified.
+    membership: Option<Arc<Membership>>,
     outlets: Outlets,
     /// To be tried always.
     bootstrap: Vec<Multiaddr>,
@@ -167,7 +169,8 @@ impl Driver {
             outlets,
             bootstrap: config.bootstrap.clone(),
             loopback_only: config.listen.iter().all(is_only_local),
-            dialer: Dialer::new(config.swarm_key.is_some()),
+            dialer: Dialer::new(config.swarm_key.is_some() || config.membership.is_some()),
+            membership: config.membership.clone(),
             resolutions: FuturesUnordered::new(),
             republisher: Republisher::new(config.provider_record_lifetime / 2),
             bootstrap_at: Instant::now() + BOOTSTRAP_INTERVAL,
@@ -234,6 +237,12 @@ impl Driver {
         for peer in self.bans.end(SystemTime::now()) {
             tracing::info!(%peer, "its ban is over");
             self.unban(peer);
+        }
+        if let Some(membership) = &self.membership {
+            for peer in membership.ended(SystemTime::now()) {
+                tracing::info!(%peer, "it is no member of the swarm any more");
+                let _ = self.swarm.disconnect_peer_id(peer);
+            }
         }
         let now = Instant::now();
         let behaviour = self.swarm.behaviour_mut();
@@ -480,6 +489,9 @@ impl Driver {
             self.dialer.disconnected(peer, useful, Instant::now());
             self.client.forget_unless_connected(peer);
             self.lost_relay(peer);
+            if let Some(membership) = &self.membership {
+                membership.forget(&peer);
+            }
             let cause = cause.map(tracing::field::display);
             tracing::info!(%peer, cause, "peer disconnected");
             let _ = self.outlets.events.send(Event::PeerDisconnected(peer));

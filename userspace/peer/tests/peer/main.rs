@@ -9,6 +9,7 @@ mod following;
 mod hostile;
 mod internet;
 mod mdns;
+mod members;
 mod private;
 mod raw;
 mod relay;
