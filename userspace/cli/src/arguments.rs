@@ -55,6 +55,7 @@ pub(crate) enum Command {
     Pull(PullArguments),
     Push(PushArguments),
     Key(crate::names::key::KeyArguments),
+    Member(crate::names::member::MemberArguments),
     Publish(crate::names::publish::PublishArguments),
     PublishLayers(crate::names::layers::PublishLayersArguments),
     Names(crate::names::history::NamesArguments),

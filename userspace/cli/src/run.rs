@@ -94,6 +94,7 @@ fn do_simply(command: &Command) -> Result<()> {
         Command::Pull(arguments) => pull::run(arguments),
         Command::Push(arguments) => push::run(arguments),
         Command::Key(arguments) => names::key::run(arguments),
+        Command::Member(arguments) => names::member::run(arguments),
         Command::Publish(arguments) => names::publish::run(arguments),
         Command::PublishLayers(arguments) => names::layers::run(arguments),
         Command::Names(arguments) => names::history::names(arguments),

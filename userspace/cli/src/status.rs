@@ -36,6 +36,9 @@ fn print(status: &Status, output: &mut Output) -> Result<()> {
             "  in the private swarm with the key {fingerprint}"
         ))?;
     }
+    if let Some(swarm) = &status.member_of {
+        output.line(&format!("  a member of the swarm {}", printable(swarm)))?;
+    }
     if let Some(reachability) = status.reachability {
         output.line(&format!("  {reachability}"))?;
     }

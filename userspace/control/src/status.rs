@@ -20,6 +20,9 @@ pub struct Status {
     /// The fingerprint of its swarm's key; none if the swarm is not private.
     #[serde(default)]
     pub private_swarm: Option<String>,
+    /// The public key of the swarm whose members it speaks with; none if its nodes need no certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_of: Option<String>,
     /// How others reach it; none on a local network, where that is not looked at.
     #[serde(default)]
     pub reachability: Option<Reachability>,

@@ -299,6 +299,9 @@ impl Config {
             let apart = "must not be in the store, which may be copied and served: who has the key is let in";
             require(is_apart(key.clone()), "peer.swarm_key", apart)?;
         }
+        if let Some(certificate) = &self.peer.certificate {
+            require(certificate.is_absolute(), "peer.certificate", absolute)?;
+        }
         if let DeviceChoice::Path(path) = &self.device {
             let problem = "must be an absolute path, or \"none\" for a daemon without a kernel";
             require(path.is_absolute(), "device", problem)?;

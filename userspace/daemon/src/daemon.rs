@@ -43,6 +43,7 @@ use crate::node_config::node_config;
 use crate::provider::StoreProvider;
 use crate::reload::{Changes, Settings};
 use crate::requests::{RepositoryHandler, RequestCounts};
+use crate::revocations::Revocations;
 use crate::saved_pins::SavedPins;
 use crate::state::{StateDirectory, StateError};
 use crate::status::StatusReader;
@@ -76,6 +77,17 @@ pub enum StartError {
     /// The key of its private swarm can't be used.
     #[error(transparent)]
     SwarmKey(#[from] KeyFileError),
+    /// The certificate of its swarm can't be used.
+    #[error("the certificate {} of this node cannot be used: {problem}", path.display())]
+    Certificate {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// The swarm has no list of revoked members.
+    #[error("cannot follow the list of revoked members: {0}")]
+    Revocations(String),
     /// What is known of names can't be read.
     #[error("cannot use what is known of names")]
     Names(#[from] NamesError),
@@ -161,6 +173,9 @@ impl Daemon {
         };
         let swarm_key = opened.node.swarm_key.as_ref();
         let private_swarm = swarm_key.map(|key| key.fingerprint().to_string());
+        let membership = opened.node.membership.as_ref();
+        let member_of = membership.map(|own| own.certificate().authority().to_string());
+        let revocations = opened.revocations;
         let node = Node::start(opened.node, served).await?;
         provider.tell(Arc::clone(node.arrivals()));
         node.carry_names(Arc::new(names.clone()));
@@ -219,6 +234,7 @@ impl Daemon {
             packs: Arc::clone(&packs),
             node: node.clone(),
             private_swarm,
+            member_of,
             traffic: Arc::clone(&traffic),
             pins: pins.clone(),
             pulls: pulls.clone(),
@@ -250,6 +266,11 @@ impl Daemon {
         tasks.spawn(lazy_pulls.run(shutdown.clone()));
         tasks.spawn(traces.run());
         tasks.spawn(names.clone().keep_time(shutdown.clone()));
+        if let Some(revocations) = revocations {
+            let (names, node) = (names.clone(), node.clone());
+            let (pulls, disk, shutdown) = (pulls.clone(), disk.clone(), shutdown.clone());
+            tasks.spawn(revocations.follow(names, node, pulls, disk, shutdown));
+        }
         tasks.spawn(names.republish(node.clone(), shutdown.clone()));
         if disk.can_be_filled() {
             let (disk, shutdown) = (disk.clone(), shutdown.clone());
@@ -407,6 +428,8 @@ struct Opened {
     state: StateDirectory,
     node: NodeConfig,
     names: Names,
+    /// Of a swarm whose nodes are certified.
+    revocations: Option<Revocations>,
     /// The pins of clients, or why they are not known.
     saved_pins: Result<SavedPins, String>,
     /// Their manifests.
@@ -425,6 +448,12 @@ fn open_all(config: &Config) -> Result<Opened, StartError> {
         problem
     });
     let names = Names::load(&state.names(), &config.names, &config.registry.options())?;
+    let revocations = node.membership.clone().map(Revocations::new);
+    let revocations = revocations.transpose()?;
+    if let Some(revocations) = &revocations {
+        // Before anybody can come in.
+        revocations.apply_known(&names, &store);
+    }
     let pinned = saved_pins.iter().flat_map(SavedPins::pins);
     Ok(Opened {
         pinned: pinned.copied().collect(),
@@ -432,6 +461,7 @@ fn open_all(config: &Config) -> Result<Opened, StartError> {
         state,
         node,
         names,
+        revocations,
         saved_pins,
     })
 }

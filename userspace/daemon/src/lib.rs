@@ -48,6 +48,7 @@ mod peer_config;
 mod provider;
 pub mod reload;
 mod requests;
+mod revocations;
 mod saved_pins;
 mod source_config;
 pub mod state;

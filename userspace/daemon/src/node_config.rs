@@ -2,7 +2,13 @@
 
 //! How the node is set up: what the configuration says of it, and the keys that this names.
 
-use peerfs_peer::{Identity, NodeConfig};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use peerfs_names::Certificate;
+use peerfs_peer::{Identity, Membership, NodeConfig};
 use peerfs_swarm::{read, read_credential, KeyFileError, SwarmKey};
 use tracing::{info, warn};
 
@@ -56,6 +62,12 @@ pub(crate) fn node_config(
         node.listen.clone_from(listen);
     }
     node.swarm_key = swarm_key(config)?;
+    if let Some(path) = &config.peer.certificate {
+        let certificate = certificate(path, &node.identity)?;
+        let swarm = certificate.authority();
+        info!(%swarm, "the nodes of the swarm are certified: others are not spoken with");
+        node.membership = Some(Arc::new(Membership::new(certificate)));
+    }
     node.mdns = config.peer.mdns;
     node.bootstrap.clone_from(&config.peer.bootstrap);
     node.internet = config.peer.internet();
@@ -63,6 +75,28 @@ pub(crate) fn node_config(
     node.upload_limit = config.peer.upload_bytes_per_second;
     node.connections_max = config.peer.connections_max.get();
     Ok(node)
+}
+
+/// The certificate in a file, if it is this node's.
+fn certificate(path: &Path, identity: &Identity) -> Result<Certificate, StartError> {
+    let failed = |problem: String| StartError::Certificate {
+        path: path.to_owned(),
+        problem,
+    };
+    let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let certificate = Certificate::from_text(&text).map_err(|error| failed(error.to_string()))?;
+    let id = identity.peer_id();
+    if certificate.node() != id.to_string() {
+        return Err(failed(format!(
+            "it is for the node {}; `peerfs member issue {id}` makes one for this node",
+            certificate.node()
+        )));
+    }
+    // The clock may be wrong before the network is there, and then others decide.
+    if certificate.expiry() <= SystemTime::now() {
+        warn!("the node's certificate has expired: other members do not let it in; `peerfs member issue {id}` makes another one");
+    }
+    Ok(certificate)
 }
 
 /// The key of the node's private swarm, if it is in one.

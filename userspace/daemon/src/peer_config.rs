@@ -20,6 +20,8 @@ pub struct PeerConfig {
     pub key_file: Option<PathBuf>,
     /// The key of the private swarm that the node belongs to; without it, it belongs to none.
     pub swarm_key: Option<PathBuf>,
+    /// Its certificate as a member of a swarm whose nodes have such; without it, it belongs to none.
+    pub certificate: Option<PathBuf>,
     /// The addresses to listen on, as multiaddresses; by default any free TCP port.
     #[serde(deserialize_with = "some_from_texts")]
     pub listen: Option<Vec<Multiaddr>>,
@@ -59,6 +61,7 @@ impl Default for PeerConfig {
         PeerConfig {
             key_file: None,
             swarm_key: None,
+            certificate: None,
             listen: None,
             mdns: true,
             bootstrap: Vec::new(),

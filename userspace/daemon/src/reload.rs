@@ -63,6 +63,7 @@ impl Changes {
         let PeerConfig {
             key_file,
             swarm_key,
+            certificate,
             listen,
             mdns,
             bootstrap,
@@ -92,6 +93,7 @@ impl Changes {
             ("log.format", *format != new.log.format),
             ("peer.key_file", *key_file != new.peer.key_file),
             ("peer.swarm_key", *swarm_key != new.peer.swarm_key),
+            ("peer.certificate", *certificate != new.peer.certificate),
             ("peer.listen", *listen != new.peer.listen),
             ("peer.mdns", *mdns != new.peer.mdns),
             ("peer.bootstrap", *bootstrap != new.peer.bootstrap),

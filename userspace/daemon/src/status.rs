@@ -30,6 +30,8 @@ pub struct StatusReader {
     pub node: Node,
     /// The fingerprint of its swarm's key, if that is private.
     pub private_swarm: Option<String>,
+    /// The swarm that it is a member of, if its nodes have certificates.
+    pub member_of: Option<String>,
     /// What was fetched.
     pub traffic: Arc<Traffic>,
     /// The images that are kept complete.
@@ -55,6 +57,7 @@ impl StatusReader {
             node_id: self.node.peer_id().to_string(),
             listen_addresses: self.listen_addresses(),
             private_swarm: self.private_swarm.clone(),
+            member_of: self.member_of.clone(),
             reachability: network.reachability.map(reachability),
             peers: self.connected(),
             images,

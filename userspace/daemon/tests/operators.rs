@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "operators/members.rs"]
+mod members;
 #[path = "operators/private.rs"]
 mod private;
 mod support;

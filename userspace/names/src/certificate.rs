@@ -16,6 +16,8 @@ const MAGIC: [u8; 4] = *b"PFC\x01";
 const DOMAIN: &[u8] = b"peerfs-member-1\0";
 /// What its text is called inside.
 const PEM_TAG: &str = "PEERFS MEMBER";
+/// The name of the swarm's key for the list of nodes whose certificates hold no longer: an image with an entry for each, called by its id.
+pub const REVOKED_MEMBERS: &str = "revoked-members";
 /// The most letters and digits of a node's id.
 const NODE_MAX: usize = 64;
 /// The most bytes of a certificate.

@@ -35,6 +35,7 @@ pub(super) struct Settings {
 #[serde(default)]
 pub(super) struct PeerSettings {
     pub(super) swarm_key: Option<PathBuf>,
+    pub(super) certificate: Option<PathBuf>,
 }
 
 impl Default for Settings {

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The store, the directory of what is the daemon's own, and the key of its swarm.
+//! The store, the directory of what is the daemon's own, and what lets it into its swarm.
 
-use std::fs::File;
+use std::fs::{read_to_string, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
+use peerfs_names::Certificate;
 use peerfs_store::{printable, Store};
 use peerfs_swarm::{read_of_anybody, KeyFileError};
 use peerfs_text::Causes;
@@ -22,6 +24,9 @@ const SPACE: &str = "store's space";
 const FILESYSTEM: &str = "store's filesystem";
 const STATE: &str = "state directory";
 const SWARM_KEY: &str = "swarm key";
+const CERTIFICATE: &str = "certificate";
+/// Before a certificate expires, somebody who issues another one has to be found.
+const EXPIRES_SOON: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Where the daemon of the system has what is its own.
 const DEFAULT_STATE: &str = "/var/lib/peerfsd";
 /// Less free space than this is soon gone.
@@ -43,6 +48,8 @@ pub(super) fn look(settings: &Settings) -> Vec<Finding> {
     findings.extend(state.map(look_at_state));
     let swarm_key = settings.peer.swarm_key.as_deref();
     findings.extend(swarm_key.map(look_at_swarm_key));
+    let certificate = settings.peer.certificate.as_deref();
+    findings.extend(certificate.map(|path| look_at_certificate(path, SystemTime::now())));
     findings
 }
 
@@ -212,10 +219,50 @@ fn look_at_swarm_key(path: &Path) -> Finding {
     }
 }
 
+fn look_at_certificate(path: &Path, now: SystemTime) -> Finding {
+    let shown = printable(path);
+    let unusable = |problem: String| {
+        let text = format!("{shown} cannot be used: {problem}");
+        Finding::error(
+            CERTIFICATE,
+            text,
+            "peerfsd does not start until that is mended",
+        )
+    };
+    let certificate = match read_to_string(path) {
+        Ok(text) => Certificate::from_text(&text).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let certificate = match certificate {
+        Ok(certificate) => certificate,
+        Err(problem) => return unusable(problem),
+    };
+    let advice = format!(
+        "`peerfs member issue {}`, where the swarm's key is",
+        certificate.node()
+    );
+    match certificate.expiry().duration_since(now) {
+        Err(_) | Ok(Duration::ZERO) => {
+            let text = format!("{shown} has expired: other members do not let this node in");
+            Finding::error(CERTIFICATE, text, advice)
+        }
+        Ok(left) if left < EXPIRES_SOON => {
+            let text = format!("{shown} expires in {} hours", left.as_secs() / 3600);
+            Finding::warning(CERTIFICATE, text, advice)
+        }
+        Ok(left) => Finding::ok(
+            CERTIFICATE,
+            format!("it holds for {} more days", left.as_secs() / (24 * 3600)),
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::{set_permissions, write, Permissions};
     use std::os::unix::fs::PermissionsExt;
+
+    use peerfs_names::SecretKey;
 
     use super::super::Level;
     use super::*;
@@ -250,6 +297,23 @@ mod tests {
         assert!(found.text.contains(&key.fingerprint().to_string()));
         set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         assert_eq!(look_at_swarm_key(&path).level, Level::Error);
+    }
+
+    #[test]
+    fn a_certificate_that_ends_is_told_of_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("member.pem");
+        let level = |day: u64| {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(day * 24 * 3600);
+            look_at_certificate(&path, now).level
+        };
+        assert_eq!(level(0), Level::Error);
+        let key = SecretKey::parse(&SecretKey::generate().unwrap()).unwrap();
+        let certificate = Certificate::issue("12D3KooW", 0, 90 * 24 * 3600, &key).unwrap();
+        write(&path, certificate.to_text()).unwrap();
+        let levels = [0, 82, 84, 90].map(level);
+        use Level::{Error, Ok, Warning};
+        assert_eq!(levels, [Ok, Ok, Warning, Error]);
     }
 
     #[test]

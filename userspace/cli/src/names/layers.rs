@@ -2,18 +2,16 @@
 
 //! `peerfs publish-layers`.
 
-use std::os::unix::fs::symlink;
-
 use clap::Args;
-use peerfs_build::{DirectorySource, Limits, Owner};
+use peerfs_build::Limits;
 use peerfs_format::Digest;
 use peerfs_oci::Platform;
-use peerfs_store::{Store, Tag};
+use peerfs_store::Store;
 
+use super::list::{make_arguments, make_list};
 use super::publish::{Signer, SignerArguments, Terms};
-use crate::arguments::{MakeArguments, Profile, StoreArguments};
-use crate::build::{Maker, Origin};
-use crate::error::{Error, Result};
+use crate::build::Maker;
+use crate::error::Result;
 use crate::import::layers::Sources;
 use crate::import::source::parse_size;
 use crate::output::tell;
@@ -46,8 +44,7 @@ pub(crate) struct PublishLayersArguments {
 pub(crate) fn run(arguments: &PublishLayersArguments) -> Result<()> {
     let signer = Signer::new(&arguments.signer, &arguments.name)?;
     let name = &arguments.name;
-    let tag: Tag = name.parse()?;
-    let make = make_arguments(&arguments.signer, tag.clone());
+    let make = make_arguments(&arguments.signer.store, name.parse()?);
     let maker = Maker::new(&make)?;
     let sources = Sources {
         platform: arguments.platform.as_ref(),
@@ -61,7 +58,10 @@ pub(crate) fn run(arguments: &PublishLayersArguments) -> Result<()> {
         sources.make_layers(&maker, source, name)?;
     }
     let layers = layers(&maker.store, name)?;
-    let catalogue = catalogue(&maker, &layers, &tag)?;
+    let links = layers
+        .iter()
+        .map(|(id, manifest)| (id.to_string(), manifest.to_string()));
+    let catalogue = make_list(&maker, links, &make.tag)?;
     tell(&format!("{} layers are listed", layers.len()));
     signer.publish(catalogue, Terms::default())
 }
@@ -80,39 +80,4 @@ fn layers(store: &Store, name: &str) -> Result<Vec<(Digest, Digest)>> {
         }
     }
     Ok(layers)
-}
-
-/// An image that lists layers: a symbolic link for each, called by its id, which leads to the manifest.
-fn catalogue(maker: &Maker<'_>, layers: &[(Digest, Digest)], tag: &Tag) -> Result<Digest> {
-    let folder = tempfile::tempdir().map_err(|source| Error::Write {
-        path: std::env::temp_dir(),
-        source,
-    })?;
-    for (id, manifest) in layers {
-        let link = folder.path().join(id.to_string());
-        symlink(manifest.to_string(), &link)
-            .map_err(|source| Error::Write { path: link, source })?;
-    }
-    // The same list is the same image, whoever makes it and when.
-    let source = DirectorySource::new(folder.path(), &maker.store)
-        .owner(Some(Owner { uid: 0, gid: 0 }))
-        .latest(Some(0));
-    let made = maker.make_as(source, &Origin::default(), tag, |_| ())?;
-    Ok(made.image.manifest)
-}
-
-fn make_arguments(signer: &SignerArguments, tag: Tag) -> MakeArguments {
-    MakeArguments {
-        store: StoreArguments {
-            root_dir: signer.store.root_dir.clone(),
-        },
-        tag,
-        base: Vec::new(),
-        profile: Profile::Default,
-        compression: None,
-        architecture: None,
-        whole: false,
-        threads: None,
-        json: false,
-    }
 }

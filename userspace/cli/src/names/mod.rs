@@ -6,6 +6,8 @@ pub(crate) mod follow;
 pub(crate) mod history;
 pub(crate) mod key;
 pub(crate) mod layers;
+mod list;
+pub(crate) mod member;
 pub(crate) mod publish;
 mod switch;
 mod time_text;

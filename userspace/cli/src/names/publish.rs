@@ -143,21 +143,34 @@ impl<'a> Signer<'a> {
         })
     }
 
+    /// The image of the newest record that the daemon knows of the name, or finds.
+    ///
+    /// # Errors
+    /// What the daemon says.
+    pub(crate) fn published(&self) -> Result<Option<Digest>> {
+        let newest = newest(&ask_name(&self.arguments.daemon.socket, &self.known())?)?;
+        Ok(newest.map(|newest| newest.record().manifest))
+    }
+
+    fn known(&self) -> Request {
+        Request::Name {
+            name: self.name.to_string(),
+            search: true,
+        }
+    }
+
     /// Signs that the name stands for this image from now on, tells everybody, and prints the name.
     ///
     /// # Errors
     /// What the daemon or a registry refuses.
     pub(crate) fn publish(self, manifest: Digest, terms: Terms) -> Result<()> {
+        let known = self.known();
         let Signer {
             arguments,
             key,
             name,
         } = self;
         let socket = &arguments.daemon.socket;
-        let known = Request::Name {
-            name: name.to_string(),
-            search: true,
-        };
         let newest = newest(&ask_name(socket, &known)?)?;
         let issued = SystemTime::now()
             .duration_since(UNIX_EPOCH)

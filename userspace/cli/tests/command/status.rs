@@ -34,6 +34,7 @@ fn status() -> Reply {
         version: "0.1.0".into(),
         node_id: "12D3KooW".into(),
         private_swarm: Some("45fc986b".into()),
+        member_of: None,
         peers: vec![PeerStatus {
             id: "12D3Peer".into(),
             address: "/ip4/10.0.0.1/udp/4001/quic-v1".into(),
