@@ -2,6 +2,8 @@
 
 //! What nobody waits for: bound late, the rarest first.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
@@ -53,24 +55,40 @@ where
         if self.is_full(now) {
             return;
         }
-        let mut turn: Vec<Source> = std::mem::take(&mut self.changed).into_iter().collect();
-        if turn.len() > 1 {
-            self.random.shuffle(&mut turn);
-            // The nearest and quickest first; they take turns.
-            turn.sort_by_cached_key(|source| {
+        // The nearest and quickest first; they take turns. Mostly there is room for one of many: so they are not sorted, and those that
+        // do not get their turn stay where they are.
+        let mut turn: BinaryHeap<_> = self
+            .changed
+            .iter()
+            .map(|source| {
                 let state = self.sources.get(source);
-                state.map(|state| (state.class, state.expected_last(1)))
-            });
-        }
-        while !turn.is_empty() {
-            turn.retain(|&source| {
-                if self.is_full(now) {
-                    self.changed.insert(source);
-                    return false;
+                let quick = state.map(|state| (state.class, state.expected_last(1)));
+                Reverse((quick, self.random.u32(..), *source))
+            })
+            .collect();
+        let mut filled = Vec::new();
+        let mut is_first_round = true;
+        while !self.is_full(now) {
+            let Some(next) = turn.pop() else {
+                if filled.is_empty() {
+                    return;
                 }
-                self.fill(source, now)
-            });
+                turn.extend(filled.drain(..));
+                is_first_round = false;
+                continue;
+            };
+            let Reverse((_, _, source)) = next;
+            self.changed.remove(&source);
+            if self.fill(source, now) {
+                filled.push(next);
+            }
         }
+        if is_first_round {
+            turn.clear();
+        }
+        let waiting = turn.into_iter().chain(filled);
+        self.changed
+            .extend(waiting.map(|Reverse((_, _, source))| source));
     }
 
     /// Whether no more may be on the way that nobody waits for.
