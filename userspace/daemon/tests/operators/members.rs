@@ -108,7 +108,7 @@ fn members_exchange_until_they_are_revoked() {
     until("the member again", || ids(&giver) == [taker_id.clone()]);
     thread::sleep(Duration::from_secs(3));
     assert!(ids(&second).is_empty());
-    assert_eq!(ids(&giver), [taker_id.clone()]);
+    assert_eq!(ids(&giver), [taker_id]);
 
     // From another store the list can't be replaced by a shorter one.
     let done = authority.revoke(&giver, &["--undo", &revoked]);
