@@ -10,16 +10,18 @@ use clap::{Args, Subcommand, ValueHint};
 use peerfs_control::{Reply, Request};
 use peerfs_format::upcall::Workload;
 use peerfs_format::Digest;
+use peerfs_registry::Remote;
 use peerfs_store::{printable, Reference, Store};
 use peerfs_sys::interrupt;
 use peerfs_text::Causes;
 use peerfs_trace::{NoTrace, Part, Trace, TRACE_MAX};
 use serde::Serialize;
 
-use crate::arguments::{DaemonArguments, StoreArguments};
+use crate::arguments::{DaemonArguments, RegistryArguments, StoreArguments};
 use crate::conversation::Conversation;
 use crate::error::{Error, Result};
 use crate::output::{tell, Align, Output};
+use crate::push::{block_on, options};
 
 /// Show, copy and remove what was missed of images when they were started.
 ///
@@ -68,6 +70,19 @@ enum TraceCommand {
         /// The file.
         #[arg(value_hint = ValueHint::FilePath)]
         file: PathBuf,
+    },
+    /// Put a trace into the registry that the image is in.
+    ///
+    /// Who pulls the image from there gets it, too, unless more is known of the image there already. It takes the place of one for the
+    /// same workload. Prints the digest of the image's manifest.
+    Push {
+        #[command(flatten)]
+        which: WhichArguments,
+        /// The repository, REGISTRY/NAME; by default that of IMAGE.
+        #[arg(value_name = "DESTINATION")]
+        destination: Option<Reference>,
+        #[command(flatten)]
+        registry: RegistryArguments,
     },
     /// Remove a trace.
     Rm {
@@ -119,6 +134,11 @@ pub(crate) fn run(arguments: &TraceArguments) -> Result<()> {
         TraceCommand::Show { which, json } => show(which, *json),
         TraceCommand::Export { which, file } => export(which, file),
         TraceCommand::Import { store, file } => import(store, file),
+        TraceCommand::Push {
+            which,
+            destination,
+            registry,
+        } => push(which, destination.as_ref(), registry),
         TraceCommand::Rm { which } => remove(which),
     }
 }
@@ -291,6 +311,23 @@ fn read_trace(file: &PathBuf) -> io::Result<Vec<u8>> {
             .read_to_end(&mut bytes)?;
     }
     Ok(bytes)
+}
+
+fn push(
+    which: &WhichArguments,
+    destination: Option<&Reference>,
+    registry: &RegistryArguments,
+) -> Result<()> {
+    let Reference::Registry(repository) = destination.unwrap_or(&which.image) else {
+        let problem = "say which repository of a registry the image is in, such as registry.example/team/name";
+        return Err(Error::Destination(problem.to_owned()));
+    };
+    let trace = which.read()?;
+    let remote = Remote::repository(repository, &options(registry))?;
+    block_on(remote.put_trace(&trace))?;
+    let mut output = Output::new();
+    output.line(&trace.image.to_string())?;
+    output.finish()
 }
 
 fn remove(which: &WhichArguments) -> Result<()> {

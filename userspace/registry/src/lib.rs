@@ -38,6 +38,7 @@ mod remote;
 mod retry;
 mod revision;
 mod signatures;
+mod traces;
 mod upload;
 
 pub use documents::{Fetched, DOCUMENT_MAX};

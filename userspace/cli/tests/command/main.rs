@@ -33,4 +33,5 @@ mod sharing;
 mod signing;
 mod status;
 mod swarm_keys;
+mod traces;
 mod updating;

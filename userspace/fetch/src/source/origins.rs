@@ -143,7 +143,14 @@ impl Origins {
             Requirement::Nothing | Requirement::Refused => Vec::new(),
         };
         let manifest = image.manifest;
-        let blob = remote.small_blob(&manifest, METADATA_MAX).await?;
+        let blob = remote.small_blob(&manifest, METADATA_MAX);
+        let (blob, traces) = tokio::join!(blob, remote.traces(&manifest));
+        let blob = blob?;
+        // A hint: without it readers wait longer.
+        let traces = traces.unwrap_or_else(|error| {
+            debug!(%manifest, error = %Causes(&error), "what the registry has of traces of the image is not known");
+            Vec::new()
+        });
         let oci_index = image.top.digest;
         let origin = remote.name().to_owned();
         let store = move |store: &peerfs_store::Store| {
@@ -160,6 +167,12 @@ impl Origins {
             let noted: Vec<NotedSignature> = noted.collect();
             if !noted.is_empty() {
                 store.note_signatures(&noted)?;
+            }
+            for trace in traces {
+                // What was noted here is better.
+                if !matches!(store.trace(&manifest, trace.workload), Ok(Some(_))) {
+                    let _ = store.add_trace(&trace);
+                }
             }
             store.add_origin(&manifest, Some(&oci_index), &origin)
         };
