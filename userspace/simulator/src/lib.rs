@@ -7,6 +7,7 @@
 //! | module | noun |
 //! |---|---|
 //! | [`scenario`] | what is simulated, and what came of it |
+//! | [`replicas`] | nodes that keep images, and go |
 //! | `world` | the nodes, the time, and what is on its way |
 //! | `node` | a node's scheduler and what it has |
 //! | `link` | a node's line, up and down |
@@ -17,5 +18,6 @@
 mod graph;
 mod link;
 mod node;
+pub mod replicas;
 pub mod scenario;
 mod world;

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand};
+use peerfs_simulator::replicas::{self, replicas};
 use peerfs_simulator::scenario::{self, Burden, Options};
 
 /// Simulate thousands of peerfs nodes
@@ -34,6 +35,53 @@ enum Scenario {
         #[arg(long, default_value_t = 0, value_name = "N")]
         stopped: u32,
     },
+    /// Willing nodes keep images, and half of them go
+    Replicas(Keeping),
+}
+
+#[derive(Args)]
+struct Keeping {
+    /// Nodes
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1024))]
+    nodes: u32,
+    /// Images, of 128 MiB to 2 GiB
+    #[arg(long, default_value_t = 500, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    images: u32,
+    /// Copies of each
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    copies: u8,
+    /// Hours in which half of the nodes go
+    #[arg(long, default_value_t = 24, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=240))]
+    hours: u64,
+    /// Megabits a second of each line
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1_000_000))]
+    rate: u64,
+    /// The first seed; with the same seed the output is the same
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seed: u64,
+    /// So many runs, each with the next seed
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: u64,
+}
+
+impl Keeping {
+    fn run(&self) {
+        let mut lost = 0;
+        for seed in self.seed..self.seed.saturating_add(self.seeds) {
+            let losses = replicas(&replicas::Options {
+                nodes: self.nodes,
+                images: self.images,
+                copies: self.copies,
+                hours: self.hours,
+                rate: self.rate * 1_000_000,
+                seed,
+            });
+            lost += losses.lost;
+            println!("seed          {seed}\n{losses}\n");
+        }
+        let images = self.seeds * u64::from(self.images);
+        println!("lost          {lost} of {images} images");
+    }
 }
 
 #[derive(Args)]
@@ -92,6 +140,7 @@ fn main() {
             };
             println!("{}", scenario::demand(&network.options(), burden));
         }
+        Scenario::Replicas(keeping) => keeping.run(),
     }
     eprintln!("seconds     {:.1}", begun.elapsed().as_secs_f64());
     if let Some(peak) = peak_memory() {

@@ -2,6 +2,7 @@
 
 //! Small scenarios, with bounds that a worse scheduler does not keep.
 
+use peerfs_simulator::replicas;
 use peerfs_simulator::scenario::{demand, origin, swarm, Burden, Options};
 
 /// 16 nodes at 40 Mbit/s, an image of 32 MiB.
@@ -87,4 +88,21 @@ fn a_reader_in_a_network_with_one_that_has_stopped() {
     assert!(demand.reads >= 200, "{demand}");
     assert!(demand.p50 <= 12.0 && demand.p99 <= 25.0, "{demand}");
     assert!(demand.hedged <= 5.0, "{demand}");
+}
+
+/// Half of the nodes go within hours; faster than in a day, and fewer.
+#[test]
+fn images_outlive_half_of_the_nodes_that_keep_them() {
+    let options = replicas::Options {
+        nodes: 24,
+        images: 12,
+        copies: 4,
+        hours: 3,
+        ..replicas::Options::default()
+    };
+    let losses = replicas::replicas(&options);
+    assert_eq!((losses.lost, losses.not_repaired), (0, 0), "{losses}");
+    assert!(losses.copies_gone >= 15, "{losses}");
+    assert!(losses.noticed[1] <= 300 && losses.repaired[1] <= 1200, "{losses}");
+    assert!(losses.traffic <= 1.3, "{losses}");
 }
