@@ -8,6 +8,9 @@ use std::path::Path;
 
 use libp2p::identity::Keypair;
 use libp2p::PeerId;
+use peerfs_replica::willing::{
+    InvalidWilling, NodeKey, SignedWilling, Willing, SIGNATURE_SIZE,
+};
 use peerfs_sys::secret_file;
 
 use crate::Error;
@@ -64,6 +67,25 @@ impl Identity {
     /// The id that peers know the node by.
     pub fn peer_id(&self) -> PeerId {
         self.keypair.public().to_peer_id()
+    }
+
+    /// Its public key; none if it is of another kind than those that are made here.
+    pub fn node_key(&self) -> Option<NodeKey> {
+        let key = self.keypair.public().try_into_ed25519().ok()?;
+        Some(NodeKey(key.to_bytes()))
+    }
+
+    /// Signs what the node says of itself.
+    ///
+    /// # Errors
+    /// [`InvalidWilling`] if nobody would accept it.
+    pub fn sign_willing(&self, willing: Willing) -> Result<SignedWilling, InvalidWilling> {
+        let signed = |message: &[u8]| {
+            let signature = self.keypair.sign(message).ok()?;
+            signature.try_into().ok()
+        };
+        // With a key of another kind there is none that holds.
+        willing.sign(|message| signed(message).unwrap_or([0; SIGNATURE_SIZE]))
     }
 
     pub(crate) fn keypair(&self) -> &Keypair {

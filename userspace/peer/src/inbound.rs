@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The streams of exchange and names that peers open, as events of the swarm.
+//! The streams of exchange, names and announcements that peers open, as events of the swarm.
 //!
 //! libp2p-stream, which opens ours, hands those of others to a channel with room for one, and drops a
 //! stream that finds it full: with many peers, or a busy machine, each loses some. Here a stream waits
@@ -24,6 +24,7 @@ use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
 
 use crate::client::EXCHANGE_PROTOCOL;
 use crate::names::NAMES_PROTOCOL;
+use crate::willing::WILLING_PROTOCOL;
 use peerfs_exchange::limits::STREAMS_PER_PEER;
 
 /// A stream that a peer opened.
@@ -93,19 +94,19 @@ impl NetworkBehaviour for Behaviour {
 /// A stream, and what is spoken on it.
 type Negotiated = (Stream, StreamProtocol);
 
-/// Takes a stream of either protocol as it is.
-pub(crate) struct Either;
+/// Takes a stream of any of the protocols as it is.
+pub(crate) struct Any;
 
-impl UpgradeInfo for Either {
+impl UpgradeInfo for Any {
     type Info = StreamProtocol;
-    type InfoIter = [StreamProtocol; 2];
+    type InfoIter = [StreamProtocol; 3];
 
     fn protocol_info(&self) -> Self::InfoIter {
-        [EXCHANGE_PROTOCOL, NAMES_PROTOCOL]
+        [EXCHANGE_PROTOCOL, NAMES_PROTOCOL, WILLING_PROTOCOL]
     }
 }
 
-impl InboundUpgrade<Stream> for Either {
+impl InboundUpgrade<Stream> for Any {
     type Output = Negotiated;
     type Error = Infallible;
     type Future = Ready<Result<Negotiated, Infallible>>;
@@ -125,13 +126,13 @@ pub(crate) struct Handler {
 impl ConnectionHandler for Handler {
     type FromBehaviour = Infallible;
     type ToBehaviour = Negotiated;
-    type InboundProtocol = Either;
+    type InboundProtocol = Any;
     type OutboundProtocol = DeniedUpgrade;
     type InboundOpenInfo = ();
     type OutboundOpenInfo = ();
 
     fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
-        SubstreamProtocol::new(Either, ())
+        SubstreamProtocol::new(Any, ())
     }
 
     fn poll(

@@ -2,7 +2,7 @@
 
 //! From where a peer comes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use libp2p::multiaddr::Protocol;
 use libp2p::Multiaddr;
@@ -37,6 +37,16 @@ pub(crate) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}
+
+/// The address and port that a peer is reached at without another one.
+pub(crate) fn socket_of(address: &Multiaddr) -> Option<SocketAddr> {
+    match tcp_port(address)? {
+        Protocol::Tcp(port) if !is_relayed(address) => {
+            Some(SocketAddr::new(ip_of(address)?, port))
+        }
         _ => None,
     }
 }

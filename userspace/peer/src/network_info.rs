@@ -2,10 +2,12 @@
 
 //! How a node is connected.
 
+use std::net::SocketAddr;
+
 use crate::Reachability;
 
 /// How a node is connected, besides to whom.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct NetworkInfo {
     /// The peers that multicast DNS has found on the link; None if it is switched off.
     pub neighbours: Option<usize>,
@@ -19,4 +21,6 @@ pub struct NetworkInfo {
     pub bootstrap: usize,
     /// Those of them that are connected.
     pub bootstrap_connected: usize,
+    /// Where others are told that they reach it, without a relay.
+    pub told: Vec<SocketAddr>,
 }

@@ -3,6 +3,7 @@
 //! The handle of a running node.
 
 mod names;
+mod willing;
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -35,6 +36,7 @@ use crate::lookup::{Finder, Lookup};
 use crate::names::NameServer;
 use crate::peer_table::PeerTable;
 use crate::server::Server;
+use crate::willing::WillingServer;
 use crate::{
     ChunkStream, Error, Event, Listener, NetworkInfo, NodeConfig, PeerInfo, Provider, RequestError,
 };
@@ -68,6 +70,7 @@ struct Inner {
     arrivals: Arc<ArrivalLog>,
     lookup: Lookup,
     names: Arc<NameServer>,
+    willing: Arc<WillingServer>,
     control: Control,
     commands: mpsc::Sender<Command>,
     events: broadcast::Sender<Event>,
@@ -96,6 +99,7 @@ impl Node {
 
         let control = swarm.behaviour().outbound.new_control();
         let names = Arc::new(NameServer::new(tasks.clone(), shutdown.clone()));
+        let willing = Arc::new(WillingServer::new(tasks.clone(), shutdown.clone()));
         let client = Arc::new(Client::new(
             control.clone(),
             &config,
@@ -127,6 +131,7 @@ impl Node {
                 client: client.clone(),
                 server: Arc::new(server),
                 names: names.clone(),
+                willing: willing.clone(),
                 bans: bans.clone(),
                 configured,
             },
@@ -156,6 +161,7 @@ impl Node {
                 arrivals,
                 lookup: Lookup::new(finder, tasks.clone()),
                 names,
+                willing,
                 control,
                 commands,
                 events,

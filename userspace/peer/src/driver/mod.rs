@@ -32,7 +32,7 @@ use crate::dialer::{Dialer, Target};
 use crate::internet::Configured;
 use crate::links::{Links, Neighbours};
 use crate::names::{NameServer, NAMES_PROTOCOL};
-use crate::network::is_relayed;
+use crate::network::{is_relayed, socket_of};
 use crate::pauses::{Clocks, Pause, Pauses};
 use crate::peer_table::PeerTable;
 use crate::ping::Measured;
@@ -41,6 +41,7 @@ use crate::reopening::Reopening;
 use crate::server::Server;
 use crate::strangers::Strangers;
 use crate::twins::{Ear, Twins};
+use crate::willing::{WillingServer, WILLING_PROTOCOL};
 use crate::{Direction, Event, Membership, NetworkInfo, NodeConfig};
 use internet::Internet;
 
@@ -93,6 +94,7 @@ pub(crate) struct Parts {
     pub(crate) client: Arc<Client>,
     pub(crate) server: Arc<Server>,
     pub(crate) names: Arc<NameServer>,
+    pub(crate) willing: Arc<WillingServer>,
     pub(crate) bans: Arc<BanList>,
     pub(crate) configured: Configured,
 }
@@ -105,6 +107,7 @@ pub(crate) struct Driver {
     client: Arc<Client>,
     server: Arc<Server>,
     names: Arc<NameServer>,
+    willing: Arc<WillingServer>,
     bans: Arc<BanList>,
     /// Of a swarm whose nodes are certified.
     membership: Option<Arc<Membership>>,
@@ -155,6 +158,7 @@ impl Driver {
             client,
             server,
             names,
+            willing,
             bans,
             configured,
         } = parts;
@@ -165,6 +169,7 @@ impl Driver {
             client,
             server,
             names,
+            willing,
             bans,
             outlets,
             bootstrap: config.bootstrap.clone(),
@@ -356,6 +361,7 @@ impl Driver {
             reachability: self.internet.as_ref().map(|internet| internet.reachability),
             bootstrap,
             bootstrap_connected,
+            told: self.swarm.external_addresses().filter_map(socket_of).collect(),
         }
     }
 
@@ -522,6 +528,9 @@ impl Driver {
             }
             BehaviourEvent::Inbound(opened) if opened.protocol == NAMES_PROTOCOL => {
                 self.names.accept(opened);
+            }
+            BehaviourEvent::Inbound(opened) if opened.protocol == WILLING_PROTOCOL => {
+                self.willing.accept(opened);
             }
             BehaviourEvent::Inbound(opened) => self.server.accept(opened),
             BehaviourEvent::Kademlia(event) => self.on_kademlia_event(event),

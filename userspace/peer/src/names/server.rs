@@ -2,12 +2,12 @@
 
 //! Sends records of names to those who follow them.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use libp2p::{PeerId, Stream};
+use libp2p::Stream;
 use peerfs_format::Digest;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast::error::RecvError;
@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::wire::{Frame, Frames};
 use super::NameBook;
 use crate::inbound::Opened;
+use crate::seats::Seats;
 
 /// The names that a peer may follow.
 pub(super) const TOPICS_MAX: usize = 256;
@@ -27,7 +28,7 @@ const FOLLOWERS_MAX: usize = 512;
 pub(crate) struct NameServer {
     /// None as long as the node's owner carries no names.
     book: OnceLock<Arc<dyn NameBook>>,
-    served: Arc<Mutex<HashSet<PeerId>>>,
+    seats: Seats,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -36,7 +37,7 @@ impl NameServer {
     pub(crate) fn new(tasks: TaskTracker, shutdown: CancellationToken) -> Self {
         NameServer {
             book: OnceLock::new(),
-            served: Arc::default(),
+            seats: Seats::new(FOLLOWERS_MAX),
             tasks,
             shutdown,
         }
@@ -52,7 +53,7 @@ impl NameServer {
         let Some(book) = self.book.get().cloned() else {
             return;
         };
-        let Some(seat) = Seat::take(&self.served, peer) else {
+        let Some(seat) = self.seats.take(peer) else {
             return;
         };
         let shutdown = self.shutdown.clone();
@@ -63,30 +64,6 @@ impl NameServer {
                 tracing::debug!(%peer, %error, "a stream of names ended");
             }
         });
-    }
-}
-
-/// A peer's place among those that are served, until it is dropped.
-struct Seat {
-    served: Arc<Mutex<HashSet<PeerId>>>,
-    peer: PeerId,
-}
-
-impl Seat {
-    fn take(served: &Arc<Mutex<HashSet<PeerId>>>, peer: PeerId) -> Option<Self> {
-        let mut all = served.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = all.len() < FOLLOWERS_MAX && all.insert(peer);
-        is_new.then(|| Seat {
-            served: Arc::clone(served),
-            peer,
-        })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut all = self.served.lock().unwrap_or_else(PoisonError::into_inner);
-        all.remove(&self.peer);
     }
 }
 
