@@ -26,7 +26,10 @@ use peerfs_names::{
     Grant, ImageSignature, KnownName, Name, SecretKey, SignatureManifest, SigningKey,
 };
 use peerfs_oci::Reference;
+use peerfs_replica::account::{Account, Entry};
+use peerfs_replica::willing::{NodeKey, Willing, SIGNATURE_SIZE};
 use peerfs_store::Store;
+use ring::signature::{Ed25519KeyPair, KeyPair};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -51,6 +54,7 @@ fn main() -> Result<()> {
         )?;
     }
     save("places", "table", &places())?;
+    save_replicas()?;
     save_names()?;
     save_messages()
 }
@@ -100,6 +104,33 @@ fn places() -> Vec<u8> {
         file.write_to(|part| table.extend_from_slice(part));
     }
     table
+}
+
+/// An account, and an announcement by the key of RFC 8032's first test.
+fn save_replicas() -> Result<()> {
+    let entry = |image, bytes, copies| Entry {
+        image: Digest([image; Digest::SIZE]),
+        bytes,
+        copies,
+    };
+    let account = Account::new(vec![entry(2, 1 << 30, 3), entry(1, 7, 8)])?;
+    save("replica", "account", &account.to_bytes())?;
+    let secret: Digest =
+        "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60".parse()?;
+    let key = Ed25519KeyPair::from_seed_unchecked(&secret.0).map_err(|error| error.to_string())?;
+    let willing = Willing {
+        node: NodeKey(key.public_key().as_ref().try_into()?),
+        issued: 1_800_000_000,
+        expires: 1_800_007_200,
+        bytes: 50 << 30,
+        addresses: vec!["198.51.100.7:4001".parse()?, "[2001:db8::1]:4001".parse()?],
+    };
+    let mut signature = [0; SIGNATURE_SIZE];
+    let signed = willing.sign(|message| {
+        signature.copy_from_slice(key.sign(message).as_ref());
+        signature
+    })?;
+    save("replica", "announcement", signed.bytes())
 }
 
 /// Records of a name, one of them by a writer, what is saved of it, and signatures, all by the key of RFC 8032's first test.
