@@ -62,17 +62,18 @@ pub(crate) enum Command {
     History(crate::names::history::HistoryArguments),
     Rollback(crate::names::history::RollbackArguments),
     Follow(crate::names::follow::FollowArguments),
+    Replicas(crate::names::replicas::ReplicasArguments),
     Sign(crate::signatures::SignArguments),
     VerifySignature(crate::signatures::VerifyArguments),
     /// Keep an image complete from now on.
     ///
     /// peerfsd fetches it in the background, and remembers that over restarts. A tag stands for what it stands for now.
     /// Prints the digest of its manifest. `peerfs status` shows what is pinned.
-    Pin(PinArguments),
+    Pin(crate::pins::PinArguments),
     /// Do not keep an image complete any more.
     ///
     /// What is here of it stays. What the configuration of peerfsd pins is not for this command.
-    Unpin(PinArguments),
+    Unpin(crate::pins::PinArguments),
     Warm(crate::trace::WarmArguments),
     Trace(crate::trace::TraceArguments),
     Run(crate::container::RunArguments),
@@ -500,16 +501,6 @@ pub(crate) struct PushArguments {
     /// Where to push it: REGISTRY/NAME:TAG. By default that which IMAGE says.
     #[arg(value_name = "DESTINATION")]
     pub(crate) destination: Option<Reference>,
-}
-
-/// An image that a running peerfsd keeps.
-#[derive(Args)]
-pub(crate) struct PinArguments {
-    #[command(flatten)]
-    pub(crate) daemon: DaemonArguments,
-    /// The image: a digest, or a tag of the store (Documentation/references.md).
-    #[arg(value_name = "IMAGE")]
-    pub(crate) image: Reference,
 }
 
 /// List the mounts over the store of a running peerfsd.

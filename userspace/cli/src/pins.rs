@@ -2,13 +2,24 @@
 
 //! `peerfs pin` and `peerfs unpin`.
 
+use clap::Args;
 use peerfs_control::{Reply, Request};
-use peerfs_store::printable;
+use peerfs_store::{printable, Reference};
 
-use crate::arguments::PinArguments;
+use crate::arguments::DaemonArguments;
 use crate::conversation::ask;
 use crate::error::{Error, Result};
 use crate::output::Output;
+
+/// An image that a running peerfsd keeps.
+#[derive(Args)]
+pub(crate) struct PinArguments {
+    #[command(flatten)]
+    daemon: DaemonArguments,
+    /// The image: a digest, or a tag of the store (Documentation/references.md).
+    #[arg(value_name = "IMAGE")]
+    image: Reference,
+}
 
 /// Has the daemon keep an image complete.
 pub(crate) fn pin(arguments: &PinArguments) -> Result<()> {

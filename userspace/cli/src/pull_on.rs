@@ -55,7 +55,7 @@ enum Said<'a> {
 
 /// Something that a machine said, or its end: the image, or why there is none.
 enum Event {
-    Said(Reply),
+    Said(Box<Reply>),
     Ended(std::result::Result<PullStatus, String>),
 }
 
@@ -129,7 +129,7 @@ fn show(arguments: &PullArguments, events: &mpsc::Receiver<(usize, Event)>) -> R
             match event {
                 Event::Said(reply) => {
                     json(Said::Reply(&reply))?;
-                    if let Reply::Progress(status) = reply {
+                    if let Reply::Progress(status) = *reply {
                         here[number] = status.present_bytes;
                     }
                 }
@@ -208,7 +208,7 @@ fn ask(
             if let Reply::Done(status) = &reply {
                 last = Some(status.clone());
             }
-            let _ = sender.send((number, Event::Said(reply)));
+            let _ = sender.send((number, Event::Said(Box::new(reply))));
         }
     }
     // It has closed its output, so this takes no time, unless somebody else has that.

@@ -101,6 +101,7 @@ fn do_simply(command: &Command) -> Result<()> {
         Command::History(arguments) => names::history::history(arguments),
         Command::Rollback(arguments) => names::history::roll_back(arguments),
         Command::Follow(arguments) => names::follow::run(arguments),
+        Command::Replicas(arguments) => names::replicas::run(arguments),
         Command::Sign(arguments) => signatures::sign(arguments),
         Command::VerifySignature(arguments) => signatures::verify(arguments),
         Command::Pin(arguments) => pins::pin(arguments),

@@ -75,6 +75,7 @@ fn print(status: &Status, output: &mut Output) -> Result<()> {
         let origin = match pin.origin {
             PinOrigin::Configuration => " of the configuration",
             PinOrigin::Command => "",
+            PinOrigin::Replica => " for others",
         };
         output.line(&format!("pin{origin} {image}: {state}"))?;
     }

@@ -33,10 +33,26 @@ pub struct Activity {
     pub pulls: Vec<PullStatus>,
     /// How it is connected.
     pub network: NetworkStatus,
+    /// Images that are kept for others, and that others keep.
+    pub replicas: ReplicaCounts,
     /// The daemon's open files, and how many it may have.
     pub open_files: u64,
     /// See [`Activity::open_files`].
     pub open_files_max: u64,
+}
+
+/// How many images are kept for others, and what others keep.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct ReplicaCounts {
+    /// Nodes that are known to keep images for others.
+    pub willing_nodes: u64,
+    /// Images that are kept here for others.
+    pub kept: u64,
+    /// Bytes of them, and of those that are being brought.
+    pub bytes: u64,
+    /// Copies that are wanted of images that this node looks after, and not proven.
+    pub missing: u64,
 }
 
 /// The requests of the kernel.

@@ -14,14 +14,16 @@ mod event;
 mod message;
 mod names;
 mod peers;
+mod replicas;
 mod status;
 
-pub use activity::{Activity, NetworkStatus, Reachability, RequestStatus};
+pub use activity::{Activity, NetworkStatus, Reachability, ReplicaCounts, RequestStatus};
 pub use client::{ask, connect, Connection, Error, Next};
 pub use event::{Event, EventKind};
 pub use message::{FetchLine, Reply, Request, COMMANDS, LINE_MAX, REQUEST_MAX};
 pub use names::{NameRecord, NameStatus};
 pub use peers::{BanStatus, PeerClass, PeerDirection, PeerStatus, Peers};
+pub use replicas::{PublisherStatus, ReplicaHere, ReplicaStatus, ReplicasStatus};
 pub use status::{
     Collected, ImageStatus, MountStatus, PinOrigin, PinStatus, PullState, PullStatus, Status,
 };

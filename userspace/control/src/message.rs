@@ -5,7 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Activity, Collected, Event, ImageStatus, MountStatus, NameStatus, Peers, PullStatus, Status,
+    Activity, Collected, Event, ImageStatus, MountStatus, NameStatus, Peers, PullStatus,
+    ReplicasStatus, Status,
 };
 
 /// The longest line that either side accepts, in bytes, newline included.
@@ -13,9 +14,9 @@ pub const LINE_MAX: u64 = 16 * 1024 * 1024;
 /// The longest request that the daemon accepts, in bytes, newline included.
 pub const REQUEST_MAX: u64 = 4096;
 /// The names of all commands.
-pub const COMMANDS: [&str; 18] = [
+pub const COMMANDS: [&str; 19] = [
     "status", "activity", "images", "mounts", "peers", "unban", "pull", "warm", "pin", "unpin",
-    "gc", "events", "fetch", "publish", "name", "names", "follow", "rollback",
+    "gc", "events", "fetch", "publish", "name", "names", "follow", "rollback", "replicas",
 ];
 
 /// What a client asks: `{"command":"status"}`.
@@ -128,6 +129,8 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         time: Option<u64>,
     },
+    /// What is kept for others, and what others keep.
+    Replicas,
 }
 
 /// What a client says after [`Request::Fetch`]: `{"cancel":{"id":7}}`, for example. Each but a cancelled one is answered
@@ -195,6 +198,7 @@ impl Request {
             | Request::Names
             | Request::Follow { .. }
             | Request::Rollback { .. }
+            | Request::Replicas
             | Request::Pin { .. } => true,
             Request::Unban { .. }
             | Request::Unpin { .. }
@@ -244,6 +248,8 @@ pub enum Reply {
     Name(NameStatus),
     /// What is known of all names.
     Names(Vec<NameStatus>),
+    /// The answer to [`Request::Replicas`].
+    Replicas(ReplicasStatus),
     /// Something happened. More lines follow.
     Event(Event),
     /// What a [`FetchLine`] names is in the store, or can't be had.

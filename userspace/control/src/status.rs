@@ -91,6 +91,8 @@ pub enum PinOrigin {
     Configuration,
     /// A client, by the command `pin`.
     Command,
+    /// A publisher, whose images are kept here for others.
+    Replica,
 }
 
 /// A mount over the daemon's store, in the mount namespace of the daemon.

@@ -249,7 +249,7 @@ impl Commands {
         let was_pinned = self
             .change_pins(move |saved| saved.remove(&manifest))
             .await?;
-        self.pins.remove(&manifest);
+        self.pins.remove(&manifest, PinOrigin::Command);
         if self.pins.is_configured(&manifest) {
             return Err(CommandError::Configured(manifest));
         }

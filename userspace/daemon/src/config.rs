@@ -22,6 +22,7 @@ pub use crate::mirror::MirrorConfig;
 pub use crate::monitor::MonitorConfig;
 pub use crate::names_config::NamesConfig;
 pub use crate::peer_config::{PeerConfig, Profile};
+pub use crate::replicate_config::ReplicateConfig;
 pub use crate::source_config::{RegistryConfig, SourceConfig};
 use crate::state;
 
@@ -94,6 +95,8 @@ pub struct Config {
     pub mirror: MirrorConfig,
     /// Publishers' names.
     pub names: NamesConfig,
+    /// Images that are kept for others.
+    pub replicate: ReplicateConfig,
     /// Other places to fetch from, asked before the peers.
     pub source: Vec<SourceConfig>,
     /// Images that are kept complete without being asked for.
@@ -116,6 +119,7 @@ impl Default for Config {
             monitor: MonitorConfig::default(),
             mirror: MirrorConfig::default(),
             names: NamesConfig::default(),
+            replicate: ReplicateConfig::default(),
             source: Vec::new(),
             pin: Vec::new(),
         }
@@ -336,6 +340,7 @@ impl Config {
             )?;
         }
         self.mirror.check()?;
+        self.replicate.check()?;
         for source in &self.source {
             match source {
                 SourceConfig::Directory(directory) => {

@@ -42,6 +42,7 @@ use crate::names::{Names, NamesError};
 use crate::node_config::node_config;
 use crate::provider::StoreProvider;
 use crate::reload::{Changes, Settings};
+use crate::replicas::{Parts as ReplicaParts, Replicas, SavedError};
 use crate::requests::{RepositoryHandler, RequestCounts};
 use crate::revocations::Revocations;
 use crate::saved_pins::SavedPins;
@@ -91,6 +92,9 @@ pub enum StartError {
     /// What is known of names can't be read.
     #[error("cannot use what is known of names")]
     Names(#[from] NamesError),
+    /// What is remembered of replicas can't be used.
+    #[error("cannot tell which images are kept for others")]
+    Replicas(#[from] SavedError),
     /// The control socket can't be made.
     #[error(
         "cannot listen at {}; name another place with --control-socket or control_socket",
@@ -158,7 +162,7 @@ impl Daemon {
         let own = config.clone();
         let opened = tokio::task::spawn_blocking(move || open_all(&own)).await;
         let opened = opened.map_err(|_| StartError::ShuttingDown)??;
-        let (store, names) = (Arc::new(opened.store), opened.names);
+        let (store, names, replicas) = (Arc::new(opened.store), opened.names, opened.replicas);
         let disk = Disk::new(Arc::clone(&store), config.limits.store_operations.get());
         let control = control_socket(&config.control_socket, passed)?;
         let monitor = listen_for_monitor(config).await?;
@@ -179,6 +183,7 @@ impl Daemon {
         let node = Node::start(opened.node, served).await?;
         provider.tell(Arc::clone(node.arrivals()));
         node.carry_names(Arc::new(names.clone()));
+        node.carry_willing(Arc::new(replicas.clone()));
         store.watch(Arc::new(Told(Arc::clone(node.arrivals()))));
         let registry = Arc::new(Registry::default());
         let (configured, directories) = sources(config)?;
@@ -239,11 +244,12 @@ impl Daemon {
             pins: pins.clone(),
             pulls: pulls.clone(),
             requests: Arc::clone(&requests),
+            replicas: replicas.clone(),
             started: Instant::now(),
         };
         let commands = Commands {
             status: status.clone(),
-            repository,
+            repository: Arc::clone(&repository),
             origins,
             pulls: pulls.clone(),
             pins: pins.clone(),
@@ -252,6 +258,14 @@ impl Daemon {
             handler: Arc::clone(&handler),
             traces: traces.clone(),
             names: names.clone(),
+        };
+
+        let replica_parts = ReplicaParts {
+            node: node.clone(),
+            names: names.clone(),
+            repository,
+            pins: pins.clone(),
+            pulls: pulls.clone(),
         };
 
         let mut tasks = JoinSet::new();
@@ -304,6 +318,8 @@ impl Daemon {
         for manifest in opened.pinned {
             pins.add(Reference::Digest(manifest), PinOrigin::Command);
         }
+        replicas.pin_kept(&pins);
+        tasks.spawn(replicas.run(replica_parts, shutdown.clone()));
         tasks.spawn(control.serve(commands, shutdown.clone()));
         if let Some(mirror) = mirror {
             tasks.spawn(mirror.work(node.clone(), shutdown.clone())?);
@@ -430,6 +446,7 @@ struct Opened {
     names: Names,
     /// Of a swarm whose nodes are certified.
     revocations: Option<Revocations>,
+    replicas: Replicas,
     /// The pins of clients, or why they are not known.
     saved_pins: Result<SavedPins, String>,
     /// Their manifests.
@@ -454,6 +471,7 @@ fn open_all(config: &Config) -> Result<Opened, StartError> {
         // Before anybody can come in.
         revocations.apply_known(&names, &store);
     }
+    let replicas = Replicas::load(&state.replicas(), &config.replicate, node.identity.clone())?;
     let pinned = saved_pins.iter().flat_map(SavedPins::pins);
     Ok(Opened {
         pinned: pinned.copied().collect(),
@@ -462,6 +480,7 @@ fn open_all(config: &Config) -> Result<Opened, StartError> {
         node,
         names,
         revocations,
+        replicas,
         saved_pins,
     })
 }

@@ -20,6 +20,7 @@
 //! | `monitor` | the page and the metrics |
 //! | `saved_pins` | what clients have pinned |
 //! | `names` | what this machine knows of publishers' names |
+//! | `replicas` | images that are kept for others, and that others keep |
 //!
 //! What is missing is got by the crate `peerfs_fetch`.
 
@@ -47,6 +48,8 @@ mod node_config;
 mod peer_config;
 mod provider;
 pub mod reload;
+mod replicas;
+mod replicate_config;
 mod requests;
 mod revocations;
 mod saved_pins;

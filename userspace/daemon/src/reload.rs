@@ -57,6 +57,7 @@ impl Changes {
             monitor,
             mirror,
             names,
+            replicate,
             source,
             pin,
         } = running;
@@ -123,6 +124,7 @@ impl Changes {
             ("monitor", *monitor != new.monitor),
             ("mirror", *mirror != new.mirror),
             ("names", *names != new.names),
+            ("replicate", *replicate != new.replicate),
             ("source", *source != new.source),
         ]);
         let at_once = differing(&[

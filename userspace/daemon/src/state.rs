@@ -102,6 +102,11 @@ impl StateDirectory {
         self.path.join("names")
     }
 
+    /// The folder with what is remembered of images that are kept for others.
+    pub fn replicas(&self) -> PathBuf {
+        self.path.join("replicas")
+    }
+
     /// Where the images are remembered that users have pinned.
     pub fn pins(&self) -> PathBuf {
         self.path.join("pins.json")

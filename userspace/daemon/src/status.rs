@@ -17,6 +17,7 @@ use peerfs_peer::{self as peer, Direction, Node, PeerInfo};
 use peerfs_store::{Store, StoreMount};
 use rustix::process::{getrlimit, Resource};
 
+use crate::replicas::Replicas;
 use crate::requests::RequestCounts;
 
 /// Everything that knows something about the daemon.
@@ -40,6 +41,8 @@ pub struct StatusReader {
     pub pulls: Pulls,
     /// The kernel's requests.
     pub requests: Arc<RequestCounts>,
+    /// What is kept for others.
+    pub replicas: Replicas,
     /// When the daemon started.
     pub started: Instant,
 }
@@ -94,6 +97,7 @@ impl StatusReader {
                 bootstrap_connected: count(network.bootstrap_connected),
                 banned: count(self.node.bans().len()),
             },
+            replicas: self.replicas.counts(),
             open_files: std::fs::read_dir("/proc/self/fd").map_or(0, |files| count(files.count())),
             open_files_max: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
         }
@@ -190,6 +194,7 @@ fn pin_status(pin: &PinInfo) -> PinStatus {
         origin: match pin.origin {
             Origin::Configuration => PinOrigin::Configuration,
             Origin::Command => PinOrigin::Command,
+            Origin::Replica => PinOrigin::Replica,
         },
         state: pin.state.to_string(),
     }

@@ -39,6 +39,8 @@ pub enum PinOrigin {
     Configuration,
     /// A user, by a command.
     Command,
+    /// A publisher, whose images are kept for others.
+    Replica,
 }
 
 /// A pin, and how it is doing.
@@ -92,9 +94,9 @@ impl Pins {
         });
     }
 
-    /// Does not keep an image any more that a command has pinned.
-    pub fn remove(&self, manifest: &Digest) {
-        let key = (PinOrigin::Command, manifest.to_string());
+    /// Does not keep an image any more for this origin, which has named it by its digest.
+    pub fn remove(&self, manifest: &Digest, origin: PinOrigin) {
+        let key = (origin, manifest.to_string());
         self.0.lock().remove(&key);
     }
 

@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 const EACH_MAX: usize = 200;
 
 /// All names that there may be, without the ends that counters have (`_total`) and what the kernel counts.
-pub const NAMES: [&str; 31] = [
+pub const NAMES: [&str; 35] = [
     "peerfs_build",
     "peerfs_start_time_seconds",
     "peerfs_requests_waiting",
@@ -36,6 +36,10 @@ pub const NAMES: [&str; 31] = [
     "peerfs_dht_messages",
     "peerfs_mdns_neighbours",
     "peerfs_bootstrap_peers",
+    "peerfs_willing_nodes",
+    "peerfs_replicas_kept",
+    "peerfs_replica_bytes",
+    "peerfs_replicas_missing",
     "peerfs_open_files",
     "peerfs_open_files_limit",
     "peerfs_pulls",
@@ -208,6 +212,35 @@ impl Snapshot {
         )
     }
 
+    fn replicas(&self, out: &mut Families<'_>) -> Result<(), Error> {
+        let replicas = &self.activity.replicas;
+        for (name, help, value) in [
+            (
+                "peerfs_willing_nodes",
+                "Nodes that keep images for others, as far as is known",
+                replicas.willing_nodes,
+            ),
+            (
+                "peerfs_replicas_kept",
+                "Images that are kept here for others",
+                replicas.kept,
+            ),
+            (
+                "peerfs_replica_bytes",
+                "Bytes of them, and of those that are being brought",
+                replicas.bytes,
+            ),
+            (
+                "peerfs_replicas_missing",
+                "Copies that are wanted of images that are looked after here, and not proven",
+                replicas.missing,
+            ),
+        ] {
+            out.gauge(name, help, value)?;
+        }
+        Ok(())
+    }
+
     fn store(&self, out: &mut Families<'_>) -> Result<(), Error> {
         let is_readable = self.images.is_some() && self.mounts.is_some();
         out.gauge(
@@ -322,6 +355,7 @@ impl Collector for Snapshot {
         )?;
         self.requests(&mut out)?;
         self.network(&mut out)?;
+        self.replicas(&mut out)?;
         self.store(&mut out)?;
         for (name, value) in &self.kernel {
             let help = "What the kernel's filesystem counts under this name";

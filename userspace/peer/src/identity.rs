@@ -8,9 +8,7 @@ use std::path::Path;
 
 use libp2p::identity::Keypair;
 use libp2p::PeerId;
-use peerfs_replica::willing::{
-    InvalidWilling, NodeKey, SignedWilling, Willing, SIGNATURE_SIZE,
-};
+use peerfs_replica::willing::{InvalidWilling, NodeKey, SignedWilling, Willing, SIGNATURE_SIZE};
 use peerfs_sys::secret_file;
 
 use crate::Error;

@@ -44,9 +44,7 @@ pub(crate) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
 /// The address and port that a peer is reached at without another one.
 pub(crate) fn socket_of(address: &Multiaddr) -> Option<SocketAddr> {
     match tcp_port(address)? {
-        Protocol::Tcp(port) if !is_relayed(address) => {
-            Some(SocketAddr::new(ip_of(address)?, port))
-        }
+        Protocol::Tcp(port) if !is_relayed(address) => Some(SocketAddr::new(ip_of(address)?, port)),
         _ => None,
     }
 }

@@ -182,7 +182,9 @@ mod tests {
     #[test]
     fn what_is_over_the_grant_is_what_was_added_last() {
         let sizes = [10, 20, u64::MAX, 1];
-        let entries = (1..).zip(sizes).map(|(image, bytes)| entry(image, bytes, 3));
+        let entries = (1..)
+            .zip(sizes)
+            .map(|(image, bytes)| entry(image, bytes, 3));
         let account = Account::new(entries.collect()).unwrap();
         for (grant, fit) in [(0, 0), (9, 0), (10, 1), (29, 1), (30, 2), (1000, 2)] {
             assert_eq!(account.within(grant), fit, "{grant}");

@@ -18,7 +18,7 @@ use seen::Seen;
 const PULLS_MAX: usize = 2;
 /// Nodes behind those that are to keep an image, which check them as often as these do: so many may be gone at once.
 const SPARES: usize = 4;
-/// How much more rarely those look that are farther behind, and those are looked at who are given up.
+/// How much more rarely those look that are farther behind or only look, and those are looked at who are given up.
 const RARELY: u32 = 10;
 /// How long others must have been proven to keep an image before one that is not among those who should gives it up.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -163,7 +163,13 @@ impl Keeper {
                 self.unwanted(&image, now, &mut actions);
                 continue;
             };
-            let plan = self.plan(&image, roster.order(&image), wanted.copies, now, &mut actions);
+            let plan = self.plan(
+                &image,
+                roster.order(&image),
+                wanted.copies,
+                now,
+                &mut actions,
+            );
             if plan.is_needed {
                 needed.push((plan.copies, image, wanted.bytes));
             }
@@ -194,8 +200,14 @@ impl Keeper {
         }
         let own = self.own;
         self.images.retain(|image, watched| {
+            let wanted = roster.wanted(image);
+            if watched.own == Own::TooLarge
+                && wanted.is_some_and(|wanted| wanted.bytes != watched.bytes)
+            {
+                watched.own = Own::None;
+            }
             let is_in_order = || own.is_none_or(|own| roster.order(image).contains(&own));
-            watched.own.is_here() || roster.wanted(image).is_some() && is_in_order()
+            watched.own.is_here() || wanted.is_some() && is_in_order()
         });
     }
 
@@ -234,7 +246,7 @@ impl Keeper {
         };
         image.others.retain(|node, _| order.contains(node));
         let place = order.iter().position(|node| Some(*node) == self.own);
-        let is_far = place.is_some_and(|place| place >= wanted + SPARES);
+        let is_far = place.is_none_or(|place| place >= wanted + SPARES);
         // Counted are all that will have it in the end.
         let (mut counted, mut others, mut kept, mut proven_ahead) = (0, 0, 0, 0);
         let (mut is_needed, mut is_all_known) = (false, true);
@@ -256,8 +268,12 @@ impl Keeper {
             proven_ahead += usize::from(seen.is_proven() && place.is_none_or(|place| rank < place));
             is_all_known &= seen.is_known();
             if seen.is_due(now) {
-                let is_rare = !counts || is_far && seen.has();
-                let interval = if is_rare { pace.check * RARELY } else { pace.check };
+                let is_rare = !counts && seen.is_missed() || is_far && seen.has();
+                let interval = if is_rare {
+                    pace.check * RARELY
+                } else {
+                    pace.check
+                };
                 let proof = seen.ask(interval, &mut self.random, now);
                 let (image, node) = (*digest, *node);
                 actions.push(Action::Check { image, node, proof });
@@ -342,7 +358,10 @@ impl Keeper {
 
     /// Whether a node that should have an image is taken not to have it.
     pub fn misses(&self, image: &Digest, node: &NodeKey) -> bool {
-        let seen = self.images.get(image).and_then(|image| image.others.get(node));
+        let seen = self
+            .images
+            .get(image)
+            .and_then(|image| image.others.get(node));
         seen.is_some_and(Seen::is_missed)
     }
 

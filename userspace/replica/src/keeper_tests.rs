@@ -60,7 +60,8 @@ impl World {
         roster.set_account(PublisherKey([1; 32]), &account, 1);
         roster.refresh();
         let order = roster.order(&IMAGE).to_vec();
-        let keeper = |(seed, node): (u64, &NodeKey)| Keeper::new(Some(*node), room, Pace::default(), seed);
+        let keeper =
+            |(seed, node): (u64, &NodeKey)| Keeper::new(Some(*node), room, Pace::default(), seed);
         World {
             keepers: (0..).zip(&order).map(keeper).collect(),
             roster,
@@ -106,7 +107,11 @@ impl World {
                 let outcome = if self.gone.contains(&other) {
                     Outcome::Silent
                 } else if self.liars.contains(&other) {
-                    if proof { Outcome::Wrong } else { Outcome::Whole }
+                    if proof {
+                        Outcome::Wrong
+                    } else {
+                        Outcome::Whole
+                    }
                 } else if self.has.contains(&other) {
                     Outcome::Whole
                 } else if self.coming.iter().any(is_coming) {
@@ -144,12 +149,21 @@ fn the_first_ones_keep_an_image_and_the_next_takes_the_place_of_who_is_gone() {
     assert_eq!(world.pulls.len(), 3);
     // All that look after it know of the others' copies.
     assert_eq!(world.keepers[0].copies(&IMAGE).unwrap().proven, 2);
-    assert_eq!(world.keepers[3].copies(&IMAGE).unwrap(), Copies { proven: 3, own: Own::None });
+    assert_eq!(
+        world.keepers[3].copies(&IMAGE).unwrap(),
+        Copies {
+            proven: 3,
+            own: Own::None
+        }
+    );
 
     world.gone.insert(1);
     let died = world.second;
     world.run(5 * 60);
-    assert!(world.keepers[3].misses(&IMAGE, &world.order[1]), "it was noticed");
+    assert!(
+        world.keepers[3].misses(&IMAGE, &world.order[1]),
+        "it was noticed"
+    );
     world.run(15 * 60);
     let (at, rank) = world.pulls[3];
     assert_eq!((world.pulls.len(), rank), (4, 3));
@@ -161,7 +175,14 @@ fn the_first_ones_keep_an_image_and_the_next_takes_the_place_of_who_is_gone() {
     world.run(23 * 3600);
     assert!(world.drops.is_empty() && world.pulls.len() == 4);
     world.run(3 * 3600);
-    assert_eq!(world.drops.iter().map(|(_, rank)| *rank).collect::<Vec<_>>(), [3]);
+    assert_eq!(
+        world
+            .drops
+            .iter()
+            .map(|(_, rank)| *rank)
+            .collect::<Vec<_>>(),
+        [3]
+    );
     world.run(3600);
     assert_eq!((world.pulls.len(), world.has.len()), (4, 3));
 }
@@ -219,6 +240,27 @@ fn who_has_no_room_or_no_peers_pulls_nothing() {
     let now = world.start;
     let actions = world.keepers[0].poll(&world.roster, false, now);
     assert!(actions.is_empty());
+}
+
+#[test]
+fn what_is_larger_than_its_account_says_is_tried_again_with_another_account() {
+    let mut world = World::new(1, 1000);
+    let now = world.start;
+    let pull = |world: &mut World| {
+        let actions = world.keepers[0].poll(&world.roster, true, now);
+        matches!(actions[..], [Action::Pull { .. }])
+    };
+    assert!(pull(&mut world));
+    world.keepers[0].too_large(&IMAGE);
+    assert!(!pull(&mut world));
+    let entry = Entry {
+        image: IMAGE,
+        bytes: 200,
+        copies: 3,
+    };
+    let account = Account::new(vec![entry]).unwrap();
+    world.roster.set_account(PublisherKey([1; 32]), &account, 1);
+    assert!(pull(&mut world));
 }
 
 #[test]

@@ -129,12 +129,11 @@ impl Roster {
     fn make_room(&mut self, willing: &Willing) -> bool {
         let mut networks: HashMap<[u8; 7], (usize, NodeKey)> = HashMap::new();
         for known in self.willing.values().map(SignedWilling::willing) {
-            networks
-                .entry(known.network())
-                .or_insert((0, known.node))
-                .0 += 1;
+            networks.entry(known.network()).or_insert((0, known.node)).0 += 1;
         }
-        let own = networks.get(&willing.network()).map_or(0, |(count, _)| *count);
+        let own = networks
+            .get(&willing.network())
+            .map_or(0, |(count, _)| *count);
         match networks.into_values().max() {
             Some((most, node)) if most > own + 1 => {
                 self.forget(&node);
@@ -145,7 +144,12 @@ impl Roster {
     }
 
     /// Has these images of a publisher be kept from now on, and none else of it. Returns how many of them there is no room for.
-    pub fn set_account(&mut self, publisher: PublisherKey, account: &Account, accepted: usize) -> usize {
+    pub fn set_account(
+        &mut self,
+        publisher: PublisherKey,
+        account: &Account,
+        accepted: usize,
+    ) -> usize {
         let entries = account.entries().iter().take(accepted);
         let entries: Vec<Entry> = entries.copied().collect();
         if self.accounts.get(&publisher) == Some(&entries) {
@@ -262,7 +266,9 @@ impl Roster {
 
     /// The images that are to be kept.
     pub fn images(&self) -> impl Iterator<Item = (&Digest, Wanted)> {
-        self.images.iter().map(|(image, known)| (image, known.wanted))
+        self.images
+            .iter()
+            .map(|(image, known)| (image, known.wanted))
     }
 
     /// What is wanted of an image, if it is to be kept.

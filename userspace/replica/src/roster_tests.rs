@@ -41,9 +41,14 @@ fn account(images: &[(u8, u64, u8)]) -> Account {
 #[test]
 fn the_latest_word_of_a_node_counts_as_long_as_it_holds() {
     let mut roster = Roster::default();
-    let mut offer = |issued, bytes| roster.offer(announce(1, "198.51.100.1", issued, bytes), time(NOW));
+    let mut offer =
+        |issued, bytes| roster.offer(announce(1, "198.51.100.1", issued, bytes), time(NOW));
     assert_eq!(offer(NOW - 3600, 1 << 30), Verdict::Expired);
-    assert_eq!(offer(NOW + 601, 1 << 30), Verdict::Expired, "it is of the future");
+    assert_eq!(
+        offer(NOW + 601, 1 << 30),
+        Verdict::Expired,
+        "it is of the future"
+    );
     assert_eq!(offer(NOW, 1 << 30), Verdict::New);
     assert_eq!(offer(NOW, 7 << 30), Verdict::Known);
     assert_eq!(offer(NOW - 1, 1 << 30), Verdict::Known);
@@ -83,19 +88,28 @@ fn each_network_has_one_before_any_has_two() {
             .collect();
         assert_eq!(networks.len(), 6);
         for node in &order {
-            assert!(roster.images_of(node).any(|other| *other == Digest([image; 32])));
+            assert!(roster
+                .images_of(node)
+                .any(|other| *other == Digest([image; 32])));
         }
     }
     // Where all have one network, machines are told apart.
     let mut roster = Roster::default();
     roster.set_account(publisher(1), &account(&[(1, 10, 3)]), 1);
     for seed in 0..9 {
-        let host = if seed < 7 { "10.0.0.1".to_owned() } else { format!("10.0.0.{seed}") };
+        let host = if seed < 7 {
+            "10.0.0.1".to_owned()
+        } else {
+            format!("10.0.0.{seed}")
+        };
         roster.offer(announce(seed, &host, NOW, 1 << 30), time(NOW));
     }
     roster.refresh();
     let order = roster.order(&Digest([1; 32]));
-    let hosts: HashSet<_> = order[..3].iter().map(|node| roster.willing(node).unwrap().host()).collect();
+    let hosts: HashSet<_> = order[..3]
+        .iter()
+        .map(|node| roster.willing(node).unwrap().host())
+        .collect();
     assert_eq!((hosts.len(), order.len()), (3, 9));
 }
 
@@ -113,15 +127,24 @@ fn nodes_have_images_as_their_weight_is_and_few_places_change_with_one_node() {
     roster.refresh();
     let firsts = |roster: &Roster| -> Vec<Vec<NodeKey>> {
         let images = roster.images().map(|(image, _)| *image).collect::<Vec<_>>();
-        images.iter().map(|image| roster.order(image)[..3].to_vec()).collect()
+        images
+            .iter()
+            .map(|image| roster.order(image)[..3].to_vec())
+            .collect()
     };
     let before = firsts(&roster);
-    let large = before.iter().flatten().filter(|node| roster.willing(node).unwrap().bytes > 1 << 30);
+    let large = before
+        .iter()
+        .flatten()
+        .filter(|node| roster.willing(node).unwrap().bytes > 1 << 30);
     let share = large.count() as f64 / (3 * before.len()) as f64;
     assert!((0.6..0.8).contains(&share), "{share}");
     roster.offer(announce(30, "198.51.99.1", NOW, 8 << 30), time(NOW));
     roster.refresh();
-    let changed = before.iter().zip(firsts(&roster)).filter(|(one, other)| *one != other);
+    let changed = before
+        .iter()
+        .zip(firsts(&roster))
+        .filter(|(one, other)| *one != other);
     // About 3 of 30 places of each.
     assert!((5..60).contains(&changed.count()));
     // Found step by step or at once, it is the same.
@@ -139,7 +162,10 @@ fn keys_without_networks_drive_nobody_out() {
     let mut roster = Roster::default();
     for seed in 0..10 {
         let host = format!("198.51.{seed}.1");
-        assert_eq!(roster.offer(announce(2000 + seed, &host, NOW, 1), time(NOW)), Verdict::New);
+        assert_eq!(
+            roster.offer(announce(2000 + seed, &host, NOW, 1), time(NOW)),
+            Verdict::New
+        );
     }
     for seed in 0..WILLING_MAX as u16 + 50 {
         roster.offer(announce(seed, "203.0.113.1", NOW, 1), time(NOW));
@@ -147,10 +173,15 @@ fn keys_without_networks_drive_nobody_out() {
     assert_eq!(roster.announcements().count(), WILLING_MAX);
     for seed in 10..20 {
         let host = format!("198.51.{seed}.1");
-        assert_eq!(roster.offer(announce(2000 + seed, &host, NOW, 1), time(NOW)), Verdict::New);
+        assert_eq!(
+            roster.offer(announce(2000 + seed, &host, NOW, 1), time(NOW)),
+            Verdict::New
+        );
     }
     assert_eq!(roster.announcements().count(), WILLING_MAX);
-    let honest = roster.announcements().filter(|signed| signed.willing().network()[1] == 198);
+    let honest = roster
+        .announcements()
+        .filter(|signed| signed.willing().network()[1] == 198);
     assert_eq!(honest.count(), 20);
 }
 

@@ -173,7 +173,10 @@ impl SignedWilling {
         let address = |bytes: &[u8]| {
             let (ip, port) = bytes.split_first_chunk::<16>()?;
             let ip = Ipv6Addr::from(*ip).to_canonical();
-            Some(SocketAddr::new(ip, u16::from_le_bytes(port.try_into().ok()?)))
+            Some(SocketAddr::new(
+                ip,
+                u16::from_le_bytes(port.try_into().ok()?),
+            ))
         };
         let addresses = addresses.chunks_exact(ADDRESS_SIZE).map(address);
         let willing = Willing {
@@ -252,7 +255,10 @@ mod tests {
         let longer = [bytes, &[0]].concat();
         assert_eq!(SignedWilling::parse(&longer), Err(InvalidWilling::Length));
         let oversized = vec![0; WILLING_MAX + 1];
-        assert_eq!(SignedWilling::parse(&oversized), Err(InvalidWilling::Length));
+        assert_eq!(
+            SignedWilling::parse(&oversized),
+            Err(InvalidWilling::Length)
+        );
     }
 
     #[test]

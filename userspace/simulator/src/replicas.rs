@@ -24,7 +24,7 @@ const ANNOUNCE_LASTS: u64 = 2 * 60 * 60;
 const ANSWER: u64 = 1;
 const ANSWER_TIMEOUT: u64 = 10;
 /// Seconds between two decisions of a node at least.
-const LOOK: u64 = 10;
+const LOOK: u64 = 20;
 /// How long it goes on after the last one has gone.
 const AFTER: u64 = 60 * 60;
 /// A second of the simulation's clock, for what nodes sign.
@@ -85,8 +85,14 @@ impl fmt::Display for Losses {
         let [repaired, all_repaired] = self.repaired;
         writeln!(f, "lost images   {}", self.lost)?;
         writeln!(f, "copies gone   {}", self.copies_gone)?;
-        writeln!(f, "noticed       {noticed} s for 99 of 100, {all_noticed} s for all")?;
-        writeln!(f, "repaired      {repaired} s for 99 of 100, {all_repaired} s for all")?;
+        writeln!(
+            f,
+            "noticed       {noticed} s for 99 of 100, {all_noticed} s for all"
+        )?;
+        writeln!(
+            f,
+            "repaired      {repaired} s for 99 of 100, {all_repaired} s for all"
+        )?;
         writeln!(f, "not repaired  {}", self.not_repaired)?;
         writeln!(f, "traffic       {:.3} of what is gone", self.traffic)?;
         write!(f, "checks        {:.0} a node and hour", self.checks)
@@ -244,7 +250,8 @@ impl World {
             .expect("each image is there once");
         for (number, account) in (0..).zip(&accounts) {
             let all = account.entries().len();
-            self.roster.set_account(PublisherKey([number; 32]), account, all);
+            self.roster
+                .set_account(PublisherKey([number; 32]), account, all);
         }
         self.roster.refresh();
         for image in &mut self.images {
@@ -252,7 +259,9 @@ impl World {
             for key in order.iter().take(copies.into()) {
                 let node = self.by_key[key];
                 image.holders.insert(node);
-                self.nodes[node as usize].keeper.has(image.digest, image.bytes);
+                self.nodes[node as usize]
+                    .keeper
+                    .has(image.digest, image.bytes);
             }
         }
         let mut going: Vec<u32> = (0..self.options.nodes).collect();
@@ -339,14 +348,16 @@ impl World {
             return;
         }
         let actions = decider.keeper.poll(&self.roster, true, now);
-        let wakeup = decider.keeper.next_wakeup(now).duration_since(self.start).as_secs();
+        let wakeup = decider
+            .keeper
+            .next_wakeup(now)
+            .duration_since(self.start)
+            .as_secs();
         self.schedule(wakeup.max(self.now + LOOK), Event::Decides(node));
         for action in actions {
             match action {
                 Action::Check {
-                    image,
-                    node: other,
-                    ..
+                    image, node: other, ..
                 } => {
                     self.checks += 1;
                     let (image, of) = (self.by_digest[&image.0], self.by_key[&other]);
@@ -435,5 +446,8 @@ fn duration(bytes: u64, options: &Options) -> u64 {
 fn latest(times: &mut [u64]) -> [u64; 2] {
     times.sort_unstable();
     let at = |place: usize| times.get(place).copied().unwrap_or_default();
-    [at(times.len() * 99 / 100), at(times.len().saturating_sub(1))]
+    [
+        at(times.len() * 99 / 100),
+        at(times.len().saturating_sub(1)),
+    ]
 }

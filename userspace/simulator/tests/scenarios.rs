@@ -103,6 +103,9 @@ fn images_outlive_half_of_the_nodes_that_keep_them() {
     let losses = replicas::replicas(&options);
     assert_eq!((losses.lost, losses.not_repaired), (0, 0), "{losses}");
     assert!(losses.copies_gone >= 15, "{losses}");
-    assert!(losses.noticed[1] <= 300 && losses.repaired[1] <= 1200, "{losses}");
+    assert!(
+        losses.noticed[1] <= 300 && losses.repaired[1] <= 1200,
+        "{losses}"
+    );
     assert!(losses.traffic <= 1.3, "{losses}");
 }

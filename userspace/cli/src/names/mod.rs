@@ -9,6 +9,7 @@ pub(crate) mod layers;
 mod list;
 pub(crate) mod member;
 pub(crate) mod publish;
+pub(crate) mod replicas;
 mod switch;
 mod time_text;
 

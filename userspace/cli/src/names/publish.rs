@@ -12,10 +12,12 @@ use peerfs_format::Digest;
 use peerfs_names::{Grant, Name, PublisherKey, Record, SecretKey, SignedRecord};
 use peerfs_oci::Reference as AnyReference;
 use peerfs_registry::Remote;
+use peerfs_replica::account::ACCOUNT_NAME;
 use peerfs_store::{Reference, RegistryReference, Store};
 
 use super::ask_name;
 use super::key::{KeyFolder, DEFAULT_KEY};
+use super::replicas::{Signing, EXPIRES};
 use super::time_text::{parse_span, time_text};
 use crate::arguments::{DaemonArguments, RegistryArguments, StoreArguments};
 use crate::error::{Error, Result};
@@ -53,7 +55,8 @@ pub(crate) struct SignerArguments {
 pub(crate) struct PublishArguments {
     #[command(flatten)]
     signer: SignerArguments,
-    /// How many copies nodes that keep images for others are to keep, at most 8.
+    /// How many willing nodes are to keep the image, at most 8: as `peerfs replicas add` does, in the place of the image that the
+    /// name stood for before if that was published so too.
     #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=8))]
     replicas: u8,
     /// The digest of a trace that goes with the image.
@@ -94,6 +97,10 @@ fn parse_repository(text: &str) -> std::result::Result<RegistryReference, String
 /// Publishes a record.
 pub(crate) fn run(arguments: &PublishArguments) -> Result<()> {
     let signer = Signer::new(&arguments.signer, &arguments.name)?;
+    if signer.name.text() == ACCOUNT_NAME {
+        let problem = "this name is for the images that others are to keep: `peerfs replicas add`";
+        return Err(Error::Key(problem.to_owned()));
+    }
     let store = Store::open(&arguments.signer.store.root_dir)?;
     let manifest = store.resolve(&arguments.image)?;
     // Nobody could mount what is nowhere.
@@ -205,6 +212,18 @@ impl<'a> Signer<'a> {
             let remote = Remote::repository(repository, &options(&arguments.access))?;
             block_on(remote.put_name_record(&signed))?;
         }
+        if terms.replicas > 0 {
+            let before = newest.as_ref().map(SignedRecord::record);
+            let before = before.filter(|before| before.replicas > 0);
+            let before = before.map(|before| before.manifest);
+            let signing = Signing {
+                socket,
+                key,
+                expires: EXPIRES,
+            };
+            let store = Store::open(&arguments.store.root_dir)?;
+            signing.keep(&store, &manifest, terms.replicas, before)?;
+        }
         let mut output = Output::new();
         output.line(&status.name)?;
         output.finish()
@@ -212,7 +231,7 @@ impl<'a> Signer<'a> {
 }
 
 /// The newest record that the daemon knows.
-fn newest(status: &NameStatus) -> Result<Option<SignedRecord>> {
+pub(super) fn newest(status: &NameStatus) -> Result<Option<SignedRecord>> {
     let Some(newest) = status.history.last() else {
         return Ok(None);
     };
@@ -225,7 +244,7 @@ fn newest(status: &NameStatus) -> Result<Option<SignedRecord>> {
 
 /// The sequence of the next record. It begins anew with a new list of writers, or one who is not on it any more could have used
 /// up all of them.
-fn next_sequence(newest: Option<&SignedRecord>, grant: Option<&Grant>) -> Result<u64> {
+pub(super) fn next_sequence(newest: Option<&SignedRecord>, grant: Option<&Grant>) -> Result<u64> {
     let before = newest.map(SignedRecord::record);
     let generation = grant.map_or(0, Grant::generation);
     let before = before.filter(|before| before.generation() == generation);

@@ -124,6 +124,10 @@ impl Session {
                     let reply = Reply::Names(commands.names.statuses());
                     self.send_soon(&reply).await?;
                 }
+                Request::Replicas => {
+                    let reply = Reply::Replicas(commands.status.replicas.status());
+                    self.send_soon(&reply).await?;
+                }
                 Request::Rollback {
                     name,
                     sequence,

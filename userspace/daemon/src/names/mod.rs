@@ -2,6 +2,7 @@
 
 //! What this machine knows of names, on its disk before anybody acts by it.
 
+mod account;
 mod clock;
 mod folder;
 mod offers;
@@ -30,6 +31,7 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub(crate) use account::AccountRecord;
 pub use folder::FileError;
 use folder::Folder;
 use offers::Offers;

@@ -361,7 +361,11 @@ impl Driver {
             reachability: self.internet.as_ref().map(|internet| internet.reachability),
             bootstrap,
             bootstrap_connected,
-            told: self.swarm.external_addresses().filter_map(socket_of).collect(),
+            told: self
+                .swarm
+                .external_addresses()
+                .filter_map(socket_of)
+                .collect(),
         }
     }
 

@@ -67,8 +67,7 @@ impl Listening {
                 return;
             }
             streams.entry(info.id).or_insert_with(|| {
-                let (control, book, peer) =
-                    (self.control.clone(), Arc::clone(&self.book), info.id);
+                let (control, book, peer) = (self.control.clone(), Arc::clone(&self.book), info.id);
                 AbortOnDropHandle::new(tokio::spawn(async move {
                     if let Err(error) = listen_to(peer, control, book).await {
                         tracing::debug!(%peer, %error, "does not say who is willing");

@@ -40,11 +40,20 @@ fn now() -> SystemTime {
 
 impl WillingBook for Book {
     fn announcements(&self) -> Vec<SignedWilling> {
-        self.roster.lock().unwrap().announcements().cloned().collect()
+        self.roster
+            .lock()
+            .unwrap()
+            .announcements()
+            .cloned()
+            .collect()
     }
 
     fn offer(&self, announcement: SignedWilling) {
-        let verdict = self.roster.lock().unwrap().offer(announcement.clone(), now());
+        let verdict = self
+            .roster
+            .lock()
+            .unwrap()
+            .offer(announcement.clone(), now());
         if verdict == Verdict::New {
             let _ = self.changes.send(Arc::new(announcement));
         }
@@ -114,7 +123,9 @@ async fn what_is_forged_cut_or_too_long_ends_the_stream_and_changes_nothing() {
     // Nor does who is told say anything.
     let (mut raw, stream) = tokio::io::duplex(1 << 12);
     let length = u16::try_from(signed.bytes().len()).unwrap().to_le_bytes();
-    raw.write_all(&[&length, signed.bytes()].concat()).await.unwrap();
+    raw.write_all(&[&length, signed.bytes()].concat())
+        .await
+        .unwrap();
     let book = Book::new();
     assert!(serve(Frames::over(stream), book.as_ref()).await.is_err());
 }

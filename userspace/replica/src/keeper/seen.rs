@@ -159,7 +159,10 @@ impl Seen {
             }
             Outcome::Part(chunks) => {
                 self.state = match self.state {
-                    State::Coming { chunks: before, since } if before >= chunks => State::Coming {
+                    State::Coming {
+                        chunks: before,
+                        since,
+                    } if before >= chunks => State::Coming {
                         chunks: before,
                         since,
                     },
