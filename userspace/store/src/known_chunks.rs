@@ -6,7 +6,8 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
-use peerfs_format::{ChunkRecord, Digest, PackRecord, METADATA_MAX};
+use peerfs_format::{ChunkRecord, Digest, Iv, PackRecord, METADATA_MAX};
+use peerfs_realm::RealmKey;
 
 use crate::catalogue::BuiltChunk;
 use crate::lock::lock;
@@ -35,6 +36,8 @@ pub struct KnownChunks<'a> {
     store: &'a Store,
     /// Says how chunks are compressed: the same content compressed in another way is another chunk.
     compression: String,
+    /// The key that they are encrypted with.
+    key: Option<&'a RealmKey>,
     packs: Mutex<LruCache<PackName, Option<Arc<Pack>>>>,
 }
 
@@ -47,6 +50,7 @@ pub struct KnownChunk {
     pub(crate) pack: Arc<Pack>,
     pub(crate) number: u32,
     record: ChunkRecord,
+    iv: Option<Iv>,
     content: Digest,
     stored: Vec<u8>,
 }
@@ -57,7 +61,12 @@ impl KnownChunk {
         &self.record
     }
 
-    /// The SHA-256 of the chunk's content.
+    /// Its initialization vector, if it is encrypted.
+    pub fn iv(&self) -> Option<Iv> {
+        self.iv
+    }
+
+    /// The digest of the chunk's content, as pack contents have it.
     pub fn content_digest(&self) -> &Digest {
         &self.content
     }
@@ -69,11 +78,13 @@ impl KnownChunk {
 }
 
 impl<'a> KnownChunks<'a> {
-    /// The chunks of a store that were compressed in this way, which names everything that decides about the bytes.
-    pub fn new(store: &'a Store, compression: &str) -> Self {
+    /// The chunks of a store that were compressed in this way, which names everything that decides about the bytes, and
+    /// encrypted with this key.
+    pub fn new(store: &'a Store, compression: &str, key: Option<&'a RealmKey>) -> Self {
         KnownChunks {
             store,
             compression: compression.to_owned(),
+            key,
             packs: Mutex::new(LruCache::new(PACKS_KEPT)),
         }
     }
@@ -85,10 +96,12 @@ impl<'a> KnownChunks<'a> {
         let stored = pack.stored_chunk(built.chunk).ok()??;
         let record = *stored.record();
         let bytes = stored.bytes().to_vec();
-        (stored.decode().ok()? == content).then_some(KnownChunk {
+        let iv = pack.iv(built.chunk);
+        (stored.decode(self.key.zip(iv)).ok()? == content).then_some(KnownChunk {
             pack,
             number: built.chunk,
             record,
+            iv,
             content: built.content,
             stored: bytes,
         })
@@ -96,7 +109,9 @@ impl<'a> KnownChunks<'a> {
 
     /// The key of content in the catalogue.
     pub(crate) fn key(&self, content: &ContentId) -> Digest {
-        sha256(&[&content.0, self.compression.as_bytes()].concat())
+        let key = sha256(&[&content.0, self.compression.as_bytes()].concat());
+        // Who can read the catalogue is not to find out by it what is in an encrypted image.
+        self.key.map_or(key, |realm| realm.hide(&key))
     }
 
     fn catalogued(&self, key: &Digest) -> Option<BuiltChunk> {
