@@ -181,7 +181,7 @@ pub(crate) struct MakeArguments {
     #[arg(long, value_name = "NAME")]
     pub(crate) architecture: Option<Architecture>,
     /// Encrypt the image with the key in this file (`peerfs key realm`): whoever has the key can read it, and nobody else
-    /// what is in it. Images of one key share what they have in common, and nothing with others.
+    /// what is in it. Images of one key share what they have in common, and nothing with others. "-" is the standard input.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) encrypt: Option<PathBuf>,
     /// Make all packs files of their own, also those of which the store has chunks already, so that other tools can copy

@@ -2,6 +2,7 @@
 
 //! The keys of realms: what commands read encrypted images with, and `peerfs key realm` and `peerfs key import`.
 
+use std::io::stdin;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
@@ -15,7 +16,8 @@ use crate::output::{tell, Output};
 /// The keys of the encrypted images that a command reads.
 #[derive(Args)]
 pub(crate) struct ReadingKeys {
-    /// The file of the key that an encrypted image is read with (`peerfs key realm`). May be repeated.
+    /// The file of the key that an encrypted image is read with (`peerfs key realm`), "-" for the standard input. May be
+    /// repeated.
     #[arg(long = "key", value_name = "FILE", value_hint = ValueHint::FilePath)]
     files: Vec<PathBuf>,
 }
@@ -27,11 +29,17 @@ impl ReadingKeys {
     }
 }
 
-/// A key from its file.
+/// A key from its file, or from the standard input.
 pub(crate) fn read(file: &PathBuf) -> Result<RealmKey> {
     leave_no_core_dump();
-    Ok(peerfs_realm::read(file)?)
+    Ok(match file.as_os_str() == STANDARD_INPUT {
+        true => peerfs_realm::read_stream(stdin().lock())?,
+        false => peerfs_realm::read(file)?,
+    })
 }
+
+/// What stands for the standard input.
+const STANDARD_INPUT: &str = "-";
 
 /// Make the key of a realm, which encrypts images.
 ///
@@ -71,7 +79,7 @@ pub(crate) struct ImportKeyArguments {
     /// The keyring.
     #[arg(long, value_name = "KEYRING", value_enum, default_value_t)]
     keyring: KeyringChoice,
-    /// The file of the key.
+    /// The file of the key, "-" for the standard input.
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     file: PathBuf,
 }

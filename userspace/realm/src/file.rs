@@ -2,12 +2,13 @@
 
 //! The file of a key: who may read it, and how it is made.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use peerfs_sys::secret_file::{self, SecretError};
 use peerfs_text::printable;
+use zeroize::Zeroizing;
 
 use crate::{InvalidRealmKey, RealmKey};
 
@@ -89,6 +90,26 @@ pub fn read(path: &Path) -> Result<RealmKey, KeyFileError> {
     })
 }
 
+/// The key in what somebody else has read or decrypted, and gives: of files no more is known than that.
+///
+/// # Errors
+/// If it is no key.
+pub fn read_stream(stream: impl Read) -> Result<RealmKey, KeyFileError> {
+    let path = PathBuf::from("-");
+    // With room for all of it, so that no part is left where it was smaller.
+    let mut text = Zeroizing::new(String::with_capacity(LENGTH_MAX as usize));
+    let read = stream.take(LENGTH_MAX).read_to_string(&mut text);
+    match read.map(|_| RealmKey::parse(&text)) {
+        Ok(Ok(key)) => Ok(key),
+        Ok(Err(source)) => Err(KeyFileError::Invalid { path, source }),
+        Err(source) => Err(KeyFileError::Io {
+            action: "read",
+            path,
+            source,
+        }),
+    }
+}
+
 /// Makes a file with a new key that its owner alone may read: whole or not at all, and never over another one.
 ///
 /// # Errors
@@ -130,5 +151,12 @@ mod tests {
         let other = folder.path().join("other");
         secret_file::create(&other, b"a word").unwrap();
         assert!(matches!(read(&other), Err(KeyFileError::Invalid { .. })));
+        let text = fs::read(&path).unwrap();
+        assert_eq!(read_stream(&*text).unwrap().id(), key.id());
+        let endless = io::repeat(b'0');
+        assert!(matches!(
+            read_stream(endless),
+            Err(KeyFileError::Invalid { .. })
+        ));
     }
 }

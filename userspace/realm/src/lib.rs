@@ -9,5 +9,5 @@
 mod file;
 mod key;
 
-pub use file::{create, read, KeyFileError};
+pub use file::{create, read, read_stream, KeyFileError};
 pub use key::{InvalidRealmKey, RealmKey};

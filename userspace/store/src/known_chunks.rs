@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
+use peerfs_format::encryption::{Cipher, Kind, ENCRYPTED};
 use peerfs_format::{ChunkRecord, Digest, Iv, PackRecord, METADATA_MAX};
 use peerfs_realm::RealmKey;
 
@@ -97,6 +98,7 @@ impl<'a> KnownChunks<'a> {
         let record = *stored.record();
         let bytes = stored.bytes().to_vec();
         let iv = pack.iv(built.chunk);
+        self.is_own_vector(&record, iv, &bytes).then_some(())?;
         (stored.decode(self.key.zip(iv)).ok()? == content).then_some(KnownChunk {
             pack,
             number: built.chunk,
@@ -105,6 +107,17 @@ impl<'a> KnownChunks<'a> {
             content: built.content,
             stored: bytes,
         })
+    }
+
+    /// Whether a chunk's initialization vector is that of what it decrypts to. Another one would be used for two inputs,
+    /// and make another image than other builders make.
+    fn is_own_vector(&self, record: &ChunkRecord, iv: Option<Iv>, stored: &[u8]) -> bool {
+        let (Some(key), Some(iv)) = (self.key, iv) else {
+            return self.key.is_none() && iv.is_none();
+        };
+        let mut plain = stored.to_vec();
+        key.apply(&iv, &mut plain);
+        iv == key.iv(Kind::Chunk, record.codec & !ENCRYPTED, &plain)
     }
 
     /// The key of content in the catalogue.
