@@ -92,8 +92,8 @@ pub(crate) struct Blob<L> {
 }
 
 impl<L> Blob<L> {
-    /// Reads a blob from the file that `open` gives, and has it parsed: as what `parse` makes of the bytes, if it decrypts them. If there is nothing, something else or
-    /// other bytes, it is read from what `fetch` gives, which is told whether there was something.
+    /// Reads a blob from the file that `open` gives, and has it parsed, and decrypted before if it is. If there is nothing,
+    /// something else or other bytes, it is read from what `fetch` gives, which is told whether there was something.
     pub(super) fn open(
         expected: &Expected<'_>,
         open: impl Fn() -> Result<Found>,

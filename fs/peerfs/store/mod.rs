@@ -146,7 +146,10 @@ impl<O: Origin> Store<O> {
             Root::Plain(record) => (None, *record),
             Root::Encrypted(root) => {
                 let id = root.key_id;
-                let realm = Realm::find(&id).map_err(|error| OpenError::Key(id, error))?;
+                let realm = Realm::find(&id).map_err(|error| match error {
+                    ENOMEM => OpenError::Read(ENOMEM),
+                    error => OpenError::Key(id, error),
+                })?;
                 let record = root.decrypt(&realm).map_err(OpenError::Format)?;
                 (Some(realm), record)
             }
@@ -478,7 +481,7 @@ impl<O: Origin> Store<O> {
     }
 }
 
-/// What is wrong with an index of which no reader of its image can be sure that it says who may read it.
+/// What is wrong with the index of a pack that is encrypted in an image that is not, or the other way round.
 const OTHER_ENCRYPTION: &str =
     "pack index: its chunks are encrypted and the image is not, or it alone is";
 

@@ -94,7 +94,7 @@ impl<'a> Maker<'a> {
         let base = arguments.base.iter().map(|image| store.resolve(image));
         let profile = arguments.profile.options();
         let mut options = Options {
-            realm: arguments.encrypt.as_ref().map(realm::read).transpose()?,
+            realm: arguments.encrypt.as_deref().map(realm::read).transpose()?,
             whole: arguments.whole,
             compression: arguments.compression.unwrap_or(profile.compression),
             base: base.collect::<std::result::Result<_, _>>()?,

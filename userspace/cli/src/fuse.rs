@@ -107,7 +107,12 @@ fn serve(request: &MountRequest, manifest: Digest, announces: bool) -> Result<()
     let options = Options {
         root_dir: request.root_dir.clone(),
         manifest,
-        key: request.options.key.as_ref().map(realm::read).transpose()?,
+        key: request
+            .options
+            .key
+            .as_deref()
+            .map(realm::read)
+            .transpose()?,
         mountpoint: request.mountpoint.clone(),
         socket,
         timeout: Duration::from_secs(timeout.into()),

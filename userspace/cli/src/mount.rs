@@ -125,7 +125,7 @@ impl MountRequest {
             return fuse::mount(self, manifest, stay);
         }
         let failed = |log: String, errno: Errno| self.failed(log, errno);
-        let _key = self.options.key.as_ref().map(LentKey::read).transpose()?;
+        let _key = self.options.key.as_deref().map(LentKey::read).transpose()?;
         let context = match fsopen("peerfs", FsOpenFlags::FSOPEN_CLOEXEC) {
             // Also if this user may not load the module, or not mount: FUSE has a helper who may.
             Err(Errno::NODEV | Errno::PERM) if has_fuse() => {

@@ -3,7 +3,7 @@
 //! The keys of realms: what commands read encrypted images with, and `peerfs key realm` and `peerfs key import`.
 
 use std::io::stdin;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum, ValueHint};
 use peerfs_store::{printable, RealmKey};
@@ -25,12 +25,12 @@ pub(crate) struct ReadingKeys {
 impl ReadingKeys {
     /// The keys.
     pub(crate) fn read(&self) -> Result<Vec<RealmKey>> {
-        self.files.iter().map(read).collect()
+        self.files.iter().map(|file| read(file)).collect()
     }
 }
 
 /// A key from its file, or from the standard input.
-pub(crate) fn read(file: &PathBuf) -> Result<RealmKey> {
+pub(crate) fn read(file: &Path) -> Result<RealmKey> {
     leave_no_core_dump();
     Ok(match file.as_os_str() == STANDARD_INPUT {
         true => peerfs_realm::read_stream(stdin().lock())?,
@@ -110,7 +110,7 @@ pub(crate) struct LentKey(Key);
 
 impl LentKey {
     /// The key of a file.
-    pub(crate) fn read(file: &PathBuf) -> Result<Self> {
+    pub(crate) fn read(file: &Path) -> Result<Self> {
         add(&read(file)?, Keyring::Process).map(LentKey)
     }
 }
