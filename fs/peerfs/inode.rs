@@ -126,7 +126,7 @@ fn parts(super_block: &SuperBlock, number: u64) -> Result<Parts> {
     let store = &super_block.data().store;
     if number == ROOT_INODE {
         return Ok(Parts {
-            record: store.manifest().root,
+            record: *store.root(),
             shard: ROOT_SHARD,
             kind: InodeKind::Directory,
             extents: Extents::None,

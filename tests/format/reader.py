@@ -14,6 +14,7 @@ import stat
 import sys
 
 import capnp
+import realm
 from records import (CHUNK_MAX, LZ4, LZ4_FEATURE, METADATA_MAX, NO_XATTRS, PACK_MAX, RAW, ROOT, ZSTD, Chunk, Digest, Entry, Extent, Inode,
                      Pack, Shard, Span, Xattr, XattrSet)
 
@@ -26,6 +27,8 @@ TYPES = {stat.S_IFIFO: "p", stat.S_IFCHR: "c", stat.S_IFDIR: "d", stat.S_IFBLK: 
 XATTR_PREFIXES = (b"user.", b"trusted.", b"security.")
 XATTR_NAMES = (b"system.posix_acl_access", b"system.posix_acl_default")
 WHOLE_MAX = 64 << 20
+ENCRYPTION_FEATURE = 1
+ENCRYPTED = 0x80
 
 
 class Refused(Exception):
@@ -132,27 +135,45 @@ class ShardBlob:
 class Image:
     """An image, verified as it is read."""
 
-    def __init__(self, store, manifest):
+    def __init__(self, store, manifest, key=None):
         self.store = store
+        self.realm = key
         root = message(store.metadata(manifest))
         check(root.unsigned(0, 4) == 1, "the format version is not 1")
-        check(root.unsigned(8, 8) & ~LZ4_FEATURE == 0, "an incompatible feature")
-        check(not field(root, 2) and not field(root, 3), "what only an encrypted image has")
+        features = root.unsigned(8, 8)
+        check(features & ~(LZ4_FEATURE | ENCRYPTION_FEATURE) == 0, "an incompatible feature")
+        self.is_encrypted = features & ENCRYPTION_FEATURE != 0
+        if self.is_encrypted:
+            check(len(field(root, 2)) == realm.IV_SIZE and len(field(root, 3)) in (0, 32), "a key id or an envelope's digest")
+            check(key is not None and field(root, 2) == key.id, "another key")
+        else:
+            check(not field(root, 2) and not field(root, 3), "what only an encrypted image has")
         check(len(field(root, 4)) in (0, 32), "the trace's digest has another length")
         self.inode_count = root.unsigned(24, 8)
         length = root.unsigned(4, 4)
         check(self.inode_count >= 1, "no inodes")
         check(1 <= length <= METADATA_MAX, "the blob table's length")
-        record, digest = field(root, 0), field(root, 1)
+        record, digest = self.decrypted(realm.ROOT_RECORD, field(root, 0)), field(root, 1)
         check(len(record) == Inode.layout.size, "the root's record has another length")
         check(len(digest) == 32, "the blob table's digest has another length")
         self.root = Inode._make(Inode.layout.unpack(record))
         self._read_blob_table(store.metadata(digest, length))
         self.shards = {}
         self.indexes = {}
+        self.vectors = {}
         shard = self.shard(0)
         self.check_inode(shard, self.root)
         check(stat.S_ISDIR(self.root.mode) and self.root.link == ROOT, "the root is no directory or has another parent")
+
+    def decrypted(self, kind, data):
+        """A shard or root record, of an encrypted image what it decrypts to."""
+        if not self.is_encrypted:
+            return data
+        check(len(data) >= realm.IV_SIZE, "no initialization vector")
+        plain = self.realm.apply(data[:realm.IV_SIZE], data[realm.IV_SIZE:])
+        # A rule of builders.
+        check(self.realm.vector(kind, 0, plain) == data[:realm.IV_SIZE], "another initialization vector")
+        return plain
 
     def _read_blob_table(self, blob):
         root = message(blob)
@@ -174,7 +195,8 @@ class Image:
         check(number < len(self.shard_records), "there is no such shard")
         if number not in self.shards:
             record = self.shard_records[number]
-            self.shards[number] = ShardBlob(self.store.metadata(record.digest, record.length), record)
+            blob = self.decrypted(realm.SHARD, self.store.metadata(record.digest, record.length))
+            self.shards[number] = ShardBlob(blob, record)
         return self.shards[number]
 
     def inode(self, number):
@@ -276,19 +298,22 @@ class Image:
             record = self.packs[pack]
             root = message(self.store.metadata(record.index_digest, record.index_length))
             chunks = table(root, 0, Chunk)
-            check(not field(root, 1), "what only an encrypted image has")
+            vectors = field(root, 1)
+            check(len(vectors) == (realm.IV_SIZE * len(chunks) if self.is_encrypted else 0), "the initialization vectors")
             check(len(chunks) == record.chunks, "an index has more or fewer chunks than its record says")
             logical = stored = 0
             for chunk in chunks:
                 check((chunk.logical, chunk.stored) == (logical, stored), "chunks do not follow each other")
                 check(1 <= chunk.logical_length <= CHUNK_MAX, "a chunk's length")
                 check(1 <= chunk.stored_length <= chunk.logical_length, "a chunk's stored length")
-                check(chunk.codec in DECODERS, "a chunk's codec")
-                check(chunk.codec != RAW or chunk.stored_length == chunk.logical_length, "a raw chunk's lengths")
+                check((chunk.codec & ENCRYPTED != 0) == self.is_encrypted, "a chunk is encrypted and its image not, or it alone")
+                check(chunk.codec & ~ENCRYPTED in DECODERS, "a chunk's codec")
+                check(chunk.codec & ~ENCRYPTED != RAW or chunk.stored_length == chunk.logical_length, "a raw chunk's lengths")
                 logical += chunk.logical_length
                 stored += chunk.stored_length
             check((logical, stored) == (record.logical, record.stored), "chunks do not end with their pack")
             self.indexes[pack] = chunks
+            self.vectors[pack] = vectors
         return self.indexes[pack]
 
     def chunk(self, pack, chunk):
@@ -298,7 +323,20 @@ class Image:
             file.seek(chunk.stored)
             stored = file.read(chunk.stored_length)
         check(hashlib.sha256(stored).digest() == chunk.digest, "a chunk has not its digest")
-        return DECODERS[chunk.codec](stored, chunk.logical_length)
+        codec = chunk.codec & ~ENCRYPTED
+        if self.is_encrypted:
+            place = self.index(pack).index(chunk) * realm.IV_SIZE
+            vector = self.vectors[pack][place:place + realm.IV_SIZE]
+            stored = self.realm.apply(vector, stored)
+            check(self.realm.vector(realm.CHUNK, codec, stored) == vector, "another initialization vector")
+        return DECODERS[codec](stored, chunk.logical_length)
+
+    def check_contents(self):
+        """Whether the contents of all packs are those of their chunks."""
+        for number, pack in enumerate(self.packs):
+            contents = [self.chunk(number, chunk) for chunk in self.index(number)]
+            digest = self.realm.content if self.is_encrypted else lambda data: hashlib.sha256(data).digest()
+            check(self.store.metadata(pack.contents_digest) == b"".join(map(digest, contents)), "other contents")
 
     def pieces(self, shard, record):
         """A regular file's bytes that are not in holes, in order, each piece with its offset."""

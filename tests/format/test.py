@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 import large
 import mutants
 import reader
+import realm
 import writer
 from records import ROOT
 
@@ -237,6 +238,34 @@ def compare_trees(programs, folder):
         shutil.rmtree(tree)
 
 
+def compare_encrypted(programs, folder):
+    """A tree of which `peerfs build` made an encrypted image, and the same one plain."""
+    tree, store, key = (os.path.join(folder, name) for name in ("secret", "secret.store", "realm.key"))
+    build = ["peerfs", "build", tree, "--root-dir", store, "--tag"]
+    for command in (["peerfs-testing", "make-tree", tree, "--small"], ["peerfs", "key", "realm", key],
+                    [*build, "plain"], [*build, "secret", "--encrypt", key]):
+        status, _, errors = programs.run(*command)
+        if status != 0:
+            yield f"{command} ends with {status}: {errors}"
+            return
+    opened = reader.Store(store)
+    images = {name: reader.Image(opened, opened.resolve(name), realm.Realm.of_file(key)) for name in ("plain", "secret")}
+    found = {}
+    for name, image in images.items():
+        image.check_contents()
+        lines = [f". {reader.line(image, *image.inode(ROOT))}"]
+        found[name] = lines + [f"{reader.escape(path)} {reader.line(image, *record)}" for path, *record in image.walk()]
+    if found["plain"] != found["secret"]:
+        yield "an encrypted image is another tree than the plain one"
+    print(f"secret: {len(found['secret'])} paths are the same", flush=True)
+    try:
+        reader.Image(opened, opened.resolve("secret"))
+        yield "an encrypted image is read without its key"
+    except reader.Refused:
+        pass
+    shutil.rmtree(tree)
+
+
 def check_large(programs, folder):
     """What the largest tables cost."""
     store = os.path.join(folder, "small.again")
@@ -265,7 +294,7 @@ def main(folder, seed="1", count="200"):
     jobs += [(None, f"seed {number}", random_mutant(number)) for number in range(int(seed), int(seed) + int(count))]
     # Beside the programs: /tmp may be of a kind that has no user.* attributes.
     with tempfile.TemporaryDirectory(dir=folder) as temporary, ThreadPoolExecutor(os.cpu_count()) as threads:
-        failures = list(compare_trees(programs, temporary))
+        failures = [*compare_trees(programs, temporary), *compare_encrypted(programs, temporary)]
         running = [threads.submit(run, programs, temporary, number, *job) for number, job in enumerate(jobs)]
         failures += filter(None, (job.result() for job in running))
         failures += check_large(programs, temporary)

@@ -4,7 +4,7 @@
 
 use core::ops::Range;
 
-use crate::{ChunkRecord, Error, PackIndex, Result};
+use crate::{ChunkRecord, Error, Iv, PackIndex, Result};
 
 /// A part of a chunk, or all of it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -13,6 +13,8 @@ pub struct ChunkPart {
     pub number: u32,
     /// The chunk's record.
     pub record: ChunkRecord,
+    /// The chunk's initialization vector, if it is encrypted.
+    pub iv: Option<Iv>,
     /// Bytes of the chunk before the part.
     pub skipped: u32,
     /// Bytes of the part, at least 1.
@@ -82,6 +84,7 @@ impl ChunkParts<'_> {
             length => Ok(ChunkPart {
                 number,
                 record,
+                iv: self.index.iv(number),
                 skipped,
                 length,
             }),

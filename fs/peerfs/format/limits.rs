@@ -5,14 +5,14 @@
 /// The format version that this reader and writer know.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// The incompatible feature of images whose chunks are encrypted.
+/// The incompatible feature of images whose chunks, shards and root record are encrypted.
 pub const FEATURE_ENCRYPTION: u64 = 1 << 0;
 
 /// The incompatible feature of images that have chunks compressed with LZ4.
 pub const FEATURE_LZ4: u64 = 1 << 1;
 
 /// The incompatible features that this reader knows.
-pub const KNOWN_INCOMPATIBLE_FEATURES: u64 = FEATURE_LZ4;
+pub const KNOWN_INCOMPATIBLE_FEATURES: u64 = FEATURE_ENCRYPTION | FEATURE_LZ4;
 
 /// The longest chunk, before compression; a stored chunk is never longer.
 pub const CHUNK_MAX: u32 = 256 * 1024;

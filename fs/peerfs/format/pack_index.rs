@@ -2,27 +2,29 @@
 
 //! The pack index: what is in a pack, and where.
 
-use crate::message::{check_absent, read_message};
+use crate::message::read_message;
 use crate::table::TableField;
 use crate::{
-    peerfs_capnp, ChunkRecord, Codec, Digest, Error, PackRecord, Result, Table, CHUNK_MAX,
+    peerfs_capnp, ChunkRecord, Codec, Digest, Error, Iv, PackRecord, Result, Table, CHUNK_MAX,
 };
 
 const WHAT: &str = "pack index";
+const IVS: &str = "initialization vectors";
 
 /// A checked pack index without its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct PackIndexLayout {
     chunks: TableField<ChunkRecord>,
+    ivs: TableField<Iv>,
 }
 
 impl PackIndexLayout {
     /// Checks the index of this pack, every chunk record of it: chunks follow each other without gap or overlap
     /// in both address spaces of the pack, and end where these do. So the chunk at an offset is the same,
-    /// whether it is searched for or come to from the beginning.
+    /// whether it is searched for or come to from the beginning. All of them are encrypted, or none is.
     pub fn parse(blob: &[u8], pack: &PackRecord) -> Result<Self> {
         let layout = Self::locate(blob)?;
-        check_chunks(&layout.view(blob).chunks, pack)?;
+        check_chunks(&layout.view(blob), pack)?;
         Ok(layout)
     }
 
@@ -30,9 +32,9 @@ impl PackIndexLayout {
         let message = read_message(blob, WHAT)?;
         let root: peerfs_capnp::pack_index::Reader<'_> =
             message.get_root().map_err(|_| Error::Malformed(WHAT))?;
-        check_absent(root.get_ivs(), "initialization vectors without encryption")?;
         Ok(PackIndexLayout {
             chunks: TableField::locate(blob, root.get_chunks(), WHAT)?,
+            ivs: TableField::locate(blob, root.get_ivs(), IVS)?,
         })
     }
 
@@ -40,11 +42,16 @@ impl PackIndexLayout {
     pub fn view<'a>(&self, blob: &'a [u8]) -> PackIndex<'a> {
         PackIndex {
             chunks: self.chunks.of(blob),
+            ivs: self.ivs.of(blob),
         }
     }
 }
 
-fn check_chunks(chunks: &Table<'_, ChunkRecord>, pack: &PackRecord) -> Result<()> {
+fn check_chunks(index: &PackIndex<'_>, pack: &PackRecord) -> Result<()> {
+    let (chunks, is_encrypted) = (&index.chunks, index.is_encrypted());
+    if is_encrypted && index.ivs.len() != chunks.len() {
+        return Err(Error::Malformed(IVS));
+    }
     if chunks.len() as u64 != u64::from(pack.chunk_count) {
         return Err(Error::Malformed("chunk count"));
     }
@@ -54,6 +61,7 @@ fn check_chunks(chunks: &Table<'_, ChunkRecord>, pack: &PackRecord) -> Result<()
             && u64::from(chunk.stored_offset) == stored_end
             && (1..=CHUNK_MAX).contains(&chunk.logical_length)
             && (1..=chunk.logical_length).contains(&chunk.stored_length)
+            && chunk.is_encrypted() == is_encrypted
             && match chunk.codec() {
                 Some(Codec::Raw) => chunk.stored_length == chunk.logical_length,
                 Some(Codec::Zstd | Codec::Lz4) => true,
@@ -77,6 +85,8 @@ fn check_chunks(chunks: &Table<'_, ChunkRecord>, pack: &PackRecord) -> Result<()
 pub struct PackIndex<'a> {
     /// The chunks, ascending.
     pub chunks: Table<'a, ChunkRecord>,
+    /// The chunks' initialization vectors; empty if they are not encrypted.
+    pub ivs: Table<'a, Iv>,
 }
 
 impl PackRecord {
@@ -84,7 +94,8 @@ impl PackRecord {
     /// chunk ends where the pack does. The digest of the contents, which only an image tells, is zeros. Fails unless
     /// it is an index.
     pub fn of_index(digest: Digest, index_digest: Digest, index: &[u8]) -> Result<Self> {
-        let chunks = PackIndexLayout::locate(index)?.view(index).chunks;
+        let view = PackIndexLayout::locate(index)?.view(index);
+        let chunks = view.chunks;
         let last = chunks
             .len()
             .checked_sub(1)
@@ -100,7 +111,7 @@ impl PackRecord {
             index_length: u32::try_from(index.len()).map_err(too_large)?,
             chunk_count: u32::try_from(chunks.len()).map_err(too_large)?,
         };
-        check_chunks(&chunks, &record)?;
+        check_chunks(&view, &record)?;
         record.checked()
     }
 
@@ -138,6 +149,16 @@ impl<'a> PackIndex<'a> {
             Some(place) if place < chunk.logical_length => Ok((number, chunk)),
             _ => Err(BEYOND),
         }
+    }
+
+    /// Whether the chunks are encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        !self.ivs.is_empty()
+    }
+
+    /// The initialization vector of chunk `number`, if it is encrypted.
+    pub fn iv(&self, number: u32) -> Option<Iv> {
+        self.ivs.get(number as usize)
     }
 
     /// The record of chunk `number`.

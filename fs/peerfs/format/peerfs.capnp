@@ -21,15 +21,16 @@ struct Manifest {
   storedBytes @5 :UInt64;
   # Sum of the packs' stored lengths, each shared pack counted once.
   root @6 :Data;
-  # InodeRecord of the root directory, as its shard has it: a mount reads nothing else.
+  # InodeRecord of the root directory, as its shard has it: a mount reads nothing else. Of an encrypted image its
+  # initialization vector, and that encrypted.
   blobTable @7 :Data;
   # SHA-256 of the blob table.
   blobTableLength @8 :UInt32;
   # Bytes of the blob table.
   keyId @9 :Data;
-  # Of an encrypted image: names the key. Otherwise absent, as the next one.
+  # Of an encrypted image: names the key of its realm. Otherwise absent, as the next one.
   envelope @10 :Data;
-  # Of an encrypted image: the key of its content, encrypted with that one.
+  # Of an encrypted image: SHA-256 of a blob with that key, encrypted for those who may have it, or absent.
   trace @11 :Data;
   # SHA-256 of a blob that says what is read first, or absent.
 }

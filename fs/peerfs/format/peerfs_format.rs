@@ -21,6 +21,7 @@ mod bitmap;
 mod blob_table;
 mod chunks;
 mod digest;
+pub mod encryption;
 mod error;
 mod extents;
 mod limits;
@@ -52,10 +53,11 @@ pub use bitmap::Bitmap;
 pub use blob_table::{BlobTable, BlobTableLayout};
 pub use chunks::{ChunkPart, ChunkParts};
 pub use digest::Digest;
+pub use encryption::{Cipher, Iv, KeyId};
 pub use error::{Error, Result};
 pub use extents::{first_data, first_hole, pieces, ExtentList, Piece, Pieces, Source};
 pub use limits::*;
-pub use manifest::Manifest;
+pub use manifest::{EncryptedRoot, Manifest, Root};
 pub use pack_index::{PackIndex, PackIndexLayout};
 pub use places::{
     DataFile, Place, PlacesHeader, DATA_FILE_MAX, LOOSE_MAX, PLACES_HEADER_SIZE, PLACE_SIZE,

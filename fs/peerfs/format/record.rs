@@ -2,11 +2,11 @@
 
 //! The records of the fixed-width tables. The order of a struct's fields is the order on disk.
 
+use crate::encryption::ENCRYPTED;
 use crate::table::{FieldReader, FieldWriter, Record};
 use crate::{Digest, Error, Result, METADATA_MAX, PACK_MAX};
 
-/// How a chunk is stored. Bit 7 is set if the chunk is encrypted as well: of images with a feature that this reader does
-/// not have.
+/// How a chunk is compressed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Codec {
@@ -174,14 +174,19 @@ pub struct ChunkRecord {
     pub logical_length: u32,
     /// Bytes as stored: 1 to `logical_length`.
     pub stored_length: u32,
-    /// A [`Codec`].
+    /// A [`Codec`], and [`ENCRYPTED`] if the chunk is encrypted.
     pub codec: u8,
 }
 
 impl ChunkRecord {
+    /// Whether the chunk is encrypted: then its codec is of what it decrypts to.
+    pub fn is_encrypted(&self) -> bool {
+        self.codec & ENCRYPTED != 0
+    }
+
     /// The codec, if this reader knows it.
     pub fn codec(&self) -> Option<Codec> {
-        match self.codec {
+        match self.codec & !ENCRYPTED {
             0 => Some(Codec::Raw),
             1 => Some(Codec::Zstd),
             2 => Some(Codec::Lz4),

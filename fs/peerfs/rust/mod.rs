@@ -13,6 +13,7 @@ mod bindings;
 pub(crate) mod cred;
 pub(crate) mod crypto;
 pub(crate) mod fs;
+pub(crate) mod key;
 pub(crate) mod lz4;
 pub(crate) mod miscdevice;
 pub(crate) mod mm;

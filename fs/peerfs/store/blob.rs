@@ -9,8 +9,8 @@ use kernel::alloc::{flags::GFP_KERNEL_ACCOUNT, AllocError};
 use kernel::prelude::*;
 use kernel::str::CString;
 use peerfs_format::{
-    BlobTable, BlobTableLayout, Digest, Manifest, PackIndex, PackIndexLayout, Shard, ShardLayout,
-    METADATA_MAX,
+    BlobTable, BlobTableLayout, Digest, KeyId, Manifest, PackIndex, PackIndexLayout, Shard,
+    ShardLayout, METADATA_MAX,
 };
 
 use super::statistics::Statistics;
@@ -29,13 +29,15 @@ pub(crate) enum OpenError {
     Digest,
     /// Its bytes are what they should be, but no reader understands them.
     Format(peerfs_format::Error),
+    /// The image is encrypted, and the mounter does not have this key.
+    Key(KeyId, Error),
 }
 
 impl From<OpenError> for Error {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::Missing(missed) => missed.into(),
-            OpenError::Read(error) => error,
+            OpenError::Read(error) | OpenError::Key(_, error) => error,
             OpenError::Digest => EIO,
             OpenError::Format(
                 peerfs_format::Error::UnsupportedVersion(_)
@@ -64,6 +66,15 @@ impl fmt::Display for OpenError {
                 error @ (peerfs_format::Error::UnsupportedVersion(_)
                 | peerfs_format::Error::UnsupportedFeatures(_)),
             ) => write!(f, "{error}: a newer peerfs is needed"),
+            OpenError::Key(id, EKEYREJECTED) => write!(
+                f,
+                "encrypted, and the key that is called peerfs:{id} is another one: import the right one with `peerfs key import`"
+            ),
+            OpenError::Key(id, error) => write!(
+                f,
+                "encrypted, and the key peerfs:{id} is in no keyring of yours ({}): `peerfs key import FILE` puts it there, or mount it with -o key=FILE",
+                ErrorName(*error)
+            ),
             OpenError::Format(error) => {
                 write!(f, "{error}: is this the digest of an image's manifest?")
             }
@@ -81,13 +92,13 @@ pub(crate) struct Blob<L> {
 }
 
 impl<L> Blob<L> {
-    /// Reads a blob from the file that `open` gives, and has it parsed. If there is nothing, something else or
-    /// other bytes, it is read from what `fetch` gives, which is told whether there was something.
+    /// Reads a blob from the file that `open` gives, and has it parsed, and decrypted before if it is. If there is nothing,
+    /// something else or other bytes, it is read from what `fetch` gives, which is told whether there was something.
     pub(super) fn open(
         expected: &Expected<'_>,
         open: impl Fn() -> Result<Found>,
         fetch: impl Fn(bool) -> core::result::Result<OpenedFile, Missed>,
-        parse: impl Fn(&[u8]) -> peerfs_format::Result<L>,
+        parse: impl Fn(&mut KVVec<u8>) -> peerfs_format::Result<L>,
     ) -> core::result::Result<Self, OpenError> {
         let mut found = match open().map_err(OpenError::Read)? {
             Found::File(file) => Some(expected.read(&file)?),
@@ -96,10 +107,10 @@ impl<L> Blob<L> {
         };
         for fetches in 0..=FETCHES_MAX {
             let damaged = match found {
-                Some(Content::Right(bytes)) => {
+                Some(Content::Right(mut bytes)) => {
                     expected.statistics.blobs.verified.count();
                     // The digest is right, so the image was made like this.
-                    let layout = parse(&bytes)
+                    let layout = parse(&mut bytes)
                         .inspect_err(|error| expected.report(format_args!("refused: {error}")))
                         .map_err(OpenError::Format)?;
                     return Ok(Blob { bytes, layout });

@@ -8,9 +8,9 @@ use core::{fmt, format_args};
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use peerfs_format::{ChunkPart, ChunkRecord};
+use peerfs_format::{ChunkPart, ChunkRecord, Iv};
 
-use super::decode::{decode, NewBytes};
+use super::decode::{decode, Decoder, NewBytes};
 use super::pack::Pack;
 use super::places::Place;
 use super::stored::StoredBytes;
@@ -18,7 +18,6 @@ use super::view::PackView;
 use super::{ChunksRequest, Hex, Origin, Store};
 use crate::rust::crypto::sha256;
 use crate::rust::fs::ErrorName;
-use crate::rust::zstd::ZstdDecoder;
 
 /// A verified and decoded chunk.
 pub(crate) struct Chunk {
@@ -57,14 +56,14 @@ impl<O: Origin> Store<O> {
         beyond: u32,
     ) -> Result<Arc<Chunk>> {
         let pack = &view.pack;
-        let (first, record) = (part.number, &part.record);
+        let (first, record, iv) = (part.number, &part.record, part.iv);
         let mut again = false;
         for fetches in 0..=FETCHES_MAX {
-            let mut found = self.decode_shared(pack, first, record)?;
+            let mut found = self.decode_shared(pack, first, record, iv)?;
             // Looking costs little beside a fetch. It is what makes everything that is here work
             // without a daemon, whoever put it here.
             if matches!(found, Found::Missing) && self.look(pack, first..beyond)? {
-                found = self.decode_shared(pack, first, record)?;
+                found = self.decode_shared(pack, first, record, iv)?;
             }
             let is_whole = match found {
                 Found::Chunk(chunk) => return Ok(chunk),
@@ -186,16 +185,23 @@ impl<O: Origin> Store<O> {
         pack: &Pack,
         number: u32,
         record: &ChunkRecord,
+        iv: Option<Iv>,
     ) -> Result<Found> {
         let _decoding = self.decoding.lock(number)?;
         if let Some(chunk) = self.cached_chunk(pack, number) {
             return Ok(Found::Chunk(chunk));
         }
-        let found = self.read_chunk(pack, number, record);
+        let found = self.read_chunk(pack, number, record, iv);
         found.inspect_err(|error| self.report_unreadable(pack, number, *error))
     }
 
-    fn read_chunk(&self, pack: &Pack, number: u32, record: &ChunkRecord) -> Result<Found> {
+    fn read_chunk(
+        &self,
+        pack: &Pack,
+        number: u32,
+        record: &ChunkRecord,
+        iv: Option<Iv>,
+    ) -> Result<Found> {
         let mut last: Option<Place> = None;
         for _ in 0..LOOKS_MAX {
             let Some(place) = pack.place(number, record) else {
@@ -208,7 +214,7 @@ impl<O: Origin> Store<O> {
             let range = place.range(record);
             if let Some(bytes) = stored.as_ref().and_then(|stored| stored.get(range)) {
                 let keep =
-                    |decoder: &mut ZstdDecoder| self.keep(pack, number, record, bytes, decoder);
+                    |decoder: &mut Decoder| self.keep(pack, number, (record, iv), bytes, decoder);
                 return self.workers.with_decoder(keep).map(Found::Chunk);
             }
             if place.is_of_whole {
@@ -233,12 +239,14 @@ impl<O: Origin> Store<O> {
         &self,
         pack: &Pack,
         number: u32,
-        record: &ChunkRecord,
+        (record, iv): (&ChunkRecord, Option<Iv>),
         stored: &[u8],
-        decoder: &mut ZstdDecoder,
+        decoder: &mut Decoder,
     ) -> Result<Arc<Chunk>> {
         let length = record.logical_length as usize;
-        let bytes = decode(record, stored, decoder, NewBytes(length)).inspect_err(|error| {
+        let encryption = self.encryption(iv);
+        let output = NewBytes(length);
+        let bytes = decode(record, encryption, stored, decoder, output).inspect_err(|error| {
             if *error == EIO {
                 self.report_damaged(pack, number, "it cannot be decoded");
             }

@@ -4,11 +4,29 @@
 #![forbid(unsafe_code)]
 
 use kernel::prelude::*;
-use peerfs_format::{ChunkRecord, Codec};
+use peerfs_format::{ChunkRecord, Cipher, Codec, Iv};
 
+use super::realm::Realm;
 use crate::rust::lz4;
 use crate::rust::mm::FolioBytes;
 use crate::rust::zstd::ZstdDecoder;
+
+/// What chunks are decoded with: its user's alone.
+pub(super) struct Decoder {
+    zstd: ZstdDecoder,
+    /// What was decrypted last, which goes on to be decompressed.
+    decrypted: KVVec<u8>,
+}
+
+impl Decoder {
+    /// Allocates one.
+    pub(super) fn new() -> Result<Self> {
+        Ok(Decoder {
+            zstd: ZstdDecoder::new()?,
+            decrypted: KVVec::new(),
+        })
+    }
+}
 
 /// Where the decoded bytes of a chunk go.
 pub(super) trait Output {
@@ -79,16 +97,32 @@ impl Output for FolioBytes {
     }
 }
 
-/// Decodes the stored bytes of a chunk, which are verified; EIO if they are not what its record says.
+/// Decodes the stored bytes of a chunk, which are verified; EIO if they are not what its record says. What is encrypted
+/// has its realm and initialization vector.
 pub(super) fn decode<T: Output>(
     record: &ChunkRecord,
+    encryption: Option<(&Realm, Iv)>,
     stored: &[u8],
-    decoder: &mut ZstdDecoder,
+    decoder: &mut Decoder,
     output: T,
 ) -> Result<T::Filled> {
+    if record.is_encrypted() != encryption.is_some() {
+        return Err(EIO);
+    }
+    let Decoder { zstd, decrypted } = decoder;
+    let plain = match encryption {
+        // What is stored is shared, and verified again by others.
+        Some((realm, iv)) => {
+            decrypted.clear();
+            decrypted.extend_from_slice(stored, GFP_KERNEL)?;
+            realm.apply(&iv, decrypted);
+            decrypted.as_slice()
+        }
+        None => stored,
+    };
     match record.codec().ok_or(EIO)? {
-        Codec::Raw => output.copy(stored),
-        Codec::Zstd => output.decompress(Compressed::Zstd(stored, decoder)),
-        Codec::Lz4 => output.decompress(Compressed::Lz4(stored)),
+        Codec::Raw => output.copy(plain),
+        Codec::Zstd => output.decompress(Compressed::Zstd(plain, zstd)),
+        Codec::Lz4 => output.decompress(Compressed::Lz4(plain)),
     }
 }

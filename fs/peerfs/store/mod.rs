@@ -18,6 +18,7 @@ mod origin;
 mod pack;
 mod places;
 mod readahead;
+mod realm;
 mod statistics;
 mod stored;
 mod view;
@@ -33,7 +34,8 @@ use kernel::sync::aref::ARef;
 use kernel::sync::{Arc, Mutex, SetOnce};
 use peerfs_format::upcall::BlobKind;
 use peerfs_format::{
-    BlobTable, BlobTableLayout, Digest, Manifest, PackIndexLayout, PackRecord, ShardLayout,
+    BlobTable, BlobTableLayout, Digest, InodeRecord, Iv, Manifest, PackIndexLayout, PackRecord,
+    Root, ShardLayout,
 };
 
 use crate::rust::cred::override_credential;
@@ -47,6 +49,7 @@ use kept::{Kept, KeptValues};
 use pack::{Opener, Pack};
 use places::DataFiles;
 use readahead::{OwnWork, Sequence};
+use realm::Realm;
 
 pub(crate) use blob::OpenError;
 
@@ -75,6 +78,9 @@ pub(crate) struct Store<O: Origin> {
     statistics: Arc<Statistics>,
     manifest_digest: Digest,
     manifest: Manifest,
+    /// Of an encrypted image.
+    realm: Option<Realm>,
+    root: InodeRecord,
     /// Read when something is looked up for the first time: a mount does without.
     blob_table: SetOnce<Blob<BlobTableLayout>>,
     #[pin]
@@ -134,8 +140,20 @@ impl<O: Origin> Store<O> {
                     again,
                 })
             },
-            Manifest::parse,
+            |bytes| Manifest::parse(bytes),
         )?;
+        let (realm, root) = match &manifest.view().root {
+            Root::Plain(record) => (None, *record),
+            Root::Encrypted(root) => {
+                let id = root.key_id;
+                let realm = Realm::find(&id).map_err(|error| match error {
+                    ENOMEM => OpenError::Read(ENOMEM),
+                    error => OpenError::Key(id, error),
+                })?;
+                let record = root.decrypt(&realm).map_err(OpenError::Format)?;
+                (Some(realm), record)
+            }
+        };
         Arc::pin_init(
             pin_init!(Store {
                 name,
@@ -146,6 +164,8 @@ impl<O: Origin> Store<O> {
                 statistics,
                 manifest_digest,
                 manifest: *manifest.view(),
+                realm,
+                root,
                 blob_table: SetOnce::new(),
                 packs <- new_mutex!(RBTree::new(), "peerfs packs"),
                 asked_indexes <- new_mutex!(RBTree::new(), "peerfs asked indexes"),
@@ -199,6 +219,16 @@ impl<O: Origin> Store<O> {
         &self.manifest
     }
 
+    /// The record of the image's root directory.
+    pub(crate) fn root(&self) -> &InodeRecord {
+        &self.root
+    }
+
+    /// What a chunk with this initialization vector is decrypted with.
+    fn encryption(&self, iv: Option<Iv>) -> Option<(&Realm, Iv)> {
+        self.realm.as_ref().zip(iv)
+    }
+
     /// The image's blob table. May open it by path.
     fn blob_table(&self) -> Result<BlobTable<'_>> {
         if let Some(table) = self.blob_table.as_ref() {
@@ -244,7 +274,12 @@ impl<O: Origin> Store<O> {
             BlobKind::InodeShard,
             record.digest,
             record.length,
-            |bytes| ShardLayout::parse(bytes, &record),
+            |bytes| {
+                if let Some(realm) = &self.realm {
+                    realm.decrypt_shard(bytes)?;
+                }
+                ShardLayout::parse(bytes, &record)
+            },
         )?;
         let shard = Arc::new(shard, GFP_KERNEL)?;
         self.caches.shards.insert(number, shard.clone());
@@ -305,7 +340,7 @@ impl<O: Origin> Store<O> {
         kind: BlobKind,
         digest: Digest,
         length: u32,
-        parse: impl Fn(&[u8]) -> peerfs_format::Result<L>,
+        parse: impl Fn(&mut KVVec<u8>) -> peerfs_format::Result<L>,
     ) -> Result<Blob<L>> {
         let blob = Blob::open(
             &self.expected(&digest, length),
@@ -431,7 +466,13 @@ impl<O: Origin> Store<O> {
                 pack.set_index_file(file.clone());
                 Ok(file)
             },
-            |bytes| PackIndexLayout::parse(bytes, record),
+            |bytes| {
+                let index = PackIndexLayout::parse(bytes, record)?;
+                match index.view(bytes).is_encrypted() == self.realm.is_some() {
+                    true => Ok(index),
+                    false => Err(peerfs_format::Error::Malformed(OTHER_ENCRYPTION)),
+                }
+            },
         );
         let index = opened.map_err(|error| self.not_opened(&record.index_digest, error))?;
         let index = Arc::new(index, GFP_KERNEL)?;
@@ -439,6 +480,10 @@ impl<O: Origin> Store<O> {
         Ok(index)
     }
 }
+
+/// What is wrong with the index of a pack that is encrypted in an image that is not, or the other way round.
+const OTHER_ENCRYPTION: &str =
+    "pack index: its chunks are encrypted and the image is not, or it alone is";
 
 /// Opens a complete blob by path.
 fn open_blob(directory: &Directory, credential: &Credential, digest: &Digest) -> Result<Found> {

@@ -6,14 +6,17 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use peerfs_format::{Digest, PackIndex, PackRecord, METADATA_MAX};
-use peerfs_store::{sha256, Error as StoreError, Image, Pack, Result as StoreResult, Store};
+use peerfs_realm::RealmKey;
+use peerfs_store::{Error as StoreError, Image, Pack, Result as StoreResult, Store};
 
-use crate::{Options, Result};
+use crate::options::content_digest;
+use crate::{Error, Options, Result};
 
 /// The chunks of the base images, and where they are over all packs. What is said of their content is not believed:
 /// a chunk is read when it is to be used.
 pub(crate) struct BaseChunks {
     store: Arc<Store>,
+    realm: Option<RealmKey>,
     /// The features of the base images.
     features: u64,
     packs: Vec<PackRecord>,
@@ -37,6 +40,7 @@ impl BaseChunks {
     pub(crate) fn read(store: &Arc<Store>, options: &Options) -> Result<Self> {
         let mut base = BaseChunks {
             store: store.clone(),
+            realm: options.realm.clone(),
             features: 0,
             packs: Vec::new(),
             numbers: HashMap::new(),
@@ -51,6 +55,9 @@ impl BaseChunks {
         let update = options.usable_update().map(|seen| &seen.manifest);
         for digest in update.into_iter().chain(&options.base) {
             let image = Image::open(store.clone(), digest)?;
+            if image.manifest().key_id() != options.realm.as_ref().map(RealmKey::id) {
+                return Err(Error::OtherRealm(*digest));
+            }
             base.features |= image.manifest().features;
             let table = image.blob_table();
             for number in 0..table.packs.len() as u32 {
@@ -103,7 +110,7 @@ impl BaseChunks {
         if self.places.is_empty() {
             return None;
         }
-        let digest = &sha256(content);
+        let digest = &content_digest(self.realm.as_ref(), content);
         let mut place = *self.places.get(digest)?;
         while !self.holds(place, content) {
             let next = self.more_places.get_mut(digest).and_then(Vec::pop);
@@ -157,7 +164,7 @@ impl BaseChunks {
             return false;
         };
         let offset = (place - start) as u32; // within a pack, whose bytes are at most PACK_MAX
-        read_chunk(pack, offset).is_some_and(|found| found == content)
+        read_chunk(pack, offset, self.realm.as_ref()).is_some_and(|found| found == content)
     }
 }
 
@@ -179,8 +186,9 @@ fn open_pack(store: &Store, record: &PackRecord) -> Result<Option<Pack>> {
 }
 
 /// The content of the chunk that begins at an offset; None if it is missing or damaged.
-fn read_chunk(pack: &Pack, offset: u32) -> Option<Vec<u8>> {
+fn read_chunk(pack: &Pack, offset: u32, realm: Option<&RealmKey>) -> Option<Vec<u8>> {
     let (number, record) = pack.chunk_at(offset).ok()?;
-    let content = pack.stored_chunk(number).ok()??.decode().ok()?;
+    let key = realm.zip(pack.iv(number));
+    let content = pack.stored_chunk(number).ok()??.decode(key).ok()?;
     (record.logical_offset == offset).then_some(content)
 }

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use peerfs_format::encryption::{self, Kind};
 use peerfs_format::{
-    Digest, InodeRecord, Manifest, PackRecord, ShardLayout, ShardRecord, Table, METADATA_MAX,
-    ROOT_INODE,
+    Digest, EncryptedRoot, Error as FormatError, Manifest, PackRecord, Root, ShardLayout,
+    ShardRecord, Table, METADATA_MAX, ROOT_INODE,
 };
 use peerfs_store::{
     write_image, Architecture, Error as StoreError, ImageBlobs, RuntimeConfig, Store, Tag,
@@ -157,10 +158,15 @@ pub fn build<S: TreeSource>(
     store.rebuild_catalogue(options.is_cancelled);
     let base = BaseChunks::read(store, options)?;
     let known_files = match options.usable_update() {
-        Some(seen) => Some(KnownFiles::open(store, seen, &base)?),
+        Some(seen) => Some(KnownFiles::open(
+            store,
+            seen,
+            &base,
+            options.realm.as_ref(),
+        )?),
         None => None,
     };
-    let features = base.features() | options.compression.features();
+    let features = base.features() | options.features();
     let mut packs = base.packs().to_vec();
     let Found {
         tree,
@@ -201,7 +207,7 @@ pub fn build<S: TreeSource>(
         inode_count: tree.nodes.len() as u64,
         content_bytes: content_bytes(&tree, &contents),
         stored_bytes: packs.iter().map(|pack| pack.stored_length).sum(),
-        root: read_root(store, &shards)?,
+        root: read_root(store, &shards, options)?,
         blob_table: store.add_blob(&blob_table)?,
         blob_table_length: blob_table.len() as u32,
     };
@@ -233,15 +239,30 @@ fn time_before(now: SystemTime) -> (i64, u32) {
 }
 
 /// The root directory's record, which the manifest repeats, from the shard that has it.
-fn read_root(store: &Store, shards: &[ShardRecord]) -> Result<InodeRecord> {
+fn read_root(store: &Store, shards: &[ShardRecord], options: &Options) -> Result<Root> {
     let first = shards.first().expect("a tree has a root");
-    let blob = store.read_metadata(&first.digest, first.length.into())?;
-    let root = ShardLayout::parse(&blob, first).and_then(|layout| {
+    let mut blob = store.read_metadata(&first.digest, first.length.into())?;
+    let mut read = || {
+        let blob = match &options.realm {
+            Some(realm) => encryption::decrypt(&mut blob, realm, "inode shard")?,
+            None => &mut blob,
+        };
         // A directory lies in no pack.
         let packs = Table::new(&[], "pack list")?;
-        layout.view(&blob).inode(ROOT_INODE, &packs)
-    });
-    Ok(root.map_err(StoreError::format(first.digest))?)
+        let root = ShardLayout::parse(blob, first)?;
+        let root = root.view(blob).inode(ROOT_INODE, &packs)?;
+        let Some(realm) = &options.realm else {
+            return Ok(Root::Plain(root));
+        };
+        let record = realm.encrypt(Kind::Root, &metadata::table(&[root]));
+        let record = <[u8; EncryptedRoot::SIZE]>::try_from(record)
+            .map_err(|_| FormatError::Malformed("root directory"))?;
+        Ok(Root::Encrypted(EncryptedRoot {
+            key_id: realm.id(),
+            record,
+        }))
+    };
+    Ok(read().map_err(StoreError::format(first.digest))?)
 }
 
 /// Bytes that regular files hold, holes not counted; each inode once.

@@ -5,6 +5,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use peerfs_format::Digest;
 use peerfs_store::printable;
 
 use crate::ChunkSizes;
@@ -34,6 +35,12 @@ pub enum Error {
     /// The store is inside the tree.
     #[error("the store {} is inside the tree", printable(.0))]
     StoreInTree(PathBuf),
+    /// An image to build upon whose chunks readers of the new one could not decrypt.
+    #[error(
+        "the image {0} is not encrypted with the key of the new one, or only one of the two is encrypted: build without \
+         it, or with its key"
+    )]
+    OtherRealm(Digest),
     /// Files that the user may not read.
     #[error("{}", list(paths, *more))]
     Unreadable {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use peerfs_format::{Digest, FileType};
+use peerfs_realm::RealmKey;
 use peerfs_store::{Image, Store};
 
 use crate::base::BaseChunks;
@@ -47,8 +48,10 @@ impl KnownFiles {
         store: &Arc<Store>,
         seen: &Arc<SeenFiles>,
         base: &BaseChunks,
+        realm: Option<&RealmKey>,
     ) -> Result<Self> {
-        let image = Image::open(store.clone(), &seen.manifest)?;
+        let keys = realm.map(std::slice::from_ref).unwrap_or_default();
+        let image = Image::open_with(store.clone(), &seen.manifest, keys)?;
         let packs = image.blob_table().packs;
         let starts = packs
             .iter()

@@ -6,13 +6,16 @@ use capnp::message::{Builder, HeapAllocator};
 use capnp::serialize::write_message_to_words;
 use capnp::traits::Owned;
 use peerfs_format::{
-    peerfs_capnp, Digest, Manifest, PackRecord, Record, ShardRecord, FORMAT_VERSION,
+    peerfs_capnp, Digest, KeyId, Manifest, PackRecord, Record, Root, ShardRecord, FORMAT_VERSION,
 };
 
 /// The manifest's bytes.
 pub(crate) fn encode_manifest(manifest: &Manifest) -> Vec<u8> {
-    let root_record = table(&[manifest.root]);
-    let mut blob = MetadataBlob::new(root_record.len() + Digest::SIZE);
+    let (root_record, key_id) = match &manifest.root {
+        Root::Plain(record) => (table(&[*record]), None),
+        Root::Encrypted(root) => (root.record.to_vec(), Some(root.key_id)),
+    };
+    let mut blob = MetadataBlob::new(root_record.len() + Digest::SIZE + KeyId::SIZE);
     let mut root = blob.root::<peerfs_capnp::manifest::Owned>();
     root.set_format_version(FORMAT_VERSION);
     root.set_incompatible_features(manifest.features);
@@ -22,6 +25,9 @@ pub(crate) fn encode_manifest(manifest: &Manifest) -> Vec<u8> {
     root.set_root(&root_record);
     root.set_blob_table(&manifest.blob_table.0);
     root.set_blob_table_length(manifest.blob_table_length);
+    if let Some(key_id) = &key_id {
+        root.set_key_id(&key_id.0);
+    }
     blob.into_bytes()
 }
 
@@ -36,7 +42,8 @@ pub(crate) fn encode_blob_table(packs: &[PackRecord], shards: &[ShardRecord]) ->
     blob.into_bytes()
 }
 
-fn table<R: Record>(records: &[R]) -> Vec<u8> {
+/// The bytes of some records.
+pub(crate) fn table<R: Record>(records: &[R]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(records.len() * R::SIZE);
     for record in records {
         record.write_to(|part| bytes.extend_from_slice(part));

@@ -7,7 +7,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::thread;
 
-use peerfs_format::{Codec, Digest, CHUNK_MAX, FEATURE_LZ4};
+use peerfs_format::encryption::Kind;
+use peerfs_format::{Codec, Digest, CHUNK_MAX, FEATURE_ENCRYPTION, FEATURE_LZ4};
+use peerfs_realm::RealmKey;
 use peerfs_store::sha256;
 
 use crate::{Error, PackSizes, Result, SeenFiles};
@@ -31,6 +33,8 @@ pub struct Options {
     /// Whether the source's files are noted, for the next build: with a text that says what decides about them beside the
     /// options here.
     pub remember: Option<String>,
+    /// The key of the realm that the image is encrypted for.
+    pub realm: Option<RealmKey>,
     /// Whether all packs become blobs of the store, also those of which it has chunks.
     pub whole: bool,
     /// Asked again and again whether to give up.
@@ -54,7 +58,25 @@ impl Options {
     pub(crate) fn settings(&self) -> Digest {
         let (compression, layout) = (self.compression.identity(), &self.layout);
         let source = self.remember.as_deref().unwrap_or_default();
-        sha256(format!("{compression}\n{layout:?}\n{source}").as_bytes())
+        let realm = self.realm.as_ref().map(RealmKey::id);
+        sha256(format!("{compression}\n{layout:?}\n{source}\n{realm:?}").as_bytes())
+    }
+
+    /// The features that a reader needs for what is made.
+    pub(crate) fn features(&self) -> u64 {
+        let encryption = match self.realm {
+            Some(_) => FEATURE_ENCRYPTION,
+            None => 0,
+        };
+        self.compression.features() | encryption
+    }
+
+    /// Bytes of a shard or a root record as they are stored.
+    pub(crate) fn encrypt(&self, kind: Kind, bytes: Vec<u8>) -> Vec<u8> {
+        match &self.realm {
+            Some(realm) => realm.encrypt(kind, &bytes),
+            None => bytes,
+        }
     }
 
     /// The files of an earlier build, if it was made in the same way.
@@ -75,6 +97,12 @@ impl Options {
     }
 }
 
+/// The digest of a chunk's content, as pack contents have it: of a realm's one that says nothing to others.
+pub(crate) fn content_digest(realm: Option<&RealmKey>, content: &[u8]) -> Digest {
+    let digest = sha256(content);
+    realm.map_or(digest, |realm| realm.hide(&digest))
+}
+
 impl Default for Options {
     fn default() -> Self {
         Options {
@@ -87,6 +115,7 @@ impl Default for Options {
             base: Vec::new(),
             update: None,
             remember: None,
+            realm: None,
             whole: false,
             is_cancelled: || false,
         }

@@ -4,12 +4,16 @@
 
 use std::thread;
 
+use bytes::Bytes;
 use flume::{bounded, Receiver};
-use peerfs_format::{peerfs_capnp, ChunkRecord, Codec, PackRecord, Record};
+use peerfs_format::encryption::{Kind, ENCRYPTED};
+use peerfs_format::{peerfs_capnp, ChunkRecord, Cipher, Codec, Iv, PackRecord, Record};
+use peerfs_realm::RealmKey;
 use peerfs_store::{sha256, KnownChunk, KnownChunks, MadeChunk, PackWriter, Store};
 
 use crate::compressor::Compressor;
 use crate::metadata::MetadataBlob;
+use crate::options::content_digest;
 use crate::pipeline::{join, spawn, CompressRequest, Stored, StoredChunk};
 use crate::{Error, Options, PackBorders, Result};
 
@@ -36,6 +40,7 @@ pub(crate) fn compress_chunks(
                 digest: chunk.record().digest,
                 logical_length: chunk.record().logical_length,
                 codec: chunk.record().codec,
+                iv: chunk.iv(),
                 stored: Stored::Known(chunk),
             };
             let _ = request.stored.send(chunk);
@@ -45,19 +50,32 @@ pub(crate) fn compress_chunks(
             Some(compressed) => (codec, compressed),
             None => (Codec::Raw, request.content.clone()),
         };
+        let (codec, iv, stored) = match &options.realm {
+            Some(realm) => encrypt(realm, codec as u8, stored),
+            None => (codec as u8, None, stored),
+        };
         let chunk = StoredChunk {
             id: request.id,
-            content_digest: sha256(&request.content),
+            content_digest: content_digest(options.realm.as_ref(), &request.content),
             digest: sha256(&stored),
             // At most CHUNK_MAX.
             logical_length: request.content.len() as u32,
-            codec: codec as u8,
+            codec,
+            iv,
             stored: Stored::New(stored),
         };
         // Nobody wants it if the packer failed, which the sequencer finds out.
         let _ = request.stored.send(chunk);
     }
     Ok(())
+}
+
+/// A chunk's codec, initialization vector and stored bytes, encrypted.
+fn encrypt(realm: &RealmKey, codec: u8, stored: Bytes) -> (u8, Option<Iv>, Bytes) {
+    let iv = realm.iv(Kind::Chunk, codec, &stored);
+    let mut encrypted = Vec::from(stored);
+    realm.apply(&iv, &mut encrypted);
+    (codec | ENCRYPTED, Some(iv), encrypted.into())
 }
 
 /// Writes the chunks into packs, in their order, and returns the packs.
@@ -127,6 +145,8 @@ struct OpenPack {
     borders: PackBorders,
     /// The table of the index.
     chunks: Vec<u8>,
+    /// The initialization vectors of encrypted ones.
+    ivs: Vec<u8>,
     /// The pack contents.
     content_digests: Vec<u8>,
 }
@@ -137,6 +157,7 @@ impl OpenPack {
             writer: store.pack_writer(options.whole),
             borders: PackBorders::new(options.layout.pack),
             chunks: Vec::new(),
+            ivs: Vec::new(),
             content_digests: Vec::new(),
         }
     }
@@ -170,6 +191,9 @@ impl OpenPack {
             Stored::Known(chunk) => self.writer.append_known(chunk)?,
         }
         record.write_to(|bytes| self.chunks.extend_from_slice(bytes));
+        if let Some(iv) = &chunk.iv {
+            self.ivs.extend_from_slice(&iv.0);
+        }
         self.content_digests
             .extend_from_slice(&chunk.content_digest.0);
         Ok(self.borders.add(
@@ -182,9 +206,12 @@ impl OpenPack {
     /// Finishes the pack and writes its index and contents.
     fn finish(self, store: &Store) -> Result<PackRecord> {
         let stored_length = self.writer.length();
-        let mut index = MetadataBlob::new(self.chunks.len());
+        let mut index = MetadataBlob::new(self.chunks.len() + self.ivs.len());
         let mut root = index.root::<peerfs_capnp::pack_index::Owned>();
         root.set_chunks(&self.chunks);
+        if !self.ivs.is_empty() {
+            root.set_ivs(&self.ivs);
+        }
         let index = index.into_bytes();
         let index_length = index.len() as u32;
         let (digest, index_digest) = self.writer.finish(store, index)?;

@@ -6,7 +6,7 @@ use std::thread::{self, Builder, Scope, ScopedJoinHandle};
 
 use bytes::Bytes;
 use flume::{bounded, Receiver, Sender};
-use peerfs_format::{Digest, PackRecord};
+use peerfs_format::{Digest, Iv, PackRecord};
 use peerfs_store::{ContentId, KnownChunk, KnownChunks, Store};
 
 use crate::base::BaseChunks;
@@ -48,7 +48,8 @@ pub(crate) fn run<S: TreeSource>(
     xattrs: &XattrSets,
 ) -> Result<Found> {
     let layout = &options.layout;
-    let known = KnownChunks::new(store, &options.compression.identity());
+    let compression = options.compression.identity();
+    let known = KnownChunks::new(store, &compression, options.realm.as_ref());
     let unreadable = Unreadable::default();
     let (read_requests, to_read) = bounded(READS_WAITING);
     let (read_results, to_sequence) = bounded(READS_WAITING);
@@ -161,11 +162,14 @@ pub(crate) struct CompressRequest {
 /// A chunk as it goes into a pack.
 pub(crate) struct StoredChunk {
     pub(crate) id: ContentId,
+    /// As pack contents have it.
     pub(crate) content_digest: Digest,
     pub(crate) digest: Digest,
     pub(crate) logical_length: u32,
-    /// A [`Codec`](peerfs_format::Codec).
+    /// As a chunk's record has it.
     pub(crate) codec: u8,
+    /// The initialization vector, if it is encrypted.
+    pub(crate) iv: Option<Iv>,
     pub(crate) stored: Stored,
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use peerfs_format::encryption::Kind;
 use peerfs_format::{
     peerfs_capnp, EntryRecord, InodeRecord, Record, ShardRecord, SpanRecord, XattrRecord,
     XattrSetRecord, METADATA_MAX, NO_XATTRS,
@@ -41,6 +42,7 @@ pub(crate) fn write_all(
             };
             options.check_cancelled()?;
             let blob = encode(source, shards, shard).unwrap_or_default();
+            let blob = options.encrypt(Kind::Shard, blob);
             // The planner sees to it that each file fits.
             if !(1..=METADATA_MAX).contains(&(blob.len() as u64)) {
                 return Err(Error::TooLarge {

@@ -10,7 +10,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use peerfs_build::{Compression, Options, Owner};
 use peerfs_store::{Architecture, Reference, Tag};
 
+use crate::cat::CatArguments;
 use crate::import::ImportArguments;
+use crate::list::ListArguments;
+use crate::realm::ReadingKeys;
 
 /// Mount filesystem images that this machine does not have yet.
 ///
@@ -178,6 +181,10 @@ pub(crate) struct MakeArguments {
     /// if there are none.
     #[arg(long, value_name = "NAME")]
     pub(crate) architecture: Option<Architecture>,
+    /// Encrypt the image with the key in this file (`peerfs key realm`): whoever has the key can read it, and nobody else
+    /// what is in it. Images of one key share what they have in common, and nothing with others. "-" is the standard input.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) encrypt: Option<PathBuf>,
     /// Make all packs files of their own, also those of which the store has chunks already, so that other tools can copy
     /// the image from the store.
     #[arg(long)]
@@ -255,44 +262,6 @@ pub(crate) struct UmountArguments {
     /// Where it is mounted.
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) mountpoint: PathBuf,
-}
-
-/// List files of an image, from the store alone.
-#[derive(Args)]
-pub(crate) struct ListArguments {
-    #[command(flatten)]
-    pub(crate) store: StoreArguments,
-    /// Show modes, owners, sizes and times (UTC).
-    #[arg(short)]
-    pub(crate) long: bool,
-    /// Go into subdirectories.
-    #[arg(short = 'R', long)]
-    pub(crate) recursive: bool,
-    /// Show a directory itself, not what is in it.
-    #[arg(short, long, conflicts_with = "recursive")]
-    pub(crate) directory: bool,
-    /// Print all that is known of each file, as a line of JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// The image: a tag of the store, a digest, or another reference (Documentation/references.md).
-    #[arg(value_name = "IMAGE")]
-    pub(crate) image: Reference,
-    /// What to list; by default the root.
-    #[arg(default_value = "/")]
-    pub(crate) path: OsString,
-}
-
-/// Print files of an image, from the store alone.
-#[derive(Args)]
-pub(crate) struct CatArguments {
-    #[command(flatten)]
-    pub(crate) store: StoreArguments,
-    /// The image: a tag of the store, a digest, or another reference (Documentation/references.md).
-    #[arg(value_name = "IMAGE")]
-    pub(crate) image: Reference,
-    /// The files; symbolic links are followed within the image.
-    #[arg(required = true)]
-    pub(crate) paths: Vec<OsString>,
 }
 
 /// List the images of a store.
@@ -398,6 +367,8 @@ pub(crate) struct VerifyArguments {
     pub(crate) store: StoreArguments,
     #[command(flatten)]
     pub(crate) daemon: DaemonArguments,
+    #[command(flatten)]
+    pub(crate) keys: ReadingKeys,
     /// Count images that are not all there as damaged.
     #[arg(long)]
     pub(crate) complete: bool,

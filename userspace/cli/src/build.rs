@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::limits::raise_descriptor_limit;
 use crate::output::{size, tell, Output};
 use crate::progress::show_while;
+use crate::realm;
 use crate::seen_folder::SeenFolder;
 
 /// The output of `--json`.
@@ -93,6 +94,7 @@ impl<'a> Maker<'a> {
         let base = arguments.base.iter().map(|image| store.resolve(image));
         let profile = arguments.profile.options();
         let mut options = Options {
+            realm: arguments.encrypt.as_deref().map(realm::read).transpose()?,
             whole: arguments.whole,
             compression: arguments.compression.unwrap_or(profile.compression),
             base: base.collect::<std::result::Result<_, _>>()?,
@@ -178,7 +180,10 @@ impl<'a> Maker<'a> {
         let named = self.arguments.architecture.as_ref();
         let architecture = match named.or(origin.architecture.as_ref()) {
             Some(architecture) => architecture.clone(),
-            None => Image::open(self.store.clone(), &image.manifest)?.architecture()?,
+            None => {
+                let keys = self.options.realm.as_slice();
+                Image::open_with(self.store.clone(), &image.manifest, keys)?.architecture()?
+            }
         };
         let oci_index = image.tag_with(&self.store, &architecture, &origin.config, tag)?;
         let (files, _) = progress.done();

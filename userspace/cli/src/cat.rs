@@ -2,21 +2,39 @@
 
 //! `peerfs cat`.
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use clap::Args;
 use peerfs_format::FileType;
-use peerfs_store::{Error as StoreError, Image, Store};
+use peerfs_store::{Error as StoreError, Image, Reference, Store};
 
-use crate::arguments::CatArguments;
+use crate::arguments::StoreArguments;
 use crate::error::Result;
 use crate::output::Output;
+use crate::realm::ReadingKeys;
+
+/// Print files of an image, from the store alone.
+#[derive(Args)]
+pub(crate) struct CatArguments {
+    #[command(flatten)]
+    store: StoreArguments,
+    #[command(flatten)]
+    keys: ReadingKeys,
+    /// The image: a tag of the store, a digest, or another reference (Documentation/references.md).
+    #[arg(value_name = "IMAGE")]
+    image: Reference,
+    /// The files; symbolic links are followed within the image.
+    #[arg(required = true)]
+    paths: Vec<OsString>,
+}
 
 /// Prints files of an image.
 pub(crate) fn run(arguments: &CatArguments) -> Result<()> {
     let store = Arc::new(Store::open(&arguments.store.root_dir)?);
     let manifest = store.resolve(&arguments.image)?;
-    let image = Image::open(store, &manifest)?;
+    let image = Image::open_with(store, &manifest, &arguments.keys.read()?)?;
     let mut output = Output::new();
     for path in &arguments.paths {
         let file = image.lookup(path.as_bytes(), true)?;

@@ -14,6 +14,7 @@ use crate::arguments::StoreArguments;
 use crate::error::{Error, Result};
 use crate::list::{hex, type_name};
 use crate::output::{size, tell, Output};
+use crate::realm::ReadingKeys;
 
 /// Show what differs between two images.
 ///
@@ -26,6 +27,8 @@ use crate::output::{size, tell, Output};
 pub(crate) struct DiffArguments {
     #[command(flatten)]
     store: StoreArguments,
+    #[command(flatten)]
+    keys: ReadingKeys,
     /// Say what of a path is different: type, mode, owner, size, content, target, device, links, xattrs, time.
     #[arg(short, long)]
     long: bool,
@@ -77,9 +80,10 @@ struct Summary {
 /// Compares two images.
 pub(crate) fn run(arguments: &DiffArguments) -> Result<()> {
     let store = Arc::new(Store::open(&arguments.store.root_dir)?);
+    let keys = arguments.keys.read()?;
     let open = |reference: &Reference| -> Result<Image> {
         let manifest = store.resolve(reference)?;
-        Ok(Image::open(store.clone(), &manifest)?)
+        Ok(Image::open_with(store.clone(), &manifest, &keys)?)
     };
     let (first, second) = (open(&arguments.first)?, open(&arguments.second)?);
     let mut output = Output::new();

@@ -47,6 +47,12 @@ pub(crate) enum Error {
     /// The key of a private swarm can't be made or shown.
     #[error(transparent)]
     SwarmKey(#[from] peerfs_swarm::KeyFileError),
+    /// The key of a realm can't be made, shown or used.
+    #[error(transparent)]
+    RealmKey(#[from] peerfs_realm::KeyFileError),
+    /// The kernel takes no key.
+    #[error("can't put the key into the kernel's keyring")]
+    Keyring(#[source] io::Error),
     /// A key or a name can't be used.
     #[error("{0}")]
     Key(String),

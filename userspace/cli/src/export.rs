@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::extract::processors;
 use crate::failure::PEERFS;
 use crate::output::{tell, Output};
+use crate::realm::ReadingKeys;
 
 /// Bytes that are written at once.
 const BUFFER: usize = 256 * 1024;
@@ -45,6 +46,8 @@ enum Form {
 struct TarArguments {
     #[command(flatten)]
     store: StoreArguments,
+    #[command(flatten)]
+    keys: ReadingKeys,
     /// The file to write, "-" for the standard output. A regular file is there when it is whole.
     #[arg(short, long, value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath)]
     output: PathBuf,
@@ -61,6 +64,8 @@ struct TarArguments {
 struct OciArguments {
     #[command(flatten)]
     store: StoreArguments,
+    #[command(flatten)]
+    keys: ReadingKeys,
     /// How to compress the layer: gzip, gzip:LEVEL (1 to 9), zstd, zstd:LEVEL (1 to 22) or none.
     #[arg(long, value_name = "METHOD", default_value = "gzip")]
     compression: LayerCompression,
@@ -90,10 +95,14 @@ fn watch_interrupts() {
     let _ = interrupt::watch();
 }
 
-fn open(store: &StoreArguments, reference: &Reference) -> Result<(Arc<Store>, Image)> {
+fn open(
+    store: &StoreArguments,
+    keys: &ReadingKeys,
+    reference: &Reference,
+) -> Result<(Arc<Store>, Image)> {
     let store = Arc::new(Store::open(&store.root_dir)?);
     let manifest = store.resolve(reference)?;
-    let image = Image::open(store.clone(), &manifest)?;
+    let image = Image::open_with(store.clone(), &manifest, &keys.read()?)?;
     Ok((store, image))
 }
 
@@ -112,7 +121,7 @@ fn tar(arguments: &TarArguments) -> Result<()> {
     if to_stdout && io::stdout().is_terminal() {
         return Err(Error::Terminal);
     }
-    let (_, image) = open(&arguments.store, &arguments.image)?;
+    let (_, image) = open(&arguments.store, &arguments.keys, &arguments.image)?;
     let write = |file: &mut dyn Write| -> Result<()> {
         let mut file = io::BufWriter::with_capacity(BUFFER, file);
         write_tar(
@@ -148,7 +157,7 @@ fn tar(arguments: &TarArguments) -> Result<()> {
 
 fn oci(arguments: &OciArguments) -> Result<()> {
     watch_interrupts();
-    let (store, image) = open(&arguments.store, &arguments.image)?;
+    let (store, image) = open(&arguments.store, &arguments.keys, &arguments.image)?;
     let config = store.oci_config(&arguments.image, image.digest())?;
     let architecture = match config {
         Some(_) => Architecture::unknown(),

@@ -23,6 +23,7 @@ use crate::failure::PEERFS;
 use crate::limits::raise_descriptor_limit;
 use crate::output::tell;
 use crate::progress::show_while;
+use crate::realm::ReadingKeys;
 
 /// Write the files of an image to a directory.
 ///
@@ -33,6 +34,8 @@ use crate::progress::show_while;
 pub(crate) struct ExtractArguments {
     #[command(flatten)]
     store: StoreArguments,
+    #[command(flatten)]
+    keys: ReadingKeys,
     /// Extract into a directory that holds something. Directories in it stay, and what is in the place of something else
     /// is replaced.
     #[arg(long)]
@@ -69,7 +72,7 @@ pub(crate) fn run(arguments: &ExtractArguments) -> Result<()> {
     let _ = interrupt::watch();
     let store = Arc::new(Store::open(&arguments.store.root_dir)?);
     let manifest = store.resolve(&arguments.image)?;
-    let image = Image::open(store, &manifest)?;
+    let image = Image::open_with(store, &manifest, &arguments.keys.read()?)?;
     let paths = arguments.paths.iter().map(|path| path.as_bytes().to_vec());
     let options = ExtractOptions {
         selection: Selection::new(&image, &paths.collect::<Vec<_>>())?,

@@ -16,15 +16,19 @@ pub(crate) struct Program {
     pub(crate) name: &'static str,
     /// The option by which it is told where the store is.
     root_dir: &'static str,
+    /// The one by which it is told a realm's key.
+    key: &'static str,
 }
 
 pub(crate) const PEERFS: Program = Program {
     name: "peerfs",
     root_dir: "--root-dir",
+    key: "--key FILE",
 };
 pub(crate) const MOUNT_HELPER: Program = Program {
     name: "mount.peerfs",
     root_dir: "-o root_dir=",
+    key: "-o key=FILE",
 };
 
 impl Program {
@@ -97,6 +101,7 @@ impl Program {
             StoreError::TooLarge { .. } => {
                 format!("use another store ({root_dir}), or make several images of the tree")
             }
+            StoreError::KeyNeeded { .. } => format!("name the file that has it with {}", self.key),
             StoreError::NotAnImage(_) => "build one with `peerfs build`".to_owned(),
             StoreError::NotPulled(_) => "`peerfs pull` fetches it from its registry".to_owned(),
             StoreError::OfPublisher(_) => {

@@ -17,6 +17,7 @@ use rustix::process::setsid;
 use crate::error::{Error, Result};
 use crate::mount::MountRequest;
 use crate::mount_options::MountOptions;
+use crate::realm;
 
 /// What the process that stays says when others can use the mount.
 const READY: &str = "mounted";
@@ -64,6 +65,7 @@ fn leave_behind(request: &MountRequest, manifest: Digest) -> Result<()> {
     let program = std::env::current_exe().map_err(own)?;
     let mut options = request.options.clone();
     options.socket = absolute(&options.socket).map_err(own)?;
+    options.key = options.key.map(absolute).transpose().map_err(own)?;
     // It keeps no directory in use.
     let mut child = Command::new(program)
         .args(["mount", "--fuse", "--announce", "--root-dir"])
@@ -105,6 +107,12 @@ fn serve(request: &MountRequest, manifest: Digest, announces: bool) -> Result<()
     let options = Options {
         root_dir: request.root_dir.clone(),
         manifest,
+        key: request
+            .options
+            .key
+            .as_deref()
+            .map(realm::read)
+            .transpose()?,
         mountpoint: request.mountpoint.clone(),
         socket,
         timeout: Duration::from_secs(timeout.into()),

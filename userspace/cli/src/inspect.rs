@@ -18,6 +18,9 @@ struct Inspection<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     oci_index: Option<String>,
     tags: &'a [String],
+    /// What the key is called, if the image is encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
     #[serde(flatten)]
     size: ImageSize,
     blobs: Vec<BlobInfo>,
@@ -55,6 +58,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<()> {
             manifest: manifest.to_string(),
             oci_index: image.oci_index.as_ref().map(Digest::to_string),
             tags: &image.tags,
+            key: inventory.manifest.key_id().map(|key| key.to_string()),
             size: ImageSize::from(&inventory),
             blobs: inventory.blobs.iter().map(BlobInfo::from).collect(),
         })?;
@@ -83,6 +87,8 @@ fn print(image: &TaggedImage, inventory: &Inventory, output: &mut Output) -> Res
     let tags = image.tags.iter().map(|tag| printable(tag).to_string());
     let tags = tags.collect::<Vec<_>>().join(", ");
     let oci_index = image.oci_index.as_ref().map(Digest::to_string);
+    let key = manifest.key_id();
+    let key = key.map_or("none".to_owned(), |key| key.to_string());
     for (label, value) in [
         ("manifest", image.manifest.to_string()),
         ("OCI index", oci_index.unwrap_or("none".to_owned())),
@@ -94,6 +100,7 @@ fn print(image: &TaggedImage, inventory: &Inventory, output: &mut Output) -> Res
                 tags
             },
         ),
+        ("realm key", key),
         ("inodes", manifest.inode_count.to_string()),
         ("content", size(manifest.content_bytes)),
         ("stored", size(inventory.bytes())),

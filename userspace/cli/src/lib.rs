@@ -43,6 +43,7 @@ mod progress;
 mod pull;
 mod pull_on;
 mod push;
+mod realm;
 mod rootless;
 mod run;
 mod seen_folder;

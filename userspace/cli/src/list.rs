@@ -3,18 +3,48 @@
 //! `peerfs ls`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::str::from_utf8;
 use std::sync::Arc;
 
+use clap::Args;
 use peerfs_format::FileType;
-use peerfs_store::{Image, Inode, Store};
+use peerfs_store::{Image, Inode, Reference, Store};
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use crate::arguments::ListArguments;
+use crate::arguments::StoreArguments;
 use crate::error::{Error, Result};
 use crate::output::Output;
+use crate::realm::ReadingKeys;
+
+/// List files of an image, from the store alone.
+#[derive(Args)]
+pub(crate) struct ListArguments {
+    #[command(flatten)]
+    store: StoreArguments,
+    #[command(flatten)]
+    keys: ReadingKeys,
+    /// Show modes, owners, sizes and times (UTC).
+    #[arg(short)]
+    long: bool,
+    /// Go into subdirectories.
+    #[arg(short = 'R', long)]
+    recursive: bool,
+    /// Show a directory itself, not what is in it.
+    #[arg(short, long, conflicts_with = "recursive")]
+    directory: bool,
+    /// Print all that is known of each file, as a line of JSON.
+    #[arg(long)]
+    json: bool,
+    /// The image: a tag of the store, a digest, or another reference (Documentation/references.md).
+    #[arg(value_name = "IMAGE")]
+    image: Reference,
+    /// What to list; by default the root.
+    #[arg(default_value = "/")]
+    path: OsString,
+}
 
 /// The output of `--json` for a file.
 #[derive(Serialize)]
@@ -56,7 +86,7 @@ struct FileInfo {
 pub(crate) fn run(arguments: &ListArguments) -> Result<()> {
     let store = Arc::new(Store::open(&arguments.store.root_dir)?);
     let manifest = store.resolve(&arguments.image)?;
-    let image = Image::open(store, &manifest)?;
+    let image = Image::open_with(store, &manifest, &arguments.keys.read()?)?;
     let path = arguments.path.as_bytes();
     let inode = image.lookup(path, true)?;
     let mut listing = Listing {

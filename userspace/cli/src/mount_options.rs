@@ -4,7 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use peerfs_store::{printable, printable_bytes};
 use rustix::mount::MountAttrFlags;
@@ -18,6 +18,8 @@ pub(crate) struct MountOptions {
     pub(crate) root_dir: Option<PathBuf>,
     /// `manifest=`.
     pub(crate) manifest: Option<String>,
+    /// `key=`: the file of an encrypted image's key.
+    pub(crate) key: Option<PathBuf>,
     /// `fuse`.
     pub(crate) fuse: bool,
     /// `socket=`: where the daemon listens.
@@ -43,6 +45,7 @@ impl Default for MountOptions {
         MountOptions {
             root_dir: None,
             manifest: None,
+            key: None,
             fuse: false,
             socket: peerfs_control::DEFAULT_SOCKET.into(),
             others: Vec::new(),
@@ -79,12 +82,11 @@ impl MountOptions {
 
     /// The options as a list that means the same, without `root_dir=` and `manifest=`.
     pub(crate) fn to_text(&self) -> OsString {
-        let mut list = b"socket=".to_vec();
-        for &byte in self.socket.as_os_str().as_bytes() {
-            if b"\\,\"".contains(&byte) {
-                list.push(b'\\');
-            }
-            list.push(byte);
+        let mut list = Vec::new();
+        add_path(&mut list, "socket=", &self.socket);
+        if let Some(key) = &self.key {
+            list.push(b',');
+            add_path(&mut list, "key=", key);
         }
         let attributes = [
             (MountAttrFlags::MOUNT_ATTR_NOSUID, "nosuid"),
@@ -118,6 +120,10 @@ impl MountOptions {
         }
         if let Some(path) = option.strip_prefix(b"root_dir=") {
             self.root_dir = Some(PathBuf::from(OsStr::from_bytes(path)));
+            return Ok(());
+        }
+        if let Some(path) = option.strip_prefix(b"key=") {
+            self.key = Some(PathBuf::from(OsStr::from_bytes(path)));
             return Ok(());
         }
         if let Some(path) = option.strip_prefix(b"socket=") {
@@ -163,6 +169,17 @@ impl MountOptions {
     }
 }
 
+/// Adds an option whose value is a path.
+fn add_path(list: &mut Vec<u8>, name: &str, path: &Path) {
+    list.extend_from_slice(name.as_bytes());
+    for &byte in path.as_os_str().as_bytes() {
+        if b"\\,\"".contains(&byte) {
+            list.push(b'\\');
+        }
+        list.push(byte);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,13 +187,14 @@ mod tests {
     #[test]
     fn options_are_sorted_by_who_cares() {
         let mut options = MountOptions::default();
-        let list = "rw,root_dir=/a=b,timeout=5,nosuid,noauto,x-systemd.automount,,manifest=ff,new";
+        let list = "rw,root_dir=/a=b,timeout=5,nosuid,noauto,x-systemd.automount,,manifest=ff,new,key=/k\\,1";
         options.add(OsStr::new(list)).unwrap();
         assert_eq!(
             options,
             MountOptions {
                 root_dir: Some("/a=b".into()),
                 manifest: Some("ff".into()),
+                key: Some("/k,1".into()),
                 others: vec![("timeout".into(), Some("5".into())), ("new".into(), None)],
                 attributes: Attributes(
                     MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID

@@ -29,6 +29,8 @@ struct Findings<'a> {
     incomplete: &'a BTreeMap<String, u64>,
     /// Images of which pack contents are missing, and those of how many packs.
     without_contents: &'a BTreeMap<String, u64>,
+    /// Encrypted images of which only the stored bytes were checked, and the keys that they need.
+    encrypted: &'a BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
@@ -42,16 +44,17 @@ struct DamageInfo<'a> {
 /// Checks a store.
 pub(crate) fn run(arguments: &VerifyArguments) -> Result<()> {
     let store = Arc::new(Store::open(&arguments.store.root_dir)?);
+    let keys = arguments.keys.read()?;
     let progress = VerifyProgress::default();
     let show = |bar: &ProgressBar| {
         bar.set_length(progress.total_bytes.load(Ordering::Relaxed));
         bar.set_position(progress.read_bytes.load(Ordering::Relaxed));
     };
-    let mut report = show_while(show, || verify(&store, &progress))?;
+    let mut report = show_while(show, || verify(&store, &keys, &progress))?;
     if arguments.repair && !report.damages.is_empty() {
         repair(&report, &arguments.daemon.socket)?;
         let progress = VerifyProgress::default();
-        report = verify(&store, &progress)?;
+        report = verify(&store, &keys, &progress)?;
     }
     let mut output = Output::new();
     if arguments.json {
@@ -62,6 +65,7 @@ pub(crate) fn run(arguments: &VerifyArguments) -> Result<()> {
             damages: report.damages.iter().map(DamageInfo::from).collect(),
             incomplete: &report.incomplete,
             without_contents: &report.without_contents,
+            encrypted: &report.encrypted,
         })?;
     } else {
         print(&report, &mut output)?;
@@ -129,6 +133,13 @@ fn print(report: &VerifyReport, output: &mut Output) -> Result<()> {
         output.line(&format!(
             "not to be built upon: image {} has {packs} packs without their contents, which only \
              `peerfs build --base` reads",
+            printable(image)
+        ))?;
+    }
+    for (image, key) in &report.encrypted {
+        output.line(&format!(
+            "not looked into: image {} is encrypted, and its bytes are what they should be as far as is said above; with \
+             --key and the realm key {key} what is in it is checked, too",
             printable(image)
         ))?;
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use peerfs_format::Digest;
-use peerfs_store::Store;
+use peerfs_store::{RealmKey, Store};
 use rustix::fs::{major, minor, open, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -42,6 +42,8 @@ pub struct Options {
     pub root_dir: PathBuf,
     /// The image's manifest.
     pub manifest: Digest,
+    /// The key of its realm, if it is encrypted.
+    pub key: Option<RealmKey>,
     /// The directory to mount it on.
     pub mountpoint: PathBuf,
     /// Where the daemon that fills the store listens.
@@ -63,6 +65,9 @@ pub enum MountError {
     /// What a mount reads first is not here, and could not be fetched.
     #[error("the image's manifest or blob table is not here and could not be fetched")]
     Image(#[source] Errno),
+    /// It is encrypted, and its key was not given.
+    #[error("cannot read the image; name the file that has the key with -o key=FILE")]
+    Key(#[source] peerfs_store::Error),
     /// The kernel has no FUSE, or this user may not use it.
     #[error("cannot open /dev/fuse{}", hint(*.0))]
     Device(#[source] Errno),
@@ -98,7 +103,9 @@ impl Mount {
     pub fn new(options: &Options) -> Result<Self, MountError> {
         let store = Arc::new(Store::open(&options.root_dir)?);
         let daemon = Daemon::new(&options.socket, options.timeout);
-        let served = Served::open(store, options.manifest, daemon).map_err(MountError::Image)?;
+        let served = Served::open(store, options.manifest, options.key.as_slice(), daemon)
+            .map_err(MountError::Image)?;
+        served.check_key().map_err(MountError::Key)?;
         let filesystem = ImageFilesystem::new(Arc::new(served));
         let fuse = open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
         let fuse = fuse.map_err(MountError::Device)?;

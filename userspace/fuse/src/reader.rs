@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use peerfs_format::{ChunkRecord, Digest, PackIndexLayout, PackRecord};
+use peerfs_format::{ChunkRecord, Digest, Iv, PackIndexLayout, PackRecord};
 use peerfs_store::{ChunkReader, Error, Pack, PackReader, Result, Store, StoredChunk};
 
 /// A store that another process fills.
@@ -80,6 +80,10 @@ impl PackReader for FilledPack {
                 digest: self.record.index_digest,
                 source,
             })
+    }
+
+    fn iv(&self, chunk: u32) -> Option<Iv> {
+        self.layout.view(&self.index).iv(chunk)
     }
 
     fn read_chunk(&self, chunk: u32) -> Result<StoredChunk> {

@@ -14,7 +14,7 @@ use lru::LruCache;
 use peerfs_control::FetchLine;
 use peerfs_format::upcall::FETCH_CHUNKS_MAX;
 use peerfs_format::{pieces, Digest, Manifest, PackRecord, Source};
-use peerfs_store::{Error, Image, Inode, PackReader, Store};
+use peerfs_store::{Error, Image, Inode, PackReader, RealmKey, Store};
 use peerfs_text::Causes;
 use rustix::io::Errno;
 use tracing::warn;
@@ -61,9 +61,14 @@ impl Served {
     ///
     /// # Errors
     /// What a reader would be told.
-    pub(crate) fn open(store: Arc<Store>, manifest: Digest, daemon: Daemon) -> Result<Self, Errno> {
+    pub(crate) fn open(
+        store: Arc<Store>,
+        manifest: Digest,
+        keys: &[RealmKey],
+        daemon: Daemon,
+    ) -> Result<Self, Errno> {
         let reader = Arc::new(FilledStore(store));
-        let open = || Image::open(Arc::clone(&reader), &manifest);
+        let open = || Image::open_with(Arc::clone(&reader), &manifest, keys);
         let image = get(&open, |missing| fetch(&daemon, &manifest, missing, &[]))?;
         let mut packs: HashMap<Digest, Vec<PackRecord>> = HashMap::new();
         for record in image.blob_table().packs.iter() {
@@ -76,6 +81,14 @@ impl Served {
             ends: Mutex::new(LruCache::new(FILES_KEPT)),
             ahead: AtomicUsize::new(0),
         })
+    }
+
+    /// Whether it can be read with the keys that were given.
+    ///
+    /// # Errors
+    /// [`Error::KeyNeeded`].
+    pub(crate) fn check_key(&self) -> Result<(), Error> {
+        self.image.root_record().map(drop)
     }
 
     pub(crate) fn manifest(&self) -> &Manifest {

@@ -28,7 +28,7 @@ use peerfs_names::{
 use peerfs_oci::Reference;
 use peerfs_replica::account::{Account, Entry};
 use peerfs_replica::willing::{NodeKey, Willing, SIGNATURE_SIZE};
-use peerfs_store::Store;
+use peerfs_store::{RealmKey, Store};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -53,10 +53,29 @@ fn main() -> Result<()> {
             &read(&pack.index_digest)?,
         )?;
     }
+    save_encrypted(&tree, &store)?;
     save("places", "table", &places())?;
     save_replicas()?;
     save_names()?;
     save_messages()
+}
+
+/// What is in the clear of an encrypted image.
+fn save_encrypted(tree: &Path, store: &Arc<Store>) -> Result<()> {
+    let key = format!("peerfs realm key 1\n{}\n", "07".repeat(32));
+    let options = Options {
+        realm: Some(RealmKey::parse(&key)?),
+        ..Options::default()
+    };
+    let source = DirectorySource::new(tree, store);
+    let image = build(source, store, &options, &Progress::default())?;
+    let read = |digest: &Digest| store.read_metadata(digest, METADATA_MAX);
+    save("manifest", "encrypted", &read(&image.manifest)?)?;
+    for (number, pack) in image.packs.iter().enumerate() {
+        let name = format!("encrypted-{number}");
+        save("pack_index", &name, &read(&pack.index_digest)?)?;
+    }
+    Ok(())
 }
 
 /// A small tree with everything that a shard can hold and any user may make.

@@ -4,7 +4,8 @@
 
 use std::cell::RefCell;
 
-use peerfs_format::{ChunkRecord, Codec, Digest, ZSTD_MAGIC};
+use peerfs_format::{ChunkRecord, Cipher, Codec, Digest, Iv, ZSTD_MAGIC};
+use peerfs_realm::RealmKey;
 use zstd::bulk::Decompressor;
 
 use crate::{sha256, Error, Result};
@@ -72,13 +73,13 @@ impl StoredChunk {
         self.bytes
     }
 
-    /// Its content.
+    /// Its content. What is encrypted needs the realm's key and the chunk's initialization vector.
     ///
     /// # Errors
     /// [`Error::ChunkDamaged`] if the stored bytes do not decode to as many as the record says.
-    pub fn decode(self) -> Result<Vec<u8>> {
+    pub fn decode(self, key: Option<(&RealmKey, Iv)>) -> Result<Vec<u8>> {
         let damaged = self.damaged();
-        decode(&self.record, self.bytes).ok_or(damaged)
+        decode(&self.record, self.bytes, key).ok_or(damaged)
     }
 
     fn damaged(&self) -> Error {
@@ -89,7 +90,7 @@ impl StoredChunk {
     }
 }
 
-/// The content of a chunk from its stored bytes, which are verified first.
+/// The content of a chunk that is not encrypted from its stored bytes, which are verified first.
 ///
 /// # Errors
 /// [`Error::ChunkDamaged`], which names `pack` and `chunk`, if the stored bytes are not those that
@@ -100,11 +101,20 @@ pub fn decode_chunk(
     record: &ChunkRecord,
     stored: Vec<u8>,
 ) -> Result<Vec<u8>> {
-    StoredChunk::verify(pack, chunk, record, stored)?.decode()
+    StoredChunk::verify(pack, chunk, record, stored)?.decode(None)
 }
 
 /// The content of stored bytes that were verified; None if it is not what the record says.
-pub(crate) fn decode(record: &ChunkRecord, stored: Vec<u8>) -> Option<Vec<u8>> {
+pub(crate) fn decode(
+    record: &ChunkRecord,
+    mut stored: Vec<u8>,
+    key: Option<(&RealmKey, Iv)>,
+) -> Option<Vec<u8>> {
+    match key {
+        Some((key, iv)) if record.is_encrypted() => key.apply(&iv, &mut stored),
+        None if !record.is_encrypted() => (),
+        _ => return None,
+    }
     let length = record.logical_length as usize;
     let content = match record.codec()? {
         Codec::Raw => stored,

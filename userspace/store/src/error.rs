@@ -5,7 +5,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use peerfs_format::{Digest, METADATA_MAX};
+use peerfs_format::{Digest, KeyId, METADATA_MAX};
 use peerfs_text::{printable, printable_bytes};
 
 /// The result of an operation on a store.
@@ -112,6 +112,14 @@ pub enum Error {
         of: &'static str,
         /// Its bytes.
         length: u64,
+    },
+    /// An encrypted image, or a base of one, is to be read without its key.
+    #[error("the image {image} is encrypted, and needs the realm key {key}")]
+    KeyNeeded {
+        /// Its manifest.
+        image: Digest,
+        /// What the key is called.
+        key: KeyId,
     },
     /// A blob is not in the store.
     #[error("blob {0} is not in the store")]

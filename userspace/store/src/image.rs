@@ -10,9 +10,11 @@ use std::sync::{Arc, Mutex};
 use lru::LruCache;
 use peerfs_format::{
     pieces, BlobTable, BlobTableLayout, Digest, EntryRecord, Error as FormatError, FileType,
-    Manifest, PackRecord, Shard, ShardLayout, Source, METADATA_MAX, ROOT_INODE,
+    InodeRecord, Manifest, PackRecord, Shard, ShardLayout, Source, METADATA_MAX, ROOT_INODE,
 };
+use peerfs_realm::RealmKey;
 
+use crate::access::Access;
 use crate::inode::ShardBlob;
 use crate::lock::lock;
 use crate::{ChunkReader, Error, Inode, Pack, PackReader, Result, Store};
@@ -27,7 +29,8 @@ const CHUNKS_KEPT: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 const LINKS_MAX: u32 = 40;
 
 /// An image, to be read: of a store what of it is there, or what another [`ChunkReader`] has. All methods block on the
-/// disk, may be called from many threads, and verify everything that they return.
+/// disk, may be called from many threads, and verify everything that they return. Of an encrypted image whose key is not
+/// given the blob table can be read, and what leads to the stored bytes; all else is [`Error::KeyNeeded`].
 ///
 /// ```no_run
 /// use std::path::Path;
@@ -53,6 +56,7 @@ pub struct Image<R: ChunkReader = Store> {
     digest: Digest,
     manifest: Manifest,
     manifest_length: u64,
+    access: Access,
     table: Vec<u8>,
     table_layout: BlobTableLayout,
     shards: Mutex<LruCache<u32, Arc<ShardBlob>>>,
@@ -95,10 +99,19 @@ impl<R: ChunkReader> Image<R> {
     /// # Errors
     /// [`Error::BlobMissing`], [`Error::BlobDamaged`], [`Error::Format`] or [`Error::Io`].
     pub fn open(reader: Arc<R>, manifest: &Digest) -> Result<Self> {
+        Self::open_with(reader, manifest, &[])
+    }
+
+    /// Opens the image with this manifest, which may be encrypted with one of these keys.
+    ///
+    /// # Errors
+    /// As for [`Image::open`].
+    pub fn open_with(reader: Arc<R>, manifest: &Digest, keys: &[RealmKey]) -> Result<Self> {
         let digest = *manifest;
         let manifest = reader.read_metadata(&digest, METADATA_MAX)?;
         let manifest_length = manifest.len() as u64;
         let manifest = Manifest::parse(&manifest).map_err(Error::format(digest))?;
+        let access = Access::new(digest, &manifest, keys)?;
         let table = read_blob(&*reader, &manifest.blob_table, manifest.blob_table_length)?;
         let table_layout = BlobTableLayout::parse(&table, manifest.inode_count)
             .map_err(Error::format(manifest.blob_table))?;
@@ -107,6 +120,7 @@ impl<R: ChunkReader> Image<R> {
             digest,
             manifest,
             manifest_length,
+            access,
             table,
             table_layout,
             shards: Mutex::new(LruCache::new(SHARDS_KEPT)),
@@ -125,6 +139,19 @@ impl<R: ChunkReader> Image<R> {
     /// The manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// The key of an encrypted image, if it was given.
+    pub fn key(&self) -> Option<&RealmKey> {
+        self.access.key()
+    }
+
+    /// The record of the root directory, as the manifest has it.
+    ///
+    /// # Errors
+    /// [`Error::KeyNeeded`].
+    pub fn root_record(&self) -> Result<InodeRecord> {
+        self.access.root()
     }
 
     /// The manifest's bytes.
@@ -149,7 +176,7 @@ impl<R: ChunkReader> Image<R> {
             .map_err(Error::format(self.manifest.blob_table))?;
         let shard = self.shard(shard)?;
         let record = match number {
-            ROOT_INODE => self.manifest.root,
+            ROOT_INODE => self.root_record()?,
             _ => shard
                 .view()
                 .inode(number, &self.blob_table().packs)
@@ -431,7 +458,7 @@ impl<R: ChunkReader> Image<R> {
                 chunk,
             });
         }
-        let content = Arc::new(stored.decode()?);
+        let content = Arc::new(stored.decode(self.access.to_chunk(pack.iv(chunk))?)?);
         lock(&self.chunks).put(key, content.clone());
         Ok((content, skip))
     }
@@ -446,6 +473,10 @@ impl<R: ChunkReader> Image<R> {
         }
         let (record, index) = self.pack_index(number)?;
         let pack = Arc::new(self.reader.pack_reader(&record, index)?);
+        // A pack has chunks, and either all or none of them are encrypted.
+        self.access
+            .check_pack(pack.iv(0).is_some())
+            .map_err(Error::format(record.index_digest))?;
         lock(&self.packs).put(number, pack.clone());
         Ok(pack)
     }
@@ -485,7 +516,13 @@ impl<R: ChunkReader> Image<R> {
         let order = atomic::Ordering::Relaxed;
         self.shards_read.fetch_add(1, order);
         self.shard_bytes_read.fetch_add(record.length.into(), order);
+        // Who has no key need not fetch it.
+        self.access.root()?;
         let bytes = read_blob(&*self.reader, &record.digest, record.length)?;
+        let bytes = self
+            .access
+            .shard(bytes)
+            .map_err(Error::format(record.digest))?;
         let layout = ShardLayout::parse(&bytes, &record).map_err(Error::format(record.digest))?;
         let shard = Arc::new(ShardBlob {
             digest: record.digest,

@@ -6,7 +6,9 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
-use peerfs_format::{ChunkRecord, Digest, PackRecord, METADATA_MAX};
+use peerfs_format::encryption::{Cipher, Kind, ENCRYPTED};
+use peerfs_format::{ChunkRecord, Digest, Iv, PackRecord, METADATA_MAX};
+use peerfs_realm::RealmKey;
 
 use crate::catalogue::BuiltChunk;
 use crate::lock::lock;
@@ -35,6 +37,8 @@ pub struct KnownChunks<'a> {
     store: &'a Store,
     /// Says how chunks are compressed: the same content compressed in another way is another chunk.
     compression: String,
+    /// The key that they are encrypted with.
+    key: Option<&'a RealmKey>,
     packs: Mutex<LruCache<PackName, Option<Arc<Pack>>>>,
 }
 
@@ -47,6 +51,7 @@ pub struct KnownChunk {
     pub(crate) pack: Arc<Pack>,
     pub(crate) number: u32,
     record: ChunkRecord,
+    iv: Option<Iv>,
     content: Digest,
     stored: Vec<u8>,
 }
@@ -57,7 +62,12 @@ impl KnownChunk {
         &self.record
     }
 
-    /// The SHA-256 of the chunk's content.
+    /// Its initialization vector, if it is encrypted.
+    pub fn iv(&self) -> Option<Iv> {
+        self.iv
+    }
+
+    /// The digest of the chunk's content, as pack contents have it.
     pub fn content_digest(&self) -> &Digest {
         &self.content
     }
@@ -69,11 +79,13 @@ impl KnownChunk {
 }
 
 impl<'a> KnownChunks<'a> {
-    /// The chunks of a store that were compressed in this way, which names everything that decides about the bytes.
-    pub fn new(store: &'a Store, compression: &str) -> Self {
+    /// The chunks of a store that were compressed in this way, which names everything that decides about the bytes, and
+    /// encrypted with this key.
+    pub fn new(store: &'a Store, compression: &str, key: Option<&'a RealmKey>) -> Self {
         KnownChunks {
             store,
             compression: compression.to_owned(),
+            key,
             packs: Mutex::new(LruCache::new(PACKS_KEPT)),
         }
     }
@@ -85,18 +97,34 @@ impl<'a> KnownChunks<'a> {
         let stored = pack.stored_chunk(built.chunk).ok()??;
         let record = *stored.record();
         let bytes = stored.bytes().to_vec();
-        (stored.decode().ok()? == content).then_some(KnownChunk {
+        let iv = pack.iv(built.chunk);
+        self.is_own_vector(&record, iv, &bytes).then_some(())?;
+        (stored.decode(self.key.zip(iv)).ok()? == content).then_some(KnownChunk {
             pack,
             number: built.chunk,
             record,
+            iv,
             content: built.content,
             stored: bytes,
         })
     }
 
+    /// Whether a chunk's initialization vector is that of what it decrypts to. Another one would be used for two inputs,
+    /// and make another image than other builders make.
+    fn is_own_vector(&self, record: &ChunkRecord, iv: Option<Iv>, stored: &[u8]) -> bool {
+        let (Some(key), Some(iv)) = (self.key, iv) else {
+            return self.key.is_none() && iv.is_none();
+        };
+        let mut plain = stored.to_vec();
+        key.apply(&iv, &mut plain);
+        iv == key.iv(Kind::Chunk, record.codec & !ENCRYPTED, &plain)
+    }
+
     /// The key of content in the catalogue.
     pub(crate) fn key(&self, content: &ContentId) -> Digest {
-        sha256(&[&content.0, self.compression.as_bytes()].concat())
+        let key = sha256(&[&content.0, self.compression.as_bytes()].concat());
+        // Who can read the catalogue is not to find out by it what is in an encrypted image.
+        self.key.map_or(key, |realm| realm.hide(&key))
     }
 
     fn catalogued(&self, key: &Digest) -> Option<BuiltChunk> {

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
 
+mod access;
 mod blob_writer;
 mod catalogue;
 mod chunk;
@@ -62,6 +63,7 @@ pub use pack_writer::{MadeChunk, PackWriter};
 pub use peerfs_oci::{
     Architecture, ImageBlobs, InvalidReference, Reference, RegistryReference, RuntimeConfig, Tag,
 };
+pub use peerfs_realm::RealmKey;
 pub use peerfs_text::{printable, printable_bytes, Printable};
 pub use reader::{ChunkReader, PackReader};
 pub use signatures::NotedSignature;

@@ -2,7 +2,7 @@
 
 //! Where an image is read from.
 
-use peerfs_format::{ChunkRecord, Digest, PackRecord};
+use peerfs_format::{ChunkRecord, Digest, Iv, PackRecord};
 
 use crate::{Error, Pack, Result, Store, StoredChunk};
 
@@ -36,6 +36,9 @@ pub trait PackReader: Send + Sync {
     /// [`Error::Format`] if no valid chunk covers it.
     fn chunk_at(&self, logical_offset: u32) -> Result<(u32, ChunkRecord)>;
 
+    /// The initialization vector of a chunk, if those of the pack are encrypted.
+    fn iv(&self, chunk: u32) -> Option<Iv>;
+
     /// A chunk.
     ///
     /// # Errors
@@ -61,6 +64,10 @@ impl ChunkReader for Store {
 impl PackReader for Pack {
     fn chunk_at(&self, logical_offset: u32) -> Result<(u32, ChunkRecord)> {
         Pack::chunk_at(self, logical_offset)
+    }
+
+    fn iv(&self, chunk: u32) -> Option<Iv> {
+        Pack::iv(self, chunk)
     }
 
     fn read_chunk(&self, chunk: u32) -> Result<StoredChunk> {

@@ -384,6 +384,7 @@ fn directories_that_are_missing_are_empty_and_made_when_needed() {
     assert!(!store.has_blob(&digest));
     crate::verify(
         &Arc::new(Store::open(&root_dir).unwrap()),
+        &[],
         &Default::default(),
     )
     .unwrap();

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use peerfs_format::Digest;
+use peerfs_realm::RealmKey;
 
 use crate::digest::sha256_file;
 use crate::{images, index_file, printable, Result, Store};
@@ -48,6 +49,9 @@ pub struct VerifyReport {
     /// Images of which pack contents are not there, and those of how many packs. Not damage: they can be read, and
     /// only chunks of these packs can't be used again by images that are built upon them.
     pub without_contents: BTreeMap<String, u64>,
+    /// Encrypted images, each with what the key is called that was not given: that their bytes are right is all that was
+    /// found out, and not what is in them.
+    pub encrypted: BTreeMap<String, String>,
 }
 
 /// Something in a store that is damaged.
@@ -63,12 +67,17 @@ pub struct Damage {
     pub advice: String,
 }
 
-/// Reads every blob, walks every image, and reads every chunk of the partial packs.
+/// Reads every blob, walks every image, and reads every chunk of the partial packs. Of encrypted images, if none of the keys
+/// is theirs, only whether the bytes are right.
 ///
 /// # Errors
 /// [`crate::Error::Layout`] if `index.json` is not valid, [`crate::Error::Io`] if the store can't be listed. What
 /// is damaged inside is no error but in the report.
-pub fn verify(store: &Arc<Store>, progress: &VerifyProgress) -> Result<VerifyReport> {
+pub fn verify(
+    store: &Arc<Store>,
+    keys: &[RealmKey],
+    progress: &VerifyProgress,
+) -> Result<VerifyReport> {
     let mut report = VerifyReport::default();
     // First: whoever adds an image while the blobs are read has added its blobs before.
     let index = index_file::read(store.directory())?;
@@ -102,7 +111,14 @@ pub fn verify(store: &Arc<Store>, progress: &VerifyProgress) -> Result<VerifyRep
         } else {
             image.tags.into_iter().collect()
         };
-        let mut check = ImageCheck::new(store, &blobs, progress, &names, &mut users, &mut report);
+        let mut check = ImageCheck::new(
+            (store, keys),
+            &blobs,
+            progress,
+            &names,
+            &mut users,
+            &mut report,
+        );
         check.run(&image.manifest, &mut checked_packs);
         let (missing, missing_contents) = (check.missing(), check.missing_contents());
         for name in names {

@@ -31,7 +31,7 @@ pub(crate) fn print(store: &Path, manifest: &Digest, level: i32, size: usize) ->
         let pack = store.pack(&record, index)?;
         let mut chunks = Vec::new();
         for chunk in 0..record.chunk_count {
-            chunks.push(PackReader::read_chunk(&*pack, chunk)?.decode()?);
+            chunks.push(PackReader::read_chunk(&*pack, chunk)?.decode(None)?);
         }
         let total: usize = chunks.iter().map(Vec::len).sum();
         content += total;

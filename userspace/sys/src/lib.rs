@@ -8,6 +8,7 @@ pub mod activation;
 pub mod clock;
 pub mod interrupt;
 pub mod ioctl;
+pub mod keyring;
 pub mod loop_device;
 pub mod mapping;
 pub mod mount_point;

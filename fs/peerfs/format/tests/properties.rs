@@ -15,9 +15,9 @@ use peerfs_format::upcall::{
 };
 use peerfs_format::{
     peerfs_capnp, BlobTable, ChunkRecord, Digest, EntryRecord, Error, ExtentRecord, InodeRecord,
-    Manifest, PackIndex, PackRecord, Record, ShardLayout, ShardRecord, SpanRecord, Table,
-    XattrRecord, XattrSetRecord, FEATURE_ENCRYPTION, FEATURE_LZ4, FORMAT_VERSION, METADATA_MAX,
-    NO_XATTRS, SLOTS_MAX,
+    KeyId, Manifest, PackIndex, PackRecord, Record, Root, ShardLayout, ShardRecord, SpanRecord,
+    Table, XattrRecord, XattrSetRecord, FEATURE_ENCRYPTION, FEATURE_LZ4, FORMAT_VERSION,
+    METADATA_MAX, NO_XATTRS, SLOTS_MAX,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -60,11 +60,25 @@ fn check_record<R: Record + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
 }
 
 fn manifest(root_record: &[u8], blob_table: &[u8], inode_count: u64) -> Vec<u8> {
+    manifest_with(root_record, blob_table, inode_count, 0, &[], &[])
+}
+
+fn manifest_with(
+    root_record: &[u8],
+    blob_table: &[u8],
+    inode_count: u64,
+    features: u64,
+    key_id: &[u8],
+    envelope: &[u8],
+) -> Vec<u8> {
     let mut message = Builder::new_default();
     let mut root = message.init_root::<peerfs_capnp::manifest::Builder<'_>>();
     root.set_format_version(FORMAT_VERSION);
+    root.set_incompatible_features(features);
     root.set_inode_count(inode_count);
     root.set_root(root_record);
+    root.set_key_id(key_id);
+    root.set_envelope(envelope);
     root.set_blob_table(blob_table);
     root.set_blob_table_length(4096);
     write_message_to_words(&message)
@@ -79,9 +93,14 @@ fn blob_table(packs: &[u8], shards: &[u8]) -> Vec<u8> {
 }
 
 fn pack_index(chunks: &[u8]) -> Vec<u8> {
+    pack_index_with(chunks, &[])
+}
+
+fn pack_index_with(chunks: &[u8], ivs: &[u8]) -> Vec<u8> {
     let mut message = Builder::new_default();
     let mut root = message.init_root::<peerfs_capnp::pack_index::Builder<'_>>();
     root.set_chunks(chunks);
+    root.set_ivs(ivs);
     write_message_to_words(&message)
 }
 
@@ -209,21 +228,79 @@ proptest! {
         let root = InodeRecord { mode: 0o040000 | mode, payload_first: first, ..ROOT };
         let read = Manifest::parse(&manifest(&encode(&[root]), &digest.0, total)).unwrap();
         prop_assert_eq!(read.inode_count, total);
-        prop_assert_eq!((read.root, read.blob_table, read.blob_table_length), (root, digest, 4096));
+        prop_assert_eq!((read.root, read.blob_table, read.blob_table_length), (Root::Plain(root), digest, 4096));
     }
 
     #[test]
     fn features_that_a_reader_does_not_have_are_named(bits in 1_u64..) {
-        let bits = bits & 0b111;
+        let bits = bits & 0b1110;
         let mut blob = manifest(&encode(&[ROOT]), &[0; 32], 1);
         // Behind the segment table, the root's pointer and the first word of the root.
         blob[24..32].copy_from_slice(&bits.to_le_bytes());
         let read = Manifest::parse(&blob);
         prop_assert_eq!(read.ok().map(|manifest| manifest.features), (bits & !FEATURE_LZ4 == 0).then_some(bits));
         let message = read.map_or_else(|error| error.to_string(), |_| String::new());
-        prop_assert_eq!(message.contains("encryption"), bits & FEATURE_ENCRYPTION != 0);
-        prop_assert!(!message.contains("LZ4"));
-        prop_assert_eq!(message.ends_with("0x4"), bits & 4 != 0);
+        prop_assert!(!message.contains("LZ4") && !message.contains("encryption"));
+        prop_assert_eq!(message.ends_with(&format!("{:#x}", bits & 0b1100)), bits & 0b1100 != 0);
+    }
+
+    #[test]
+    fn what_is_encrypted_says_so_everywhere(
+        feature: bool, root in 79..82_usize, key_id in 15..18_usize, envelope in prop::sample::select(vec![0, 16, 32]),
+    ) {
+        let (root, key_id) = (vec![7; root], vec![8; key_id]);
+        let features = if feature { FEATURE_ENCRYPTION } else { 0 };
+        let blob = manifest_with(&root, &[0; 32], 1, features, &key_id, &vec![9; envelope]);
+        let is_right = feature && root.len() == 80 && key_id.len() == 16 && envelope != 16;
+        let read = Manifest::parse(&blob);
+        prop_assert_eq!(read.is_ok(), is_right);
+        if let Ok(manifest) = read {
+            prop_assert_eq!(manifest.key_id(), Some(KeyId([8; 16])));
+            prop_assert!(matches!(manifest.root, Root::Encrypted(root) if root.record == [7; 80]));
+        }
+        // A plain image has neither a key nor anything of an encrypted one.
+        for (features, key_id, envelope, is_right) in [
+            (0, &[][..], &[][..], true),
+            (0, &key_id[..], &[], false),
+            (0, &[], &[9; 32], false),
+            (FEATURE_ENCRYPTION, &[8; 16], &[], false),
+        ] {
+            let blob = manifest_with(&encode(&[ROOT]), &[0; 32], 1, features, key_id, envelope);
+            prop_assert_eq!(Manifest::parse(&blob).is_ok(), is_right);
+        }
+    }
+
+    #[test]
+    fn of_a_pack_all_chunks_are_encrypted_or_none(
+        codecs in vec(prop::sample::select(vec![0_u8, 1, 2, 3, 0x80, 0x81, 0x82, 0x83]), 1..4),
+        ivs in 0..5_usize,
+        extra in 0..2_usize,
+    ) {
+        let chunks: Vec<ChunkRecord> = (0..).zip(&codecs).map(|(number, &codec)| ChunkRecord {
+            digest: Digest::default(),
+            logical_offset: number * 10,
+            stored_offset: number * 10,
+            logical_length: 10,
+            stored_length: 10,
+            codec,
+        }).collect();
+        let iv_bytes: Vec<u8> = (0..ivs * 16 + extra).map(|byte| byte as u8).collect();
+        let blob = pack_index_with(&encode(&chunks), &iv_bytes);
+        let parsed = PackRecord::of_index(Digest::default(), Digest::default(), &blob);
+        let encrypted = codecs.iter().filter(|codec| **codec & 0x80 != 0).count();
+        let are_known = codecs.iter().all(|codec| codec & 0x7f < 3);
+        let are_alike = encrypted == 0 || encrypted == codecs.len();
+        let is_right = are_known && are_alike && extra == 0 && ivs == encrypted;
+        prop_assert_eq!(parsed.is_ok(), is_right, "{:?}", codecs);
+        if let Ok(pack) = parsed {
+            let index = PackIndex::parse(&blob, &pack).unwrap();
+            prop_assert_eq!(index.is_encrypted(), encrypted > 0);
+            for number in 0..codecs.len() as u32 {
+                let iv = index.iv(number);
+                prop_assert_eq!(iv.is_some(), encrypted > 0);
+                prop_assert!(iv.is_none_or(|iv| usize::from(iv.0[0]) == 16 * number as usize));
+            }
+        }
     }
 
     #[test]

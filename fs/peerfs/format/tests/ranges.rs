@@ -81,6 +81,7 @@ fn chunk(logical_offset: u32, logical_length: u32) -> ChunkRecord {
 fn index(chunks: &[u8]) -> PackIndex<'_> {
     PackIndex {
         chunks: Table::new(chunks, "chunks").unwrap(),
+        ivs: Table::new(&[], "vectors").unwrap(),
     }
 }
 

@@ -33,6 +33,7 @@
 #include <linux/workqueue.h>
 #include <linux/xattr.h>
 #include <linux/zstd.h>
+#include <crypto/chacha.h>
 #include <crypto/sha2.h>
 
 /* Macros that bindgen does not recognise as constants. */

@@ -4,6 +4,8 @@
  * with peerfs_ before it.
  */
 #include "bindings_helper.h"
+#include <keys/user-type.h>
+#include <linux/key.h>
 
 struct inode *peerfs_alloc_inode_sb(struct super_block *sb, struct kmem_cache *cache, gfp_t gfp)
 {
@@ -326,4 +328,31 @@ void peerfs_set_lock_classes(struct inode *inode, unsigned int depth)
 bool peerfs_is_init_user_ns(const struct user_namespace *ns)
 {
 	return ns == &init_user_ns;
+}
+
+void peerfs_memzero_explicit(void *s, size_t count)
+{
+	memzero_explicit(s, count);
+}
+
+/* Copies a logon key of the current task, which must have this length. */
+int peerfs_copy_logon_key(const char *description, u8 *secret, size_t length)
+{
+	struct key *key = request_key(&key_type_logon, description, NULL);
+	const struct user_key_payload *payload;
+	int error = -EKEYREJECTED;
+
+	if (IS_ERR(key))
+		return PTR_ERR(key);
+	down_read(&key->sem);
+	payload = user_key_payload_locked(key);
+	if (!payload) {
+		error = -EKEYREVOKED;
+	} else if (payload->datalen == length) {
+		memcpy(secret, payload->data, length);
+		error = 0;
+	}
+	up_read(&key->sem);
+	key_put(key);
+	return error;
 }

@@ -89,4 +89,10 @@ extern "C" {
     pub(crate) fn peerfs_super_set_uuid(sb: *mut super_block, uuid: *const u8, len: c_uint);
     pub(crate) fn peerfs_set_lock_classes(inode: *mut inode, depth: c_uint);
     pub(crate) fn peerfs_is_init_user_ns(ns: *const user_namespace) -> bool;
+    pub(crate) fn peerfs_memzero_explicit(s: *mut c_void, count: usize);
+    pub(crate) fn peerfs_copy_logon_key(
+        description: *const c_char,
+        secret: *mut u8,
+        length: usize,
+    ) -> c_int;
 }

@@ -92,8 +92,11 @@ impl Run {
         let is_whole = |wanted: &Wanted| wanted.part.is_whole();
         if !self.wanted.first().is_some_and(is_whole) {
             for wanted in self.wanted {
-                let ChunkPart { number, record, .. } = &wanted.part;
-                let Found::Chunk(chunk) = store.decode_shared(&self.pack, *number, record)? else {
+                let ChunkPart {
+                    number, record, iv, ..
+                } = &wanted.part;
+                let found = store.decode_shared(&self.pack, *number, record, *iv)?;
+                let Found::Chunk(chunk) = found else {
                     return Err(EAGAIN);
                 };
                 wanted.fill(&chunk)?;
@@ -115,7 +118,7 @@ impl Run {
                     continue;
                 };
                 store.statistics.chunks.verified.count();
-                decode(record, stored, decoder, bytes)?;
+                decode(record, store.encryption(part.iv), stored, decoder, bytes)?;
             }
             Ok(())
         })
@@ -263,7 +266,8 @@ impl<O: Origin> Store<O> {
         let Ok(record) = view.index().chunk(number) else {
             return Ok(());
         };
-        if let Found::Chunk(_) = self.decode_shared(&view.pack, number, &record)? {
+        let iv = view.index().iv(number);
+        if let Found::Chunk(_) = self.decode_shared(&view.pack, number, &record, iv)? {
             self.statistics.chunks_ahead.count();
         }
         Ok(())

@@ -14,7 +14,7 @@ use crate::rust::mm::{NoFsScope, Shrink};
 use crate::rust::module::ModuleReference;
 use crate::rust::time::seconds_to_jiffies;
 use crate::rust::workqueue::Workqueue;
-use crate::rust::zstd::ZstdDecoder;
+use crate::store::decode::Decoder;
 
 /// Stored bytes that are read at once, unless a single chunk has more: with half of it compressed
 /// away, four processors decode a readahead of 1 MiB side by side.
@@ -44,7 +44,7 @@ pub(crate) struct Workers {
     others_pending: Atomic<usize>,
     /// Has room for `KEPT`. A leaf; taken in memory reclaim, too, so nothing is allocated under it.
     #[pin]
-    idle: Mutex<KVec<ZstdDecoder>>,
+    idle: Mutex<KVec<Decoder>>,
 }
 
 impl Workers {
@@ -91,15 +91,15 @@ impl Workers {
         }
     }
 
-    /// Calls `work` with a decompressor, which is kept for the next one.
+    /// Calls `work` with a decoder, which is kept for the next one.
     pub(in crate::store) fn with_decoder<T>(
         &self,
-        work: impl FnOnce(&mut ZstdDecoder) -> Result<T>,
+        work: impl FnOnce(&mut Decoder) -> Result<T>,
     ) -> Result<T> {
         let idle = self.idle.lock().pop();
         let mut decoder = match idle {
             Some(decoder) => decoder,
-            None => ZstdDecoder::new()?,
+            None => Decoder::new()?,
         };
         let result = work(&mut decoder);
         let one_too_many = self.idle.lock().push_within_capacity(decoder);

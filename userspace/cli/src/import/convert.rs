@@ -108,6 +108,7 @@ pub(crate) fn run(arguments: &ConvertArguments) -> Result<()> {
             profile: arguments.profile,
             compression: arguments.compression,
             architecture: None,
+            encrypt: None,
             whole: false,
             threads: arguments.threads,
             json: false,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! `peerfs key`: the keys that sign, and those of private swarms.
+//! `peerfs key`: the keys that sign, those of private swarms, and those of realms.
 
 use std::fs::{self, DirBuilder, Metadata};
 use std::io;
@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::output::{tell, Align, Output};
+use crate::realm::{self, ImportKeyArguments, RealmArguments};
 
 /// What files of keys are called.
 const EXTENSION: &str = "pem";
@@ -32,7 +33,7 @@ pub(crate) struct KeyFolder {
     keys: Option<PathBuf>,
 }
 
-/// Make, list and export keys that sign names and images, and make those of private swarms.
+/// Make, list and export keys that sign names and images, and make those of private swarms and of encrypted images.
 ///
 /// A key is a file that its owner alone may read; it is not encrypted. Who has one that signs can sign in your name.
 #[derive(Args)]
@@ -81,6 +82,8 @@ enum KeyCommand {
         #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
         file: PathBuf,
     },
+    Realm(RealmArguments),
+    Import(ImportKeyArguments),
 }
 
 /// What a key is called that is not called otherwise.
@@ -122,12 +125,14 @@ pub(crate) fn run(arguments: &KeyArguments) -> Result<()> {
             };
             output.line(&key.fingerprint().to_string())?;
         }
+        KeyCommand::Realm(arguments) => realm::run(arguments, &mut output)?,
+        KeyCommand::Import(arguments) => realm::import(arguments, &mut output)?,
     }
     output.finish()
 }
 
 /// What crashes is not to leave a key on a disk. If the kernel refuses, it is no worse than before.
-fn leave_no_core_dump() {
+pub(crate) fn leave_no_core_dump() {
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 

@@ -45,6 +45,7 @@ pub(super) fn make_arguments(store: &StoreArguments, tag: Tag) -> MakeArguments 
         profile: Profile::Default,
         compression: None,
         architecture: None,
+        encrypt: None,
         whole: false,
         threads: None,
         json: false,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::fixture::{bytes_of, change, replace, Fixture};
 use crate::running::{build, fail, peerfs, succeed};
-use peerfs_format::{InodeRecord, ShardLayout, SpanRecord};
+use peerfs_format::{InodeRecord, Root, ShardLayout, SpanRecord};
 use peerfs_store::{Image, Store};
 use serde_json::Value;
 
@@ -109,10 +109,13 @@ fn a_root_directory_that_is_not_the_one_of_its_shard_is_found() {
     let fixture = Fixture::new();
     let (mut bytes, manifest) = fixture.read_manifest();
     // Others may write.
-    let record = bytes_of(&manifest.root);
+    let Root::Plain(root) = manifest.root else {
+        panic!("it is encrypted");
+    };
+    let record = bytes_of(&root);
     let forged = bytes_of(&InodeRecord {
-        mode: manifest.root.mode ^ 0o002,
-        ..manifest.root
+        mode: root.mode ^ 0o002,
+        ..root
     });
     replace(&mut bytes, &record, &forged);
     assert!(fixture.only_problem_with(&bytes).contains("root directory"));
@@ -126,13 +129,14 @@ fn spans_that_do_not_follow_each_other_are_found() {
         Arc::new(Store::open(&fixture.store()).unwrap()),
         &fixture.manifest,
     );
-    let record = image.unwrap().blob_table().shard(0).unwrap();
+    let image = image.unwrap();
+    let record = image.blob_table().shard(0).unwrap();
     let first_shard = record.digest;
     let mut shard = fs::read(fixture.blob(&first_shard)).unwrap();
     let span = ShardLayout::parse(&shard, &record)
         .unwrap()
         .view(&shard)
-        .spans(&manifest.root)
+        .spans(&image.root_record().unwrap())
         .unwrap()
         .get(0)
         .unwrap();

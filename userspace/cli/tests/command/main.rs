@@ -11,6 +11,7 @@ mod conversions;
 mod damage;
 mod docker_registry;
 mod elsewhere;
+mod encrypted;
 mod exporting;
 mod extracting;
 mod fixture;

@@ -6,7 +6,7 @@ use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
-use peerfs_format::{ChunkRecord, Digest, PackRecord};
+use peerfs_format::{ChunkRecord, Digest, Iv, PackRecord};
 use peerfs_store::{ChunkReader, Error, Image, Pack, PackReader, Result, Store, StoredChunk};
 
 use crate::fixture::Fixture;
@@ -55,6 +55,10 @@ impl ChunkReader for Fetching {
 impl PackReader for FetchingPack {
     fn chunk_at(&self, logical_offset: u32) -> Result<(u32, ChunkRecord)> {
         self.pack.chunk_at(logical_offset)
+    }
+
+    fn iv(&self, chunk: u32) -> Option<Iv> {
+        self.pack.iv(chunk)
     }
 
     fn read_chunk(&self, chunk: u32) -> Result<StoredChunk> {

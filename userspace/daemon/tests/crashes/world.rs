@@ -199,7 +199,7 @@ impl Sandbox {
     /// What is wrong with the store; nothing if there is none.
     pub fn verify(&self) -> VerifyReport {
         match Store::open(&self.store()) {
-            Ok(store) => verify(&Arc::new(store), &Default::default()).unwrap(),
+            Ok(store) => verify(&Arc::new(store), &[], &Default::default()).unwrap(),
             Err(_) => VerifyReport::default(),
         }
     }

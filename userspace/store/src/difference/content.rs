@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use lru::LruCache;
-use peerfs_format::{pieces, Digest, PackIndexLayout, PackRecord, Piece, Source};
+use peerfs_format::{pieces, Digest, Iv, KeyId, PackIndexLayout, PackRecord, Piece, Source};
 
 use super::Unseen;
 use crate::{ChunkReader, Error, Image, Inode, Result};
@@ -36,10 +36,11 @@ struct Index {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Stored {
     Zeros,
-    /// Those at this offset of a chunk with this digest, which is compressed so.
+    /// Those at this offset of a chunk with this digest, which is compressed and encrypted so.
     Chunk {
         digest: Digest,
         codec: u8,
+        encryption: Option<(KeyId, Iv)>,
         logical_length: u32,
         offset: u32,
     },
@@ -111,15 +112,15 @@ impl<'a, R: ChunkReader> Side<'a, R> {
             return Ok((Stored::Zeros, piece.length));
         };
         let index = self.index(pack)?;
-        let (_, record) = index
-            .layout
-            .view(&index.bytes)
+        let view = index.layout.view(&index.bytes);
+        let (number, record) = view
             .chunk_at(offset)
             .map_err(Error::format(index.record.index_digest))?;
         let skipped = offset.saturating_sub(record.logical_offset);
         let stored = Stored::Chunk {
             digest: record.digest,
             codec: record.codec,
+            encryption: self.image.manifest().key_id().zip(view.iv(number)),
             logical_length: record.logical_length,
             offset: skipped,
         };

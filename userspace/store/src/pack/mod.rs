@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use peerfs_format::{Bitmap, ChunkRecord, DataFile, Digest, PackIndexLayout, PackRecord};
+use peerfs_format::{Bitmap, ChunkRecord, DataFile, Digest, Iv, PackIndexLayout, PackRecord};
 
 use crate::catalogue::Catalogue;
 use crate::chunk::{is_stored_chunk, StoredChunk};
@@ -199,6 +199,16 @@ impl Pack {
             .view(&self.index)
             .chunk_at(logical_offset)
             .map_err(Error::format(self.record.index_digest))
+    }
+
+    /// The initialization vector of a chunk, if those of the pack are encrypted.
+    pub fn iv(&self, chunk: u32) -> Option<Iv> {
+        self.index_layout.view(&self.index).iv(chunk)
+    }
+
+    /// Whether the pack's chunks are encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.index_layout.view(&self.index).is_encrypted()
     }
 
     /// The blob that the pack is; None if it is not whole.

@@ -72,7 +72,7 @@ fn use_store(root_dir: PathBuf, source: &Source) -> Vec<Result<()>> {
             pack.discard(0)
         });
         done.push(filled);
-        done.push(verify(&store.into(), &VerifyProgress::default()).map(drop));
+        done.push(verify(&store.into(), &[], &VerifyProgress::default()).map(drop));
         done
     })
 }
@@ -298,7 +298,7 @@ fn a_file_that_grows_or_is_cut_is_read_to_an_end() {
             let pack = store.pack(&record, index.clone()).unwrap();
             assert!(pack.read_chunk(0).unwrap().is_some());
         }
-        let report = verify(&store.into(), &VerifyProgress::default()).unwrap();
+        let report = verify(&store.into(), &[], &VerifyProgress::default()).unwrap();
         assert_eq!(report.damages.len(), 2, "{:?}", report.damages);
     });
     stop.send(()).unwrap();

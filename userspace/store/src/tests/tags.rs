@@ -126,7 +126,7 @@ fn what_indexes_of_others_say_is_bounded() {
     fs::copy(path, store.root_dir().join("index.json")).unwrap();
     let start = Instant::now();
     assert_eq!(store.images().unwrap(), []);
-    verify(&store.into(), &VerifyProgress::default()).unwrap();
+    verify(&store.into(), &[], &VerifyProgress::default()).unwrap();
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 

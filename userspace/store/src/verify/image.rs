@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use peerfs_format::{Digest, PackRecord, ShardRecord, Table};
+use peerfs_realm::RealmKey;
 use peerfs_text::Causes;
 
 use super::marks::Marks;
@@ -24,6 +25,7 @@ const BUILT_WRONG: &str = "its digest is right, so it was built wrong: build the
 /// The check of one image.
 pub(super) struct ImageCheck<'a> {
     store: &'a Arc<Store>,
+    keys: &'a [RealmKey],
     blobs: &'a Blobs,
     progress: &'a VerifyProgress,
     names: &'a BTreeSet<String>,
@@ -37,7 +39,7 @@ impl<'a> ImageCheck<'a> {
     /// The check of the image with these names. The `users` of damaged blobs are noted, all else goes to the
     /// `report`.
     pub(super) fn new(
-        store: &'a Arc<Store>,
+        (store, keys): (&'a Arc<Store>, &'a [RealmKey]),
         blobs: &'a Blobs,
         progress: &'a VerifyProgress,
         names: &'a BTreeSet<String>,
@@ -46,6 +48,7 @@ impl<'a> ImageCheck<'a> {
     ) -> Self {
         ImageCheck {
             store,
+            keys,
             blobs,
             progress,
             names,
@@ -78,12 +81,28 @@ impl<'a> ImageCheck<'a> {
         if !self.is_readable(&table) {
             return;
         }
-        let image = match Image::open(self.store.clone(), manifest) {
+        let image = match Image::open_with(self.store.clone(), manifest, self.keys) {
             Ok(image) => image,
             Err(error) => return self.add_damage(table, Causes(&error).to_string()),
         };
-        self.check_tree(&image);
+        match image.root_record() {
+            Ok(_) => self.check_tree(&image),
+            Err(_) => self.check_shards(&image),
+        }
         self.check_packs(&image, checked);
+    }
+
+    /// Looks whether the shards of an image are there that can't be decrypted.
+    fn check_shards(&mut self, image: &Image) {
+        for shard in image.blob_table().shards.iter() {
+            self.is_readable(&shard.digest);
+        }
+        if let Some(key) = image.manifest().key_id() {
+            let names = self.names.iter().cloned();
+            self.report
+                .encrypted
+                .extend(names.map(|name| (name, key.to_string())));
+        }
     }
 
     fn check_tree(&mut self, image: &Image) {
@@ -211,7 +230,7 @@ impl<'a> ImageCheck<'a> {
         let contents = has_contents.then(|| self.read_contents(record)).flatten();
         let contents = contents.as_deref();
         let contents = contents.and_then(|blob| record.content_digests(blob).ok());
-        match check_chunks(&pack, contents.as_ref(), self.progress) {
+        match check_chunks(&pack, image.key(), contents.as_ref(), self.progress) {
             // What is a blob was hashed as such.
             Ok(()) if pack.is_whole() && !pack.is_blob() && matches!(pack.is_pack(), Ok(false)) => {
                 let problem = "the chunks that it lists are not the pack";

@@ -129,7 +129,7 @@ impl<'a> TreeCheck<'a> {
         let packs = self.image.blob_table().packs;
         let record = shard.inode(number, &packs).map_err(malformed)?;
         let file_type = record.file_type().ok_or("it has no type")?;
-        if number == ROOT_INODE && record != self.image.manifest().root {
+        if number == ROOT_INODE && Some(record) != self.image.root_record().ok() {
             return Err("the root directory is another one in the manifest".to_owned());
         }
         self.inodes.add(&record, file_type);

@@ -9,8 +9,8 @@ use capnp::message::{Builder, HeapAllocator};
 use capnp::serialize::write_message_to_words;
 use capnp::traits::Owned;
 use peerfs_format::{
-    peerfs_capnp, BlobTable, ChunkRecord, Digest, Manifest, PackIndex, PackRecord, Record,
-    ShardLayout, ShardRecord, Table, FORMAT_VERSION,
+    peerfs_capnp, BlobTable, ChunkRecord, Digest, Error as FormatError, Manifest, PackIndex,
+    PackRecord, Record, Root, ShardLayout, ShardRecord, Table, FORMAT_VERSION,
 };
 use sha2::Sha256;
 
@@ -89,6 +89,9 @@ impl Image {
         let malformed = || Error::format(store);
         let bytes = read(manifest)?;
         let parsed = Manifest::parse(&bytes).map_err(malformed())?;
+        let Root::Plain(root) = parsed.root else {
+            return Err(malformed()(FormatError::Malformed("plain image")));
+        };
         let table = read(&parsed.blob_table)?;
         let table = BlobTable::parse(&table, parsed.inode_count).map_err(malformed())?;
         let mut packs = Vec::new();
@@ -112,7 +115,7 @@ impl Image {
                 parsed.content_bytes,
                 parsed.stored_bytes,
             ],
-            root: encode([parsed.root]),
+            root: encode([root]),
             packs,
             shards,
             blob_damages: Vec::new(),

@@ -145,6 +145,41 @@ fn assert_same_tree(tree: &Path, mount: &Path) {
 }
 
 #[test]
+fn an_encrypted_image_is_mounted_by_who_has_its_key() {
+    if !can_mount() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let path = |name: &str| fixture.folder.path().join(name);
+    // A comma, as paths may have them.
+    let (key, other) = (path("realm,1.key"), path("other.key"));
+    for key in [&key, &other] {
+        succeed(peerfs(&fixture.store(), "key").arg("realm").arg(key));
+    }
+    let options = ["--encrypt", key.to_str().unwrap()];
+    build(&fixture.tree(), &fixture.store(), "secret", &options);
+    let escaped = key.to_str().unwrap().replace(',', "\\,");
+    let right = format!("key={escaped}");
+    let mounted = Mounted::new(&fixture.store(), "secret", &path("m"), &["-o", &right]);
+    assert!(fs::read(mounted.0.join("file")).unwrap() == fixture.content);
+    mounted.unmount();
+    let nowhere = Mounted::at(&path("n"));
+    for options in [
+        vec![],
+        vec!["-o".to_owned(), format!("key={}", other.display())],
+    ] {
+        let mut process = peerfs(&fixture.store(), "mount");
+        process.arg("--fuse").args(options).arg("secret");
+        let (_, message) = fail(process.arg(&nowhere.0));
+        assert!(
+            message.contains("-o key=FILE") && message.contains("needs the realm key"),
+            "{message}"
+        );
+        assert!(!is_mounted(&nowhere.0));
+    }
+}
+
+#[test]
 fn a_mount_is_its_source() {
     if !can_mount() {
         return;
