@@ -3,7 +3,7 @@
 //! Connecting to those who are to be connected.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use futures::future::FutureExt;
 use libp2p::swarm::dial_opts::DialOpts;
@@ -20,6 +20,17 @@ use crate::twins::is_own;
 const NEIGHBOURS_MAX: usize = 16;
 
 impl Driver {
+    /// Closes the connections to those whose certificates have ended.
+    pub(super) fn cut_off_former_members(&mut self) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        for peer in membership.ended(SystemTime::now()) {
+            tracing::info!(%peer, "it is no member of the swarm any more");
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+    }
+
     /// Dials some of those on the link, if too few are.
     pub(super) fn add_neighbours(&mut self) {
         let mut found: Vec<PeerId> = self.found().difference(&self.given_up).copied().collect();

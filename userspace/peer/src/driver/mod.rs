@@ -243,12 +243,7 @@ impl Driver {
             tracing::info!(%peer, "its ban is over");
             self.unban(peer);
         }
-        if let Some(membership) = &self.membership {
-            for peer in membership.ended(SystemTime::now()) {
-                tracing::info!(%peer, "it is no member of the swarm any more");
-                let _ = self.swarm.disconnect_peer_id(peer);
-            }
-        }
+        self.cut_off_former_members();
         let now = Instant::now();
         let behaviour = self.swarm.behaviour_mut();
         behaviour.connections.tidy(now);
