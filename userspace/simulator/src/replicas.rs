@@ -336,7 +336,10 @@ impl World {
                 continue;
             }
             self.losses.copies_gone += 1;
-            image.gone.push_back(self.now);
+            // There may have been more than are wanted.
+            if image.holders.len() + image.gone.len() < usize::from(self.options.copies) {
+                image.gone.push_back(self.now);
+            }
             image.unnoticed.insert(node, self.now);
         }
     }
