@@ -15,7 +15,7 @@ use std::time::Duration;
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use peerfs_format::Digest;
 use peerfs_store::{RealmKey, Store};
-use rustix::fs::{major, minor, open, Mode, OFlags};
+use rustix::fs::{open, statx, AtFlags, Mode, OFlags, StatxFlags, CWD};
 use rustix::io::Errno;
 use rustix::mount::{
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
@@ -205,7 +205,7 @@ fn show(mount: &OwnedFd, mountpoint: &Path) -> rustix::io::Result<()> {
     move_mount(
         mount,
         "",
-        rustix::fs::CWD,
+        CWD,
         mountpoint,
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )
@@ -234,11 +234,12 @@ fn config(options: &Options, acl: SessionACL) -> Config {
 
 /// Has the kernel read ahead as much as one request can bring; it is root's to say. What it does without is slower.
 fn read_ahead_more(mountpoint: &Path) {
-    let Ok(metadata) = mountpoint.metadata() else {
+    // What the kernel knows without asking us: were this process killed while it waits for itself, it would wait for ever.
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let Ok(found) = statx(CWD, mountpoint, flags, StatxFlags::empty()) else {
         return;
     };
-    let device = metadata.dev();
-    let (major, minor) = (major(device), minor(device));
+    let (major, minor) = (found.stx_dev_major, found.stx_dev_minor);
     let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
     if let Err(error) = std::fs::write(&file, READAHEAD_KIB) {
         tracing::debug!(file, %error, "the kernel reads ahead less than it could");
