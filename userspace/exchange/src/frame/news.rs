@@ -50,7 +50,7 @@ pub(super) fn runs(fields: &mut Fields) -> Result<Vec<Range<u32>>, FrameError> {
     while let (Ok(start), Ok(count)) = (rest.try_get_u32_le(), rest.try_get_u32_le()) {
         let end = start
             .checked_add(count)
-            .filter(|end| (start + 1..=ChunkMap::CHUNKS_MAX).contains(end))
+            .filter(|end| start < *end && *end <= ChunkMap::CHUNKS_MAX)
             .filter(|_| end_before.is_none_or(|before| before < start))
             .ok_or(fields.malformed())?;
         end_before = Some(end);

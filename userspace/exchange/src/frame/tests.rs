@@ -400,6 +400,7 @@ fn runs_are_in_order_apart_and_within_a_pack() {
         &[(5, 1), (2, 1)],
         &[(5, 3), (6, 1)],
         &[(last, 2)],
+        &[(u32::MAX, 0)],
         &[(u32::MAX, 1)],
         &[(1, u32::MAX)],
     ] {
