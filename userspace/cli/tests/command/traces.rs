@@ -3,9 +3,12 @@
 //! Traces in Debian's docker-registry, beside the images that they are of.
 
 use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use peerfs_format::upcall::Workload;
 use peerfs_format::Digest;
@@ -109,4 +112,51 @@ fn who_pulls_an_image_gets_the_traces_that_are_beside_it() {
     import(&own, &trace(&one, "", 3));
     pull(&own, &first);
     assert_eq!(listed(&own), [of_one("", 3), of_one("cc1", 2)]);
+}
+
+/// A way to a registry on which whoever asks for a trace is never answered.
+fn without_answers_of_traces(registry: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let registry = registry.to_owned();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (client, server) = (client.unwrap(), TcpStream::connect(&registry).unwrap());
+            let (mut from, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            thread::spawn(move || io::copy(&mut from, &mut to));
+            thread::spawn(move || ask(client, server));
+        }
+    });
+    address
+}
+
+/// Passes on what a client asks, until it asks for a trace.
+fn ask(mut client: TcpStream, mut server: TcpStream) {
+    let mut bytes = [0; 16 * 1024];
+    while let Ok(count @ 1..) = client.read(&mut bytes) {
+        let asked = String::from_utf8_lossy(&bytes[..count]);
+        if asked.contains("peerfs-trace-") {
+            // Until the client gives up.
+            let _ = client.read(&mut bytes);
+            return;
+        }
+        server.write_all(&bytes[..count]).unwrap();
+    }
+}
+
+#[test]
+fn a_registry_that_says_nothing_of_traces_does_not_hold_up_who_pulls() {
+    let registry = Registry::start(tempfile::tempdir().unwrap(), "", "");
+    let fixture = Fixture::new();
+    let manifest = fixture.manifest.to_string();
+    let reference = format!("{}/t/traced:1", registry.address);
+    succeed(peerfs(&fixture.store(), "push").args([&manifest, &reference]));
+    let way = without_answers_of_traces(&registry.address);
+    let store = registry.folder.path().join("new");
+    let mut pull = peerfs(Path::new("/nowhere"), "pull");
+    pull.arg("--root-dir").arg(&store);
+    let begun = Instant::now();
+    succeed(pull.arg(format!("{way}/t/traced:1")));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{begun:?}");
+    assert!(listed(&store).is_empty());
 }

@@ -18,6 +18,7 @@ use peerfs_names::Requirement;
 use peerfs_registry::{Options, Platform, Remote, RemoteImage};
 use peerfs_store::{NotedSignature, Reference, RegistryReference, Store, Tag};
 use peerfs_text::{printable, Causes};
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::{ask, Discovery, Registry, RemoteSource, Source, SourceId, Subject};
@@ -28,6 +29,9 @@ use crate::policy_file::{check_stored, is_signed, read_policy, PolicyError};
 const SOURCES_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
 /// Between two looks at what the store notes: others may have noted something.
 const READ_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long the traces of an image may take: whoever mounts it waits for them.
+const TRACES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why an image of a registry can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -144,13 +148,17 @@ impl Origins {
         };
         let manifest = image.manifest;
         let blob = remote.small_blob(&manifest, METADATA_MAX);
-        let (blob, traces) = tokio::join!(blob, remote.traces(&manifest));
+        let (blob, traces) = tokio::join!(blob, timeout(TRACES_TIMEOUT, remote.traces(&manifest)));
         let blob = blob?;
-        // A hint: without it readers wait longer.
-        let traces = traces.unwrap_or_else(|error| {
-            debug!(%manifest, error = %Causes(&error), "what the registry has of traces of the image is not known");
-            Vec::new()
-        });
+        let traces = match traces {
+            Ok(Ok(traces)) => traces,
+            // A hint: without it readers wait longer.
+            Ok(Err(error)) => {
+                debug!(%manifest, error = %Causes(&error), "what the registry has of traces of the image is not known");
+                Vec::new()
+            }
+            Err(_) => Vec::new(),
+        };
         let oci_index = image.top.digest;
         let origin = remote.name().to_owned();
         let store = move |store: &peerfs_store::Store| {
