@@ -151,9 +151,7 @@ impl Certificate {
     }
 
     fn check(&self) -> Result<(), InvalidCertificate> {
-        let is_id = (1..=NODE_MAX).contains(&self.node.len())
-            && self.node.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        match is_id {
+        match is_node_id(&self.node) {
             false => Err(InvalidCertificate::Node),
             true if self.expires <= self.issued => Err(InvalidCertificate::Expiry),
             true => Ok(()),
@@ -172,6 +170,11 @@ impl Certificate {
         bytes.extend_from_slice(self.node.as_bytes());
         bytes
     }
+}
+
+/// Whether a text may be a node's id, as far as that can be told without the node.
+pub fn is_node_id(text: &str) -> bool {
+    (1..=NODE_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 impl fmt::Display for Certificate {

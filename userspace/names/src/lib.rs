@@ -29,7 +29,9 @@ mod reader;
 mod record;
 mod signature;
 
-pub use certificate::{Certificate, InvalidCertificate, CERTIFICATE_MAX, REVOKED_MEMBERS};
+pub use certificate::{
+    is_node_id, Certificate, InvalidCertificate, CERTIFICATE_MAX, REVOKED_MEMBERS,
+};
 pub use grant::{Grant, WRITERS_MAX};
 pub use key::{InvalidKey, SecretKey};
 pub use known::{

@@ -72,11 +72,9 @@ pub fn read(path: &Path) -> Result<RealmKey, KeyFileError> {
     let text = secret_file::read(path, LENGTH_MAX, is_private).map_err(|error| {
         let path = path.to_owned();
         match error {
+            SecretError::Missing => KeyFileError::Missing(path),
             SecretError::NoFile => KeyFileError::NoKey(path),
             SecretError::Exposed => KeyFileError::Exposed(path),
-            SecretError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
-                KeyFileError::Missing(path)
-            }
             SecretError::Io(source) => KeyFileError::Io {
                 action: "read",
                 path,

@@ -14,6 +14,8 @@
 //! | [`Push`], `upload` | putting an image and its blobs there |
 //! | `name_records` | records of publishers' names, as artifacts |
 //! | `signatures` | signatures of images, beside these |
+//! | `traces` | traces of images, as artifacts |
+//! | `artifact` | small blobs, and what leads to them |
 //! | `revision` | documents under a tag that several may change at once |
 //! | `retry` | when something is tried again, and when nobody is asked for a while |
 //!
@@ -23,6 +25,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
 
+mod artifact;
 mod auth;
 mod challenge;
 mod credentials;

@@ -2,26 +2,16 @@
 
 //! Records of names, in repositories of registries: each is an artifact under a tag of its own.
 
-use std::sync::atomic::AtomicU64;
-use std::sync::Arc;
-
 use peerfs_format::Digest;
 use peerfs_names::{SignedRecord, RECORD_MAX};
 use peerfs_oci::{Document, RegistryReference};
 
-use crate::documents::sha256;
+use crate::artifact::{descriptor, manifest, MANIFEST_TYPE};
 use crate::error::{Error, Result};
 use crate::remote::Remote;
-use crate::signatures::Small;
-use crate::upload::Content;
 
 /// The media type of a record.
 const RECORD_TYPE: &str = "application/vnd.peerfs.name.v1";
-/// That of the manifest which leads to it.
-const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-/// OCI's configuration of an artifact that needs none.
-const EMPTY: &[u8] = b"{}";
-const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 
 /// The tag under which records of a topic are.
 fn tag(topic: &Digest) -> String {
@@ -63,27 +53,10 @@ impl Remote {
     /// # Errors
     /// Those of the server.
     pub async fn put_name_record(&self, record: &SignedRecord) -> Result<()> {
-        for blob in [EMPTY, record.bytes()] {
-            let blob: Arc<dyn Content> = Arc::new(Small(blob.into()));
-            self.upload(&blob, None, &Arc::new(AtomicU64::new(0)))
-                .await?;
-        }
-        let descriptor = |media_type: &str, bytes: &[u8]| {
-            serde_json::json!({
-                "mediaType": media_type,
-                "size": bytes.len(),
-                "digest": format!("sha256:{}", sha256(bytes)),
-            })
-        };
-        let manifest = serde_json::json!({
-            "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
-            "artifactType": RECORD_TYPE,
-            "config": descriptor(EMPTY_TYPE, EMPTY),
-            "layers": [descriptor(RECORD_TYPE, record.bytes())],
-        });
+        self.put_artifact_blob(record.bytes()).await?;
+        let layers = [descriptor(RECORD_TYPE, record.bytes())];
+        let bytes = manifest(RECORD_TYPE, &layers);
         let name = tag(&record.record().name.topic());
-        let bytes = manifest.to_string().into_bytes();
         self.put_document(&name, MANIFEST_TYPE, &bytes).await
     }
 }

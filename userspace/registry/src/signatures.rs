@@ -2,19 +2,13 @@
 
 //! Signatures of images, in the repositories that these are in.
 
-use std::io::{Cursor, Read};
-use std::sync::atomic::AtomicU64;
-use std::sync::Arc;
-
 use peerfs_format::Digest;
 use peerfs_names::{signature_tag, ImageSignature, SignatureManifest, MANIFEST_TYPE, PAYLOAD_MAX};
 use peerfs_oci::DOCUMENT_TYPES;
 
-use crate::documents::sha256;
 use crate::error::{Error, Result};
 use crate::remote::Remote;
 use crate::revision::{Revising, Revision};
-use crate::upload::Content;
 
 impl Remote {
     /// The signatures of an index or manifest of this repository, whoever has made them; none if there are none. One that is
@@ -50,10 +44,8 @@ impl Remote {
             }
             manifest.add(signature);
             let (config, bytes) = manifest.to_bytes();
-            for blob in [signature.payload.clone(), config] {
-                let blob: Arc<dyn Content> = Arc::new(Small(blob.into()));
-                self.upload(&blob, None, &Arc::new(AtomicU64::new(0)))
-                    .await?;
+            for blob in [&signature.payload, &config] {
+                self.put_small_blob(blob).await?;
             }
             self.revise(&tag, MANIFEST_TYPE, &bytes, before.as_ref())
                 .await?;
@@ -79,22 +71,5 @@ impl Remote {
             host: self.host().to_owned(),
             source,
         })
-    }
-}
-
-/// A blob in memory.
-pub(crate) struct Small(pub(crate) Arc<[u8]>);
-
-impl Content for Small {
-    fn digest(&self) -> Digest {
-        sha256(&self.0)
-    }
-
-    fn length(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn open(&self) -> std::io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(Cursor::new(Arc::clone(&self.0))))
     }
 }

@@ -3,28 +3,19 @@
 //! Traces of images, in the repositories that these are in: an artifact under a tag of its own, with a layer for each workload.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
-use std::sync::Arc;
 
 use peerfs_format::Digest;
 use peerfs_trace::{Trace, TRACE_MAX};
 use serde::Deserialize;
 use serde_json::{json, Value};
 
-use crate::documents::sha256;
+use crate::artifact::{descriptor, manifest, MANIFEST_TYPE};
 use crate::error::{Error, Result};
 use crate::remote::Remote;
 use crate::revision::Revising;
-use crate::signatures::Small;
-use crate::upload::Content;
 
 /// The media type of a trace.
 const TRACE_TYPE: &str = "application/vnd.peerfs.trace.v1";
-/// That of the manifest which leads to them.
-const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-/// OCI's configuration of an artifact that needs none.
-const EMPTY: &[u8] = b"{}";
-const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 /// The annotation of a layer that says what the image was mounted for.
 const WORKLOAD: &str = "peerfs.workload";
 /// The traces of an image that are kept there, and taken from there.
@@ -101,22 +92,10 @@ impl Remote {
     /// Those of the server; [`Error::Contended`].
     pub async fn put_trace(&self, trace: &Trace) -> Result<()> {
         let (tag, bytes) = (tag(&trace.image), trace.encode());
-        let layer = json!({
-            "mediaType": TRACE_TYPE,
-            "size": bytes.len(),
-            "digest": format!("sha256:{}", sha256(&bytes)),
-            "annotations": {WORKLOAD: trace.workload.name().unwrap_or_default()},
-        });
-        let config = json!({
-            "mediaType": EMPTY_TYPE,
-            "size": EMPTY.len(),
-            "digest": format!("sha256:{}", sha256(EMPTY)),
-        });
-        for blob in [EMPTY, &bytes] {
-            let blob: Arc<dyn Content> = Arc::new(Small(blob.into()));
-            self.upload(&blob, None, &Arc::new(AtomicU64::new(0)))
-                .await?;
-        }
+        let workload = trace.workload.name().unwrap_or_default();
+        let mut layer = descriptor(TRACE_TYPE, &bytes);
+        layer["annotations"] = json!({WORKLOAD: workload});
+        self.put_artifact_blob(&bytes).await?;
         let mut revising = Revising::default();
         loop {
             let before = self.revision(&tag, MANIFEST_TYPE).await?;
@@ -127,7 +106,6 @@ impl Remote {
             if layers.first() == Some(&layer) {
                 return Ok(());
             }
-            let workload = trace.workload.name().unwrap_or_default();
             layers.retain(|other| {
                 let other = Layer::of(other);
                 other.is_none_or(|other| {
@@ -137,14 +115,7 @@ impl Remote {
             // The newest first: those behind make room.
             layers.insert(0, layer.clone());
             layers.truncate(TRACES_MAX);
-            let manifest = json!({
-                "schemaVersion": 2,
-                "mediaType": MANIFEST_TYPE,
-                "artifactType": TRACE_TYPE,
-                "config": config,
-                "layers": layers,
-            });
-            let manifest = manifest.to_string().into_bytes();
+            let manifest = manifest(TRACE_TYPE, &layers);
             self.revise(&tag, MANIFEST_TYPE, &manifest, before.as_ref())
                 .await?;
             revising.settle(self.host()).await?;

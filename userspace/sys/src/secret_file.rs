@@ -13,6 +13,8 @@ use zeroize::Zeroizing;
 /// Why a secret is not read.
 #[derive(Debug)]
 pub enum SecretError {
+    /// There is none.
+    Missing,
     /// It is no file, or too long for one.
     NoFile,
     /// Others may know it.
@@ -23,7 +25,10 @@ pub enum SecretError {
 
 impl From<io::Error> for SecretError {
     fn from(error: io::Error) -> Self {
-        SecretError::Io(error)
+        match error.kind() {
+            io::ErrorKind::NotFound => SecretError::Missing,
+            _ => SecretError::Io(error),
+        }
     }
 }
 

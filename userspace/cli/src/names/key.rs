@@ -33,6 +33,26 @@ pub(crate) struct KeyFolder {
     keys: Option<PathBuf>,
 }
 
+/// A key that signs.
+#[derive(Args)]
+pub(crate) struct SigningKeyArguments {
+    #[command(flatten)]
+    folder: KeyFolder,
+    /// The key that signs: what it is called, or the path of its file.
+    #[arg(long, value_name = "KEY", default_value = DEFAULT_KEY)]
+    key: String,
+}
+
+impl SigningKeyArguments {
+    /// The key.
+    ///
+    /// # Errors
+    /// Those of [`KeyFolder::load`].
+    pub(crate) fn load(&self) -> Result<SecretKey> {
+        self.folder.load(&self.key)
+    }
+}
+
 /// Make, list and export keys that sign names and images, and make those of private swarms and of encrypted images.
 ///
 /// A key is a file that its owner alone may read; it is not encrypted. Who has one that signs can sign in your name.
@@ -221,12 +241,12 @@ fn read(path: &Path) -> Result<Zeroizing<String>> {
     secret_file::read(path, LENGTH_MAX, is_private).map_err(|error| {
         let shown = path.display();
         match error {
+            SecretError::Missing => Error::Key(format!(
+                "there is no key {shown}; `peerfs key new` makes one"
+            )),
             SecretError::NoFile => Error::Key(format!("{shown} is no key")),
             SecretError::Exposed => Error::Key(format!(
                 "others may read the key {shown}; `chmod 600` it, or make a new one if somebody may have"
-            )),
-            SecretError::Io(error) if error.kind() == io::ErrorKind::NotFound => Error::Key(format!(
-                "there is no key {shown}; `peerfs key new` makes one"
             )),
             SecretError::Io(source) => Error::Read {
                 path: path.to_owned(),

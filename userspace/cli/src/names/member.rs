@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand, ValueHint};
-use peerfs_names::{Certificate, REVOKED_MEMBERS};
+use peerfs_format::Digest;
+use peerfs_names::{is_node_id, Certificate, InvalidCertificate, REVOKED_MEMBERS};
 use peerfs_store::{Error as StoreError, Image, Reference, Store, Tag};
 
-use super::key::{KeyFolder, DEFAULT_KEY};
+use super::key::SigningKeyArguments;
 use super::list::{make_arguments, make_list};
 use super::publish::{Signer, SignerArguments, Terms};
 use super::time_text::{parse_span, time_text};
@@ -57,10 +58,7 @@ enum MemberCommand {
 #[derive(Args)]
 struct IssueArguments {
     #[command(flatten)]
-    folder: KeyFolder,
-    /// The swarm's key: what it is called, or the path of its file.
-    #[arg(long, value_name = "KEY", default_value = DEFAULT_KEY)]
-    key: String,
+    key: SigningKeyArguments,
     /// For how long it holds: a number with s, m, h, d or w behind it.
     #[arg(long, value_name = "SPAN", default_value = "90d", value_parser = parse_span)]
     expires: Duration,
@@ -82,14 +80,10 @@ struct RevokeArguments {
     nodes: Vec<String>,
 }
 
-/// An id, as far as that can be told without the node.
 fn parse_node(text: &str) -> std::result::Result<String, String> {
-    match !text.is_empty()
-        && text.len() <= 64
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
-    {
+    match is_node_id(text) {
         true => Ok(text.to_owned()),
-        false => Err("a node's id is expected, as `peerfs status` prints it".to_owned()),
+        false => Err(InvalidCertificate::Node.to_string()),
     }
 }
 
@@ -103,7 +97,7 @@ pub(crate) fn run(arguments: &MemberArguments) -> Result<()> {
 }
 
 fn issue(arguments: &IssueArguments) -> Result<()> {
-    let key = arguments.folder.load(&arguments.key)?;
+    let key = arguments.key.load()?;
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -142,23 +136,19 @@ fn revoke(arguments: &RevokeArguments) -> Result<()> {
     let tag: Tag = REVOKED_MEMBERS.parse()?;
     let make = make_arguments(&arguments.signer.store, tag.clone());
     let maker = Maker::new(&make)?;
-    let mut revoked = BTreeSet::new();
-    let known = signer.published()?;
-    match (maker.store.resolve(&Reference::Tag(tag.clone())), known) {
-        (Ok(here), known) if known.is_none_or(|known| known == here) => {
-            revoked = entries(&maker.store, &here)?;
-        }
-        (Err(StoreError::UnknownImage { .. }), None) => (),
-        (Err(error), None) => return Err(error.into()),
-        // Or those on it would be let in again.
-        (_, Some(known)) => {
-            return Err(Error::Key(format!(
-                "the newest list is not called {REVOKED_MEMBERS} in this store: `peerfs pull {known} && peerfs tag {known} \
-                 {REVOKED_MEMBERS}` first"
-            )))
-        }
-        (Ok(_), None) => (),
+    let here = match maker.store.resolve(&Reference::Tag(tag.clone())) {
+        Err(StoreError::UnknownImage { .. }) => None,
+        here => Some(here?),
+    };
+    // Or those on the newest one would be let in again.
+    if let Some(known) = signer.published()?.filter(|known| Some(*known) != here) {
+        return Err(Error::Key(format!(
+            "the newest list is not called {REVOKED_MEMBERS} in this store: `peerfs pull {known} && peerfs tag {known} \
+             {REVOKED_MEMBERS}` first"
+        )));
     }
+    let revoked = here.map(|here| entries(&maker.store, &here)).transpose()?;
+    let mut revoked = revoked.unwrap_or_default();
     for node in &arguments.nodes {
         match arguments.undo {
             true => revoked.remove(node),
@@ -172,7 +162,7 @@ fn revoke(arguments: &RevokeArguments) -> Result<()> {
 }
 
 /// Whom a list names.
-fn entries(store: &Arc<Store>, list: &peerfs_format::Digest) -> Result<BTreeSet<String>> {
+fn entries(store: &Arc<Store>, list: &Digest) -> Result<BTreeSet<String>> {
     let image = Image::open(Arc::clone(store), list)?;
     let mut entries = BTreeSet::new();
     image.for_each_entry(&image.root()?, |entry| {

@@ -16,7 +16,7 @@ use peerfs_replica::account::ACCOUNT_NAME;
 use peerfs_store::{Reference, RegistryReference, Store};
 
 use super::ask_name;
-use super::key::{KeyFolder, DEFAULT_KEY};
+use super::key::SigningKeyArguments;
 use super::replicas::{Signing, EXPIRES};
 use super::time_text::{parse_span, time_text};
 use crate::arguments::{DaemonArguments, RegistryArguments, StoreArguments};
@@ -32,10 +32,7 @@ pub(crate) struct SignerArguments {
     #[command(flatten)]
     daemon: DaemonArguments,
     #[command(flatten)]
-    folder: KeyFolder,
-    /// The key that signs: what it is called, or the path of its file.
-    #[arg(long, value_name = "KEY", default_value = DEFAULT_KEY)]
-    key: String,
+    key: SigningKeyArguments,
     /// For how long it holds: a number with s, m, h, d or w behind it. Publish it again before.
     #[arg(long, value_name = "SPAN", default_value = "30d", value_parser = parse_span)]
     expires: Duration,
@@ -138,7 +135,7 @@ impl<'a> Signer<'a> {
     /// # Errors
     /// If there is no such key, or that is no name.
     pub(crate) fn new(arguments: &'a SignerArguments, name: &str) -> Result<Self> {
-        let key = arguments.folder.load(&arguments.key)?;
+        let key = arguments.key.load()?;
         let name = name
             .parse()
             .or_else(|_| Name::new(key.public(), name))

@@ -15,7 +15,7 @@ use peerfs_replica::account::{account_name, Account, Entry, COPIES};
 use peerfs_store::{printable, Reference, Store};
 
 use super::ask_name;
-use super::key::{KeyFolder, DEFAULT_KEY};
+use super::key::SigningKeyArguments;
 use super::publish::{newest, next_sequence};
 use super::time_text::{parse_span, time_text};
 use crate::arguments::{DaemonArguments, StoreArguments};
@@ -90,10 +90,7 @@ struct AccountArguments {
     #[command(flatten)]
     daemon: DaemonArguments,
     #[command(flatten)]
-    folder: KeyFolder,
-    /// The key that signs: what it is called, or the path of its file.
-    #[arg(long, value_name = "KEY", default_value = DEFAULT_KEY)]
-    key: String,
+    key: SigningKeyArguments,
     /// For how long the account holds: a number with s, m, h, d or w behind it. Renew it before.
     #[arg(long, value_name = "SPAN", default_value = "90d", value_parser = parse_span)]
     expires: Duration,
@@ -139,7 +136,7 @@ impl AccountArguments {
     fn signing(&self) -> Result<Signing<'_>> {
         Ok(Signing {
             socket: &self.daemon.socket,
-            key: self.folder.load(&self.key)?,
+            key: self.key.load()?,
             expires: self.expires,
         })
     }

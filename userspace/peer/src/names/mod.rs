@@ -18,7 +18,7 @@ use peerfs_format::Digest;
 use peerfs_names::SignedRecord;
 use tokio::sync::{broadcast, watch};
 
-pub(crate) use client::Follower;
+pub(crate) use client::{Follower, PEERS_MAX};
 pub(crate) use server::NameServer;
 
 /// The protocol of the streams.

@@ -4,10 +4,9 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use libp2p::Stream;
 use peerfs_format::Digest;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast::error::RecvError;
@@ -17,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::wire::{Frame, Frames};
 use super::NameBook;
 use crate::inbound::Opened;
-use crate::seats::Seats;
+use crate::serving::Serving;
 
 /// The names that a peer may follow.
 pub(super) const TOPICS_MAX: usize = 256;
@@ -25,50 +24,25 @@ pub(super) const TOPICS_MAX: usize = 256;
 const FOLLOWERS_MAX: usize = 512;
 
 /// Serves the streams on which peers follow names.
-pub(crate) struct NameServer {
-    /// None as long as the node's owner carries no names.
-    book: OnceLock<Arc<dyn NameBook>>,
-    seats: Seats,
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
-}
+pub(crate) struct NameServer(Serving<dyn NameBook>);
 
 impl NameServer {
     pub(crate) fn new(tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        NameServer {
-            book: OnceLock::new(),
-            seats: Seats::new(FOLLOWERS_MAX),
-            tasks,
-            shutdown,
-        }
+        NameServer(Serving::new(FOLLOWERS_MAX, tasks, shutdown))
     }
 
-    /// Whether from now on what is in this book is told; it is not if another one is already.
+    /// As [`Serving::open`].
     pub(crate) fn open(&self, book: Arc<dyn NameBook>) -> bool {
-        self.book.set(book).is_ok()
+        self.0.open(book)
     }
 
-    /// Serves a stream that a peer opened, if it has no other one and there is room.
-    pub(crate) fn accept(&self, Opened { peer, stream, .. }: Opened) {
-        let Some(book) = self.book.get().cloned() else {
-            return;
+    /// As [`Serving::accept`].
+    pub(crate) fn accept(&self, opened: Opened) {
+        let serve = |stream, book: Arc<dyn NameBook>| async move {
+            serve(Frames::new(stream), book.as_ref()).await
         };
-        let Some(seat) = self.seats.take(peer) else {
-            return;
-        };
-        let shutdown = self.shutdown.clone();
-        self.tasks.spawn(async move {
-            let _seat = seat;
-            let served = shutdown.run_until_cancelled(serve_stream(stream, book));
-            if let Some(Err(error)) = served.await {
-                tracing::debug!(%peer, %error, "a stream of names ended");
-            }
-        });
+        self.0.accept(opened, serve);
     }
-}
-
-async fn serve_stream(stream: Stream, book: Arc<dyn NameBook>) -> io::Result<()> {
-    serve(Frames::new(stream), book.as_ref()).await
 }
 
 /// Sends what is known of the topics that are followed, and what becomes known of them. A question is not read before the

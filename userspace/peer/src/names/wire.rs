@@ -3,24 +3,20 @@
 //! The frames of a stream of names (Documentation/peer-protocol.md).
 
 use std::io;
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::{SinkExt, StreamExt};
 use libp2p::Stream;
 use peerfs_format::Digest;
 use peerfs_names::RECORD_MAX;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
-use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
+
+use crate::frames::RawFrames;
 
 /// Bytes of a topic.
 const TOPIC_SIZE: usize = 32;
 /// The most bytes of a frame behind its length.
 const FRAME_MAX: usize = 1 + TOPIC_SIZE + RECORD_MAX;
-/// How long a frame may take to be written.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const FOLLOW: u8 = 1;
 const LEAVE: u8 = 2;
@@ -41,7 +37,7 @@ pub(super) enum Frame {
 }
 
 /// Frames on a stream.
-pub(super) struct Frames<S>(Framed<S, LengthDelimitedCodec>);
+pub(super) struct Frames<S>(RawFrames<S>);
 
 impl Frames<Compat<Stream>> {
     pub(super) fn new(stream: Stream) -> Self {
@@ -51,12 +47,7 @@ impl Frames<Compat<Stream>> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
     pub(super) fn over(stream: S) -> Self {
-        let codec = LengthDelimitedCodec::builder()
-            .length_field_length(2)
-            .little_endian()
-            .max_frame_length(FRAME_MAX)
-            .new_codec();
-        Frames(Framed::new(stream, codec))
+        Frames(RawFrames::over(stream, FRAME_MAX))
     }
 
     /// The next frame; None at the end of the stream. May be dropped.
@@ -64,10 +55,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
     /// # Errors
     /// If the stream breaks or has something else.
     pub(super) async fn next(&mut self) -> io::Result<Option<Frame>> {
-        match self.0.next().await {
-            Some(bytes) => Ok(Some(Frame::decode(bytes?)?)),
-            None => Ok(None),
-        }
+        self.0.next().await?.map(Frame::decode).transpose()
     }
 
     /// Sends a frame.
@@ -75,7 +63,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
     /// # Errors
     /// If the stream breaks, or the other end does not read.
     pub(super) async fn send(&mut self, frame: Frame) -> io::Result<()> {
-        timeout(WRITE_TIMEOUT, self.0.send(frame.encode())).await?
+        self.0.send(frame.encode()).await
     }
 }
 

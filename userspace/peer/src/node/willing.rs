@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::Node;
-use crate::willing::{Listening, WillingBook};
+use crate::willing::{self, Listening, WillingBook, WILLING_PROTOCOL};
 
 impl Node {
     /// Tells peers what this book knows of willing nodes, and has them say what they know, from now on. The first book counts.
@@ -13,9 +13,7 @@ impl Node {
         let inner = &self.inner;
         if inner.willing.open(Arc::clone(&book)) {
             let listening = Listening {
-                control: inner.control.clone(),
-                peers: inner.peers.clone(),
-                events: inner.events.subscribe(),
+                at: self.at_peers(WILLING_PROTOCOL, willing::PEERS_MAX),
                 book,
             };
             self.spawn(listening.run());

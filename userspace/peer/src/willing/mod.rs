@@ -16,7 +16,7 @@ use libp2p::{PeerId, StreamProtocol};
 use peerfs_replica::willing::{NodeKey, SignedWilling};
 use tokio::sync::broadcast;
 
-pub(crate) use client::Listening;
+pub(crate) use client::{Listening, PEERS_MAX};
 pub(crate) use server::WillingServer;
 
 /// The protocol of the streams.

@@ -3,7 +3,7 @@
 //! Tells peers who is willing.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast::error::RecvError;
@@ -13,51 +13,30 @@ use tokio_util::task::TaskTracker;
 use super::wire::Frames;
 use super::WillingBook;
 use crate::inbound::Opened;
-use crate::seats::Seats;
+use crate::serving::Serving;
 
 /// The peers that are told, on one stream each.
 const LISTENERS_MAX: usize = 512;
 
 /// Serves the streams on which peers are told who is willing.
-pub(crate) struct WillingServer {
-    /// None as long as the node's owner has nothing to do with it.
-    book: OnceLock<Arc<dyn WillingBook>>,
-    seats: Seats,
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
-}
+pub(crate) struct WillingServer(Serving<dyn WillingBook>);
 
 impl WillingServer {
     pub(crate) fn new(tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        WillingServer {
-            book: OnceLock::new(),
-            seats: Seats::new(LISTENERS_MAX),
-            tasks,
-            shutdown,
-        }
+        WillingServer(Serving::new(LISTENERS_MAX, tasks, shutdown))
     }
 
-    /// Whether from now on what is in this book is told; it is not if another one is already.
+    /// As [`Serving::open`].
     pub(crate) fn open(&self, book: Arc<dyn WillingBook>) -> bool {
-        self.book.set(book).is_ok()
+        self.0.open(book)
     }
 
-    /// Serves a stream that a peer opened, if it has no other one and there is room.
-    pub(crate) fn accept(&self, Opened { peer, stream, .. }: Opened) {
-        let Some(book) = self.book.get().cloned() else {
-            return;
+    /// As [`Serving::accept`].
+    pub(crate) fn accept(&self, opened: Opened) {
+        let serve = |stream, book: Arc<dyn WillingBook>| async move {
+            serve(Frames::new(stream), book.as_ref()).await
         };
-        let Some(seat) = self.seats.take(peer) else {
-            return;
-        };
-        let shutdown = self.shutdown.clone();
-        self.tasks.spawn(async move {
-            let _seat = seat;
-            let serving = async { serve(Frames::new(stream), book.as_ref()).await };
-            if let Some(Err(error)) = shutdown.run_until_cancelled(serving).await {
-                tracing::debug!(%peer, %error, "a stream of announcements ended");
-            }
-        });
+        self.0.accept(opened, serve);
     }
 }
 

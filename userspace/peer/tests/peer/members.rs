@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::support::*;
-use peerfs_exchange::Priority;
 use peerfs_names::{Certificate, SecretKey};
 use peerfs_peer::{Event, Identity, Membership, Node, NodeConfig};
 use tokio::time::{sleep, timeout};
@@ -39,15 +38,6 @@ fn member(key: &SecretKey) -> NodeConfig {
     let identity = Identity::generate();
     let own = certificate(&identity, key, Duration::from_secs(3600));
     settings(identity, Some(own))
-}
-
-async fn exchange(server: &Node, client: &Node) {
-    let mut chunks = fetch(client, server.peer_id(), &[7], Priority::Demand);
-    let fetched = timeout(Duration::from_secs(10), chunks.next()).await;
-    assert_eq!(
-        fetched.unwrap().unwrap().unwrap(),
-        (7, Some(chunk(7, 1000)))
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,6 @@ use crate::mdns::Link;
 use crate::support::*;
 use libp2p::multiaddr::Protocol;
 use libp2p::Multiaddr;
-use peerfs_exchange::Priority;
 use peerfs_peer::{Identity, Node, NodeConfig};
 use peerfs_swarm::SwarmKey;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,15 +35,6 @@ async fn swarm(key: Option<&SwarmKey>) -> (Node, Node) {
     let second = start(member(key, known), Store::default()).await;
     connected(&second, first.peer_id()).await;
     (first, second)
-}
-
-async fn exchange(server: &Node, client: &Node) {
-    let mut chunks = fetch(client, server.peer_id(), &[7], Priority::Demand);
-    let fetched = timeout(Duration::from_secs(10), chunks.next()).await;
-    assert_eq!(
-        fetched.unwrap().unwrap().unwrap(),
-        (7, Some(chunk(7, 1000)))
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

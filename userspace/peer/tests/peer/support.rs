@@ -196,6 +196,16 @@ pub async fn pair(store: Store) -> (Node, Node) {
     (server, client)
 }
 
+/// Has a node fetch a chunk of a [`store_with_pack`] of chunks of 1,000 bytes from another one.
+pub async fn exchange(server: &Node, client: &Node) {
+    let mut chunks = fetch(client, server.peer_id(), &[7], Priority::Demand);
+    let fetched = timeout(Duration::from_secs(10), chunks.next()).await;
+    assert_eq!(
+        fetched.unwrap().unwrap().unwrap(),
+        (7, Some(chunk(7, 1000)))
+    );
+}
+
 /// The address of a relay before this one, which delays in both directions.
 pub fn delayed(address: &Multiaddr, delay: Duration) -> Multiaddr {
     over(address, Line { delay, rate: None })
