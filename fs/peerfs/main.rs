@@ -12,6 +12,7 @@ use kernel::prelude::*;
 use kernel::str::CStr;
 use kernel::sync::Arc;
 use rust::fs::{FileSystemType, FS_ALLOW_IDMAP, FS_USERNS_MOUNT};
+use rust::key::TrustedKeyring;
 use rust::miscdevice;
 use rust::mm::Shrinker;
 use store::Workers;
@@ -43,6 +44,10 @@ module! {
         upcall: u8 {
             default: 1,
             description: "0: what the store lacks is an error at once, and there is no /dev/peerfs",
+        },
+        require_signature: u8 {
+            default: 0,
+            description: "1: only images are mounted that are signed by whom the keyring .peerfs has",
         },
     },
 }
@@ -97,6 +102,10 @@ struct Shared {
     _shrinker: Shrinker<Workers>,
     /// The folder of debugfs that has one for each mount.
     debugfs: Dir,
+    /// Who may sign images where a signature is required.
+    trusted: TrustedKeyring,
+    /// Whether it is required of all of them.
+    require_signature: bool,
 }
 
 impl Shared {
@@ -108,6 +117,8 @@ impl Shared {
             _shrinker: Shrinker::new(c"peerfs-workers", workers.clone())?,
             workers,
             debugfs,
+            trusted: TrustedKeyring::new(c".peerfs")?,
+            require_signature: module_parameters::require_signature.value() != 0,
         })
     }
 }

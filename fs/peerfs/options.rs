@@ -25,6 +25,8 @@ pub(crate) struct Options {
     timeout: Option<u32>,
     /// What the mount is for.
     pub(crate) workload: Option<Workload>,
+    /// Whether the image must be signed.
+    pub(crate) require_signature: bool,
 }
 
 impl Options {
@@ -76,6 +78,13 @@ impl Options {
                     ));
                     return Err(EINVAL);
                 }
+            }
+            b"require_signature" => {
+                if parameter.value.is_some() {
+                    context.error(format_args!("require_signature: takes no value"));
+                    return Err(EINVAL);
+                }
+                self.require_signature = true;
             }
             _ => return Ok(false),
         }

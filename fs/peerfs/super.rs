@@ -19,7 +19,7 @@ use crate::rust::fs::{
     ContextOperations, DeviceNumber, Directory, ErrorName, FsContext, OptionsWriter, Parameter,
     StatFs, SuperOperations,
 };
-use crate::store::{Hex, Statistics, Store};
+use crate::store::{verify_signature, Hex, Statistics, Store};
 use crate::upcall::Daemon;
 use crate::{inode, Inode, PeerFs, Shared, SuperBlock};
 
@@ -33,6 +33,7 @@ pub(crate) struct SuperData {
     pub(crate) store: Arc<Store<Daemon>>,
     timeout: u32,
     workload: Workload,
+    require_signature: bool,
 }
 
 type Counters = Pin<KBox<File<Arc<Statistics>>>>;
@@ -68,6 +69,14 @@ impl SuperData {
                 ErrorName(*error)
             ));
         })?;
+        // Before anything of the image is read, and anybody is asked for it.
+        let require_signature = shared.require_signature || options.require_signature;
+        if require_signature {
+            verify_signature(&directory, &digest, &shared.trusted).map_err(|error| {
+                context.error(format_args!("manifest {digest} in {path}: {error}"));
+                Error::from(error)
+            })?;
+        }
         // A daemon writes with privileges: it does so only for who could write there alone.
         let may_ask = context.is_privileged() || directory.is_writable();
         let upcall = match may_ask {
@@ -94,6 +103,7 @@ impl SuperData {
             store,
             timeout: options.timeout(),
             workload,
+            require_signature,
         })
     }
 
@@ -130,7 +140,8 @@ impl SuperData {
             || options.has_timeout() && options.timeout() != self.timeout
             || options
                 .workload
-                .is_some_and(|workload| workload != self.workload);
+                .is_some_and(|workload| workload != self.workload)
+            || options.require_signature && !self.require_signature;
         if differs {
             context.error(format_args!(
                 "a remount cannot change options: unmount, then mount anew"
@@ -215,6 +226,9 @@ impl SuperOperations for PeerFs {
         let workload = data.workload.name();
         if let Some(Ok(name)) = workload.map(|name| CString::try_from_fmt(fmt!("{name}"))) {
             writer.option(c"workload", &name);
+        }
+        if data.require_signature {
+            writer.flag(c"require_signature");
         }
     }
 }

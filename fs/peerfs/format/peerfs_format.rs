@@ -31,6 +31,7 @@ mod pack_index;
 mod places;
 mod record;
 mod shard;
+mod signed;
 mod table;
 pub mod upcall;
 
@@ -68,4 +69,5 @@ pub use record::{
     SpanRecord, XattrRecord, XattrSetRecord, NO_XATTRS,
 };
 pub use shard::{is_xattr_name, Shard, ShardLayout, ShardTables};
+pub use signed::{signed_text, SignedFile, SIGNED_COUNT_MAX, SIGNED_MAX};
 pub use table::{Record, Table};

@@ -19,6 +19,7 @@ mod pack;
 mod places;
 mod readahead;
 mod realm;
+mod signature;
 mod statistics;
 mod stored;
 mod view;
@@ -61,6 +62,7 @@ pub(crate) type KeptShard = Kept<u32, ShardBlob>;
 type IndexBlob = Blob<PackIndexLayout>;
 pub(crate) use origin::{BlobRequest, ChunksRequest, Fetched, FetchedPlaces, Missed, Origin};
 pub(crate) use readahead::{ahead, lengthened, widened, Runs, Workers};
+pub(crate) use signature::verify_signature;
 pub(crate) use statistics::Statistics;
 pub(crate) use view::{PackView, Views};
 

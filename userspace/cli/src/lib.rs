@@ -11,6 +11,7 @@
 mod arguments;
 mod build;
 mod cat;
+mod certified;
 mod collect;
 mod container;
 mod conversation;

@@ -88,6 +88,7 @@ fn put(
         elsewhere: elsewhere(&store, destination)?,
         tag,
     };
+    let signatures = store.certified_signatures(&manifest)?;
     let remote = Remote::repository(destination, &options(&arguments.registry))?;
     let progress = PushProgress::default();
     let done = show_while(
@@ -99,6 +100,9 @@ fn put(
         || {
             block_on(async {
                 push.run(&remote, &progress).await?;
+                for signature in &signatures {
+                    remote.put_certified_signature(&manifest, signature).await?;
+                }
                 match (original, push.documents.last()) {
                     (Some(original), Some(top)) => {
                         remote.list_conversion(&original.digest, &top.bytes).await

@@ -2,32 +2,47 @@
 
 //! `peerfs sign` and `peerfs verify-signature`.
 
-use clap::Args;
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
 use peerfs_names::{ImageSignature, VerifyingKey};
 use peerfs_registry::Remote;
 use peerfs_store::{Reference, RegistryReference};
 
-use crate::arguments::RegistryArguments;
+use crate::arguments::{RegistryArguments, StoreArguments};
+use crate::certified::{self, Signer};
 use crate::error::{Error, Result};
 use crate::names::key::{KeyFolder, DEFAULT_KEY};
 use crate::output::Output;
 use crate::push::{block_on, options};
 
-/// Sign an image of a registry.
+/// Sign an image of a registry, or one of the store for kernels that ask for it.
 ///
-/// In the form of cosign's signatures by a key, beside the image: `cosign verify --key` verifies them, too
+/// Of a registry: in the form of cosign's signatures by a key, beside the image: `cosign verify --key` verifies them, too
 /// (with `peerfs key export --pem`). What is signed is what the reference stands for now. Prints its digest.
+///
+/// With a certificate, of the store: as PKCS #7, which the kernel verifies when the image is mounted with require_signature.
+/// `peerfs push` puts it beside the image, and who pulls the image gets it. Prints the digest of the image's manifest.
 #[derive(Args)]
 pub(crate) struct SignArguments {
     #[command(flatten)]
     registry: RegistryArguments,
     #[command(flatten)]
     folder: KeyFolder,
+    #[command(flatten)]
+    store: StoreArguments,
     /// The key that signs: what it is called, or the path of its file. Ed25519, as `peerfs key new` makes it, or ECDSA with
-    /// P-256; PKCS #8 in PEM.
+    /// P-256; with a certificate ECDSA with P-256, or RSA. PKCS #8 in PEM.
     #[arg(long, value_name = "KEY", default_value = DEFAULT_KEY)]
     key: String,
-    /// The image: REGISTRY/NAME:TAG, with or without a digest.
+    /// The file of the key's certificate (X.509, in PEM or DER): sign an image of the store, for kernels.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    certificate: Option<PathBuf>,
+    /// The file of a signature of an image of the store, for kernels, that somebody else has made, in PKCS #7. What is signed
+    /// is the text "peerfs-image-1 sha256:", with the digest of the image's manifest behind it.
+    #[arg(long, value_name = "FILE", conflicts_with = "certificate", value_hint = ValueHint::FilePath)]
+    signature: Option<PathBuf>,
+    /// The image: REGISTRY/NAME:TAG, with or without a digest; for kernels, a digest or a tag of the store.
     #[arg(value_name = "IMAGE")]
     image: Reference,
 }
@@ -47,8 +62,25 @@ pub(crate) struct VerifyArguments {
     image: Reference,
 }
 
+impl SignArguments {
+    /// What makes a signature for kernels, if that is wanted.
+    fn signer(&self) -> Result<Option<Signer>> {
+        Ok(match (&self.certificate, &self.signature) {
+            (Some(certificate), _) => Some(Signer::Key {
+                key: self.folder.path(&self.key)?,
+                certificate: certificate.clone(),
+            }),
+            (None, Some(file)) => Some(Signer::Signature(file.clone())),
+            (None, None) => None,
+        })
+    }
+}
+
 /// Signs an image.
 pub(crate) fn sign(arguments: &SignArguments) -> Result<()> {
+    if let Some(signer) = arguments.signer()? {
+        return certified::sign(&arguments.store.root_dir, &arguments.image, &signer);
+    }
     let reference = of_registry(&arguments.image)?;
     let key = arguments.folder.load_signing(&arguments.key)?;
     let remote = Remote::repository(reference, &options(&arguments.registry))?;

@@ -13,12 +13,14 @@
 //! | [`LatestTime`] | the latest time that a machine has seen, by which is judged what has expired |
 //! | [`SecretKey`] | what signs, as a file has it |
 //! | [`ImageSignature`] | a signature of an image in a registry, as cosign makes them |
+//! | [`CertifiedKey`] | what signs images for kernels that ask for it: a secret key and its certificate |
 //! | [`Policy`] | which images need whose signature |
 
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
 
 mod certificate;
+mod certified;
 mod grant;
 mod key;
 mod known;
@@ -32,6 +34,7 @@ mod signature;
 pub use certificate::{
     is_node_id, Certificate, InvalidCertificate, CERTIFICATE_MAX, REVOKED_MEMBERS,
 };
+pub use certified::{certificate, certified_signature, CertifiedKey, NotCertified, CERTIFIED_MAX};
 pub use grant::{Grant, WRITERS_MAX};
 pub use key::{InvalidKey, SecretKey};
 pub use known::{

@@ -3,16 +3,19 @@
 //! What is put into a repository besides images: small blobs, and OCI artifacts that lead to them (image specification 1.1,
 //! "Guidelines for Artifact Usage").
 
+use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
 
 use peerfs_format::Digest;
+use serde::Deserialize;
 use serde_json::{json, Value};
 
 use crate::documents::sha256;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::remote::Remote;
+use crate::revision::Revising;
 use crate::upload::Content;
 
 /// The media type of an artifact's manifest.
@@ -42,6 +45,36 @@ pub(crate) fn manifest(artifact_type: &str, layers: &[Value]) -> Vec<u8> {
     manifest.to_string().into_bytes()
 }
 
+/// A layer of an artifact, as far as it matters here.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Layer {
+    media_type: String,
+    digest: String,
+    pub(crate) size: u64,
+    #[serde(default)]
+    pub(crate) annotations: BTreeMap<String, String>,
+}
+
+impl Layer {
+    /// One that a manifest has, if it is of this type.
+    pub(crate) fn of(layer: &Value, media_type: &str) -> Option<Self> {
+        let layer: Layer = serde_json::from_value(layer.clone()).ok()?;
+        (layer.media_type == media_type).then_some(layer)
+    }
+}
+
+/// The layers of an artifact; none of what is none.
+fn layers(manifest: &[u8]) -> Vec<Value> {
+    #[derive(Default, Deserialize)]
+    struct Layers {
+        #[serde(default)]
+        layers: Vec<Value>,
+    }
+    let Layers { layers } = serde_json::from_slice(manifest).unwrap_or_default();
+    layers
+}
+
 /// A blob in memory.
 struct Small(Arc<[u8]>);
 
@@ -60,6 +93,62 @@ impl Content for Small {
 }
 
 impl Remote {
+    /// The layers of the artifact under a tag; none if there is none.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(crate) async fn artifact_layers(&self, tag: &str) -> Result<Vec<Value>> {
+        let found = self.revision(tag, MANIFEST_TYPE).await?;
+        Ok(found.map(|found| layers(&found.bytes)).unwrap_or_default())
+    }
+
+    /// The bytes of a layer, of which there are as many as it says; None if it is damaged, or longer than `max`.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(crate) async fn layer_bytes(&self, layer: &Layer, max: u64) -> Result<Option<Vec<u8>>> {
+        let digest = layer.digest.strip_prefix("sha256:");
+        let Some(digest) = digest.and_then(|digest| digest.parse().ok()) else {
+            return Ok(None);
+        };
+        match self.small_blob(&digest, layer.size.min(max)).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(Error::Missing { .. } | Error::Wrong { .. } | Error::TooLong { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts a layer before all others of the artifact under a tag, of which those go that it takes the place of, and those
+    /// behind the first `max`. Of what others put there at once nothing is lost.
+    ///
+    /// # Errors
+    /// Those of the server; [`Error::Contended`].
+    pub(crate) async fn put_layer(
+        &self,
+        tag: &str,
+        artifact_type: &str,
+        layer: &Value,
+        max: usize,
+        replaces: impl Fn(&Value) -> bool,
+    ) -> Result<()> {
+        let mut revising = Revising::default();
+        loop {
+            let before = self.revision(tag, MANIFEST_TYPE).await?;
+            let known = before.as_ref().map(|known| layers(&known.bytes));
+            let mut layers = known.unwrap_or_default();
+            if layers.contains(layer) {
+                return Ok(());
+            }
+            layers.retain(|other| !replaces(other));
+            layers.insert(0, layer.clone());
+            layers.truncate(max);
+            let manifest = manifest(artifact_type, &layers);
+            self.revise(tag, MANIFEST_TYPE, &manifest, before.as_ref())
+                .await?;
+            revising.settle(self.host()).await?;
+        }
+    }
+
     /// Puts a blob that an artifact leads to, and the configuration of artifacts.
     ///
     /// # Errors

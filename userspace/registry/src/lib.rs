@@ -27,6 +27,7 @@
 
 mod artifact;
 mod auth;
+mod certified;
 mod challenge;
 mod credentials;
 mod documents;

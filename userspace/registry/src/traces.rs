@@ -2,17 +2,13 @@
 
 //! Traces of images, in the repositories that these are in: an artifact under a tag of its own, with a layer for each workload.
 
-use std::collections::BTreeMap;
-
 use peerfs_format::Digest;
 use peerfs_trace::{Trace, TRACE_MAX};
-use serde::Deserialize;
-use serde_json::{json, Value};
+use serde_json::json;
 
-use crate::artifact::{descriptor, manifest, MANIFEST_TYPE};
-use crate::error::{Error, Result};
+use crate::artifact::{descriptor, Layer};
+use crate::error::Result;
 use crate::remote::Remote;
-use crate::revision::Revising;
 
 /// The media type of a trace.
 const TRACE_TYPE: &str = "application/vnd.peerfs.trace.v1";
@@ -28,30 +24,6 @@ fn tag(image: &Digest) -> String {
     format!("peerfs-trace-{image}")
 }
 
-#[derive(Default, Deserialize)]
-struct Layers {
-    #[serde(default)]
-    layers: Vec<Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Layer {
-    media_type: String,
-    digest: String,
-    size: u64,
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
-}
-
-impl Layer {
-    /// If it is of a trace.
-    fn of(layer: &Value) -> Option<Self> {
-        let layer: Layer = serde_json::from_value(layer.clone()).ok()?;
-        (layer.media_type == TRACE_TYPE).then_some(layer)
-    }
-}
-
 impl Remote {
     /// The traces of an image that are in this repository; none if there are none. One that is damaged, or of another image, is left
     /// out, and so is what is too much.
@@ -59,27 +31,19 @@ impl Remote {
     /// # Errors
     /// Those of the server.
     pub async fn traces(&self, image: &Digest) -> Result<Vec<Trace>> {
-        let Some(found) = self.revision(&tag(image), MANIFEST_TYPE).await? else {
-            return Ok(Vec::new());
-        };
-        let Layers { layers } = serde_json::from_slice(&found.bytes).unwrap_or_default();
+        let layers = self.artifact_layers(&tag(image)).await?;
+        let layers = layers
+            .iter()
+            .filter_map(|layer| Layer::of(layer, TRACE_TYPE));
         let (mut traces, mut room) = (Vec::new(), BYTES_MAX);
-        for layer in layers.iter().filter_map(Layer::of).take(TRACES_MAX) {
-            let digest = layer.digest.strip_prefix("sha256:");
-            let Some(digest) = digest.and_then(|digest| digest.parse().ok()) else {
-                continue;
-            };
+        for layer in layers.take(TRACES_MAX) {
             let Some(left) = room.checked_sub(layer.size) else {
                 continue;
             };
-            match self.small_blob(&digest, layer.size.min(TRACE_MAX)).await {
-                Ok(bytes) => {
-                    room = left;
-                    let trace = Trace::parse(&bytes).ok();
-                    traces.extend(trace.filter(|trace| trace.image == *image));
-                }
-                Err(Error::Missing { .. } | Error::Wrong { .. } | Error::TooLong { .. }) => (),
-                Err(error) => return Err(error),
+            if let Some(bytes) = self.layer_bytes(&layer, TRACE_MAX).await? {
+                room = left;
+                let trace = Trace::parse(&bytes).ok();
+                traces.extend(trace.filter(|trace| trace.image == *image));
             }
         }
         Ok(traces)
@@ -89,36 +53,23 @@ impl Remote {
     /// none is lost.
     ///
     /// # Errors
-    /// Those of the server; [`Error::Contended`].
+    /// Those of the server; [`Error::Contended`](crate::Error::Contended).
     pub async fn put_trace(&self, trace: &Trace) -> Result<()> {
-        let (tag, bytes) = (tag(&trace.image), trace.encode());
+        let bytes = trace.encode();
         let workload = trace.workload.name().unwrap_or_default();
         let mut layer = descriptor(TRACE_TYPE, &bytes);
         layer["annotations"] = json!({WORKLOAD: workload});
         self.put_artifact_blob(&bytes).await?;
-        let mut revising = Revising::default();
-        loop {
-            let before = self.revision(&tag, MANIFEST_TYPE).await?;
-            let known = before
-                .as_ref()
-                .map(|known| serde_json::from_slice(&known.bytes));
-            let Layers { mut layers } = known.and_then(std::result::Result::ok).unwrap_or_default();
-            if layers.first() == Some(&layer) {
-                return Ok(());
-            }
-            layers.retain(|other| {
-                let other = Layer::of(other);
-                other.is_none_or(|other| {
-                    other.annotations.get(WORKLOAD).map(String::as_str) != Some(workload)
-                })
-            });
-            // The newest first: those behind make room.
-            layers.insert(0, layer.clone());
-            layers.truncate(TRACES_MAX);
-            let manifest = manifest(TRACE_TYPE, &layers);
-            self.revise(&tag, MANIFEST_TYPE, &manifest, before.as_ref())
-                .await?;
-            revising.settle(self.host()).await?;
-        }
+        let is_of_workload =
+            |other: Layer| other.annotations.get(WORKLOAD).map(String::as_str) == Some(workload);
+        // The newest first: those behind make room.
+        self.put_layer(
+            &tag(&trace.image),
+            TRACE_TYPE,
+            &layer,
+            TRACES_MAX,
+            |other| Layer::of(other, TRACE_TYPE).is_some_and(is_of_workload),
+        )
+        .await
     }
 }

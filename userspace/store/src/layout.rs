@@ -37,6 +37,8 @@ pub(crate) const CATALOGUE_REBUILT: &str = "catalogue/rebuilt";
 pub(crate) const TRACES: &str = "traces";
 /// Its flock is held by who changes a trace.
 pub(crate) const TRACES_LOCK: &str = "traces.lock";
+/// Signatures of images that kernels ask for; made when there is something to be put there.
+pub(crate) const SIGNED: &str = "signed";
 /// The directory of files that are being written.
 pub(crate) const TMP: &str = "tmp";
 /// All directories, those first that others are in.
@@ -92,6 +94,11 @@ pub(crate) fn parse_trace(name: &str) -> Option<(Digest, Workload)> {
         Some((image, workload)) => Some((image.parse().ok()?, Workload::new(workload)?)),
         None => Some((name.parse().ok()?, Workload::default())),
     }
+}
+
+/// The signatures of an image that kernels ask for.
+pub(crate) fn signed(image: &Digest) -> String {
+    format!("{SIGNED}/{image}")
 }
 
 /// A file that is being written, one of many of this process.

@@ -36,6 +36,7 @@ mod places;
 mod programs;
 mod reader;
 mod signatures;
+mod signed;
 mod store;
 mod stub;
 mod temporary_file;

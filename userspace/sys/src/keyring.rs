@@ -2,8 +2,8 @@
 
 //! The kernel's keyrings (keyrings(7)).
 
-use std::ffi::CString;
-use std::io;
+use std::ffi::{CStr, CString};
+use std::{fs, io};
 
 use nix::libc;
 
@@ -37,16 +37,58 @@ pub struct Key(libc::c_long);
 /// # Errors
 /// What the system says: that a quota is used up, or that there are no keyrings.
 pub fn add_logon_key(keyring: Keyring, description: &str, secret: &[u8]) -> io::Result<Key> {
+    add_key(c"logon", description, secret, keyring.id())
+}
+
+/// A keyring of the kernel's own, whose keys the kernel trusts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TrustedKeyring(libc::c_int);
+
+impl TrustedKeyring {
+    /// The one that is called so; None if there is none that this process sees.
+    ///
+    /// # Errors
+    /// If there is no list of keys (proc_keys(5)).
+    pub fn find(name: &str) -> io::Result<Option<Self>> {
+        let keys = fs::read_to_string("/proc/keys")?;
+        Ok(keys.lines().find_map(|line| Self::parse(line, name)))
+    }
+
+    /// The keyring in a line of the list of keys. Users can't call one so: the kernel alone begins a name with a dot.
+    fn parse(line: &str, name: &str) -> Option<Self> {
+        let mut fields = line.split_ascii_whitespace();
+        let id = u32::from_str_radix(fields.next()?, 16).ok()?;
+        let kind = fields.nth(6)?;
+        let description = fields.next()?.strip_suffix(':')?;
+        let id = id.cast_signed();
+        (kind == "keyring" && description == name).then_some(TrustedKeyring(id))
+    }
+
+    /// Adds a certificate (X.509, DER), by whose key is signed what is trusted.
+    ///
+    /// # Errors
+    /// What the system says: that the keyring takes none, or none of this kind.
+    pub fn add_certificate(self, certificate: &[u8]) -> io::Result<Key> {
+        add_key(c"asymmetric", "", certificate, self.0)
+    }
+}
+
+fn add_key(
+    kind: &CStr,
+    description: &str,
+    payload: &[u8],
+    keyring: libc::c_int,
+) -> io::Result<Key> {
     let description = CString::new(description)?;
-    // SAFETY: both texts end with a NUL, and the secret has this length; the kernel copies all three.
+    // SAFETY: both texts end with a NUL, and the payload has this length; the kernel copies all three.
     let key = unsafe {
         libc::syscall(
             libc::SYS_add_key,
-            c"logon".as_ptr(),
+            kind.as_ptr(),
             description.as_ptr(),
-            secret.as_ptr(),
-            secret.len(),
-            keyring.id(),
+            payload.as_ptr(),
+            payload.len(),
+            keyring,
         )
     };
     match key {
@@ -65,5 +107,28 @@ pub fn invalidate(key: Key) -> io::Result<()> {
     match done {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keyring_of_the_kernel_is_found_by_its_name() {
+        let line = "fd1e3d4c I------     1 perm 1f0b0000     0     0 keyring   .peerfs: empty";
+        let find = |line| TrustedKeyring::parse(line, ".peerfs");
+        assert_eq!(
+            find(line),
+            Some(TrustedKeyring(0xfd1e_3d4c_u32.cast_signed()))
+        );
+        for other in [
+            "",
+            "1f1e3d4c I------     1 perm 1f0b0000     0     0 keyring   .peerfs2: 1",
+            "1f1e3d4c I------     1 perm 1f0b0000     0     0 user      .peerfs: 1",
+            "1f1e3d4c I------     1 perm 1f0b0000     0     0 asymmetri a: X509.rsa 1 []",
+        ] {
+            assert_eq!(find(other), None, "{other}");
+        }
     }
 }

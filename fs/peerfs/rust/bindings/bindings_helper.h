@@ -11,6 +11,7 @@
 #include <linux/filelock.h>
 #include <linux/fs.h>
 #include <linux/fs_context.h>
+#include <linux/key.h>
 #include <linux/lz4.h>
 #include <linux/magic.h>
 #include <linux/miscdevice.h>

@@ -6,6 +6,7 @@
 #include "bindings_helper.h"
 #include <keys/user-type.h>
 #include <linux/key.h>
+#include <linux/verification.h>
 
 struct inode *peerfs_alloc_inode_sb(struct super_block *sb, struct kmem_cache *cache, gfp_t gfp)
 {
@@ -355,4 +356,27 @@ int peerfs_copy_logon_key(const char *description, u8 *secret, size_t length)
 	up_read(&key->sem);
 	key_put(key);
 	return error;
+}
+
+/* A keyring of the kernel's own, in which root alone changes something. */
+struct key *peerfs_keyring_alloc(const char *description)
+{
+	return keyring_alloc(description, GLOBAL_ROOT_UID, GLOBAL_ROOT_GID, current_cred(),
+			     KEY_POS_SEARCH | KEY_USR_VIEW | KEY_USR_READ | KEY_USR_WRITE |
+				     KEY_USR_SEARCH | KEY_USR_SETATTR,
+			     KEY_ALLOC_NOT_IN_QUOTA, NULL, NULL);
+}
+
+int peerfs_verify_pkcs7_signature(const void *data, size_t len, const void *raw_pkcs7,
+				  size_t pkcs7_len, struct key *trusted_keys)
+{
+#ifdef CONFIG_SYSTEM_DATA_VERIFICATION
+	/* Where nobody is trusted no parser needs to see what somebody has written. */
+	if (!READ_ONCE(trusted_keys->keys.nr_leaves_on_tree))
+		return -ENOKEY;
+	return verify_pkcs7_signature(data, len, raw_pkcs7, pkcs7_len, trusted_keys,
+				      VERIFYING_UNSPECIFIED_SIGNATURE, NULL, NULL);
+#else
+	return -EOPNOTSUPP;
+#endif
 }

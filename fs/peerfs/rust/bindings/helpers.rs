@@ -95,4 +95,12 @@ extern "C" {
         secret: *mut u8,
         length: usize,
     ) -> c_int;
+    pub(crate) fn peerfs_keyring_alloc(description: *const c_char) -> *mut key;
+    pub(crate) fn peerfs_verify_pkcs7_signature(
+        data: *const c_void,
+        len: usize,
+        raw_pkcs7: *const c_void,
+        pkcs7_len: usize,
+        trusted_keys: *mut key,
+    ) -> c_int;
 }

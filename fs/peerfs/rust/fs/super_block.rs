@@ -137,6 +137,15 @@ impl OptionsWriter<'_> {
         };
     }
 
+    /// Writes `,name`.
+    pub(crate) fn flag(&self, name: &CStr) {
+        use kernel::str::CStrExt;
+        // SAFETY: the file is valid by the lifetime, and so is the name; no value is a null pointer.
+        unsafe {
+            bindings::peerfs_seq_show_option(self.seq, name.as_char_ptr(), core::ptr::null())
+        };
+    }
+
     /// Writes `,name=number`.
     pub(crate) fn number(&self, name: &CStr, value: u64) {
         if let Ok(text) = CString::try_from_fmt(fmt!("{value}")) {

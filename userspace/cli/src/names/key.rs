@@ -15,6 +15,7 @@ use peerfs_sys::secret_file::{self, SecretError};
 use rustix::process::{geteuid, set_dumpable_behavior, DumpableBehavior};
 use zeroize::Zeroizing;
 
+use crate::certified::{self, TrustArguments};
 use crate::error::{Error, Result};
 use crate::output::{tell, Align, Output};
 use crate::realm::{self, ImportKeyArguments, RealmArguments};
@@ -102,6 +103,7 @@ enum KeyCommand {
         #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
         file: PathBuf,
     },
+    Trust(TrustArguments),
     Realm(RealmArguments),
     Import(ImportKeyArguments),
 }
@@ -145,6 +147,7 @@ pub(crate) fn run(arguments: &KeyArguments) -> Result<()> {
             };
             output.line(&key.fingerprint().to_string())?;
         }
+        KeyCommand::Trust(arguments) => certified::trust(arguments)?,
         KeyCommand::Realm(arguments) => realm::run(arguments, &mut output)?,
         KeyCommand::Import(arguments) => realm::import(arguments, &mut output)?,
     }
@@ -170,7 +173,7 @@ impl KeyFolder {
     }
 
     /// The file of a key.
-    fn path(&self, name: &str) -> Result<PathBuf> {
+    pub(crate) fn path(&self, name: &str) -> Result<PathBuf> {
         if name.contains('/') {
             return Ok(name.into());
         }
@@ -235,7 +238,7 @@ fn invalid(path: &Path, source: peerfs_names::InvalidKey) -> Error {
 }
 
 /// The text of a file that others than its owner can't read.
-fn read(path: &Path) -> Result<Zeroizing<String>> {
+pub(crate) fn read(path: &Path) -> Result<Zeroizing<String>> {
     leave_no_core_dump();
     let is_private = |metadata: &Metadata| metadata.mode() & 0o077 == 0;
     secret_file::read(path, LENGTH_MAX, is_private).map_err(|error| {

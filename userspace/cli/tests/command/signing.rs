@@ -205,3 +205,85 @@ fn a_policy_is_obeyed_when_an_image_is_pulled_and_when_it_is_mounted() {
         assert!(message.contains("nonsense"), "{message}");
     }
 }
+
+/// A key, and its certificate, which OpenSSL makes: NAME.key and NAME.crt.
+fn certify(folder: &Path, name: &str, kind: &str) {
+    let shell = format!(
+        "openssl req -x509 -nodes -newkey {kind} -keyout {name}.key -out {name}.crt -subj /CN={name} 2>/dev/null
+         chmod 600 {name}.key"
+    );
+    let mut openssl = Command::new("bash");
+    succeed(openssl.args(["-ec", &shell]).current_dir(folder));
+}
+
+const P256: &str = "ec -pkeyopt ec_paramgen_curve:P-256";
+
+#[test]
+fn a_signature_for_kernels_is_one_to_openssl_and_goes_with_the_image() {
+    let world = World::new();
+    let folder = world.folder();
+    let image = world.fixture.manifest.to_string();
+    certify(folder, "ec", P256);
+    certify(folder, "rsa", "rsa:3072");
+    let path = |name: &str| world.path(name).to_str().unwrap().to_owned();
+    let sign = |key: &str, certificate: &str| {
+        let mut sign = world.command("sign");
+        sign.args(["--key", &path(key), "--certificate", &path(certificate)]);
+        sign.arg("image");
+        sign
+    };
+    for name in ["ec", "rsa"] {
+        let key = format!("{name}.key");
+        let certificate = format!("{name}.crt");
+        let signed = succeed(&mut sign(&key, &certificate));
+        assert_eq!(String::from_utf8(signed).unwrap().trim_end(), image);
+        // The newest is the first, and OpenSSL stops where it ends.
+        let shell = format!(
+            "printf 'peerfs-image-1 sha256:{image}' >text
+             openssl cms -verify -binary -inform DER -in {}/signed/{image} -content text -certfile {certificate} -noverify -out /dev/null
+             ! openssl cms -verify -binary -inform DER -in {}/signed/{image} -content {certificate} -certfile {certificate} -noverify -out /dev/null",
+            world.fixture.store().display(),
+            world.fixture.store().display(),
+        );
+        let mut openssl = Command::new("bash");
+        succeed(openssl.args(["-ec", &shell]).current_dir(folder));
+    }
+    // What can't sign says why.
+    let (_, message) = fail(&mut sign("ec.key", "rsa.crt"));
+    assert!(message.contains("of another key"), "{message}");
+    let (_, message) = fail(&mut sign("ec.key", "ec.key"));
+    assert!(message.contains("no X.509 certificate"), "{message}");
+    let own = world.path("keys/default.pem");
+    let (_, message) = fail(&mut sign("keys/default.pem", "ec.crt"));
+    assert!(
+        message.contains("P-256, or RSA"),
+        "{}: {message}",
+        own.display()
+    );
+    let mut garbage = world.command("sign");
+    garbage.args(["--signature", &path("ec.crt"), "image"]);
+    let (_, message) = fail(&mut garbage);
+    assert!(message.contains("no detached signature"), "{message}");
+
+    // A push takes them along, and a pull brings them; twice is once.
+    let here = fs::read(world.fixture.store().join("signed").join(&image)).unwrap();
+    for _ in 0..2 {
+        succeed(world.command("push").args(["image", &world.image]));
+    }
+    let there = world.path("other");
+    let mut pull = world.command("pull");
+    succeed(pull.arg("--root-dir").arg(&there).arg(&world.image));
+    let signatures = |store: &Path| peerfs_store::Store::open(store).unwrap();
+    let digest = image.parse().unwrap();
+    let mut found = [world.fixture.store(), there.clone()]
+        .map(|store| signatures(&store).certified_signatures(&digest).unwrap());
+    found.iter_mut().for_each(|found| found.sort());
+    assert_eq!(found[0].len(), 2);
+    assert_eq!(found[0], found[1]);
+    assert_eq!(found[0].concat().len(), here.len());
+    // They go with the image.
+    let mut remove = peerfs(&there, "rm");
+    succeed(remove.arg(&world.image));
+    succeed(&mut peerfs(&there, "gc"));
+    assert!(!there.join("signed").join(&image).exists());
+}

@@ -30,8 +30,8 @@ const SOURCES_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
 /// Between two looks at what the store notes: others may have noted something.
 const READ_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long the traces of an image may take: whoever mounts it waits for them.
-const TRACES_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long what is beside an image may take, its traces and its signatures for kernels: whoever mounts it waits for them.
+const BESIDE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why an image of a registry can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -148,13 +148,26 @@ impl Origins {
         };
         let manifest = image.manifest;
         let blob = remote.small_blob(&manifest, METADATA_MAX);
-        let (blob, traces) = tokio::join!(blob, timeout(TRACES_TIMEOUT, remote.traces(&manifest)));
+        let (blob, traces, certified) = tokio::join!(
+            blob,
+            timeout(BESIDE_TIMEOUT, remote.traces(&manifest)),
+            timeout(BESIDE_TIMEOUT, remote.certified_signatures(&manifest)),
+        );
         let blob = blob?;
         let traces = match traces {
             Ok(Ok(traces)) => traces,
             // A hint: without it readers wait longer.
             Ok(Err(error)) => {
                 debug!(%manifest, error = %Causes(&error), "what the registry has of traces of the image is not known");
+                Vec::new()
+            }
+            Err(_) => Vec::new(),
+        };
+        let certified = match certified {
+            Ok(Ok(certified)) => certified,
+            // Who needs them is the kernel, and it says so.
+            Ok(Err(error)) => {
+                debug!(%manifest, error = %Causes(&error), "what the registry has of signatures for kernels is not known");
                 Vec::new()
             }
             Err(_) => Vec::new(),
@@ -175,6 +188,9 @@ impl Origins {
             let noted: Vec<NotedSignature> = noted.collect();
             if !noted.is_empty() {
                 store.note_signatures(&noted)?;
+            }
+            if !certified.is_empty() {
+                store.add_certified_signatures(&manifest, &certified)?;
             }
             for trace in traces {
                 // What was noted here is better.

@@ -107,7 +107,19 @@ impl<'a> Sweep<'a> {
         self.sweep_blobs()?;
         self.sweep_partial()?;
         self.sweep_loose()?;
-        self.sweep_traces()
+        self.sweep_traces()?;
+        self.sweep_signed()
+    }
+
+    /// Removes the signatures of images that are not needed.
+    fn sweep_signed(&mut self) -> Result<()> {
+        for image in self.store.signed_images()? {
+            self.pause()?;
+            if !self.marks.blobs.contains(&image) {
+                self.remove(&layout::signed(&image))?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes the traces of images that are not needed.
