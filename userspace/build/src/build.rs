@@ -24,7 +24,7 @@ use crate::pipeline::{self, Found};
 use crate::shard_plan::{self, ShardSource};
 use crate::tree::{NodeKind, Tree};
 use crate::xattrs::XattrSets;
-use crate::{shard_writer, Error, Options, Result, SeenFiles, TreeSource};
+use crate::{shard_writer, Error, NewlySeen, Options, Result, TreeSource};
 
 /// An image that was built: all of it is in the store.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ pub struct BuiltImage {
     /// Chunks of the base that would have been used, were they not missing or damaged.
     pub unusable_chunks: u64,
     /// The files of the source, if they were to be remembered ([`Options::remember`]).
-    pub seen: SeenFiles,
+    pub seen: Arc<NewlySeen>,
     /// Keeps what was built from being collected before it has a name.
     _building: Arc<File>,
 }
@@ -191,8 +191,13 @@ pub fn build<S: TreeSource>(
         packs: &places,
         xattrs: &xattrs,
     };
-    let planned = shard_plan::plan(&shards, options.layout.shard, &root)?;
-    let shards = shard_writer::write_all(&shards, &planned, store, options, &root)?;
+    let shards = shard_plan::plan(&shards, options.layout.shard, &root)
+        .and_then(|planned| shard_writer::write_all(&shards, &planned, store, options, &root));
+    let content_bytes = content_bytes(&tree, &contents);
+    // What could not be read back looks like what is not there.
+    tree.check()?;
+    contents.check()?;
+    let shards = shards?;
     let blob_table = metadata::encode_blob_table(&packs, &shards);
     if blob_table.len() as u64 > METADATA_MAX {
         return Err(Error::TooLarge {
@@ -205,7 +210,7 @@ pub fn build<S: TreeSource>(
     let manifest = Manifest {
         features,
         inode_count: tree.nodes.len() as u64,
-        content_bytes: content_bytes(&tree, &contents),
+        content_bytes,
         stored_bytes: packs.iter().map(|pack| pack.stored_length).sum(),
         root: read_root(store, &shards, options)?,
         blob_table: store.add_blob(&blob_table)?,
@@ -213,7 +218,12 @@ pub fn build<S: TreeSource>(
     };
     let blob = metadata::encode_manifest(&manifest);
     let digest = store.add_blob(&blob)?;
-    let seen = SeenFiles::new(digest, options.settings(), time_before(started), seen);
+    let seen = NewlySeen {
+        manifest: digest,
+        settings: options.settings(),
+        started: time_before(started),
+        files: seen,
+    };
     Ok(BuiltImage {
         manifest: digest,
         manifest_length: blob.len() as u64,
@@ -225,7 +235,7 @@ pub fn build<S: TreeSource>(
         packs,
         shards,
         unusable_chunks,
-        seen,
+        seen: Arc::new(seen),
         _building: building,
     })
 }

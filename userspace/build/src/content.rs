@@ -5,16 +5,20 @@
 //! While chunks are still being packed, a place is an offset in one address space over all packs:
 //! the chunks' uncompressed bytes one after another, in the order in which they were sequenced.
 
+use bytes::{Buf, BufMut};
 use peerfs_format::{Digest, ExtentRecord, PackRecord};
 
 use crate::known_files::KnownFile;
 use crate::pipeline::WholeFile;
+use crate::table::{Row, RowIndex, Scratch, Table};
 use crate::xattrs::XattrSetId;
+use crate::Result;
 
 /// The content of all regular files, in the order of their inodes.
-#[derive(Default)]
 pub(crate) struct Contents {
-    files: Vec<FileContent>,
+    files: Table<FileContent>,
+    /// The small files, by their digests, each content once.
+    small: RowIndex,
     /// Those of the large files.
     runs: Vec<Run>,
     /// Those of the stream that the small files make.
@@ -22,6 +26,7 @@ pub(crate) struct Contents {
 }
 
 /// The content of a regular file.
+#[derive(Clone, Copy)]
 pub(crate) struct FileContent {
     pub(crate) digest: Digest,
     pub(crate) xattrs: Option<XattrSetId>,
@@ -38,6 +43,45 @@ enum Place {
     Large { first: usize, count: usize },
 }
 
+impl Row for FileContent {
+    const SIZE: usize = Digest::SIZE + 2 * 4 + 2 * 8;
+
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        bytes.put_slice(&self.digest.0);
+        bytes.put_u32_le(XattrSetId::encode(self.xattrs));
+        let (count, place) = match self.place {
+            Place::Small(offset) => (SMALL, offset),
+            // As many as chunks, of which an image has fewer.
+            Place::Large { first, count } => (count as u32, first as u64),
+        };
+        bytes.put_u32_le(count);
+        bytes.put_u64_le(place);
+        bytes.put_u64_le(self.allocated);
+    }
+
+    fn decode(mut bytes: &[u8]) -> Self {
+        let mut digest = Digest::default();
+        bytes.copy_to_slice(&mut digest.0);
+        let xattrs = XattrSetId::decode(bytes.get_u32_le());
+        let place = match (bytes.get_u32_le(), bytes.get_u64_le()) {
+            (SMALL, offset) => Place::Small(offset),
+            (count, first) => Place::Large {
+                first: first as usize,
+                count: count as usize,
+            },
+        };
+        FileContent {
+            digest,
+            xattrs,
+            allocated: bytes.get_u64_le(),
+            place,
+        }
+    }
+}
+
+/// What stands for the count of runs of a small file.
+const SMALL: u32 = u32::MAX;
+
 /// Consecutive bytes of a file or of the stream of small files, over all packs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Run {
@@ -49,6 +93,24 @@ struct Run {
 }
 
 impl Contents {
+    /// Of no files.
+    pub(crate) fn new(scratch: &Scratch) -> Self {
+        Contents {
+            files: Table::new(scratch),
+            small: RowIndex::default(),
+            runs: Vec::new(),
+            small_runs: Vec::new(),
+        }
+    }
+
+    /// Fails if something of it could not be read back.
+    ///
+    /// # Errors
+    /// [`Error::Scratch`](crate::Error::Scratch).
+    pub(crate) fn check(&self) -> Result<()> {
+        self.files.check()
+    }
+
     /// The number of the runs so far, for [`Contents::add_large`].
     pub(crate) fn run_count(&self) -> usize {
         self.runs.len()
@@ -63,7 +125,7 @@ impl Contents {
     /// Adds a large file whose runs are all there, from number `first` on.
     pub(crate) fn add_large(&mut self, whole: WholeFile, first: usize) {
         let runs = self.runs.get(first..).unwrap_or_default();
-        self.files.push(FileContent {
+        self.files.push(&FileContent {
             digest: whole.digest,
             xattrs: whole.xattrs,
             allocated: runs.iter().map(|run| run.length).sum(),
@@ -93,18 +155,32 @@ impl Contents {
         append_run(&mut self.small_runs, is_first, offset, place, length);
     }
 
-    /// Adds a small file that begins at `offset` of the stream.
-    pub(crate) fn add_small(&mut self, whole: WholeFile, offset: u64, length: u64) {
-        self.files.push(FileContent {
+    /// Adds a small file that begins at `offset` of the stream, unless one with its content is there already, which it shares. Says
+    /// whether it is new.
+    pub(crate) fn add_small(&mut self, whole: WholeFile, offset: u64, length: u64) -> bool {
+        let [a, b, c, d, ..] = whole.digest.0;
+        let hash = u32::from_le_bytes([a, b, c, d]);
+        let row = self.files.len() as u32;
+        let has_digest = |row| {
+            let file = self.file(row);
+            file.is_some_and(|file| file.digest == whole.digest)
+        };
+        let known = self.small.find(hash, has_digest);
+        let known = known.and_then(|row| self.file(row)).map(|file| file.place);
+        if known.is_none() {
+            self.small.insert(hash, row);
+        }
+        self.files.push(&FileContent {
             digest: whole.digest,
             xattrs: whole.xattrs,
             allocated: length,
-            place: Place::Small(offset),
+            place: known.unwrap_or(Place::Small(offset)),
         });
+        known.is_none()
     }
 
     /// The content of a regular file, by its number among them.
-    pub(crate) fn file(&self, index: u32) -> Option<&FileContent> {
+    pub(crate) fn file(&self, index: u32) -> Option<FileContent> {
         self.files.get(index as usize)
     }
 
@@ -246,7 +322,7 @@ mod tests {
 
     fn tuples(contents: &Contents, index: u32, packs: &PackPlaces) -> Vec<(u64, u32, u32, u32)> {
         let file = contents.file(index).unwrap();
-        let extents = contents.extents(file, packs);
+        let extents = contents.extents(&file, packs);
         let tuple = |extent: &ExtentRecord| {
             (
                 extent.file_offset,
@@ -261,7 +337,7 @@ mod tests {
     #[test]
     fn runs_are_merged_and_split_at_packs() {
         let packs = [pack(100), pack(50), pack(200)];
-        let mut contents = Contents::default();
+        let mut contents = Contents::new(&Scratch::default());
         let first = contents.run_count();
         contents.add_run(first, 0, 90, 5);
         contents.add_run(first, 5, 95, 80);
@@ -289,7 +365,7 @@ mod tests {
     #[test]
     fn packs_that_nothing_needs_are_left_out() {
         let packs = [pack(100), pack(50), pack(70), pack(200)];
-        let mut contents = Contents::default();
+        let mut contents = Contents::new(&Scratch::default());
         contents.add_run(0, 0, 149, 1);
         contents.add_run(0, 1, 220, 1);
         contents.add_large(whole(), 0);
@@ -300,18 +376,25 @@ mod tests {
 
     #[test]
     fn small_files_lie_in_the_stream() {
-        let mut contents = Contents::default();
+        let mut contents = Contents::new(&Scratch::default());
         contents.add_small_run(0, 300, 100);
         contents.add_small_run(100, 600, 100);
         let (packs, _) = PackPlaces::new(&[pack(1000)], &contents);
-        contents.add_small(whole(), 20, 30);
-        contents.add_small(whole(), 80, 40);
-        contents.add_small(whole(), 0, 0);
+        let small = |number| WholeFile {
+            digest: Digest([number; 32]),
+            xattrs: None,
+        };
+        assert!(contents.add_small(small(1), 20, 30));
+        assert!(contents.add_small(small(2), 80, 40));
+        assert!(contents.add_small(small(3), 0, 0));
+        // What has the same content is where that is.
+        assert!(!contents.add_small(small(1), 120, 30));
         assert_eq!(tuples(&contents, 0, &packs), [(0, 0, 320, 30)]);
         assert_eq!(
             tuples(&contents, 1, &packs),
             [(0, 0, 380, 20), (20, 0, 600, 20)]
         );
         assert_eq!(tuples(&contents, 2, &packs), []);
+        assert_eq!(tuples(&contents, 3, &packs), [(0, 0, 320, 30)]);
     }
 }

@@ -26,6 +26,9 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// What a build of a large tree had put aside on the disk was not to be had again.
+    #[error("can't read back what was written to the store's folder tmp")]
+    Scratch(#[source] io::Error),
     /// Something in the tree changed while it was read.
     #[error(
         "{} changed while it was read; build from a tree that nothing writes to, such as a snapshot",

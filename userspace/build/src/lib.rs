@@ -58,6 +58,7 @@ mod sequence;
 mod shard_plan;
 mod shard_writer;
 mod source;
+mod table;
 mod tree;
 mod tree_builder;
 mod xattrs;
@@ -73,7 +74,7 @@ pub use build::{build, BuiltImage, Progress};
 pub use error::{Error, Result};
 pub use options::{ChunkSizes, Compression, Layout, Options};
 pub use read::{QueuedFile, ReadQueue};
-pub use seen::{FileIdentity, SeenFiles};
+pub use seen::{FileIdentity, NewlySeen, SeenFiles};
 pub use source::{
     ArchiveFile, ArchiveTree, Attributes, Blob, DeviceNumber, DirectorySource, FileReader, Kind,
     Layer, LayersSource, Limits, Metadata, Owner, PatternError, Promise, PuzzleFile,

@@ -2,6 +2,7 @@
 
 //! The stages from the walk to the packs: what they tell each other, and their threads.
 
+use std::sync::Arc;
 use std::thread::{self, Builder, Scope, ScopedJoinHandle};
 
 use bytes::Bytes;
@@ -13,9 +14,10 @@ use crate::base::BaseChunks;
 use crate::content::Contents;
 use crate::known_files::{KnownFile, KnownFiles};
 use crate::read::{self, ReadContext, ReadQueue, Unreadable};
-use crate::seen::FileIdentity;
+use crate::seen::Seen;
 use crate::sequence::ChunkQueue;
 use crate::source::TreeSource;
+use crate::table::{Scratch, Table};
 use crate::tree::Tree;
 use crate::xattrs::{XattrSetId, XattrSets};
 use crate::{pack, sequence, Error, Options, Progress, Result};
@@ -31,7 +33,7 @@ const STORED_WAITING: usize = 256;
 pub(crate) struct Found {
     pub(crate) tree: Tree,
     /// The regular files that the source can tell of, each with its inode number.
-    pub(crate) seen: Vec<(FileIdentity, u32)>,
+    pub(crate) seen: Table<Seen>,
     pub(crate) contents: Contents,
     pub(crate) new_packs: Vec<PackRecord>,
     pub(crate) unusable_chunks: u64,
@@ -40,7 +42,7 @@ pub(crate) struct Found {
 /// Runs the stages from the walk to the packs.
 pub(crate) fn run<S: TreeSource>(
     source: S,
-    store: &Store,
+    store: &Arc<Store>,
     options: &Options,
     base: BaseChunks,
     known_files: Option<&KnownFiles>,
@@ -51,6 +53,7 @@ pub(crate) fn run<S: TreeSource>(
     let compression = options.compression.identity();
     let known = KnownChunks::new(store, &compression, options.realm.as_ref());
     let unreadable = Unreadable::default();
+    let scratch = Scratch::new(store);
     let (read_requests, to_read) = bounded(READS_WAITING);
     let (read_results, to_sequence) = bounded(READS_WAITING);
     let (compress_requests, to_compress) = bounded(CHUNKS_WAITING);
@@ -61,6 +64,7 @@ pub(crate) fn run<S: TreeSource>(
             xattrs,
             progress,
             unreadable: &unreadable,
+            scratch: &scratch,
             known: known_files,
         };
         let walker = spawn(scope, move || -> Result<_> {
@@ -79,8 +83,9 @@ pub(crate) fn run<S: TreeSource>(
             requests: compress_requests,
             results: stored_results,
         };
+        let scratch = &scratch;
         let sequencer = spawn(scope, move || {
-            sequence::run(&to_sequence, chunk_queue, base, layout)
+            sequence::run(&to_sequence, chunk_queue, base, layout, scratch)
         })?;
         let compressors = (0..options.threads.get())
             .map(|_| {

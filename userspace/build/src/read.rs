@@ -13,8 +13,9 @@ use peerfs_store::sha256;
 use crate::chunker::{SparseChunker, BLOCK_SIZE};
 use crate::known_files::{KnownFile, KnownFiles};
 use crate::pipeline::{ReadPiece, ReadPieces, SmallFile, WholeFile};
-use crate::seen::FileIdentity;
+use crate::seen::{FileIdentity, Seen};
 use crate::source::{FileReader, SourceFile};
+use crate::table::{Scratch, Table};
 use crate::xattrs::{XattrSet, XattrSetId, XattrSets};
 use crate::{Error, Options, Progress, Result};
 
@@ -38,6 +39,8 @@ pub(crate) struct ReadContext<'a> {
     pub(crate) xattrs: &'a XattrSets,
     pub(crate) progress: &'a Progress,
     pub(crate) unreadable: &'a Unreadable,
+    /// Where what is too large for memory goes.
+    pub(crate) scratch: &'a Scratch,
     /// The files of an earlier build.
     pub(crate) known: Option<&'a KnownFiles>,
 }
@@ -69,7 +72,7 @@ pub struct ReadQueue<'a, F> {
     /// Files so far.
     count: u64,
     /// What the source can tell of them, if that is to be remembered.
-    seen: Vec<(FileIdentity, u32)>,
+    seen: Table<Seen>,
     context: ReadContext<'a>,
 }
 
@@ -94,9 +97,14 @@ impl<'a, F: SourceFile> ReadQueue<'a, F> {
             batch_bytes: 0,
             known: Vec::new(),
             count: 0,
-            seen: Vec::new(),
+            seen: Table::new(context.scratch),
             context,
         }
+    }
+
+    /// Where the tree goes that is too large for memory.
+    pub(crate) fn scratch(&self) -> &'a Scratch {
+        self.context.scratch
     }
 
     /// Hands a file over. Waits if the readers are behind.
@@ -146,12 +154,12 @@ impl<'a, F: SourceFile> ReadQueue<'a, F> {
     /// Notes what the source can tell of a file, for the next build.
     pub(crate) fn remember(&mut self, identity: FileIdentity, inode: u32) {
         if self.context.options.remember.is_some() {
-            self.seen.push((identity, inode));
+            self.seen.push(&Seen(identity, inode));
         }
     }
 
     /// What was noted.
-    pub(crate) fn into_seen(self) -> Vec<(FileIdentity, u32)> {
+    pub(crate) fn into_seen(self) -> Table<Seen> {
         self.seen
     }
 

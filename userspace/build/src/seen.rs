@@ -2,8 +2,13 @@
 
 //! What a build has seen of the files of a tree, for the next one, which then need not read them.
 
+use std::fmt;
+use std::io::{self, Write};
+
 use peerfs_format::Digest;
-use peerfs_store::sha256;
+use peerfs_store::{sha256, Sha256Writer};
+
+use crate::table::{Row, Table};
 
 /// What tells that a file is the one that it was. Whoever changes a file changes one of these, but for two cases: what is
 /// written through a mapping of the file may become known later, and a change within the resolution of the
@@ -41,12 +46,14 @@ const MAGIC: &[u8; 8] = b"peerfsse";
 const VERSION: u32 = 1;
 /// Bytes of a record: device, inode, size, the two times (8 and 4 each), the number in the image.
 const RECORD_SIZE: usize = 3 * 8 + 2 * 12 + 4;
+/// Bytes that are written at once.
+const WRITE_SIZE: usize = 64 * 1024;
 /// Bytes before the records: magic, version, manifest, settings, the time of the start.
 const HEADER_SIZE: usize = 8 + 4 + 2 * Digest::SIZE + 12;
 
 impl SeenFiles {
-    /// The files of a build, in any order.
-    pub(crate) fn new(
+    /// Files in any order.
+    fn new(
         manifest: Digest,
         settings: Digest,
         started: (i64, u32),
@@ -71,29 +78,7 @@ impl SeenFiles {
         (seen.changed < self.started && seen.modified < self.started).then_some(*number)
     }
 
-    /// Its bytes in a file: a header, a record of each file, and the SHA-256 of all that; all integers little-endian.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let length = HEADER_SIZE + self.files.len() * RECORD_SIZE + Digest::SIZE;
-        let mut bytes = Vec::with_capacity(length);
-        bytes.extend(MAGIC);
-        bytes.extend(VERSION.to_le_bytes());
-        bytes.extend(self.manifest.0);
-        bytes.extend(self.settings.0);
-        put_time(&mut bytes, self.started);
-        for (file, number) in &self.files {
-            for field in [file.device, file.inode, file.size] {
-                bytes.extend(field.to_le_bytes());
-            }
-            put_time(&mut bytes, file.modified);
-            put_time(&mut bytes, file.changed);
-            bytes.extend(number.to_le_bytes());
-        }
-        let digest = sha256(&bytes);
-        bytes.extend(digest.0);
-        bytes
-    }
-
-    /// Reads what [`SeenFiles::to_bytes`] has written; None if it is anything else, or damaged.
+    /// Reads what [`NewlySeen::write_to`] has written; None if it is anything else, or damaged.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (bytes, digest) = bytes.split_at_checked(bytes.len().checked_sub(Digest::SIZE)?)?;
         let (header, records) = bytes.split_at_checked(HEADER_SIZE)?;
@@ -108,22 +93,103 @@ impl SeenFiles {
         let manifest = Digest(header.take()?);
         let settings = Digest(header.take()?);
         let started = header.time()?;
-        let files = records.chunks_exact(RECORD_SIZE).map(|record| {
-            let mut record = Fields(record);
-            let mut number = || record.take().map(u64::from_le_bytes);
-            let (device, inode, size) = (number()?, number()?, number()?);
-            let file = FileIdentity {
-                device,
-                inode,
-                size,
-                modified: record.time()?,
-                changed: record.time()?,
-            };
-            Some((file, u32::from_le_bytes(record.take()?)))
-        });
+        let files = records.chunks_exact(RECORD_SIZE).map(record);
         let files = files.collect::<Option<Vec<_>>>()?;
         Some(Self::new(manifest, settings, started, files))
     }
+}
+
+/// The regular files of a tree as a build has just seen them, for a file from which [`SeenFiles`] are read.
+pub struct NewlySeen {
+    /// The image that was built.
+    pub manifest: Digest,
+    /// As of [`SeenFiles`].
+    pub(crate) settings: Digest,
+    /// As of [`SeenFiles`].
+    pub(crate) started: (i64, u32),
+    /// The files, in any order, each with the number of its inode in the image.
+    pub(crate) files: Table<Seen>,
+}
+
+/// A file that was seen, and the number of its inode in the image.
+pub(crate) struct Seen(pub(crate) FileIdentity, pub(crate) u32);
+
+impl Row for Seen {
+    const SIZE: usize = RECORD_SIZE;
+
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        let Seen(file, number) = self;
+        for field in [file.device, file.inode, file.size] {
+            bytes.extend(field.to_le_bytes());
+        }
+        put_time(bytes, file.modified);
+        put_time(bytes, file.changed);
+        bytes.extend(number.to_le_bytes());
+    }
+
+    fn decode(bytes: &[u8]) -> Self {
+        let nothing = FileIdentity {
+            device: 0,
+            inode: 0,
+            size: 0,
+            modified: (0, 0),
+            changed: (0, 0),
+        };
+        let (file, number) = record(bytes).unwrap_or((nothing, 0));
+        Seen(file, number)
+    }
+}
+
+impl NewlySeen {
+    /// Writes a header, a record of each file, and the SHA-256 of all that; all integers little-endian.
+    ///
+    /// # Errors
+    /// Those of `out`; that something can't be read back.
+    pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+        let mut hash = Sha256Writer::default();
+        let mut bytes = Vec::with_capacity(HEADER_SIZE);
+        bytes.extend(MAGIC);
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend(self.manifest.0);
+        bytes.extend(self.settings.0);
+        put_time(&mut bytes, self.started);
+        for seen in self.files.iter() {
+            if bytes.len() >= WRITE_SIZE {
+                hash.update(&bytes);
+                out.write_all(&bytes)?;
+                bytes.clear();
+            }
+            seen.encode(&mut bytes);
+        }
+        self.files.check().map_err(io::Error::other)?;
+        hash.update(&bytes);
+        bytes.extend(hash.finish().0);
+        out.write_all(&bytes)
+    }
+}
+
+impl fmt::Debug for NewlySeen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewlySeen")
+            .field("manifest", &self.manifest)
+            .field("files", &self.files.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The file in a record, and its number.
+fn record(bytes: &[u8]) -> Option<(FileIdentity, u32)> {
+    let mut record = Fields(bytes);
+    let mut number = || record.take().map(u64::from_le_bytes);
+    let (device, inode, size) = (number()?, number()?, number()?);
+    let file = FileIdentity {
+        device,
+        inode,
+        size,
+        modified: record.time()?,
+        changed: record.time()?,
+    };
+    Some((file, u32::from_le_bytes(record.take()?)))
 }
 
 fn put_time(bytes: &mut Vec<u8>, (seconds, nanoseconds): (i64, u32)) {
@@ -154,6 +220,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::table::Scratch;
 
     fn file(inode: u64, changed: i64) -> FileIdentity {
         FileIdentity {
@@ -206,7 +273,18 @@ mod tests {
         ) {
             let files = files.into_iter().map(|(inode, changed, number)| (file(inode, changed), number));
             let seen = seen(files.collect());
-            let mut bytes = seen.to_bytes();
+            let mut newly = NewlySeen {
+                manifest: seen.manifest,
+                settings: seen.settings,
+                started: seen.started,
+                files: Table::new(&Scratch::default()),
+            };
+            // In any order.
+            for (file, number) in seen.files.iter().rev() {
+                newly.files.push(&Seen(*file, *number));
+            }
+            let mut bytes = Vec::new();
+            newly.write_to(&mut bytes).unwrap();
             prop_assert_eq!(SeenFiles::from_bytes(&bytes), Some(seen));
             prop_assert!(SeenFiles::from_bytes(&bytes[..bytes.len() - 1]).is_none());
             let place = change.index(bytes.len());

@@ -7,13 +7,13 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use flume::{bounded, Receiver, Sender};
-use peerfs_format::Digest;
 use peerfs_store::ContentId;
 
 use crate::base::BaseChunks;
 use crate::chunker::Chunker;
 use crate::content::Contents;
 use crate::pipeline::{CompressRequest, ReadPiece, ReadPieces, SmallFile, StoredChunk};
+use crate::table::Scratch;
 use crate::{Error, Layout, Result};
 
 /// The queues that chunks go to: the compressors', and in the same order the packer's.
@@ -24,6 +24,8 @@ pub(crate) struct ChunkQueue {
 
 /// Sequences what was read; the chunks of `base` are there already. Returns also how many of them could not be used.
 ///
+/// What is found of the files is kept in `scratch`.
+///
 /// # Errors
 /// The first error of a reader; [`Error::Cancelled`] if the packer stopped listening because it failed.
 pub(crate) fn run(
@@ -31,16 +33,16 @@ pub(crate) fn run(
     queue: ChunkQueue,
     base: BaseChunks,
     layout: &Layout,
+    scratch: &Scratch,
 ) -> Result<(Contents, u64)> {
     let mut sequencer = Sequencer {
-        contents: Contents::default(),
+        contents: Contents::new(scratch),
         next_place: base.end(),
         base,
         places: HashMap::new(),
         small_chunker: Chunker::new(layout.chunks),
         small_cut: 0,
         small_offset: 0,
-        small_places: HashMap::new(),
         queue,
     };
     for pieces in files {
@@ -78,8 +80,6 @@ struct Sequencer {
     small_cut: u64,
     /// The offset in their stream at which the next file begins.
     small_offset: u64,
-    /// The files' offsets in their stream, by the digest of their content.
-    small_places: HashMap<Digest, u64>,
     queue: ChunkQueue,
 }
 
@@ -90,14 +90,13 @@ impl Sequencer {
             let (bytes, others) = rest.split_at(file.length.min(rest.len()));
             rest = others;
             let length = bytes.len() as u64;
-            let known = self.small_places.get(&file.whole.digest).copied();
-            let offset = known.unwrap_or(self.small_offset);
-            if known.is_none() {
-                self.small_places.insert(file.whole.digest, offset);
+            if self
+                .contents
+                .add_small(file.whole, self.small_offset, length)
+            {
                 self.small_chunker.push(bytes);
                 self.small_offset += length;
             }
-            self.contents.add_small(file.whole, offset, length);
         }
         while let Some(chunk) = self.small_chunker.next() {
             self.add_small_chunk(chunk)?;

@@ -12,7 +12,7 @@ use peerfs_format::{
 };
 
 use crate::content::{Contents, PackPlaces};
-use crate::tree::{Node, NodeKind, Tree};
+use crate::tree::{NodeKind, Tree};
 use crate::xattrs::{self, XattrSetId, XattrSets};
 use crate::{Error, Result};
 
@@ -84,13 +84,7 @@ impl Planner<'_> {
         // What the directory takes in a shard of its own; counting may stop when it is too much.
         let mut alone = 0;
         let mut next_inode = self.current.inodes.end;
-        for entry in self
-            .source
-            .tree
-            .entries
-            .get(entries.clone())
-            .unwrap_or_default()
-        {
+        for entry in self.source.tree.entries.range(entries.clone()) {
             alone += self.entry_size(entry.name);
             if entry.inode == next_inode {
                 next_inode += 1;
@@ -143,7 +137,7 @@ impl Planner<'_> {
             Some(NodeKind::Regular(file)) => source
                 .contents
                 .file(file)
-                .map_or(0, |file| source.contents.extents(file, source.packs).len()),
+                .map_or(0, |file| source.contents.extents(&file, source.packs).len()),
             _ => 0,
         };
         let rest = self.inode_size(inode, &HashSet::new()) - extents * ExtentRecord::SIZE;
@@ -184,7 +178,7 @@ impl Planner<'_> {
         };
         let payload = match node.kind {
             NodeKind::Regular(file) => source.contents.file(file).map_or(0, |file| {
-                let extents = source.contents.extents(file, source.packs);
+                let extents = source.contents.extents(&file, source.packs);
                 Digest::SIZE + extents.len() * ExtentRecord::SIZE
             }),
             NodeKind::Directory { index, .. } => {
@@ -212,7 +206,7 @@ impl Planner<'_> {
 impl ShardSource<'_> {
     /// An inode's xattr set.
     pub(crate) fn xattrs_of(&self, inode: u32) -> Option<XattrSetId> {
-        let node: &Node = self.tree.node(inode)?;
+        let node = self.tree.node(inode)?;
         match node.kind {
             NodeKind::Regular(file) => self.contents.file(file)?.xattrs,
             _ => node.xattrs,
@@ -228,6 +222,7 @@ mod tests {
     use crate::pipeline::WholeFile;
     use crate::read::QueuedFile;
     use crate::source::{Kind, Metadata};
+    use crate::table::Scratch;
     use crate::tree::TreeWriter;
     use crate::xattrs::XattrSet;
 
@@ -235,14 +230,14 @@ mod tests {
     /// bytes of attributes.
     fn refusal(pieces: u64, attributes: usize) -> Option<String> {
         let metadata = Metadata::default();
-        let mut tree = TreeWriter::new(&metadata);
+        let mut tree = TreeWriter::new(&metadata, &Scratch::default());
         let directory = tree.add(1, b"directory", &metadata, &Kind::Directory, None);
         tree.end_directory(1, None);
         let file = QueuedFile { number: 0, size: 0 };
         tree.add_file(b"file", &metadata, file).unwrap();
         tree.end_directory(directory.unwrap(), None);
         let tree = tree.finish();
-        let mut contents = Contents::default();
+        let mut contents = Contents::new(&Scratch::default());
         for piece in 0..pieces {
             contents.add_run(0, piece * 100_000, piece * 10, 1);
         }

@@ -85,11 +85,11 @@ fn encode(
 ) -> Option<Vec<u8>> {
     let mut tables = Tables::new(source, shards);
     for inode in shard.inodes.clone() {
-        tables.add_inode(source.tree.node(inode)?, source.xattrs_of(inode))?;
+        tables.add_inode(&source.tree.node(inode)?, source.xattrs_of(inode))?;
     }
-    for entry in source.tree.entries.get(shard.entries.clone())? {
+    for entry in source.tree.entries.range(shard.entries.clone()) {
         let name = source.tree.bytes(entry.name);
-        let (name_offset, _) = tables.add_to_heap(name)?;
+        let (name_offset, _) = tables.add_to_heap(&name)?;
         let record = EntryRecord {
             inode: u64::from(entry.inode),
             name_offset,
@@ -175,7 +175,7 @@ impl<'a> Tables<'a> {
                 record.allocated = file.allocated;
                 record.link = u64::from(self.digests.count);
                 record.payload_first = self.extents.count;
-                for extent in self.source.contents.extents(file, self.source.packs) {
+                for extent in self.source.contents.extents(&file, self.source.packs) {
                     self.extents.add(&extent);
                 }
                 record.payload_count = self.extents.count - record.payload_first;
@@ -189,7 +189,7 @@ impl<'a> Tables<'a> {
             }
             NodeKind::SymbolicLink(target) => {
                 let target = self.source.tree.bytes(target);
-                (record.payload_first, record.payload_count) = self.add_to_heap(target)?;
+                (record.payload_first, record.payload_count) = self.add_to_heap(&target)?;
             }
             NodeKind::Device(device) => record.payload_first = device,
             NodeKind::Other => (),
@@ -210,7 +210,7 @@ impl<'a> Tables<'a> {
             let shard = self.shards.get(number)?;
             let end = shard.entries.end.min(entries.end);
             let first = tree.entries.get(start)?;
-            let (name_offset, name_length) = self.add_to_heap(tree.bytes(first.name))?;
+            let (name_offset, name_length) = self.add_to_heap(&tree.bytes(first.name))?;
             self.spans.add(&SpanRecord {
                 entries_before: (start - entries.start) as u64,
                 shard: u32::try_from(number).ok()?,

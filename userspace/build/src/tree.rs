@@ -1,32 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The tree in memory, compactly, since there may be millions of files; and how it is written.
+//! The tree, compactly, since there may be millions of files; and how it is written.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::result::Result as StdResult;
 
+use bytes::{Buf, BufMut};
 use peerfs_format::{EntryRecord, FileType, Record, ROOT_INODE};
 
 use crate::read::QueuedFile;
 use crate::source::{Flaw, Kind, Metadata};
+use crate::table::{Row, Scratch, Segments, Table};
 use crate::xattrs::XattrSetId;
+use crate::Result;
 
 /// A tree that was walked: all that an image holds of it but the content of its regular files.
-#[derive(Default)]
 pub struct Tree {
     /// By inode number, the first one (the root) at index 0.
-    pub(crate) nodes: Vec<Node>,
+    pub(crate) nodes: Table<Node>,
     /// All directories' entries, in the order of the visits; sorted within each directory.
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Table<Entry>,
     /// In the order of the visits.
     pub(crate) directories: Vec<Directory>,
     /// The bytes of names and symbolic links' targets.
-    bytes: Vec<u8>,
+    bytes: Segments,
 }
 
 /// An inode.
+#[derive(Clone, Copy)]
 pub(crate) struct Node {
     pub(crate) mode: u32,
     pub(crate) uid: u32,
@@ -75,31 +80,126 @@ pub(crate) struct ByteRange {
     length: u16,
 }
 
+impl Row for Node {
+    const SIZE: usize = 6 * 4 + 2 * 8 + NodeKind::SIZE;
+
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        for field in [self.mode, self.uid, self.gid, self.nlink] {
+            bytes.put_u32_le(field);
+        }
+        bytes.put_u64_le(self.size);
+        bytes.put_i64_le(self.mtime_seconds);
+        bytes.put_u32_le(self.mtime_nanoseconds);
+        bytes.put_u32_le(XattrSetId::encode(self.xattrs));
+        self.kind.encode(bytes);
+    }
+
+    fn decode(mut bytes: &[u8]) -> Self {
+        Node {
+            mode: bytes.get_u32_le(),
+            uid: bytes.get_u32_le(),
+            gid: bytes.get_u32_le(),
+            nlink: bytes.get_u32_le(),
+            size: bytes.get_u64_le(),
+            mtime_seconds: bytes.get_i64_le(),
+            mtime_nanoseconds: bytes.get_u32_le(),
+            xattrs: XattrSetId::decode(bytes.get_u32_le()),
+            kind: NodeKind::decode(bytes),
+        }
+    }
+}
+
+impl NodeKind {
+    /// Bytes of a kind: which one, and two fields.
+    const SIZE: usize = 2 + 2 + 8;
+
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        let (kind, short, long) = match *self {
+            NodeKind::Regular(number) => (0, 0, u64::from(number)),
+            NodeKind::Directory { index, parent } => {
+                (1, 0, u64::from(index) << 32 | u64::from(parent))
+            }
+            NodeKind::SymbolicLink(target) => (2, target.length, target.start),
+            NodeKind::Device(number) => (3, 0, u64::from(number)),
+            NodeKind::Other => (4, 0, 0),
+        };
+        bytes.put_u16_le(kind);
+        bytes.put_u16_le(short);
+        bytes.put_u64_le(long);
+    }
+
+    fn decode(mut bytes: &[u8]) -> Self {
+        let (kind, length, long) = (bytes.get_u16_le(), bytes.get_u16_le(), bytes.get_u64_le());
+        match kind {
+            0 => NodeKind::Regular(long as u32),
+            1 => NodeKind::Directory {
+                index: (long >> 32) as u32,
+                parent: long as u32,
+            },
+            2 => NodeKind::SymbolicLink(ByteRange {
+                start: long,
+                length,
+            }),
+            3 => NodeKind::Device(long as u32),
+            _ => NodeKind::Other,
+        }
+    }
+}
+
+impl Row for Entry {
+    const SIZE: usize = 4 + 2 + 8;
+
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        bytes.put_u32_le(self.inode);
+        bytes.put_u16_le(self.name.length);
+        bytes.put_u64_le(self.name.start);
+    }
+
+    fn decode(mut bytes: &[u8]) -> Self {
+        Entry {
+            inode: bytes.get_u32_le(),
+            name: ByteRange {
+                length: bytes.get_u16_le(),
+                start: bytes.get_u64_le(),
+            },
+        }
+    }
+}
+
 impl Tree {
     /// Keeps a name (at most 255 bytes) or a target (at most 4095).
     fn add_bytes(&mut self, bytes: &[u8]) -> ByteRange {
-        let range = ByteRange {
-            start: self.bytes.len() as u64,
+        ByteRange {
+            start: self.bytes.add(bytes),
             length: bytes.len() as u16,
-        };
-        self.bytes.extend_from_slice(bytes);
-        range
+        }
     }
 
     /// The bytes of a name or a target.
-    pub(crate) fn bytes(&self, range: ByteRange) -> &[u8] {
-        let start = range.start as usize;
-        let end = start + usize::from(range.length);
-        self.bytes.get(start..end).unwrap_or_default()
+    pub(crate) fn bytes(&self, range: ByteRange) -> Cow<'_, [u8]> {
+        let bytes = self.bytes.get(range.start, range.length.into());
+        bytes.unwrap_or_default()
     }
 
     /// An inode by its number.
-    pub(crate) fn node(&self, inode: u32) -> Option<&Node> {
+    pub(crate) fn node(&self, inode: u32) -> Option<Node> {
         self.nodes.get((inode as usize).checked_sub(1)?)
     }
 
-    fn node_mut(&mut self, inode: u32) -> Option<&mut Node> {
-        self.nodes.get_mut((inode as usize).checked_sub(1)?)
+    fn update(&mut self, inode: u32, change: impl FnOnce(&mut Node)) {
+        if let Some(number) = (inode as usize).checked_sub(1) {
+            self.nodes.update(number, change);
+        }
+    }
+
+    /// Fails if something of it could not be read back.
+    ///
+    /// # Errors
+    /// [`Error::Scratch`](crate::Error::Scratch).
+    pub(crate) fn check(&self) -> Result<()> {
+        self.nodes.check()?;
+        self.entries.check()?;
+        self.bytes.check()
     }
 
     /// An inode's type.
@@ -112,7 +212,8 @@ impl Tree {
         let mut names = Vec::new();
         // The first name of each is in a directory that was visited before.
         while let Some(place) = self.entries.iter().position(|entry| entry.inode == inode) {
-            names.extend(self.entries.get(place).map(|entry| self.bytes(entry.name)));
+            let name = self.entries.get(place).map(|entry| entry.name);
+            names.extend(name.map(|name| self.bytes(name)));
             let directory = self
                 .directories
                 .iter()
@@ -125,7 +226,7 @@ impl Tree {
         }
         let names = names.iter().rev();
         names.fold(root.to_owned(), |path, name| {
-            path.join(OsStr::from_bytes(name))
+            path.join(OsStr::from_bytes(name.as_ref()))
         })
     }
 
@@ -150,9 +251,15 @@ pub(crate) struct TreeWriter {
 
 impl TreeWriter {
     /// A tree of a root without entries.
-    pub(crate) fn new(root: &Metadata) -> Self {
+    pub(crate) fn new(root: &Metadata, scratch: &Scratch) -> Self {
+        let tree = Tree {
+            nodes: Table::new(scratch),
+            entries: Table::new(scratch),
+            directories: Vec::new(),
+            bytes: Segments::new(scratch),
+        };
         let mut writer = TreeWriter {
-            tree: Tree::default(),
+            tree,
             first_entry: 0,
             subdirectories: 0,
             size: 0,
@@ -160,7 +267,7 @@ impl TreeWriter {
         let parent = ROOT_INODE as u32;
         let kind = NodeKind::Directory { index: 0, parent };
         let root = node(root, FileType::Directory, 0, kind);
-        writer.tree.nodes.push(root);
+        writer.tree.nodes.push(&root);
         writer
     }
 
@@ -175,7 +282,7 @@ impl TreeWriter {
         name: &[u8],
         metadata: &Metadata,
         file: QueuedFile,
-    ) -> Result<u32, Flaw> {
+    ) -> StdResult<u32, Flaw> {
         if file.size > i64::MAX as u64 {
             return Err(Flaw::TooLarge {
                 what: "bytes",
@@ -198,7 +305,7 @@ impl TreeWriter {
         metadata: &Metadata,
         kind: &Kind,
         xattrs: Option<XattrSetId>,
-    ) -> Result<u32, Flaw> {
+    ) -> StdResult<u32, Flaw> {
         let mut size = 0;
         let node_kind = match kind {
             Kind::Directory => {
@@ -223,9 +330,9 @@ impl TreeWriter {
 
     /// Adds another name of an inode that is no directory to the current directory.
     pub(crate) fn link(&mut self, name: &[u8], inode: u32) {
-        if let Some(node) = self.tree.node_mut(inode) {
+        self.tree.update(inode, |node| {
             node.nlink = node.nlink.saturating_add(1);
-        }
+        });
         self.add_entry(name, inode);
     }
 
@@ -237,14 +344,14 @@ impl TreeWriter {
         self.tree.directories.push(Directory { entries });
         let size = std::mem::take(&mut self.size);
         let subdirectories = std::mem::take(&mut self.subdirectories);
-        if let Some(node) = self.tree.node_mut(inode) {
+        self.tree.update(inode, |node| {
             node.xattrs = xattrs;
             node.size = size;
             node.nlink = 2 + subdirectories;
             if let NodeKind::Directory { index, .. } = &mut node.kind {
                 *index = place;
             }
-        }
+        });
     }
 
     /// The tree, whose directories have all ended.
@@ -252,10 +359,10 @@ impl TreeWriter {
         self.tree
     }
 
-    fn add_node(&mut self, name: &[u8], node: Node) -> Result<u32, Flaw> {
+    fn add_node(&mut self, name: &[u8], node: Node) -> StdResult<u32, Flaw> {
         let before = self.tree.nodes.len() as u64;
         let inode = u32::try_from(before + 1).map_err(|_| too_many(before))?;
-        self.tree.nodes.push(node);
+        self.tree.nodes.push(&node);
         self.add_entry(name, inode);
         Ok(inode)
     }
@@ -263,7 +370,7 @@ impl TreeWriter {
     fn add_entry(&mut self, name: &[u8], inode: u32) {
         self.size += (EntryRecord::SIZE + name.len()) as u64;
         let name = self.tree.add_bytes(name);
-        self.tree.entries.push(Entry { inode, name });
+        self.tree.entries.push(&Entry { inode, name });
     }
 }
 

@@ -191,7 +191,7 @@ impl<F> TreeBuilder<F> {
         queue: &mut ReadQueue<'q, S>,
         mut hand_over: impl FnMut(&mut ReadQueue<'q, S>, F) -> Result<QueuedFile>,
     ) -> Result<Tree> {
-        let mut writer = TreeWriter::new(&self.metadata_of(ROOT));
+        let mut writer = TreeWriter::new(&self.metadata_of(ROOT), queue.scratch());
         // Directories that are still to be written, the next one last.
         let mut waiting = vec![(ROOT_INODE as u32, ROOT)];
         while let Some((parent, index)) = waiting.pop() {

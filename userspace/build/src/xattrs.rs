@@ -115,6 +115,18 @@ impl XattrSet {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct XattrSetId(u32);
 
+impl XattrSetId {
+    /// A number that stands for a set, or for none.
+    pub(crate) fn encode(set: Option<Self>) -> u32 {
+        set.map_or(u32::MAX, |set| set.0)
+    }
+
+    /// What a number stands for.
+    pub(crate) fn decode(number: u32) -> Option<Self> {
+        (number != u32::MAX).then_some(XattrSetId(number))
+    }
+}
+
 /// The different sets of a tree. Their numbers depend on the order of the threads and do not get
 /// into the image.
 #[derive(Default)]

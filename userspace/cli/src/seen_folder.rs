@@ -6,13 +6,13 @@
 
 use std::env;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use peerfs_build::SeenFiles;
+use peerfs_build::{NewlySeen, SeenFiles};
 use peerfs_format::Digest;
 use peerfs_store::sha256;
 use rustix::fs::OFlags;
@@ -61,13 +61,13 @@ impl SeenFolder {
     }
 
     /// Notes what was seen. Without it, the next build takes longer: who can't write here need not be told.
-    pub(crate) fn keep(&self, seen: &SeenFiles, tree: &Path) {
+    pub(crate) fn keep(&self, seen: &NewlySeen, tree: &Path) {
         if let Err(error) = self.write(seen, tree) {
             tracing::debug!(%error, folder = %self.path.display(), "nothing is noted of the tree");
         }
     }
 
-    fn write(&self, seen: &SeenFiles, tree: &Path) -> io::Result<()> {
+    fn write(&self, seen: &NewlySeen, tree: &Path) -> io::Result<()> {
         let Some(path) = self.file_of(&seen.manifest, tree) else {
             return Ok(());
         };
@@ -77,7 +77,7 @@ impl SeenFolder {
             .create(&self.path)?;
         // It is the user's alone, and has its name when all of it is there.
         let mut file = NamedTempFile::new_in(&self.path)?;
-        file.write_all(&seen.to_bytes())?;
+        seen.write_to(&mut file)?;
         file.persist(path)?;
         self.forget_old()
     }

@@ -145,7 +145,7 @@ impl TreeSource for DirectorySource {
         root.path = self.name.clone();
         let stat = root.stat()?;
         let mut walk = Walk {
-            writer: TreeWriter::new(&self.metadata(&stat)),
+            writer: TreeWriter::new(&self.metadata(&stat), queue.scratch()),
             links: HashMap::new(),
             clocks: HashMap::new(),
             device: stat.st_dev,

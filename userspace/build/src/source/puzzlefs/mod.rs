@@ -78,7 +78,7 @@ impl TreeSource for PuzzleFsSource {
         let root = inodes.get(ROOT_INODE).map_err(fail)?;
         root.metadata.check().map_err(fail)?;
         let walk = Walk {
-            writer: TreeWriter::new(&root.metadata),
+            writer: TreeWriter::new(&root.metadata, queue.scratch()),
             written: HashMap::from([(ROOT_INODE, ROOT_INODE as u32)]),
             memory: self.limits.memory,
             content: self.limits.unpacked,
