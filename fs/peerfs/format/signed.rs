@@ -57,7 +57,6 @@ fn sequence_size(bytes: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use std::vec;
     use std::vec::Vec;
 
     use super::*;
@@ -71,7 +70,7 @@ mod tests {
 
     #[test]
     fn signatures_are_found_one_behind_the_other() {
-        let short = vec![0x30, 1, 7];
+        let short = [0x30, 1, 7];
         let middle = [&[0x30, 0x81, 200][..], &[1; 200]].concat();
         let long = [&[0x30, 0x82, 1, 44][..], &[2; 300]].concat();
         let all = [&short[..], &middle, &long].concat();

@@ -120,7 +120,7 @@ pub(crate) struct WarmArguments {
     trace: Option<Workload>,
 }
 
-fn parse_workload(text: &str) -> std::result::Result<Workload, String> {
+pub(crate) fn parse_workload(text: &str) -> std::result::Result<Workload, String> {
     Workload::new(text).ok_or_else(|| {
         "it must have 1 to 31 letters, digits, `.`, `_` and `-`, and begin with a letter or digit"
             .to_owned()

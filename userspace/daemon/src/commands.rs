@@ -326,7 +326,9 @@ impl Commands {
         dry_run: bool,
     ) -> Result<peerfs_control::Collected, CommandError> {
         let pulled = self.pulls.progress().into_iter().map(|pull| pull.manifest);
-        let keep: Vec<Digest> = self.pins.manifests().into_iter().chain(pulled).collect();
+        let pinned = self.pins.manifests().into_iter();
+        let keep = pinned.chain(pulled).chain(self.names.traces());
+        let keep: Vec<Digest> = keep.collect();
         let collect = if dry_run {
             Collect::DryRun
         } else {

@@ -225,7 +225,7 @@ impl Daemon {
         let lazy_pulls = LazyPulls::new(changing.clone(), disk.clone(), pulls.clone());
         let requests = Arc::new(RequestCounts::default());
         let shutdown = CancellationToken::new();
-        let traces = Traces::new(Arc::clone(&repository), shutdown.clone());
+        let traces = Traces::new(Arc::clone(&repository), names.clone(), shutdown.clone());
         let handler: Arc<dyn RequestHandler> = Arc::new(RepositoryHandler::new(
             Arc::clone(&repository),
             changing.clone(),

@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::names::Names;
 use crate::upcall::Request;
 
 /// How often it is looked what is to be written down.
@@ -37,6 +38,7 @@ pub struct Traces(Arc<Shared>);
 
 struct Shared {
     repository: Arc<Repository>,
+    names: Names,
     sessions: Mutex<Sessions>,
     replays: Arc<tokio::sync::Semaphore>,
     shutdown: CancellationToken,
@@ -70,9 +72,10 @@ pub enum BringError {
 
 impl Traces {
     /// Nothing is being started yet. What is brought by itself ends with `shutdown`.
-    pub fn new(repository: Arc<Repository>, shutdown: CancellationToken) -> Self {
+    pub fn new(repository: Arc<Repository>, names: Names, shutdown: CancellationToken) -> Self {
         Traces(Arc::new(Shared {
             repository,
+            names,
             sessions: Mutex::default(),
             replays: Arc::new(tokio::sync::Semaphore::new(REPLAYS_MAX)),
             shutdown,
@@ -135,15 +138,14 @@ impl Traces {
     /// [`BringError`]. That a part can't be had is none: others may be.
     pub async fn bring(&self, image: Digest, workload: Workload) -> Result<Brought, BringError> {
         let read = move |store: &peerfs_store::Store| store.trace(&image, workload);
-        let trace = self
-            .disk()
-            .run(read)
-            .await?
-            .ok_or(NoTrace { image, workload })?;
         let purpose = Purpose {
             manifest: image,
             priority: Priority::Readahead,
             deadline: Instant::now() + PATIENCE,
+        };
+        let trace = match self.disk().run(read).await? {
+            Some(trace) => trace,
+            None => self.published(image, workload, purpose).await?,
         };
         let repository = &self.0.repository;
         let manifest = Manifest::parse(&repository.blob(image, purpose).await?)?;
@@ -165,6 +167,27 @@ impl Traces {
             }
         }
         Ok(brought)
+    }
+
+    /// The trace that the publisher of a name of the image has given to it.
+    async fn published(
+        &self,
+        image: Digest,
+        workload: Workload,
+        purpose: Purpose,
+    ) -> Result<Trace, BringError> {
+        let named = self.0.names.trace_of(&image);
+        let digest = named.ok_or(NoTrace { image, workload })?;
+        let bytes = self.0.repository.blob(digest, purpose).await?;
+        // It may be of another image, or for something else.
+        let trace = Trace::parse(&bytes)
+            .ok()
+            .filter(|trace| trace.image == image && trace.workload == workload)
+            .ok_or(NoTrace { image, workload })?;
+        // What is missed all the same is added to it.
+        let add = trace.clone();
+        self.disk().run(move |store| store.add_trace(&add)).await?;
+        Ok(trace)
     }
 
     /// Writes down what was missed, until `shutdown`.

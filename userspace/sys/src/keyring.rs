@@ -60,7 +60,8 @@ impl TrustedKeyring {
         let id = u32::from_str_radix(fields.next()?, 16).ok()?;
         let kind = fields.nth(6)?;
         let description = fields.next()?.strip_suffix(':')?;
-        let id = id.cast_signed();
+        // The kernel takes it as a signed number.
+        let id = libc::c_int::from_ne_bytes(id.to_ne_bytes());
         (kind == "keyring" && description == name).then_some(TrustedKeyring(id))
     }
 
@@ -120,7 +121,7 @@ mod tests {
         let find = |line| TrustedKeyring::parse(line, ".peerfs");
         assert_eq!(
             find(line),
-            Some(TrustedKeyring(0xfd1e_3d4c_u32.cast_signed()))
+            Some(TrustedKeyring(-0x02e1_c2b4))
         );
         for other in [
             "",

@@ -8,12 +8,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use data_encoding::BASE64;
 use peerfs_control::{NameStatus, Request};
+use peerfs_format::upcall::Workload;
 use peerfs_format::Digest;
 use peerfs_names::{Grant, Name, PublisherKey, Record, SecretKey, SignedRecord};
 use peerfs_oci::Reference as AnyReference;
 use peerfs_registry::Remote;
 use peerfs_replica::account::ACCOUNT_NAME;
 use peerfs_store::{Reference, RegistryReference, Store};
+use peerfs_trace::NoTrace;
 
 use super::ask_name;
 use super::key::SigningKeyArguments;
@@ -23,6 +25,7 @@ use crate::arguments::{DaemonArguments, RegistryArguments, StoreArguments};
 use crate::error::{Error, Result};
 use crate::output::{tell, Output};
 use crate::push::{block_on, options};
+use crate::trace::parse_workload;
 
 /// Who signs a record, for how long it holds, and whom it is told.
 #[derive(Args)]
@@ -56,9 +59,10 @@ pub(crate) struct PublishArguments {
     /// name stood for before if that was published so too.
     #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=8))]
     replicas: u8,
-    /// The digest of a trace that goes with the image.
-    #[arg(long, value_name = "DIGEST")]
-    trace: Option<Digest>,
+    /// Have the trace of the image that this store has (`peerfs trace list`) go with it, of mounts for this workload, or without one
+    /// for nothing in particular: who starts the image by its name has it.
+    #[arg(long, value_name = "WORKLOAD", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = workload_or_none)]
+    trace: Option<Workload>,
     /// Somebody else whose key may sign records of this name from now on; of those who could before, only who is named
     /// here can still. May be repeated. Without it that stays as it is.
     #[arg(long, value_name = "KEY", value_parser = parse_key)]
@@ -91,6 +95,13 @@ fn parse_repository(text: &str) -> std::result::Result<RegistryReference, String
     }
 }
 
+fn workload_or_none(text: &str) -> std::result::Result<Workload, String> {
+    match text {
+        "" => Ok(Workload::default()),
+        name => parse_workload(name),
+    }
+}
+
 /// Publishes a record.
 pub(crate) fn run(arguments: &PublishArguments) -> Result<()> {
     let signer = Signer::new(&arguments.signer, &arguments.name)?;
@@ -102,13 +113,23 @@ pub(crate) fn run(arguments: &PublishArguments) -> Result<()> {
     let manifest = store.resolve(&arguments.image)?;
     // Nobody could mount what is nowhere.
     store.read_manifest(&manifest)?;
+    let trace = arguments
+        .trace
+        .map(|workload| keep_trace(&store, manifest, workload));
     let terms = Terms {
-        trace: arguments.trace,
+        trace: trace.transpose()?,
         replicas: arguments.replicas,
         writers: arguments.writer.iter().copied().collect(),
         no_writers: arguments.no_writers,
     };
     signer.publish(manifest, terms)
+}
+
+/// Puts the trace of an image as it is now where peers find it.
+fn keep_trace(store: &Store, image: Digest, workload: Workload) -> Result<Digest> {
+    let trace = store.trace(&image, workload)?;
+    let trace = trace.ok_or(NoTrace { image, workload })?;
+    Ok(store.add_blob(&trace.encode())?)
 }
 
 /// What a record says beside the image.

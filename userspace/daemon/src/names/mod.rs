@@ -232,6 +232,26 @@ impl Names {
         Ok(record.manifest)
     }
 
+    /// The trace that is published with an image, by the name whose record of it is the latest.
+    pub(crate) fn trace_of(&self, image: &Digest) -> Option<Digest> {
+        let state = self.0.lock();
+        let newest = state.known.values().filter_map(KnownName::newest);
+        let records = newest.map(|past| past.record.record());
+        records
+            .filter(|record| record.manifest == *image && record.trace.is_some())
+            .max_by_key(|record| record.issued)
+            .and_then(|record| record.trace)
+    }
+
+    /// The traces that names lead to.
+    pub(crate) fn traces(&self) -> Vec<Digest> {
+        let state = self.0.lock();
+        let newest = state.known.values().filter_map(KnownName::newest);
+        newest
+            .filter_map(|past| past.record.record().trace)
+            .collect()
+    }
+
     /// The policy, as it is now: who changes it need not start the daemon anew.
     fn policy(&self) -> Result<Policy, PolicyError> {
         read_policy(self.0.policy.as_deref())

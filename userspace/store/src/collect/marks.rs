@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use peerfs_format::{BlobTable, DataFile, Digest, Manifest, PackRecord};
 use peerfs_oci::links;
+use peerfs_trace::{Trace, TRACE_MAX};
 
 use crate::directory::FileId;
 use crate::image::read_blob;
@@ -54,10 +55,21 @@ impl Marks {
                 self.mark_image(store, &image.manifest)?;
             }
         }
-        for manifest in keep {
-            self.mark_image(store, manifest)?;
+        for digest in keep {
+            self.mark_kept(store, digest)?;
         }
         Ok(())
+    }
+
+    /// Marks an image, or a trace that a name leads to.
+    fn mark_kept(&mut self, store: &Store, digest: &Digest) -> Result<()> {
+        match self.mark_image(store, digest) {
+            Err(_) if is_trace(store, digest) => {
+                self.blobs.insert(*digest);
+                Ok(())
+            }
+            marked => marked,
+        }
     }
 
     /// The index by which others know a pack that chunks of theirs are in.
@@ -172,6 +184,11 @@ pub(super) fn manifest_if_here(store: &Store, manifest: &Digest) -> Result<Optio
         Err(Error::BlobMissing(_) | Error::NotARegularFile(_)) => Ok(None),
         read => read.map(Some),
     }
+}
+
+fn is_trace(store: &Store, digest: &Digest) -> bool {
+    let bytes = store.read_metadata(digest, TRACE_MAX);
+    bytes.is_ok_and(|bytes| Trace::parse(&bytes).is_ok())
 }
 
 /// The bytes of an image's blob table; None if it is not here.

@@ -38,7 +38,7 @@ pub enum Collect {
 
 impl Store {
     /// Gives up everything that no image needs. An image is needed that `index.json` names, by a tag or without one, that
-    /// is mounted, as far as this process sees, and each of `keep`, as far as it is here. May be killed at any time: nothing that is
+    /// is mounted, as far as this process sees, and each of `keep`, as far as it is here; that may be a trace, too. May be killed at any time: nothing that is
     /// needed is touched. Builds wait for it, and it for them, unless the store can only be read.
     ///
     /// # Errors
