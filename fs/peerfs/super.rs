@@ -79,12 +79,9 @@ impl SuperData {
         }
         // A daemon writes with privileges: it does so only for who could write there alone.
         let may_ask = context.is_privileged() || directory.is_writable();
-        let upcall = match may_ask {
-            true => Some(shared.upcall.store(directory.id())?),
-            false => None,
-        };
+        let upcall = shared.upcall.store(directory.id())?;
         let workload = options.workload.unwrap_or_default();
-        let daemon = Daemon::new(upcall, options.timeout(), workload);
+        let daemon = Daemon::new(upcall, may_ask, options.timeout(), workload);
         let store = Store::open(
             name,
             directory,

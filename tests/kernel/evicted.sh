@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0 OR MIT
 # uml-run: --memory 1G --timeout 600
-# A daemon that keeps what can be fetched again within a size gives up packs that a mount has open: who reads them
+# A daemon that keeps what can be fetched again within a size gives up chunks that a mount has open: who reads them
 # gets the right bytes, and is told nothing.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 
@@ -46,7 +46,7 @@ read_all
 sed -i 's/^# cache_bytes/cache_bytes/' config.toml
 kill -HUP "$daemon"
 wait_until 60 is_small
-grep -q 'not read for the longest time' log || fail "$(<log)"
+grep -q 'not used for the longest time' log || fail "$(<log)"
 
 check "what is open and what is opened now has the right bytes"
 echo 3 >/proc/sys/vm/drop_caches

@@ -27,10 +27,12 @@ from upcall_protocol import (
     REPLY_MAX,
     REPLY_PLACES,
     REQUEST_MAX,
+    USED,
     VERSION,
     Case,
     failure,
     message,
+    used,
 )
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -59,6 +61,7 @@ class DeviceTest(Case):
         self.assertErrno(errno.ENOTCONN, os.write, self.device, failure(1, errno.EIO))
         self.assertErrno(errno.ENOTCONN, self.reply, file)
         self.assertErrno(errno.ENOTCONN, self.reply_places, self.device, 1, file, {})
+        self.assertErrno(errno.ENOTCONN, used, self.device)
         poll = select.poll()
         poll.register(self.device, select.POLLIN | select.POLLOUT)
         self.assertEqual(poll.poll(0), [(self.device, select.POLLOUT)])
@@ -80,8 +83,13 @@ class DeviceTest(Case):
         self.attach(self.open(DEVICE, os.O_RDWR))
         self.attach(self.open(DEVICE, os.O_RDWR), other)
 
+    def test_nothing_was_read(self):
+        self.attach()
+        self.assertEqual(used(self.device), {})
+        self.assertErrno(errno.EFAULT, fcntl.ioctl, self.device, USED, 1)
+
     def test_unknown_ioctl(self):
-        for number in (0x40045003, 0x40045002, 0x41105004, 0x80045001, 0x5401, 0):
+        for number in (0x40045003, 0x40045002, 0x41105004, 0x80045001, 0xA0105004, 0x60005004, 0x5401, 0):
             self.assertErrno(errno.ENOTTY, fcntl.ioctl, self.device, number, bytes(272))
 
     def test_attachment_holds_the_directory(self):
@@ -154,7 +162,7 @@ class DeviceTest(Case):
             message(16),
             message(17, payload=payload),
             message(0),
-            message(4),
+            message(5),
             message(0xFFFF),
             good + good,
             good + b"x",

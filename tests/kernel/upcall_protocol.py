@@ -12,13 +12,15 @@ DEVICE = "/dev/peerfs"
 ATTACH = 0x40045001  # _IOW('P', 1, u32)
 REPLY_FILE = 0x40105002  # _IOW('P', 2, struct { u64 id; u32 descriptor; u32 reserved; })
 REPLY_PLACES = 0x41105003  # _IOW('P', 3, struct { u64 id; u32 table; u32 reserved; u32 slots[64]; })
+USED = 0xA0005004  # _IOR('P', 4, [u8; 8192])
+USED_SIZE = 8192
 NO_DESCRIPTOR = 0xFFFFFFFF
 VERSION = 2
 MAGIC = struct.unpack("<I", b"PRFS")[0]
 HEADER_SIZE = 24
 REQUEST_MAX = 4096
 REPLY_MAX = HEADER_SIZE + 4
-FETCH_BLOB, FETCH_CHUNKS, CANCEL, FAILED = 1, 2, 3, 18
+FETCH_BLOB, FETCH_CHUNKS, CANCEL, READ, FAILED = 1, 2, 3, 4, 18
 
 
 def message(operation, id=1, payload=b"", magic=MAGIC, version=VERSION, length=None):
@@ -28,6 +30,30 @@ def message(operation, id=1, payload=b"", magic=MAGIC, version=VERSION, length=N
 
 def failure(id, number):
     return message(FAILED, id, struct.pack("<I", number))
+
+
+def used(device):
+    """What was read from the store since this was asked last: of each pack the chunks."""
+    read = {}
+    while True:
+        argument = bytearray(USED_SIZE)
+        fcntl.ioctl(device, USED, argument)
+        magic, version, operation, id, length, reserved = struct.unpack_from(
+            "<IHHQII", argument
+        )
+        assert (magic, version, operation) == (MAGIC, VERSION, READ)
+        assert (id, reserved) == (0, 0) and HEADER_SIZE <= length <= USED_SIZE
+        if length == HEADER_SIZE:
+            return read
+        offset = HEADER_SIZE
+        while offset < length:
+            pack, _, first, words = struct.unpack_from("<32s32sII", argument, offset)
+            offset += 72
+            assert words > 0 and offset + 8 * words <= length
+            bits = int.from_bytes(argument[offset : offset + 8 * words], "little")
+            offset += 8 * words
+            chunks = {first + bit for bit in range(64 * words) if bits >> bit & 1}
+            read.setdefault(pack.hex(), set()).update(chunks)
 
 
 class Case(unittest.TestCase):

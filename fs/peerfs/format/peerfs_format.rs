@@ -34,6 +34,7 @@ mod shard;
 mod signed;
 mod table;
 pub mod upcall;
+mod used;
 
 /// Readers and builders generated from `peerfs.capnp`.
 #[allow(

@@ -7,6 +7,7 @@
 //! answered with by `ioctl`, and `write` takes the message that it was not.
 
 use crate::table::{FieldReader, FieldWriter, Record};
+pub use crate::used::{used_chunks, UsedChunks, UsedRun, USED_PAYLOAD_MAX, USED_SIZE};
 use crate::{Digest, Error, Result, Table, SLOTS_MAX};
 
 /// "PRFS" in the order of the bytes.
@@ -30,6 +31,9 @@ pub const IOCTL_ATTACH: u8 = 1;
 pub const IOCTL_REPLY_FILE: u8 = 2;
 /// `_IOW('P', 3, PlacesReply)`: answers a request for chunks with where they are; see [`PlacesReply`].
 pub const IOCTL_REPLY_PLACES: u8 = 3;
+/// `_IOR('P', 4, [u8; USED_SIZE])`: asks which chunks were read from the store since this was asked last; see
+/// [`used_chunks`].
+pub const IOCTL_USED: u8 = 4;
 
 /// What a message is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -41,6 +45,8 @@ pub enum Operation {
     FetchChunks = 2,
     /// Kernel: nobody waits for the request with this id any more; it takes no reply (no payload).
     Cancel = 3,
+    /// Kernel, when it is asked: these chunks were read from the store ([`used_chunks`]).
+    Used = 4,
     /// Daemon: it can't be had ([`Failure`]).
     Failed = 18,
 }
@@ -51,6 +57,7 @@ impl Operation {
             1 => Operation::FetchBlob,
             2 => Operation::FetchChunks,
             3 => Operation::Cancel,
+            4 => Operation::Used,
             18 => Operation::Failed,
             _ => return None,
         })
@@ -192,7 +199,7 @@ pub fn write_message(operation: Operation, id: u64, payload: &[u8], mut append: 
     append(payload);
 }
 
-fn payload_record<R: Record>(payload: &[u8], what: &'static str) -> Result<R> {
+pub(crate) fn payload_record<R: Record>(payload: &[u8], what: &'static str) -> Result<R> {
     let table: Table<'_, R> = Table::new(payload, what)?;
     match table.get(0) {
         Some(record) if table.len() == 1 => Ok(record),

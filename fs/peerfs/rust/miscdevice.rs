@@ -76,6 +76,13 @@ impl Ioctl<'_> {
         Ok(bytes)
     }
 
+    /// Copies to where the argument points to; EFAULT if it can't be written. There must be room for it.
+    pub(crate) fn write(&self, bytes: &[u8]) -> Result {
+        UserSlice::new(UserPtr::from_addr(self.argument), bytes.len())
+            .writer()
+            .write_slice(bytes)
+    }
+
     /// The caller's file with this descriptor; EBADF if there is none, or only its path was opened.
     pub(crate) fn fget(&self, descriptor: u32) -> Result<ARef<File>> {
         let file = LocalFile::fget(descriptor).map_err(|_| EBADF)?;

@@ -231,6 +231,7 @@ impl<O: Origin> Store<O> {
     pub(super) fn cached_chunk(&self, pack: &Pack, number: u32) -> Option<Arc<Chunk>> {
         let chunk = self.caches.chunks.get(&(pack.number, number))?;
         self.statistics.chunks.cached.count();
+        pack.note_use(number);
         Some(chunk)
     }
 
@@ -252,6 +253,7 @@ impl<O: Origin> Store<O> {
             }
         })?;
         self.statistics.chunks.verified.count();
+        pack.note_use(number);
         let chunk = Arc::new(Chunk { bytes }, GFP_KERNEL)?;
         self.caches
             .chunks

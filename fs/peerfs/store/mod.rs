@@ -22,6 +22,7 @@ mod realm;
 mod signature;
 mod statistics;
 mod stored;
+mod usage;
 mod view;
 
 use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
@@ -64,6 +65,7 @@ pub(crate) use origin::{BlobRequest, ChunksRequest, Fetched, FetchedPlaces, Miss
 pub(crate) use readahead::{ahead, lengthened, widened, Runs, Workers};
 pub(crate) use signature::verify_signature;
 pub(crate) use statistics::Statistics;
+pub(crate) use usage::Usage;
 pub(crate) use view::{PackView, Views};
 
 /// The store of a mount, read for one image.
@@ -478,6 +480,7 @@ impl<O: Origin> Store<O> {
         );
         let index = opened.map_err(|error| self.not_opened(&record.index_digest, error))?;
         let index = Arc::new(index, GFP_KERNEL)?;
+        pack.note_use_in(self.origin.usage());
         self.caches.indexes.insert(pack.number, index.clone());
         Ok(index)
     }

@@ -10,6 +10,7 @@ use kernel::sync::Arc;
 use peerfs_format::upcall::BlobKind;
 use peerfs_format::{Digest, PackRecord};
 
+use super::Usage;
 use crate::rust::fs::{ErrorName, OpenedFile};
 
 /// What came of asking. Nothing of it is verified.
@@ -122,4 +123,7 @@ pub(crate) trait Origin: Send + Sync {
 
     /// Asks for chunks without waiting.
     fn prefetch_chunks(&self, request: &ChunksRequest<'_>);
+
+    /// Where it is noted what is read from the store, for whoever fills that.
+    fn usage(&self) -> &Arc<Usage>;
 }

@@ -14,12 +14,13 @@ use kernel::fmt;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::str::CString;
-use kernel::sync::{Arc, Mutex};
+use kernel::sync::{Arc, Mutex, SetOnce};
 use peerfs_format::upcall::FETCH_CHUNKS_MAX;
 use peerfs_format::{ChunkRecord, DataFile, PackRecord};
 
 use super::places::{DataFiles, Place, Places, PlacesTable, Slot, Slots};
-use super::{blob_path, Fetched, FetchedPlaces, Hex};
+use super::usage::PackUsage;
+use super::{blob_path, Fetched, FetchedPlaces, Hex, Usage};
 use crate::rust::fs::{Directory, ErrorName, Found, OpenedFile};
 use crate::rust::ratelimit::Reporter;
 
@@ -33,6 +34,8 @@ pub(super) struct Pack {
     pub(super) number: u32,
     /// What the blob table says of it.
     pub(super) record: PackRecord,
+    /// Where its readers note what they read, once its index was read.
+    usage: SetOnce<PackUsage>,
     #[pin]
     state: Mutex<State>,
 }
@@ -62,6 +65,7 @@ impl Pack {
             pin_init!(Pack {
                 number,
                 record,
+                usage: SetOnce::new(),
                 state <- new_mutex!(state, "peerfs pack"),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -159,6 +163,23 @@ impl Pack {
         places.exchange(&mut slots);
         places.searched();
         Ok(Some(places))
+    }
+
+    /// Has it noted here what is read of the pack. The index must be the right one, which says how many chunks there are.
+    pub(super) fn note_use_in(&self, usage: &Arc<Usage>) {
+        if self.usage.as_ref().is_none() {
+            // It is a hint: without memory for it nothing is noted.
+            let _ = usage
+                .of_pack(&self.record)
+                .map(|usage| self.usage.populate(usage));
+        }
+    }
+
+    /// Notes that a chunk was read from the store, and is right.
+    pub(super) fn note_use(&self, chunk: u32) {
+        if let Some(usage) = self.usage.as_ref() {
+            usage.note(chunk);
+        }
     }
 
     pub(super) fn index_file(&self) -> Option<OpenedFile> {

@@ -11,15 +11,16 @@ use crate::store::{Fetched, FetchedPlaces};
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     fs::File,
-    ioctl::_IOW,
+    ioctl::{_IOR, _IOW},
     iov::{IovIterDest, IovIterSource},
     prelude::*,
     sync::{aref::ARef, poll::PollTable, Arc, SetOnce},
 };
 use peerfs_format::{
     upcall::{
-        Failure, FileReply, Header, Operation, PlacesReply, HEADER_SIZE, IOCTL_ATTACH,
-        IOCTL_REPLY_FILE, IOCTL_REPLY_PLACES, IOCTL_TYPE, NO_DESCRIPTOR, REPLY_MAX, REQUEST_MAX,
+        write_message, Failure, FileReply, Header, Operation, PlacesReply, HEADER_SIZE,
+        IOCTL_ATTACH, IOCTL_REPLY_FILE, IOCTL_REPLY_PLACES, IOCTL_TYPE, IOCTL_USED, NO_DESCRIPTOR,
+        REPLY_MAX, REQUEST_MAX, USED_SIZE,
     },
     Record,
 };
@@ -28,6 +29,7 @@ const ATTACH: u32 = _IOW::<u32>(IOCTL_TYPE as u32, IOCTL_ATTACH as u32);
 const REPLY_FILE: u32 = _IOW::<[u8; FileReply::SIZE]>(IOCTL_TYPE as u32, IOCTL_REPLY_FILE as u32);
 const REPLY_PLACES: u32 =
     _IOW::<[u8; PlacesReply::SIZE]>(IOCTL_TYPE as u32, IOCTL_REPLY_PLACES as u32);
+const USED: u32 = _IOR::<[u8; USED_SIZE]>(IOCTL_TYPE as u32, IOCTL_USED as u32);
 
 /// An open file of the device. It serves at most one store, from ATTACH until it is closed.
 pub(crate) struct Device {
@@ -150,6 +152,7 @@ impl MiscDevice for Device {
                 let reply = PlacesReply::parse(&argument).map_err(|_| EINVAL)?;
                 self.reply_places(&ioctl, &reply)
             }
+            USED => ioctl.write(&self.used()?),
             _ => Err(ENOTTY),
         }
     }
@@ -190,6 +193,18 @@ impl Device {
         }
         let places = Arc::new(FetchedPlaces { table, slots }, GFP_KERNEL_ACCOUNT)?;
         self.answer(reply.id, Fetched::Places(places))
+    }
+
+    /// The message that says what was read from the store since this was asked last.
+    fn used(&self) -> Result<KVVec<u8>> {
+        let payload = self.attachment()?.store.usage().take()?;
+        let mut message = KVVec::with_capacity(USED_SIZE, GFP_KERNEL)?;
+        let mut written = Ok(());
+        write_message(Operation::Used, 0, &payload, |piece| {
+            written = written.and_then(|()| message.extend_from_slice(piece, GFP_KERNEL));
+        });
+        written?;
+        Ok(message)
     }
 
     fn answer(&self, id: u64, fetched: Fetched) -> Result {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Requests to the daemons behind `/dev/peerfs`: who needs something that a store lacks asks here and
-//! waits. Knows nothing of inodes, nor (but for `origin`) of what a store does with an answer. The messages are in
+//! waits. Knows nothing of inodes, nor (but for `origin`) of what a store does with an answer. Who serves a store is told
+//! here, too, what is read of it, as the store has noted it. The messages are in
 //! `format/upcall.rs`, the protocol in `Documentation/upcall.md`.
 //!
 //! ```text
@@ -32,7 +33,7 @@ pub(crate) use origin::Daemon;
 
 use crate::rust::fs::DirectoryId;
 use crate::rust::sync::Wait;
-use crate::store::Fetched;
+use crate::store::{Fetched, Usage};
 use crate::trace;
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
@@ -77,6 +78,8 @@ struct Used {
 #[pin_data]
 struct StoreRequests {
     store: DirectoryId,
+    /// What its mounts read.
+    usage: Arc<Usage>,
     #[pin]
     served: Mutex<Served>,
 }
@@ -163,9 +166,11 @@ impl Stores {
             used.users = used.users.saturating_add(1);
             return Ok(used.requests.clone());
         }
+        let usage = Arc::pin_init(Usage::new(), GFP_KERNEL_ACCOUNT)?;
         let requests = Arc::pin_init(
             pin_init!(StoreRequests {
                 store,
+                usage,
                 served <- new_mutex!(
                     Served {
                         queue: Queue::new(),
@@ -263,6 +268,11 @@ impl StoreUpcall {
     /// Whether a daemon serves the store now.
     pub(crate) fn is_attached(&self) -> bool {
         self.served().queue.is_attached()
+    }
+
+    /// What the store's mounts read of it.
+    fn usage(&self) -> &Arc<Usage> {
+        &self.requests.usage
     }
 
     fn served(&self) -> MutexGuard<'_, Served> {

@@ -11,12 +11,13 @@ use peerfs_format::upcall::Workload;
 use super::request::{Request, Wanted, WantedBlob, WantedChunks};
 use super::StoreUpcall;
 use crate::rust::fs::OpenedFile;
-use crate::store::{BlobRequest, ChunksRequest, Fetched, Missed, Origin};
+use crate::store::{BlobRequest, ChunksRequest, Fetched, Missed, Origin, Usage};
 
 /// The daemons that serve a store.
 pub(crate) struct Daemon {
-    /// None for a mount whose mounter may not have the store filled.
-    upcall: Option<StoreUpcall>,
+    upcall: StoreUpcall,
+    /// Whether the mounter may have the store filled.
+    may_ask: bool,
     /// Jiffies that a reader waits.
     timeout: c_ulong,
     /// What the mount is for.
@@ -24,19 +25,31 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// The daemons behind this upcall, for readers who wait this many seconds.
-    pub(crate) fn new(upcall: Option<StoreUpcall>, timeout: u32, workload: Workload) -> Self {
+    /// The daemons behind this upcall, for readers who wait this many seconds. They are told what is read, and asked for
+    /// what is missing if the mounter may have the store filled.
+    pub(crate) fn new(
+        upcall: StoreUpcall,
+        may_ask: bool,
+        timeout: u32,
+        workload: Workload,
+    ) -> Self {
         Daemon {
             upcall,
+            may_ask,
             timeout: crate::rust::time::seconds_to_jiffies(timeout),
             workload,
         }
     }
 
+    /// The way to ask, if there is one.
+    fn upcall(&self) -> Option<&StoreUpcall> {
+        self.may_ask.then_some(&self.upcall)
+    }
+
     /// Asks, unless there is nobody to ask for this mount. Of what is there and wrong, it is EIO if nobody is
     /// there to mend it: no reason to wait.
     fn fetch(&self, wanted: Wanted, again: bool) -> core::result::Result<Fetched, Missed> {
-        let upcall = self.upcall.as_ref().ok_or(ENODATA)?;
+        let upcall = self.upcall().ok_or(ENODATA)?;
         if again && !upcall.is_attached() {
             return Err(EIO.into());
         }
@@ -60,7 +73,7 @@ impl Origin for Daemon {
     }
 
     fn prefetch_blob(&self, request: &BlobRequest) -> Option<AskedBlob> {
-        let upcall = self.upcall.as_ref()?;
+        let upcall = self.upcall()?;
         upcall.prefetch(self.wanted_blob(request)).map(AskedBlob)
     }
 
@@ -76,10 +89,14 @@ impl Origin for Daemon {
     }
 
     fn prefetch_chunks(&self, request: &ChunksRequest<'_>) {
-        if let Some(upcall) = &self.upcall {
+        if let Some(upcall) = self.upcall() {
             // What came is in the store.
             let _ = upcall.prefetch(self.wanted(request));
         }
+    }
+
+    fn usage(&self) -> &Arc<Usage> {
+        self.upcall.usage()
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::upcall::{serve, Device, RequestHandler};
+use crate::uses::Uses;
 
 /// How often it is looked whether the device is there.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -23,6 +24,7 @@ pub async fn attach(
     device: &Path,
     root_dir: &Path,
     handler: Arc<dyn RequestHandler>,
+    uses: &Uses,
     limit: usize,
     shutdown: CancellationToken,
 ) {
@@ -39,6 +41,7 @@ pub async fn attach(
         match opened {
             Ok(opened) => {
                 reported = None;
+                uses.attached(&opened);
                 info!(device = %device.display(), store = %root_dir.display(), "attached");
                 let served = serve(opened, Arc::clone(&handler), limit, shutdown.clone()).await;
                 if let Err(error) = served {

@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 
 use peerfs_fetch::{Disk, DiskError, Packs, Pins, Pulls};
 use peerfs_format::Digest;
-use peerfs_store::{Error as StoreError, Usage};
+use peerfs_store::{Error as StoreError, Store, Usage};
 use peerfs_text::Causes;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::reload::Settings;
+use crate::uses::Uses;
 
 /// How often it is looked whether there is too much.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -33,10 +35,12 @@ pub(crate) struct Cache {
     pub(crate) packs: Arc<Packs>,
     pub(crate) pins: Pins,
     pub(crate) pulls: Pulls,
+    /// When chunks were used.
+    pub(crate) uses: Arc<Uses>,
 }
 
 impl Cache {
-    /// Gives up what was not read for the longest time whenever there is too much, until `shutdown`.
+    /// Gives up what was not used for the longest time whenever there is too much, until `shutdown`.
     pub(crate) async fn bound(self, shutdown: CancellationToken) {
         let mut watch = Watch::new(u64::MAX);
         while shutdown
@@ -50,6 +54,9 @@ impl Cache {
             if watch.limit != limit {
                 watch = Watch::new(limit);
             }
+            let uses = Arc::clone(&self.uses);
+            // It fails if the daemon is shutting down.
+            let _ = spawn_blocking(move || uses.ask(Instant::now())).await;
             let size = match self.size().await {
                 Ok(size) => size,
                 Err(error) => {
@@ -88,7 +95,9 @@ impl Cache {
         let is_pulling = !pulled.is_empty();
         let keep: Vec<Digest> = self.pins.manifests().into_iter().chain(pulled).collect();
         let evicting = self.packs.evict();
-        let evicted = self.disk.run(move |store| store.evict(&keep, limit)).await;
+        let recency = self.uses.recency();
+        let evict = move |store: &Store| store.evict(&keep, limit, &recency);
+        let evicted = self.disk.run(evict).await;
         drop(evicting);
         match evicted {
             Ok(evicted) if evicted.packs > 0 => {
@@ -96,7 +105,7 @@ impl Cache {
                     packs = evicted.packs,
                     bytes = evicted.bytes,
                     cached_bytes = evicted.cached_bytes,
-                    "gave up what was not read for the longest time"
+                    "gave up what was not used for the longest time"
                 );
             }
             // What is being pulled may go when it is here.

@@ -15,7 +15,7 @@ use peerfs_fetch::source::{
     Source, PEERS,
 };
 use peerfs_fetch::{Disk, Fetcher, Packs, PinOrigin, Pins, Pulls, Repository, Traffic};
-use peerfs_format::Digest;
+use peerfs_format::{Digest, PackRecord};
 use peerfs_http::{Address, Listener};
 use peerfs_monitor::serve;
 use peerfs_peer::{ArrivalLog, Node, NodeConfig};
@@ -50,6 +50,7 @@ use crate::state::{StateDirectory, StateError};
 use crate::status::StatusReader;
 use crate::traces::Traces;
 use crate::upcall::RequestHandler;
+use crate::uses::Uses;
 
 /// How long the parts may take to end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -184,7 +185,11 @@ impl Daemon {
         provider.tell(Arc::clone(node.arrivals()));
         node.carry_names(Arc::new(names.clone()));
         node.carry_willing(Arc::new(replicas.clone()));
-        store.watch(Arc::new(Told(Arc::clone(node.arrivals()))));
+        let uses = Arc::new(Uses::new(Instant::now()));
+        store.watch(Arc::new(Told {
+            arrivals: Arc::clone(node.arrivals()),
+            uses: Arc::clone(&uses),
+        }));
         let registry = Arc::new(Registry::default());
         let (configured, directories) = sources(config)?;
         let accounts = configured.iter().map(|source| source.account());
@@ -304,6 +309,7 @@ impl Daemon {
                 packs: Arc::clone(&cached_packs),
                 pins: pins.clone(),
                 pulls: pulls.clone(),
+                uses: Arc::clone(&uses),
             };
             tasks.spawn(cache.bound(shutdown.clone()));
         }
@@ -345,7 +351,7 @@ impl Daemon {
             shutdown,
             _state: opened.state,
         };
-        daemon.attach(config);
+        daemon.attach(config, uses);
         info!(
             node = %daemon.node.peer_id(),
             store = %config.root_dir.display(),
@@ -410,31 +416,35 @@ impl Daemon {
         info!("ended");
     }
 
-    fn attach(&mut self, config: &Config) {
+    fn attach(&mut self, config: &Config, uses: Arc<Uses>) {
         let DeviceChoice::Path(device) = config.device.clone() else {
             return;
         };
         let (root_dir, limit) = (config.root_dir.clone(), config.limits.requests.get());
         let (handler, shutdown) = (self.handler(), self.shutdown.clone());
         self.tasks.spawn(async move {
-            attachment::attach(&device, &root_dir, handler, limit, shutdown).await;
+            attachment::attach(&device, &root_dir, handler, &uses, limit, shutdown).await;
         });
     }
 }
 
-/// Tells peers that follow an image what comes into the store.
-struct Told(Arc<ArrivalLog>);
+/// Tells peers that follow an image what comes into the store, and notes when that was.
+struct Told {
+    arrivals: Arc<ArrivalLog>,
+    uses: Arc<Uses>,
+}
 
 impl Watcher for Told {
-    fn came(&self, pack: &Digest, chunk: u32) {
-        self.0.note(Arrival::Chunk {
-            pack: *pack,
+    fn came(&self, pack: &PackRecord, chunk: u32) {
+        self.arrivals.note(Arrival::Chunk {
+            pack: pack.digest,
             number: chunk,
         });
+        self.uses.came(pack, chunk, Instant::now());
     }
 
     fn went(&self, pack: &Digest) {
-        self.0.note(Arrival::Changed(*pack));
+        self.arrivals.note(Arrival::Changed(*pack));
     }
 }
 

@@ -20,6 +20,7 @@
 //! | `monitor` | the page and the metrics |
 //! | `saved_pins` | what clients have pinned |
 //! | `names` | what this machine knows of publishers' names |
+//! | `cache`, `uses` | that what can be fetched again stays within a size, by what was used |
 //! | `replicas` | images that are kept for others, and that others keep |
 //!
 //! What is missing is got by the crate `peerfs_fetch`.
@@ -59,3 +60,4 @@ mod state_file;
 mod status;
 mod traces;
 pub mod upcall;
+mod uses;

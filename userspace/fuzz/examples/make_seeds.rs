@@ -17,7 +17,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use peerfs_build::{build, DirectorySource, Options, Progress};
 use peerfs_format::upcall::{
-    write_message, Failure, FetchBlob, FetchChunks, Operation, Workload,
+    write_message, Failure, FetchBlob, FetchChunks, Operation, UsedRun, Workload,
 };
 use peerfs_format::{
     DataFile, Digest, Place, PlacesHeader, Record, METADATA_MAX,
@@ -216,10 +216,18 @@ fn save_messages() -> Result<()> {
         flags: 0,
     });
     let failure = encode(&Failure { errno: 5 });
+    let mut used = encode(&UsedRun {
+        pack: digest,
+        index: digest,
+        first_chunk: 64,
+        words: 1,
+    });
+    used.extend_from_slice(&5_u64.to_le_bytes());
     for (name, operation, payload) in [
         ("fetch-blob", Operation::FetchBlob, blob.as_slice()),
         ("fetch-chunks", Operation::FetchChunks, &chunks),
         ("cancel", Operation::Cancel, &[]),
+        ("used", Operation::Used, &used),
         ("failed", Operation::Failed, &failure),
     ] {
         let mut message = Vec::new();

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use peerfs_format::upcall::{
     FileReply, PlacesReply, IOCTL_ATTACH, IOCTL_REPLY_FILE, IOCTL_REPLY_PLACES, IOCTL_TYPE,
-    NO_DESCRIPTOR,
+    IOCTL_USED, NO_DESCRIPTOR, USED_SIZE,
 };
 use peerfs_format::{Record, SLOTS_MAX};
 
@@ -15,11 +15,13 @@ use peerfs_format::{Record, SLOTS_MAX};
 type AttachArgument = [u8; 4];
 type ReplyFileArgument = [u8; FileReply::SIZE];
 type ReplyPlacesArgument = [u8; PlacesReply::SIZE];
+/// And as the kernel writes it: one message, and whatever was behind it.
+type UsedArgument = [u8; USED_SIZE];
 
 mod raw {
     use super::{
-        AttachArgument, ReplyFileArgument, ReplyPlacesArgument, IOCTL_ATTACH, IOCTL_REPLY_FILE,
-        IOCTL_REPLY_PLACES, IOCTL_TYPE,
+        AttachArgument, ReplyFileArgument, ReplyPlacesArgument, UsedArgument, IOCTL_ATTACH,
+        IOCTL_REPLY_FILE, IOCTL_REPLY_PLACES, IOCTL_TYPE, IOCTL_USED,
     };
 
     nix::ioctl_write_ptr!(attach, IOCTL_TYPE, IOCTL_ATTACH, AttachArgument);
@@ -30,6 +32,7 @@ mod raw {
         IOCTL_REPLY_PLACES,
         ReplyPlacesArgument
     );
+    nix::ioctl_read!(used, IOCTL_TYPE, IOCTL_USED, UsedArgument);
 }
 
 /// Attaches the store whose directory is open as `store` to an open `/dev/peerfs`: from now on it
@@ -91,6 +94,21 @@ pub fn reply_places(
     Ok(())
 }
 
+/// Asks which chunks were read from the attached store since this was asked last; returns the message that says it
+/// ([`used_chunks`](peerfs_format::upcall::used_chunks)), with zeros behind it.
+///
+/// # Errors
+/// What the kernel says: ENOTTY if it does not know the question, ENOTCONN if no store is attached.
+pub fn used(device: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let mut argument: UsedArgument = [0; USED_SIZE];
+    // SAFETY: The descriptor is open, since it is borrowed. The command's number says that the kernel writes as many bytes
+    // as `argument` has, which is not used otherwise until the call returns, and of which any are valid. A device that is
+    // not peerfs's may understand the same number in its own way, but with the direction and the size in it, it too writes
+    // no more.
+    unsafe { raw::used(device.as_raw_fd(), &mut argument) }?;
+    Ok(argument.to_vec())
+}
+
 /// The number of a descriptor, which is not negative as long as it is borrowed.
 fn number(descriptor: BorrowedFd<'_>) -> u32 {
     descriptor.as_raw_fd().unsigned_abs()
@@ -125,5 +143,7 @@ mod tests {
         };
         assert_eq!(reply(63).raw_os_error(), Some(nix::libc::ENOTTY));
         assert_eq!(reply(64).kind(), io::ErrorKind::InvalidInput);
+        let error = used(device.as_fd()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(nix::libc::ENOTTY));
     }
 }

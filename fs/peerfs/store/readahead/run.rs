@@ -119,6 +119,7 @@ impl Run {
                 };
                 store.statistics.chunks.verified.count();
                 decode(record, store.encryption(part.iv), stored, decoder, bytes)?;
+                self.pack.note_use(part.number);
             }
             Ok(())
         })

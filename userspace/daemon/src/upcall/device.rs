@@ -39,6 +39,12 @@ pub trait Ioctls: Send + Sync + 'static {
         table: BorrowedFd<'_>,
         slots: &[(u32, BorrowedFd<'_>)],
     ) -> io::Result<()>;
+
+    /// Asks which chunks were read from the store since this was asked last: the message that says it.
+    ///
+    /// # Errors
+    /// What the kernel says: ENOTTY if it does not know the question.
+    fn used(&self, device: BorrowedFd<'_>) -> io::Result<Vec<u8>>;
 }
 
 /// The ioctls of the kernel module.
@@ -62,6 +68,10 @@ impl Ioctls for KernelIoctls {
         slots: &[(u32, BorrowedFd<'_>)],
     ) -> io::Result<()> {
         peerfs_sys::ioctl::reply_places(device, id, table, slots)
+    }
+
+    fn used(&self, device: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+        peerfs_sys::ioctl::used(device)
     }
 }
 
@@ -138,6 +148,14 @@ impl<I: Ioctls> Device<I> {
     ) -> io::Result<()> {
         let device = self.descriptor.get_ref().as_fd();
         self.ioctls.reply_places(device, id, table, slots)
+    }
+
+    /// Asks which chunks were read from the store since this was asked last: the message that says it.
+    ///
+    /// # Errors
+    /// What the kernel says: ENOTTY if it does not know the question.
+    pub fn used(&self) -> io::Result<Vec<u8>> {
+        self.ioctls.used(self.descriptor.get_ref().as_fd())
     }
 
     /// Answers request `id` with a failure.

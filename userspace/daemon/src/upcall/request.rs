@@ -43,7 +43,7 @@ impl Message {
                 .map(Request::Chunks)
                 .map(Message::Request),
             Operation::Cancel => Ok(Message::Cancel),
-            Operation::Failed => Err(Error::Malformed("upcall request")),
+            Operation::Used | Operation::Failed => Err(Error::Malformed("upcall request")),
         };
         Ok((header.id, message))
     }

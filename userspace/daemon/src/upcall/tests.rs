@@ -56,6 +56,10 @@ impl Ioctls for FakeIoctls {
     ) -> io::Result<()> {
         self.reply_file(device, id, table)
     }
+
+    fn used(&self, _device: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+        Err(Errno::ENOTTY.into())
+    }
 }
 
 /// A request that the fake kernel does not know any more when it is answered.

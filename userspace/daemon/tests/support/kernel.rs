@@ -102,6 +102,10 @@ impl Ioctls for FakeIoctls {
         let _ = self.0.send((id, answered));
         Ok(())
     }
+
+    fn used(&self, _device: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+        Err(Errno::ENOTTY.into())
+    }
 }
 
 impl FakeKernel {

@@ -6,74 +6,107 @@ use std::collections::{HashMap, HashSet};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 
-use peerfs_format::{BlobTable, Digest, PackRecord};
+use peerfs_format::{BlobTable, DataFile, Digest, PackRecord};
 
 use super::marks::{blob_table_if_here, manifest_if_here, places_if_here};
+use super::recency::{least_recently_used, CachedChunk, CachedPlace, LastUse, Recency};
 use super::sweep::{occupied, Sweep};
 use super::Collect;
-use crate::places::PlaceTable;
-use crate::{layout, Error, Result, Store, TaggedImage};
-
-/// How much of what a cache may take is left when it had to be made smaller: nine tenths, so that it need not be again at
-/// once.
-const LOW_WATERMARK: (u64, u64) = (9, 10);
+use crate::image::read_blob;
+use crate::places::{ChangeLock, PlaceTable};
+use crate::{layout, Error, Pack, Result, Store, TaggedImage};
 
 /// What an eviction has given up.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Evicted {
     /// Bytes of chunks that were cached before.
     pub cached_bytes: u64,
-    /// Packs of which all chunks that no other one shares were given up.
+    /// Packs of which chunks were given up.
     pub packs: u64,
     /// Bytes on the disk that are free now.
     pub bytes: u64,
 }
 
-/// A pack that can be fetched again.
-struct Candidate {
-    record: PackRecord,
-    bytes: u64,
-    /// Seconds and nanoseconds.
-    last_used: (i64, i64),
+/// What can be fetched again, where it lies.
+#[derive(Default)]
+struct Cached {
+    /// The numbers of data files.
+    files: HashMap<DataFile, usize>,
+    chunks: HashMap<CachedPlace, CachedChunk>,
+    packs: Vec<(PackRecord, Form)>,
+}
+
+/// How a pack is here.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Form {
+    /// As a blob that only goes as a whole: it counts as one chunk.
+    Unit,
+    /// As a blob, which may become a partial pack.
+    Whole,
+    /// Where a table says.
+    Places,
+}
+
+/// The place of a pack that counts as one chunk: no chunk begins there.
+const UNIT: u64 = u64::MAX;
+
+impl Cached {
+    fn place(&mut self, file: DataFile, offset: u64) -> CachedPlace {
+        let next = self.files.len();
+        let file = *self.files.entry(file).or_insert(next);
+        CachedPlace { file, offset }
+    }
+
+    /// The place, if there is anything in the file that can be fetched again.
+    fn known_place(&self, file: DataFile, offset: u64) -> Option<CachedPlace> {
+        let file = *self.files.get(&file)?;
+        Some(CachedPlace { file, offset })
+    }
+
+    /// Whoever of those that have a chunk there used it last.
+    fn add(&mut self, place: CachedPlace, bytes: u64, last_used: LastUse) {
+        let new = CachedChunk {
+            place,
+            bytes,
+            last_used,
+        };
+        let chunk = self.chunks.entry(place).or_insert(new);
+        chunk.last_used = last_used.max(chunk.last_used);
+    }
 }
 
 impl Store {
-    /// Gives up chunks that can be fetched again, those first that were not read for the longest time, until they take nine
-    /// tenths of `cache_max` bytes; nothing if they do not take more than that. A pack is given up at a time, its metadata
-    /// never. Chunks can be fetched again that only images need which came from elsewhere (not
-    /// [`TaggedImage::is_own`](crate::TaggedImage::is_own)). Each of `keep` stays, too. When a pack was read is told by the times of its files, as far
-    /// as the filesystem keeps times of access.
+    /// Gives up chunks that can be fetched again, those first that were not used for the longest time, until they take nine
+    /// tenths of `cache_max` bytes; nothing if they do not take more than that. Metadata is never given up. Chunks can be
+    /// fetched again that only images need which came from elsewhere (not
+    /// [`TaggedImage::is_own`](crate::TaggedImage::is_own)). Each of `keep` stays, too. When a chunk was used is told by
+    /// `recency`; if that does not know it, by the times of its pack's files, as far as the filesystem keeps times of access.
     ///
     /// Whoever has the packs open, such as a mount, finds the chunks missing or not right, and asks for them.
     ///
     /// # Errors
     /// As for [`Store::collect`].
-    pub fn evict(&self, keep: &[Digest], cache_max: u64) -> Result<Evicted> {
+    pub fn evict(&self, keep: &[Digest], cache_max: u64, recency: &Recency) -> Result<Evicted> {
         self.lock_for_filling()?;
         let _builds = self.lock_out_builds()?;
         let _noting = self.shared().data_files.note_entries();
-        let mut candidates = self.candidates(keep)?;
-        let cached_bytes = candidates.iter().map(|candidate| candidate.bytes).sum();
+        let cached = self.cached(keep, recency)?;
+        let chunks: Vec<CachedChunk> = cached.chunks.values().copied().collect();
         let mut evicted = Evicted {
-            cached_bytes,
+            cached_bytes: chunks.iter().map(|chunk| chunk.bytes).sum(),
             ..Evicted::default()
         };
-        if cached_bytes <= cache_max {
+        let going = least_recently_used(chunks, cache_max);
+        if going.is_empty() {
             return Ok(evicted);
         }
-        candidates.sort_unstable_by_key(|candidate| candidate.last_used);
-        let (part, whole) = LOW_WATERMARK;
-        let low = cache_max / whole * part;
-        let mut left = cached_bytes;
+        let going: HashSet<CachedPlace> = going.into_iter().map(|chunk| chunk.place).collect();
         let mut given_up = HashSet::new();
-        for candidate in &candidates {
-            if left <= low {
-                break;
-            }
+        for pack in &cached.packs {
             // What names a chunk goes before the chunk.
-            self.clear_table(&candidate.record)?;
-            given_up.insert((candidate.record.digest, candidate.record.index_digest));
-            left -= candidate.bytes;
+            if self.forget(&cached, pack, &going)? {
+                given_up.insert((pack.0.digest, pack.0.index_digest));
+            }
         }
         evicted.packs = given_up.len() as u64;
         let sweep = Sweep::begin(self, keep, Collect::Really)?;
@@ -81,84 +114,215 @@ impl Store {
         Ok(evicted)
     }
 
-    /// The packs that only images need which came from elsewhere.
-    fn candidates(&self, keep: &[Digest]) -> Result<Vec<Candidate>> {
+    /// The chunks that only images need which came from elsewhere.
+    fn cached(&self, keep: &[Digest], recency: &Recency) -> Result<Cached> {
         let (kept, fetched) = divide(&self.images()?, keep, &self.mounted()?);
-        let mut kept_packs = HashSet::new();
-        for manifest in &kept {
-            for pack in self.packs_of(manifest)? {
-                // Whatever index others describe it by.
-                kept_packs.insert(pack.digest);
+        let data_files = &self.shared().data_files;
+        let mut cached = Cached::default();
+        let (mut kept_packs, mut kept_places) = (HashSet::new(), HashSet::new());
+        // By the packs that chunks are in, the indexes by which they are known.
+        let mut indexes: HashMap<Digest, HashSet<Digest>> = HashMap::new();
+        let mut name = |file: DataFile| {
+            if let DataFile::Pack(pack, index) = file {
+                indexes.entry(pack).or_default().insert(index);
+            }
+        };
+        for pack in self.packs_of(&kept)? {
+            // Whatever index others describe it by.
+            kept_packs.insert(pack.digest);
+            if let Some(table) = PlaceTable::find(data_files, &pack)? {
+                for (file, offset) in (0..pack.chunk_count).filter_map(|chunk| table.place(chunk)) {
+                    kept_places.insert(cached.place(file, offset));
+                    name(file);
+                }
             }
         }
-        let mut candidates: HashMap<(Digest, Digest), Candidate> = HashMap::new();
-        for manifest in &fetched {
-            for pack in self.packs_of(manifest)? {
-                let name = (pack.digest, pack.index_digest);
-                if !kept_packs.contains(&pack.digest) && !candidates.contains_key(&name) {
-                    if let Some(candidate) = self.candidate(&pack)? {
-                        candidates.insert(name, candidate);
+        let mut packs = self.packs_of(&fetched)?;
+        packs.retain(|pack| !kept_packs.contains(&pack.digest));
+        for pack in &packs {
+            name(own_name(pack));
+            if let Some(table) = PlaceTable::find(data_files, pack)? {
+                let slots = table.slots_of(0..pack.chunk_count);
+                slots.into_iter().for_each(|(_, file)| name(file));
+            }
+        }
+        for pack in packs {
+            let is_known_by_one = indexes.get(&pack.digest).is_some_and(|all| all.len() == 1);
+            self.add_pack(&mut cached, pack, is_known_by_one, recency)?;
+        }
+        let is_kept =
+            |file: &DataFile| matches!(file, DataFile::Pack(pack, _) if kept_packs.contains(pack));
+        let kept_files = cached.files.iter().filter(|(file, _)| is_kept(file));
+        let kept_files: HashSet<usize> = kept_files.map(|(_, number)| *number).collect();
+        cached
+            .chunks
+            .retain(|place, _| !kept_files.contains(&place.file) && !kept_places.contains(place));
+        Ok(cached)
+    }
+
+    /// The packs of images, as far as it is known here which they are.
+    fn packs_of(&self, manifests: &HashSet<Digest>) -> Result<Vec<PackRecord>> {
+        let mut packs = HashMap::new();
+        for manifest in manifests {
+            let Some(read) = manifest_if_here(self, manifest)? else {
+                continue;
+            };
+            let Some(table) = blob_table_if_here(self, &read)? else {
+                continue;
+            };
+            let table = BlobTable::parse(&table, read.inode_count)
+                .map_err(Error::format(read.blob_table))?;
+            for pack in table.packs.iter() {
+                packs.insert((pack.digest, pack.index_digest), pack);
+            }
+        }
+        Ok(packs.into_values().collect())
+    }
+
+    /// Adds what is here of a pack.
+    fn add_pack(
+        &self,
+        cached: &mut Cached,
+        record: PackRecord,
+        is_known_by_one: bool,
+        recency: &Recency,
+    ) -> Result<()> {
+        let (pack, index) = (&record.digest, &record.index_digest);
+        let files = |path: String| {
+            let found = self.directory().metadata(&path).ok().flatten();
+            found.filter(Metadata::is_file)
+        };
+        let whole = files(layout::blob(pack));
+        let beside = [
+            files(layout::partial(pack, index)),
+            files(layout::places(pack, index)),
+        ];
+        let times = whole.iter().chain(beside.iter().flatten()).map(|found| {
+            let read = (found.atime(), found.atime_nsec());
+            read.max((found.mtime(), found.mtime_nsec()))
+        });
+        let files = times.max().unwrap_or_default();
+        let last_used = |chunk| LastUse {
+            chunk: recency.last_used(pack, index, chunk),
+            files,
+        };
+        let is_alone = is_known_by_one && beside.iter().all(Option::is_none);
+        let (open, form) = match &whole {
+            Some(found) if is_alone && found.nlink() == 1 => {
+                (self.described_whole(&record)?, Form::Whole)
+            }
+            Some(_) => (None, Form::Unit),
+            None => (places_if_here(self, &record)?, Form::Places),
+        };
+        match (open, whole) {
+            (Some(open), _) => {
+                for chunk in 0..record.chunk_count {
+                    if let Some((file, offset)) = open.location(chunk)? {
+                        let place = cached.place(file, offset);
+                        let bytes = open.chunk(chunk)?.stored_length.into();
+                        cached.add(place, bytes, last_used(chunk));
                     }
                 }
+                cached.packs.push((record, form));
             }
-        }
-        Ok(candidates.into_values().collect())
-    }
-
-    /// The packs of an image, as far as it is known here which they are.
-    fn packs_of(&self, manifest: &Digest) -> Result<Vec<PackRecord>> {
-        let Some(read) = manifest_if_here(self, manifest)? else {
-            return Ok(Vec::new());
-        };
-        let Some(table) = blob_table_if_here(self, &read)? else {
-            return Ok(Vec::new());
-        };
-        let table =
-            BlobTable::parse(&table, read.inode_count).map_err(Error::format(read.blob_table))?;
-        Ok(table.packs.iter().collect())
-    }
-
-    /// What is here of a pack; None if that is nothing.
-    fn candidate(&self, record: &PackRecord) -> Result<Option<Candidate>> {
-        let (pack, index) = (&record.digest, &record.index_digest);
-        let directory = self.directory();
-        let mut last_used = (0, 0);
-        let mut whole_bytes = None;
-        for (path, is_whole) in [
-            (layout::blob(pack), true),
-            (layout::partial(pack, index), false),
-            (layout::places(pack, index), false),
-        ] {
-            let found = directory.metadata(&path).ok().flatten();
-            if let Some(found) = found.filter(Metadata::is_file) {
-                let read = (found.atime(), found.atime_nsec());
-                let written = (found.mtime(), found.mtime_nsec());
-                last_used = last_used.max(read).max(written);
-                if is_whole {
-                    whole_bytes = Some(occupied(&found));
-                }
+            (None, Some(found)) => {
+                let last_used = (0..record.chunk_count).map(last_used).max();
+                let place = cached.place(own_name(&record), UNIT);
+                cached.add(place, occupied(&found), last_used.unwrap_or_default());
+                cached.packs.push((record, Form::Unit));
             }
-        }
-        let bytes = match whole_bytes {
-            Some(bytes) => bytes,
-            None => places_if_here(self, record)?.map_or(0, |pack| pack.present_bytes()),
-        };
-        Ok((bytes > 0).then_some(Candidate {
-            record: *record,
-            bytes,
-            last_used,
-        }))
-    }
-
-    fn clear_table(&self, record: &PackRecord) -> Result<()> {
-        let data_files = &self.shared().data_files;
-        let changes = data_files.lock_changes()?;
-        if PlaceTable::find(data_files, record)?.is_some() {
-            let chunks: Vec<u32> = (0..record.chunk_count).collect();
-            PlaceTable::open(data_files, record)?.clear_all(&changes, &chunks)?;
+            (None, None) => (),
         }
         Ok(())
     }
+
+    /// A pack that is a blob, if its index is here and says of it what it can.
+    fn described_whole(&self, record: &PackRecord) -> Result<Option<Pack>> {
+        let index = match read_blob(self, &record.index_digest, record.index_length) {
+            Err(Error::BlobMissing(_)) => return Ok(None),
+            index => index?,
+        };
+        match self.find_pack(record, index) {
+            Ok(found) => Ok(found.filter(Pack::is_blob)),
+            Err(Error::Format { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes away what says that chunks of a pack are here which go; says whether there are any.
+    fn forget(
+        &self,
+        cached: &Cached,
+        (record, form): &(PackRecord, Form),
+        going: &HashSet<CachedPlace>,
+    ) -> Result<bool> {
+        let goes = |file, offset| {
+            let place = cached.known_place(file, offset);
+            place.is_some_and(|place| going.contains(&place))
+        };
+        let whole = match form {
+            Form::Whole => self.described_whole(record)?,
+            Form::Unit | Form::Places => None,
+        };
+        let data_files = &self.shared().data_files;
+        let changes = data_files.lock_changes()?;
+        if let Some(whole) = whole {
+            return self.forget_of_whole(&changes, &whole, goes);
+        }
+        let is_gone = *form == Form::Unit && goes(own_name(record), UNIT);
+        let Some(table) = PlaceTable::find(data_files, record)? else {
+            return Ok(is_gone);
+        };
+        let chunks = (0..record.chunk_count).filter(|chunk| {
+            let place = table.place(*chunk);
+            is_gone || place.is_some_and(|(file, offset)| goes(file, offset))
+        });
+        let chunks: Vec<u32> = chunks.collect();
+        if !chunks.is_empty() {
+            PlaceTable::open(data_files, record)?.clear_all(&changes, &chunks)?;
+        }
+        Ok(is_gone || !chunks.is_empty())
+    }
+
+    /// As [`Store::forget`], of a pack that is a blob: unless all of it goes, it is a partial one from then on.
+    fn forget_of_whole(
+        &self,
+        changes: &ChangeLock<'_>,
+        whole: &Pack,
+        goes: impl Fn(DataFile, u64) -> bool,
+    ) -> Result<bool> {
+        let (record, own) = (whole.record(), own_name(whole.record()));
+        let mut staying = Vec::new();
+        for chunk in 0..record.chunk_count {
+            let offset = u64::from(whole.chunk(chunk)?.stored_offset);
+            if !goes(own, offset) {
+                staying.push((chunk, offset));
+            }
+        }
+        if staying.is_empty() || staying.len() == record.chunk_count as usize {
+            return Ok(staying.is_empty());
+        }
+        let (pack, index, directory) = (&record.digest, &record.index_digest, self.directory());
+        let (blob, partial) = (layout::blob(pack), layout::partial(pack, index));
+        if self.has_places(pack, index) || directory.has_file(&partial) {
+            // It was found to be damaged just now, and is being mended.
+            return Ok(false);
+        }
+        // Who is interrupted here leaves a table beside a whole pack, which is removed.
+        let mut table = PlaceTable::open(&self.shared().data_files, record)?;
+        for (chunk, offset) in staying {
+            table.set(changes, chunk, &own, offset)?;
+        }
+        directory
+            .rename(&blob, &partial)
+            .map_err(directory.failed("rename", &blob))?;
+        Ok(true)
+    }
+}
+
+/// The name of a pack's own file as a data file.
+fn own_name(record: &PackRecord) -> DataFile {
+    DataFile::Pack(record.digest, record.index_digest)
 }
 
 /// The images that stay, and those that can be fetched again.

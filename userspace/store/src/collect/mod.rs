@@ -4,6 +4,7 @@
 
 mod evict;
 mod marks;
+mod recency;
 mod shares;
 mod sweep;
 
@@ -11,6 +12,7 @@ use peerfs_format::Digest;
 
 use crate::{Result, Store};
 pub use evict::Evicted;
+pub use recency::Recency;
 pub use shares::{ImageShare, Shares};
 use sweep::Sweep;
 

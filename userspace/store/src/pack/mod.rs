@@ -31,7 +31,7 @@ use state::{check_index, open_own, own_name, read_stored_at, Places, State};
 /// Whoever wants to know how the packs of a store are filled, by this process. Must not block.
 pub trait Watcher: Send + Sync {
     /// A chunk of a pack is there.
-    fn came(&self, pack: &Digest, chunk: u32);
+    fn came(&self, pack: &PackRecord, chunk: u32);
 
     /// Something of a pack is not there any more.
     fn went(&self, pack: &Digest);
@@ -429,7 +429,7 @@ impl Pack {
 
     fn tell_came(&self, chunk: u32) {
         if let Some(watcher) = self.store.watcher.get() {
-            watcher.came(self.digest(), chunk);
+            watcher.came(&self.record, chunk);
         }
     }
 

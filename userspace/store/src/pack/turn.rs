@@ -15,6 +15,7 @@ use super::state::{open_own, own_name, read_stored, Places, State};
 use super::Pack;
 use crate::digest::sha256_file;
 use crate::lock::lock;
+use crate::places::PlaceTable;
 use crate::{layout, Error, Result, Sha256Writer};
 
 impl Pack {
@@ -250,7 +251,14 @@ impl Pack {
         file.sync_data()
             .map_err(directory.failed("write to", &partial))?;
         let create = || directory.failed("create", &blob);
+        let changes = self.store.data_files.lock_changes()?;
+        let table = PlaceTable::find(&self.store.data_files, &self.record)?;
+        if table.is_some_and(|table| !table.is_full()) {
+            // Some of it was given up since it was read: that is said before it is done.
+            return Ok(false);
+        }
         directory.rename(&partial, &blob).map_err(create())?;
+        drop(changes);
         *self.lock() = State::Whole(file);
         self.store.data_files.forget(&own_name(&self.record));
         // Not without the table before the pack has its new name for good.

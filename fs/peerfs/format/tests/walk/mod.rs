@@ -10,7 +10,7 @@ use std::hint::black_box;
 use capnp::message::{Reader, ReaderOptions};
 use capnp::serialize::{read_message_from_flat_slice_no_alloc, NoAllocSliceSegments};
 use peerfs_format::upcall::{
-    Failure, FetchBlob, FetchChunks, FileReply, Header, PlacesReply, Workload,
+    used_chunks, Failure, FetchBlob, FetchChunks, FileReply, Header, PlacesReply, Workload,
 };
 use peerfs_format::{
     first_data, first_hole, peerfs_capnp, pieces, BlobTable, DataFile, Digest, Error, ExtentRecord,
@@ -302,6 +302,11 @@ pub fn upcall(bytes: &[u8]) {
     }
     black_box(FetchChunks::parse(payload).is_ok());
     black_box(Failure::parse(payload).is_ok());
+    if let Ok(runs) = used_chunks(bytes) {
+        for run in runs.flatten() {
+            black_box(run.chunks().take(RECORDS_MAX).count());
+        }
+    }
 }
 
 /// Reads bytes as a table of places.
