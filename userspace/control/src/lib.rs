@@ -25,7 +25,8 @@ pub use names::{NameRecord, NameStatus};
 pub use peers::{BanStatus, PeerClass, PeerDirection, PeerStatus, Peers};
 pub use replicas::{PublisherStatus, ReplicaHere, ReplicaStatus, ReplicasStatus};
 pub use status::{
-    Collected, ImageStatus, MountStatus, PinOrigin, PinStatus, PullState, PullStatus, Status,
+    Collected, Conversion, ImageStatus, MountStatus, PinOrigin, PinStatus, PullState, PullStatus,
+    Status,
 };
 
 /// Where peerfsd listens unless it is told otherwise.

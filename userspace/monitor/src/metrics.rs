@@ -251,6 +251,7 @@ impl Snapshot {
         let mut pulls: BTreeMap<&str, u64> = BTreeMap::new();
         for pull in &self.activity.pulls {
             let state = match pull.state {
+                PullState::Converting => "converting",
                 PullState::Fetching => "fetching",
                 PullState::Waiting => "waiting",
                 PullState::Mountable | PullState::Complete => "complete",
