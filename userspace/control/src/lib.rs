@@ -17,7 +17,9 @@ mod peers;
 mod replicas;
 mod status;
 
-pub use activity::{Activity, NetworkStatus, Reachability, ReplicaCounts, RequestStatus};
+pub use activity::{
+    Activity, HttpStatus, NetworkStatus, Reachability, ReplicaCounts, RequestStatus,
+};
 pub use client::{ask, connect, Connection, Error, Next};
 pub use event::{Event, EventKind};
 pub use message::{FetchLine, Reply, Request, COMMANDS, LINE_MAX, REQUEST_MAX};
