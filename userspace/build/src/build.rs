@@ -13,7 +13,8 @@ use peerfs_format::{
     ShardRecord, Table, METADATA_MAX, ROOT_INODE,
 };
 use peerfs_store::{
-    write_image, Architecture, Error as StoreError, ImageBlobs, RuntimeConfig, Store, Tag,
+    write_converted, write_image, Architecture, Error as StoreError, ImageBlobs, RuntimeConfig,
+    Store, Tag,
 };
 
 use crate::base::BaseChunks;
@@ -77,14 +78,36 @@ impl BuiltImage {
         tag: &Tag,
     ) -> Result<Digest> {
         let manifest = store.read_metadata(&self.manifest, METADATA_MAX)?;
-        let blobs = ImageBlobs {
-            manifest: &manifest,
+        let blobs = self.blobs(&manifest);
+        Ok(write_image(store, &blobs, architecture, config, tag)?)
+    }
+
+    /// As [`BuiltImage::tag_with`], of an image that was made of an ordinary one with these OCI indexes and manifests; it needs
+    /// no tag.
+    ///
+    /// # Errors
+    /// Those of [`BuiltImage::tag`].
+    pub fn tag_converted(
+        &self,
+        store: &Store,
+        (architecture, config): (&Architecture, &RuntimeConfig),
+        tag: Option<&Tag>,
+        originals: &[Digest],
+    ) -> Result<Digest> {
+        let manifest = store.read_metadata(&self.manifest, METADATA_MAX)?;
+        let blobs = self.blobs(&manifest);
+        let written = write_converted(store, &blobs, architecture, config, tag, originals);
+        Ok(written?)
+    }
+
+    fn blobs<'a>(&'a self, manifest: &'a [u8]) -> ImageBlobs<'a> {
+        ImageBlobs {
+            manifest,
             blob_table: self.blob_table,
             blob_table_length: self.blob_table_length,
             shards: &self.shards,
             packs: &self.packs,
-        };
-        Ok(write_image(store, &blobs, architecture, config, tag)?)
+        }
     }
 }
 
@@ -155,7 +178,7 @@ pub fn build<S: TreeSource>(
     let xattrs = XattrSets::default();
     let building = Arc::new(store.lock_for_building()?);
     let started = SystemTime::now();
-    store.rebuild_catalogue(options.is_cancelled);
+    store.rebuild_catalogue(|| options.give_up.is_due());
     let base = BaseChunks::read(store, options)?;
     let known_files = match options.usable_update() {
         Some(seen) => Some(KnownFiles::open(

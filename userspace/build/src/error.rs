@@ -115,7 +115,7 @@ pub enum Error {
         /// That which it has.
         actual: String,
     },
-    /// See [`Options::is_cancelled`](crate::Options::is_cancelled).
+    /// See [`Options::give_up`](crate::Options::give_up).
     #[error("given up")]
     Cancelled,
     /// The system does not give any more threads.

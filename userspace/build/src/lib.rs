@@ -72,7 +72,7 @@ mod puzzlefs_capnp {
 pub use borders::{PackBorders, PackSizes};
 pub use build::{build, BuiltImage, Progress};
 pub use error::{Error, Result};
-pub use options::{ChunkSizes, Compression, Layout, Options};
+pub use options::{ChunkSizes, Compression, GiveUp, Layout, Options};
 pub use read::{QueuedFile, ReadQueue};
 pub use seen::{FileIdentity, NewlySeen, SeenFiles};
 pub use source::{

@@ -2,6 +2,7 @@
 
 //! The options of a build.
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -37,8 +38,37 @@ pub struct Options {
     pub realm: Option<RealmKey>,
     /// Whether all packs become blobs of the store, also those of which it has chunks.
     pub whole: bool,
-    /// Asked again and again whether to give up.
-    pub is_cancelled: fn() -> bool,
+    /// Asked again and again.
+    pub give_up: GiveUp,
+}
+
+/// Whether to give up. Clones are the same question.
+#[derive(Clone)]
+pub struct GiveUp(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl GiveUp {
+    /// As soon as this is true, which any thread may ask.
+    pub fn when(is_over: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        GiveUp(Arc::new(is_over))
+    }
+
+    /// Whether it is so.
+    pub fn is_due(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl Default for GiveUp {
+    /// Never.
+    fn default() -> Self {
+        GiveUp::when(|| false)
+    }
+}
+
+impl fmt::Debug for GiveUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GiveUp")
+    }
 }
 
 impl Options {
@@ -89,7 +119,7 @@ impl Options {
 
     /// Fails if the build is to be given up.
     pub(crate) fn check_cancelled(&self) -> Result<()> {
-        if (self.is_cancelled)() {
+        if self.give_up.is_due() {
             Err(Error::Cancelled)
         } else {
             Ok(())
@@ -117,7 +147,7 @@ impl Default for Options {
             remember: None,
             realm: None,
             whole: false,
-            is_cancelled: || false,
+            give_up: GiveUp::default(),
         }
     }
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::thread;
 
 use peerfs_build::{
-    build, BuiltImage, ChunkSizes, Compression, DirectorySource, Error, Layout, Options, PackSizes,
-    Progress, Result,
+    build, BuiltImage, ChunkSizes, Compression, DirectorySource, Error, GiveUp, Layout, Options,
+    PackSizes, Progress, Result,
 };
 use peerfs_format::{PackRecord, CHUNK_MAX};
 use peerfs_store::{Image, Store};
@@ -294,7 +294,7 @@ fn a_build_can_be_given_up_at_any_time() {
         threads: NonZeroUsize::new(3).unwrap(),
         base: vec![base],
         compression: Compression::None,
-        is_cancelled: || QUESTIONS.fetch_sub(1, Ordering::Relaxed) <= 0,
+        give_up: GiveUp::when(|| QUESTIONS.fetch_sub(1, Ordering::Relaxed) <= 0),
         ..Options::default()
     };
     let mut answers = 0;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use peerfs_build::{Compression, Options, Owner};
+use peerfs_oci::Platform;
 use peerfs_store::{Architecture, Reference, Tag};
 
 use crate::cat::CatArguments;
@@ -398,7 +399,8 @@ pub(crate) struct DaemonArguments {
 ///
 /// An image of a registry, REGISTRY/NAME:TAG, is asked for there, and called so in the store. A running peerfsd does it, or
 /// with --root-dir this command itself. Prints the digest of its manifest when all of it is here, and was read and verified. When the command ends
-/// earlier, what has come stays, and another one goes on with it. Which images need whose signature is in /etc/peerfs/policy.toml,
+/// earlier, what has come stays, and another one goes on with it. An ordinary image without a conversion beside it is converted
+/// while it comes, as a whole, and not again as long as the registry has the same. Which images need whose signature is in /etc/peerfs/policy.toml,
 /// if there is one (Documentation/names.md); with --root-dir $PEERFS_POLICY names another file.
 #[derive(Args)]
 pub(crate) struct PullArguments {
@@ -409,9 +411,12 @@ pub(crate) struct PullArguments {
     pub(crate) root_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) registry: RegistryArguments,
-    /// Bring only what mounting it needs; peerfsd fetches the rest when it is read.
+    /// Bring only what mounting it needs; peerfsd fetches the rest when it is read. Of an ordinary image all is brought.
     #[arg(long)]
     pub(crate) lazy: bool,
+    /// What machines the image is to be for, if the registry has it for several; by default for such as this one.
+    #[arg(long, value_name = "OS/ARCHITECTURE[/VARIANT]")]
+    pub(crate) platform: Option<Platform>,
     /// What to call the image when it is here; an image that is called so already loses the name.
     #[arg(long, value_name = "NAME")]
     pub(crate) tag: Option<Tag>,
@@ -420,7 +425,7 @@ pub(crate) struct PullArguments {
     pub(crate) timeout: Option<u32>,
     /// Do it on other machines, each by its own peerfsd, with what --rsh says running `peerfs pull` there. May be repeated.
     #[arg(long, value_name = "NODE,...", value_delimiter = ',', value_parser = parse_node,
-        conflicts_with_all = ["root_dir", "socket", "plain_http"])]
+        conflicts_with_all = ["root_dir", "socket", "plain_http", "platform"])]
     pub(crate) on: Vec<String>,
     /// What runs a command on another machine: a program with its options, which is then given the machine and the command.
     #[arg(

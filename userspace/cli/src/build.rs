@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 use peerfs_build::{
-    Attributes, BuiltImage, DirectorySource, Options, Progress, SeenFiles, TreeSource,
+    Attributes, BuiltImage, DirectorySource, GiveUp, Options, Progress, SeenFiles, TreeSource,
 };
 use peerfs_format::Digest;
 use peerfs_store::{
@@ -98,7 +98,7 @@ impl<'a> Maker<'a> {
             whole: arguments.whole,
             compression: arguments.compression.unwrap_or(profile.compression),
             base: base.collect::<std::result::Result<_, _>>()?,
-            is_cancelled: interrupt::is_requested,
+            give_up: GiveUp::when(interrupt::is_requested),
             ..profile
         };
         if let Some(threads) = arguments.threads {

@@ -54,6 +54,7 @@ fn describe_pull(status: &PullStatus) -> String {
         None => format!("{} here", size(status.present_bytes)),
     };
     let state = match status.state {
+        PullState::Converting => "being converted",
         PullState::Fetching => "being fetched",
         PullState::Complete => "complete",
         PullState::Mountable => "can be mounted",

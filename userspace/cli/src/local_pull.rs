@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use peerfs_control::PullState as Told;
-use peerfs_control::{PullStatus, Reply, Request};
+use peerfs_control::{Conversion, PullStatus, Reply, Request};
 use peerfs_exchange::scheduler::Limits;
 use peerfs_exchange::Priority;
-use peerfs_fetch::source::{Discovery, Origins, Registry};
+use peerfs_fetch::source::{
+    ConversionProgress, Discovery, InRegistry, Ordinary, Origins, Registry,
+};
 use peerfs_fetch::{
     Announce, Disk, Fetcher, Packs, PullState, Pulls, Purpose, Repository, Traffic,
 };
 use peerfs_format::Digest;
-use peerfs_store::{Reference, Store};
+use peerfs_store::{Reference, Store, Tag};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -31,6 +33,8 @@ const STORE_OPERATIONS: usize = 16;
 const PARTS: usize = 64;
 /// Between two words on how it goes.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// The same of a conversion.
+const CONVERSION_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Nobody is told of what comes.
 struct Nobody;
@@ -81,11 +85,21 @@ pub(crate) fn run(
             let shutdown = shutdown.clone();
             async move { fetcher.run(shutdown).await }
         }));
+        let mut conversion = None;
         let (manifest, found, tag) = match &arguments.image {
             Reference::Registry(reference) => {
-                let found = origins.find_image(reference).await?;
                 let tag = arguments.tag.clone().or_else(|| reference.tag_in_store());
-                (found.manifest, Some(found), tag)
+                match origins
+                    .find_image(reference, arguments.platform.as_ref())
+                    .await?
+                {
+                    InRegistry::Peerfs(found) => (found.manifest, Some(found), tag),
+                    InRegistry::Ordinary(ordinary) => {
+                        let made = convert(&origins, &ordinary, tag, &mut show).await?;
+                        conversion = Some(made.1);
+                        (made.0, None, None)
+                    }
+                }
             }
             // What is missing of one that is here.
             other => {
@@ -98,7 +112,7 @@ pub(crate) fn run(
                 )
             }
         };
-        let status = if arguments.lazy {
+        let status = if arguments.lazy && conversion.is_none() {
             let purpose = Purpose {
                 manifest,
                 priority: Priority::Demand,
@@ -123,8 +137,28 @@ pub(crate) fn run(
             }
             (None, _) => (),
         }
-        show(Reply::Done(status))
+        show(Reply::Done(PullStatus {
+            conversion,
+            ..status
+        }))
     })
+}
+
+/// Makes an image of an ordinary one, and shows how that goes.
+async fn convert(
+    origins: &Origins,
+    ordinary: &Ordinary,
+    tag: Option<Tag>,
+    show: &mut impl FnMut(Reply) -> Result<()>,
+) -> Result<(Digest, Conversion)> {
+    let progress = ConversionProgress::default();
+    let mut done = std::pin::pin!(origins.convert(ordinary, tag, &progress));
+    loop {
+        match tokio::time::timeout(CONVERSION_INTERVAL, &mut done).await {
+            Ok(done) => return Ok(done?),
+            Err(_) => show(Reply::Progress(ordinary.status(&progress)))?,
+        }
+    }
 }
 
 async fn fetch_all(

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use peerfs_control::{PullState, PullStatus, Reply, Request};
+use peerfs_control::{Conversion, PullState, PullStatus, Reply, Request};
 use peerfs_format::Digest;
-use peerfs_store::printable;
+use peerfs_store::{printable, Reference};
 use peerfs_sys::interrupt;
 
 use crate::arguments::PullArguments;
@@ -32,7 +32,10 @@ pub(crate) fn run(arguments: &PullArguments) -> Result<()> {
     };
     display.clear();
     if matches!(done, Err(Error::Cancelled)) {
-        tell("peerfs: interrupted; what has come stays in the store, and another `peerfs pull` goes on with it");
+        tell(match display.is_converting {
+            true => "peerfs: interrupted; the image was not made, and another `peerfs pull` begins anew",
+            false => "peerfs: interrupted; what has come stays in the store, and another `peerfs pull` goes on with it",
+        });
     }
     done
 }
@@ -48,6 +51,8 @@ fn by_daemon(arguments: &PullArguments, display: &mut Display) -> Result<()> {
         timeout: arguments.timeout,
         lazy: arguments.lazy,
         used_as: None,
+        convert: true,
+        platform: arguments.platform.as_ref().map(ToString::to_string),
     };
     let mut conversation = Conversation::open(&arguments.daemon.socket, &request)?;
     loop {
@@ -62,6 +67,41 @@ fn by_daemon(arguments: &PullArguments, display: &mut Display) -> Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Brings what running it needs of an image into the daemon's store: of an ordinary one all, which is shown. Returns its
+/// manifest's digest.
+pub(crate) fn to_run(socket: &Path, image: &Reference) -> Result<Digest> {
+    let request = Request::Pull {
+        image: image.to_string(),
+        tag: None,
+        timeout: None,
+        lazy: true,
+        used_as: None,
+        convert: true,
+        platform: None,
+    };
+    let _ = interrupt::watch();
+    let mut display = Display::new(false);
+    let mut conversation = Conversation::open(socket, &request)?;
+    let done = loop {
+        match conversation.next(interrupt::is_requested)? {
+            None => break Err(Error::Cancelled),
+            Some(Reply::Progress(status)) if status.state == PullState::Converting => {
+                display.take(Reply::Progress(status))?;
+            }
+            Some(Reply::Progress(_)) => (),
+            Some(Reply::Done(status)) => {
+                display.clear();
+                tell_of_conversion(&status);
+                break status.image.parse().map_err(|_| Error::UnexpectedReply);
+            }
+            Some(Reply::Error(problem)) => break Err(Error::Refused(problem)),
+            Some(_) => break Err(Error::UnexpectedReply),
+        }
+    };
+    display.clear();
+    done
 }
 
 /// Brings what a mount needs of an image into the daemon's store, and says nothing. Returns its manifest's digest.
@@ -87,6 +127,8 @@ fn silently(socket: &Path, image: &str, used_as: Option<&str>, lazy: bool) -> Re
         timeout: None,
         lazy,
         used_as: used_as.map(str::to_owned),
+        convert: false,
+        platform: None,
     };
     let _ = interrupt::watch();
     let mut conversation = Conversation::open(socket, &request)?;
@@ -105,6 +147,7 @@ fn silently(socket: &Path, image: &str, used_as: Option<&str>, lazy: bool) -> Re
 struct Display {
     bar: ProgressBar,
     is_silent: bool,
+    is_converting: bool,
     last_line: Option<Instant>,
 }
 
@@ -118,12 +161,16 @@ impl Display {
         Display {
             bar,
             is_silent,
+            is_converting: false,
             last_line: None,
         }
     }
 
     /// Shows what was said.
     fn take(&mut self, reply: Reply) -> Result<()> {
+        if let Reply::Progress(status) = &reply {
+            self.is_converting = status.state == PullState::Converting;
+        }
         match reply {
             reply @ (Reply::Progress(_) | Reply::Done(_)) if self.is_silent => {
                 let mut output = Output::new();
@@ -136,7 +183,9 @@ impl Display {
             }
             Reply::Done(status) => {
                 self.clear();
+                tell_of_conversion(&status);
                 match status.state {
+                    _ if status.conversion.is_some() => (),
                     PullState::Mountable => {
                         tell("what a mount needs is here; the rest comes when it is read")
                     }
@@ -157,11 +206,13 @@ impl Display {
             self.bar.set_position(status.present_bytes);
             self.bar.set_message(match waits(status) {
                 Some(reason) => reason,
+                None if status.state == PullState::Converting => "converting".to_owned(),
                 None => chunks(status),
             });
         } else if !self.is_silent && self.is_time_for_a_line(now) {
             tell(&match waits(status) {
                 Some(reason) => format!("{}; {reason}", here(status)),
+                None if status.state == PullState::Converting => converting(status),
                 None => format!("{}; {}", here(status), sources(status)),
             });
         }
@@ -180,6 +231,28 @@ impl Display {
     fn clear(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// Says of an ordinary image what was made of it.
+fn tell_of_conversion(status: &PullStatus) {
+    match status.conversion {
+        Some(Conversion::Made) => tell(&format!(
+            "it is an ordinary image, and was converted as a whole: {}",
+            here(status)
+        )),
+        Some(Conversion::Known) => {
+            tell("it is the ordinary image that was converted before: all of it is here");
+        }
+        None => (),
+    }
+}
+
+fn converting(status: &PullStatus) -> String {
+    format!(
+        "an ordinary image is converted: {} of {}",
+        size(status.present_bytes),
+        size(status.total_bytes.unwrap_or_default())
+    )
 }
 
 /// The reason that nothing comes.

@@ -25,6 +25,8 @@ pub struct Activity {
     pub bytes_by_source: BTreeMap<String, u64>,
     /// Bytes sent to peers.
     pub bytes_sent: u64,
+    /// What was given out by HTTP.
+    pub served_by_http: HttpStatus,
     /// How often a source sent wrong bytes.
     pub lying_sources: u64,
     /// The nodes that it is connected to, the nearest first.
@@ -39,6 +41,20 @@ pub struct Activity {
     pub open_files: u64,
     /// See [`Activity::open_files`].
     pub open_files_max: u64,
+}
+
+/// What a daemon has given out by HTTP, as a copy of its store.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct HttpStatus {
+    /// Requests that were answered with what they asked for.
+    pub answered: u64,
+    /// Those for what was not there.
+    pub missing: u64,
+    /// Those that were refused for another reason.
+    pub refused: u64,
+    /// Bytes of blobs and packs.
+    pub bytes: u64,
 }
 
 /// How many images are kept for others, and what others keep.

@@ -17,7 +17,9 @@ mod peers;
 mod replicas;
 mod status;
 
-pub use activity::{Activity, NetworkStatus, Reachability, ReplicaCounts, RequestStatus};
+pub use activity::{
+    Activity, HttpStatus, NetworkStatus, Reachability, ReplicaCounts, RequestStatus,
+};
 pub use client::{ask, connect, Connection, Error, Next};
 pub use event::{Event, EventKind};
 pub use message::{FetchLine, Reply, Request, COMMANDS, LINE_MAX, REQUEST_MAX};
@@ -25,7 +27,8 @@ pub use names::{NameRecord, NameStatus};
 pub use peers::{BanStatus, PeerClass, PeerDirection, PeerStatus, Peers};
 pub use replicas::{PublisherStatus, ReplicaHere, ReplicaStatus, ReplicasStatus};
 pub use status::{
-    Collected, ImageStatus, MountStatus, PinOrigin, PinStatus, PullState, PullStatus, Status,
+    Collected, Conversion, ImageStatus, MountStatus, PinOrigin, PinStatus, PullState, PullStatus,
+    Status,
 };
 
 /// Where peerfsd listens unless it is told otherwise.

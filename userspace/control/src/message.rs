@@ -58,6 +58,12 @@ pub enum Request {
         /// The reference to an image of a registry that it is used as, by which the policy decides.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         used_as: Option<String>,
+        /// To make an image of an ordinary one that has no conversion beside it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        convert: bool,
+        /// What machines it is to be for, as `linux/arm64`, if the registry has several; by default for such as the daemon's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        platform: Option<String>,
     },
     /// To bring what was missed of an image when it was started before. Closing the connection ends that.
     Warm {
@@ -276,6 +282,8 @@ mod tests {
             timeout: Some(5),
             lazy: false,
             used_as: None,
+            convert: false,
+            platform: None,
         };
         for (request, line) in [
             (Request::Status, r#"{"command":"status"}"#),

@@ -128,6 +128,19 @@ pub struct PullStatus {
     pub present_chunks: u64,
     /// Bytes that were fetched for it meanwhile, by the name of the source.
     pub bytes_by_source: BTreeMap<String, u64>,
+    /// What it has to do with the ordinary image that was asked for; absent if none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversion: Option<Conversion>,
+}
+
+/// What an image has to do with an ordinary one.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Conversion {
+    /// It was made of it.
+    Made,
+    /// It had been made of it before.
+    Known,
 }
 
 /// What is being done to bring all of an image into the store.
@@ -139,6 +152,8 @@ pub enum PullState {
     Fetching,
     /// Something of it does not come.
     Waiting,
+    /// It is being made of an ordinary image, of whose layers the bytes are.
+    Converting,
     /// What mounting it needs is here, which is all that was asked for.
     Mountable,
     /// All of it is here.

@@ -5,16 +5,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use peerfs_control::{NameStatus, PullStatus, Reply};
+use peerfs_control::{Conversion, NameStatus, PullStatus, Reply};
 use peerfs_exchange::Priority;
 use peerfs_fetch::images::{resolve, ResolveError};
-use peerfs_fetch::source::{Found, OriginError, Origins};
+use peerfs_fetch::source::{ConversionProgress, Found, InRegistry, Ordinary, OriginError, Origins};
 use peerfs_fetch::{
     BeginError, DiskError, PinOrigin, Pins, Progress, Pull, PullState, Pulls, Purpose, Repository,
 };
 use peerfs_format::upcall::Workload;
 use peerfs_format::Digest;
 use peerfs_peer::PeerId;
+use peerfs_registry::Platform;
 use peerfs_store::{Collect, InvalidReference, Reference, Tag};
 use peerfs_text::Causes;
 use tokio::sync::Mutex;
@@ -36,6 +37,9 @@ pub enum CommandError {
     /// A text that should name an image is no reference.
     #[error(transparent)]
     Reference(#[from] InvalidReference),
+    /// A text is no platform.
+    #[error("{0}")]
+    Platform(String),
     /// It is not known which image is meant.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
@@ -113,6 +117,18 @@ pub(crate) struct Wanted {
     pub(crate) tag: Option<String>,
     /// What it is used as, by which the policy decides.
     pub(crate) used_as: Option<String>,
+    /// Whether an ordinary image may be converted.
+    pub(crate) convert: bool,
+    /// What machines it is to be for.
+    pub(crate) platform: Option<String>,
+}
+
+/// What a client's words lead to.
+pub(crate) enum Sought {
+    /// An image.
+    Image(Located),
+    /// An ordinary image, of which one can be made, and the tag that this is to have.
+    Ordinary(Box<Ordinary>, Option<Tag>),
 }
 
 /// An image that a client wants to have.
@@ -173,12 +189,16 @@ impl Commands {
     }
 
     /// The image that a client wants to have; one of a registry is asked for there.
-    pub(crate) async fn locate(&self, wanted: Wanted) -> Result<Located, CommandError> {
+    pub(crate) async fn locate(&self, wanted: Wanted) -> Result<Sought, CommandError> {
         let Wanted {
             image,
             tag,
             used_as,
+            convert,
+            platform,
         } = wanted;
+        let platform = platform.map(|platform| platform.parse::<Platform>());
+        let platform = platform.transpose().map_err(CommandError::Platform)?;
         let tag = tag.map(|tag| tag.parse::<Tag>()).transpose()?;
         let Reference::Registry(reference) = image.parse()? else {
             let manifest = self.find(&image).await?;
@@ -186,19 +206,34 @@ impl Commands {
                 self.origins.check(used_as.parse()?, manifest).await?;
             }
             let found = None;
-            return Ok(Located {
+            return Ok(Sought::Image(Located {
                 manifest,
                 found,
                 tag,
-            });
+            }));
         };
-        let asked = timeout(REGISTRY_TIMEOUT, self.origins.find_image(&reference)).await;
-        let found = asked.map_err(|_| CommandError::RegistrySilent)??;
-        Ok(Located {
-            manifest: found.manifest,
-            found: Some(found),
-            tag: tag.or_else(|| reference.tag_in_store()),
-        })
+        let asked = self.origins.find_image(&reference, platform.as_ref());
+        let asked = timeout(REGISTRY_TIMEOUT, asked).await;
+        let tag = tag.or_else(|| reference.tag_in_store());
+        match asked.map_err(|_| CommandError::RegistrySilent)?? {
+            InRegistry::Peerfs(found) => Ok(Sought::Image(Located {
+                manifest: found.manifest,
+                found: Some(found),
+                tag,
+            })),
+            InRegistry::Ordinary(ordinary) if convert => Ok(Sought::Ordinary(ordinary, tag)),
+            InRegistry::Ordinary(ordinary) => Err(ordinary.refusal().into()),
+        }
+    }
+
+    /// Makes an image of an ordinary one, unless that was done before.
+    pub(crate) async fn convert(
+        &self,
+        ordinary: &Ordinary,
+        tag: Option<Tag>,
+        progress: &ConversionProgress,
+    ) -> Result<(Digest, Conversion), CommandError> {
+        Ok(self.origins.convert(ordinary, tag, progress).await?)
     }
 
     /// Gets what mounting an image needs.

@@ -23,6 +23,7 @@ pub use crate::monitor::MonitorConfig;
 pub use crate::names_config::NamesConfig;
 pub use crate::peer_config::{PeerConfig, Profile};
 pub use crate::replicate_config::ReplicateConfig;
+pub use crate::serve::ServeConfig;
 pub use crate::source_config::{RegistryConfig, SourceConfig};
 use crate::state;
 
@@ -93,6 +94,8 @@ pub struct Config {
     pub monitor: MonitorConfig,
     /// A registry for what is not in peerfs form.
     pub mirror: MirrorConfig,
+    /// The store over HTTP.
+    pub serve: ServeConfig,
     /// Publishers' names.
     pub names: NamesConfig,
     /// Images that are kept for others.
@@ -118,6 +121,7 @@ impl Default for Config {
             registry: RegistryConfig::default(),
             monitor: MonitorConfig::default(),
             mirror: MirrorConfig::default(),
+            serve: ServeConfig::default(),
             names: NamesConfig::default(),
             replicate: ReplicateConfig::default(),
             source: Vec::new(),
@@ -340,6 +344,8 @@ impl Config {
             )?;
         }
         self.mirror.check()?;
+        let is_closed = self.peer.swarm_key.is_some() || self.peer.certificate.is_some();
+        self.serve.check(is_closed)?;
         self.replicate.check()?;
         for source in &self.source {
             match source {
@@ -454,6 +460,8 @@ mod tests {
         // Some are for a node that is on the Internet.
         let settings = settings.join("\n");
         let settings = settings.replace("profile = \"lan\"\n", "profile = \"internet\"\n");
+        // What is for a private swarm does not go with what is for everybody.
+        let settings = settings.replace("\"127.0.0.1:9465\"", "\"/run/peerfs/serve.sock\"");
         let config = read(&settings).unwrap();
         assert_eq!(config.source.len(), 3);
         assert_eq!(config.pin.len(), 1);
@@ -530,6 +538,14 @@ mod tests {
             ("[[mirror]]\nmanifest = 'latest'", "mirror is called pin"),
             ("[mirror]\nlisten = '[::1]:1'", "mirror.upstreams must name"),
             ("[mirror]\nupstreams = ['a/b']", "\"a/b\" is no registry"),
+            (
+                "[peer]\nswarm_key = '/a'\n[serve]\nlisten = '127.0.0.1:1'",
+                "serve.listen must be the path of a Unix socket",
+            ),
+            (
+                "[peer]\ncertificate = '/a'\n[serve]\nlisten = '[::]:1'",
+                "serve.listen must be the path of a Unix socket",
+            ),
             ("device = 'peerfs'", "device must be an absolute path"),
             ("state_dir = 'x'", "state_dir must be an absolute path"),
             (

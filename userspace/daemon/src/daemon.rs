@@ -20,6 +20,7 @@ use peerfs_http::{Address, Listener};
 use peerfs_monitor::serve;
 use peerfs_peer::{ArrivalLog, Node, NodeConfig};
 use peerfs_registry::{Remote, UrlError};
+use peerfs_serve::Counts;
 use peerfs_store::{Reference, Store, Watcher};
 use peerfs_swarm::KeyFileError;
 use peerfs_text::Causes;
@@ -33,14 +34,14 @@ use crate::announcer::Announcer;
 use crate::attachment;
 use crate::cache::Cache;
 use crate::commands::Commands;
-use crate::config::{Config, DeviceChoice, SourceConfig};
+use crate::config::{Config, ConfigError, DeviceChoice, SourceConfig};
 use crate::control::ControlSocket;
 use crate::events::Events;
 use crate::lazy_pulls::LazyPulls;
 use crate::mirror::{MirrorError, Prepared};
 use crate::names::{Names, NamesError};
 use crate::node_config::node_config;
-use crate::provider::StoreProvider;
+use crate::provider::{HttpProvider, StoreProvider};
 use crate::reload::{Changes, Settings};
 use crate::replicas::{Parts as ReplicaParts, Replicas, SavedError};
 use crate::requests::{RepositoryHandler, RequestCounts};
@@ -107,14 +108,19 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// The page and the metrics can't be served.
-    #[error("cannot listen at {address}; name another place with monitor.listen")]
-    Monitor {
+    /// The page and the metrics, or the store, can't be served.
+    #[error("cannot listen at {address}; name another place with {key}")]
+    Listen {
         /// Where.
         address: Address,
+        /// The key of the configuration.
+        key: &'static str,
         /// Why.
         source: io::Error,
     },
+    /// What the configuration says can't be with what else this node has.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// There can be no mirror.
     #[error(transparent)]
     Mirror(#[from] MirrorError),
@@ -166,7 +172,7 @@ impl Daemon {
         let (store, names, replicas) = (Arc::new(opened.store), opened.names, opened.replicas);
         let disk = Disk::new(Arc::clone(&store), config.limits.store_operations.get());
         let control = control_socket(&config.control_socket, passed)?;
-        let monitor = listen_for_monitor(config).await?;
+        let monitor = listen(&config.monitor.listen, "monitor.listen").await?;
         let mirror = Prepared::new(config).await?;
         let (settings, changing) = watch::channel(Settings::of(config));
         let packs = Arc::new(Packs::default());
@@ -179,6 +185,11 @@ impl Daemon {
         let swarm_key = opened.node.swarm_key.as_ref();
         let private_swarm = swarm_key.map(|key| key.fingerprint().to_string());
         let membership = opened.node.membership.as_ref();
+        // The key may be a credential, of which the configuration says nothing.
+        config
+            .serve
+            .check(swarm_key.is_some() || membership.is_some())?;
+        let http = listen(&config.serve.listen, "serve.listen").await?;
         let member_of = membership.map(|own| own.certificate().authority().to_string());
         let revocations = opened.revocations;
         let node = Node::start(opened.node, served).await?;
@@ -239,7 +250,9 @@ impl Daemon {
             traces.clone(),
         ));
         let pins = Pins::new(disk.clone(), pulls.clone());
+        let served_by_http = Arc::new(Counts::default());
         let status = StatusReader {
+            served_by_http: Arc::clone(&served_by_http),
             disk: disk.clone(),
             packs: Arc::clone(&packs),
             node: node.clone(),
@@ -329,6 +342,17 @@ impl Daemon {
         tasks.spawn(control.serve(commands, shutdown.clone()));
         if let Some(mirror) = mirror {
             tasks.spawn(mirror.work(node.clone(), shutdown.clone())?);
+        }
+        if let Some(listener) = http {
+            info!(address = %listener.address(), "the store over HTTP");
+            let served = Arc::new(HttpProvider::new(provider));
+            let shutdown = shutdown.clone();
+            tasks.spawn(peerfs_serve::serve(
+                listener,
+                served,
+                served_by_http,
+                shutdown,
+            ));
         }
         if let Some(listener) = monitor {
             info!(address = %listener.address(), "the page and the metrics");
@@ -495,14 +519,18 @@ fn open_all(config: &Config) -> Result<Opened, StartError> {
     })
 }
 
-/// Listens for those who want to see the page or the metrics, if that is configured.
-async fn listen_for_monitor(config: &Config) -> Result<Option<Listener>, StartError> {
-    let Some(address) = &config.monitor.listen else {
+/// Listens at an address of the configuration, if there is one.
+async fn listen(
+    address: &Option<Address>,
+    key: &'static str,
+) -> Result<Option<Listener>, StartError> {
+    let Some(address) = address else {
         return Ok(None);
     };
     let listener = Listener::bind(address).await;
-    listener.map(Some).map_err(|source| StartError::Monitor {
+    listener.map(Some).map_err(|source| StartError::Listen {
         address: address.clone(),
+        key,
         source,
     })
 }

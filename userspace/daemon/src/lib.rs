@@ -18,6 +18,7 @@
 //! | `status`, `events` | how the daemon is doing, and what happens |
 //! | `mirror` | a registry for what is not in peerfs form |
 //! | `monitor` | the page and the metrics |
+//! | `serve` | the store over HTTP |
 //! | `saved_pins` | what clients have pinned |
 //! | `names` | what this machine knows of publishers' names |
 //! | `cache`, `uses` | that what can be fetched again stays within a size, by what was used |
@@ -54,6 +55,7 @@ mod replicate_config;
 mod requests;
 mod revocations;
 mod saved_pins;
+mod serve;
 mod source_config;
 pub mod state;
 mod state_file;

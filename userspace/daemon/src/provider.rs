@@ -3,6 +3,7 @@
 //! Serves the store to peers.
 
 mod blob_cache;
+mod http;
 mod verdicts;
 
 use std::num::NonZeroUsize;
@@ -22,6 +23,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use blob_cache::{BlobCache, Form};
+pub use http::HttpProvider;
 use peerfs_text::Causes;
 use verdicts::{Asked, Verdicts};
 

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use peerfs_control::{
-    Activity, BanStatus, ImageStatus, MountStatus, NetworkStatus, PeerClass, PeerDirection,
-    PeerStatus, Peers, PinOrigin, PinStatus, Reachability, Status,
+    Activity, BanStatus, HttpStatus, ImageStatus, MountStatus, NetworkStatus, PeerClass,
+    PeerDirection, PeerStatus, Peers, PinOrigin, PinStatus, Reachability, Status,
 };
 use peerfs_fetch::source::peer_name;
 use peerfs_fetch::{images, Disk, DiskError, Packs, PinInfo, Pins, Progress, Pulls, Traffic};
 use peerfs_format::Digest;
 use peerfs_peer::{self as peer, Direction, Node, PeerInfo};
+use peerfs_serve::Counts;
 use peerfs_store::{Store, StoreMount};
 use rustix::process::{getrlimit, Resource};
 
@@ -41,6 +42,8 @@ pub struct StatusReader {
     pub pulls: Pulls,
     /// The kernel's requests.
     pub requests: Arc<RequestCounts>,
+    /// What was given out by HTTP.
+    pub served_by_http: Arc<Counts>,
     /// What is kept for others.
     pub replicas: Replicas,
     /// When the daemon started.
@@ -83,6 +86,12 @@ impl StatusReader {
             requests: self.requests.status(),
             bytes_by_source: self.traffic.bytes_by_source(),
             bytes_sent: self.node.bytes_sent(),
+            served_by_http: HttpStatus {
+                answered: self.served_by_http.answered(),
+                missing: self.served_by_http.missing(),
+                refused: self.served_by_http.refused(),
+                bytes: self.served_by_http.bytes(),
+            },
             lying_sources: self.traffic.lies(),
             peers: self.connected(),
             pulls: self.pulls.progress().iter().map(Progress::status).collect(),

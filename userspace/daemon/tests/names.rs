@@ -539,6 +539,8 @@ fn a_policy_says_whose_records_count() {
             timeout: None,
             lazy: true,
             used_as: used_as.map(str::to_owned),
+            convert: false,
+            platform: None,
         };
         ask(&daemon.socket(), &request, PATIENCE).unwrap()
     };

@@ -97,6 +97,8 @@ pub fn check_stored(
         Requirement::Refused => return Err(PolicyError::Refused(reference.to_string())),
         Requirement::Signature(keys) => keys,
     };
+    // Of what was made here of an ordinary image it is that which is signed.
+    let converted = store.originals().unwrap_or_default();
     for noted in store.signatures()? {
         let signature = ImageSignature {
             payload: noted.payload,
@@ -106,7 +108,12 @@ pub fn check_stored(
             let found = store.resolve(&Reference::Digest(noted.image));
             found.is_ok_and(|found| found == *manifest)
         };
-        if is_signed(&signature, &noted.image, keys) && leads_there() {
+        let originals = converted
+            .iter()
+            .filter(|made| made.oci_index == noted.image)
+            .map(|made| &made.original);
+        let mut signed = originals.chain([&noted.image]);
+        if signed.any(|image| is_signed(&signature, image, keys)) && leads_there() {
             return Ok(());
         }
     }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What the daemon's HTTP servers have in common: where they listen, how many may ask, and who is asked by name.
+//! What the daemon's HTTP servers have in common: where they listen, how many may ask, who is asked by name,
+//! and which part of something.
 
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
 
 mod connections;
+mod range;
 mod seats;
 
 use std::fmt;
@@ -25,6 +27,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
+pub use range::{range, OutOfRange};
 use seats::Seats;
 
 /// How long it may take until the last answer is sent when the daemon ends.

@@ -16,14 +16,14 @@ use axum::Router;
 use bytes::Bytes;
 use futures::stream;
 use peerfs_format::Digest;
-use peerfs_http::Listener;
+use peerfs_http::{range, Listener, OutOfRange};
 use peerfs_oci::media_type_of;
 use peerfs_text::Causes;
 use tokio_util::sync::CancellationToken;
 
 use crate::flight::Failure;
 use crate::mirror::{Content, Kind, Mirror};
-use crate::question::{namespace, range, OutOfRange, Question, Which};
+use crate::question::{namespace, Question, Which};
 
 /// Bytes of a blob that are read at a time.
 const PIECE: usize = 256 * 1024;

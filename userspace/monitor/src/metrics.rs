@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 const EACH_MAX: usize = 200;
 
 /// All names that there may be, without the ends that counters have (`_total`) and what the kernel counts.
-pub const NAMES: [&str; 35] = [
+pub const NAMES: [&str; 37] = [
     "peerfs_build",
     "peerfs_start_time_seconds",
     "peerfs_requests_waiting",
@@ -27,6 +27,8 @@ pub const NAMES: [&str; 35] = [
     "peerfs_chunk_requests",
     "peerfs_received_bytes",
     "peerfs_sent_bytes",
+    "peerfs_http_sent_bytes",
+    "peerfs_http_requests",
     "peerfs_wrong_bytes",
     "peerfs_peers",
     "peerfs_peers_banned",
@@ -205,6 +207,22 @@ impl Snapshot {
             "Bytes sent to peers",
             self.activity.bytes_sent,
         )?;
+        let http = &self.activity.served_by_http;
+        out.counter(
+            "peerfs_http_sent_bytes",
+            "Bytes of blobs and packs that were given out by HTTP",
+            http.bytes,
+        )?;
+        let answers = [
+            (vec![("outcome", "answered")], http.answered),
+            (vec![("outcome", "missing")], http.missing),
+            (vec![("outcome", "refused")], http.refused),
+        ];
+        out.counters(
+            "peerfs_http_requests",
+            "Requests by HTTP for what the store has, by what came of them",
+            &answers,
+        )?;
         out.counter(
             "peerfs_wrong_bytes",
             "How often a source sent wrong bytes, which were dropped",
@@ -251,6 +269,7 @@ impl Snapshot {
         let mut pulls: BTreeMap<&str, u64> = BTreeMap::new();
         for pull in &self.activity.pulls {
             let state = match pull.state {
+                PullState::Converting => "converting",
                 PullState::Fetching => "fetching",
                 PullState::Waiting => "waiting",
                 PullState::Mountable | PullState::Complete => "complete",

@@ -16,10 +16,12 @@ pub(crate) const TAG_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 
 /// The annotation for where an image can be had: a repository of a registry, as `REGISTRY/NAME`.
 const ORIGIN_ANNOTATION: &str = "vnd.peerfs.origin";
+/// The annotation for what an image was made of: the digest of an ordinary image's OCI index or manifest.
+const ORIGINAL_ANNOTATION: &str = "vnd.peerfs.original";
 /// The annotation of an entry by which an image came that can be fetched again.
 const FETCHED_ANNOTATION: &str = "vnd.peerfs.fetched";
-/// The most origins of one thing.
-const ORIGINS_MAX: usize = 8;
+/// The most origins of one thing, and the most originals.
+const NOTES_MAX: usize = 8;
 
 /// The content of `index.json`. Entries of other tools stay as they are.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub struct Entry<'a> {
     pub tag: Option<&'a str>,
     /// The repository of a registry that it says to have the thing: whatever text stands there.
     pub origin: Option<&'a str>,
+    /// The OCI index or manifest of an ordinary image that it says the thing to be made of.
+    pub original: Option<Digest>,
     /// Whether it says that the thing came from elsewhere, and can come again.
     pub is_fetched: bool,
 }
@@ -214,19 +218,34 @@ impl Index {
     /// Notes that a repository of a registry has something, in an entry of its own, so that no change of tags touches it;
     /// of many the last ones stay. Does nothing if that is known.
     pub fn add_origin(&mut self, kind: TargetKind, digest: &Digest, length: u64, origin: &str) {
-        let mut entry = descriptor(media_type_of(kind), digest, length);
-        let annotation = (ORIGIN_ANNOTATION.to_owned(), origin.to_owned());
-        entry.set_annotations(Some(HashMap::from([annotation])));
+        let entry = descriptor(media_type_of(kind), digest, length);
+        self.note(entry, ORIGIN_ANNOTATION, origin.to_owned());
+    }
+
+    /// Notes that something was made of an ordinary image with this OCI index or manifest, as [`Index::add_origin`] does.
+    pub fn add_original(
+        &mut self,
+        kind: TargetKind,
+        digest: &Digest,
+        length: u64,
+        original: &Digest,
+    ) {
+        let entry = descriptor(media_type_of(kind), digest, length);
+        self.note(entry, ORIGINAL_ANNOTATION, format!("sha256:{original}"));
+    }
+
+    fn note(&mut self, mut entry: Descriptor, annotation: &str, value: String) {
+        entry.set_annotations(Some(HashMap::from([(annotation.to_owned(), value)])));
         let mut entries = self.0.manifests().clone();
-        let is_origin = |other: &Descriptor| {
-            other.digest() == entry.digest() && annotation_of(other, ORIGIN_ANNOTATION).is_some()
+        let is_such = |other: &Descriptor| {
+            other.digest() == entry.digest() && annotation_of(other, annotation).is_some()
         };
         if entries.contains(&entry) {
             return;
         }
-        let count = entries.iter().filter(|other| is_origin(other)).count();
-        if count >= ORIGINS_MAX {
-            if let Some(place) = entries.iter().position(is_origin) {
+        let count = entries.iter().filter(|other| is_such(other)).count();
+        if count >= NOTES_MAX {
+            if let Some(place) = entries.iter().position(is_such) {
                 entries.remove(place);
             }
         }
@@ -249,6 +268,8 @@ fn entry_of(entry: &Descriptor) -> Entry<'_> {
         kind: kind_of(entry),
         tag: tag_of(entry),
         origin: annotation_of(entry, ORIGIN_ANNOTATION),
+        original: annotation_of(entry, ORIGINAL_ANNOTATION)
+            .and_then(|digest| digest.strip_prefix("sha256:")?.parse().ok()),
         is_fetched: annotation_of(entry, FETCHED_ANNOTATION).is_some(),
     }
 }
@@ -339,11 +360,11 @@ mod tests {
         };
         assert_eq!(origins(&index), ["r.example/a", "r.example/b"]);
         assert_eq!(index.targets().len(), 1);
-        for number in 0..2 * ORIGINS_MAX {
+        for number in 0..2 * NOTES_MAX {
             let origin = format!("r.example/{number}");
             index.add_origin(TargetKind::OciIndex, &digest, 5, &origin);
         }
-        assert_eq!(origins(&index).len(), ORIGINS_MAX);
+        assert_eq!(origins(&index).len(), NOTES_MAX);
         index.remove(&[format!("sha256:{digest}")]);
         assert_eq!(index.entries().count(), 0);
     }

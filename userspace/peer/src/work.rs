@@ -11,8 +11,8 @@ use peerfs_exchange::{Ledger, Refused};
 /// The account on which a question is answered. Clones are the same account.
 #[derive(Clone, Debug)]
 pub struct Work {
-    ledger: Arc<Mutex<Ledger<PeerId>>>,
-    peer: PeerId,
+    /// Whose account it is; nothing is counted without one.
+    account: Option<(Arc<Mutex<Ledger<PeerId>>>, PeerId)>,
     done: Arc<Mutex<Done>>,
 }
 
@@ -28,8 +28,15 @@ struct Done {
 impl Work {
     pub(crate) fn for_peer(ledger: &Arc<Mutex<Ledger<PeerId>>>, peer: PeerId) -> Self {
         Work {
-            ledger: Arc::clone(ledger),
-            peer,
+            account: Some((Arc::clone(ledger), peer)),
+            done: Arc::default(),
+        }
+    }
+
+    /// For who asks otherwise than as a peer, and is bounded there.
+    pub fn unlimited() -> Self {
+        Work {
+            account: None,
             done: Arc::default(),
         }
     }
@@ -39,9 +46,10 @@ impl Work {
     #[must_use]
     pub fn charge(&self, bytes: u64) -> bool {
         // Nothing that is done under these locks can leave the data half changed.
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        let charged = ledger.charge(self.peer, bytes, Instant::now());
-        drop(ledger);
+        let charged = self.account.as_ref().map_or(Ok(()), |(ledger, peer)| {
+            let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            ledger.charge(*peer, bytes, Instant::now())
+        });
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         match charged {
             Ok(()) => done.charged = done.charged.saturating_add(bytes),

@@ -36,7 +36,7 @@ pub struct BlobReader {
     hash: Sha256,
     rest: Bytes,
     pieces: BlobPieces,
-    give_up: fn() -> bool,
+    give_up: Box<dyn Fn() -> bool + Send>,
     runtime: Handle,
 }
 
@@ -65,7 +65,11 @@ impl Drop for BlobPieces {
 impl Remote {
     /// Begins to get a whole blob. When the connection breaks, it goes on where that was. Must be called within a tokio
     /// runtime; the reader, outside of its asynchronous tasks. While it waits, it asks again and again whether to give up.
-    pub fn read_blob(&self, blob: &BlobInfo, give_up: fn() -> bool) -> BlobReader {
+    pub fn read_blob(
+        &self,
+        blob: &BlobInfo,
+        give_up: impl Fn() -> bool + Send + 'static,
+    ) -> BlobReader {
         BlobReader {
             host: self.host().to_owned(),
             digest: blob.digest,
@@ -73,7 +77,7 @@ impl Remote {
             hash: Sha256::new(),
             rest: Bytes::new(),
             pieces: self.blob_pieces(blob),
-            give_up,
+            give_up: Box::new(give_up),
             runtime: Handle::current(),
         }
     }

@@ -38,6 +38,8 @@ pub struct PeerfsImage {
 /// An ordinary image: what is needed to get its layers by [`Remote::read_blob`].
 #[derive(Clone, Debug)]
 pub struct OrdinaryImage {
+    /// The digest of what the reference stands for: that manifest, or an index that leads to it.
+    pub top: Digest,
     /// Its OCI image manifest, for the platform that was asked for.
     pub manifest: Fetched,
     /// Its configuration.
@@ -61,7 +63,7 @@ impl Remote {
             Document::Manifest { .. } => {
                 return Ok(match self.peerfs_image(&top, &[]).await? {
                     Some(image) => RemoteImage::Peerfs(image),
-                    None => RemoteImage::Ordinary(ordinary(top)?),
+                    None => RemoteImage::Ordinary(ordinary(top.digest, top)?),
                 });
             }
             Document::Index(index) => index.clone(),
@@ -71,9 +73,8 @@ impl Remote {
             return Ok(RemoteImage::Peerfs(image));
         }
         let blob = index.for_platform(platform).map_err(Error::Choice)?;
-        Ok(RemoteImage::Ordinary(ordinary(
-            self.document(&blob.digest).await?,
-        )?))
+        let manifest = self.document(&blob.digest).await?;
+        Ok(RemoteImage::Ordinary(ordinary(top.digest, manifest)?))
     }
 
     /// The image of peerfs that an index or a manifest leads to, if it is one.
@@ -164,9 +165,10 @@ impl<'a> Room<'a> {
     }
 }
 
-fn ordinary(manifest: Fetched) -> Result<OrdinaryImage> {
+fn ordinary(top: Digest, manifest: Fetched) -> Result<OrdinaryImage> {
     match manifest.document.clone() {
         Document::Manifest { config, layers } => Ok(OrdinaryImage {
+            top,
             manifest,
             config,
             layers,

@@ -77,6 +77,8 @@ impl Catalogue {
                 timeout: Some(PATIENCE.as_secs() as u32),
                 lazy: false,
                 used_as: None,
+                convert: false,
+                platform: None,
             };
             let manifest = pull::ask(&config.socket, &request, PATIENCE, &is_abandoned)??;
             let manifest = manifest.parse().map_err(|_| "peerfsd names no digest")?;

@@ -75,6 +75,8 @@ impl Pull {
             timeout: u32::try_from(self.config.timeout.as_secs()).ok(),
             lazy: true,
             used_as: self.image.reference.clone(),
+            convert: false,
+            platform: None,
         };
         let deadline = Instant::now() + self.config.timeout;
         loop {

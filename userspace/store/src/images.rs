@@ -37,6 +37,17 @@ pub(crate) struct IndexProblem {
     pub(crate) images: BTreeSet<String>,
 }
 
+/// What an image was made of, and what it is made of stays: see [`Store::originals`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Converted {
+    /// The manifest of the image.
+    pub manifest: Digest,
+    /// Its OCI index.
+    pub oci_index: Digest,
+    /// The OCI index or manifest of the ordinary image.
+    pub original: Digest,
+}
+
 /// Makes a complete image known in the store under `tag`: writes its OCI form, for programs of this architecture that
 /// are run with this configuration, and changes the index. Returns the digest of its OCI image index, which is the same
 /// for the same image, architecture and configuration.
@@ -51,18 +62,45 @@ pub fn write_image(
     config: &RuntimeConfig,
     tag: &Tag,
 ) -> Result<Digest> {
-    let form = OciImage::new(image, architecture, config)
-        .map_err(Error::oci(store.root_dir().to_owned()))?;
-    for blob in &form.blobs {
-        store.add_blob(blob)?;
-    }
-    let digest = store.add_blob(&form.index)?;
-    let length = form.index.len() as u64;
+    let (digest, length) = write_form(store, image, architecture, config)?;
     index_file::change(store.directory(), |index| {
         index.tag(TargetKind::OciIndex, &digest, length, tag);
         Ok(())
     })?;
     Ok(digest)
+}
+
+/// As [`write_image`], of an image that was made of an ordinary one, which is noted: see [`Store::originals`]. It needs no tag.
+///
+/// # Errors
+/// Those of [`write_image`].
+pub fn write_converted(
+    store: &Store,
+    image: &ImageBlobs<'_>,
+    architecture: &Architecture,
+    config: &RuntimeConfig,
+    tag: Option<&Tag>,
+    originals: &[Digest],
+) -> Result<Digest> {
+    let (digest, length) = write_form(store, image, architecture, config)?;
+    let target = (TargetKind::OciIndex, &digest, length);
+    store.note_converted(target, tag, originals)?;
+    Ok(digest)
+}
+
+/// Writes the OCI form of an image. Returns the digest and length of its OCI image index.
+fn write_form(
+    store: &Store,
+    image: &ImageBlobs<'_>,
+    architecture: &Architecture,
+    config: &RuntimeConfig,
+) -> Result<(Digest, u64)> {
+    let form = OciImage::new(image, architecture, config)
+        .map_err(Error::oci(store.root_dir().to_owned()))?;
+    for blob in &form.blobs {
+        store.add_blob(blob)?;
+    }
+    Ok((store.add_blob(&form.index)?, form.index.len() as u64))
 }
 
 impl Store {
@@ -83,9 +121,13 @@ impl Store {
             }),
             Reference::Tag(tag) => resolve_tag(self, &index?, tag.as_str()),
             Reference::Registry(image) => match image.digest {
-                Some(digest) => Some(resolve_digest(self, &index?, digest))
-                    .filter(|manifest| self.has_blob(manifest))
-                    .ok_or_else(not_pulled),
+                Some(digest) => {
+                    let index = index?;
+                    Some(resolve_digest(self, &index, digest))
+                        .filter(|manifest| self.has_blob(manifest))
+                        .or_else(|| resolve_original(self, &index, digest))
+                        .ok_or_else(not_pulled)
+                }
                 None => match resolve_tag(self, &index?, &image.to_string()) {
                     Err(Error::UnknownImage { .. }) => Err(not_pulled()),
                     resolved => resolved,
@@ -203,6 +245,48 @@ impl Store {
         };
         index_file::change(self.directory(), |index| {
             index.add_origin(kind, digest, length, origin);
+            Ok(())
+        })
+    }
+
+    /// The images that were made of ordinary ones of registries, and what each was made of, as the store notes it. Nobody can
+    /// tell whether that is so.
+    ///
+    /// # Errors
+    /// As for [`Store::images`].
+    pub fn originals(&self) -> Result<Vec<Converted>> {
+        Ok(originals(self, &index_file::read(self.directory())?))
+    }
+
+    /// Gives an image that was made of an ordinary one a tag, and notes of what else it is made: the ordinary image may have
+    /// come to be called otherwise.
+    ///
+    /// # Errors
+    /// As for [`Store::tag_oci`].
+    pub fn tag_converted(
+        &self,
+        converted: &Converted,
+        tag: Option<&Tag>,
+        originals: &[Digest],
+    ) -> Result<()> {
+        let oci_index = &converted.oci_index;
+        let (kind, length) = self.oci_target(&converted.manifest, oci_index)?;
+        self.note_converted((kind, oci_index, length), tag, originals)
+    }
+
+    fn note_converted(
+        &self,
+        (kind, oci_index, length): (TargetKind, &Digest, u64),
+        tag: Option<&Tag>,
+        originals: &[Digest],
+    ) -> Result<()> {
+        index_file::change(self.directory(), |index| {
+            for original in originals {
+                index.add_original(kind, oci_index, length, original);
+            }
+            if let Some(tag) = tag {
+                index.tag(kind, oci_index, length, tag);
+            }
             Ok(())
         })
     }
@@ -389,6 +473,29 @@ fn resolve_digest(store: &Store, index: &Index, digest: Digest) -> Digest {
         // What is wrong with it is seen when it is read as a manifest.
         .find_map(|entry| forms.find(entry.kind, entry.digest).ok().flatten())
         .map_or(digest, |found| found.manifest)
+}
+
+/// The manifest of an image that is noted to be made of an ordinary one with this OCI index or manifest, and is here.
+fn resolve_original(store: &Store, index: &Index, original: Digest) -> Option<Digest> {
+    let made = originals(store, index).into_iter();
+    let mut made = made.filter(|made| made.original == original);
+    let found = made.find(|made| store.has_blob(&made.manifest));
+    found.map(|made| made.manifest)
+}
+
+fn originals(store: &Store, index: &Index) -> Vec<Converted> {
+    let mut forms = OciForms::new(store);
+    let entries = index.entries().filter_map(|entry| {
+        let (original, oci_index) = (entry.original?, entry.digest?);
+        // What leads nowhere is told elsewhere.
+        let found = forms.find(entry.kind, entry.digest).ok()??;
+        Some(Converted {
+            manifest: found.manifest,
+            oci_index,
+            original,
+        })
+    });
+    entries.collect()
 }
 
 /// The images, in the order of their first entries. Those that lead nowhere are left out, and `lost` is told what the

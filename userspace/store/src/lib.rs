@@ -54,7 +54,7 @@ pub use difference::{difference, transfer, Aspect, Change, Difference, Transfer,
 pub use digest::{sha256, Sha256Writer};
 pub use error::{Error, Result};
 pub use image::{Entry, Image};
-pub use images::{write_image, TaggedImage};
+pub use images::{write_converted, write_image, Converted, TaggedImage};
 pub use inode::Inode;
 pub use inventory::{BlobKind, BlobPresence, Inventory};
 pub use known_chunks::{ContentId, KnownChunk, KnownChunks};

@@ -280,7 +280,7 @@ fn find_image(root_dir: &Path, image: &Reference, socket: &Path) -> Result<(Stor
         }
     }
     let _ = interrupt::watch();
-    let manifest = pull::lazily(socket, &image.to_string())?;
+    let manifest = pull::to_run(socket, image)?;
     let store = Store::open(root_dir)?;
     if !store.has_blob(&manifest) {
         return Err(Error::Run(format!(

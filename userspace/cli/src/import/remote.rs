@@ -2,9 +2,10 @@
 
 //! Images of containers in a registry: their layers are read as they come.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use peerfs_build::{Blob, Layer, Promise};
+use peerfs_build::GiveUp;
+use peerfs_fetch::source::layers;
 use peerfs_oci::{ContainerManifest, Platform, RegistryReference};
 use peerfs_registry::{Remote, RemoteImage};
 use peerfs_sys::interrupt;
@@ -45,33 +46,10 @@ pub(super) fn container(
     };
     let manifest = ContainerManifest::parse(&image.manifest.bytes).map_err(refused_at(&path))?;
     let config = parse_config(&path, &config, platform, manifest.layers.len())?;
-    let layers = layers(&path, &manifest, &config.diff_ids, &remote, &runtime);
+    let give_up = GiveUp::when(interrupt::is_requested);
+    let layers = {
+        let _entered = runtime.enter();
+        layers(&path, &manifest, &config, &remote, &give_up)
+    };
     Ok((Container { layers, config }, runtime))
-}
-
-fn layers(
-    path: &Path,
-    manifest: &ContainerManifest,
-    diff_ids: &[peerfs_format::Digest],
-    remote: &Remote,
-    runtime: &Runtime,
-) -> Vec<Layer> {
-    let layers = manifest.layers.iter().zip(diff_ids);
-    let layers = layers.map(|(blob, diff_id)| {
-        let (remote, wanted, handle) = (remote.clone(), blob.clone(), runtime.handle().clone());
-        Layer {
-            path: path.join(blob.digest.to_string()),
-            blob: Blob::Stream(Box::new(move || {
-                let _runtime = handle.enter();
-                let reader = remote.read_blob(&wanted, interrupt::is_requested);
-                Ok(Box::new(reader))
-            })),
-            promise: Promise {
-                digest: Some(blob.digest),
-                size: Some(blob.length),
-                diff_id: Some(*diff_id),
-            },
-        }
-    });
-    layers.collect()
 }

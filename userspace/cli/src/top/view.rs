@@ -162,6 +162,7 @@ fn pulls(pulls: &[PullStatus]) -> Vec<String> {
     let header = ["IMAGE", "STATE", "HERE", "OF", "", ""].map(str::to_owned);
     let rows = pulls.iter().map(|pull| {
         let state = match pull.state {
+            PullState::Converting => "converting",
             PullState::Fetching => "fetching",
             PullState::Waiting => "waiting",
             PullState::Mountable => "mountable",

@@ -8,8 +8,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use peerfs_control::{EventKind, PullStatus, Reply, Request, COMMANDS, LINE_MAX, REQUEST_MAX};
+use peerfs_control::{
+    Conversion, EventKind, PullStatus, Reply, Request, COMMANDS, LINE_MAX, REQUEST_MAX,
+};
+use peerfs_fetch::source::{ConversionProgress, Ordinary};
+use peerfs_fetch::Progress;
 use peerfs_format::Digest;
+use peerfs_store::Tag;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::UnixStream;
@@ -19,7 +24,7 @@ use tracing::debug;
 
 use super::fetches;
 use super::seats::Seat;
-use crate::commands::{refusal, verdict, CommandError, Commands, Wanted};
+use crate::commands::{refusal, verdict, CommandError, Commands, Sought, Wanted};
 use crate::events::{now, Events};
 use crate::names::Back;
 
@@ -29,6 +34,8 @@ pub(super) const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Who waits for an image hears of it at least so often.
 const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Between two words on how a conversion goes.
+const CONVERSION_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Answers a client until it or the daemon ends the connection.
 pub(super) async fn serve(stream: UnixStream, commands: Arc<Commands>, seat: Seat) {
@@ -86,6 +93,8 @@ impl Session {
                     timeout,
                     lazy,
                     used_as,
+                    convert,
+                    platform,
                 } => {
                     let patience = timeout.unwrap_or(Request::PATIENCE);
                     let patience = Duration::from_secs(patience.into());
@@ -93,6 +102,8 @@ impl Session {
                         image,
                         tag,
                         used_as,
+                        convert,
+                        platform,
                     };
                     return self.pull(wanted, patience, lazy).await;
                 }
@@ -311,10 +322,24 @@ async fn pull(
     (patience, is_lazy): (Duration, bool),
 ) -> io::Result<Reply> {
     let located = match commands.locate(wanted).await {
-        Ok(located) => located,
+        Ok(Sought::Image(located)) => located,
+        Ok(Sought::Ordinary(ordinary, tag)) => {
+            let (manifest, conversion) = match convert(commands, writer, &ordinary, tag).await? {
+                Ok(converted) => converted,
+                Err(error) => return Ok(refusal(&error)),
+            };
+            // All of it is here, which is made sure of.
+            let pulled = bring(commands, writer, manifest, patience).await?;
+            return Ok(match pulled {
+                Ok(progress) => Reply::Done(PullStatus {
+                    conversion: Some(conversion),
+                    ..progress.status()
+                }),
+                Err(error) => refusal(&error),
+            });
+        }
         Err(error) => return Ok(refusal(&error)),
     };
-    let begun = Instant::now();
     if is_lazy {
         let image = located.manifest.to_string();
         let start = async {
@@ -325,8 +350,26 @@ async fn pull(
         let started = with_heartbeat(writer, &image, start).await?;
         return Ok(started.map_or_else(|error| refusal(&error), Reply::Done));
     }
-    let mut pull = commands.pull(located.manifest);
-    let progress = loop {
+    let progress = match bring(commands, writer, located.manifest, patience).await? {
+        Ok(progress) => progress,
+        Err(error) => return Ok(refusal(&error)),
+    };
+    if let Err(error) = commands.tag(located).await {
+        return Ok(refusal(&error));
+    }
+    Ok(Reply::Done(progress.status()))
+}
+
+/// Brings all of an image here, and tells how that goes.
+async fn bring(
+    commands: &Commands,
+    writer: &mut OwnedWriteHalf,
+    manifest: Digest,
+    patience: Duration,
+) -> io::Result<Result<Progress, CommandError>> {
+    let begun = Instant::now();
+    let mut pull = commands.pull(manifest);
+    loop {
         // What was true before it was begun says nothing.
         let _ = timeout(HEARTBEAT, pull.changed()).await;
         let progress = pull.progress();
@@ -335,14 +378,30 @@ async fn pull(
                 let line = to_line(&Reply::Progress(progress.status()))?;
                 writer.write_all(&line).await?;
             }
-            Some(Ok(())) => break progress,
-            Some(Err(error)) => return Ok(refusal(&error)),
+            Some(Ok(())) => return Ok(Ok(progress)),
+            Some(Err(error)) => return Ok(Err(error)),
         }
-    };
-    if let Err(error) = commands.tag(located).await {
-        return Ok(refusal(&error));
     }
-    Ok(Reply::Done(progress.status()))
+}
+
+/// Makes an image of an ordinary one, and tells how that goes.
+async fn convert(
+    commands: &Commands,
+    writer: &mut OwnedWriteHalf,
+    ordinary: &Ordinary,
+    tag: Option<Tag>,
+) -> io::Result<Result<(Digest, Conversion), CommandError>> {
+    let progress = ConversionProgress::default();
+    let mut done = std::pin::pin!(commands.convert(ordinary, tag, &progress));
+    loop {
+        match timeout(CONVERSION_INTERVAL, &mut done).await {
+            Ok(done) => return Ok(done),
+            Err(_) => {
+                let line = to_line(&Reply::Progress(ordinary.status(&progress)))?;
+                writer.write_all(&line).await?;
+            }
+        }
+    }
 }
 
 /// Waits for what is done for a client, and tells it from time to time that it is being done.

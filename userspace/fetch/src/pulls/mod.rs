@@ -115,6 +115,7 @@ impl Progress {
             total_chunks: self.total.map(|total| total.chunks),
             present_chunks: self.here.chunks,
             bytes_by_source: self.bytes_by_source.clone(),
+            conversion: None,
         }
     }
 }

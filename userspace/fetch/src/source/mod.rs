@@ -8,6 +8,7 @@ mod configured;
 mod directory;
 #[cfg(feature = "peers")]
 mod following;
+mod ordinary;
 mod origins;
 #[cfg(feature = "peers")]
 mod peer;
@@ -30,7 +31,8 @@ use peerfs_store::Pack;
 
 pub use configured::{ask, Configured};
 pub use directory::DirectorySource;
-pub use origins::{Found, OriginError, Origins};
+pub use ordinary::{layers, ConversionProgress, Ordinary};
+pub use origins::{Found, InRegistry, OriginError, Origins};
 #[cfg(feature = "peers")]
 pub use peer::{peer_identity, peer_name, Peers, PEERS};
 pub use registry::{Registry, SourceId};

@@ -14,14 +14,16 @@ use futures::StreamExt;
 use lru::LruCache;
 use peerfs_exchange::Have;
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_names::Requirement;
-use peerfs_registry::{Options, Platform, Remote, RemoteImage};
+use peerfs_names::{ImageSignature, Requirement};
+use peerfs_oci::ContainerConfig;
+use peerfs_registry::{Options, OrdinaryImage, Platform, Remote, RemoteImage};
 use peerfs_store::{NotedSignature, Reference, RegistryReference, Store, Tag};
 use peerfs_text::{printable, Causes};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::{ask, Discovery, Registry, RemoteSource, Source, SourceId, Subject};
+use super::{ask, Discovery, Ordinary, Registry, RemoteSource, Source, SourceId, Subject};
 use crate::disk::{Disk, DiskError};
 use crate::policy_file::{check_stored, is_signed, read_policy, PolicyError};
 
@@ -47,6 +49,22 @@ pub enum OriginError {
         "{0} is no image of peerfs, but an ordinary one of {1} layers: `peerfs import docker://{0}` makes one of it, and `peerfs convert {0}` puts one beside it"
     )]
     Ordinary(String, usize),
+    /// Its manifest or configuration is not valid.
+    #[error("cannot convert {image}")]
+    Container {
+        /// What it is called.
+        image: String,
+        /// Why.
+        source: peerfs_oci::Error,
+    },
+    /// No image could be made of it.
+    #[error("cannot convert {image}")]
+    Convert {
+        /// What it is called.
+        image: String,
+        /// Why.
+        source: peerfs_build::Error,
+    },
     /// There is a policy, which is not understood.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -61,6 +79,14 @@ pub struct Found {
     pub oci_index: Digest,
 }
 
+/// What a reference stands for in its registry.
+pub enum InRegistry {
+    /// An image of peerfs.
+    Peerfs(Found),
+    /// An ordinary one, without a conversion beside it.
+    Ordinary(Box<Ordinary>),
+}
+
 /// Finds for each image the repositories that are noted to have it. Clones are the same.
 #[derive(Clone)]
 pub struct Origins(Arc<Shared>);
@@ -71,6 +97,8 @@ struct Shared {
     options: Options,
     /// The file of the policy, in the place of the usual one.
     policy: Option<PathBuf>,
+    /// Whoever converts has the one permit.
+    turns: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -95,6 +123,7 @@ impl Origins {
             registry,
             options,
             policy,
+            turns: Arc::new(Semaphore::new(1)),
             state: Mutex::new(State {
                 noted: HashMap::new(),
                 read_at: None,
@@ -104,11 +133,16 @@ impl Origins {
     }
 
     /// Asks a registry what a reference stands for, brings the OCI form and the manifest of that into the store, and notes
-    /// where it is: from now on all of it can be fetched from there.
+    /// where it is: from now on all of it can be fetched from there. Of an ordinary image nothing is brought. Of several it is
+    /// the one for this platform, or for such machines as this one.
     ///
     /// # Errors
     /// [`OriginError`].
-    pub async fn find_image(&self, reference: &RegistryReference) -> Result<Found, OriginError> {
+    pub async fn find_image(
+        &self,
+        reference: &RegistryReference,
+        platform: Option<&Platform>,
+    ) -> Result<InRegistry, OriginError> {
         let remote = Remote::repository(reference, &self.0.options)?;
         // Read each time: who changes it need not start anything anew.
         let file = self.0.policy.clone();
@@ -118,9 +152,13 @@ impl Origins {
         if *required == Requirement::Refused {
             return Err(PolicyError::Refused(reference.to_string()).into());
         }
-        let image = match remote.image(reference, &Platform::host()).await? {
+        let wanted = platform.cloned().unwrap_or_else(Platform::host);
+        let image = match remote.image(reference, &wanted).await? {
             RemoteImage::Peerfs(image) => image,
             RemoteImage::Ordinary(image) => {
+                if let Some(platform) = platform {
+                    check_platform(&remote, reference, &image, platform).await?;
+                }
                 // By a tag it is the registry that says what is meant; a digest is not the registry's to explain.
                 let may_be_converted =
                     reference.digest.is_none() || self.0.options.trust_conversions;
@@ -128,24 +166,22 @@ impl Origins {
                     true => remote.conversion(&image).await?,
                     false => None,
                 };
-                conversion.ok_or_else(|| {
-                    OriginError::Ordinary(reference.to_string(), image.layers.len())
-                })?
-            }
-        };
-        let signatures = match required {
-            Requirement::Signature(keys) => {
-                let digest = image.top.digest;
-                let mut signatures = remote.signatures(&digest).await?;
-                let found = signatures.len();
-                signatures.retain(|signature| is_signed(signature, &digest, keys));
-                if signatures.is_empty() {
-                    return Err(PolicyError::unsigned(reference, digest, keys, found).into());
+                match conversion {
+                    Some(conversion) => conversion,
+                    None => {
+                        let signatures =
+                            signatures(&remote, reference, image.top, required).await?;
+                        return Ok(InRegistry::Ordinary(Box::new(Ordinary {
+                            reference: reference.clone(),
+                            remote,
+                            image,
+                            signatures,
+                        })));
+                    }
                 }
-                signatures
             }
-            Requirement::Nothing | Requirement::Refused => Vec::new(),
         };
+        let signatures = signatures(&remote, reference, image.top.digest, required).await?;
         let manifest = image.manifest;
         let blob = remote.small_blob(&manifest, METADATA_MAX);
         let (blob, traces, certified) = tokio::join!(
@@ -202,10 +238,10 @@ impl Origins {
         };
         self.0.disk.run(store).await?;
         self.0.lock().read_at = None;
-        Ok(Found {
+        Ok(InRegistry::Peerfs(Found {
             manifest,
             oci_index,
-        })
+        }))
     }
 
     /// Fails unless the policy allows that an image of the store is used as what a reference names.
@@ -236,6 +272,53 @@ impl Origins {
             .run(move |store| store.tag_oci(&found.manifest, &found.oci_index, &tag));
         Ok(tagged.await?)
     }
+}
+
+impl Origins {
+    pub(super) fn disk(&self) -> &Disk {
+        &self.0.disk
+    }
+
+    /// Waits until nobody else converts.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, OriginError> {
+        let turn = Arc::clone(&self.0.turns).acquire_owned().await;
+        turn.map_err(|_| DiskError::ShuttingDown.into())
+    }
+}
+
+/// Fails unless an ordinary image is for this platform: one that is there alone need not be for what was asked for.
+async fn check_platform(
+    remote: &Remote,
+    reference: &RegistryReference,
+    image: &OrdinaryImage,
+    platform: &Platform,
+) -> Result<(), OriginError> {
+    let config = remote.config(image).await?;
+    let config = ContainerConfig::parse(&config);
+    let checked = config.and_then(|config| platform.check(&config.platform));
+    checked.map_err(|source| OriginError::Container {
+        image: reference.to_string(),
+        source,
+    })
+}
+
+/// The signatures of what a reference stands for that the policy requires.
+async fn signatures(
+    remote: &Remote,
+    reference: &RegistryReference,
+    digest: Digest,
+    required: &Requirement,
+) -> Result<Vec<ImageSignature>, OriginError> {
+    let Requirement::Signature(keys) = required else {
+        return Ok(Vec::new());
+    };
+    let mut signatures = remote.signatures(&digest).await?;
+    let found = signatures.len();
+    signatures.retain(|signature| is_signed(signature, &digest, keys));
+    if signatures.is_empty() {
+        return Err(PolicyError::unsigned(reference, digest, keys, found).into());
+    }
+    Ok(signatures)
 }
 
 impl Shared {
