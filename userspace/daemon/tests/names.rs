@@ -612,7 +612,7 @@ fn a_trace_goes_with_a_name_and_outlives_a_collection() {
     succeed(&mut publish("base", "--trace"));
     // What is noted here later, and what is collected, does not change what was published.
     stored.add_trace(&trace(9)).unwrap();
-    publisher.succeed("gc", &[]);
+    publisher.succeed("gc", &["--root-dir", store.to_str().unwrap()]);
 
     let reader = knowing(&[&publisher]);
     connected(&reader, 1);

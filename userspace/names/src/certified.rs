@@ -46,7 +46,7 @@ pub enum NotCertified {
     #[error("the certificate is of another key")]
     OtherKey,
     /// It is no signature.
-    #[error("it is no detached signature in PKCS #7, as `openssl cms -sign -binary -outform DER` makes it")]
+    #[error("it is no detached signature in PKCS #7, as `openssl cms -sign -binary -noattr -outform DER` makes it")]
     Signature,
     /// It can't be signed.
     #[error("the key can't sign")]

@@ -119,10 +119,7 @@ mod tests {
     fn a_keyring_of_the_kernel_is_found_by_its_name() {
         let line = "fd1e3d4c I------     1 perm 1f0b0000     0     0 keyring   .peerfs: empty";
         let find = |line| TrustedKeyring::parse(line, ".peerfs");
-        assert_eq!(
-            find(line),
-            Some(TrustedKeyring(-0x02e1_c2b4))
-        );
+        assert_eq!(find(line), Some(TrustedKeyring(-0x02e1_c2b4)));
         for other in [
             "",
             "1f1e3d4c I------     1 perm 1f0b0000     0     0 keyring   .peerfs2: 1",
