@@ -332,7 +332,7 @@ impl RowIndex {
     /// The slots that a hash may be in, in order.
     fn slots_of(&self, hash: u32) -> impl Iterator<Item = usize> {
         let count = self.slots.len();
-        let first = (u64::from(hash) * count as u64 >> 32) as usize;
+        let first = ((u64::from(hash) * count as u64) >> 32) as usize;
         (first..count).chain(0..first)
     }
 }
