@@ -6,7 +6,7 @@
 MAKEFLAGS += --no-print-directory
 prefix ?= /usr/local
 
-.PHONY: help demo demo-diskless test check soak bench bench-containers bench-fuse bench-images bench-kernel bench-scheduler bench-swarm userspace modules kernel graft dkms deb test-deb rust-project install clean distclean
+.PHONY: help demo demo-diskless test check soak book bench bench-containers bench-fuse bench-images bench-kernel bench-scheduler bench-swarm userspace modules kernel graft dkms deb test-deb rust-project install clean distclean
 
 help:
 	@echo 'peerfs: mount an image that this machine does not have yet'
@@ -16,6 +16,7 @@ help:
 	@echo '  make test           every test; under an hour from nothing, minutes after that'
 	@echo '  make check          format, lints, documentation and licences only'
 	@echo '  make soak           whatever looks for faults at random, for some two hours'
+	@echo '  make book           the documentation as a book in HTML, whose links are checked'
 	@echo '  make bench          how fast images are built, against EROFS, and the demo'\''s first command'
 	@echo '  make bench-images   what images take to make, update, import and extract, against other tools'
 	@echo '  make bench-kernel   how fast they are read, against EROFS, squashfs and ext4 in one guest'
@@ -41,7 +42,7 @@ demo demo-diskless:
 	@scripts/setup-packages base
 	@scripts/$@
 
-test check soak bench bench-containers bench-fuse bench-images bench-kernel bench-scheduler bench-swarm:
+test check soak book bench bench-containers bench-fuse bench-images bench-kernel bench-scheduler bench-swarm:
 	@scripts/setup-packages
 	@scripts/$@
 
