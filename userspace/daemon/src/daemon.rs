@@ -9,19 +9,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use peerfs_exchange::scheduler::Limits;
-use peerfs_exchange::Arrival;
 use peerfs_fetch::source::{
     peer_identity, Configured, DirectorySource, Discovery, Origins, Peers, Registry, RemoteSource,
     Source, PEERS,
 };
 use peerfs_fetch::{Disk, Fetcher, Packs, PinOrigin, Pins, Pulls, Repository, Traffic};
-use peerfs_format::{Digest, PackRecord};
+use peerfs_format::Digest;
 use peerfs_http::{Address, Listener};
 use peerfs_monitor::serve;
-use peerfs_peer::{ArrivalLog, Node, NodeConfig};
+use peerfs_peer::{Node, NodeConfig};
 use peerfs_registry::{Remote, UrlError};
 use peerfs_serve::Counts;
-use peerfs_store::{Reference, Store, Watcher};
+use peerfs_store::{Reference, Store};
 use peerfs_swarm::KeyFileError;
 use peerfs_text::Causes;
 use tokio::sync::{watch, Mutex};
@@ -51,7 +50,7 @@ use crate::state::{StateDirectory, StateError};
 use crate::status::StatusReader;
 use crate::traces::Traces;
 use crate::upcall::RequestHandler;
-use crate::uses::Uses;
+use crate::uses::{Told, Uses};
 
 /// How long the parts may take to end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -449,26 +448,6 @@ impl Daemon {
         self.tasks.spawn(async move {
             attachment::attach(&device, &root_dir, handler, &uses, limit, shutdown).await;
         });
-    }
-}
-
-/// Tells peers that follow an image what comes into the store, and notes when that was.
-struct Told {
-    arrivals: Arc<ArrivalLog>,
-    uses: Arc<Uses>,
-}
-
-impl Watcher for Told {
-    fn came(&self, pack: &PackRecord, chunk: u32) {
-        self.arrivals.note(Arrival::Chunk {
-            pack: pack.digest,
-            number: chunk,
-        });
-        self.uses.came(pack, chunk, Instant::now());
-    }
-
-    fn went(&self, pack: &Digest) {
-        self.arrivals.note(Arrival::Changed(*pack));
     }
 }
 

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use nix::errno::Errno;
+use peerfs_exchange::Arrival;
 use peerfs_format::upcall::used_chunks;
-use peerfs_format::PackRecord;
-use peerfs_store::Recency;
+use peerfs_format::{Digest, PackRecord};
+use peerfs_peer::ArrivalLog;
+use peerfs_store::{Recency, Watcher};
 use tracing::{debug, warn};
 
 use crate::upcall::{Device, KernelIoctls};
@@ -100,6 +102,26 @@ impl Uses {
     fn second(&self, now: Instant) -> u32 {
         let seconds = now.saturating_duration_since(self.began).as_secs();
         u32::try_from(seconds).map_or(u32::MAX, |seconds| seconds.saturating_add(1))
+    }
+}
+
+/// Tells peers that follow an image what comes into the store, and notes when that was.
+pub(crate) struct Told {
+    pub(crate) arrivals: Arc<ArrivalLog>,
+    pub(crate) uses: Arc<Uses>,
+}
+
+impl Watcher for Told {
+    fn came(&self, pack: &PackRecord, chunk: u32) {
+        self.arrivals.note(Arrival::Chunk {
+            pack: pack.digest,
+            number: chunk,
+        });
+        self.uses.came(pack, chunk, Instant::now());
+    }
+
+    fn went(&self, pack: &Digest) {
+        self.arrivals.note(Arrival::Changed(*pack));
     }
 }
 
