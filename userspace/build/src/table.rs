@@ -26,7 +26,7 @@ const READ_BACK: usize = 16;
 
 /// Where tables go that are too large for memory.
 #[derive(Clone, Default)]
-pub struct Scratch(Option<Arc<Store>>);
+pub(crate) struct Scratch(Option<Arc<Store>>);
 
 impl Scratch {
     /// In the `tmp` of a store.
@@ -217,6 +217,8 @@ pub(crate) trait Row: Sized {
 pub(crate) struct Table<R> {
     segments: Segments,
     count: usize,
+    /// The bytes of the row that is being written.
+    encoded: Vec<u8>,
     row: PhantomData<fn() -> R>,
 }
 
@@ -229,6 +231,7 @@ impl<R: Row> Table<R> {
         Table {
             segments: Segments::new(scratch),
             count: 0,
+            encoded: Vec::with_capacity(R::SIZE),
             row: PhantomData,
         }
     }
@@ -240,9 +243,9 @@ impl<R: Row> Table<R> {
 
     /// Adds a row.
     pub(crate) fn push(&mut self, row: &R) {
-        let mut bytes = Vec::with_capacity(R::SIZE);
-        row.encode(&mut bytes);
-        self.segments.add(&bytes);
+        self.encoded.clear();
+        row.encode(&mut self.encoded);
+        self.segments.add(&self.encoded);
         self.count += 1;
     }
 
@@ -256,9 +259,9 @@ impl<R: Row> Table<R> {
     pub(crate) fn update(&mut self, number: usize, change: impl FnOnce(&mut R)) {
         if let Some(mut row) = self.get(number) {
             change(&mut row);
-            let mut bytes = Vec::with_capacity(R::SIZE);
-            row.encode(&mut bytes);
-            self.segments.put(Self::place(number), &bytes);
+            self.encoded.clear();
+            row.encode(&mut self.encoded);
+            self.segments.put(Self::place(number), &self.encoded);
         }
     }
 

@@ -3,7 +3,7 @@
 //! `peerfs gc`.
 
 use peerfs_control::{Collected, Reply, Request};
-use peerfs_store::{Collect, Error as StoreError, Store};
+use peerfs_store::{Collect, Error as StoreError, Keep, Store};
 
 use crate::arguments::{CollectArguments, DaemonArguments};
 use crate::conversation::ask_long;
@@ -29,7 +29,7 @@ pub(crate) fn collect(store: &Store, daemon: &DaemonArguments, dry_run: bool) ->
         true => Collect::DryRun,
         false => Collect::Really,
     };
-    match store.collect(&[], how) {
+    match store.collect(&Keep::default(), how) {
         Ok(collected) => Ok(Collected {
             blobs: collected.blobs,
             tables: collected.tables,

@@ -81,27 +81,15 @@ pub(crate) fn to_run(socket: &Path, image: &Reference) -> Result<Digest> {
         convert: true,
         platform: None,
     };
-    let _ = interrupt::watch();
     let mut display = Display::new(false);
-    let mut conversation = Conversation::open(socket, &request)?;
-    let done = loop {
-        match conversation.next(interrupt::is_requested)? {
-            None => break Err(Error::Cancelled),
-            Some(Reply::Progress(status)) if status.state == PullState::Converting => {
-                display.take(Reply::Progress(status))?;
-            }
-            Some(Reply::Progress(_)) => (),
-            Some(Reply::Done(status)) => {
-                display.clear();
-                tell_of_conversion(&status);
-                break status.image.parse().map_err(|_| Error::UnexpectedReply);
-            }
-            Some(Reply::Error(problem)) => break Err(Error::Refused(problem)),
-            Some(_) => break Err(Error::UnexpectedReply),
-        }
-    };
+    let done = wait_for(socket, &request, |status| match status.state {
+        PullState::Converting => display.take(Reply::Progress(status)),
+        _ => Ok(()),
+    });
     display.clear();
-    done
+    let status = done?;
+    tell_of_conversion(&status);
+    status.image.parse().map_err(|_| Error::UnexpectedReply)
 }
 
 /// Brings what a mount needs of an image into the daemon's store, and says nothing. Returns its manifest's digest.
@@ -130,13 +118,22 @@ fn silently(socket: &Path, image: &str, used_as: Option<&str>, lazy: bool) -> Re
         convert: false,
         platform: None,
     };
+    wait_for(socket, &request, |_| Ok(())).map(|status| status.image)
+}
+
+/// Has the daemon pull something, shows how that goes, and returns what it says in the end.
+fn wait_for(
+    socket: &Path,
+    request: &Request,
+    mut show: impl FnMut(PullStatus) -> Result<()>,
+) -> Result<PullStatus> {
     let _ = interrupt::watch();
-    let mut conversation = Conversation::open(socket, &request)?;
+    let mut conversation = Conversation::open(socket, request)?;
     loop {
         match conversation.next(interrupt::is_requested)? {
             None => return Err(Error::Cancelled),
-            Some(Reply::Progress(_)) => continue,
-            Some(Reply::Done(status)) => return Ok(status.image),
+            Some(Reply::Progress(status)) => show(status)?,
+            Some(Reply::Done(status)) => return Ok(status),
             Some(Reply::Error(problem)) => return Err(Error::Refused(problem)),
             Some(_) => return Err(Error::UnexpectedReply),
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use peerfs_fetch::{Disk, DiskError, Packs, Pins, Pulls};
 use peerfs_format::Digest;
-use peerfs_store::{Error as StoreError, Store, Usage};
+use peerfs_store::{Error as StoreError, Keep, Store, Usage};
 use peerfs_text::Causes;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::names::Names;
 use crate::reload::Settings;
 use crate::uses::Uses;
 
@@ -37,6 +38,8 @@ pub(crate) struct Cache {
     pub(crate) pulls: Pulls,
     /// When chunks were used.
     pub(crate) uses: Arc<Uses>,
+    /// What leads to traces.
+    pub(crate) names: Names,
 }
 
 impl Cache {
@@ -93,7 +96,10 @@ impl Cache {
         let pulled = self.pulls.progress().into_iter().map(|pull| pull.manifest);
         let pulled: Vec<Digest> = pulled.collect();
         let is_pulling = !pulled.is_empty();
-        let keep: Vec<Digest> = self.pins.manifests().into_iter().chain(pulled).collect();
+        let keep = Keep {
+            images: self.pins.manifests().into_iter().chain(pulled).collect(),
+            traces: self.names.traces(),
+        };
         let evicting = self.packs.evict();
         let recency = self.uses.recency();
         let evict = move |store: &Store| store.evict(&keep, limit, &recency);

@@ -16,7 +16,7 @@ use peerfs_format::upcall::Workload;
 use peerfs_format::Digest;
 use peerfs_peer::PeerId;
 use peerfs_registry::Platform;
-use peerfs_store::{Collect, InvalidReference, Reference, Tag};
+use peerfs_store::{Collect, InvalidReference, Keep, Reference, Tag};
 use peerfs_text::Causes;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -361,9 +361,10 @@ impl Commands {
         dry_run: bool,
     ) -> Result<peerfs_control::Collected, CommandError> {
         let pulled = self.pulls.progress().into_iter().map(|pull| pull.manifest);
-        let pinned = self.pins.manifests().into_iter();
-        let keep = pinned.chain(pulled).chain(self.names.traces());
-        let keep: Vec<Digest> = keep.collect();
+        let keep = Keep {
+            images: self.pins.manifests().into_iter().chain(pulled).collect(),
+            traces: self.names.traces(),
+        };
         let collect = if dry_run {
             Collect::DryRun
         } else {

@@ -302,7 +302,7 @@ impl Daemon {
             let (pulls, disk, shutdown) = (pulls.clone(), disk.clone(), shutdown.clone());
             tasks.spawn(revocations.follow(names, node, pulls, disk, shutdown));
         }
-        tasks.spawn(names.republish(node.clone(), shutdown.clone()));
+        tasks.spawn(names.clone().republish(node.clone(), shutdown.clone()));
         if disk.can_be_filled() {
             let (disk, shutdown) = (disk.clone(), shutdown.clone());
             let rebuild = move |store: &Store| {
@@ -323,6 +323,7 @@ impl Daemon {
                 pulls: pulls.clone(),
                 uses: Arc::clone(&uses),
             };
+                names: names.clone(),
             tasks.spawn(cache.bound(shutdown.clone()));
         }
         let watching = events.watch(

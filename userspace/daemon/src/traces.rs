@@ -25,6 +25,8 @@ use crate::upcall::Request;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long what a trace names may take to come.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// How long the trace itself may take, which the publisher of a name has given to an image.
+const TRACE_PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes that a trace brings, at most: it is a hint, of whoever wrote it.
 const BROUGHT_MAX: u64 = 256 * 1024 * 1024;
 /// Steps of a trace that are under way at a time.
@@ -178,6 +180,10 @@ impl Traces {
     ) -> Result<Trace, BringError> {
         let named = self.0.names.trace_of(&image);
         let digest = named.ok_or(NoTrace { image, workload })?;
+        let purpose = Purpose {
+            deadline: Instant::now() + TRACE_PATIENCE,
+            ..purpose
+        };
         let bytes = self.0.repository.blob(digest, purpose).await?;
         // It may be of another image, or for something else.
         let trace = Trace::parse(&bytes)

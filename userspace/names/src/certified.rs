@@ -58,11 +58,13 @@ pub enum NotCertified {
 /// # Errors
 /// [`NotCertified::Certificate`].
 pub fn certificate(bytes: &[u8]) -> Result<Vec<u8>, NotCertified> {
+    parse_certificate(bytes).map(|(bytes, _)| bytes)
+}
+
+fn parse_certificate(bytes: &[u8]) -> Result<(Vec<u8>, Certificate), NotCertified> {
     let bytes = decoded(bytes, &[CERTIFICATE_TAG]);
-    match Certificate::from_der(&bytes) {
-        Ok(_) => Ok(bytes),
-        Err(_) => Err(NotCertified::Certificate),
-    }
+    let certificate = Certificate::from_der(&bytes).map_err(|_| NotCertified::Certificate)?;
+    Ok((bytes, certificate))
 }
 
 /// A signature that others have made, in DER; whose, and of what, is not looked at.
@@ -109,8 +111,7 @@ impl CertifiedKey {
     /// # Errors
     /// [`NotCertified::Certificate`], [`NotCertified::Key`], [`NotCertified::OtherKey`].
     pub fn parse(key: &str, certificate: &[u8]) -> Result<Self, NotCertified> {
-        let bytes = self::certificate(certificate)?;
-        let certificate = Certificate::from_der(&bytes).map_err(|_| NotCertified::Certificate)?;
+        let (_, certificate) = parse_certificate(certificate)?;
         let file = pem::parse(key).map_err(|_| NotCertified::Key)?;
         if file.tag() != KEY_TAG {
             return Err(NotCertified::Key);

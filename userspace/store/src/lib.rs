@@ -48,7 +48,7 @@ mod whole_file;
 
 pub use blob_writer::BlobWriter;
 pub use chunk::{decode_chunk, StoredChunk};
-pub use collect::{Collect, Collected, Evicted, ImageShare, Recency, Shares};
+pub use collect::{Collect, Collected, Evicted, ImageShare, Keep, Recency, Shares};
 pub use copy::{CopyBlob, CopyDocument, ImageCopy};
 pub use difference::{difference, transfer, Aspect, Change, Difference, Transfer, Unseen};
 pub use digest::{sha256, Sha256Writer};

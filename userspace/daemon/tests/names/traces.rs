@@ -6,11 +6,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use peerfs_format::upcall::Workload;
+use peerfs_names::Record;
 use peerfs_store::Store;
 use peerfs_trace::{Part, Step, Trace};
 
 use crate::support::process::{peerfs, succeed};
-use crate::{alone, build, connected, knowing};
+use crate::{alone, build, connected, knowing, Publisher};
 
 #[test]
 fn a_trace_goes_with_a_name_and_outlives_a_collection() {
@@ -48,7 +49,22 @@ fn a_trace_goes_with_a_name_and_outlives_a_collection() {
     succeed(&mut publish("base", "--trace"));
     // What is noted here later, and what is collected, does not change what was published.
     stored.add_trace(&trace(9)).unwrap();
+    // Who signs a name says that what is there is a trace: it keeps nothing, and stops nothing.
+    let table = stored
+        .read_manifest(&image.parse().unwrap())
+        .unwrap()
+        .blob_table;
+    let liar = Publisher::new();
+    let lie = Record {
+        manifest: image.parse().unwrap(),
+        trace: Some(table),
+        issued: 0,
+        ..liar.record(1, 1)
+    };
+    crate::publish(&publisher, &lie.sign(&liar.key).unwrap()).unwrap();
+    let left = stored.add_blob(b"what nobody needs").unwrap();
     publisher.succeed("gc", &["--root-dir", store.to_str().unwrap()]);
+    assert!(!stored.has_blob(&left));
 
     let reader = knowing(&[&publisher]);
     connected(&reader, 1);

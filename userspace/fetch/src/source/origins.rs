@@ -20,6 +20,7 @@ use peerfs_registry::{Options, OrdinaryImage, Platform, Remote, RemoteImage};
 use peerfs_store::{NotedSignature, Reference, RegistryReference, Store, Tag};
 use peerfs_text::{printable, Causes};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -190,24 +191,9 @@ impl Origins {
             timeout(BESIDE_TIMEOUT, remote.certified_signatures(&manifest)),
         );
         let blob = blob?;
-        let traces = match traces {
-            Ok(Ok(traces)) => traces,
-            // A hint: without it readers wait longer.
-            Ok(Err(error)) => {
-                debug!(%manifest, error = %Causes(&error), "what the registry has of traces of the image is not known");
-                Vec::new()
-            }
-            Err(_) => Vec::new(),
-        };
-        let certified = match certified {
-            Ok(Ok(certified)) => certified,
-            // Who needs them is the kernel, and it says so.
-            Ok(Err(error)) => {
-                debug!(%manifest, error = %Causes(&error), "what the registry has of signatures for kernels is not known");
-                Vec::new()
-            }
-            Err(_) => Vec::new(),
-        };
+        // Without traces readers wait longer; who needs the signatures is the kernel, and it says so.
+        let traces = beside(&manifest, "traces", traces);
+        let certified = beside(&manifest, "signatures for kernels", certified);
         let oci_index = image.top.digest;
         let origin = remote.name().to_owned();
         let store = move |store: &peerfs_store::Store| {
@@ -283,6 +269,22 @@ impl Origins {
     pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, OriginError> {
         let turn = Arc::clone(&self.0.turns).acquire_owned().await;
         turn.map_err(|_| DiskError::ShuttingDown.into())
+    }
+}
+
+/// What a registry has beside an image; nothing if that can't be had, or not soon.
+fn beside<T>(
+    manifest: &Digest,
+    what: &str,
+    answered: Result<Result<Vec<T>, peerfs_registry::Error>, Elapsed>,
+) -> Vec<T> {
+    match answered {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => {
+            debug!(%manifest, what, error = %Causes(&error), "what the registry has beside the image is not known");
+            Vec::new()
+        }
+        Err(Elapsed { .. }) => Vec::new(),
     }
 }
 

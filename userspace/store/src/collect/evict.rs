@@ -11,7 +11,7 @@ use peerfs_format::{BlobTable, DataFile, Digest, PackRecord};
 use super::marks::{blob_table_if_here, manifest_if_here, places_if_here};
 use super::recency::{least_recently_used, CachedChunk, CachedPlace, LastUse, Recency};
 use super::sweep::{occupied, Sweep};
-use super::Collect;
+use super::{Collect, Keep};
 use crate::image::read_blob;
 use crate::places::{ChangeLock, PlaceTable};
 use crate::{layout, Error, Pack, Result, Store, TaggedImage};
@@ -79,18 +79,18 @@ impl Store {
     /// Gives up chunks that can be fetched again, those first that were not used for the longest time, until they take nine
     /// tenths of `cache_max` bytes; nothing if they do not take more than that. Metadata is never given up. Chunks can be
     /// fetched again that only images need which came from elsewhere (not
-    /// [`TaggedImage::is_own`](crate::TaggedImage::is_own)). Each of `keep` stays, too. When a chunk was used is told by
+    /// [`TaggedImage::is_own`](crate::TaggedImage::is_own)). What is in `keep` stays, too. When a chunk was used is told by
     /// `recency`; if that does not know it, by the times of its pack's files, as far as the filesystem keeps times of access.
     ///
     /// Whoever has the packs open, such as a mount, finds the chunks missing or not right, and asks for them.
     ///
     /// # Errors
     /// As for [`Store::collect`].
-    pub fn evict(&self, keep: &[Digest], cache_max: u64, recency: &Recency) -> Result<Evicted> {
+    pub fn evict(&self, keep: &Keep, cache_max: u64, recency: &Recency) -> Result<Evicted> {
         self.lock_for_filling()?;
         let _builds = self.lock_out_builds()?;
         let _noting = self.shared().data_files.note_entries();
-        let cached = self.cached(keep, recency)?;
+        let cached = self.cached(&keep.images, recency)?;
         let chunks: Vec<CachedChunk> = cached.chunks.values().copied().collect();
         let mut evicted = Evicted {
             cached_bytes: chunks.iter().map(|chunk| chunk.bytes).sum(),

@@ -55,21 +55,16 @@ impl Marks {
                 self.mark_image(store, &image.manifest)?;
             }
         }
-        for digest in keep {
-            self.mark_kept(store, digest)?;
+        for manifest in keep {
+            self.mark_image(store, manifest)?;
         }
         Ok(())
     }
 
-    /// Marks an image, or a trace that a name leads to.
-    fn mark_kept(&mut self, store: &Store, digest: &Digest) -> Result<()> {
-        match self.mark_image(store, digest) {
-            Err(_) if is_trace(store, digest) => {
-                self.blobs.insert(*digest);
-                Ok(())
-            }
-            marked => marked,
-        }
+    /// Marks blobs, as far as they are here and are traces.
+    pub(super) fn add_traces(&mut self, store: &Store, traces: &[Digest]) {
+        let traces = traces.iter().filter(|trace| is_trace(store, trace));
+        self.blobs.extend(traces);
     }
 
     /// The index by which others know a pack that chunks of theirs are in.

@@ -38,9 +38,28 @@ pub enum Collect {
     Really,
 }
 
+/// What is kept though no index names it.
+#[derive(Clone, Debug, Default)]
+pub struct Keep {
+    /// Images, by their manifests.
+    pub images: Vec<Digest>,
+    /// Blobs that are traces of images. What of them is none is kept for nothing: those who publish names say what is in here.
+    pub traces: Vec<Digest>,
+}
+
+impl Keep {
+    /// Images alone.
+    pub fn images(images: impl IntoIterator<Item = Digest>) -> Self {
+        Keep {
+            images: images.into_iter().collect(),
+            traces: Vec::new(),
+        }
+    }
+}
+
 impl Store {
     /// Gives up everything that no image needs. An image is needed that `index.json` names, by a tag or without one, that
-    /// is mounted, as far as this process sees, and each of `keep`, as far as it is here; that may be a trace, too. May be killed at any time: nothing that is
+    /// is mounted, as far as this process sees, and what is in `keep`, as far as it is here. May be killed at any time: nothing that is
     /// needed is touched. Builds wait for it, and it for them, unless the store can only be read.
     ///
     /// # Errors
@@ -48,7 +67,7 @@ impl Store {
     /// [`Error::Locked`](crate::Error::Locked) if one builds an image; [`Error::BlobDamaged`](crate::Error::BlobDamaged)
     /// and [`Error::Format`](crate::Error::Format) for an image of which nobody can tell what it needs: nothing is given up
     /// then; [`Error::Io`](crate::Error::Io).
-    pub fn collect(&self, keep: &[Digest], collect: Collect) -> Result<Collected> {
+    pub fn collect(&self, keep: &Keep, collect: Collect) -> Result<Collected> {
         let locked = self
             .lock_for_filling()
             .and_then(|()| self.lock_out_builds().map(Some));
@@ -65,8 +84,8 @@ impl Store {
         Sweep::begin(self, keep, collect)?.run()
     }
 
-    /// What is kept though no index may name it.
-    fn kept(&self, keep: &[Digest]) -> Result<Vec<Digest>> {
-        Ok(keep.iter().copied().chain(self.mounted()?).collect())
+    /// The images that are kept though no index may name them.
+    fn kept(&self, keep: &Keep) -> Result<Vec<Digest>> {
+        Ok(keep.images.iter().copied().chain(self.mounted()?).collect())
     }
 }

@@ -13,7 +13,7 @@ use peerfs_format::{DataFile, Digest, PACK_MAX};
 use rustix::fs::{fallocate, seek, FallocateFlags, SeekFrom};
 
 use super::marks::Marks;
-use super::{Collect, Collected};
+use super::{Collect, Collected, Keep};
 use crate::digest::sha256_file;
 use crate::places::ChangeLock;
 use crate::{layout, Error, Result, Store};
@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(super) struct Sweep<'a> {
     store: &'a Store,
     marks: Marks,
-    keep: &'a [Digest],
+    keep: &'a Keep,
     collect: Collect,
     /// Packs with their indexes whose bytes are given back even if somebody has them open, and finds them wrong then.
     given_back: HashSet<(Digest, Digest)>,
@@ -42,7 +42,7 @@ pub(super) struct Sweep<'a> {
 
 impl<'a> Sweep<'a> {
     /// Reads what is needed, and waits for the lock. What is entered meanwhile has to be noted.
-    pub(super) fn begin(store: &'a Store, keep: &'a [Digest], collect: Collect) -> Result<Self> {
+    pub(super) fn begin(store: &'a Store, keep: &'a Keep, collect: Collect) -> Result<Self> {
         let mut sweep = Sweep {
             store,
             marks: Marks::default(),
@@ -53,6 +53,7 @@ impl<'a> Sweep<'a> {
             changes: None,
             since: Instant::now(),
         };
+        sweep.marks.add_traces(store, &keep.traces);
         sweep.take_turn()?;
         Ok(sweep)
     }
@@ -107,27 +108,19 @@ impl<'a> Sweep<'a> {
         self.sweep_blobs()?;
         self.sweep_partial()?;
         self.sweep_loose()?;
-        self.sweep_traces()?;
-        self.sweep_signed()
+        self.sweep_beside()
     }
 
-    /// Removes the signatures of images that are not needed.
-    fn sweep_signed(&mut self) -> Result<()> {
-        for image in self.store.signed_images()? {
+    /// Removes what lies beside images that are not needed: their traces, and signatures.
+    fn sweep_beside(&mut self) -> Result<()> {
+        let traces = self.store.traces()?.into_iter();
+        let traces = traces.map(|(image, workload)| (image, layout::trace(&image, workload)));
+        let signed = self.store.signed_images()?.into_iter();
+        let signed = signed.map(|image| (image, layout::signed(&image)));
+        for (image, file) in traces.chain(signed) {
             self.pause()?;
             if !self.marks.blobs.contains(&image) {
-                self.remove(&layout::signed(&image))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes the traces of images that are not needed.
-    fn sweep_traces(&mut self) -> Result<()> {
-        for (image, workload) in self.store.traces()? {
-            self.pause()?;
-            if !self.marks.blobs.contains(&image) {
-                self.remove(&layout::trace(&image, workload))?;
+                self.remove(&file)?;
             }
         }
         Ok(())

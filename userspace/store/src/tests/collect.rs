@@ -11,7 +11,7 @@ use peerfs_format::{DataFile, Digest, PackRecord, Place, PlacesHeader};
 
 use super::source::{describe_named, image_of};
 use super::Source;
-use crate::{layout, sha256, Collect, Error, Store, Usage};
+use crate::{layout, sha256, Collect, Error, Keep, Store, Usage};
 
 /// Bytes of all files of a store on the disk.
 fn bytes(usage: &Usage) -> u64 {
@@ -31,12 +31,16 @@ fn a_pack_that_others_need_a_part_of_is_thinned_and_still_read() {
     second.adopt_and_fill(&store);
     // Nothing names an image: only what is kept by hand stays.
     let keep = second.image(&store);
-    let dry = store.collect(&[keep], Collect::DryRun).unwrap();
+    let dry = store
+        .collect(&Keep::images([keep]), Collect::DryRun)
+        .unwrap();
     assert!(
         store.has_blob(&first.record.digest) && dry.blobs == 1,
         "{dry:?}"
     );
-    let done = store.collect(&[keep], Collect::Really).unwrap();
+    let done = store
+        .collect(&Keep::images([keep]), Collect::Really)
+        .unwrap();
     assert_eq!(
         (done.blobs, done.tables, done.thinned),
         (1, 0, 1),
@@ -51,7 +55,9 @@ fn a_pack_that_others_need_a_part_of_is_thinned_and_still_read() {
     second.assert_here(&store);
     // Again it has nothing to do.
     assert_eq!(
-        store.collect(&[keep], Collect::Really).unwrap(),
+        store
+            .collect(&Keep::images([keep]), Collect::Really)
+            .unwrap(),
         Default::default()
     );
 
@@ -62,7 +68,7 @@ fn a_pack_that_others_need_a_part_of_is_thinned_and_still_read() {
     second.assert_here(&store);
 
     // And nothing is left when nobody needs anything.
-    store.collect(&[], Collect::Really).unwrap();
+    store.collect(&Keep::default(), Collect::Really).unwrap();
     let usage = store.usage().unwrap();
     assert_eq!(
         (
@@ -100,12 +106,12 @@ fn loose_files_keep_what_is_needed_and_vanish_when_nothing_is() {
     let loose = loose.last().unwrap().unwrap().path();
     let before = fs::metadata(&loose).unwrap().blocks();
     store
-        .collect(&[images[0], images[2]], Collect::Really)
+        .collect(&Keep::images([images[0], images[2]]), Collect::Really)
         .unwrap();
     assert!(fs::metadata(&loose).unwrap().blocks() < before);
     edits[0].assert_here(&store);
     edits[2].assert_here(&store);
-    store.collect(&[], Collect::Really).unwrap();
+    store.collect(&Keep::default(), Collect::Really).unwrap();
     assert!(!loose.exists());
 }
 
@@ -116,19 +122,19 @@ fn who_fills_or_builds_keeps_collections_out_and_damage_gives_nothing_up() {
     source.fill(&store);
     let other = Store::open(store.root_dir()).unwrap();
     assert!(matches!(
-        other.collect(&[], Collect::Really),
+        other.collect(&Keep::default(), Collect::Really),
         Err(Error::InUse(_))
     ));
     let building = other.lock_for_building().unwrap();
     assert!(matches!(
-        store.collect(&[], Collect::Really),
+        store.collect(&Keep::default(), Collect::Really),
         Err(Error::Locked(_))
     ));
     drop(building);
     let image = source.image(&store);
     fs::write(store.blob_path(&image), b"damaged").unwrap();
     assert!(matches!(
-        store.collect(&[image], Collect::Really),
+        store.collect(&Keep::images([image]), Collect::Really),
         Err(Error::BlobDamaged(_))
     ));
     assert!(store.has_blob(&source.record.digest));
@@ -181,7 +187,7 @@ fn who_fills_packs_does_not_wait_until_all_is_read() {
         let took = thread::scope(|scope| {
             let collection = scope.spawn(|| {
                 let begun = Instant::now();
-                store.collect(&[], Collect::Really).unwrap();
+                store.collect(&Keep::default(), Collect::Really).unwrap();
                 begun.elapsed()
             });
             for (number, chunk) in (0..).zip(&filled.chunks) {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use peerfs_oci::{Architecture, ImageBlobs, RuntimeConfig};
 
 use super::Source;
-use crate::{sha256, write_image, Recency, Store};
+use crate::{sha256, write_image, Keep, Recency, Store};
 
 /// Says that all that there is of a pack was used so many hours ago.
 fn used(source: &Source, hours: u64) {
@@ -76,7 +76,7 @@ fn the_least_recently_used_goes_and_what_was_built_or_is_kept_stays() {
     };
     let (config, tag) = (RuntimeConfig::default(), "built".parse().unwrap());
     write_image(&store, &blobs, &Architecture::unknown(), &config, &tag).unwrap();
-    let keep = [fetched(kept, &store)];
+    let keep = Keep::images([fetched(kept, &store)]);
     fetched(old, &store);
     fetched(new, &store);
     let age = || {
@@ -145,7 +145,9 @@ fn the_chunks_that_were_used_stay_and_the_others_of_their_packs_go() {
     used(&second, &[9], 1);
     let open = File::open(store.blob_path(&second.record.digest)).unwrap();
     // Room for 25 chunks, of which nine tenths are used: 23 chunks have just been.
-    let evicted = store.evict(&[], 9000 * 23 * 10 / 9 + 9, &recency).unwrap();
+    let evicted = store
+        .evict(&Keep::default(), 9000 * 23 * 10 / 9 + 9, &recency)
+        .unwrap();
     assert_eq!((evicted.packs, evicted.cached_bytes), (2, 60 * 9000));
     first.assert_here(&store);
     assert!(store.has_blob(&first.record.digest));
@@ -185,7 +187,7 @@ fn a_chunk_that_two_packs_have_in_one_place_is_one() {
     for chunk in [0, 5] {
         recency.used(&pack, &index, chunk, 1);
     }
-    let evicted = store.evict(&[], 20_000, &recency).unwrap();
+    let evicted = store.evict(&Keep::default(), 20_000, &recency).unwrap();
     assert_eq!((evicted.packs, evicted.cached_bytes), (2, 21 * 9000));
     assert_eq!(present(&first, &store), [5]);
     assert_eq!(present(&second, &store), [0, 5]);
@@ -209,7 +211,7 @@ fn a_pack_that_loses_chunks_while_it_is_read_to_become_whole_does_not() {
     other.fill(&store);
     // As if it was read before its bytes were given back.
     fs::hard_link(source.partial(), source.path.join("theirs")).unwrap();
-    store.evict(&[], 10_000, &recency).unwrap();
+    store.evict(&Keep::default(), 10_000, &recency).unwrap();
     // Whoever has it open does not know.
     assert!(!pack.complete().unwrap());
     assert!(!store.has_blob(&source.record.digest));
@@ -228,7 +230,7 @@ fn what_is_shared_with_what_stays_stays_and_a_reader_finds_the_rest_missing() {
     cached.fill(&store);
     // A whole pack, and chunks of another one in it.
     assert_eq!(kept.adopt_and_fill(&store).len(), 1);
-    let keep = [kept.image(&store)];
+    let keep = Keep::images([kept.image(&store)]);
     fetched(&cached, &store);
     let open = File::open(store.blob_path(&cached.record.digest)).unwrap();
     let before = open.metadata().unwrap().blocks();
@@ -280,12 +282,18 @@ fn what_has_a_name_in_another_store_too_is_not_emptied_there() {
     let theirs = cached.path.join("theirs");
     fs::hard_link(&path, &theirs).unwrap();
     let content = fs::read(&theirs).unwrap();
-    assert_eq!(store.evict(&[], 0, &Recency::default()).unwrap().packs, 1);
+    assert_eq!(
+        store
+            .evict(&Keep::default(), 0, &Recency::default())
+            .unwrap()
+            .packs,
+        1
+    );
     assert!(!path.exists() && fs::read(&theirs).unwrap() == content);
     // And if a part of it stays.
     fs::hard_link(&theirs, &path).unwrap();
     kept.adopt_and_fill(&store);
-    let keep = [kept.image(&store)];
+    let keep = Keep::images([kept.image(&store)]);
     assert_eq!(store.evict(&keep, 0, &Recency::default()).unwrap().packs, 1);
     assert!(!path.exists() && fs::read(&theirs).unwrap() == content);
     kept.assert_here(&store);

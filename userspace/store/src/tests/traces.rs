@@ -11,7 +11,7 @@ use peerfs_format::Digest;
 use peerfs_trace::{Part, Step, Trace};
 
 use super::Source;
-use crate::{Collect, Error, Store};
+use crate::{Collect, Error, Keep, Recency, Store};
 
 fn missed(image: Digest, workload: Workload, chunks: u32) -> Trace {
     let step = Step {
@@ -56,9 +56,13 @@ fn each_image_and_workload_has_its_own_and_they_go_with_the_image() {
     ] {
         assert_eq!(chunks(&store, &image, workload), expected);
     }
-    store.collect(&[second], Collect::DryRun).unwrap();
+    store
+        .collect(&Keep::images([second]), Collect::DryRun)
+        .unwrap();
     assert_eq!(store.traces().unwrap().len(), 3);
-    store.collect(&[second], Collect::Really).unwrap();
+    store
+        .collect(&Keep::images([second]), Collect::Really)
+        .unwrap();
     assert_eq!(store.traces().unwrap(), [(second, named)]);
     assert!(store.remove_trace(&second, named).unwrap());
     assert_eq!(chunks(&store, &second, named), None);
@@ -110,4 +114,26 @@ fn the_oldest_makes_room() {
             .unwrap();
     }
     assert_eq!(store.traces().unwrap().len(), 512);
+}
+
+#[test]
+fn a_trace_that_is_a_blob_is_kept_and_what_is_none_is_not() {
+    let source = Source::new(3);
+    let store = source.store();
+    source.fill(&store);
+    let image = source.image(&store);
+    let trace = missed(image, Workload::default(), 2).encode();
+    let trace = store.add_blob(&trace).unwrap();
+    let lie = store.add_blob(b"no trace at all").unwrap();
+    let keep = Keep {
+        traces: vec![trace, lie, Digest([7; 32])],
+        ..Keep::images([image])
+    };
+    store.evict(&keep, u64::MAX, &Recency::default()).unwrap();
+    store.collect(&keep, Collect::Really).unwrap();
+    assert!(store.has_blob(&trace) && !store.has_blob(&lie));
+    store
+        .collect(&Keep::images([image]), Collect::Really)
+        .unwrap();
+    assert!(!store.has_blob(&trace));
 }
