@@ -29,7 +29,6 @@ peerfsd --config config.toml 2>log &
 daemon=$!
 wait_until 20 peerfs status --socket /run/evicted.sock >/dev/null 2>&1
 
-stored() { du --summarize --block-size 1 store/blobs store/partial store/loose 2>/dev/null | awk '{ sum += $1 } END { print sum }'; }
 is_small() { (($(stored) < 41000000)); }
 # read_all: with nothing in the page cache.
 read_all() {

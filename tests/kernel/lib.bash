@@ -113,6 +113,9 @@ start_daemon() {
     done
 }
 
+# Bytes of the packs of ./store, as they take room on the disk.
+stored() { du --summarize --block-size 1 store/blobs store/partial store/loose 2>/dev/null | awk '{ sum += $1 } END { print sum }'; }
+
 # stop_daemon: a daemon that ended by itself has found something.
 stop_daemon() {
     kill "$daemon" 2>/dev/null || fail "the daemon ended: $(<daemon.log)"

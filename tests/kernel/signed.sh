@@ -118,6 +118,16 @@ sign p256 "$one"
 mounting "$one"
 umount mnt
 
+check "once that is restricted nobody is trusted any more who was not"
+keyring=$(awk '$9 == ".peerfs:" { print $1 }' /proc/keys)
+# keyctl(2), KEYCTL_RESTRICT_KEYRING.
+python3 -c 'import ctypes, sys
+sys.exit(ctypes.CDLL(None).syscall(250, 29, ctypes.c_int(int(sys.argv[1], 16)), None, None))' "$keyring"
+must_fail peerfs key trust stranger.pem 2>message
+grep -q "keyring" message || fail "$(<message)"
+mounting "$one"
+umount mnt
+
 check "the module asks for it of all mounts, of users as well, who trust nobody here"
 load require_signature=1
 peerfs key trust p256.pem
@@ -130,7 +140,9 @@ must_fail mount_image /tmp/store "$other" mnt 2>/dev/null
 sign stranger "$other"
 chmod -R go+rX . store
 as_user() { setpriv --reuid 1000 --regid 1000 --clear-groups --reset-env unshare --user --map-root-user --mount \
-    bash -ec "PATH=$PATH; cd /tmp; $1"; }
+    bash -ec "PATH=/tmp/bin:$PATH; cd /tmp; $1"; }
+# Where the programs of these tests lie users may have no way to.
+install -D -t bin "$(command -v peerfs)"
 as_user "mount -t peerfs -o root_dir=/tmp/store,manifest=$one none mnt; cat mnt/content/large-text >/dev/null"
 must_fail as_user "mount -t peerfs -o root_dir=/tmp/store,manifest=$other none mnt" 2>/dev/null
 must_fail as_user "peerfs key trust stranger.pem" 2>message

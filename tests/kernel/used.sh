@@ -40,7 +40,6 @@ peerfsd --config config.toml 2>log &
 daemon=$!
 wait_until 20 peerfs status --socket /run/used.sock >/dev/null 2>&1
 
-stored() { du --summarize --block-size 1 store/blobs store/partial store/loose 2>/dev/null | awk '{ sum += $1 } END { print sum }'; }
 is_small() { (($(stored) < 41500000)); }
 # part MOUNT NUMBER: a megabyte from the middle of a file.
 part() { dd if="$1/file-$2" bs=1M skip=8 count=1 iflag=fullblock status=none; }
