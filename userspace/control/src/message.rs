@@ -140,7 +140,7 @@ pub enum Request {
 }
 
 /// What a client says after [`Request::Fetch`]: `{"cancel":{"id":7}}`, for example. Each but a cancelled one is answered
-/// once, in any order, by a [`Reply::Fetched`] with its id.
+/// once, in any order, by a [`Reply::Fetched`] with its id, unless it only tells something.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FetchLine {
@@ -182,6 +182,20 @@ pub enum FetchLine {
         /// The request's id.
         id: u64,
     },
+    /// Chunks of a pack were read from the store. It is not answered.
+    Used {
+        /// The pack's digest.
+        pack: String,
+        /// That of its index.
+        index: String,
+        /// Runs of them, [`FetchLine::USED_RUNS_MAX`] at most: the first one of each, and how many.
+        runs: Vec<(u32, u32)>,
+    },
+}
+
+impl FetchLine {
+    /// The most runs of one [`FetchLine::Used`]: with more it would not be less than [`REQUEST_MAX`] bytes.
+    pub const USED_RUNS_MAX: usize = 128;
 }
 
 impl Request {

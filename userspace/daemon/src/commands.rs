@@ -27,6 +27,7 @@ use crate::saved_pins::{PinsError, SavedPins};
 use crate::status::StatusReader;
 use crate::traces::{BringError, Brought, Traces};
 use crate::upcall::RequestHandler;
+use crate::uses::Uses;
 
 /// How long a registry may take to say what an image is: a client waits a minute for the first word.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(45);
@@ -159,6 +160,8 @@ pub struct Commands {
     pub events: Events,
     /// Gets what is missing for who reads images without the kernel.
     pub handler: Arc<dyn RequestHandler>,
+    /// When chunks were used.
+    pub(crate) uses: Arc<Uses>,
     /// Brings what was missed of an image before.
     pub traces: Traces,
     /// What is known of publishers' names.

@@ -273,6 +273,7 @@ impl Daemon {
             saved_pins: Arc::new(Mutex::new(opened.saved_pins)),
             events: events.clone(),
             handler: Arc::clone(&handler),
+            uses: Arc::clone(&uses),
             traces: traces.clone(),
             names: names.clone(),
         };
@@ -322,8 +323,8 @@ impl Daemon {
                 pins: pins.clone(),
                 pulls: pulls.clone(),
                 uses: Arc::clone(&uses),
-            };
                 names: names.clone(),
+            };
             tasks.spawn(cache.bound(shutdown.clone()));
         }
         let watching = events.watch(

@@ -19,7 +19,7 @@ use crate::upcall::{Device, KernelIoctls};
 /// as they are read.
 const ANSWERS_MAX: usize = 1024;
 
-/// When chunks were used: those that came, and those that the kernel says were read.
+/// When chunks were used: those that came, and those that the kernel, or who serves a mount through FUSE, says were read.
 pub(crate) struct Uses {
     recency: Mutex<Recency>,
     began: Instant,
@@ -46,6 +46,21 @@ impl Uses {
     pub(crate) fn came(&self, pack: &PackRecord, chunk: u32, now: Instant) {
         let second = self.second(now);
         lock(&self.recency).used(&pack.digest, &pack.index_digest, chunk, second);
+    }
+
+    /// Somebody else than the kernel says that chunks of a pack were read.
+    pub(crate) fn read(
+        &self,
+        pack: &Digest,
+        index: &Digest,
+        chunks: impl Iterator<Item = u32>,
+        now: Instant,
+    ) {
+        let second = self.second(now);
+        let mut recency = lock(&self.recency);
+        for chunk in chunks {
+            recency.used(pack, index, chunk, second);
+        }
     }
 
     /// Asks the kernel what was read since it was asked last. One that cannot tell is not asked again.

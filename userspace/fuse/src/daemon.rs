@@ -115,6 +115,19 @@ impl Daemon {
         }
     }
 
+    /// Tells a daemon something that needs no answer, if there is one.
+    pub(crate) fn tell(&self, lines: &[FetchLine]) {
+        if lines.is_empty() {
+            return;
+        }
+        let told = self.connect(Instant::now() + WRITE_TIMEOUT);
+        let told =
+            told.and_then(|connection| lines.iter().try_for_each(|line| connection.send(line)));
+        if let Err(error) = told {
+            debug!(%error, socket = %self.socket.display(), "peerfsd is not told what was read");
+        }
+    }
+
     /// Asks one daemon, once: what it says, or why there is no answer.
     fn ask(
         &self,

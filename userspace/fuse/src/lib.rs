@@ -9,6 +9,7 @@
 //! | `filesystem`, `attributes`, `directory` | what the kernel asks, and is told |
 //! | `served` | an image of which what is missing is fetched before it is read again |
 //! | `reader` | the store as such an image reads it |
+//! | `uses` | which chunks were read, for the daemon to know |
 //! | [`Daemon`] | asks the daemon for what is missing, however often it is started anew |
 
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ mod filesystem;
 mod mount;
 mod reader;
 mod served;
+mod uses;
 
 pub use daemon::{Daemon, FetchError};
 pub use mount::{Mount, MountError, Options};

@@ -106,7 +106,9 @@ impl Mount {
         let served = Served::open(store, options.manifest, options.key.as_slice(), daemon)
             .map_err(MountError::Image)?;
         served.check_key().map_err(MountError::Key)?;
-        let filesystem = ImageFilesystem::new(Arc::new(served));
+        let served = Arc::new(served);
+        served.tell_uses();
+        let filesystem = ImageFilesystem::new(served);
         let fuse = open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
         let fuse = fuse.map_err(MountError::Device)?;
         let session = match attach(options, &fuse) {

@@ -7,8 +7,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use peerfs_format::{ChunkRecord, Digest, Iv, PackIndexLayout, PackRecord};
 use peerfs_store::{ChunkReader, Error, Pack, PackReader, Result, Store, StoredChunk};
 
+use crate::uses::Uses;
+
 /// A store that another process fills.
-pub(crate) struct FilledStore(pub(crate) Arc<Store>);
+pub(crate) struct FilledStore {
+    store: Arc<Store>,
+    /// What is read of it.
+    uses: Uses,
+}
+
+impl FilledStore {
+    /// The store, of which is noted what is read.
+    pub(crate) fn new(store: Arc<Store>, uses: Uses) -> Self {
+        FilledStore { store, uses }
+    }
+}
 
 /// A pack of such a store, known by its index whether or not there is anything of it.
 pub(crate) struct FilledPack {
@@ -16,6 +29,7 @@ pub(crate) struct FilledPack {
     record: PackRecord,
     index: Vec<u8>,
     layout: PackIndexLayout,
+    uses: Uses,
     /// What was there of it when it was last looked for.
     found: Mutex<Option<Arc<Pack>>>,
 }
@@ -24,7 +38,7 @@ impl ChunkReader for FilledStore {
     type Pack = FilledPack;
 
     fn read_metadata(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
-        self.0.read_metadata(digest, limit)
+        self.store.read_metadata(digest, limit)
     }
 
     fn pack_reader(&self, record: &PackRecord, index: Vec<u8>) -> Result<FilledPack> {
@@ -33,7 +47,8 @@ impl ChunkReader for FilledStore {
             source,
         })?;
         Ok(FilledPack {
-            store: Arc::clone(&self.0),
+            store: Arc::clone(&self.store),
+            uses: self.uses.clone(),
             record: *record,
             index,
             layout,
@@ -87,11 +102,12 @@ impl PackReader for FilledPack {
     }
 
     fn read_chunk(&self, chunk: u32) -> Result<StoredChunk> {
-        match self.chunk_of(self.found(), chunk) {
+        let read = match self.chunk_of(self.found(), chunk) {
             Err(Error::ChunkMissing { .. } | Error::ChunkDamaged { .. }) => {
                 self.chunk_of(self.find()?, chunk)
             }
             read => read,
-        }
+        };
+        read.inspect(|_| self.uses.note(&self.record, chunk))
     }
 }

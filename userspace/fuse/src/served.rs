@@ -21,6 +21,7 @@ use tracing::warn;
 
 use crate::daemon::Daemon;
 use crate::reader::FilledStore;
+use crate::uses::{self, Uses};
 
 /// How often something may be fetched for one request and be missing or damaged again, with nothing else fetched in
 /// between: a store that loses what it gets.
@@ -54,6 +55,7 @@ pub(crate) struct Served {
     /// By inode, where the last read ended.
     ends: Mutex<LruCache<u64, u64>>,
     ahead: AtomicUsize,
+    uses: Uses,
 }
 
 impl Served {
@@ -67,7 +69,8 @@ impl Served {
         keys: &[RealmKey],
         daemon: Daemon,
     ) -> Result<Self, Errno> {
-        let reader = Arc::new(FilledStore(store));
+        let uses = Uses::default();
+        let reader = Arc::new(FilledStore::new(store, uses.clone()));
         let open = || Image::open_with(Arc::clone(&reader), &manifest, keys);
         let image = get(&open, |missing| fetch(&daemon, &manifest, missing, &[]))?;
         let mut packs: HashMap<Digest, Vec<PackRecord>> = HashMap::new();
@@ -80,6 +83,7 @@ impl Served {
             packs,
             ends: Mutex::new(LruCache::new(FILES_KEPT)),
             ahead: AtomicUsize::new(0),
+            uses,
         })
     }
 
@@ -140,6 +144,23 @@ impl Served {
             self.read_ahead(inode, range);
             self.fetch(missing, Some((inode, range)))
         })
+    }
+
+    /// Tells the daemon what was read, now and then, as long as the image is served. Where there is no thread to be had it is not
+    /// told.
+    pub(crate) fn tell_uses(self: &Arc<Self>) {
+        let served = Arc::downgrade(self);
+        let tell = move || loop {
+            thread::sleep(uses::INTERVAL);
+            let Some(served) = served.upgrade() else {
+                return;
+            };
+            served.daemon.tell(&served.uses.take());
+        };
+        let thread = thread::Builder::new().name("uses".to_owned()).spawn(tell);
+        if let Err(error) = thread {
+            warn!(%error, "peerfsd is not told what is read");
+        }
     }
 
     /// Notes where a read ended.

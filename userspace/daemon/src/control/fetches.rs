@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use peerfs_control::{FetchLine, Reply, REQUEST_MAX};
@@ -19,11 +20,14 @@ use tokio::time::timeout;
 
 use super::session::{to_line, CLIENT_TIMEOUT};
 use crate::upcall::{Request, RequestHandler};
+use crate::uses::Uses;
 
 /// Requests of a client that are worked on at a time; more fail. Half of them are kept for readers that wait.
 const REQUESTS_MAX: usize = 1024;
+/// Chunks that one line may tell of: more than a pack has, as builders make them.
+const USED_MAX: u64 = 65_536;
 
-/// A request, or that nobody waits for it any more.
+/// A request, or that nobody waits for it any more, or what was read.
 enum Asked {
     Fetch {
         id: u64,
@@ -31,13 +35,32 @@ enum Asked {
         priority: Priority,
     },
     Cancel(u64),
+    Used(UsedChunks),
 }
 
-/// Handles a client's requests side by side, each answered once, until the client goes away.
+/// Chunks of a pack that were read.
+struct UsedChunks {
+    pack: Digest,
+    index: Digest,
+    /// The first one of each run, and how many.
+    runs: Vec<(u32, u32)>,
+}
+
+impl UsedChunks {
+    /// Their numbers.
+    fn chunks(&self) -> impl Iterator<Item = u32> + '_ {
+        let runs = self.runs.iter();
+        runs.flat_map(|&(first, count)| first..first.saturating_add(count))
+    }
+}
+
+/// Handles a client's requests side by side, each answered once, and notes what it says was read, until the client goes
+/// away.
 pub(super) async fn serve(
     reader: &mut BufReader<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
     handler: Arc<dyn RequestHandler>,
+    uses: &Uses,
 ) -> io::Result<()> {
     // Dropped, and all requests with it, when the client goes away.
     let mut tasks: JoinSet<(u64, Option<Errno>)> = JoinSet::new();
@@ -63,6 +86,10 @@ pub(super) async fn serve(
                         if let Some(task) = running.remove(&id) {
                             task.abort();
                         }
+                        continue;
+                    }
+                    Ok(Asked::Used(used)) => {
+                        uses.read(&used.pack, &used.index, used.chunks(), Instant::now());
                         continue;
                     }
                     Ok(Asked::Fetch { id, .. }) if running.contains_key(&id) => {
@@ -123,6 +150,11 @@ fn parse(line: &[u8]) -> Result<Asked, String> {
     let asked = |line| -> Result<Asked, Error> {
         Ok(match line {
             FetchLine::Cancel { id } => Asked::Cancel(id),
+            FetchLine::Used { pack, index, runs } => Asked::Used(UsedChunks {
+                pack: pack.parse()?,
+                index: index.parse()?,
+                runs,
+            }),
             FetchLine::Blob {
                 id,
                 image,
@@ -187,6 +219,16 @@ fn parse(line: &[u8]) -> Result<Asked, String> {
         {
             Err(format!("a run has 1 to {FETCH_CHUNKS_MAX} chunks"))
         }
+        Ok(Asked::Used(used))
+            if used
+                .runs
+                .iter()
+                .map(|&(_, count)| u64::from(count))
+                .sum::<u64>()
+                > USED_MAX =>
+        {
+            Err(format!("{USED_MAX} chunks at most are told at a time"))
+        }
         asked => asked.map_err(|error| error.to_string()),
     }
 }
@@ -240,6 +282,7 @@ mod tests {
         reader: BufReader<OwnedReadHalf>,
         writer: OwnedWriteHalf,
         handler: Arc<Slow>,
+        uses: Arc<Uses>,
         session: JoinHandle<io::Result<()>>,
     }
 
@@ -247,16 +290,18 @@ mod tests {
         fn new() -> Self {
             let (daemon, client) = UnixStream::pair().unwrap();
             let handler = Arc::new(Slow::default());
-            let slow = Arc::clone(&handler);
+            let uses = Arc::new(Uses::new(Instant::now()));
+            let (slow, noted) = (Arc::clone(&handler), Arc::clone(&uses));
             let session = tokio::spawn(async move {
                 let (reader, mut writer) = daemon.into_split();
-                serve(&mut BufReader::new(reader), &mut writer, slow).await
+                serve(&mut BufReader::new(reader), &mut writer, slow, &noted).await
             });
             let (reader, writer) = client.into_split();
             Client {
                 reader: BufReader::new(reader),
                 writer,
                 handler,
+                uses,
                 session,
             }
         }
@@ -318,6 +363,25 @@ mod tests {
         assert_eq!(client.answer().await, expected);
     }
 
+    fn used(runs: &[(u32, u32)]) -> String {
+        let digest = "cd".repeat(32);
+        json!({"used": {"pack": digest, "index": digest, "runs": runs}}).to_string()
+    }
+
+    #[tokio::test]
+    async fn what_a_client_says_was_read_is_noted_and_not_answered() {
+        let mut client = Client::new();
+        client
+            .say(&used(&[(0, 2), (7, 1), (u32::MAX, 3), (9, 0)]))
+            .await;
+        client.say(&chunks(1, 0, 1, false)).await;
+        assert_eq!(client.answer().await["fetched"]["id"], 1);
+        let (recency, digest) = (client.uses.recency(), Digest([0xcd; 32]));
+        let noted = |chunk| recency.last_used(&digest, &digest, chunk) > 0;
+        let noted: Vec<_> = (0..12).filter(|chunk| noted(*chunk)).collect();
+        assert_eq!(noted, [0, 1, 7]);
+    }
+
     #[tokio::test]
     async fn what_a_client_has_asked_for_ends_with_it() {
         let mut client = Client::new();
@@ -351,6 +415,7 @@ mod tests {
             chunks(1, u32::MAX, 2, false),
         );
         let path = blob(1).replacen("ab", "..", 1);
+        let much = used(&[(0, u32::MAX), (0, 1)]);
         for line in [
             "",
             "{}",
@@ -363,6 +428,7 @@ mod tests {
             &many,
             &last,
             &path,
+            &much,
         ] {
             let mut client = Client::new();
             client.say(line).await;

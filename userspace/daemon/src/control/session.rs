@@ -117,7 +117,8 @@ impl Session {
                 Request::Events => return self.events().await,
                 Request::Fetch => {
                     let handler = Arc::clone(&commands.handler);
-                    return fetches::serve(&mut self.reader, &mut self.writer, handler).await;
+                    let (reader, writer) = (&mut self.reader, &mut self.writer);
+                    return fetches::serve(reader, writer, handler, &commands.uses).await;
                 }
                 Request::Follow { name } => {
                     let followed = follow(&commands, &name, &mut self.reader, &mut self.writer);

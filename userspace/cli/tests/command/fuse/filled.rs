@@ -2,12 +2,15 @@
 
 //! Mounts of images that a daemon brings, from another daemon that has them.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{kill_process, Pid, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -164,6 +167,55 @@ fn what_is_damaged_is_fetched_anew() {
     let mounted = daemon.mount(&image);
     assert!(fs::read(mounted.0.join("file")).unwrap() == fixture.content);
     mounted.unmount();
+}
+
+#[test]
+fn what_is_read_stays_when_the_store_becomes_too_large() {
+    if !can_mount() {
+        return;
+    }
+    let seed = Daemon::start("");
+    let daemon = Daemon::beside(&seed);
+    let fixture = Fixture::new();
+    let images = ["first", "second"].map(|name| {
+        let others = packs(&seed.store());
+        let image = build(&fixture.tree(), &seed.store(), name, &[]);
+        let other: Vec<u8> = fixture.content.iter().rev().copied().collect();
+        fs::write(fixture.tree().join("file"), other).unwrap();
+        let pack = packs(&seed.store()).difference(&others).next().cloned();
+        let mut pull = peerfs(&daemon.store(), "pull");
+        succeed(pull.arg("--socket").arg(daemon.socket()).arg(&image));
+        (
+            image,
+            daemon.store().join("blobs/sha256").join(pack.unwrap()),
+        )
+    });
+    let [(first, read), (_, unread)] = &images;
+    // What is used is known by the second.
+    thread::sleep(Duration::from_secs(1));
+    let mounted = daemon.mount(first);
+    assert!(fs::read(mounted.0.join("file")).unwrap() == fixture.content);
+    // The daemon is told every five.
+    thread::sleep(Duration::from_secs(7));
+    let config = daemon.folder.path().join("config");
+    let smaller = fs::read_to_string(&config).unwrap() + "[limits]\ncache_bytes = 1500000\n";
+    fs::write(&config, smaller).unwrap();
+    let process = Pid::from_child(&daemon.child);
+    kill_process(process, Signal::HUP).unwrap();
+    until("something was given up", || {
+        !read.exists() || !unread.exists()
+    });
+    assert!(read.exists() && !unread.exists());
+    mounted.unmount();
+}
+
+/// The names of a store's packs.
+fn packs(store: &Path) -> BTreeSet<OsString> {
+    let blobs = fs::read_dir(store.join("blobs/sha256")).unwrap();
+    let packs = blobs
+        .map(Result::unwrap)
+        .filter(|blob| blob.metadata().unwrap().len() > 900_000);
+    packs.map(|blob| blob.file_name()).collect()
 }
 
 #[test]
