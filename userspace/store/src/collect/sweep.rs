@@ -108,7 +108,19 @@ impl<'a> Sweep<'a> {
         self.sweep_partial()?;
         self.sweep_loose()?;
         self.sweep_traces()?;
-        self.sweep_signed()
+        self.sweep_signed()?;
+        self.sweep_envelopes()
+    }
+
+    /// Removes the envelopes of realms of which no image is needed.
+    fn sweep_envelopes(&mut self) -> Result<()> {
+        for key in self.store.enveloped_keys()? {
+            self.pause()?;
+            if !self.marks.keys.contains(&key) {
+                self.remove(&layout::envelope(&key))?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes the signatures of images that are not needed.
