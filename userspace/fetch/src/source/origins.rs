@@ -13,11 +13,11 @@ use futures::stream::{self, BoxStream, FuturesUnordered};
 use futures::StreamExt;
 use lru::LruCache;
 use peerfs_exchange::Have;
-use peerfs_format::{Digest, METADATA_MAX};
+use peerfs_format::{Digest, Manifest, METADATA_MAX};
 use peerfs_names::{ImageSignature, Requirement};
 use peerfs_oci::ContainerConfig;
 use peerfs_registry::{Options, OrdinaryImage, Platform, Remote, RemoteImage};
-use peerfs_store::{NotedSignature, Reference, RegistryReference, Store, Tag};
+use peerfs_store::{Envelope, NotedSignature, Reference, RegistryReference, Store, Tag};
 use peerfs_text::{printable, Causes};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -32,7 +32,7 @@ const SOURCES_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
 /// Between two looks at what the store notes: others may have noted something.
 const READ_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long what is beside an image may take, its traces and its signatures for kernels: whoever mounts it waits for them.
+/// How long what is beside an image may take, its traces, its signatures for kernels and its envelope: whoever mounts it waits for them.
 const BESIDE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why an image of a registry can't be had.
@@ -208,6 +208,11 @@ impl Origins {
             }
             Err(_) => Vec::new(),
         };
+        let key = Manifest::parse(&blob).ok().and_then(|read| read.key_id());
+        let granted = match key {
+            Some(key) => Some((key, envelope(&remote, &manifest).await)),
+            None => None,
+        };
         let oci_index = image.top.digest;
         let origin = remote.name().to_owned();
         let store = move |store: &peerfs_store::Store| {
@@ -227,6 +232,11 @@ impl Origins {
             }
             if !certified.is_empty() {
                 store.add_certified_signatures(&manifest, &certified)?;
+            }
+            if let Some((key, envelope)) =
+                granted.filter(|(_, envelope)| !envelope.grants().is_empty())
+            {
+                store.add_grants(&key, envelope.grants())?;
             }
             for trace in traces {
                 // What was noted here is better.
@@ -283,6 +293,18 @@ impl Origins {
     pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, OriginError> {
         let turn = Arc::clone(&self.0.turns).acquire_owned().await;
         turn.map_err(|_| DiskError::ShuttingDown.into())
+    }
+}
+
+/// The envelope beside an encrypted image; an empty one if it is not known: who needs it says so.
+async fn envelope(remote: &Remote, manifest: &Digest) -> Envelope {
+    match timeout(BESIDE_TIMEOUT, remote.envelope(manifest)).await {
+        Ok(Ok(envelope)) => envelope,
+        Ok(Err(error)) => {
+            debug!(%manifest, error = %Causes(&error), "what the registry has of envelopes of the image is not known");
+            Envelope::default()
+        }
+        Err(_) => Envelope::default(),
     }
 }
 
