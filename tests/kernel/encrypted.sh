@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0 OR MIT
-# Encrypted images: who has the key reads them, from the keyring or from a file that the mount is told; who has not gets
+# Encrypted images: who has the key reads them, from the keyring or from a file that the mount is told, or was granted it; who has not gets
 # ENOKEY and nothing else, also beside a mount of the same image and with what that has in memory.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 
@@ -64,6 +64,15 @@ peerfs mount --root-dir store -o key=realm.key "$secret" second
 (($(cached second/$big) >= $(stat --format %s tree/$big))) || fail "only $(cached second/$big) bytes are shared"
 same_tree tree second
 umount second secret
+
+check "who was granted the key mounts by an identity, and nobody else does"
+recipient=$(peerfs key identity own.txt)
+peerfs key identity stranger.txt >/dev/null
+expect "$id" "$(peerfs key grant --root-dir store --to "$recipient" realm.key "$secret")" "the key that was granted"
+must_fail peerfs mount --root-dir store -o identity=stranger.txt "$secret" secret
+peerfs mount --root-dir store -o identity=own.txt "$secret" secret
+same_tree tree secret
+umount secret
 
 check "a key in a keyring is found, and one that is called so and is another is refused"
 expect "peerfs:$id" "$(peerfs key import realm.key)" "what it is called"

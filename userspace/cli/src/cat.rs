@@ -34,7 +34,8 @@ pub(crate) struct CatArguments {
 pub(crate) fn run(arguments: &CatArguments) -> Result<()> {
     let store = Arc::new(Store::open(&arguments.store.root_dir)?);
     let manifest = store.resolve(&arguments.image)?;
-    let image = Image::open_with(store, &manifest, &arguments.keys.read()?)?;
+    let keys = arguments.keys.read(&store, &[manifest])?;
+    let image = Image::open_with(store, &manifest, &keys)?;
     let mut output = Output::new();
     for path in &arguments.paths {
         let file = image.lookup(path.as_bytes(), true)?;

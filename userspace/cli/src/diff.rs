@@ -7,6 +7,7 @@ use std::str::from_utf8;
 use std::sync::Arc;
 
 use clap::Args;
+use peerfs_format::Digest;
 use peerfs_store::{difference, transfer, Aspect, Change, Image, Reference, Store};
 use serde::Serialize;
 
@@ -80,12 +81,14 @@ struct Summary {
 /// Compares two images.
 pub(crate) fn run(arguments: &DiffArguments) -> Result<()> {
     let store = Arc::new(Store::open(&arguments.store.root_dir)?);
-    let keys = arguments.keys.read()?;
-    let open = |reference: &Reference| -> Result<Image> {
-        let manifest = store.resolve(reference)?;
-        Ok(Image::open_with(store.clone(), &manifest, &keys)?)
-    };
-    let (first, second) = (open(&arguments.first)?, open(&arguments.second)?);
+    let manifests = [
+        store.resolve(&arguments.first)?,
+        store.resolve(&arguments.second)?,
+    ];
+    let keys = arguments.keys.read(&store, &manifests)?;
+    let open = |manifest: &Digest| Image::open_with(store.clone(), manifest, &keys);
+    let [first, second] = &manifests;
+    let (first, second) = (open(first)?, open(second)?);
     let mut output = Output::new();
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     let unseen = difference(&first, &second, |found| -> Result<()> {

@@ -50,6 +50,24 @@ pub(crate) enum Error {
     /// The key of a realm can't be made, shown or used.
     #[error(transparent)]
     RealmKey(#[from] peerfs_realm::KeyFileError),
+    /// An identity can't be made, shown or used.
+    #[error(transparent)]
+    Identity(#[from] peerfs_grant::IdentityError),
+    /// Somebody who should get a key is no recipient.
+    #[error("can't grant the key to what {from} names")]
+    Recipient {
+        from: String,
+        source: peerfs_grant::InvalidRecipient,
+    },
+    /// A key can't be encrypted.
+    #[error(transparent)]
+    Seal(#[from] peerfs_grant::SealError),
+    /// Nothing that was granted has the key.
+    #[error("{from} gives no key")]
+    Granted {
+        from: String,
+        source: peerfs_grant::OpenError,
+    },
     /// The kernel takes no key.
     #[error("can't put the key into the kernel's keyring")]
     Keyring(#[source] io::Error),

@@ -102,7 +102,8 @@ fn open(
 ) -> Result<(Arc<Store>, Image)> {
     let store = Arc::new(Store::open(&store.root_dir)?);
     let manifest = store.resolve(reference)?;
-    let image = Image::open_with(store.clone(), &manifest, &keys.read()?)?;
+    let keys = keys.read(&store, &[manifest])?;
+    let image = Image::open_with(store.clone(), &manifest, &keys)?;
     Ok((store, image))
 }
 

@@ -72,7 +72,8 @@ pub(crate) fn run(arguments: &ExtractArguments) -> Result<()> {
     let _ = interrupt::watch();
     let store = Arc::new(Store::open(&arguments.store.root_dir)?);
     let manifest = store.resolve(&arguments.image)?;
-    let image = Image::open_with(store, &manifest, &arguments.keys.read()?)?;
+    let keys = arguments.keys.read(&store, &[manifest])?;
+    let image = Image::open_with(store, &manifest, &keys)?;
     let paths = arguments.paths.iter().map(|path| path.as_bytes().to_vec());
     let options = ExtractOptions {
         selection: Selection::new(&image, &paths.collect::<Vec<_>>())?,

@@ -18,17 +18,21 @@ pub(crate) struct Program {
     root_dir: &'static str,
     /// The one by which it is told a realm's key.
     key: &'static str,
+    /// The one by which it is told whom a key was granted to.
+    identity: &'static str,
 }
 
 pub(crate) const PEERFS: Program = Program {
     name: "peerfs",
     root_dir: "--root-dir",
     key: "--key FILE",
+    identity: "--identity FILE",
 };
 pub(crate) const MOUNT_HELPER: Program = Program {
     name: "mount.peerfs",
     root_dir: "-o root_dir=",
     key: "-o key=FILE",
+    identity: "-o identity=FILE",
 };
 
 impl Program {
@@ -101,7 +105,10 @@ impl Program {
             StoreError::TooLarge { .. } => {
                 format!("use another store ({root_dir}), or make several images of the tree")
             }
-            StoreError::KeyNeeded { .. } => format!("name the file that has it with {}", self.key),
+            StoreError::KeyNeeded { .. } => format!(
+                "name the file that has it with {}, or your identity with {} if it was granted to you",
+                self.key, self.identity
+            ),
             StoreError::NotAnImage(_) => "build one with `peerfs build`".to_owned(),
             StoreError::NotPulled(_) => "`peerfs pull` fetches it from its registry".to_owned(),
             StoreError::OfPublisher(_) => {

@@ -66,6 +66,7 @@ fn leave_behind(request: &MountRequest, manifest: Digest) -> Result<()> {
     let mut options = request.options.clone();
     options.socket = absolute(&options.socket).map_err(own)?;
     options.key = options.key.map(absolute).transpose().map_err(own)?;
+    options.identity = options.identity.map(absolute).transpose().map_err(own)?;
     // It keeps no directory in use.
     let mut child = Command::new(program)
         .args(["mount", "--fuse", "--announce", "--root-dir"])
@@ -107,12 +108,7 @@ fn serve(request: &MountRequest, manifest: Digest, announces: bool) -> Result<()
     let options = Options {
         root_dir: request.root_dir.clone(),
         manifest,
-        key: request
-            .options
-            .key
-            .as_deref()
-            .map(realm::read)
-            .transpose()?,
+        key: realm::of_mount(&request.options, &request.root_dir, &manifest)?,
         mountpoint: request.mountpoint.clone(),
         socket,
         timeout: Duration::from_secs(timeout.into()),

@@ -25,6 +25,7 @@ mod export;
 mod extract;
 mod failure;
 mod fuse;
+mod grants;
 mod images;
 mod import;
 mod inspect;

@@ -86,7 +86,8 @@ struct FileInfo {
 pub(crate) fn run(arguments: &ListArguments) -> Result<()> {
     let store = Arc::new(Store::open(&arguments.store.root_dir)?);
     let manifest = store.resolve(&arguments.image)?;
-    let image = Image::open_with(store, &manifest, &arguments.keys.read()?)?;
+    let keys = arguments.keys.read(&store, &[manifest])?;
+    let image = Image::open_with(store, &manifest, &keys)?;
     let path = arguments.path.as_bytes();
     let inode = image.lookup(path, true)?;
     let mut listing = Listing {

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::fuse::{self, Stay};
 use crate::mount_options::MountOptions;
 use crate::names;
-use crate::realm::LentKey;
+use crate::realm::{self, LentKey};
 
 /// The most bytes of the kernel's log of a mount that are read.
 const LOG_MAX: usize = 16 * 1024;
@@ -125,7 +125,8 @@ impl MountRequest {
             return fuse::mount(self, manifest, stay);
         }
         let failed = |log: String, errno: Errno| self.failed(log, errno);
-        let _key = self.options.key.as_deref().map(LentKey::read).transpose()?;
+        let key = realm::of_mount(&self.options, &self.root_dir, &manifest)?;
+        let _lent = key.as_ref().map(LentKey::lend).transpose()?;
         let context = match fsopen("peerfs", FsOpenFlags::FSOPEN_CLOEXEC) {
             // Also if this user may not load the module, or not mount: FUSE has a helper who may.
             Err(Errno::NODEV | Errno::PERM) if has_fuse() => {

@@ -20,6 +20,8 @@ pub(crate) struct MountOptions {
     pub(crate) manifest: Option<String>,
     /// `key=`: the file of an encrypted image's key.
     pub(crate) key: Option<PathBuf>,
+    /// `identity=`: the file of an identity that the key was granted to.
+    pub(crate) identity: Option<PathBuf>,
     /// `fuse`.
     pub(crate) fuse: bool,
     /// `socket=`: where the daemon listens.
@@ -46,6 +48,7 @@ impl Default for MountOptions {
             root_dir: None,
             manifest: None,
             key: None,
+            identity: None,
             fuse: false,
             socket: peerfs_control::DEFAULT_SOCKET.into(),
             others: Vec::new(),
@@ -88,6 +91,10 @@ impl MountOptions {
             list.push(b',');
             add_path(&mut list, "key=", key);
         }
+        if let Some(identity) = &self.identity {
+            list.push(b',');
+            add_path(&mut list, "identity=", identity);
+        }
         let attributes = [
             (MountAttrFlags::MOUNT_ATTR_NOSUID, "nosuid"),
             (MountAttrFlags::MOUNT_ATTR_NODEV, "nodev"),
@@ -124,6 +131,10 @@ impl MountOptions {
         }
         if let Some(path) = option.strip_prefix(b"key=") {
             self.key = Some(PathBuf::from(OsStr::from_bytes(path)));
+            return Ok(());
+        }
+        if let Some(path) = option.strip_prefix(b"identity=") {
+            self.identity = Some(PathBuf::from(OsStr::from_bytes(path)));
             return Ok(());
         }
         if let Some(path) = option.strip_prefix(b"socket=") {
@@ -187,7 +198,7 @@ mod tests {
     #[test]
     fn options_are_sorted_by_who_cares() {
         let mut options = MountOptions::default();
-        let list = "rw,root_dir=/a=b,timeout=5,nosuid,noauto,x-systemd.automount,,manifest=ff,new,key=/k\\,1";
+        let list = "rw,root_dir=/a=b,timeout=5,nosuid,noauto,x-systemd.automount,,manifest=ff,new,key=/k\\,1,identity=/i";
         options.add(OsStr::new(list)).unwrap();
         assert_eq!(
             options,
@@ -195,6 +206,7 @@ mod tests {
                 root_dir: Some("/a=b".into()),
                 manifest: Some("ff".into()),
                 key: Some("/k,1".into()),
+                identity: Some("/i".into()),
                 others: vec![("timeout".into(), Some("5".into())), ("new".into(), None)],
                 attributes: Attributes(
                     MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID

@@ -12,7 +12,7 @@ use std::time::Duration;
 use peerfs_format::Digest;
 use peerfs_oci::{conversion_of, BlobInfo};
 use peerfs_registry::{Content, Document, Options, Push, PushProgress, Remote};
-use peerfs_store::{sha256, CopyBlob, Reference, RegistryReference, Store};
+use peerfs_store::{sha256, CopyBlob, Envelope, Reference, RegistryReference, Store};
 use peerfs_sys::interrupt;
 use serde::Serialize;
 
@@ -89,6 +89,10 @@ fn put(
         tag,
     };
     let signatures = store.certified_signatures(&manifest)?;
+    let envelope = match store.key_of(&manifest)? {
+        Some(key) => store.envelope(&key)?,
+        None => Envelope::default(),
+    };
     let remote = Remote::repository(destination, &options(&arguments.registry))?;
     let progress = PushProgress::default();
     let done = show_while(
@@ -103,6 +107,7 @@ fn put(
                 for signature in &signatures {
                     remote.put_certified_signature(&manifest, signature).await?;
                 }
+                remote.put_envelope(&manifest, &envelope).await?;
                 match (original, push.documents.last()) {
                     (Some(original), Some(top)) => {
                         remote.list_conversion(&original.digest, &top.bytes).await

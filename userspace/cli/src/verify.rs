@@ -44,7 +44,7 @@ struct DamageInfo<'a> {
 /// Checks a store.
 pub(crate) fn run(arguments: &VerifyArguments) -> Result<()> {
     let store = Arc::new(Store::open(&arguments.store.root_dir)?);
-    let keys = arguments.keys.read()?;
+    let keys = arguments.keys.read_for_all(&store)?;
     let progress = VerifyProgress::default();
     let show = |bar: &ProgressBar| {
         bar.set_length(progress.total_bytes.load(Ordering::Relaxed));

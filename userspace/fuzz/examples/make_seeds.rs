@@ -22,13 +22,14 @@ use peerfs_format::upcall::{
 use peerfs_format::{
     DataFile, Digest, Place, PlacesHeader, Record, METADATA_MAX,
 };
+use peerfs_grant::{seal, Recipient};
 use peerfs_names::{
     Grant, ImageSignature, KnownName, Name, SecretKey, SignatureManifest, SigningKey,
 };
 use peerfs_oci::Reference;
 use peerfs_replica::account::{Account, Entry};
 use peerfs_replica::willing::{NodeKey, Willing, SIGNATURE_SIZE};
-use peerfs_store::{RealmKey, Store};
+use peerfs_store::{Envelope, RealmKey, Store};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -54,6 +55,7 @@ fn main() -> Result<()> {
         )?;
     }
     save_encrypted(&tree, &store)?;
+    save_envelopes()?;
     save("places", "table", &places())?;
     save_replicas()?;
     save_names()?;
@@ -62,9 +64,8 @@ fn main() -> Result<()> {
 
 /// What is in the clear of an encrypted image.
 fn save_encrypted(tree: &Path, store: &Arc<Store>) -> Result<()> {
-    let key = format!("peerfs realm key 1\n{}\n", "07".repeat(32));
     let options = Options {
-        realm: Some(RealmKey::parse(&key)?),
+        realm: Some(realm_key()?),
         ..Options::default()
     };
     let source = DirectorySource::new(tree, store);
@@ -76,6 +77,24 @@ fn save_encrypted(tree: &Path, store: &Arc<Store>) -> Result<()> {
         save("pack_index", &name, &read(&pack.index_digest)?)?;
     }
     Ok(())
+}
+
+fn realm_key() -> Result<RealmKey> {
+    let text = format!("peerfs realm key 1\n{}\n", "07".repeat(32));
+    Ok(RealmKey::parse(&text)?)
+}
+
+/// Keys that are encrypted for the identity of the fuzz target.
+fn save_envelopes() -> Result<()> {
+    let recipient = "age1hcfn5ytc6vj9zaj3h8xvlt66cr4gutqarflwneys7mmwvn5n4vwqnv7kum";
+    let recipients = Recipient::parse_list(&format!("{recipient}\n{recipient}\n"))?;
+    let grants = [
+        seal(&realm_key()?, &recipients)?,
+        seal(&RealmKey::generate()?, &recipients)?,
+    ];
+    save("envelope", "grant", grants[0].text().as_bytes())?;
+    let envelope = Envelope::of(grants);
+    save("envelope", "envelope", envelope.to_text().as_bytes())
 }
 
 /// A small tree with everything that a shard can hold and any user may make.

@@ -114,6 +114,15 @@ pub fn read_stream(stream: impl Read) -> Result<RealmKey, KeyFileError> {
 /// If there is something in its place, or it can't be written.
 pub fn create(path: &Path) -> Result<RealmKey, KeyFileError> {
     let key = RealmKey::generate().map_err(KeyFileError::Generate)?;
+    write(path, &key)?;
+    Ok(key)
+}
+
+/// Makes a file with a key that its owner alone may read: whole or not at all, and never over another one.
+///
+/// # Errors
+/// If there is something in its place, or it can't be written.
+pub fn write(path: &Path, key: &RealmKey) -> Result<(), KeyFileError> {
     secret_file::create(path, key.to_text().as_bytes()).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => KeyFileError::Exists(path.to_owned()),
         _ => KeyFileError::Io {
@@ -121,8 +130,7 @@ pub fn create(path: &Path) -> Result<RealmKey, KeyFileError> {
             path: path.to_owned(),
             source,
         },
-    })?;
-    Ok(key)
+    })
 }
 
 #[cfg(test)]

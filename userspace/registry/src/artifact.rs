@@ -24,6 +24,26 @@ pub(crate) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+js
 const EMPTY: &[u8] = b"{}";
 const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 
+/// What is put beside images, all of one kind: an artifact for each image, under a tag of its own, with a layer for each thing.
+pub(crate) struct Beside {
+    /// The beginning of the tag; the digest of the image's manifest follows.
+    pub(crate) tag: &'static str,
+    /// The type of the artifact.
+    pub(crate) artifact_type: &'static str,
+    /// The media type of its layers.
+    pub(crate) layer_type: &'static str,
+    /// The layers that are kept there, and taken from there.
+    pub(crate) count_max: usize,
+    /// The most bytes of one.
+    pub(crate) bytes_max: u64,
+}
+
+impl Beside {
+    fn tag(&self, image: &Digest) -> String {
+        format!("{}{image}", self.tag)
+    }
+}
+
 /// What a manifest says of a blob.
 pub(crate) fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
     json!({
@@ -116,6 +136,40 @@ impl Remote {
             Err(Error::Missing { .. } | Error::Wrong { .. } | Error::TooLong { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// What of a kind is beside an image, the newest first; none if there is none. What is damaged or too long is left out.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(crate) async fn beside(&self, kind: &Beside, image: &Digest) -> Result<Vec<Vec<u8>>> {
+        let layers = self.artifact_layers(&kind.tag(image)).await?;
+        let layers = layers
+            .iter()
+            .filter_map(|layer| Layer::of(layer, kind.layer_type));
+        let mut found = Vec::new();
+        for layer in layers.take(kind.count_max) {
+            found.extend(self.layer_bytes(&layer, kind.bytes_max).await?);
+        }
+        Ok(found)
+    }
+
+    /// Puts something beside an image, before what others of its kind are there. Of those that others put there at once none is
+    /// lost.
+    ///
+    /// # Errors
+    /// Those of the server; [`Error::Contended`].
+    pub(crate) async fn put_beside(
+        &self,
+        kind: &Beside,
+        image: &Digest,
+        bytes: &[u8],
+    ) -> Result<()> {
+        let layer = descriptor(kind.layer_type, bytes);
+        self.put_artifact_blob(bytes).await?;
+        let (tag, of_type) = (kind.tag(image), kind.artifact_type);
+        self.put_layer(&tag, of_type, &layer, kind.count_max, |_| false)
+            .await
     }
 
     /// Puts a layer before all others of the artifact under a tag, of which those go that it takes the place of, and those

@@ -15,6 +15,7 @@
 //! | `name_records` | records of publishers' names, as artifacts |
 //! | `signatures` | signatures of images, beside these |
 //! | `traces` | traces of images, as artifacts |
+//! | `envelopes` | the keys of encrypted images, for those who may have them, beside these |
 //! | `artifact` | small blobs, and what leads to them |
 //! | `revision` | documents under a tag that several may change at once |
 //! | `retry` | when something is tried again, and when nobody is asked for a while |
@@ -32,6 +33,7 @@ mod challenge;
 mod credentials;
 mod documents;
 mod download;
+mod envelopes;
 mod error;
 mod http;
 mod image;

@@ -2,8 +2,9 @@
 
 //! The names of things in a store, relative to its directory.
 
+use data_encoding::HEXLOWER;
 use peerfs_format::upcall::Workload;
-use peerfs_format::Digest;
+use peerfs_format::{Digest, KeyId};
 
 /// Says that the directory is an OCI image layout; its flock guards changes to the index.
 pub(crate) const OCI_LAYOUT: &str = "oci-layout";
@@ -39,6 +40,8 @@ pub(crate) const TRACES: &str = "traces";
 pub(crate) const TRACES_LOCK: &str = "traces.lock";
 /// Signatures of images that kernels ask for; made when there is something to be put there.
 pub(crate) const SIGNED: &str = "signed";
+/// Envelopes of realms, of which images are here; made when there is something to be put there.
+pub(crate) const ENVELOPES: &str = "envelopes";
 /// The directory of files that are being written.
 pub(crate) const TMP: &str = "tmp";
 /// All directories, those first that others are in.
@@ -99,6 +102,17 @@ pub(crate) fn parse_trace(name: &str) -> Option<(Digest, Workload)> {
 /// The signatures of an image that kernels ask for.
 pub(crate) fn signed(image: &Digest) -> String {
     format!("{SIGNED}/{image}")
+}
+
+/// The envelope of a realm.
+pub(crate) fn envelope(key: &KeyId) -> String {
+    format!("{ENVELOPES}/{key}")
+}
+
+/// The realm that a name in [`ENVELOPES`] stands for.
+pub(crate) fn parse_envelope(name: &str) -> Option<KeyId> {
+    let bytes = HEXLOWER.decode(name.as_bytes()).ok()?;
+    Some(KeyId(bytes.try_into().ok()?))
 }
 
 /// A file that is being written, one of many of this process.

@@ -18,6 +18,7 @@ mod copy;
 mod difference;
 mod digest;
 mod directory;
+mod envelopes;
 mod error;
 mod findings;
 mod image;
@@ -64,7 +65,7 @@ pub use pack_writer::{MadeChunk, PackWriter};
 pub use peerfs_oci::{
     Architecture, ImageBlobs, InvalidReference, Reference, RegistryReference, RuntimeConfig, Tag,
 };
-pub use peerfs_realm::RealmKey;
+pub use peerfs_realm::{Envelope, Grant, RealmKey};
 pub use peerfs_text::{printable, printable_bytes, Printable};
 pub use reader::{ChunkReader, PackReader};
 pub use signatures::NotedSignature;

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::certified::{self, TrustArguments};
 use crate::error::{Error, Result};
+use crate::grants::{self, GrantArguments, GrantsArguments, IdentityArguments};
 use crate::output::{tell, Align, Output};
 use crate::realm::{self, ImportKeyArguments, RealmArguments};
 
@@ -54,7 +55,8 @@ impl SigningKeyArguments {
     }
 }
 
-/// Make, list and export keys that sign names and images, and make those of private swarms and of encrypted images.
+/// Make, list and export keys that sign names and images, and make those of private swarms and of encrypted images and hand
+/// these out.
 ///
 /// A key is a file that its owner alone may read; it is not encrypted. Who has one that signs can sign in your name.
 #[derive(Args)]
@@ -105,6 +107,9 @@ enum KeyCommand {
     },
     Trust(TrustArguments),
     Realm(RealmArguments),
+    Identity(IdentityArguments),
+    Grant(GrantArguments),
+    Grants(GrantsArguments),
     Import(ImportKeyArguments),
 }
 
@@ -149,6 +154,9 @@ pub(crate) fn run(arguments: &KeyArguments) -> Result<()> {
         }
         KeyCommand::Trust(arguments) => certified::trust(arguments)?,
         KeyCommand::Realm(arguments) => realm::run(arguments, &mut output)?,
+        KeyCommand::Identity(arguments) => grants::identity(arguments, &mut output)?,
+        KeyCommand::Grant(arguments) => grants::grant(arguments, &mut output)?,
+        KeyCommand::Grants(arguments) => grants::list(arguments, &mut output)?,
         KeyCommand::Import(arguments) => realm::import(arguments, &mut output)?,
     }
     output.finish()

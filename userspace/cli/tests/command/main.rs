@@ -16,6 +16,7 @@ mod exporting;
 mod extracting;
 mod fixture;
 mod fuse;
+mod granted;
 mod images;
 mod import;
 mod incomplete;

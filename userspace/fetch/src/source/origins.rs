@@ -13,7 +13,7 @@ use futures::stream::{self, BoxStream, FuturesUnordered};
 use futures::StreamExt;
 use lru::LruCache;
 use peerfs_exchange::Have;
-use peerfs_format::{Digest, METADATA_MAX};
+use peerfs_format::{Digest, Manifest, METADATA_MAX};
 use peerfs_names::{ImageSignature, Requirement};
 use peerfs_oci::ContainerConfig;
 use peerfs_registry::{Options, OrdinaryImage, Platform, Remote, RemoteImage};
@@ -33,7 +33,7 @@ const SOURCES_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
 /// Between two looks at what the store notes: others may have noted something.
 const READ_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long what is beside an image may take, its traces and its signatures for kernels: whoever mounts it waits for them.
+/// How long what is beside an image may take, its traces, its signatures for kernels and its envelope: whoever mounts it waits for them.
 const BESIDE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why an image of a registry can't be had.
@@ -194,6 +194,15 @@ impl Origins {
         // Without traces readers wait longer; who needs the signatures is the kernel, and it says so.
         let traces = beside(&manifest, "traces", traces);
         let certified = beside(&manifest, "signatures for kernels", certified);
+        let key = Manifest::parse(&blob).ok().and_then(|read| read.key_id());
+        let granted = match key {
+            Some(key) => {
+                let envelope = timeout(BESIDE_TIMEOUT, remote.envelope(&manifest)).await;
+                // Who needs the key says that there is none.
+                Some((key, beside(&manifest, "envelopes", envelope)))
+            }
+            None => None,
+        };
         let oci_index = image.top.digest;
         let origin = remote.name().to_owned();
         let store = move |store: &peerfs_store::Store| {
@@ -213,6 +222,11 @@ impl Origins {
             }
             if !certified.is_empty() {
                 store.add_certified_signatures(&manifest, &certified)?;
+            }
+            if let Some((key, envelope)) =
+                granted.filter(|(_, envelope)| !envelope.grants().is_empty())
+            {
+                store.add_grants(&key, envelope.grants())?;
             }
             for trace in traces {
                 // What was noted here is better.
@@ -273,18 +287,18 @@ impl Origins {
 }
 
 /// What a registry has beside an image; nothing if that can't be had, or not soon.
-fn beside<T>(
+fn beside<T: Default>(
     manifest: &Digest,
     what: &str,
-    answered: Result<Result<Vec<T>, peerfs_registry::Error>, Elapsed>,
-) -> Vec<T> {
+    answered: Result<Result<T, peerfs_registry::Error>, Elapsed>,
+) -> T {
     match answered {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => {
             debug!(%manifest, what, error = %Causes(&error), "what the registry has beside the image is not known");
-            Vec::new()
+            T::default()
         }
-        Err(Elapsed { .. }) => Vec::new(),
+        Err(Elapsed { .. }) => T::default(),
     }
 }
 

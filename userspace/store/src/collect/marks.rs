@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use peerfs_format::{BlobTable, DataFile, Digest, Manifest, PackRecord};
+use peerfs_format::{BlobTable, DataFile, Digest, KeyId, Manifest, PackRecord};
 use peerfs_oci::links;
 use peerfs_trace::{Trace, TRACE_MAX};
 
@@ -23,6 +23,8 @@ const OCI_MAX: u64 = 16 * 1024 * 1024;
 pub(super) struct Marks {
     /// Blobs by their digests.
     pub(super) blobs: HashSet<Digest>,
+    /// The keys of encrypted images.
+    pub(super) keys: HashSet<KeyId>,
     /// Packs with their indexes.
     pub(super) packs: HashSet<(Digest, Digest)>,
     /// Ranges of bytes of data files that chunks of these packs are in, in no order.
@@ -134,6 +136,7 @@ impl Marks {
             return Ok(());
         };
         self.blobs.extend([*manifest, read.blob_table]);
+        self.keys.extend(read.key_id());
         let Some(table) = blob_table_if_here(store, &read)? else {
             self.index = None;
             return Ok(());

@@ -108,7 +108,19 @@ impl<'a> Sweep<'a> {
         self.sweep_blobs()?;
         self.sweep_partial()?;
         self.sweep_loose()?;
-        self.sweep_beside()
+        self.sweep_beside()?;
+        self.sweep_envelopes()
+    }
+
+    /// Removes the envelopes of realms of which no image is needed.
+    fn sweep_envelopes(&mut self) -> Result<()> {
+        for key in self.store.enveloped_keys()? {
+            self.pause()?;
+            if !self.marks.keys.contains(&key) {
+                self.remove(&layout::envelope(&key))?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes what lies beside images that are not needed: their traces, and signatures.

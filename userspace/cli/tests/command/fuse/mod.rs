@@ -163,6 +163,21 @@ fn an_encrypted_image_is_mounted_by_who_has_its_key() {
     let mounted = Mounted::new(&fixture.store(), "secret", &path("m"), &["-o", &right]);
     assert!(fs::read(mounted.0.join("file")).unwrap() == fixture.content);
     mounted.unmount();
+    // Or who was granted it.
+    let own = path("own.txt");
+    let recipient = succeed(peerfs(&fixture.store(), "key").arg("identity").arg(&own));
+    let recipient = String::from_utf8(recipient).unwrap();
+    let mut grant = peerfs(&fixture.store(), "key");
+    grant
+        .arg("grant")
+        .arg(&key)
+        .args(["--to", recipient.trim_end()]);
+    succeed(grant.arg("secret"));
+    let identity = format!("identity={}", own.display());
+    let options = ["-o", identity.as_str()];
+    let mounted = Mounted::new(&fixture.store(), "secret", &path("granted"), &options);
+    assert!(fs::read(mounted.0.join("file")).unwrap() == fixture.content);
+    mounted.unmount();
     let nowhere = Mounted::at(&path("n"));
     for options in [
         vec![],
