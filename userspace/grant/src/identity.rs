@@ -198,7 +198,8 @@ mod tests {
         let recipient = create(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert!(matches!(create(&path), Err(IdentityError::Exists(_))));
-        assert_eq!(read(&path).unwrap().recipients(), [recipient.clone()]);
+        let found = read(&path).unwrap();
+        assert_eq!(found.recipients(), std::slice::from_ref(&recipient));
         let text = fs::read_to_string(&path).unwrap();
         let twice = [text.as_str(), "\n", &text].concat();
         let found = read_stream(twice.as_bytes()).unwrap();

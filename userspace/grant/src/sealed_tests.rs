@@ -2,6 +2,8 @@
 
 //! Grants that are right, for somebody else, of another realm, damaged, and garbage.
 
+use std::slice::from_ref;
+
 use age::secrecy::ExposeSecret;
 use age::x25519;
 use proptest::prelude::*;
@@ -57,9 +59,9 @@ fn many_have_room_and_more_are_refused() {
 fn of_an_envelope_nothing_is_believed_but_the_id() {
     let [own, foreign] = [(); 2].map(|()| RealmKey::generate().unwrap());
     let [me, you] = [(); 2].map(|()| somebody());
-    let right = seal(&own, &[me.1.clone()]).unwrap();
-    let for_you = seal(&own, &[you.1.clone()]).unwrap();
-    let mixed_up = seal(&foreign, &[me.1.clone()]).unwrap();
+    let right = seal(&own, from_ref(&me.1)).unwrap();
+    let for_you = seal(&own, from_ref(&you.1)).unwrap();
+    let mixed_up = seal(&foreign, from_ref(&me.1)).unwrap();
     let no_key = armored(b"a word", &me.1);
     let long = armored(&[b' '; 8000], &me.1);
     let text = right.text();
