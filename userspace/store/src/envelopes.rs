@@ -76,7 +76,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Collect;
+    use crate::{Collect, Keep};
 
     fn grant(content: &str) -> Grant {
         let text = format!(
@@ -109,7 +109,7 @@ mod tests {
         let stranger = folder.path().join(layout::ENVELOPES).join("stranger");
         std::fs::write(&stranger, "").unwrap();
         assert_eq!(store.enveloped_keys().unwrap(), [one]);
-        store.collect(&[], Collect::Really).unwrap();
+        store.collect(&Keep::default(), Collect::Really).unwrap();
         assert!(!file.exists() && stranger.exists());
     }
 }
