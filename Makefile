@@ -6,7 +6,7 @@
 MAKEFLAGS += --no-print-directory
 prefix ?= /usr/local
 
-.PHONY: help demo demo-diskless test check soak book bench bench-containers bench-fuse bench-images bench-kernel bench-scheduler bench-swarm userspace modules kernel graft dkms deb test-deb rust-project install clean distclean
+.PHONY: help demo demo-diskless test test-emulated check soak book bench bench-containers bench-fuse bench-images bench-kernel bench-scheduler bench-swarm userspace modules kernel graft dkms deb test-deb rust-project install clean distclean
 
 help:
 	@echo 'peerfs: mount an image that this machine does not have yet'
@@ -14,6 +14,7 @@ help:
 	@echo '  make demo           two machines in QEMU: one mounts what only the other has'
 	@echo '  make demo-diskless  a machine without a disk boots Debian from an image that an HTTP server has'
 	@echo '  make test           every test; under an hour from nothing, minutes after that'
+	@echo '  make test-emulated  the tests of userspace, for another architecture (ARCH=arm64), through QEMU'
 	@echo '  make check          format, lints, documentation and licences only'
 	@echo '  make soak           whatever looks for faults at random, for some two hours'
 	@echo '  make book           the documentation as a book in HTML, whose links are checked'
@@ -37,6 +38,8 @@ help:
 	@echo '  make install        programs below prefix=$(prefix), and the module of KDIR='
 	@echo '  make clean          remove what was built from this checkout'
 	@echo '  make distclean      remove the whole cache folder: kernels, tools, downloads'
+	@echo
+	@echo 'With ARCH=arm64 demo, userspace and modules are for that architecture, which QEMU emulates where it must.'
 
 demo demo-diskless:
 	@scripts/setup-packages base

@@ -5,6 +5,10 @@
 # shellcheck disable=SC2034  # used by those who source this
 set -euo pipefail
 
+# Messages go to standard error: standard output belongs to a script's answer.
+say() { printf '%s\n' "$*" >&2; }
+die() { say "${0##*/}: $*"; exit 1; }
+
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 scripts=$top/scripts
 
@@ -29,9 +33,38 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
 
 jobs=${PEERFS_JOBS:-$(nproc)}
 
-# Messages go to standard error: standard output belongs to a script's answer.
-say() { printf '%s\n' "$*" >&2; }
-die() { say "${0##*/}: $*"; exit 1; }
+# The machine that programs, guests and Debian's kernel are for, as Debian calls it: this one's, or another
+# (`make demo ARCH=arm64`). Kbuild has a variable of that name and values of its own, and is told them by those who call it.
+machine() {
+    case $1 in
+    amd64 | x86*) echo amd64 ;;
+    arm64 | aarch64) echo arm64 ;;
+    *) return 1 ;;
+    esac
+}
+native=$(machine "$(uname -m)") || die "works on amd64 and arm64, and this is $(uname -m)"
+wanted=${ARCH:-${PEERFS_ARCH:-$native}}
+architecture=$(machine "$wanted") || die "ARCH=$wanted is not known here: amd64 and arm64 are"
+unset ARCH
+export PEERFS_ARCH=$architecture
+# What GNU calls it.
+case $architecture in
+amd64) triplet=x86_64-linux-gnu ;;
+arm64) triplet=aarch64-linux-gnu ;;
+esac
+# foreign: whether this machine runs its programs only through QEMU.
+foreign() { [[ $architecture != "$native" ]]; }
+# What stands before its programs then; setup-toolchain fetches it.
+emulator=()
+! foreign || emulator=("$tools/bin/qemu-${triplet%%-*}" -L "/usr/$triplet")
+# register_emulator: has the kernel run them by their names alone, until it starts anew. Who was registered first is asked last.
+register_emulator() {
+    local folder=/proc/sys/fs/binfmt_misc name=qemu-${triplet%%-*}
+    [[ -e $folder/register ]] || as_root mount -t binfmt_misc none "$folder"
+    [[ -e $folder/peerfs-$name ]] ||
+        sed "s|^:$name:\\(.*\\):[^:]*:\\([A-Z]*\\)\$|:peerfs-$name:\\1:${emulator[0]}:\\2|" "/usr/lib/binfmt.d/$name.conf" |
+        as_root tee "$folder/register" >/dev/null
+}
 
 elapsed() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
 
@@ -131,3 +164,15 @@ debian_source() {
 
 # digest_of FILE...: one short name for what is in the files.
 digest_of() { cat "$@" | sha256sum | cut -c 1-16; }
+
+# cross_cargo: has cargo build for a foreign architecture, if one is wanted; `programs` is where it then puts them.
+cross_cargo() {
+    programs=$CARGO_TARGET_DIR/release
+    foreign || return 0
+    local target=${triplet%%-*}-unknown-linux-gnu variable
+    [[ -d $(rustc --print sysroot)/lib/rustlib/$target ]] ||
+        step rust-target 0 "fetching Rust's library for $target" rustup target add "$target"
+    variable=CARGO_TARGET_${target//-/_}
+    export CARGO_BUILD_TARGET=$target "${variable^^}_LINKER=$triplet-gcc"
+    programs=$CARGO_TARGET_DIR/$target/release
+}

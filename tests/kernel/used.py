@@ -63,16 +63,23 @@ with open(first + "/file-1", "rb", buffering=0) as file:
     file.read(4096)
 assert used(device) == {}
 
-# All of it, which takes more than one pack.
-drop_caches()
-for number in range(1, 6):
-    with open(f"{first}/file-{number}", "rb") as file:
-        while file.read(MIB):
-            pass
-everything = used(device)
+# All of it, which takes more than one pack. Pages that somebody works on while caches are dropped stay, and what they have is
+# not read again: so it may take another time.
+everything = {}
+for attempt in range(5):
+    drop_caches()
+    for number in range(1, 6):
+        with open(f"{first}/file-{number}", "rb") as file:
+            while file.read(MIB):
+                pass
+    for pack, chunks in used(device).items():
+        everything.setdefault(pack, set()).update(chunks)
+    gaps = {pack: set(range(max(chunks))) - chunks for pack, chunks in everything.items()}
+    print(f"not told in {attempt + 1} times: {sum(map(len, gaps.values()))}")
+    if not any(gaps.values()):
+        break
 assert len(everything) >= 4 and count(everything) > 200, (len(everything), count(everything))
-for pack, chunks in everything.items():
-    assert chunks == set(range(len(chunks))), (pack, len(chunks))
+assert not any(gaps.values()), gaps
 
 # What is gone is told when its mount is, too; by whichever file asks first.
 read(second + "/file-3", 0, 4096)

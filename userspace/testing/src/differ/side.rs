@@ -364,12 +364,15 @@ fn follow_flag(follow: bool) -> AtFlags {
 
 fn status(stat: &Stat) -> Status {
     let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    // It has as many bits on some processors, and fewer on others.
+    #[allow(clippy::useless_conversion)]
+    let nlink = stat.st_nlink.into();
     Status {
         id: (stat.st_dev, stat.st_ino),
         mode: stat.st_mode,
         uid: stat.st_uid,
         gid: stat.st_gid,
-        nlink: stat.st_nlink,
+        nlink,
         size: (!is_directory).then_some(stat.st_size as u64),
         block_size: stat.st_blksize as u64,
         mtime: (stat.st_mtime, stat.st_mtime_nsec),
