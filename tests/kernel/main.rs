@@ -72,7 +72,7 @@ impl Script {
     fn run(&self) -> Result<Completion, Failed> {
         let log_path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.log", self.name));
         let log = File::create(&log_path)?;
-        let status = Command::new(tool("uml-run"))
+        let status = tool("uml-run")
             .args(&self.options)
             .arg(&self.path)
             .current_dir(top())
@@ -101,15 +101,26 @@ fn top() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
-fn tool(name: &str) -> PathBuf {
-    top().join("scripts").join(name)
+/// A script, as somebody would run it by hand: what cargo says to a test of the test's own package would have crates built again
+/// whose builds look at it, for minutes, here and when the next one runs it by hand.
+fn tool(name: &str) -> Command {
+    let mut command = Command::new(top().join("scripts").join(name));
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in names {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|own| name.starts_with(own))
+        {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Whether there is a kernel to test in; if so, all that the guests, which cannot write here, want to find is built.
 fn prepare() -> Result<bool, String> {
     let run = |name: &str, arguments: &[&str]| {
-        let mut command = Command::new(tool(name));
-        let status = command
+        let status = tool(name)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
