@@ -17,7 +17,7 @@ use peerfs_fetch::{Disk, Fetcher, Packs, PinOrigin, Pins, Pulls, Repository, Tra
 use peerfs_format::Digest;
 use peerfs_http::{Address, Listener};
 use peerfs_monitor::serve;
-use peerfs_peer::{Node, NodeConfig};
+use peerfs_peer::{Membership, Node, NodeConfig};
 use peerfs_registry::{Remote, UrlError};
 use peerfs_serve::Counts;
 use peerfs_store::{Reference, Store};
@@ -39,7 +39,7 @@ use crate::events::Events;
 use crate::lazy_pulls::LazyPulls;
 use crate::mirror::{MirrorError, Prepared};
 use crate::names::{Names, NamesError};
-use crate::node_config::node_config;
+use crate::node_config::{node_config, renew};
 use crate::provider::{HttpProvider, StoreProvider};
 use crate::reload::{Changes, Settings};
 use crate::replicas::{Parts as ReplicaParts, Replicas, SavedError};
@@ -144,6 +144,7 @@ pub struct Pulse {
 /// A running daemon.
 pub struct Daemon {
     node: Node,
+    membership: Option<Arc<Membership>>,
     disk: Disk,
     traffic: Arc<Traffic>,
     handler: Arc<dyn RequestHandler>,
@@ -183,13 +184,13 @@ impl Daemon {
         };
         let swarm_key = opened.node.swarm_key.as_ref();
         let private_swarm = swarm_key.map(|key| key.fingerprint().to_string());
-        let membership = opened.node.membership.as_ref();
+        let membership = opened.node.membership.clone();
         // The key may be a credential, of which the configuration says nothing.
         config
             .serve
             .check(swarm_key.is_some() || membership.is_some())?;
         let http = listen(&config.serve.listen, "serve.listen").await?;
-        let member_of = membership.map(|own| own.certificate().authority().to_string());
+        let member_of = membership.as_ref().map(|own| own.swarm().to_string());
         let revocations = opened.revocations;
         let node = Node::start(opened.node, served).await?;
         provider.tell(Arc::clone(node.arrivals()));
@@ -363,6 +364,7 @@ impl Daemon {
             tasks.spawn(async move { directory.look().await });
         }
         let mut daemon = Daemon {
+            membership,
             node,
             disk,
             traffic,
@@ -425,6 +427,17 @@ impl Daemon {
         self.pins
             .configure(self.config.pin.iter().map(|pin| pin.image.clone()));
         changes
+    }
+
+    /// Reads the node's certificate again, if it has one.
+    ///
+    /// # Errors
+    /// If it can't be used; the node goes on with the one that it had.
+    pub async fn renew_certificate(&self) -> Result<(), StartError> {
+        if let (Some(member), Some(path)) = (&self.membership, &self.config.peer.certificate) {
+            renew(member, path, self.node.peer_id()).await?;
+        }
+        Ok(())
     }
 
     /// Ends the daemon within a few seconds. The kernel gives requests that are not answered to

@@ -135,6 +135,12 @@ async fn reload(
         Err(_) => return manager.reloaded(None),
     };
     let changes = daemon.reload(&config);
+    if let Err(error) = daemon.renew_certificate().await {
+        error!(
+            error = Causes(&error).to_string().trim_end(),
+            "the node goes on with the certificate that it had"
+        );
+    }
     level.set(&config.log.level);
     info!(
         changed = changes.at_once.join(", "),

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use peerfs_names::Certificate;
-use peerfs_peer::{Identity, Membership, NodeConfig};
+use peerfs_peer::{Identity, Membership, NodeConfig, PeerId};
 use peerfs_swarm::{read, read_credential, KeyFileError, SwarmKey};
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use crate::config::Config;
@@ -63,7 +64,7 @@ pub(crate) fn node_config(
     }
     node.swarm_key = swarm_key(config)?;
     if let Some(path) = &config.peer.certificate {
-        let certificate = certificate(path, &node.identity)?;
+        let certificate = certificate(path, node.identity.peer_id())?;
         let swarm = certificate.authority();
         info!(%swarm, "the nodes of the swarm are certified: others are not spoken with");
         node.membership = Some(Arc::new(Membership::new(certificate)));
@@ -78,14 +79,13 @@ pub(crate) fn node_config(
 }
 
 /// The certificate in a file, if it is this node's.
-fn certificate(path: &Path, identity: &Identity) -> Result<Certificate, StartError> {
+fn certificate(path: &Path, id: PeerId) -> Result<Certificate, StartError> {
     let failed = |problem: String| StartError::Certificate {
         path: path.to_owned(),
         problem,
     };
     let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
     let certificate = Certificate::from_text(&text).map_err(|error| failed(error.to_string()))?;
-    let id = identity.peer_id();
     if certificate.node() != id.to_string() {
         return Err(failed(format!(
             "it is for the node {}; `peerfs member issue {id}` makes one for this node",
@@ -97,6 +97,29 @@ fn certificate(path: &Path, identity: &Identity) -> Result<Certificate, StartErr
         warn!("the node's certificate has expired: other members do not let it in; `peerfs member issue {id}` makes another one");
     }
     Ok(certificate)
+}
+
+/// Has a member show the certificate that its file has now: it is for a time, and the next one is put in its place.
+///
+/// # Errors
+/// If it can't be used, or is of another swarm; nothing is changed then.
+pub(crate) async fn renew(
+    membership: &Membership,
+    path: &Path,
+    id: PeerId,
+) -> Result<(), StartError> {
+    let file = path.to_owned();
+    // It fails if the runtime ends, and the process with it.
+    let Ok(read) = spawn_blocking(move || certificate(&file, id)).await else {
+        return Ok(());
+    };
+    match membership.renew(read?) {
+        true => Ok(()),
+        false => Err(StartError::Certificate {
+            path: path.to_owned(),
+            problem: "it is of another swarm, in which the node is after its next start".to_owned(),
+        }),
+    }
 }
 
 /// The key of the node's private swarm, if it is in one.

@@ -40,7 +40,7 @@ impl Revocations {
     /// # Errors
     /// None that a key makes.
     pub(crate) fn new(membership: Arc<Membership>) -> Result<Self, StartError> {
-        let authority = membership.certificate().authority();
+        let authority = membership.swarm();
         let name = Name::new(authority, REVOKED_MEMBERS);
         let name = name.map_err(|error| StartError::Revocations(error.to_string()))?;
         Ok(Revocations { membership, name })

@@ -20,12 +20,14 @@ use peerfs_names::{Certificate, InvalidCertificate, PublisherKey, CERTIFICATE_MA
 /// A swarm whose nodes are certified, as one of its members.
 #[derive(Debug)]
 pub struct Membership {
-    own: Certificate,
+    swarm: PublisherKey,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// What this node shows.
+    own: Certificate,
     /// Whose certificates hold no longer.
     revoked: BTreeSet<String>,
     /// Until when who was let in is a member.
@@ -56,14 +58,33 @@ impl Membership {
     /// Membership by this certificate.
     pub fn new(own: Certificate) -> Self {
         Membership {
-            own,
-            state: Mutex::default(),
+            swarm: own.authority(),
+            state: Mutex::new(State {
+                own,
+                revoked: BTreeSet::new(),
+                admitted: HashMap::new(),
+            }),
         }
     }
 
+    /// The key that certifies the swarm's nodes.
+    pub fn swarm(&self) -> PublisherKey {
+        self.swarm
+    }
+
     /// What this node shows.
-    pub fn certificate(&self) -> &Certificate {
-        &self.own
+    fn own(&self) -> Certificate {
+        self.state().own.clone()
+    }
+
+    /// Shows another certificate of this node on connections that come: those that are there stay until the one ends that they were
+    /// made with. False, and nothing is changed, if it is of another swarm.
+    pub fn renew(&self, own: Certificate) -> bool {
+        let is_ours = own.authority() == self.swarm;
+        if is_ours {
+            self.state().own = own;
+        }
+        is_ours
     }
 
     /// Lets these in no more.
@@ -74,7 +95,9 @@ impl Membership {
     /// Who was let in and is no member any more. Each is told once.
     pub(crate) fn ended(&self, now: SystemTime) -> Vec<PeerId> {
         let mut state = self.state();
-        let State { revoked, admitted } = &mut *state;
+        let State {
+            revoked, admitted, ..
+        } = &mut *state;
         let ended: Vec<PeerId> = admitted
             .iter()
             .filter(|(peer, expiry)| **expiry <= now || revoked.contains(&peer.to_string()))
@@ -94,7 +117,7 @@ impl Membership {
     /// Lets in who shows this, or says why not.
     fn admit(&self, peer: PeerId, shown: &[u8], now: SystemTime) -> Result<(), NotAMember> {
         let certificate = Certificate::parse(shown).map_err(NotAMember::None)?;
-        if certificate.authority() != self.own.authority() {
+        if certificate.authority() != self.swarm {
             return Err(NotAMember::OfAnother(certificate.authority()));
         }
         if certificate.node() != peer.to_string() {
@@ -194,7 +217,7 @@ async fn admit<C: AsyncRead + AsyncWrite + Unpin>(
     let Some(membership) = membership else {
         return Ok((peer, socket));
     };
-    let own = membership.certificate().to_bytes();
+    let own = membership.own().to_bytes();
     // Bounded by CERTIFICATE_MAX.
     let length = u16::try_from(own.len()).unwrap_or(u16::MAX);
     socket.write_all(&length.to_be_bytes()).await?;
@@ -271,5 +294,10 @@ mod tests {
         admit(two, &certificate(two, 200, &key), 10).unwrap();
         membership.forget(&two);
         assert_eq!(ended(300), []);
+
+        assert!(!membership.renew(certificate(own, 900, &other)));
+        assert_eq!(membership.own(), certificate(own, 100, &key));
+        assert!(membership.renew(certificate(own, 900, &key)));
+        assert_eq!(membership.own(), certificate(own, 900, &key));
     }
 }

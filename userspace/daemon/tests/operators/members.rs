@@ -30,7 +30,15 @@ impl Authority {
 
     /// Makes a node a member; returns the file of its certificate.
     fn issue(&self, node: &str) -> PathBuf {
-        let text = succeed(self.peerfs("member").args(["issue", node]));
+        self.issue_for(node, "90d")
+    }
+
+    /// The same for a time.
+    fn issue_for(&self, node: &str, time: &str) -> PathBuf {
+        let text = succeed(
+            self.peerfs("member")
+                .args(["issue", "--expires", time, node]),
+        );
         let file = self.folder.path().join(format!("{node}.pem"));
         fs::write(&file, text).unwrap();
         let shown = succeed(self.peerfs("member").arg("show").arg(&file));
@@ -120,6 +128,29 @@ fn members_exchange_until_they_are_revoked() {
     let done = authority.revoke(&taker, &["--undo", &revoked]);
     assert!(done.status.success(), "{done:?}");
     until("both members again", || ids(&giver).len() == 2);
+}
+
+#[test]
+fn a_certificate_is_renewed_while_the_daemon_runs() {
+    let authority = Authority::new();
+    let giver = join(&authority, new(), &[]);
+    let node = new();
+    let id = node.status().node_id;
+    let short = authority.issue_for(&id, "8s");
+    let node = restart(node, &short, &[&giver]);
+    until("both meet", || ids(&giver) == [id.clone()]);
+    until("the certificate ends", || ids(&giver).is_empty());
+    let reload = || kill(Pid::from_raw(node.child.id() as i32), Signal::SIGHUP).unwrap();
+    // What is no certificate of this node in this swarm changes nothing.
+    let other = Authority::new();
+    fs::copy(other.issue(&id), &short).unwrap();
+    reload();
+    thread::sleep(Duration::from_secs(2));
+    assert!(ids(&giver).is_empty());
+    assert_eq!(node.status().node_id, id);
+    authority.issue(&id);
+    reload();
+    until("both meet again", || ids(&giver) == [id.clone()]);
 }
 
 #[test]
