@@ -120,7 +120,7 @@ impl Daemon {
         if lines.is_empty() {
             return;
         }
-        let told = self.connect(Instant::now() + WRITE_TIMEOUT);
+        let told = self.connect(Instant::now() + WRITE_TIMEOUT, false);
         let told =
             told.and_then(|connection| lines.iter().try_for_each(|line| connection.send(line)));
         if let Err(error) = told {
@@ -134,7 +134,7 @@ impl Daemon {
         request: &impl Fn(u64) -> FetchLine,
         deadline: Instant,
     ) -> io::Result<Option<Errno>> {
-        let connection = self.connect(deadline)?;
+        let connection = self.connect(deadline, true)?;
         let (answer, answered) = sync_channel(1);
         let id = connection.expect(answer)?;
         connection.send(&request(id))?;
@@ -150,8 +150,8 @@ impl Daemon {
         }
     }
 
-    /// The connection, made anew if it ended.
-    fn connect(&self, deadline: Instant) -> io::Result<Arc<Connection>> {
+    /// The connection, made anew if it ended. That there is no daemon counts only if somebody waits for it.
+    fn connect(&self, deadline: Instant, is_waited_for: bool) -> io::Result<Arc<Connection>> {
         let mut current = lock(&self.connection);
         if let Some(connection) = current.as_ref() {
             if !lock(&connection.waiting).is_closed {
@@ -159,7 +159,9 @@ impl Daemon {
             }
         }
         let connected = connect(&self.socket, deadline);
-        self.note_away(connected.is_err(), Instant::now());
+        if is_waited_for || connected.is_ok() {
+            self.note_away(connected.is_err(), Instant::now());
+        }
         let stream = connected?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         let reader = BufReader::new(stream.try_clone()?);
@@ -334,6 +336,22 @@ mod tests {
         answer(&listener.accept().unwrap().0, 1, Some(113));
         let errno = Errno::from_raw_os_error(113);
         assert_eq!(refused.join().unwrap(), Err(FetchError::Refused(errno)));
+    }
+
+    #[test]
+    fn who_tells_something_waits_for_no_daemon() {
+        let folder = tempfile::tempdir().unwrap();
+        let timeout = Duration::from_millis(300);
+        let asking = Daemon::new(&folder.path().join("control"), timeout);
+        let begun = Instant::now();
+        while begun.elapsed() < 2 * timeout {
+            asking.tell(&[FetchLine::Cancel { id: 1 }]);
+            thread::sleep(timeout / 6);
+        }
+        // Nobody has waited for one yet: the first reader who does has all of its time.
+        let reading = Instant::now();
+        assert_eq!(asking.fetch(request), Err(FetchError::TimedOut));
+        assert!(reading.elapsed() >= timeout);
     }
 
     #[test]
