@@ -212,13 +212,10 @@ impl Daemon {
             config.registry.options(),
             config.names.policy.clone(),
         );
+        let peers = Peers::new(node.clone(), Arc::clone(&registry), disk.clone());
         let discoveries: Vec<Arc<dyn Discovery>> = vec![
             Arc::new(Configured::new(&registry, configured)),
-            Arc::new(Peers::new(
-                node.clone(),
-                Arc::clone(&registry),
-                disk.clone(),
-            )),
+            Arc::new(peers),
             Arc::new(origins.clone()),
         ];
         let fetcher = Fetcher::new(
@@ -237,6 +234,7 @@ impl Daemon {
             fetcher.clone(),
             Arc::new(announcer.clone()),
         ));
+        provider.fetch_by(&repository);
         let pulls = Pulls::new(Arc::clone(&repository), Arc::clone(&traffic));
         let lazy_pulls = LazyPulls::new(changing.clone(), disk.clone(), pulls.clone());
         let requests = Arc::new(RequestCounts::default());
@@ -447,6 +445,7 @@ impl Daemon {
         let end = async {
             while self.tasks.join_next().await.is_some() {}
             self.node.shutdown().await;
+            self.disk.settle().await;
         };
         if timeout(SHUTDOWN_TIMEOUT, end).await.is_err() {
             warn!("not everything ended in time");

@@ -7,15 +7,16 @@ mod http;
 mod verdicts;
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use lru::LruCache;
 use peerfs_exchange::frame::Encoding;
-use peerfs_exchange::{Arrival, ChunkMap, Have};
-use peerfs_fetch::{pack_record, Disk, DiskError, Packs};
+use peerfs_exchange::limits::THROUGH_TIMEOUT;
+use peerfs_exchange::{Arrival, ChunkMap, Have, Priority};
+use peerfs_fetch::{pack_record, Disk, DiskError, Packs, Repository};
 use peerfs_format::{BlobTable, Digest, Manifest, METADATA_MAX};
 use peerfs_peer::{ArrivalLog, BlobPiece, Provider, Work};
 use peerfs_store::{Error as StoreError, LentPack, Pack, Store};
@@ -51,6 +52,8 @@ pub struct StoreProvider {
     whole_reads: Semaphore,
     /// Where those who follow an image are told that something of it can't be read.
     arrivals: OnceLock<Arc<ArrivalLog>>,
+    /// What fetches for neighbours; it asks, among others, the node that this serves.
+    repository: OnceLock<Weak<Repository>>,
 }
 
 impl StoreProvider {
@@ -65,7 +68,14 @@ impl StoreProvider {
             lent: Mutex::new(LruCache::new(LENT_MAX)),
             whole_reads: Semaphore::new(WHOLE_READS),
             arrivals: OnceLock::new(),
+            repository: OnceLock::new(),
         }
+    }
+
+    /// Fetches by it from now on what neighbours ask it to.
+    pub fn fetch_by(&self, repository: &Arc<Repository>) {
+        // Once, by who has started the node.
+        let _ = self.repository.set(Arc::downgrade(repository));
     }
 
     /// Tells it from now on when something proves unreadable.
@@ -356,6 +366,21 @@ impl Provider for StoreProvider {
         let (pack, index) = (*pack, *index);
         let open = self.pack(pack, index, work).await?;
         self.is_complete(&open).then(|| open.record().chunk_count)
+    }
+
+    async fn fetch_through(&self, pack: &Digest, index: &Digest, number: u32, priority: Priority) {
+        let (pack, index) = (*pack, *index);
+        let is_here = self
+            .packs
+            .get(pack, index)
+            .is_some_and(|open| open.has(number));
+        let repository = self.repository.get().and_then(Weak::upgrade);
+        if let (Some(repository), false) = (repository, is_here) {
+            let deadline = Instant::now() + THROUGH_TIMEOUT;
+            repository
+                .fetch_through((pack, index), number, priority, deadline)
+                .await;
+        }
     }
 
     async fn read_chunk(

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use nix::errno::Errno;
-use peerfs_daemon::config::SourceConfig;
+use peerfs_daemon::config::{PullChoice, SourceConfig};
 use support::{soon, store_dir, until, TestDaemon, TestImage};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -225,6 +225,52 @@ async fn a_short_pack_is_taken_as_a_whole_from_who_knows_no_ranges() {
     assert!(bytes == image.chunks[24]);
     assert_eq!(daemon.daemon.traffic().lies(), 0);
     assert!(server.asked.load(Ordering::Relaxed) <= 4);
+}
+
+/// Each of them reads all of it, chunk by chunk and at the same time: as where one image is started on many machines.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_the_same_at_once_takes_it_once_from_the_server() {
+    const NODES: usize = 4;
+    let (first, image, server, _folder) = with_server(Habit::Honest).await;
+    let mut nodes = vec![first];
+    for _ in 1..NODES {
+        let (url, known) = (server.url.clone(), nodes[0].addresses());
+        let node = TestDaemon::start_with(tempfile::tempdir().unwrap(), known, |config| {
+            config.source = vec![SourceConfig::Url(url)];
+            config.pull = PullChoice::Never;
+        });
+        nodes.push(node.await);
+    }
+    // What a mount reads, and a chunk, so that they know of each other.
+    for node in &nodes {
+        let kernel = node.kernel();
+        for blob in [image.manifest, image.blob_table, image.shard] {
+            kernel.fetch_blob(&image, blob).await.unwrap();
+        }
+        kernel.fetch_chunks(&image, 0, 1, 0).await.unwrap();
+    }
+    until("all are connected", || {
+        let peers = |node: &TestDaemon| node.daemon.node().peers().len();
+        nodes.iter().all(|node| peers(node) == NODES - 1)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = server.asked.load(Ordering::Relaxed);
+    let readers = nodes.iter().map(|node| async {
+        let kernel = node.kernel();
+        for number in 1..CHUNKS {
+            let pack = soon(kernel.fetch_chunks(&image, number, 1, 0)).await;
+            let (pack, expected) = (pack.unwrap(), &image.chunks[number as usize]);
+            let mut bytes = vec![0; expected.len()];
+            pack.read_exact_at(&mut bytes, image.offset(number))
+                .unwrap();
+            assert!(bytes == *expected, "chunk {number}");
+        }
+    });
+    join_all(readers).await;
+    let asked = server.asked.load(Ordering::Relaxed) - before;
+    let most = u64::from(CHUNKS) * 5 / 4;
+    assert!(asked <= most, "{asked} questions for {CHUNKS} chunks");
 }
 
 async fn costs_little(habit: Habit) {

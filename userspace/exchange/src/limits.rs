@@ -84,6 +84,10 @@ pub const CLIENT_CHUNKS: usize = CHUNKS_PER_STREAM / CLIENT_REQUESTS;
 pub const READS_AHEAD: usize = 4;
 /// The reads of all streams together.
 pub const READS_MAX: usize = 64;
+/// The chunks that a server fetches of origins for its neighbours at a time.
+pub const THROUGHS_MAX: usize = 256;
+/// How long it waits for one of them. Who has asked for it has asked the origin itself by then.
+pub const THROUGH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The streams that a node serves.
 pub const STREAMS_MAX: usize = 1024;
 

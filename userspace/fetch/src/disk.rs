@@ -16,12 +16,13 @@ use tracing::warn;
 pub struct Disk {
     store: Arc<Store>,
     permits: Arc<Semaphore>,
+    operations: u32,
     /// For reading whole packs, which takes long: what comes over the network is stored meanwhile.
     completions: Arc<Semaphore>,
 }
 
 /// Packs that are read at a time to make them whole.
-const COMPLETIONS: usize = 2;
+const COMPLETIONS: u32 = 2;
 
 /// Why an operation on the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -52,11 +53,20 @@ impl DiskError {
 impl Disk {
     /// Over this store, with at most so many operations at a time.
     pub fn new(store: Arc<Store>, operations: usize) -> Self {
+        let operations = u32::try_from(operations).unwrap_or(u32::MAX);
         Disk {
             store,
-            permits: Arc::new(Semaphore::new(operations)),
-            completions: Arc::new(Semaphore::new(COMPLETIONS)),
+            permits: Arc::new(Semaphore::new(operations as usize)),
+            operations,
+            completions: Arc::new(Semaphore::new(COMPLETIONS as usize)),
         }
+    }
+
+    /// Waits until nothing that was begun uses the store any more: operations go on that nobody waits for.
+    pub async fn settle(&self) {
+        // They are never closed.
+        let _operations = self.permits.acquire_many(self.operations).await;
+        let _completions = self.completions.acquire_many(COMPLETIONS).await;
     }
 
     /// Whether what is fetched can be put into the store.

@@ -264,6 +264,25 @@ impl Repository {
         self.fetch(content, missing, subject, purpose).await
     }
 
+    /// Gets a chunk of a pack for another node, of an origin and no later than `deadline`; at once in vain if nothing of the pack
+    /// was fetched here, or no origin has it.
+    pub async fn fetch_through(
+        &self,
+        (pack, index): (Digest, Digest),
+        number: u32,
+        priority: Priority,
+        deadline: Instant,
+    ) {
+        if self.disk.can_be_filled() {
+            let content = ContentId::Pack { pack, index };
+            let fetch = self
+                .fetcher
+                .fetch_through(content, number, priority, deadline);
+            let outcome = fetch.await;
+            debug!(%pack, number, ?outcome, "was to be fetched for another node");
+        }
+    }
+
     /// Takes what the store has of some chunks by other packs; returns those that are still missing.
     async fn adopt(&self, pack: &Arc<Pack>, chunks: Vec<u32>) -> Result<Vec<u32>, GetError> {
         let (adopting, wanted) = (Arc::clone(pack), chunks.len());

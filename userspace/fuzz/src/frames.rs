@@ -125,6 +125,7 @@ fn ask(replies: Vec<Reply>) {
             priority,
             pack: digest,
             index: digest,
+            through: false,
             chunks: (0..64).collect(),
         },
     ] {

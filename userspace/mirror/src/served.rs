@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use peerfs_exchange::frame::Encoding;
 use peerfs_exchange::limits::piece_size;
-use peerfs_exchange::Have;
+use peerfs_exchange::{Have, Priority};
 use peerfs_format::Digest;
 use peerfs_peer::{BlobPiece, Provider, Work};
 use tokio::task::spawn_blocking;
@@ -101,6 +101,12 @@ impl Provider for Served {
 
     async fn whole_pack(&self, pack: &Digest, index: &Digest, work: &Work) -> Option<u32> {
         self.store.whole_pack(pack, index, work).await
+    }
+
+    async fn fetch_through(&self, pack: &Digest, index: &Digest, number: u32, priority: Priority) {
+        self.store
+            .fetch_through(pack, index, number, priority)
+            .await;
     }
 
     async fn read_chunk(

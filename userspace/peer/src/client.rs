@@ -215,9 +215,9 @@ impl Client {
     pub(crate) fn fetch_chunks(
         self: &Arc<Self>,
         peer: PeerId,
-        pack: Digest,
-        index: Digest,
+        (pack, index): (Digest, Digest),
         chunks: &[u32],
+        through: bool,
         priority: Priority,
         progress: &Progress,
     ) -> ChunkStream {
@@ -233,7 +233,8 @@ impl Client {
         let (client, progress) = (self.clone(), progress.clone());
         let requesting = async move {
             let answers = || Answers::Chunks(answer.clone(), progress.clone());
-            let request = client.request_chunks(peer, pack, index, &chunks, priority, answers);
+            let pack = (pack, index);
+            let request = client.request_chunks(peer, pack, &chunks, through, priority, answers);
             tokio::select! {
                 result = request => if let Err(error) = result {
                     // That nobody listens any more is no error.
@@ -249,9 +250,9 @@ impl Client {
     async fn request_chunks(
         &self,
         peer: PeerId,
-        pack: Digest,
-        index: Digest,
+        (pack, index): (Digest, Digest),
         chunks: &[u32],
+        through: bool,
         priority: Priority,
         answers: impl Fn() -> Answers,
     ) -> Result<(), RequestError> {
@@ -261,6 +262,7 @@ impl Client {
                     priority,
                     pack,
                     index,
+                    through,
                     chunks: chunks.to_vec(),
                 },
                 answers: answers(),

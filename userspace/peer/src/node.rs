@@ -346,8 +346,22 @@ impl Node {
         priority: Priority,
         progress: &Progress,
     ) -> ChunkStream {
-        let client = &self.inner.client;
-        client.fetch_chunks(peer, pack, index, chunks, priority, progress)
+        let (client, through) = (&self.inner.client, false);
+        client.fetch_chunks(peer, (pack, index), chunks, through, priority, progress)
+    }
+
+    /// The same, and the peer is asked to fetch of an origin what it lacks (*fetch-through*). It need not do that.
+    pub fn fetch_through(
+        &self,
+        peer: PeerId,
+        pack: Digest,
+        index: Digest,
+        chunks: &[u32],
+        priority: Priority,
+        progress: &Progress,
+    ) -> ChunkStream {
+        let (client, through) = (&self.inner.client, true);
+        client.fetch_chunks(peer, (pack, index), chunks, through, priority, progress)
     }
 
     /// Disconnects a peer and has nothing to do with it for some time, longer each time: it is neither asked

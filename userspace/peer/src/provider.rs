@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use peerfs_exchange::frame::Encoding;
 use peerfs_exchange::limits::piece_size;
-use peerfs_exchange::Have;
+use peerfs_exchange::{Have, Priority};
 use peerfs_format::Digest;
 
 use crate::Work;
@@ -88,6 +88,18 @@ pub trait Provider: Send + Sync + 'static {
     /// None are if nothing else is said.
     async fn whole_pack(&self, _pack: &Digest, _index: &Digest, _work: &Work) -> Option<u32> {
         None
+    }
+
+    /// Fetches a chunk of a pack of an origin, for a peer on the link or in the swarm that asks for it; returns when it is here,
+    /// or when it is known that it does not come. Only for images that are read here, and never by asking another peer to do
+    /// the same. Dropping the future gives it up. Nothing is fetched if nothing else is said.
+    async fn fetch_through(
+        &self,
+        _pack: &Digest,
+        _index: &Digest,
+        _number: u32,
+        _priority: Priority,
+    ) {
     }
 
     /// The stored bytes of a chunk of `pack`, which the pack index `index` describes: at most

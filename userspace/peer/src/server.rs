@@ -9,7 +9,9 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use futures::{FutureExt, SinkExt};
 use libp2p::{PeerId, Stream};
 use peerfs_exchange::frame::{Reply, Request};
-use peerfs_exchange::limits::{READS_MAX, READ_TIMEOUT, STREAM_IDLE, WRITE_TIMEOUT};
+use peerfs_exchange::limits::{
+    READS_MAX, READ_TIMEOUT, STREAM_IDLE, THROUGHS_MAX, THROUGH_TIMEOUT, WRITE_TIMEOUT,
+};
 use peerfs_exchange::{
     BlobForm, BlobStep, Found, Ledger, Outgoing, Refused, Responder, Step, Violation, QUESTION,
 };
@@ -36,6 +38,8 @@ pub(crate) struct Server {
     /// Reads wait here in the order in which they come. As a stream has few of them waiting, each
     /// stream gets its turn, however much it has asked for.
     reads: Semaphore,
+    /// Chunks that are being fetched for neighbours.
+    throughs: Semaphore,
     upload: Arc<Upload>,
     /// The streams that peers have.
     streams: Arc<Mutex<Streams>>,
@@ -84,6 +88,7 @@ impl Server {
             borrowing: Borrowing::new(client, peers.clone()),
             peers,
             reads: Semaphore::new(READS_MAX),
+            throughs: Semaphore::new(THROUGHS_MAX),
             upload,
             streams: Arc::default(),
             ledger: Arc::new(Mutex::new(Ledger::new(Instant::now()))),
@@ -203,6 +208,7 @@ impl Server {
         if let Err(Refused { retry_after }) = self.upload.serves(peer, &step) {
             return (step, Found::Refused { retry_after });
         }
+        self.fetch_through(peer, &step).await;
         let work = Work::for_peer(&self.ledger, peer);
         let mut found = Found::Nothing;
         if work.charge(QUESTION) {
@@ -216,6 +222,30 @@ impl Server {
         }
         self.upload.note_copy(&step, &found);
         (step, found)
+    }
+
+    /// Waits for a chunk that a neighbour asks to be fetched, if it is not here. Whoever waits has no turn to read.
+    async fn fetch_through(&self, peer: PeerId, step: &Step) {
+        let Step::Chunk {
+            pack,
+            index,
+            number,
+            priority,
+            through: true,
+            ..
+        } = step
+        else {
+            return;
+        };
+        if !self.peers.is_neighbour(peer) {
+            return;
+        }
+        // Who comes when all are taken gets its answer at once, and asks the origin itself.
+        if let Ok(_turn) = self.throughs.try_acquire() {
+            let fetch = self.provider.fetch_through(pack, index, *number, *priority);
+            // Whether it has come is seen when it is read.
+            let _ = timeout(THROUGH_TIMEOUT, fetch).await;
+        }
     }
 
     /// What a step needs; `None` if it is not there.

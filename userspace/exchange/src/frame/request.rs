@@ -47,6 +47,8 @@ pub enum Request {
         pack: Digest,
         /// Its index.
         index: Digest,
+        /// Whether the server is asked to fetch what it lacks of its origin, and to send it then.
+        through: bool,
         /// The chunks' numbers: 1 to [`CHUNKS_PER_REQUEST`], each once.
         chunks: Vec<u32>,
     },
@@ -112,6 +114,8 @@ const HAVE_PACK: u8 = 9;
 
 /// The flag of a WantBlob that may be answered by a zstd frame.
 const ZSTD_IS_WELCOME: u32 = 1;
+/// The flag of WantChunks that asks the server to fetch what it lacks.
+const FETCH_THROUGH: u32 = 1;
 
 impl Frame for Request {
     const SIZE_MAX: usize = REQUEST_MAX;
@@ -143,14 +147,14 @@ impl Frame for Request {
                 priority,
                 pack,
                 index,
+                through,
                 chunks,
             } => {
                 let payload = 2 * Digest::SIZE + 4 + 4 * chunks.len();
                 put_header(to, WANT_CHUNKS, *priority, *request, payload);
                 to.put_slice(&pack.0);
                 to.put_slice(&index.0);
-                // No flags.
-                to.put_u32_le(0);
+                to.put_u32_le(if *through { FETCH_THROUGH } else { 0 });
                 for number in chunks {
                     to.put_u32_le(*number);
                 }
@@ -235,12 +239,13 @@ impl Frame for Request {
             WANT_CHUNKS => {
                 let (pack, index) = (fields.digest()?, fields.digest()?);
                 // Hints: a server that heeds none is right.
-                let _flags = fields.u32()?;
+                let flags = fields.u32()?;
                 Request::WantChunks {
                     request,
                     priority,
                     pack,
                     index,
+                    through: flags & FETCH_THROUGH != 0,
                     chunks: chunk_numbers(&mut fields)?,
                 }
             }

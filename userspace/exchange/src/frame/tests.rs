@@ -52,15 +52,24 @@ fn request() -> impl Strategy<Value = Request> {
                     zstd,
                 }
             ),
-        (any::<u32>(), priority(), digest(), digest(), numbers).prop_map(
-            |(request, priority, pack, index, numbers)| Request::WantChunks {
-                request,
-                priority,
-                pack,
-                index,
-                chunks: numbers.into_iter().collect(),
-            }
-        ),
+        (
+            any::<u32>(),
+            priority(),
+            digest(),
+            digest(),
+            any::<bool>(),
+            numbers
+        )
+            .prop_map(|(request, priority, pack, index, through, numbers)| {
+                Request::WantChunks {
+                    request,
+                    priority,
+                    pack,
+                    index,
+                    through,
+                    chunks: numbers.into_iter().collect(),
+                }
+            }),
         any::<u32>().prop_map(|request| Request::Cancel { request }),
         (any::<u32>(), digest())
             .prop_map(|(request, manifest)| Request::Follow { request, manifest }),
@@ -322,6 +331,7 @@ fn a_client_s_frame_has_no_room_for_more_than_the_longest_request() {
         priority: Priority::Background,
         pack: Digest::default(),
         index: Digest::default(),
+        through: false,
         chunks: (0..CHUNKS_PER_REQUEST as u32).collect(),
     };
     let bytes = encoded(std::slice::from_ref(&longest));
@@ -520,6 +530,7 @@ fn unknown_flags_are_passed_over() {
         priority: Priority::Demand,
         pack: Digest::default(),
         index: Digest::default(),
+        through: true,
         chunks: vec![1],
     };
     let mut bytes = encoded(std::slice::from_ref(&want));
@@ -542,6 +553,7 @@ fn repeated_and_missing_chunk_numbers_are_malformed() {
             priority: Priority::Demand,
             pack: Digest::default(),
             index: Digest::default(),
+            through: false,
             chunks,
         };
         let decoded = decode_pieces::<Request>(&encoded(&[request]), AT_ONCE);

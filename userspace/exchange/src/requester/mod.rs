@@ -43,6 +43,8 @@ pub enum Wanted {
         pack: Digest,
         /// Its index.
         index: Digest,
+        /// Whether the peer is asked to fetch of its origin what it lacks, and to send it then.
+        through: bool,
         /// Their numbers, each once.
         chunks: Vec<u32>,
     },
@@ -212,12 +214,14 @@ impl<W: Waiter> Requester<W> {
                 priority,
                 pack,
                 index,
+                through,
                 chunks,
             } => Request::WantChunks {
                 request,
                 priority: *priority,
                 pack: *pack,
                 index: *index,
+                through: *through,
                 chunks: chunks.clone(),
             },
             Wanted::News { manifest } => Request::Follow {

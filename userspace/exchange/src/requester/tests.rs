@@ -53,6 +53,7 @@ fn with_chunks(chunks: Vec<u32>, now: Instant) -> (Requester<Listener>, Listener
         priority: Priority::Demand,
         pack: Digest([1; 32]),
         index: Digest([2; 32]),
+        through: false,
         chunks,
     };
     requester.start(wanted, listener.clone(), now);

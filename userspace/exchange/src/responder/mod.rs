@@ -71,6 +71,7 @@ enum Work {
         request: u32,
         pack: Digest,
         index: Digest,
+        through: bool,
         numbers: VecDeque<u32>,
     },
 }
@@ -177,11 +178,13 @@ impl Responder {
                 priority,
                 pack,
                 index,
+                through,
                 chunks,
             } => of(&mut self.queues, priority).push_back(Work::Chunks {
                 request,
                 pack,
                 index,
+                through,
                 numbers: chunks.into(),
             }),
             Request::Credit { .. } | Request::Cancel { .. } => {}
@@ -393,6 +396,7 @@ fn next_of(queue: &mut VecDeque<Work>, priority: Priority, copies: &Copies) -> O
             request,
             pack,
             index,
+            through,
             mut numbers,
         } => {
             let number = numbers.remove(chunk)?;
@@ -401,6 +405,7 @@ fn next_of(queue: &mut VecDeque<Work>, priority: Priority, copies: &Copies) -> O
                     request,
                     pack,
                     index,
+                    through,
                     numbers,
                 });
             }
@@ -410,6 +415,7 @@ fn next_of(queue: &mut VecDeque<Work>, priority: Priority, copies: &Copies) -> O
                 pack,
                 index,
                 number,
+                through,
             })
         }
     }

@@ -68,6 +68,8 @@ pub enum Step {
         index: Digest,
         /// The chunk's number.
         number: u32,
+        /// Whether it is to be fetched if it is not there.
+        through: bool,
     },
     /// Which packs an image has that the peer follows.
     Image {

@@ -20,6 +20,7 @@ fn want_chunks(request: u32, priority: Priority, chunks: impl IntoIterator<Item 
         priority,
         pack: Digest([1; 32]),
         index: Digest([2; 32]),
+        through: false,
         chunks: chunks.into_iter().collect(),
     }
 }

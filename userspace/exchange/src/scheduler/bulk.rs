@@ -42,6 +42,8 @@ pub(super) struct Room {
 pub(super) struct Pick {
     pub(super) content: ContentId,
     pub(super) priority: Priority,
+    /// Whether the source is to fetch it first.
+    pub(super) through: bool,
     pub(super) numbers: Vec<u32>,
 }
 
@@ -112,7 +114,8 @@ where
                 state.cursor = Some((pick.content, last));
             }
         }
-        self.start(source, pick.content, pick.priority, &pick.numbers, now);
+        let how = (pick.priority, pick.through);
+        self.start(source, pick.content, how, &pick.numbers, now);
         true
     }
 
@@ -194,46 +197,74 @@ where
         if content.is_first_sought(now) && self.has_peers() {
             return false;
         }
-        if content.peers_with(number) == 0 {
-            return true;
-        }
-        !content.offers.iter().any(|(source, offer)| {
-            let state = self.sources.get(source);
-            offer.has(number)
-                && state.is_some_and(|state| {
-                    state.class != Class::Origin
-                        && !state.is_suspect
-                        && state.takes(Priority::Background, now)
-                })
-        })
+        !self.is_at_peers(content, number, Priority::Background, now)
     }
 
-    /// The oldest readahead that the source has.
+    /// Whether somebody has a part who is no origin and may be asked for something so urgent.
+    pub(super) fn is_at_peers(
+        &self,
+        content: &Content<Source, Subject>,
+        number: u32,
+        priority: Priority,
+        now: Instant,
+    ) -> bool {
+        content.peers_with(number) > 0
+            && content.offers.iter().any(|(source, offer)| {
+                let state = self.sources.get(source);
+                offer.has(number)
+                    && state.is_some_and(|state| {
+                        state.class != Class::Origin
+                            && !state.is_suspect
+                            && state.takes(priority, now)
+                    })
+            })
+    }
+
+    /// The oldest readahead that the source has, or is to fetch.
     fn pick_readahead(&self, source: Source, room: &Room, now: Instant) -> Option<Pick> {
-        let class = self.sources.get(&source)?.class;
         let of_content = |id: &ContentId| {
             let content = self.contents.get(id)?;
-            let offer = content.offers.get(&source)?;
+            content.offers.get(&source)?;
             let mut rest = content.readahead.iter();
-            let may = |number| offer.has(number) && self.may_ask(class, content, number, now);
-            let first = rest.find(|&&(_, number)| may(number))?;
-            Some((first.0, *id, first.1))
+            let may = |number| self.may_read_ahead(source, *id, number, now);
+            let (&(sequence, number), through) =
+                rest.find_map(|first| Some((first, may(first.1)?)))?;
+            Some((sequence, *id, number, through))
         };
-        let (sequence, id, first) = self.listed.readahead.iter().filter_map(of_content).min()?;
+        let oldest = self.listed.readahead.iter().filter_map(of_content).min();
+        let (sequence, id, first, through) = oldest?;
         let content = self.contents.get(&id)?;
-        let offer = content.offers.get(&source)?;
         let from = content.readahead.range((sequence, first)..);
         let most = room.most(content.extent.part_length);
         let numbers = from
             .map(|&(_, number)| number)
-            .filter(|&number| offer.has(number) && self.may_ask(class, content, number, now))
+            .filter(|&number| self.may_read_ahead(source, id, number, now) == Some(through))
             .take(most)
             .collect();
         Some(Pick {
             content: id,
             priority: Priority::Readahead,
+            through,
             numbers,
         })
+    }
+
+    /// Whether a source may be asked for a part before somebody waits for it; and if so, whether it is to fetch it first.
+    fn may_read_ahead(
+        &self,
+        source: Source,
+        id: ContentId,
+        number: u32,
+        now: Instant,
+    ) -> Option<bool> {
+        let class = self.sources.get(&source)?.class;
+        let (content, offer) = self.offer_of(id, source)?;
+        let fetches = || self.fetches_through(id, number, Priority::Readahead, now);
+        if offer.has(number) && self.may_ask(class, content, number, now) {
+            let is_its_own = class != Class::Origin || fetches().is_none();
+            return is_its_own.then_some(false);
+        }
+        (class == Class::Peer && fetches() == Some(source)).then_some(true)
     }
 
     /// The chunks that the fewest peers have: after the one that the source was asked for last, otherwise from a random
@@ -262,6 +293,7 @@ where
         Some(Pick {
             content: id,
             priority: Priority::Background,
+            through: false,
             numbers: run.collect(),
         })
     }
@@ -401,6 +433,7 @@ where
         Some(Pick {
             content,
             priority,
+            through: false,
             numbers: vec![number],
         })
     }

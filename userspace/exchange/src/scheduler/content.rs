@@ -121,6 +121,8 @@ pub(super) struct Want {
     pub(super) sequence: u64,
     pub(super) tickets: Vec<Ticket>,
     pub(super) transfers: Vec<TransferId>,
+    /// Another node waits for it, too, for this one to fetch it: so no other one is asked to.
+    pub(super) is_direct: bool,
 }
 
 pub(super) struct Content<Source, Subject> {
@@ -215,6 +217,7 @@ impl<Source: Copy + Ord, Subject> Content<Source, Subject> {
                 sequence,
                 tickets: vec![ticket],
                 transfers: Vec::new(),
+                is_direct: false,
             };
             self.wants.insert(number, want);
             self.set_pending(number, priority, sequence);

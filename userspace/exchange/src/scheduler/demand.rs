@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::Priority;
 
+use super::through::PATIENCE_MIN;
 use super::wake::due;
 use super::{Class, ContentId, Part, Scheduler, TransferId};
 
@@ -18,7 +19,23 @@ const CARRIERS_MAX: usize = 3;
 #[derive(Default)]
 struct Planned {
     bytes: u64,
-    batches: Vec<(ContentId, Vec<u32>)>,
+    batches: Vec<Batch>,
+}
+
+struct Batch {
+    content: ContentId,
+    /// Whether the source is to fetch them first.
+    through: bool,
+    parts: Vec<u32>,
+}
+
+/// Who is to be asked for a part.
+struct Choice<Source> {
+    source: Source,
+    /// Whether it is to fetch it first.
+    through: bool,
+    /// The part's bytes.
+    length: u64,
 }
 
 /// Who is about to be asked for what.
@@ -62,17 +79,29 @@ where
         pending.sort_unstable();
         let (mut plan, mut transfers) = (Plan::new(), self.transfers.len());
         for (_, id, number) in pending {
-            let Some((source, length)) = self.choose(id, number, &[], &plan, now) else {
+            let Some(Choice {
+                source,
+                through,
+                length,
+            }) = self.choose(id, number, &[], &plan, now)
+            else {
                 continue;
             };
             let planned = plan.entry(source).or_default();
             let most = self.limits.parts_per_transfer;
             let open = planned.batches.last_mut();
-            match open.filter(|(other, parts)| *other == id && parts.len() < most) {
-                Some((_, parts)) => parts.push(number),
+            let goes_on = |batch: &&mut Batch| {
+                batch.content == id && batch.through == through && batch.parts.len() < most
+            };
+            match open.filter(goes_on) {
+                Some(batch) => batch.parts.push(number),
                 None if transfers >= self.limits.transfers => break,
                 None => {
-                    planned.batches.push((id, vec![number]));
+                    planned.batches.push(Batch {
+                        content: id,
+                        through,
+                        parts: vec![number],
+                    });
                     transfers += 1;
                 }
             }
@@ -80,13 +109,19 @@ where
             self.budget.demand(length, now);
         }
         for (source, planned) in plan {
-            for (id, parts) in planned.batches {
-                self.start(source, id, Priority::Demand, &parts, now);
+            for Batch {
+                content,
+                through,
+                parts,
+            } in planned.batches
+            {
+                let how = (Priority::Demand, through);
+                self.start(source, content, how, &parts, now);
             }
         }
     }
 
-    /// The source to be asked for a part that a reader waits for, and the part's length.
+    /// The source to be asked for a part that a reader waits for.
     fn choose(
         &mut self,
         id: ContentId,
@@ -94,7 +129,7 @@ where
         except: &[Source],
         plan: &Plan<Source>,
         now: Instant,
-    ) -> Option<(Source, u64)> {
+    ) -> Option<Choice<Source>> {
         let content = self.contents.get(&id)?;
         let length = content.extent.part_length.max(1);
         let slots = self.limits.transfers_per_source;
@@ -120,6 +155,17 @@ where
             });
         }
         let first = candidates.iter().map(|candidate| candidate.last).min()?;
+        let (_, is_origin) = first;
+        if is_origin && except.is_empty() {
+            if let Some(source) = self.fetches_through(id, number, Priority::Demand, now) {
+                let through = true;
+                return Some(Choice {
+                    source,
+                    through,
+                    length,
+                });
+            }
+        }
         candidates.retain(|candidate| candidate.last == first);
         // A reader does not explore: whoever is new is measured by what nobody waits for.
         if candidates.iter().filter(|c| c.is_measured).count() >= 2 {
@@ -133,7 +179,11 @@ where
         let one = self.random.choice(&candidates)?;
         let other = self.random.choice(&candidates)?;
         let lesser = if other.load < one.load { other } else { one };
-        Some((lesser.source, length))
+        Some(Choice {
+            source: lesser.source,
+            through: false,
+            length,
+        })
     }
 
     /// Somebody waits now for parts that may be on their way for nobody in a hurry. Has those asked for once more,
@@ -199,6 +249,10 @@ where
             return;
         }
         let state = self.sources.get(&transfer.source);
+        if transfer.through {
+            let at = now + part.expected;
+            return self.set_hedge(id, number, at);
+        }
         let expected = match transfer.priority {
             Priority::Demand => part.expected,
             // After all that is on its way.
@@ -223,7 +277,7 @@ where
         let Some(transfer) = self.transfers.get_mut(&id) else {
             return;
         };
-        let (content, source) = (transfer.content, transfer.source);
+        let (content, source, through) = (transfer.content, transfer.source, transfer.through);
         let (started, progress) = (transfer.started, transfer.last_progress);
         let Some(part) = transfer.part_mut(number) else {
             return;
@@ -237,7 +291,9 @@ where
             self.set_hedge(id, number, coming_until);
             return;
         }
-        if let Some(state) = self.sources.get_mut(&source) {
+        if through {
+            self.late_through(source, now);
+        } else if let Some(state) = self.sources.get_mut(&source) {
             state.is_suspect |= state.last_sent().is_none_or(|sent| sent <= started);
         }
         let want = self.contents.get(&content);
@@ -258,15 +314,29 @@ where
         } else {
             None
         };
+        // What others share is not asked of an origin because a neighbour has much to send at the moment.
+        let waited = now.saturating_duration_since(started);
+        let is_origin = |source| {
+            let state = self.sources.get(source);
+            state.is_some_and(|state| state.class == Class::Origin)
+        };
+        let turns_to_origin = second
+            .as_ref()
+            .is_some_and(|second| is_origin(&second.source))
+            && !is_origin(&source);
+        if waited < PATIENCE_MIN && turns_to_origin {
+            self.set_hedge(id, number, started + PATIENCE_MIN);
+            return;
+        }
         match second {
-            Some((second, length)) if self.budget.hedge(length, now) => {
-                self.start(second, content, Priority::Demand, &[number], now);
+            Some(Choice { source, length, .. }) if through || self.budget.hedge(length, now) => {
+                let how = (Priority::Demand, false);
+                self.start(source, content, how, &[number], now);
             }
             second => {
                 if let (None, Some(content)) = (second, self.contents.get_mut(&content)) {
                     content.lacks_sources = true;
                 }
-                let waited = now.saturating_duration_since(started);
                 let again = self.hedge_delay(source, expected).max(waited / 2);
                 self.set_hedge(id, number, now + again);
             }

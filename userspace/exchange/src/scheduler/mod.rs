@@ -15,7 +15,8 @@
 //! - Bulk gives way on the line where readers' parts come late.
 //! - Equal wants are fetched once, however many orders wait for them; except for a part that a reader waits for and
 //!   that is on its way behind many that nobody waits for, and at the end, when sources have nothing else to do.
-//! - An origin is asked for what no peer that can be asked has.
+//! - An origin is asked for what no peer that can be asked has. What readers wait for one of the nodes that read the same is to
+//!   fetch for all of them.
 //! - A source that fails or stalls is left alone for a while, doubled each time; one that says that it is busy, for as
 //!   long as it says, by what is not more urgent than what it refused; one that lied, for good.
 //! - An order ends when all its parts are here, when its deadline passes, or when it is cancelled.
@@ -36,6 +37,7 @@ mod shares;
 mod source;
 mod suggested;
 mod tell;
+mod through;
 mod transfer;
 mod wake;
 
@@ -338,11 +340,18 @@ where
         &mut self,
         source: Source,
         id: ContentId,
-        priority: Priority,
+        (priority, through): (Priority, bool),
         numbers: &[u32],
         now: Instant,
     ) {
         let transfer = TransferId(self.next());
+        let fetched = through.then(|| {
+            numbers
+                .iter()
+                .map(|&number| self.expected_through(source, id, number))
+                .max()
+        });
+        let fetched = fetched.flatten();
         let Some(content) = self.contents.get_mut(&id) else {
             return;
         };
@@ -355,11 +364,12 @@ where
                 Priority::Demand => state.expected_demand(length),
                 Priority::Readahead | Priority::Background => state.expected_last(length),
             };
+            let expected = fetched.unwrap_or(expected);
             parts.push(Carried {
                 number,
                 length,
                 expected,
-                is_alone: state.asked(priority, length, now),
+                is_alone: state.asked(priority, through, length, now),
                 hedge_at: None,
             });
         }
@@ -378,6 +388,7 @@ where
             source,
             content: id,
             priority,
+            through,
             parts,
             started: now,
             last_progress: now,
@@ -395,6 +406,7 @@ where
             content: id,
             parts: numbers.iter().map(|&number| id.part(number)).collect(),
             priority,
+            through,
             subject: content.subject.clone(),
         });
         self.relist(id);

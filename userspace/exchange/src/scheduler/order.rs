@@ -105,6 +105,8 @@ pub enum Action<Source, Subject> {
         parts: Vec<Part>,
         /// How urgent these parts are.
         priority: Priority,
+        /// Whether the source, which said nothing of having them, is asked to fetch them of an origin.
+        through: bool,
         /// What the order said of it.
         subject: Subject,
     },

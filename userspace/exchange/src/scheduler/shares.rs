@@ -40,15 +40,11 @@ pub(super) struct Share {
 impl Share {
     /// The share of the node with the identity `own` among `fellows`, in what a source of this kind has.
     pub(super) fn new(content: ContentId, class: Class, own: u64, fellows: Vec<u64>) -> Self {
-        let [a, b, c, d, e, f, g, h, ..] = content.digest().0;
         Share {
-            content: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            content: known_by(content),
             own,
             fellows,
-            group: match class {
-                Class::Origin => GROUP_OF_ORIGIN,
-                Class::Directory | Class::Peer => GROUP,
-            },
+            group: group_of(class),
         }
     }
 
@@ -60,7 +56,7 @@ impl Share {
     /// This node's place with a chunk.
     pub(super) fn place(&self, number: u32) -> Place {
         let group = mix(self.content ^ u64::from(number / self.group));
-        let score = |identity: u64| mix(group ^ identity);
+        let score = |identity| mix(group ^ identity);
         let own = score(self.own);
         let mut before = self.fellows.iter().filter(|&&fellow| score(fellow) > own);
         match (before.next(), before.next()) {
@@ -68,6 +64,24 @@ impl Share {
             (Some(_), None) => Place::Second,
             (Some(_), Some(_)) => Place::Later,
         }
+    }
+}
+
+/// The score of a node with a chunk, in what a source of this kind has.
+pub(super) fn score(content: ContentId, class: Class, number: u32, identity: u64) -> u64 {
+    let group = mix(known_by(content) ^ u64::from(number / group_of(class)));
+    mix(group ^ identity)
+}
+
+fn known_by(content: ContentId) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = content.digest().0;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+fn group_of(class: Class) -> u32 {
+    match class {
+        Class::Origin => GROUP_OF_ORIGIN,
+        Class::Directory | Class::Peer => GROUP,
     }
 }
 

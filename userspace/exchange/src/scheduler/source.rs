@@ -47,6 +47,8 @@ pub(super) struct SourceState {
     busy_until: Option<(Priority, Instant)>,
     /// When it last sent something that was asked for.
     last_sent: Option<Instant>,
+    /// Not to be asked before to fetch what it lacks.
+    pub(super) fetches_from: Option<Instant>,
 }
 
 /// What is on its way.
@@ -77,6 +79,7 @@ impl SourceState {
             idle_until: None,
             busy_until: None,
             last_sent: None,
+            fetches_from: None,
         }
     }
 
@@ -96,9 +99,15 @@ impl SourceState {
         self.demand.parts + self.bulk.parts == 0
     }
 
-    /// A part is asked of it; returns whether nothing else is on the way.
-    pub(super) fn asked(&mut self, priority: Priority, length: u64, now: Instant) -> bool {
-        let is_alone = self.is_idle();
+    /// A part is asked of it; returns whether nothing else is on the way. What it fetches first says nothing of its line.
+    pub(super) fn asked(
+        &mut self,
+        priority: Priority,
+        through: bool,
+        length: u64,
+        now: Instant,
+    ) -> bool {
+        let is_alone = self.is_idle() && !through;
         if is_alone {
             self.pace.begin(now);
         }

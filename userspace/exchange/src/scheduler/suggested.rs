@@ -139,6 +139,7 @@ where
                 return Suggests::This(Pick {
                     content: id,
                     priority: Priority::Background,
+                    through: false,
                     numbers,
                 });
             }

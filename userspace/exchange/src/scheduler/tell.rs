@@ -170,7 +170,7 @@ where
         let Some(transfer) = self.transfers.get_mut(&id) else {
             return;
         };
-        let (source, priority) = (transfer.source, transfer.priority);
+        let (source, priority, through) = (transfer.source, transfer.priority, transfer.through);
         transfer.last_progress = transfer.last_progress.max(now);
         let took = now.saturating_duration_since(transfer.started);
         let Some(state) = self.sources.get_mut(&source) else {
@@ -184,7 +184,7 @@ where
         if part.is_alone {
             state.pace.lone_part(took);
         }
-        if priority == Priority::Demand {
+        if priority == Priority::Demand && !through {
             state.pace.part_took(took, part.expected);
             let (expected, bulk) = (part.expected, self.bulk.bytes);
             self.give_way
@@ -261,7 +261,10 @@ where
                 }
             }
         }
-        if let (End::Answered, Some(content)) = (end, self.contents.get_mut(&ended.content)) {
+        if ended.through && end == End::Answered && !ended.parts.is_empty() {
+            self.refused_through(source, now);
+        } else if let (End::Answered, Some(content)) = (end, self.contents.get_mut(&ended.content))
+        {
             let before = content.offers.len();
             for part in &ended.parts {
                 content.lacks(source, ended.content.part(part.number));

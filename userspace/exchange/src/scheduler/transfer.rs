@@ -13,6 +13,8 @@ pub(super) struct Transfer<Source> {
     pub(super) content: ContentId,
     /// What it was started as.
     pub(super) priority: Priority,
+    /// Whether the source is to fetch it first.
+    pub(super) through: bool,
     /// What it is still to bring, in the order in which that is expected.
     pub(super) parts: Vec<Carried>,
     pub(super) started: Instant,

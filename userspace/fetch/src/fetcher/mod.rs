@@ -12,9 +12,9 @@ use std::time::Instant;
 
 use futures::stream::{self, StreamExt};
 use peerfs_exchange::scheduler::{
-    Action, ContentId, Full, Limits, Order, Outcome, Scheduler, Ticket, TransferId,
+    Action, ContentId, Full, Limits, Order, Outcome, Part, Scheduler, Ticket, TransferId,
 };
-use peerfs_exchange::{Have, Progress};
+use peerfs_exchange::{Have, Priority, Progress};
 use tokio::sync::{oneshot, Notify, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -102,28 +102,64 @@ impl Fetcher {
         }
     }
 
+    /// Fetches chunks of a pack of which parts were wanted here, for another node, if an origin has them, and asks no other node
+    /// to do the same; `None` if it is not known of such a one. Otherwise as [`Fetcher::fetch`].
+    ///
+    /// # Errors
+    /// [`Full`] if too many orders wait.
+    pub async fn fetch_through(
+        &self,
+        content: ContentId,
+        number: u32,
+        priority: Priority,
+        deadline: Instant,
+    ) -> Result<Option<Outcome>, Full> {
+        let ordered = self.ordered(|scheduler| {
+            scheduler.order_through(content, Part::Chunk(number), priority, deadline)
+        });
+        match ordered? {
+            Some((ticket, outcome)) => Ok(Some(self.wait(ticket, outcome).await)),
+            None => Ok(None),
+        }
+    }
+
     /// Fetches what is ordered. All parts are verified and in the store when it was
     /// [`Outcome::Complete`]. Dropping the future cancels the order.
     ///
     /// # Errors
     /// [`Full`] if too many orders wait.
     pub async fn fetch(&self, order: Order<Subject>) -> Result<Outcome, Full> {
-        let (outcome, receiver) = oneshot::channel();
         debug!(content = %order.content, parts = order.parts.len(), "wanted");
-        let ticket = {
-            let mut state = self.shared.lock();
-            let ticket = state.scheduler.order(order)?;
-            let span = Span::current();
-            state.waiters.insert(ticket, Waiter { outcome, span });
-            ticket
+        match self.ordered(|scheduler| scheduler.order(order).map(Some))? {
+            Some((ticket, outcome)) => Ok(self.wait(ticket, outcome).await),
+            None => Ok(Outcome::Unreachable),
+        }
+    }
+
+    /// Orders, if that is done, and returns what to wait for.
+    fn ordered(
+        &self,
+        order: impl FnOnce(&mut Scheduler<SourceId, Subject>) -> Result<Option<Ticket>, Full>,
+    ) -> Result<Option<(Ticket, oneshot::Receiver<Outcome>)>, Full> {
+        let mut state = self.shared.lock();
+        let Some(ticket) = order(&mut state.scheduler)? else {
+            return Ok(None);
         };
+        let (outcome, receiver) = oneshot::channel();
+        let span = Span::current();
+        state.waiters.insert(ticket, Waiter { outcome, span });
+        Ok(Some((ticket, receiver)))
+    }
+
+    /// Waits for what was ordered; cancels it when that is given up.
+    async fn wait(&self, ticket: Ticket, outcome: oneshot::Receiver<Outcome>) -> Outcome {
         let _guard = CancelGuard {
             shared: &self.shared,
             ticket,
         };
         self.shared.changed.notify_one();
         // The sender is only dropped with the order or with the fetcher, and both are still here.
-        Ok(receiver.await.unwrap_or(Outcome::Unreachable))
+        outcome.await.unwrap_or(Outcome::Unreachable)
     }
 
     /// Works until `shutdown`; then all that is under way is broken off, and those who wait are not
@@ -237,6 +273,7 @@ impl Shared {
                     content,
                     parts,
                     priority,
+                    through,
                     subject,
                 } => {
                     let progress = Progress::default();
@@ -246,6 +283,7 @@ impl Shared {
                         content,
                         parts,
                         priority,
+                        through,
                         subject,
                         progress: progress.clone(),
                     };

@@ -25,6 +25,8 @@ pub(super) struct Transfer {
     pub(super) content: ContentId,
     pub(super) parts: Vec<Part>,
     pub(super) priority: Priority,
+    /// Whether the source is asked to fetch what it lacks.
+    pub(super) through: bool,
     pub(super) subject: Subject,
     /// Where it is noted that something comes.
     pub(super) progress: Progress,
@@ -46,7 +48,7 @@ impl From<SourceError> for Stop {
 
 impl Shared {
     pub(super) async fn transfer(self: Arc<Self>, transfer: Transfer) {
-        debug!(parts = transfer.parts.len(), priority = ?transfer.priority, "asks");
+        debug!(parts = transfer.parts.len(), priority = ?transfer.priority, through = transfer.through, "asks");
         let end = match self.registry.get(transfer.source) {
             Some(source) => self.carry_out(&transfer, source).await,
             None => End::Answered,
@@ -117,7 +119,11 @@ impl Shared {
                 Part::Whole => None,
             })
             .collect();
-        let mut replies = source.fetch_chunks(pack, wanted, transfer.priority, &transfer.progress);
+        let (priority, progress) = (transfer.priority, &transfer.progress);
+        let mut replies = match transfer.through {
+            true => source.fetch_through(pack, wanted, priority, progress),
+            false => source.fetch_chunks(pack, wanted, priority, progress),
+        };
         while let Some(reply) = replies.next().await {
             let (number, bytes) = reply?;
             if let Some(bytes) = bytes {

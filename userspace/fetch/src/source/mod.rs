@@ -141,6 +141,17 @@ pub trait Source: Send + Sync {
         progress: &Progress,
     ) -> BoxStream<'static, ChunkReply>;
 
+    /// The same, and it is asked to fetch of an origin what it lacks. Most kinds of sources do not.
+    fn fetch_through(
+        &self,
+        pack: &Arc<Pack>,
+        chunks: Vec<u32>,
+        priority: Priority,
+        progress: &Progress,
+    ) -> BoxStream<'static, ChunkReply> {
+        self.fetch_chunks(pack, chunks, priority, progress)
+    }
+
     /// Which chunks of a pack it is to be asked for, at most so many, of which it has all. Takes ten
     /// seconds at most.
     async fn suggest(&self, _pack: &Arc<Pack>, _count: usize) -> Result<Suggestion, SourceError> {

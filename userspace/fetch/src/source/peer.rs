@@ -268,6 +268,23 @@ impl Source for PeerSource {
             .boxed()
     }
 
+    fn fetch_through(
+        &self,
+        pack: &Arc<Pack>,
+        chunks: Vec<u32>,
+        priority: Priority,
+        progress: &Progress,
+    ) -> BoxStream<'static, ChunkReply> {
+        let index = pack.record().index_digest;
+        let pack = *pack.digest();
+        let replies = self
+            .node
+            .fetch_through(self.peer, pack, index, &chunks, priority, progress);
+        replies
+            .map(|reply| reply.map_err(SourceError::from))
+            .boxed()
+    }
+
     async fn suggest(&self, pack: &Arc<Pack>, count: usize) -> Result<Suggestion, SourceError> {
         let index = pack.record().index_digest;
         let count = u32::try_from(count).unwrap_or(u32::MAX);

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::relay::Line;
 use crate::support::*;
+use peerfs_exchange::limits::THROUGH_TIMEOUT;
 use peerfs_exchange::{Have, Priority, Progress};
 use peerfs_peer::{Event, RequestError};
 use tokio::time::Instant;
@@ -121,6 +122,38 @@ async fn a_chunk_comes_over_a_slow_line() {
     assert_eq!(answer, (0, Some(chunk(0, LENGTH))));
     assert!(begun.elapsed() > stall_timeout, "{:?}", begun.elapsed());
     assert!(progress.take().is_some());
+}
+
+/// A server fetches what it is asked to, and nothing else; meanwhile others are served, and what does not come is soon said not
+/// to be there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_lacks_it_may_be_asked_to_fetch() {
+    let store = Store {
+        through_takes: Duration::from_millis(100),
+        ..store_with_pack(3, 1000)
+    };
+    let (server, client) = pair(store).await;
+    let peer = server.peer_id();
+    let progress = Progress::default();
+    let through = |numbers: &[u32]| {
+        client.fetch_through(peer, PACK, INDEX, numbers, Priority::Demand, &progress)
+    };
+    let answer = fetch(&client, peer, &[7], Priority::Demand).next().await;
+    assert!(matches!(answer, Some(Ok((7, None)))), "not asked to");
+    let begun = Instant::now();
+    let answer = through(&[7]).next().await.unwrap().unwrap();
+    assert_eq!(answer, (7, Some(chunk(7, 1000))));
+    assert!(begun.elapsed() >= Duration::from_millis(100));
+    let answer = through(&[2]).next().await.unwrap().unwrap();
+    assert_eq!(answer, (2, Some(chunk(2, 1000))));
+
+    let begun = Instant::now();
+    let mut waiting = through(&[NEVER]);
+    let answer = fetch(&client, peer, &[1], Priority::Demand).next().await;
+    assert!(matches!(answer, Some(Ok((1, Some(_))))));
+    assert!(begun.elapsed() < THROUGH_TIMEOUT);
+    assert!(matches!(waiting.next().await, Some(Ok((NEVER, None)))));
+    assert!(begun.elapsed() >= THROUGH_TIMEOUT);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -34,6 +34,9 @@ pub struct Store {
     pub packs: HashMap<Digest, (u32, HashMap<u32, Bytes>)>,
     /// How long reading a chunk takes.
     pub delay: Duration,
+    /// Chunks that come from elsewhere when somebody asks for that, after so long each; some of them never do.
+    pub through: Mutex<HashMap<u32, Bytes>>,
+    pub through_takes: Duration,
     /// Chunks that were read.
     pub chunks_read: AtomicUsize,
     /// For a store that reads and hashes a blob whenever somebody begins to fetch it: those bytes.
@@ -85,6 +88,15 @@ impl Provider for Store {
         }
     }
 
+    async fn fetch_through(&self, _: &Digest, _: &Digest, number: u32, _: Priority) {
+        if number == NEVER {
+            std::future::pending().await
+        }
+        tokio::time::sleep(self.through_takes).await;
+        let bytes = chunk(number, 1000);
+        self.through.lock().unwrap().insert(number, bytes);
+    }
+
     async fn read_chunk(
         &self,
         pack: &Digest,
@@ -92,6 +104,9 @@ impl Provider for Store {
         number: u32,
         _: &Work,
     ) -> Option<Bytes> {
+        if let Some(came) = self.through.lock().unwrap().get(&number) {
+            return Some(came.clone());
+        }
         if !self.delay.is_zero() {
             tokio::time::sleep(self.delay).await;
         }
@@ -101,6 +116,8 @@ impl Provider for Store {
     }
 }
 
+/// A chunk that is fetched for ever.
+pub const NEVER: u32 = 999;
 /// The index of every pack.
 pub const INDEX: Digest = Digest([0xee; 32]);
 /// A pack.

@@ -3,8 +3,10 @@
 mod properties;
 mod sharing;
 mod suggesting;
+mod through;
 mod troubles;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::{ChunkMap, Have};

@@ -16,6 +16,8 @@ const PARTS: u32 = 24;
 #[derive(Clone, Debug)]
 enum Event {
     Order(u8, u32, u32, Priority),
+    /// Another node asks for a part to be fetched.
+    OrderThrough(u8, u32, Priority),
     Cancel(usize),
     Offer(u8, u8),
     Gained(u8, u8, u32, u32),
@@ -43,6 +45,7 @@ fn suggestion() -> impl Strategy<Value = Suggestion> {
 
 fn event() -> impl Strategy<Value = Event> {
     let priority = prop::sample::select(Priority::ALL.to_vec());
+    let ahead = priority.clone();
     let end = prop_oneof![
         Just(End::Answered),
         Just(End::Failed),
@@ -53,6 +56,8 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => (0..3_u8, 0..PARTS, 1..9_u32, priority)
             .prop_map(|(pack, first, count, priority)| Event::Order(pack, first, count, priority)),
+        1 => (0..3_u8, 0..PARTS + 1, ahead)
+            .prop_map(|(pack, number, priority)| Event::OrderThrough(pack, number, priority)),
         1 => (0..64_usize).prop_map(Event::Cancel),
         4 => (0..3_u8, 0..SOURCES).prop_map(|(pack, source)| Event::Offer(pack, source)),
         3 => (0..3_u8, 0..SOURCES, 0..PARTS, 1..PARTS)
@@ -78,6 +83,8 @@ struct Owner {
     tickets: Vec<Ticket>,
     open: BTreeMap<Ticket, Instant>,
     running: BTreeMap<TransferId, (u8, ContentId, Vec<Part>, Priority)>,
+    /// Transfers of sources that are to fetch what they bring.
+    through: BTreeSet<TransferId>,
     /// Parts on the way that nobody wanted at some time since they were asked for, as they had come from elsewhere: they may
     /// be wanted again before they come, and then are asked for as any others.
     unwanted: BTreeSet<(TransferId, u32)>,
@@ -116,6 +123,17 @@ impl Owner {
                     self.open.insert(ticket, deadline);
                 }
             }
+            Event::OrderThrough(number, part, priority) => {
+                let deadline = self.now + Duration::from_secs(5);
+                let part = Part::Chunk(part);
+                let ordered = self
+                    .scheduler
+                    .order_through(pack(number), part, priority, deadline);
+                if let Ok(Some(ticket)) = ordered {
+                    self.tickets.push(ticket);
+                    self.open.insert(ticket, deadline);
+                }
+            }
             Event::Cancel(place) => {
                 let ticket = place
                     .checked_rem(self.tickets.len())
@@ -127,8 +145,9 @@ impl Owner {
             }
             Event::Offer(number, source) => {
                 // One is no node.
-                if source > 0 {
-                    self.scheduler.identify(source, source.into());
+                match source {
+                    0 => self.scheduler.classify(source, Class::Origin),
+                    _ => self.scheduler.identify(source, source.into()),
                 }
                 self.scheduler.offer(pack(number), source, Have::Complete);
             }
@@ -201,9 +220,14 @@ impl Owner {
                     content,
                     parts,
                     priority,
+                    through,
                     ..
                 } => {
                     self.check_start(source, content, &parts, priority);
+                    if through {
+                        self.check_through(source, content, &parts);
+                        self.through.insert(transfer);
+                    }
                     let new = (source, content, parts, priority);
                     assert!(self.running.insert(transfer, new).is_none());
                 }
@@ -229,6 +253,8 @@ impl Owner {
             running
                 .filter(|(_, (_, other, parts, _))| *other == id && parts.contains(part))
                 .filter(|(transfer, _)| !self.unwanted.contains(&(**transfer, part.number())))
+                // What is to be fetched first is waited for in another way.
+                .filter(|(transfer, _)| !self.through.contains(*transfer))
                 .map(|(_, (source, .., priority))| (*source, *priority))
                 .collect::<Vec<_>>()
         };
@@ -258,6 +284,18 @@ impl Owner {
             self.hedged,
             self.demand
         );
+    }
+
+    /// Who is asked to fetch something is a node, and has not said that it has it; an origin has.
+    fn check_through(&self, source: u8, id: ContentId, parts: &[Part]) {
+        let offers = &self.scheduler.contents[&id].offers;
+        for part in parts {
+            let has = |source| {
+                let offer: Option<&content::Offer> = offers.get(source);
+                offer.is_some_and(|offer| offer.has(part.number()))
+            };
+            assert!(source > 0 && !has(&source) && has(&0));
+        }
     }
 
     /// Nobody waits for a part that a free source has.
@@ -350,6 +388,7 @@ proptest! {
             tickets: Vec::new(),
             open: BTreeMap::new(),
             running: BTreeMap::new(),
+            through: BTreeSet::new(),
             unwanted: BTreeSet::new(),
             demand: 0,
             hedged: 0,
