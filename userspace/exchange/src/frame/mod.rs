@@ -7,6 +7,7 @@
 //! Bit 4 of the type says who sends it.
 
 mod news;
+mod protocol;
 mod reply;
 mod request;
 
@@ -16,8 +17,9 @@ use peerfs_format::Digest;
 use crate::Priority;
 
 pub use news::PeerRecord;
-pub use reply::{Encoding, Reply};
-pub use request::Request;
+pub use protocol::{Conversation, Pattern, Protocol, Rule, State, Unfit, PROTOCOLS};
+pub use reply::{Encoding, Reply, ReplyKind};
+pub use request::{Request, RequestKind};
 
 /// Bytes of a header.
 pub const HEADER_SIZE: usize = 12;

@@ -404,3 +404,72 @@ fn chunk_data(request: u32, fields: &mut Fields) -> Result<Reply, FrameError> {
         data,
     })
 }
+
+/// The kind of a frame of a server: as a number, its type.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum ReplyKind {
+    /// See [`Reply::Presence`].
+    Presence = PRESENCE,
+    /// See [`Reply::BlobData`].
+    BlobData = BLOB_DATA,
+    /// See [`Reply::ChunkData`].
+    ChunkData = CHUNK_DATA,
+    /// See [`Reply::BlobNotFound`].
+    BlobNotFound = BLOB_NOT_FOUND,
+    /// See [`Reply::ChunkNotFound`].
+    ChunkNotFound = CHUNK_NOT_FOUND,
+    /// See [`Reply::TooLarge`].
+    TooLarge = TOO_LARGE,
+    /// See [`Reply::Busy`].
+    Busy = BUSY,
+    /// See [`Reply::HaveMap`].
+    HaveMap = HAVE_MAP,
+    /// See [`Reply::HaveDelta`].
+    HaveDelta = HAVE_DELTA,
+    /// See [`Reply::PeerList`].
+    PeerList = PEER_LIST,
+    /// See [`Reply::NotServed`].
+    NotServed = NOT_SERVED,
+    /// See [`Reply::Suggestion`].
+    Suggestion = SUGGESTION,
+}
+
+impl ReplyKind {
+    /// All of them, by their numbers.
+    pub const ALL: &[ReplyKind] = &[
+        ReplyKind::Presence,
+        ReplyKind::BlobData,
+        ReplyKind::ChunkData,
+        ReplyKind::BlobNotFound,
+        ReplyKind::ChunkNotFound,
+        ReplyKind::TooLarge,
+        ReplyKind::Busy,
+        ReplyKind::HaveMap,
+        ReplyKind::HaveDelta,
+        ReplyKind::PeerList,
+        ReplyKind::NotServed,
+        ReplyKind::Suggestion,
+    ];
+}
+
+impl Reply {
+    /// The frame's kind; `None` if it is not known.
+    pub fn kind(&self) -> Option<ReplyKind> {
+        Some(match self {
+            Reply::Presence { .. } => ReplyKind::Presence,
+            Reply::BlobData { .. } => ReplyKind::BlobData,
+            Reply::ChunkData { .. } => ReplyKind::ChunkData,
+            Reply::BlobNotFound { .. } => ReplyKind::BlobNotFound,
+            Reply::ChunkNotFound { .. } => ReplyKind::ChunkNotFound,
+            Reply::TooLarge { .. } => ReplyKind::TooLarge,
+            Reply::Busy { .. } => ReplyKind::Busy,
+            Reply::HaveMap { .. } => ReplyKind::HaveMap,
+            Reply::HaveDelta { .. } => ReplyKind::HaveDelta,
+            Reply::PeerList { .. } => ReplyKind::PeerList,
+            Reply::NotServed { .. } => ReplyKind::NotServed,
+            Reply::Suggestion { .. } => ReplyKind::Suggestion,
+            Reply::Other { .. } => return None,
+        })
+    }
+}

@@ -304,3 +304,47 @@ fn chunk_numbers(fields: &mut Fields) -> Result<Vec<u32>, FrameError> {
     }
     Ok(numbers)
 }
+
+/// The kind of a frame of a client: as a number, its type.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum RequestKind {
+    /// See [`Request::Credit`].
+    Credit = CREDIT,
+    /// See [`Request::Have`].
+    Have = HAVE,
+    /// See [`Request::WantBlob`].
+    WantBlob = WANT_BLOB,
+    /// See [`Request::WantChunks`].
+    WantChunks = WANT_CHUNKS,
+    /// See [`Request::Cancel`].
+    Cancel = CANCEL,
+    /// See [`Request::Follow`].
+    Follow = FOLLOW,
+    /// See [`Request::Suggest`].
+    Suggest = SUGGEST,
+    /// See [`Request::Peers`].
+    Peers = PEERS,
+    /// See [`Request::HavePack`].
+    HavePack = HAVE_PACK,
+    /// See [`Request::Other`]. Its number is one of the types that it stands for.
+    Other = 0,
+}
+
+impl Request {
+    /// The frame's kind.
+    pub fn kind(&self) -> RequestKind {
+        match self {
+            Request::Credit { .. } => RequestKind::Credit,
+            Request::Have { .. } => RequestKind::Have,
+            Request::WantBlob { .. } => RequestKind::WantBlob,
+            Request::WantChunks { .. } => RequestKind::WantChunks,
+            Request::Cancel { .. } => RequestKind::Cancel,
+            Request::Follow { .. } => RequestKind::Follow,
+            Request::Suggest { .. } => RequestKind::Suggest,
+            Request::Peers { .. } => RequestKind::Peers,
+            Request::HavePack { .. } => RequestKind::HavePack,
+            Request::Other { .. } => RequestKind::Other,
+        }
+    }
+}

@@ -244,7 +244,7 @@ impl<W: Waiter> Requester<W> {
                 count: *count,
             },
         };
-        let outstanding = Outstanding::new(wanted, waiter);
+        let outstanding = Outstanding::new(wanted, frame.kind(), waiter);
         self.outstanding.insert(request, outstanding);
         if self.waiting_since.is_none() {
             self.heard(now);

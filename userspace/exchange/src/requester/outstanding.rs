@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::frame::{Encoding, Reply};
+use crate::frame::{Conversation, Encoding, Pattern, Reply, RequestKind, State};
 use crate::limits::{piece_size, CHUNK_CREDIT, PIECE_MAX, RETRY_MAX};
 use crate::{Suggestion, Violation};
 
@@ -19,6 +19,7 @@ const LATE_NEWS: u64 = 256;
 /// A request that was sent.
 pub(super) struct Outstanding<W> {
     wanted: Wanted,
+    conversation: Conversation,
     received: Received,
     pub(super) waiter: W,
 }
@@ -86,7 +87,7 @@ impl Late {
 }
 
 impl<W: Waiter> Outstanding<W> {
-    pub(super) fn new(wanted: Wanted, waiter: W) -> Self {
+    pub(super) fn new(wanted: Wanted, asked: RequestKind, waiter: W) -> Self {
         let received = match &wanted {
             Wanted::Have { .. }
             | Wanted::HavePack { .. }
@@ -104,6 +105,7 @@ impl<W: Waiter> Outstanding<W> {
         };
         Outstanding {
             wanted,
+            conversation: Conversation::new(asked),
             received,
             waiter,
         }
@@ -111,7 +113,7 @@ impl<W: Waiter> Outstanding<W> {
 
     /// Whether the peer is to answer it soon.
     pub(super) fn is_waited_for(&self) -> bool {
-        !matches!(self.wanted, Wanted::News { .. })
+        self.conversation.pattern() != Pattern::Subscription
     }
 
     /// Bytes of a chunk that are a part of the window, and that nobody can take before the others have come.
@@ -135,10 +137,10 @@ impl<W: Waiter> Outstanding<W> {
             }
             _ => 0,
         };
-        let without_data = match self.wanted {
-            Wanted::News { .. } => LATE_NEWS,
+        let without_data = match self.is_waited_for() {
+            false => LATE_NEWS,
             // That there is nothing is one reply too.
-            _ => 1,
+            true => 1,
         };
         let replies = bytes.div_ceil(u64::from(PIECE_MAX)).max(without_data);
         Late {
@@ -150,7 +152,16 @@ impl<W: Waiter> Outstanding<W> {
     /// Passes on what is in a frame.
     pub(super) fn receive(&mut self, reply: Reply) -> Result<Taken, Violation> {
         let unexpected = Violation::UnexpectedReply(reply.request());
-        let taken = match reply {
+        let free = self.take(reply).ok_or(unexpected)?;
+        let ends = self.conversation.state() == State::Done;
+        Ok(Taken { ends, free })
+    }
+
+    /// Takes a reply; `None` if it does not fit. Otherwise so many bytes of data are nobody's any more.
+    fn take(&mut self, reply: Reply) -> Option<u32> {
+        let next = self.leads_to(&reply);
+        self.conversation.reply(reply.kind()?, next).ok()?;
+        match reply {
             Reply::BlobData {
                 encoding,
                 sent_length,
@@ -172,24 +183,44 @@ impl<W: Waiter> Outstanding<W> {
                 data,
                 ..
             } => self.chunk_piece(number, offset, total, data),
-            Reply::ChunkNotFound { number, .. } => self.chunk_not_found(number),
-            Reply::HaveMap { pack, have, .. } => self.news(Answer::Map(pack, have)),
-            Reply::HaveDelta { pack, runs, .. } => self.news(Answer::Gained(pack, runs)),
-            reply => self.end(reply),
-        };
-        taken.ok_or(unexpected)
+            reply => {
+                let answer = self.answer(reply)?;
+                self.waiter.answer(answer);
+                // Nobody takes what came of a chunk that is not sent to its end.
+                Some(self.held())
+            }
+        }
     }
 
-    /// Passes on what the peer has; `None` if it was not asked for that.
-    fn news(&self, news: Answer) -> Option<Taken> {
-        matches!(self.wanted, Wanted::News { .. }).then(|| {
-            self.waiter.answer(news);
-            Taken::default()
-        })
+    /// Where a reply leads by what it says, if it fits.
+    fn leads_to(&self, reply: &Reply) -> State {
+        match (reply, &self.received) {
+            (
+                Reply::BlobData {
+                    sent_length, data, ..
+                },
+                Received::Blob { pieces, .. },
+            ) if pieces.len() as u64 + (data.len() as u64) < *sent_length => State::Begun,
+            (
+                Reply::ChunkData {
+                    offset,
+                    total,
+                    data,
+                    ..
+                },
+                _,
+            ) if u64::from(*offset) + (data.len() as u64) < u64::from(*total) => State::Begun,
+            (
+                Reply::ChunkData { .. } | Reply::ChunkNotFound { .. },
+                Received::Chunks { missing, .. },
+            ) if missing.len() > 1 => State::Open,
+            (Reply::HaveMap { .. } | Reply::HaveDelta { .. }, _) => State::Open,
+            _ => State::Done,
+        }
     }
 
     /// Takes the next piece of a blob; `None` if it is none.
-    fn blob_piece(&mut self, said: Form, data: &Bytes) -> Option<Taken> {
+    fn blob_piece(&mut self, said: Form, data: &Bytes) -> Option<u32> {
         let (Wanted::Blob { maximum, .. }, Received::Blob { pieces, form }) =
             (&self.wanted, &mut self.received)
         else {
@@ -204,8 +235,7 @@ impl<W: Waiter> Outstanding<W> {
         }
         // Its memory is the caller's, who said how much it may be.
         pieces.extend_from_slice(data);
-        let ends = pieces.len() as u64 == said.sent_length;
-        if ends {
+        if self.conversation.state() == State::Done {
             let bytes = std::mem::take(pieces).freeze();
             self.waiter.answer(Answer::Blob(SentBlob {
                 encoding: said.encoding,
@@ -213,21 +243,18 @@ impl<W: Waiter> Outstanding<W> {
                 bytes,
             }));
         }
-        let free = data.len() as u32;
-        Some(Taken { ends, free })
+        Some(data.len() as u32)
     }
 
     /// Takes the next piece of a chunk; `None` if it is none.
-    fn chunk_piece(&mut self, number: u32, offset: u32, total: u32, data: Bytes) -> Option<Taken> {
+    fn chunk_piece(&mut self, number: u32, offset: u32, total: u32, data: Bytes) -> Option<u32> {
         let Received::Chunks { missing, begun } = &mut self.received else {
             return None;
         };
-        if !missing.contains(&number) {
-            return None;
-        }
-        let bytes = match begun {
-            None if offset > 0 => return None,
-            None if data.len() as u32 == total => data,
+        let is_whole = self.conversation.state() != State::Begun;
+        let bytes = match begun.take() {
+            None if offset > 0 || !missing.contains(&number) => return None,
+            None if is_whole => data,
             None => {
                 let mut bytes = BytesMut::with_capacity(total as usize);
                 bytes.extend_from_slice(&data);
@@ -236,58 +263,46 @@ impl<W: Waiter> Outstanding<W> {
                     total,
                     bytes,
                 });
-                return Some(Taken::default());
+                return Some(0);
             }
-            Some(chunk) => {
+            Some(mut chunk) => {
                 let end = chunk.bytes.len() as u32;
                 if (number, offset, total) != (chunk.number, end, chunk.total) {
                     return None;
                 }
                 chunk.bytes.extend_from_slice(&data);
-                if (chunk.bytes.len() as u32) < total {
-                    return Some(Taken::default());
+                if !is_whole {
+                    *begun = Some(chunk);
+                    return Some(0);
                 }
-                std::mem::take(&mut chunk.bytes).freeze()
+                chunk.bytes.freeze()
             }
         };
-        *begun = None;
-        Some(self.chunk(number, Some(bytes)))
+        missing.remove(&number);
+        self.waiter.answer(Answer::Chunk(number, Some(bytes)));
+        Some(0)
     }
 
-    /// Takes that there is no such chunk; `None` if that should not be said now.
-    fn chunk_not_found(&mut self, number: u32) -> Option<Taken> {
-        let fits = match &self.received {
-            Received::Chunks { missing, begun } => begun.is_none() && missing.contains(&number),
-            _ => false,
-        };
-        fits.then(|| self.chunk(number, None))
-    }
-
-    /// Passes on all of a chunk, or that there is none.
-    fn chunk(&mut self, number: u32, bytes: Option<Bytes>) -> Taken {
-        self.waiter.answer(Answer::Chunk(number, bytes));
-        let ends = match &mut self.received {
-            Received::Chunks { missing, .. } => {
-                missing.remove(&number);
-                missing.is_empty()
-            }
-            _ => true,
-        };
-        Taken { ends, free: 0 }
-    }
-
-    /// Takes a reply that ends the request; `None` if it can't.
-    fn end(&mut self, reply: Reply) -> Option<Taken> {
-        let answer = match (&self.wanted, reply) {
-            (Wanted::Have { .. } | Wanted::HavePack { .. }, Reply::Presence { have, .. }) => {
-                Answer::Have(have)
-            }
-            (Wanted::Blob { .. }, Reply::BlobNotFound { .. }) => Answer::NotFound,
+    /// What a reply without data answers; `None` if that was not asked for.
+    fn answer(&mut self, reply: Reply) -> Option<Answer> {
+        Some(match (&self.wanted, reply) {
+            (_, Reply::Presence { have, .. }) => Answer::Have(have),
+            (_, Reply::BlobNotFound { .. }) => Answer::NotFound,
             (Wanted::Blob { maximum, .. }, Reply::TooLarge { length, .. }) => Answer::TooLarge {
                 length,
                 maximum: *maximum,
             },
-            (Wanted::Peers { .. }, Reply::PeerList { peers, .. }) => Answer::Peers(peers),
+            (_, Reply::ChunkNotFound { number, .. }) => {
+                let Received::Chunks { missing, .. } = &mut self.received else {
+                    return None;
+                };
+                missing
+                    .remove(&number)
+                    .then_some(Answer::Chunk(number, None))?
+            }
+            (_, Reply::HaveMap { pack, have, .. }) => Answer::Map(pack, have),
+            (_, Reply::HaveDelta { pack, runs, .. }) => Answer::Gained(pack, runs),
+            (_, Reply::PeerList { peers, .. }) => Answer::Peers(peers),
             (Wanted::Suggestion { count, .. }, Reply::Suggestion { suggestion, .. }) => {
                 Answer::Suggestion(within(suggestion, *count)?)
             }
@@ -296,11 +311,7 @@ impl<W: Waiter> Outstanding<W> {
             },
             (_, Reply::NotServed { .. }) => Answer::NotServed,
             _ => return None,
-        };
-        self.waiter.answer(answer);
-        // Nobody takes what came of a chunk that is not sent to its end.
-        let free = self.held();
-        Some(Taken { ends: true, free })
+        })
     }
 }
 

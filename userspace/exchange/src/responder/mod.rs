@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use peerfs_format::Digest;
 
-use crate::frame::{Reply, Request};
+use crate::frame::{Conversation, Reply, Request, State};
 use crate::limits::{
     CHUNKS_PER_STREAM, CHUNK_CREDIT, CREDIT_MAX, CROWDED_RETRY, PIECE_MAX, READS_AHEAD,
     REFUSALS_MAX, REQUESTS_PER_STREAM, RETRY_MAX,
@@ -44,12 +44,23 @@ pub struct Responder {
     ready: ByPriority<VecDeque<Ready>>,
     /// Steps that were begun and whose answers were not all sent.
     under_way: ByPriority<usize>,
-    /// The answers that each request still gets.
-    live: HashMap<u32, usize>,
-    /// The sum of them.
+    /// The requests that are outstanding.
+    live: HashMap<u32, Live>,
+    /// The answers that all of them still get.
     answers: usize,
+    /// The requests that were forgotten while steps of them were under way, once for each step.
+    forgotten: Vec<u32>,
     /// Refusals that were not sent.
     refusals: usize,
+}
+
+/// A request that is outstanding.
+struct Live {
+    /// The answers that it still gets.
+    answers: usize,
+    /// The steps of it that are under way.
+    steps: usize,
+    conversation: Conversation,
 }
 
 type ByPriority<T> = [T; Priority::ALL.len()];
@@ -111,6 +122,8 @@ impl Responder {
         }
         let is_refused = self.live.len() >= REQUESTS_PER_STREAM
             || self.answers + answers > CHUNKS_PER_STREAM
+            // What comes of these steps would be taken for answers to this one.
+            || self.forgotten.contains(&request)
             || matches!(frame, Request::Follow { .. }) && self.follows.is_full();
         if is_refused {
             if self.refusals >= REFUSALS_MAX {
@@ -121,7 +134,13 @@ impl Responder {
             of(&mut self.ready, Priority::Demand).push_back(refusal);
             return Ok(());
         }
-        self.live.insert(request, answers);
+        let conversation = Conversation::new(frame.kind());
+        let live = Live {
+            answers,
+            steps: 0,
+            conversation,
+        };
+        self.live.insert(request, live);
         self.answers += answers;
         self.enqueue(frame);
         Ok(())
@@ -212,6 +231,9 @@ impl Responder {
                 }
             };
             *of(&mut self.under_way, step.priority()) += 1;
+            if let Some(live) = self.live.get_mut(&step.request()) {
+                live.steps += 1;
+            }
             return Some(step);
         }
         None
@@ -226,9 +248,15 @@ impl Responder {
         if matches!(step, Step::Image { .. } | Step::Map { .. }) {
             self.follows.looked();
         }
-        if !self.live.contains_key(&request) {
+        let mut forgotten = self.forgotten.iter();
+        if let Some(place) = forgotten.position(|forgotten| *forgotten == request) {
+            self.forgotten.swap_remove(place);
             return;
         }
+        let Some(live) = self.live.get_mut(&request) else {
+            return;
+        };
+        live.steps = live.steps.saturating_sub(1);
         match (&step, &found) {
             (Step::Image { .. }, Found::Image(packs)) => {
                 self.follows.known(request, Some(Arc::clone(packs)));
@@ -249,12 +277,15 @@ impl Responder {
             }
             _ => (),
         }
-        if let Found::Refused { retry_after } = found {
+        let refusal = match found {
+            Found::Refused { retry_after } => Some(busy(request, retry_after)),
+            Found::NotServed => Some(not_served(request, priority)),
+            _ => None,
+        };
+        if let Some(outgoing) = refusal {
             // Whatever else it asked for.
             self.forget(request);
-            let outgoing = busy(request, retry_after);
-            let ends = false;
-            self.send(priority, Ready::Frame { outgoing, ends });
+            self.send(priority, Ready::End(outgoing));
             return;
         }
         let (ready, rest) = Ready::answer(step, found);
@@ -274,8 +305,8 @@ impl Responder {
         }
         for reply in self.follows.news(arrivals, now) {
             let outgoing = Outgoing::free(reply, Priority::Demand);
-            let ends = false;
-            self.send(Priority::Demand, Ready::Frame { outgoing, ends });
+            let next = State::Open;
+            self.send(Priority::Demand, Ready::Frame { outgoing, next });
         }
     }
 
@@ -300,46 +331,71 @@ impl Responder {
     pub fn next_reply(&mut self) -> Option<Outgoing> {
         let mut all = self.ready.iter_mut().zip(&mut self.under_way);
         let (queue, under_way) = all.find(|(queue, _)| !queue.is_empty())?;
-        let (request, outgoing, ends) = match queue.front_mut()? {
+        let (outgoing, next, is_all) = match queue.front_mut()? {
             Ready::Chunk(chunk) => {
-                let (outgoing, is_last) = chunk.next();
-                if !is_last {
-                    return Some(outgoing);
-                }
-                (outgoing.reply.request(), outgoing, true)
+                let (outgoing, next) = chunk.next();
+                (outgoing, next, next == State::Done)
             }
-            Ready::Frame { outgoing, ends } => (outgoing.reply.request(), outgoing.clone(), *ends),
-            Ready::Refusal(outgoing) => {
+            Ready::Frame { outgoing, next } => (outgoing.clone(), *next, true),
+            Ready::End(outgoing) | Ready::Refusal(outgoing) => {
                 let outgoing = outgoing.clone();
-                queue.pop_front();
-                self.refusals -= 1;
+                match queue.pop_front() {
+                    Some(Ready::Refusal(_)) => self.refusals -= 1,
+                    _ => *under_way -= 1,
+                }
                 return Some(outgoing);
             }
         };
-        queue.pop_front();
-        *under_way -= 1;
-        if ends {
-            self.answered(request);
+        if is_all {
+            queue.pop_front();
+            *under_way -= 1;
         }
-        Some(outgoing)
+        let (request, priority) = (outgoing.reply.request(), outgoing.priority);
+        if self.accept(&outgoing.reply, next) {
+            return Some(outgoing);
+        }
+        // A defect of this node's, whatever the peer asked for: it is to learn no more of it than that.
+        debug_assert!(
+            false,
+            "{:?} does not fit its request",
+            outgoing.reply.kind()
+        );
+        self.forget(request);
+        Some(not_served(request, priority))
     }
 
-    fn answered(&mut self, request: u32) {
-        if let Some(answers) = self.live.get_mut(&request) {
-            *answers -= 1;
-            self.answers -= 1;
-            if *answers == 0 {
-                self.live.remove(&request);
-            }
+    /// Takes note of a reply that is sent, and that leads to `next` if it is the last answer; false if it does not fit.
+    fn accept(&mut self, reply: &Reply, next: State) -> bool {
+        let request = reply.request();
+        let (Some(kind), Some(live)) = (reply.kind(), self.live.get_mut(&request)) else {
+            return false;
+        };
+        let is_answer = next == State::Done;
+        let next = match is_answer && live.answers > 1 {
+            true => State::Open,
+            false => next,
+        };
+        if live.conversation.reply(kind, next).is_err() {
+            return false;
         }
+        if is_answer {
+            live.answers -= 1;
+            self.answers -= 1;
+        }
+        if next == State::Done {
+            self.live.remove(&request);
+        }
+        true
     }
 
     /// Forgets a request, and what was read for it.
     fn forget(&mut self, request: u32) {
-        let Some(answers) = self.live.remove(&request) else {
+        let Some(live) = self.live.remove(&request) else {
             return;
         };
-        self.answers -= answers;
+        self.answers -= live.answers;
+        self.forgotten
+            .extend(std::iter::repeat_n(request, live.steps));
         self.follows.remove(request);
         self.questions.retain(|step| step.request() != request);
         for queue in &mut self.queues {
@@ -382,6 +438,10 @@ fn busy(request: u32, retry_after: Duration) -> Outgoing {
         retry_after,
     };
     Outgoing::free(reply, Priority::Demand)
+}
+
+fn not_served(request: u32, priority: Priority) -> Outgoing {
+    Outgoing::free(Reply::NotServed { request }, priority)
 }
 
 /// The next step of a queue: its requests take turns.

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use crate::frame::{Encoding, Reply};
+use crate::frame::{Encoding, Reply, State};
 use crate::limits::{piece_size, CHUNK_CREDIT};
 use crate::{Have, Priority, Suggestion};
 
@@ -38,10 +38,12 @@ impl Outgoing {
 
 /// What is to be sent.
 pub(super) enum Ready {
-    /// All that is sent for a step, and whether it is an answer that the request waits for.
-    Frame { outgoing: Outgoing, ends: bool },
+    /// All that is sent for a step, and where it leads if it is the last answer.
+    Frame { outgoing: Outgoing, next: State },
     /// A chunk.
     Chunk(Chunk),
+    /// Busy or NotServed, to a request that is forgotten: they fit any.
+    End(Outgoing),
     /// Busy, to a request of which nothing was begun.
     Refusal(Outgoing),
 }
@@ -60,7 +62,6 @@ impl Ready {
     pub(super) fn answer(step: Step, found: Found) -> (Self, Option<BlobStep>) {
         let (request, priority) = (step.request(), step.priority());
         let reply = match (step, found) {
-            (_, Found::NotServed) => Reply::NotServed { request },
             (Step::Have { .. } | Step::HavePack { .. }, Found::Have(have)) => {
                 Reply::Presence { request, have }
             }
@@ -79,8 +80,8 @@ impl Ready {
                     have,
                 };
                 let outgoing = Outgoing::free(reply, priority);
-                let ends = false;
-                return (Ready::Frame { outgoing, ends }, None);
+                let next = State::Open;
+                return (Ready::Frame { outgoing, next }, None);
             }
             (Step::Peers { .. }, Found::Peers(peers)) => Reply::PeerList { request, peers },
             (Step::Peers { .. }, _) => Reply::PeerList {
@@ -119,8 +120,8 @@ impl Ready {
             (Step::Image { .. } | Step::Other { .. }, _) => Reply::NotServed { request },
         };
         let outgoing = Outgoing::free(reply, priority);
-        let ends = true;
-        (Ready::Frame { outgoing, ends }, None)
+        let next = State::Done;
+        (Ready::Frame { outgoing, next }, None)
     }
 
     /// The request that it is for.
@@ -128,7 +129,7 @@ impl Ready {
         match self {
             Ready::Frame { outgoing, .. } => outgoing.reply.request(),
             Ready::Chunk(chunk) => chunk.request,
-            Ready::Refusal(outgoing) => outgoing.reply.request(),
+            Ready::End(outgoing) | Ready::Refusal(outgoing) => outgoing.reply.request(),
         }
     }
 
@@ -137,14 +138,14 @@ impl Ready {
         match self {
             Ready::Frame { outgoing, .. } => outgoing.reply.data_length(),
             Ready::Chunk(chunk) => chunk.data.len() as u32 - chunk.sent,
-            Ready::Refusal(_) => 0,
+            Ready::End(_) | Ready::Refusal(_) => 0,
         }
     }
 }
 
 impl Chunk {
-    /// The next piece, and whether it is the last one.
-    pub(super) fn next(&mut self) -> (Outgoing, bool) {
+    /// The next piece, and where it leads if there are no more chunks.
+    pub(super) fn next(&mut self) -> (Outgoing, State) {
         let (offset, total) = (self.sent, self.data.len() as u32);
         self.sent += piece_size(total.into(), offset.into());
         let is_last = self.sent == total;
@@ -160,7 +161,11 @@ impl Chunk {
             priority: self.priority,
             pays: is_last.then_some(u64::from(total)),
         };
-        (outgoing, is_last)
+        let next = match is_last {
+            true => State::Done,
+            false => State::Begun,
+        };
+        (outgoing, next)
     }
 }
 
@@ -200,6 +205,9 @@ fn blob(mut step: BlobStep, form: BlobForm, data: Bytes, cost: u64) -> (Ready, O
         priority: step.priority,
         pays: Some(pays),
     };
-    let rest = (!ends).then_some(step);
-    (Ready::Frame { outgoing, ends }, rest)
+    let (next, rest) = match ends {
+        true => (State::Done, None),
+        false => (State::Begun, Some(step)),
+    };
+    (Ready::Frame { outgoing, next }, rest)
 }

@@ -70,7 +70,8 @@ fn chunks(responder: &mut Responder) -> Vec<(u32, u32)> {
 }
 
 fn is_at_rest(responder: &Responder) -> bool {
-    responder.live.is_empty() && responder.answers == 0 && responder.under_way == [0; 3]
+    let is_free = responder.live.is_empty() && responder.answers == 0;
+    is_free && responder.forgotten.is_empty() && responder.under_way == [0; 3]
 }
 
 #[test]
@@ -313,6 +314,25 @@ fn what_was_cancelled_is_neither_read_nor_sent() {
     assert!(is_at_rest(&responder));
 }
 
+/// A client must not use such an id again, or not so soon. What is still being read is no answer to what it asks then.
+#[test]
+fn what_was_read_for_a_cancelled_request_answers_no_other_one() {
+    let mut responder = responder([credit(CREDIT_MAX), want_chunks(1, Priority::Demand, [7, 8])]);
+    let steps = [(); 2].map(|()| responder.next_step(&Copies::default()).unwrap());
+    responder.receive(Request::Cancel { request: 1 }).unwrap();
+    let again = || want_chunks(1, Priority::Background, [9]);
+    for step in steps {
+        responder.receive(again()).unwrap();
+        assert_eq!(responder.next_step(&Copies::default()), None);
+        responder.finish(step, chunk(CHUNK_CREDIT));
+        let replies = replies(&mut responder);
+        assert!(matches!(replies[..], [Reply::Busy { request: 1, .. }]));
+    }
+    assert!(is_at_rest(&responder));
+    responder.receive(again()).unwrap();
+    assert_eq!(chunks(&mut responder), [(1, 9)]);
+}
+
 /// A frame that this node does not know is a question like others, and answered in its turn.
 #[test]
 fn what_is_not_served_is_said() {
@@ -328,6 +348,20 @@ fn what_is_not_served_is_said() {
     assert_eq!(step, Step::Other { request: 1 });
     responder.finish(step, Found::NotServed);
     assert_eq!(replies(&mut responder), [Reply::NotServed { request: 1 }]);
+}
+
+/// A caller's mistake: the peer is refused and not misled. In a debug build it is the caller who is told.
+#[test]
+#[cfg_attr(debug_assertions, should_panic(expected = "does not fit its request"))]
+fn an_answer_that_does_not_fit_is_not_sent() {
+    let mut responder = responder([credit(CREDIT_MAX), want_chunks(1, Priority::Demand, [7, 8])]);
+    responder.next_step(&Copies::default()).unwrap();
+    let (request, digest) = (1, Digest([1; 32]));
+    let other = Step::Have { request, digest };
+    responder.finish(other, Found::Have(Have::Complete));
+    assert_eq!(replies(&mut responder), [Reply::NotServed { request: 1 }]);
+    assert_eq!(responder.next_step(&Copies::default()), None);
+    assert!(is_at_rest(&responder));
 }
 
 #[test]
