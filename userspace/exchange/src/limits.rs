@@ -87,7 +87,7 @@ pub const READS_MAX: usize = 64;
 /// The chunks that a server fetches of origins for its neighbours at a time.
 pub const THROUGHS_MAX: usize = 256;
 /// How long it waits for one of them. Who has asked for it has asked the origin itself by then.
-pub const THROUGH_TIMEOUT: Duration = Duration::from_secs(5);
+pub const THROUGH_TIMEOUT: Duration = Duration::from_secs(2);
 /// The streams that a node serves.
 pub const STREAMS_MAX: usize = 1024;
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::docker_registry::Registry;
 use crate::fixture::Fixture;
 use crate::round_trip::make_tree;
-use crate::running::{build, fail, peerfs, succeed};
+use crate::running::{build, fail, peerfs, succeed, Daemon};
 
 /// Makes a key beside the store of a fixture, and returns its file and its id.
 fn make_key(folder: &Path, name: &str) -> (PathBuf, String) {
@@ -180,6 +180,50 @@ fn only_who_has_the_key_reads() {
     assert!(!nowhere.exists() || fs::read_dir(&nowhere).unwrap().next().is_none());
     let (_, message) = fail(peerfs(&store, "ls").args(["--key", "/nonexistent", "secret"]));
     assert!(message.contains("peerfs key realm"), "{message}");
+}
+
+/// Three nodes: who made the image, who keeps it and has no key, and who has the key and knows only the second one.
+#[test]
+fn nodes_without_the_key_pass_it_on() {
+    let fixture = Fixture::new();
+    let folder = fixture.folder.path();
+    let (key, _) = make_key(folder, "realm.key");
+    let secret = ["--encrypt", text(&key)];
+    let manifest = build(&fixture.tree(), &fixture.store(), "secret", &secret);
+    let mut nodes = vec![Daemon::start(folder, &fixture.store(), "", "")];
+    let mut known = folder.join("socket");
+    let mut store = fixture.store();
+    for name in ["keeper", "reader"] {
+        let mut status = Command::new(env!("CARGO_BIN_EXE_peerfs"));
+        let status = succeed(status.args(["status", "--json", "--socket"]).arg(&known));
+        let status: Value = serde_json::from_slice(&status).unwrap();
+        let (address, id) = (&status["listen_addresses"][0], &status["node_id"]);
+        let (address, id) = (address.as_str().unwrap(), id.as_str().unwrap());
+        let is_named = address.contains(id);
+        let end = if is_named {
+            String::new()
+        } else {
+            format!("/p2p/{id}")
+        };
+        let bootstrap = format!("bootstrap = [\"{address}{end}\"]\n");
+
+        let home = folder.join(name);
+        fs::create_dir(&home).unwrap();
+        store = home.join("store");
+        nodes.push(Daemon::start(&home, &store, "", &bootstrap));
+        known = home.join("socket");
+        let mut pull = peerfs(&store, "pull");
+        pull.args([&manifest, "--socket"]).arg(&known);
+        succeed(&mut pull);
+        // The one before is gone: what comes next comes of this one.
+        drop(nodes.remove(0));
+        succeed(peerfs(&store, "verify").arg("--complete"));
+        let (_, message) = fail(peerfs(&store, "cat").args([&manifest, "/file"]));
+        assert!(message.contains("--key FILE"), "{message}");
+    }
+    let with = ["--key", text(&key), &manifest, "/file"];
+    let found = succeed(peerfs(&store, "cat").args(with));
+    assert!(found == fixture.content);
 }
 
 #[test]

@@ -4,45 +4,16 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use crate::fixture::{change, Fixture};
-use crate::running::{build, fail, peerfs, program_of, succeed};
+use crate::running::{build, fail, peerfs, succeed, Daemon};
 use peerfs_format::Digest;
-
-/// A daemon, until it is dropped.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// Starts a daemon over the store of a fixture, which has another one as its source.
 fn daemon(fixture: &Fixture, copy: &Path) -> Daemon {
-    let folder = fixture.folder.path();
-    let config = format!(
-        "[[source]]\ndirectory = {copy:?}\n\
-         [peer]\nmdns = false\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n"
-    );
-    fs::write(folder.join("config"), config).unwrap();
-    let mut daemon = Command::new(program_of("peerfs-daemon", "peerfsd"));
-    daemon
-        .args(["--device", "none", "--root-dir"])
-        .arg(fixture.store());
-    daemon.arg("--config").arg(folder.join("config"));
-    daemon.arg("--state-dir").arg(folder.join("state"));
-    daemon.arg("--control-socket").arg(folder.join("socket"));
-    let daemon = Daemon(daemon.stderr(Stdio::null()).spawn().unwrap());
-    let begin = Instant::now();
-    while !folder.join("socket").exists() && begin.elapsed() < Duration::from_secs(20) {
-        thread::sleep(Duration::from_millis(10));
-    }
-    daemon
+    let source = format!("[[source]]\ndirectory = {copy:?}\n");
+    Daemon::start(fixture.folder.path(), &fixture.store(), &source, "")
 }
 
 fn repair(fixture: &Fixture) -> Command {

@@ -7,10 +7,10 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{kill_process, Pid, Signal};
 
@@ -73,6 +73,37 @@ pub fn program_of(package: &str, name: &str) -> PathBuf {
         succeed(&mut cargo);
     }
     program
+}
+
+/// A daemon, until it is dropped.
+pub struct Daemon(Child);
+
+impl Daemon {
+    /// Starts one that has its files in a folder, on the loopback interface, with more in its configuration and in the part of
+    /// that that is about peers. Its control socket is `socket` in the folder.
+    pub fn start(folder: &Path, store: &Path, more: &str, peer: &str) -> Self {
+        let address = "/ip4/127.0.0.1/tcp/0";
+        let config = format!("{more}[peer]\nmdns = false\nlisten = [\"{address}\"]\n{peer}");
+        fs::write(folder.join("config"), config).unwrap();
+        let mut daemon = Command::new(program_of("peerfs-daemon", "peerfsd"));
+        daemon.args(["--device", "none", "--root-dir"]).arg(store);
+        daemon.arg("--config").arg(folder.join("config"));
+        daemon.arg("--state-dir").arg(folder.join("state"));
+        daemon.arg("--control-socket").arg(folder.join("socket"));
+        let daemon = Daemon(daemon.stderr(Stdio::null()).spawn().unwrap());
+        let begin = Instant::now();
+        while !folder.join("socket").exists() && begin.elapsed() < Duration::from_secs(20) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        daemon
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// The helper of mount(8), with a store.
