@@ -46,18 +46,23 @@ pub(crate) fn compress_chunks(
             let _ = request.stored.send(chunk);
             continue;
         }
+        let content_digest = content_digest(options.realm.as_ref(), &request.content);
         let (codec, stored) = match compressor.compress(&request.content) {
             Some(compressed) => (codec, compressed),
             None => (Codec::Raw, request.content.clone()),
         };
+        let is_content = codec == Codec::Raw && options.realm.is_none();
         let (codec, iv, stored) = match &options.realm {
             Some(realm) => encrypt(realm, codec as u8, stored),
             None => (codec as u8, None, stored),
         };
         let chunk = StoredChunk {
             id: request.id,
-            content_digest: content_digest(options.realm.as_ref(), &request.content),
-            digest: sha256(&stored),
+            content_digest,
+            digest: match is_content {
+                true => content_digest,
+                false => sha256(&stored),
+            },
             // At most CHUNK_MAX.
             logical_length: request.content.len() as u32,
             codec,
