@@ -284,9 +284,10 @@ impl<Source: Copy + Ord, Subject> Content<Source, Subject> {
         is_pending
     }
 
-    /// A source has so much, as it says; `counts` for how rare it is.
+    /// A source has so much, as it says; `counts` for how rare it is. What is known of it otherwise stays: what it
+    /// suggests is suggested to nobody else.
     pub(super) fn offer(&mut self, source: Source, have: &Have, counts: bool) {
-        self.withdraw(source);
+        let before = self.withdraw(source);
         let (is_whole, chunks) = match have {
             Have::Absent => return,
             Have::Complete => (true, ChunkSet::default()),
@@ -298,12 +299,13 @@ impl<Source: Copy + Ord, Subject> Content<Source, Subject> {
                 add(&mut self.spread, number, 1);
             }
         }
+        let gained = before.as_ref().and_then(|before| before.gained);
         let offer = Offer {
             is_whole,
             chunks,
             counts,
-            gained: None,
-            suggested: Suggested::default(),
+            gained,
+            suggested: before.map_or_else(Suggested::default, |before| before.suggested),
         };
         self.offers.insert(source, offer);
     }
@@ -335,21 +337,17 @@ impl<Source: Copy + Ord, Subject> Content<Source, Subject> {
         }
     }
 
-    /// A source has nothing of it any more.
-    pub(super) fn withdraw(&mut self, source: Source) {
-        let Some(offer) = self.offers.remove(&source) else {
-            return;
-        };
-        if !offer.counts {
-            return;
-        }
-        if offer.is_whole {
+    /// A source has nothing of it any more. Returns what it had.
+    pub(super) fn withdraw(&mut self, source: Source) -> Option<Offer> {
+        let offer = self.offers.remove(&source)?;
+        if offer.counts && offer.is_whole {
             self.whole = self.whole.saturating_sub(1);
-        } else {
+        } else if offer.counts {
             for number in offer.chunks.iter() {
                 add(&mut self.spread, number, -1);
             }
         }
+        Some(offer)
     }
 
     /// A source turned out not to have the part. An offer of a blob that it does not have is none.

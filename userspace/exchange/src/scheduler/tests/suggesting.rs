@@ -58,6 +58,23 @@ fn a_seed_is_asked_for_what_it_suggests_and_nobody_else_has_by_then() {
     assert_eq!(bench.asked("seed"), []);
 }
 
+/// Who has what is looked for again every few seconds, and a seed says again that it has all. It suggests those chunks to nobody
+/// else for seconds: forgotten here, they would not be sent, and all would wait.
+#[test]
+fn what_a_seed_has_suggested_is_asked_for_although_it_is_found_again() {
+    let mut bench = Bench::with_seed();
+    let first = bench.deliver("seed");
+    bench.suggested(chunks(&[100..140]));
+    let consulted = bench.consulted.len();
+    bench.scheduler.offer(PACK, "seed", Have::Complete);
+    bench.poll();
+    assert_eq!(bench.consulted.len(), consulted);
+    let brought = bench.deliver("seed");
+    let expected = parts(100..140).into_iter();
+    let expected: Vec<Part> = expected.filter(|part| !first.contains(part)).collect();
+    assert_eq!(brought[..expected.len()], expected);
+}
+
 /// As long as others are being sent what is left, nothing of it is asked for; but not for ever.
 #[test]
 fn what_a_seed_has_suggested_to_others_is_left_to_them_for_a_while() {
