@@ -443,7 +443,8 @@ where
 
     /// Breaks a transfer off; what it was to bring is asked elsewhere.
     fn stop(&mut self, id: TransferId) {
-        if self.close(id).is_some() {
+        if let Some(stopped) = self.close(id) {
+            self.suggest_again(&stopped);
             self.actions.push(Action::Stop { transfer: id });
         }
     }

@@ -13,6 +13,7 @@ use crate::{Priority, Suggestion};
 use super::bulk::{Pick, Room};
 use super::chunk_set::ChunkSet;
 use super::content::Content;
+use super::transfer::Transfer;
 use super::{Action, Class, ContentId, Scheduler};
 
 /// Who does not answer for so long is asked for chunks without its suggestions.
@@ -113,29 +114,13 @@ where
             .filter(is_shared)
             .take(CONTENTS)
             .collect();
-        let mut again: Option<Instant> = None;
-        for id in ids {
-            let Some(content) = self.contents.get_mut(&id) else {
-                continue;
-            };
-            let Some(mut suggested) = content.suggested_of(source) else {
-                continue;
-            };
-            let length = content.extent.part_length;
-            let numbers = suggested.next(content, room.most(length));
-            let asks = suggested.asks(now);
-            let rests_until = suggested.rests_until(is_idle, now);
-            content.suggests(source, suggested);
-            if let Some(count) = asks {
-                let subject = content.subject.clone();
-                self.actions.push(Action::Suggest {
-                    content: id,
-                    source,
-                    count,
-                    subject,
-                });
-            }
+        for &id in &ids {
+            let numbers = self.with_suggested(id, source, |suggested, content| {
+                suggested.next(content, room.most(content.extent.part_length))
+            });
+            let numbers = numbers.unwrap_or_default();
             if !numbers.is_empty() {
+                self.ask_what(id, source, now);
                 return Suggests::This(Pick {
                     content: id,
                     priority: Priority::Background,
@@ -143,12 +128,72 @@ where
                     numbers,
                 });
             }
-            let Some(until) = rests_until else {
+        }
+        let mut again: Option<Instant> = None;
+        for id in ids {
+            self.ask_what(id, source, now);
+            let rests = self.with_suggested(id, source, |suggested, _| {
+                let until = suggested.rests_until(is_idle, now);
+                (until, matches!(suggested.state, State::Asked { .. }))
+            });
+            let Some((until, is_asked)) = rests else {
+                continue;
+            };
+            let Some(until) = until else {
                 return Suggests::Any;
             };
             again = Some(again.map_or(until, |again| again.min(until)));
+            // Of one after the other: what is suggested is suggested to nobody else, and would lie here until that of the first
+            // has come.
+            if is_asked {
+                break;
+            }
         }
         again.map_or(Suggests::Any, Suggests::Nothing)
+    }
+
+    /// A transfer broke off: what it was to bring is asked of its source again as if that had just suggested it. It has not sent
+    /// it, and suggests it to nobody else for a while.
+    pub(super) fn suggest_again(&mut self, transfer: &Transfer<Source>) {
+        if transfer.priority != Priority::Background {
+            return;
+        }
+        self.with_suggested(transfer.content, transfer.source, |suggested, _| {
+            for part in transfer.parts.iter().rev() {
+                if suggested.numbers.len() < SUGGESTED_MAX {
+                    suggested.numbers.push_front(part.number);
+                }
+            }
+        });
+    }
+
+    /// Asks a source what it suggests of a content, if it is time to.
+    fn ask_what(&mut self, id: ContentId, source: Source, now: Instant) {
+        let asks = self.with_suggested(id, source, |suggested, _| suggested.asks(now));
+        let content = self.contents.get(&id);
+        if let (Some(Some(count)), Some(content)) = (asks, content) {
+            let subject = content.subject.clone();
+            self.actions.push(Action::Suggest {
+                content: id,
+                source,
+                count,
+                subject,
+            });
+        }
+    }
+
+    /// Does something with what a source suggests of a content.
+    fn with_suggested<T>(
+        &mut self,
+        id: ContentId,
+        source: Source,
+        with: impl FnOnce(&mut Suggested, &Content<Source, Subject>) -> T,
+    ) -> Option<T> {
+        let content = self.contents.get_mut(&id)?;
+        let mut suggested = content.suggested_of(source)?;
+        let done = with(&mut suggested, content);
+        content.suggests(source, suggested);
+        Some(done)
     }
 }
 

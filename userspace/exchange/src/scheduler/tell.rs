@@ -261,6 +261,9 @@ where
                 }
             }
         }
+        if end != End::Answered {
+            self.suggest_again(&ended);
+        }
         if ended.through && end == End::Answered && !ended.parts.is_empty() {
             self.refused_through(source, now);
         } else if let (End::Answered, Some(content)) = (end, self.contents.get_mut(&ended.content))

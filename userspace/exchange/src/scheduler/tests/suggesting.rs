@@ -64,7 +64,7 @@ fn a_seed_is_asked_for_what_it_suggests_and_nobody_else_has_by_then() {
 fn what_a_seed_has_suggested_is_asked_for_although_it_is_found_again() {
     let mut bench = Bench::with_seed();
     let first = bench.deliver("seed");
-    bench.suggested(chunks(&[100..140]));
+    bench.suggested(chunks(&[100..139, 139..140]));
     let consulted = bench.consulted.len();
     bench.scheduler.offer(PACK, "seed", Have::Complete);
     bench.poll();
@@ -73,6 +73,29 @@ fn what_a_seed_has_suggested_is_asked_for_although_it_is_found_again() {
     let expected = parts(100..140).into_iter();
     let expected: Vec<Part> = expected.filter(|part| !first.contains(part)).collect();
     assert_eq!(brought[..expected.len()], expected);
+}
+
+#[test]
+fn what_a_seed_has_suggested_is_asked_for_again_when_it_did_not_come() {
+    for end in [
+        End::Failed,
+        End::Busy {
+            retry_after: 100 * MS,
+        },
+    ] {
+        let mut bench = Bench::with_seed();
+        bench.deliver("seed");
+        bench.suggested(chunks(&[100..101, 120..121]));
+        let asked = bench.asked("seed");
+        assert!(!asked.is_empty());
+        bench.suggested(Suggestion::Later(Duration::from_secs(8)));
+        for (transfer, ..) in std::mem::take(&mut bench.running) {
+            bench.scheduler.ended(transfer, end, bench.now);
+        }
+        bench.wait(Duration::from_secs(1));
+        let again = bench.deliver("seed");
+        assert!(asked.iter().all(|part| again.contains(part)), "{again:?}");
+    }
 }
 
 /// As long as others are being sent what is left, nothing of it is asked for; but not for ever.
