@@ -121,7 +121,7 @@ pub(super) struct Want {
     pub(super) sequence: u64,
     pub(super) tickets: Vec<Ticket>,
     pub(super) transfers: Vec<TransferId>,
-    /// Another node waits for it, too, for this one to fetch it: so no other one is asked to.
+    /// No other node is asked to fetch it: one was in vain, or one waits for this node to.
     pub(super) is_direct: bool,
 }
 
@@ -270,11 +270,12 @@ impl<Source: Copy + Ord, Subject> Content<Source, Subject> {
         }
     }
 
-    /// A transfer does not bring the part after all; returns whether no other does.
-    pub(super) fn give_back(&mut self, number: u32, transfer: TransferId) -> bool {
+    /// A transfer does not bring the part after all, whose source was to fetch it first or not; returns whether no other does.
+    pub(super) fn give_back(&mut self, number: u32, transfer: TransferId, through: bool) -> bool {
         let Some(want) = self.wants.get_mut(&number) else {
             return false;
         };
+        want.is_direct |= through;
         want.transfers.retain(|&other| other != transfer);
         let is_pending = want.transfers.is_empty();
         if is_pending {

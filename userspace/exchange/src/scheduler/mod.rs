@@ -431,7 +431,7 @@ where
         let mut is_pending = false;
         if let Some(content) = self.contents.get_mut(&transfer.content) {
             for part in &transfer.parts {
-                is_pending |= content.give_back(part.number, id);
+                is_pending |= content.give_back(part.number, id, transfer.through);
             }
         }
         if is_pending {
