@@ -291,9 +291,11 @@ where
             self.set_hedge(id, number, coming_until);
             return;
         }
-        if through {
+        let offered = self.offer_of(content, source);
+        let has_it = offered.is_some_and(|(_, offer)| offer.has(number));
+        if through && !has_it {
             self.late_through(source, now);
-        } else if let Some(state) = self.sources.get_mut(&source) {
+        } else if let Some(state) = self.sources.get_mut(&source).filter(|_| !through) {
             state.is_suspect |= state.last_sent().is_none_or(|sent| sent <= started);
         }
         let want = self.contents.get(&content);
@@ -324,8 +326,14 @@ where
             .as_ref()
             .is_some_and(|second| is_origin(&second.source))
             && !is_origin(&source);
-        if waited < PATIENCE_MIN && turns_to_origin {
-            self.set_hedge(id, number, started + PATIENCE_MIN);
+        // Who was to fetch the part has it by now, or has had the time to.
+        let patience = match (through, has_it) {
+            (true, true) => 2 * expected,
+            (true, false) => Duration::ZERO,
+            (false, _) => PATIENCE_MIN.max(2 * self.hedge_delay(source, expected)),
+        };
+        if waited < patience && turns_to_origin {
+            self.set_hedge(id, number, started + patience);
             return;
         }
         match second {

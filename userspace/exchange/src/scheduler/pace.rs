@@ -8,6 +8,8 @@ use super::Class;
 
 /// What is nearer than this is in the same network.
 const LINK: Duration = Duration::from_millis(3);
+/// What is further away is in no network nearby, however busy that may be.
+const NEARBY: Duration = Duration::from_millis(20);
 /// The quickest that is told apart: bytes a second.
 const RATE_MAX: f64 = 1e10;
 /// What came counts half when as much or as long a time has passed since.
@@ -91,6 +93,11 @@ impl Pace {
     pub(super) fn is_near(&self) -> bool {
         let least = self.round_trip.map(|(_, least)| least);
         least.or(self.lone).is_some_and(|least| least < LINK)
+    }
+
+    /// Whether it is known to be in no network nearby.
+    pub(super) fn is_far(&self) -> bool {
+        self.round_trip.is_some_and(|(_, least)| least > NEARBY)
     }
 
     fn smoothed(&self) -> Option<Duration> {

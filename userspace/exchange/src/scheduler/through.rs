@@ -3,7 +3,7 @@
 //! Fetch-through: readers on many nodes that wait for what only an origin has ask one of them for it, the same one for the same part,
 //! and that asks the origin once for all.
 //!
-//! Who that is they find by the score that pulls are shared by ([`shares`](super::shares)), among the nodes of the network that
+//! Who that is they find by the score that pulls are shared by ([`shares`](super::shares)), among the nodes nearby that
 //! read the same and answer. One of them is asked for a part, and then the origin. Where they do not agree, the origin is asked a second time, and no more than that: what is asked for in this way is
 //! never passed on.
 
@@ -103,9 +103,9 @@ where
         let slots = self.limits.transfers_per_source;
         let fellow = |source: &Source| {
             let state = self.sources.get(source)?;
-            // Others do not do it, and it would take long to be told so.
+            // Those do not do it, as a rule, and it would take long to be told so.
             let may = state.class == Class::Peer
-                && state.pace.is_near()
+                && !state.pace.is_far()
                 && state.takes(priority, now)
                 && state.transfers.len() < slots
                 && state.fetches_from.is_none_or(|from| from <= now);

@@ -186,6 +186,26 @@ fn who_is_late_is_not_waited_for_longer_than_that() {
     assert_eq!(bench.read(3000, Priority::Demand), [(fellow, false)]);
 }
 
+/// It has fetched it, says so, and has many to send it to: the origin is asked later.
+#[test]
+fn who_has_fetched_it_has_more_time_to_send_it() {
+    let mut bench = among_fellows();
+    let (number, fellow) = foreign(&mut bench);
+    let asked_at = bench.now;
+    let expected = bench.scheduler.expected_through(fellow, PACK, number);
+    bench.wait(expected - MS);
+    bench.gain(fellow, number..number + 1);
+    bench.wait(expected - MS);
+    assert_eq!(bench.carriers(number), [(fellow, true)]);
+    while bench.carriers(number).len() < 2 {
+        assert!(bench.now < asked_at + 3 * expected);
+        bench.wait(10 * MS);
+    }
+    // It is asked to fetch something else all the same.
+    let others = (CHUNKS..2 * CHUNKS).map(|number| bench.read(number, Priority::Demand));
+    assert!(others.flatten().any(|asked| asked == (fellow, true)));
+}
+
 /// A neighbour with much to send is no reason for all others to ask the origin.
 #[test]
 fn a_slow_neighbour_has_its_time_before_the_origin_is_asked() {
