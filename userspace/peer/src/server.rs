@@ -208,10 +208,10 @@ impl Server {
         if let Err(Refused { retry_after }) = self.upload.serves(peer, &step) {
             return (step, Found::Refused { retry_after });
         }
-        self.fetch_through(peer, &step).await;
         let work = Work::for_peer(&self.ledger, peer);
         let mut found = Found::Nothing;
         if work.charge(QUESTION) {
+            self.fetch_through(peer, &step).await;
             // Only closed when the node is gone, and then nobody waits for the answer.
             let _permit = self.reads.acquire().await;
             let read = timeout(READ_TIMEOUT, self.find(peer, &step, &work)).await;

@@ -42,8 +42,6 @@ pub(super) struct Room {
 pub(super) struct Pick {
     pub(super) content: ContentId,
     pub(super) priority: Priority,
-    /// Whether the source is to fetch it first.
-    pub(super) through: bool,
     pub(super) numbers: Vec<u32>,
 }
 
@@ -94,7 +92,7 @@ where
     }
 
     /// Whether no more may be on the way that nobody waits for.
-    fn is_full(&self, now: Instant) -> bool {
+    pub(super) fn is_full(&self, now: Instant) -> bool {
         let most = self.limits.transfers;
         let must_give_way = |limit| self.bulk.bytes >= limit;
         self.transfers.len() >= most
@@ -114,7 +112,7 @@ where
                 state.cursor = Some((pick.content, last));
             }
         }
-        let how = (pick.priority, pick.through);
+        let how = (pick.priority, false);
         self.start(source, pick.content, how, &pick.numbers, now);
         true
     }
@@ -152,7 +150,7 @@ where
     }
 
     /// What a source may be asked for at once, if it may be asked for anything.
-    fn room(&self, state: &SourceState) -> Option<Room> {
+    pub(super) fn room(&self, state: &SourceState) -> Option<Room> {
         let slots = self.limits.transfers_per_source.saturating_sub(1).max(1);
         if state.bulk.transfers >= slots || state.transfers.len() > slots {
             return None;
@@ -220,51 +218,36 @@ where
             })
     }
 
-    /// The oldest readahead that the source has, or is to fetch.
+    /// The oldest readahead that the source has.
     fn pick_readahead(&self, source: Source, room: &Room, now: Instant) -> Option<Pick> {
-        let of_content = |id: &ContentId| {
-            let content = self.contents.get(id)?;
-            content.offers.get(&source)?;
-            let mut rest = content.readahead.iter();
-            let may = |number| self.may_read_ahead(source, *id, number, now);
-            let (&(sequence, number), through) =
-                rest.find_map(|first| Some((first, may(first.1)?)))?;
-            Some((sequence, *id, number, through))
+        let class = self.sources.get(&source)?.class;
+        let may = |id: ContentId, number| {
+            self.offer_of(id, source).is_some_and(|(content, offer)| {
+                offer.has(number)
+                    && self.may_ask(class, content, number, now)
+                    && (class != Class::Origin || self.fetches_ahead(id, number, now).is_none())
+            })
         };
-        let oldest = self.listed.readahead.iter().filter_map(of_content).min();
-        let (sequence, id, first, through) = oldest?;
+        let of_content = |id: &ContentId| {
+            let (content, _) = self.offer_of(*id, source)?;
+            let mut rest = content.readahead.iter();
+            let first = rest.find(|&&(_, number)| may(*id, number))?;
+            Some((first.0, *id, first.1))
+        };
+        let (sequence, id, first) = self.listed.readahead.iter().filter_map(of_content).min()?;
         let content = self.contents.get(&id)?;
         let from = content.readahead.range((sequence, first)..);
         let most = room.most(content.extent.part_length);
         let numbers = from
             .map(|&(_, number)| number)
-            .filter(|&number| self.may_read_ahead(source, id, number, now) == Some(through))
+            .filter(|&number| may(id, number))
             .take(most)
             .collect();
         Some(Pick {
             content: id,
             priority: Priority::Readahead,
-            through,
             numbers,
         })
-    }
-
-    /// Whether a source may be asked for a part before somebody waits for it; and if so, whether it is to fetch it first.
-    fn may_read_ahead(
-        &self,
-        source: Source,
-        id: ContentId,
-        number: u32,
-        now: Instant,
-    ) -> Option<bool> {
-        let class = self.sources.get(&source)?.class;
-        let (content, offer) = self.offer_of(id, source)?;
-        let fetches = || self.fetches_through(id, number, Priority::Readahead, now);
-        if offer.has(number) && self.may_ask(class, content, number, now) {
-            let is_its_own = class != Class::Origin || fetches().is_none();
-            return is_its_own.then_some(false);
-        }
-        (class == Class::Peer && fetches() == Some(source)).then_some(true)
     }
 
     /// The chunks that the fewest peers have: after the one that the source was asked for last, otherwise from a random
@@ -293,7 +276,6 @@ where
         Some(Pick {
             content: id,
             priority: Priority::Background,
-            through: false,
             numbers: run.collect(),
         })
     }
@@ -433,7 +415,6 @@ where
         Some(Pick {
             content,
             priority,
-            through: false,
             numbers: vec![number],
         })
     }

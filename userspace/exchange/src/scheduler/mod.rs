@@ -226,6 +226,7 @@ where
     pub fn poll(&mut self, now: Instant) -> Vec<Action<Source, Subject>> {
         self.wake(now);
         self.assign_demand(now);
+        self.assign_through(now);
         self.assign_bulk(now);
         self.seek(now);
         self.forget();

@@ -124,7 +124,6 @@ where
                 return Suggests::This(Pick {
                     content: id,
                     priority: Priority::Background,
-                    through: false,
                     numbers,
                 });
             }

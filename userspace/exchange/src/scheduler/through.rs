@@ -7,6 +7,7 @@
 //! read the same and answer. One of them is asked for a part, and then the origin. Where they do not agree, the origin is asked a second time, and no more than that: what is asked for in this way is
 //! never passed on.
 
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ use super::{Class, ContentId, Full, Order, Part, Scheduler, Ticket};
 pub(super) const PATIENCE_MIN: Duration = Duration::from_millis(300);
 /// Who did not fetch what it was asked to is not asked to for so long.
 const REFUSED: Duration = Duration::from_secs(30);
+/// The parts that nobody waits for yet and that are looked at at a time.
+const AHEAD_MAX: usize = 64;
 /// Who was too slow to is not for so long.
 const LATE: Duration = Duration::from_secs(5);
 
@@ -119,6 +122,45 @@ where
         let own = score(id, Class::Origin, number, self.identity);
         best.filter(|(best, _)| *best > own)
             .map(|(_, source)| source)
+    }
+
+    /// The node that is to be asked for a part that somebody may come for soon, if one is.
+    pub(super) fn fetches_ahead(&self, id: ContentId, number: u32, now: Instant) -> Option<Source> {
+        self.fetches_through(id, number, Priority::Readahead, now)
+    }
+
+    /// Has others asked to fetch what somebody may come for soon and falls to them. Not each of them is looked at for each part, for
+    /// there may be many.
+    pub(super) fn assign_through(&mut self, now: Instant) {
+        let mut left = AHEAD_MAX;
+        let mut asked: BTreeMap<(Source, ContentId), Vec<u32>> = BTreeMap::new();
+        for &id in self.listed.readahead.iter().filter(|id| id.is_pack()) {
+            let Some(content) = self.contents.get(&id) else {
+                continue;
+            };
+            for &(_, number) in content.readahead.iter().take(left) {
+                left -= 1;
+                if let Some(source) = self.fetches_ahead(id, number, now) {
+                    asked.entry((source, id)).or_default().push(number);
+                }
+            }
+        }
+        for ((source, id), numbers) in asked {
+            let room = self
+                .sources
+                .get(&source)
+                .and_then(|state| self.room(state))
+                .filter(|_| !self.is_full(now));
+            let length = self
+                .contents
+                .get(&id)
+                .map(|content| content.extent.part_length);
+            if let (Some(room), Some(length)) = (room, length) {
+                let most = room.most(length).min(numbers.len());
+                let numbers = numbers.get(..most).unwrap_or_default();
+                self.start(source, id, (Priority::Readahead, true), numbers, now);
+            }
+        }
     }
 
     /// How long a part should take that a source has to fetch first.

@@ -114,13 +114,15 @@ impl Fetcher {
         priority: Priority,
         deadline: Instant,
     ) -> Result<Option<Outcome>, Full> {
-        let ordered = self.ordered(|scheduler| {
-            scheduler.order_through(content, Part::Chunk(number), priority, deadline)
-        });
-        match ordered? {
-            Some((ticket, outcome)) => Ok(Some(self.wait(ticket, outcome).await)),
-            None => Ok(None),
-        }
+        let (ticket, outcome) = {
+            let mut state = self.shared.lock();
+            let (scheduler, part) = (&mut state.scheduler, Part::Chunk(number));
+            match scheduler.order_through(content, part, priority, deadline)? {
+                Some(ticket) => (ticket, state.expect(ticket)),
+                None => return Ok(None),
+            }
+        };
+        Ok(Some(self.wait(ticket, outcome).await))
     }
 
     /// Fetches what is ordered. All parts are verified and in the store when it was
@@ -130,25 +132,12 @@ impl Fetcher {
     /// [`Full`] if too many orders wait.
     pub async fn fetch(&self, order: Order<Subject>) -> Result<Outcome, Full> {
         debug!(content = %order.content, parts = order.parts.len(), "wanted");
-        match self.ordered(|scheduler| scheduler.order(order).map(Some))? {
-            Some((ticket, outcome)) => Ok(self.wait(ticket, outcome).await),
-            None => Ok(Outcome::Unreachable),
-        }
-    }
-
-    /// Orders, if that is done, and returns what to wait for.
-    fn ordered(
-        &self,
-        order: impl FnOnce(&mut Scheduler<SourceId, Subject>) -> Result<Option<Ticket>, Full>,
-    ) -> Result<Option<(Ticket, oneshot::Receiver<Outcome>)>, Full> {
-        let mut state = self.shared.lock();
-        let Some(ticket) = order(&mut state.scheduler)? else {
-            return Ok(None);
+        let (ticket, outcome) = {
+            let mut state = self.shared.lock();
+            let ticket = state.scheduler.order(order)?;
+            (ticket, state.expect(ticket))
         };
-        let (outcome, receiver) = oneshot::channel();
-        let span = Span::current();
-        state.waiters.insert(ticket, Waiter { outcome, span });
-        Ok(Some((ticket, receiver)))
+        Ok(self.wait(ticket, outcome).await)
     }
 
     /// Waits for what was ordered; cancels it when that is given up.
@@ -206,6 +195,14 @@ impl Drop for CancelGuard<'_> {
 }
 
 impl State {
+    /// What whoever has ordered something waits for.
+    fn expect(&mut self, ticket: Ticket) -> oneshot::Receiver<Outcome> {
+        let (outcome, receiver) = oneshot::channel();
+        let span = Span::current();
+        self.waiters.insert(ticket, Waiter { outcome, span });
+        receiver
+    }
+
     /// Tells the scheduler what has come of the parts that are on their way. Each piece alone is no reason to decide
     /// anything.
     fn note_progress(&mut self) {

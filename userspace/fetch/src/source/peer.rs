@@ -16,7 +16,7 @@ use lru::LruCache;
 use peerfs_exchange::scheduler::ContentId;
 use peerfs_exchange::{Have, Priority, Progress, Suggestion};
 use peerfs_format::{Digest, METADATA_MAX};
-use peerfs_peer::{Event, Node, PeerId, RequestError};
+use peerfs_peer::{ChunkStream, Event, Node, PeerId, RequestError};
 use peerfs_store::Pack;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
@@ -199,6 +199,11 @@ impl Discovery for Peers {
     }
 }
 
+/// What a peer delivers, as sources do.
+fn delivered(chunks: ChunkStream) -> BoxStream<'static, ChunkReply> {
+    chunks.map(|reply| reply.map_err(SourceError::from)).boxed()
+}
+
 /// A peer as a source.
 struct PeerSource {
     node: Node,
@@ -258,14 +263,9 @@ impl Source for PeerSource {
         priority: Priority,
         progress: &Progress,
     ) -> BoxStream<'static, ChunkReply> {
-        let index = pack.record().index_digest;
-        let pack = *pack.digest();
-        let replies = self
-            .node
-            .fetch_chunks(self.peer, pack, index, &chunks, priority, progress);
-        replies
-            .map(|reply| reply.map_err(SourceError::from))
-            .boxed()
+        let (digest, index) = (*pack.digest(), pack.record().index_digest);
+        let node = &self.node;
+        delivered(node.fetch_chunks(self.peer, digest, index, &chunks, priority, progress))
     }
 
     fn fetch_through(
@@ -275,14 +275,9 @@ impl Source for PeerSource {
         priority: Priority,
         progress: &Progress,
     ) -> BoxStream<'static, ChunkReply> {
-        let index = pack.record().index_digest;
-        let pack = *pack.digest();
-        let replies = self
-            .node
-            .fetch_through(self.peer, pack, index, &chunks, priority, progress);
-        replies
-            .map(|reply| reply.map_err(SourceError::from))
-            .boxed()
+        let (digest, index) = (*pack.digest(), pack.record().index_digest);
+        let node = &self.node;
+        delivered(node.fetch_through(self.peer, digest, index, &chunks, priority, progress))
     }
 
     async fn suggest(&self, pack: &Arc<Pack>, count: usize) -> Result<Suggestion, SourceError> {
